@@ -1,0 +1,80 @@
+"""The command `tickbus`: finds the part that is asked for and starts it. What a part takes, its own module declares.
+
+A part's module has `Options`, `ABOUT` (its --help), `POSITIONALS` and `start(options) -> exit code`. It is imported only when
+it is asked for, so that `tickbus tail` does not load pyarrow.
+"""
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any
+
+from tickbus.errors import ConfigError, TickbusError
+from tickbus.options import load
+from tickbus.version import VERSION
+
+
+@dataclass(frozen=True)
+class Part:
+    module: str
+    line: str
+
+
+PARTS: dict[str, Part] = {
+    "demo": Part("services.demo.main", "the whole thing on this machine: server, simulator, gateway, bars, recorder, live table"),
+    "gateway": Part("services.gateway.main", "hold the one upstream connection and publish every tick"),
+    "bars": Part("services.bars.main", "build time, tick, volume and value bars from the trades"),
+    "recorder": Part("services.recorder.main", "write everything to Parquet files, exactly once"),
+    "simulate": Part("services.simulator.main", "a stand-in for a vendor: synthetic or recorded ticks, faults on request"),
+    "tail": Part("services.tools.tail", "print a stream, one message a line"),
+    "status": Part("services.tools.status", "feeds, streams, lag, gaps, retention headroom"),
+    "replay": Part("services.tools.replay", "put recorded ticks onto a bus again"),
+}
+
+
+def usage() -> str:
+    lines = "\n".join(f"  {name:10} {part.line}" for name, part in PARTS.items())
+    return f"usage: tickbus PART [options]        tickbus PART --help says more\n\n{lines}\n\ntickbus {VERSION}: one tick connection in, any number of apps out, nothing lost in silence"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    args = list(sys.argv[1:] if argv is None else argv)
+    try:
+        if not args or args[0] in ("-h", "--help", "help"):
+            print(usage())
+            return 0
+        if args[0] in ("-V", "--version"):
+            print(f"tickbus {VERSION}")
+            return 0
+        if args[0] not in PARTS:
+            raise ConfigError(f"unknown part {args[0]!r}; there are {', '.join(PARTS)}")
+        return _start(args[0], args[1:])
+    except TickbusError as error:
+        print(f"tickbus: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        return 130
+
+
+def _start(name: str, args: list[str]) -> int:
+    part = _module(name)
+    # every part's options are needed only to check a file's other tables
+    tables = {other: _module(other).Options for other in PARTS} if _has_file(args) else {name: part.Options}
+    options = load(part.Options, name, args, tables=tables, about=part.ABOUT, positionals=part.POSITIONALS)
+    code: int = part.start(options)
+    return code
+
+
+def _has_file(args: list[str]) -> bool:
+    import os
+
+    return "TICKBUS_CONFIG" in os.environ or any(arg.startswith("--config") for arg in args)
+
+
+def _module(name: str) -> Any:
+    return import_module(PARTS[name].module)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

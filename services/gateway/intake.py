@@ -1,0 +1,112 @@
+"""The socket's side: stamp, decode, sequence, queue. Nothing here waits."""
+
+import logging
+from collections import Counter
+from collections.abc import Sequence
+
+from services.gateway.backlog import Backlog
+from services.gateway.feeds.base import Alive, Closing, Ignored, Mapper, Notice, Refused, Rejected, Subscribed
+from services.gateway.sequencer import Sequencer
+from tickbus.clock import BusClock
+from tickbus.messages import GapKind
+
+log = logging.getLogger("tickbus.gateway")
+
+_TOLD = 5
+"""Rejects of one reason that are logged in full; the rest is counted."""
+
+
+class Intake:
+    """What all connections of a feed share. Totals are plain integers, copied to the metrics at each scrape."""
+
+    def __init__(self, clock: BusClock, sequencer: Sequencer, backlog: Backlog) -> None:
+        self._clock = clock
+        self.sequencer = sequencer
+        self.backlog = backlog
+        self.frames = 0
+        self.ignored = 0
+        self.overflowed = 0
+        self.rejected: Counter[str] = Counter()
+        self.last_recv = 0
+        """Newest receive time given out: they strictly increase."""
+        self.last_frame = 0
+        """Receive time of the newest frame."""
+        self.last_tick = 0
+        """Receive time of the newest tick: what liveness is judged by."""
+        self.event_delays: list[int] = []
+        """ns from ts_event to ts_recv of one tick per read; the metrics take them."""
+        self._overflowing = False
+
+    def stamp(self) -> int:
+        recv = self._clock.now_ns()
+        return recv if recv > self.last_recv else self.last_recv + 1
+
+    def take(self, mapper: Mapper, payloads: Sequence[bytes]) -> list[Notice]:
+        """Frames of one read, in order; -> the notices that concern the connection."""
+        recv = self.stamp()
+        accept, backlog, notices, map_frame = self.sequencer.accept, self.backlog, mapper.notices, mapper.map
+        concerning: list[Notice] = []
+        last_tick = None
+        for frame in payloads:
+            ticks = map_frame(frame, recv)
+            if ticks:
+                if backlog.bytes >= backlog.bound:
+                    self._overflow(ticks)
+                else:
+                    if self._overflowing:
+                        self._room_again(recv)
+                    accept(ticks)
+                recv += len(ticks)
+                last_tick = ticks[-1][0]
+            if notices:
+                concerning += self._sort(notices, recv)
+                recv += 1
+                notices.clear()
+        self.frames += len(payloads)
+        self.last_frame = self.last_recv = recv
+        if last_tick is not None:
+            self.last_tick = last_tick.ts_recv
+            if len(self.event_delays) < 10_000:
+                self.event_delays.append(last_tick.ts_recv - last_tick.ts_event)
+        backlog.news.set()
+        return concerning
+
+    def outage(self, kind: GapKind, since: int) -> None:
+        self.sequencer.outage(kind, since)
+
+    def resumed(self) -> None:
+        self.last_recv = recv = self.stamp()
+        self.sequencer.resumed(recv)
+        self.backlog.news.set()
+
+    def reject(self, notice: Rejected) -> None:
+        self.rejected[notice.reason] += 1
+        if self.rejected[notice.reason] <= _TOLD:
+            more = "; further ones are only counted" if self.rejected[notice.reason] == _TOLD else ""
+            log.warning("rejected (%s)%s: %s%s", notice.reason, f" {notice.symbol}" if notice.symbol else "", notice.detail, more)
+        self.last_recv = recv = self.stamp()
+        self.sequencer.rejected(notice, recv)
+
+    def _sort(self, notices: list[Notice], recv: int) -> list[Notice]:
+        concerning: list[Notice] = []
+        for notice in notices:
+            match notice:
+                case Ignored():
+                    self.ignored += 1
+                case Rejected():
+                    self.last_recv = recv
+                    self.reject(notice)
+                case Subscribed() | Alive() | Refused() | Closing():
+                    concerning.append(notice)
+        return concerning
+
+    def _overflow(self, ticks: Sequence[tuple[object, int]]) -> None:
+        if not self._overflowing:
+            self._overflowing = True
+            log.error("no room for more ticks until Redis takes some (--backlog-bytes %d): what is dropped is told as a Gap", self.backlog.bound)
+        self.overflowed += self.sequencer.overflow(ticks)  # type: ignore[arg-type]  # Mapped, as from the mapper
+
+    def _room_again(self, recv: int) -> None:
+        if self.backlog.bytes < self.backlog.bound * 3 // 4:
+            self._overflowing = False
+            self.sequencer.tell_overflow(recv)

@@ -1,0 +1,92 @@
+"""`tickbus gateway`: from options to a running gateway."""
+
+import asyncio
+from functools import partial
+
+from services.gateway.backlog import Backlog
+from services.gateway.feeds import feed_class
+from services.gateway.feeds.base import FeedSetup
+from services.gateway.gateway import Gateway
+from services.gateway.hours import Session
+from services.gateway.intake import Intake
+from services.gateway.metering import GatewayMeters
+from services.gateway.options import Options
+from services.gateway.sequencer import Sequencer, StreamState
+from services.gateway.symbols import SymbolMap, read_symbol_map, read_symbols
+from services.gateway.upstream import Upstream
+from tickbus.clock import BusClock
+from tickbus.errors import ConfigError
+from tickbus.lease import Lease
+from tickbus.link import Link, open_checked
+from tickbus.names import Keys, Stream, check_name
+from tickbus.publisher import Publisher
+from tickbus.retention import Retention
+from tickbus.service import Service, run
+
+ABOUT = "Hold the one upstream connection that the vendor allows and publish every tick to Redis Streams, exact and in order."
+POSITIONALS = ()
+
+__all__ = ["ABOUT", "POSITIONALS", "Options", "start"]
+
+
+def start(options: Options) -> int:
+    setup, name = _setup(options)
+    session = Session.parse(options.session) if options.session else None
+    return run(partial(_run, options, setup, name, session), options, "gateway")
+
+
+def _setup(options: Options) -> tuple[FeedSetup, str]:
+    """Everything that can be wrong with the options is said before anything is opened."""
+    kind = feed_class(options.feed)
+    symbols = SymbolMap(read_symbols(options.symbols), kind.spell, read_symbol_map(options.symbol_map))
+    kinds = tuple(dict.fromkeys(options.kinds))
+    if not kinds:
+        raise ConfigError("--kinds: name trade, quote or both")
+    setup = FeedSetup(symbols, kinds, options.url, options.token, options.json_fields)
+    kind(setup).url()
+    return setup, check_name(options.name or options.feed)
+
+
+async def _run(options: Options, setup: FeedSetup, name: str, session: Session | None, service: Service) -> None:
+    make_feed = partial(feed_class(options.feed), setup)
+    feed = make_feed()
+    keys = Keys(options.prefix, options.shards)
+    clock = BusClock()
+    link = await open_checked(options.redis)
+    connect = partial(Link.open, options.redis)
+    streams = [
+        StreamState(keys, Stream(kind, name, symbol), feed.sequenced and kind == "trade") for symbol in setup.symbols.vendor for kind in setup.kinds
+    ]
+    backlog = Backlog(options.backlog_bytes)
+    sequencer = Sequencer(streams, backlog.put, feed.repairable)
+    intake = Intake(clock, sequencer, backlog)
+    retention = Retention(options.retention, options.retention_entries, options.retention_bytes)
+    gateway = Gateway(
+        options.redis, keys, name, clock,
+        Lease(connect, keys, name, options.lease_ttl),
+        Publisher(connect, keys, name, clock),
+        retention, options.retention_interval,
+    )  # fmt: skip
+    upstream = Upstream(
+        make_feed, intake, clock, tolerance=options.future_tolerance, most=options.max_frame,
+        silence=options.silence, session=session, max_age=options.max_connection_age,
+    )  # fmt: skip
+    service.why_not_ready = "waiting for the lease of this feed"
+    await service.until_stopping(gateway.open(link, streams, sequencer, intake, backlog))
+    link.close()
+    if service.stopping.is_set():
+        return
+    GatewayMeters(service.meters, gateway, upstream)
+    watching = asyncio.create_task(_tell_readiness(service, gateway, upstream))
+    try:
+        await gateway.run(upstream, service.stopping, options.stop_deadline)
+    finally:
+        watching.cancel()
+        await gateway.close()
+
+
+async def _tell_readiness(service: Service, gateway: Gateway, upstream: Upstream) -> None:
+    while True:
+        service.ready = upstream.up and gateway.publisher.up
+        service.why_not_ready = "Redis does not answer" if not gateway.publisher.up else "no subscribed upstream connection"
+        await asyncio.sleep(0.2)

@@ -1,0 +1,29 @@
+"""The gateway's options."""
+
+from pathlib import Path
+from typing import Annotated
+
+from tickbus.options import Option, ServiceOptions
+from tickbus.units import HOUR, SECOND, Duration, Size
+
+
+class Options(ServiceOptions, frozen=True, kw_only=True):
+    feed: Annotated[str, Option("the vendor's protocol: alltick, binance or json")]
+    name: Annotated[str | None, Option("name of this feed in keys, labels and files; the default is that of --feed")] = None
+    url: Annotated[str | None, Option("ws://host:port or wss://host of the vendor; the default is the vendor's own")] = None
+    token: Annotated[str | None, Option("the vendor's token", secret=True)] = None
+    symbols: Annotated[tuple[str, ...], Option("what to subscribe, like BTC-USDT,AAPL.US or @file")] = ()
+    symbol_map: Annotated[Path | None, Option("file of lines `canonical = vendor` for symbols that the vendor spells otherwise")] = None
+    kinds: Annotated[tuple[str, ...], Option("trade, quote or both")] = ("trade",)
+    json_fields: Annotated[tuple[str, ...], Option("names of the json feed's fields where they differ, like price=p,volume=v")] = ()
+    silence: Annotated[Duration, Option("the whole feed silent for this long in session means reconnect; 0s: never")] = Duration(60 * SECOND)
+    session: Annotated[str | None, Option("when ticks are expected, like 'mon-fri 09:30-16:00 America/New_York'; default always")] = None
+    future_tolerance: Annotated[Duration, Option("ts_event further than this ahead of the clock is flagged")] = Duration(5 * SECOND)
+    max_frame: Annotated[Size, Option("longer frames are rejected", least=1024)] = Size(4 << 20)
+    backlog_bytes: Annotated[Size, Option("memory for ticks that Redis has not taken yet; past it they become a Gap", least=1 << 16)] = Size(256 << 20)
+    max_connection_age: Annotated[Duration | None, Option("replace the upstream connection at this age; default the vendor's rule")] = None
+    lease_ttl: Annotated[Duration, Option("a gateway that has not renewed its lease for this long may be replaced", least=SECOND // 10)] = Duration(3 * SECOND)
+    retention: Annotated[Duration, Option("age at which entries leave the streams")] = Duration(24 * HOUR)
+    retention_entries: Annotated[int, Option("most entries per stream", least=1)] = 1_000_000
+    retention_bytes: Annotated[Size, Option("memory in Redis for all streams of this feed; 0 = no bound")] = Size(0)
+    retention_interval: Annotated[Duration, Option("how often is swept", least=SECOND // 10)] = Duration(30 * SECOND)

@@ -1,0 +1,313 @@
+"""Which ticks go onto the bus, in which order, under which IDs, and where the holes are. Pure.
+
+Rules, per stream:
+
+* IDs: ms of the receive time, never falling; a dense counter over ticks and Gaps, which goes on over restarts.
+* With contiguous vendor ids (sequenced trades): an id that jumps leaves a Gap for the range, also when the jump lies over an
+  outage or a restart; an outage that missed nothing leaves none. An id that was seen is a duplicate and dropped; a lower one
+  inside a told hole is a late tick, flagged, and its range is told again as repaired; a large fall is a reset.
+* Without: one Gap per outage for every subscribed stream, count unknown; none at the first start ever.
+* A tick is never dropped for its value.
+
+Gap times are event time, as near as can be told: in a sequenced hole the ts_event of its two neighbours, else the receive time
+less what the feed's newest tick took to arrive.
+"""
+
+from bisect import bisect_right
+from collections.abc import Callable, Iterable
+
+import msgspec
+
+from services.gateway.feeds.base import NO_ID, Mapped, Rejected
+from tickbus.messages import Flag, Gap, GapKind, Quote, StreamKind, Trade
+from tickbus.names import Keys, Stream, StreamId
+from tickbus.streams import Entry, StreamWriter
+from tickbus.units import MILLISECOND
+from tickbus.wire import NIL, Head, Hole, decode, encode
+
+_WINDOW = 100_000
+"""A fall of the vendor id by more than this is a reset, not a repeat."""
+_REPEATS = 64
+"""A fall of at most this is a repeat, whatever its time says: vendors send the last ticks again after a reconnect."""
+_HOLES = 64
+"""Told holes that are remembered per stream, the newest."""
+
+SOURCE = "gateway"
+
+class StreamState(StreamWriter):
+    """One stream's side of the sequencer."""
+
+    __slots__ = (
+        "acked", "dropped", "field", "first_seen", "gaps", "holes", "kind", "last_event", "last_id", "last_recv", "missing", "outage",
+        "repaired", "seq", "sequenced", "symbol", "tick", "ticked",
+    )  # fmt: skip
+
+    def __init__(self, keys: Keys, stream: Stream, sequenced: bool) -> None:
+        super().__init__(keys, stream)
+        self.symbol = stream.symbol
+        self.kind = StreamKind.TRADE if stream.kind == "trade" else StreamKind.QUOTE
+        self.field = b"t" if self.kind is StreamKind.TRADE else b"q"
+        self.sequenced = sequenced
+        self.seq = 0
+        self.last_id = NO_ID
+        self.first_seen = NO_ID
+        """Lowest id since the start or the last reset: below it nothing is known to have been seen."""
+        self.last_event = 0
+        self.last_recv = 0
+        self.holes: list[Hole] = []
+        self.gaps: dict[str, int] = {}
+        self.repaired = 0
+        self.missing = 0
+        self.outage: GapKind | None = None
+        """An outage lies between the last tick and the next: the kind of hole, should there be one."""
+        self.dropped: tuple[int, int, int] | None = None
+        """Ticks that found no room and are not told yet: count, first and last ts_event."""
+        self.ticked = False
+        self.acked = 0
+        """Counter of the newest entry that Redis has acknowledged."""
+        self.tick: bytes = bytes(NIL)
+        """The newest tick among these."""
+
+    def restore(self, head: Head) -> StreamId:
+        """Go on where the head says; -> its ID."""
+        last = StreamId.parse(head.id)
+        self.seq = self.acked = last.seq
+        self.last_id = NO_ID if head.vendor_id is None else head.vendor_id
+        self.first_seen = max(0, self.last_id - _WINDOW)
+        self.last_event, self.last_recv = head.ts_event, head.ts_recv
+        self.holes, self.gaps, self.repaired, self.missing = list(head.holes), dict(head.gaps), head.repaired, head.missing
+        self.tick = bytes(head.tick)
+        self.ticked = self.tick != bytes(NIL)
+        self.outage = GapKind.DISCONNECT
+        return last
+
+    def head(self, entry: Entry, tick: bytes) -> Head:
+        """The head after `entry`; `tick` is the newest tick at or before it."""
+        ms, seq, vendor_id, recv = entry[1], entry[2], entry[5], entry[6]
+        return Head(
+            f"{ms}-{seq}", None if vendor_id < 0 else vendor_id, recv, msgspec.Raw(tick), self.last_event,
+            self.holes, self.gaps, self.repaired, self.missing,
+        )  # fmt: skip
+
+    def first_head(self, recv: int) -> Head:
+        """The head of a stream that is subscribed and has no entry yet."""
+        return Head("0-0", None, recv, NIL)
+
+
+class Sequencer:
+    """Ticks of one feed in, entries for its streams out (by `emit`, in order)."""
+
+    def __init__(self, streams: Iterable[StreamState], emit: Callable[[Entry], None], repairable: bool = False) -> None:
+        self.streams = list(streams)
+        self._trades = {state.symbol: state for state in self.streams if state.kind is StreamKind.TRADE}
+        self._quotes = {state.symbol: state for state in self.streams if state.kind is StreamKind.QUOTE}
+        self._emit = emit
+        self._repairable = repairable
+        self.floor_ms = 0
+        """No ID is older than this: the newest entry found at the start."""
+        self.duplicates = 0
+        self.told = 0
+        """Gap entries made."""
+        self.newest_event = 0
+        self._newest_recv = 0
+        self._since = 0
+        """Receive time after which ticks may be missing; 0 while there is no outage."""
+        self._outage = GapKind.DISCONNECT
+        self._unreadable_since = 0
+
+    # ticks
+
+    def accept(self, ticks: Iterable[Mapped]) -> None:
+        """The ticks of one frame, in order."""
+        if self._unreadable_since:
+            ticks = list(ticks)
+            if ticks:
+                self._tell_unreadable(ticks[0][0].ts_recv)
+        for tick, vendor_id in ticks:
+            state = (self._trades if type(tick) is Trade else self._quotes)[tick.symbol]
+            if state.sequenced and vendor_id >= 0:
+                if vendor_id != state.last_id + 1 or state.last_id < 0:
+                    if not self._out_of_step(state, tick, vendor_id):
+                        continue
+                else:
+                    state.last_id = vendor_id
+                    state.outage = None
+            ts_event, recv = tick.ts_event, tick.ts_recv
+            if ts_event > state.last_event and not tick.flags:
+                state.last_event = ts_event
+                if ts_event > self.newest_event:
+                    self.newest_event, self._newest_recv = ts_event, recv
+            state.last_recv = recv
+            state.ticked = True
+            state.seq = seq = state.seq + 1
+            ms = recv // MILLISECOND
+            if ms < self.floor_ms:
+                ms = self.floor_ms
+            self._emit((state, ms, seq, state.field, encode(tick), state.last_id, recv))
+
+    def _out_of_step(self, state: StreamState, tick: Trade | Quote, vendor_id: int) -> bool:
+        """A vendor id that is not the next one. -> whether the tick is still to be stored in the ordinary way."""
+        last = state.last_id
+        if last < 0:
+            state.first_seen = vendor_id
+        elif vendor_id > last:
+            self._hole(state, last + 1, vendor_id - 1, state.outage or GapKind.SEQUENCE, state.last_event, tick)
+        elif (hole := _find(state.holes, vendor_id)) is not None:
+            self._late(state, hole, tick, vendor_id)
+            return False
+        elif self._is_reset(state, tick, vendor_id):
+            state.holes = []
+            state.first_seen = vendor_id
+            self._gap(state, GapKind.RESET, state.last_event, tick.ts_event, tick.ts_recv)
+        else:
+            self.duplicates += 1
+            return False
+        state.last_id = vendor_id
+        state.outage = None
+        return True
+
+    def _is_reset(self, state: StreamState, tick: Trade | Quote, vendor_id: int) -> bool:
+        fall = state.last_id - vendor_id
+        if fall > _WINDOW or vendor_id < state.first_seen:
+            return True
+        # a repeat is as old as it was the first time; a fallen sequence that goes on is newer than all before
+        return fall > _REPEATS and tick.ts_event > state.last_event
+
+    def _late(self, state: StreamState, hole: Hole, tick: Trade | Quote, vendor_id: int) -> None:
+        late = msgspec.structs.replace(tick, flags=tick.flags | Flag.LATE)
+        at = state.holes.index(hole)
+        state.holes[at : at + 1] = [part for part in (Hole(hole.first, vendor_id - 1), Hole(vendor_id + 1, hole.last)) if part.first <= part.last]
+        state.seq += 1
+        ms = max(tick.ts_recv // MILLISECOND, self.floor_ms)
+        self._emit((state, ms, state.seq, state.field, encode(late), state.last_id, tick.ts_recv))
+        self._gap(state, GapKind.SEQUENCE, tick.ts_event, tick.ts_event, tick.ts_recv, vendor_id, vendor_id, repaired=True)
+
+    # holes
+
+    def outage(self, kind: GapKind, since: int) -> None:
+        """The connection ended, or is mute: ticks after the receive time `since` may be missing. The first call of several counts."""
+        if not self._since:
+            self._since, self._outage = since, kind
+            for state in self.streams:
+                state.outage = kind
+
+    def resumed(self, recv: int) -> None:
+        """Ticks can arrive again: tell the streams without contiguous ids what they may have missed."""
+        if self._since:
+            for state in self.streams:
+                if not state.sequenced:
+                    self._gap(state, self._outage, self.event_time(self._since), self.event_time(recv), recv)
+            self._since = 0
+
+    def rejected(self, notice: Rejected, recv: int) -> None:
+        """A tick, or a whole frame, that could not be read."""
+        if not notice.lost:
+            return
+        if notice.symbol is None or notice.kind is None:
+            self._unreadable_since = self._unreadable_since or recv
+            return
+        state = (self._trades if notice.kind == "trade" else self._quotes).get(notice.symbol)
+        if state is None:
+            return
+        if not state.sequenced:
+            at = self.event_time(recv)
+            self._gap(state, GapKind.REJECTED, at, at, recv, count=1)
+        elif notice.vendor_id == state.last_id + 1 and state.last_id >= 0:
+            at = self.event_time(recv)
+            self._hole(state, notice.vendor_id, notice.vendor_id, GapKind.REJECTED, at, None, recv)
+            state.last_id = notice.vendor_id
+        # any other id shows itself as a jump at the next tick
+
+    def overflow(self, ticks: Iterable[Mapped]) -> int:
+        """Ticks that no buffer has room for: remembered, to be told when there is. -> their number."""
+        count = 0
+        for tick, vendor_id in ticks:
+            count += 1
+            state = (self._trades if type(tick) is Trade else self._quotes)[tick.symbol]
+            if state.sequenced and vendor_id >= 0 and state.last_id >= 0:
+                state.outage = GapKind.OVERFLOW  # the ids will name the hole
+            else:
+                before = state.dropped
+                state.dropped = (before[0] + 1, before[1], tick.ts_event) if before else (1, tick.ts_event, tick.ts_event)
+        return count
+
+    def tell_overflow(self, recv: int) -> None:
+        """There is room again."""
+        for state in self.streams:
+            if state.dropped is not None:
+                (count, first, last), state.dropped = state.dropped, None
+                self._gap(state, GapKind.OVERFLOW, first, last, recv, count=count)
+
+    def _tell_unreadable(self, recv: int) -> None:
+        """Frames that could not be read at all may have held ticks of any stream; ids tell it where there are ids."""
+        since, self._unreadable_since = self._unreadable_since, 0
+        for state in self.streams:
+            if not state.sequenced:
+                self._gap(state, GapKind.REJECTED, self.event_time(since), self.event_time(recv), recv)
+
+    def _hole(
+        self, state: StreamState, first: int, last: int, kind: GapKind, from_ts: int, tick: Trade | Quote | None, recv: int = 0
+    ) -> None:
+        state.holes = [*state.holes, Hole(first, last)][-_HOLES:]
+        to_ts = tick.ts_event if tick is not None else from_ts
+        self._gap(state, kind, from_ts, max(from_ts, to_ts), tick.ts_recv if tick is not None else recv, first, last)
+
+    def _gap(
+        self, state: StreamState, kind: GapKind, from_ts: int, to_ts: int, recv: int,
+        first: int = NO_ID, last: int = NO_ID, *, count: int | None = None, repaired: bool = False,
+    ) -> None:  # fmt: skip
+        self.told += 1
+        has_ids = first >= 0
+        if has_ids:
+            count = last - first + 1
+        gap = Gap(
+            state.symbol, state.kind, SOURCE, kind, min(from_ts, to_ts), to_ts,
+            str(first) if has_ids else None, str(last) if has_ids else None, count, self._repairable and has_ids, repaired,
+        )  # fmt: skip
+        if repaired:
+            state.repaired += 1
+            state.missing -= count or 0
+        else:
+            name = kind.name.lower()
+            state.gaps[name] = state.gaps.get(name, 0) + 1
+            state.missing += count or 0
+        state.seq += 1
+        # the head says which ids were dealt with: those of this hole too
+        vendor_id = max(state.last_id, last)
+        self._emit((state, max(recv // MILLISECOND, self.floor_ms), state.seq, b"g", encode(gap), vendor_id, recv))
+
+    def event_time(self, recv: int) -> int:
+        """A receive time on the vendor's clock: less what the newest tick took to arrive."""
+        return recv - (self._newest_recv - self.newest_event) if self.newest_event else recv
+
+    def restore(self, heads: dict[str, Head]) -> int:
+        """Go on after a restart; -> number of streams that have a history."""
+        restored = 0
+        since = 0
+        for state in self.streams:
+            head = heads.get(state.name)
+            if head is None:
+                continue
+            restored += 1
+            last = state.restore(head)
+            self.floor_ms = max(self.floor_ms, last.ms)
+            since = max(since, head.ts_recv)
+            if head.ts_event > self.newest_event and state.ticked:
+                self.newest_event, self._newest_recv = head.ts_event, _recv_of(state, head)
+        if restored:
+            self._since, self._outage = since, GapKind.DISCONNECT
+        return restored
+
+
+def _recv_of(state: StreamState, head: Head) -> int:
+    tick = decode(state.field, bytes(head.tick))
+    assert isinstance(tick, Trade | Quote)
+    return tick.ts_recv
+
+
+def _find(holes: list[Hole], vendor_id: int) -> Hole | None:
+    """The told hole that an id lies in. Holes are disjoint and, but for resets, in order."""
+    at = bisect_right(holes, vendor_id, key=lambda hole: hole.first)
+    if at and vendor_id <= holes[at - 1].last:
+        return holes[at - 1]
+    return None

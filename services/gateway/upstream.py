@@ -1,0 +1,289 @@
+"""The one upstream connection: opened, subscribed, kept alive, replaced before the vendor ends it, made again when it is lost."""
+
+import asyncio
+import logging
+import random
+from collections import Counter
+from collections.abc import Callable, Sequence
+
+from websockets.exceptions import InvalidHandshake
+
+from services.gateway.backoff import Backoff
+from services.gateway.feeds.base import Alive, Closing, Feed, Mapper, Notice, Refused, Rejected, Subscribed
+from services.gateway.hours import Session
+from services.gateway.intake import Intake
+from services.gateway.websocket import HandshakeRefused, WebSocket
+from tickbus.clock import BusClock
+from tickbus.errors import VendorRefused
+from tickbus.messages import GapKind
+from tickbus.units import SECOND, Duration, format_duration
+
+log = logging.getLogger("tickbus.gateway")
+
+_PING_SECONDS = 20.0
+_SUBSCRIBE_SECONDS = 20.0
+_HOLD_BYTES = 64 << 20
+_ROTATE_AGAIN_SECONDS = 30.0
+_SETTLE_SECONDS = 1.0
+"""How long old and new connection overlap after the new one is subscribed."""
+
+
+class Connection:
+    """One connection with its own mapper. While `holding`, its frames are kept for later: the one before it still delivers."""
+
+    def __init__(self, feed: Feed, intake: Intake, tolerance: Duration, most: int, holding: bool) -> None:
+        self.feed = feed
+        self.mapper: Mapper = feed.mapper(tolerance)
+        self.holding = holding
+        self.subscribed = asyncio.Event()
+        self.closing = asyncio.Event()
+        """The vendor announced the end of this connection."""
+        self.refused: Refused | None = None
+        self.valid = False
+        """A tick has come: the vendor is well."""
+        self.unanswered = 0
+        self.opened_at = asyncio.get_running_loop().time()
+        self.rotate_at = 0.0
+        """When it is to be replaced; 0 = not decided, or never."""
+        self._intake = intake
+        self._most = most
+        self._held: list[bytes] = []
+        self._held_bytes = 0
+        self._awaited = 0
+        self._oversize = 0
+        self._talking: asyncio.Task[None] | None = None
+        self.socket: WebSocket
+
+    async def open(self) -> None:
+        """Connect, and begin to subscribe."""
+        self.socket = await WebSocket.open(self.feed.url(), self._received, self._most)
+        self._talking = asyncio.create_task(self._talk())
+
+    async def close(self, why: str) -> None:
+        if self._talking is not None:
+            self._talking.cancel()
+            await asyncio.gather(self._talking, return_exceptions=True)
+            if self.socket.closed.done():
+                self.socket.abort(why)
+            else:
+                self.socket.close()
+
+    async def _talk(self) -> None:
+        """Send the subscribe frames and heartbeats, at the vendor's pace, until cancelled."""
+        pace = self.feed.request_interval / SECOND
+        frames = self.feed.subscribe()
+        self._awaited = len(frames) if self.feed.acknowledged else 0
+        for number, frame in enumerate(frames):
+            if number:
+                await asyncio.sleep(pace)
+            self.socket.send(frame)
+        if not self._awaited:
+            self._is_subscribed()
+        while self.feed.heartbeat_interval:
+            await asyncio.sleep(max(pace, self.feed.heartbeat_interval / SECOND))
+            self.unanswered += 1
+            self.socket.send(self.feed.heartbeat())
+
+    def release(self, previous: Mapper) -> None:
+        """Take over from the connection before: deliver what was held, without what that one delivered."""
+        self.holding = False
+        self.mapper.follow(previous)
+        held, self._held = self._held, []
+        if held:
+            self._deliver(held)
+
+    def _received(self, payloads: Sequence[bytes]) -> None:
+        if (skipped := self.socket.splitter.oversize) > self._oversize:
+            for _ in range(skipped - self._oversize):
+                self._intake.reject(Rejected("oversize", f"a frame of more than {self._most} bytes (--max-frame)"))
+            self._oversize = skipped
+        if self.holding:
+            self._hold(payloads)
+        else:
+            self._deliver(payloads)
+
+    def _hold(self, payloads: Sequence[bytes]) -> None:
+        # answers to our requests must be seen now; ticks are mapped again when they are released
+        scout = self.feed.mapper(self.mapper.tolerance)
+        for frame in payloads:
+            if not scout.map(frame, 0):
+                self._heed(scout.notices)
+            scout.notices.clear()
+        self._held += payloads
+        self._held_bytes += sum(map(len, payloads))
+
+    @property
+    def held_enough(self) -> bool:
+        return self._held_bytes > _HOLD_BYTES
+
+    def _deliver(self, payloads: Sequence[bytes]) -> None:
+        before = self._intake.last_tick
+        notices = self._intake.take(self.mapper, payloads)
+        if not self.valid and self._intake.last_tick != before:
+            self.valid = True
+        if notices:
+            self._heed(notices)
+
+    def _heed(self, notices: list[Notice]) -> None:
+        for notice in notices:
+            match notice:
+                case Subscribed():
+                    self._awaited -= 1
+                    if self._awaited == 0:
+                        self._is_subscribed()
+                case Alive():
+                    self.unanswered = 0
+                case Closing():
+                    self.closing.set()
+                case Refused() if self.refused is None:
+                    self.refused = notice
+                    self.socket.abort(notice.text)
+                case _:
+                    pass
+
+    def _is_subscribed(self) -> None:
+        if not self.subscribed.is_set():
+            self.subscribed.set()
+            if not self.holding:
+                self._intake.resumed()
+
+
+class Upstream:
+    """Keeps one subscribed connection to the vendor."""
+
+    def __init__(
+        self, make_feed: Callable[[], Feed], intake: Intake, clock: BusClock, *, tolerance: Duration, most: int,
+        silence: Duration, session: Session | None, max_age: Duration | None,
+    ) -> None:  # fmt: skip
+        self._make_feed = make_feed
+        self._intake = intake
+        self._clock = clock
+        self._tolerance = tolerance
+        self._most = most
+        self._silence = silence / SECOND
+        self._session = session
+        self._max_age = max_age / SECOND if max_age else None
+        self._backoff = Backoff(random.random)
+        self._delivered = False
+        self.current: Connection | None = None
+        self.reconnects: Counter[str] = Counter()
+        self.bytes_before = 0
+
+    @property
+    def up(self) -> bool:
+        return self.current is not None and self.current.subscribed.is_set()
+
+    async def run(self) -> None:
+        """For ever; VendorRefused when the vendor says no for good."""
+        while True:
+            connection = Connection(self._make_feed(), self._intake, self._tolerance, self._most, holding=False)
+            reason, wait = await self._open(connection)
+            if not reason:
+                reason, wait = await self._serve(connection)
+            self.reconnects[reason] += 1
+            delay = self._backoff.next(max(wait, connection.feed.reconnect_interval / SECOND))
+            log.info("upstream: next connection in %.1f s", delay)
+            await asyncio.sleep(delay)
+
+    async def _open(self, connection: Connection) -> tuple[str, float]:
+        """-> why it failed and how long to wait at least; ("", 0) when it is open."""
+        try:
+            await connection.open()
+        except HandshakeRefused as error:
+            refused = connection.feed.refused(error.status, error.body)
+            if refused.fatal:
+                raise VendorRefused(refused.text) from None
+            log.warning("upstream: refused: %s", refused.text)
+            return "refused", refused.wait / SECOND
+        except (OSError, TimeoutError, InvalidHandshake) as error:
+            log.warning("upstream: no connection to %s: %s", connection.feed.address(), str(error) or type(error).__name__)
+            return "connect", 0.0
+        log.info("upstream: connected to %s", connection.feed.address())
+        return "", 0.0
+
+    async def _serve(self, connection: Connection) -> tuple[str, float]:
+        """Use a connection, and those that replace it without a hole, until the last one is lost."""
+        self.current = connection
+        try:
+            while True:
+                ended, why = await self._watch(self.current)
+                if ended != "rotate":
+                    return self._lost(self.current, ended, why)
+                successor = await self._replacement(self.current)
+                if successor is None:
+                    self.current.rotate_at += _ROTATE_AGAIN_SECONDS
+                    continue
+                self.bytes_before += self.current.socket.bytes_received
+                await self.current.close("replaced")
+                successor.release(self.current.mapper)
+                self.current = successor
+                self.reconnects["rotate"] += 1
+                log.info("upstream: replaced the connection without a hole")
+        finally:
+            last, self.current = self.current, None
+            self.bytes_before += last.socket.bytes_received
+            await last.close("left")
+
+    def _lost(self, connection: Connection, ended: str, why: str) -> tuple[str, float]:
+        refused = connection.refused
+        if refused is not None and refused.fatal:
+            raise VendorRefused(refused.text)
+        if connection.subscribed.is_set():
+            since = self._intake.last_tick if ended == "silence" else self._intake.last_frame
+            self._intake.outage(GapKind.STALE if ended == "silence" else GapKind.DISCONNECT, since or self._intake.stamp())
+        log.warning("upstream: connection ended (%s): %s", ended, why)
+        return ("slow_down", refused.wait / SECOND) if refused is not None else (ended, 0.0)
+
+    async def _watch(self, connection: Connection) -> tuple[str, str]:
+        """Wait until the connection ends or should; -> (reason as a label, text)."""
+        loop = asyncio.get_running_loop()
+        socket = connection.socket
+        quiet_since = pinged = loop.time()
+        last_tick = self._intake.last_tick
+        if connection.rotate_at == 0.0 and (age := self._max_age or (connection.feed.lifetime or 0) / SECOND):
+            connection.rotate_at = connection.opened_at + age
+        while True:
+            done, _ = await asyncio.wait((socket.closed,), timeout=0.2)
+            now = loop.time()
+            if done:
+                return "refused" if connection.refused else "closed", socket.closed.result()
+            if connection.valid:
+                self._backoff.reset()
+            if self._intake.last_tick != last_tick or not self._in_session():
+                last_tick, quiet_since = self._intake.last_tick, now
+            if self._silence and connection.subscribed.is_set() and now - quiet_since > self._silence:
+                return "silence", f"no tick for {format_duration(int(self._silence * SECOND))} (--silence) though it is connected"
+            if connection.unanswered > 3 and connection.feed.heartbeat_answers:
+                return "dead", "three heartbeats without an answer"
+            if now - max(socket.last_received, connection.opened_at) > 2 * _PING_SECONDS:
+                return "dead", f"nothing received for {2 * _PING_SECONDS:.0f} s, pings included"
+            if now - pinged > _PING_SECONDS:
+                pinged = now
+                socket.ping()
+            patience = _SUBSCRIBE_SECONDS + connection.feed.request_interval / SECOND * connection.feed.requests
+            if not connection.subscribed.is_set() and now - connection.opened_at > patience:
+                return "subscribe", "the subscription was not acknowledged"
+            old = connection.closing.is_set() or 0.0 < connection.rotate_at < now
+            if old and connection.feed.overlaps and connection.subscribed.is_set():
+                return "rotate", "replaced before its end"
+
+    async def _replacement(self, old: Connection) -> Connection | None:
+        """A second connection beside the old one, subscribed and holding its ticks back; None if that failed."""
+        new = Connection(self._make_feed(), self._intake, self._tolerance, self._most, holding=True)
+        reason, _ = await self._open(new)
+        if reason:
+            return None
+        subscribed = asyncio.create_task(new.subscribed.wait())
+        try:
+            await asyncio.wait((subscribed, new.socket.closed), timeout=_SUBSCRIBE_SECONDS, return_when=asyncio.FIRST_COMPLETED)
+            if new.subscribed.is_set() and not new.held_enough:
+                await asyncio.wait((old.socket.closed,), timeout=_SETTLE_SECONDS)
+        finally:
+            subscribed.cancel()
+        if new.socket.closed.done() or not new.subscribed.is_set():
+            await new.close("not usable")
+            return None
+        return new
+
+    def _in_session(self) -> bool:
+        return self._session is None or self._session.contains(self._clock.now_ns())

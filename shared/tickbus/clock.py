@@ -1,0 +1,35 @@
+"""Clocks. Durations are measured on the monotonic clock, stamps come from the bus clock."""
+
+import time
+
+from tickbus.units import MICROSECOND, MILLISECOND, SECOND
+
+monotonic_ns = time.monotonic_ns
+
+
+class BusClock:
+    """Bus time: the Redis server's TIME when it was last set, plus the monotonic clock since.
+
+    All gateways of a bus share it, and a stepped wall clock on any of their machines changes nothing. It never goes back:
+    where a new setting is behind, it waits at the old value.
+    """
+
+    def __init__(self) -> None:
+        self._offset = time.time_ns() - monotonic_ns()
+        self._floor = 0
+
+    def set(self, server_time: tuple[int, int], asked_ns: int, answered_ns: int) -> None:
+        """`server_time` is the answer to TIME (seconds, microseconds); the two others are monotonic, around the question."""
+        seconds, micros = server_time
+        self._offset = seconds * SECOND + micros * MICROSECOND - (asked_ns + answered_ns) // 2
+
+    def not_before(self, ns: int) -> None:
+        """Never say a time below `ns` from now on (the newest entry already stored)."""
+        self._floor = max(self._floor, ns)
+
+    def now_ns(self) -> int:
+        self._floor = now = max(self._floor, monotonic_ns() + self._offset)
+        return now
+
+    def now_ms(self) -> int:
+        return self.now_ns() // MILLISECOND

@@ -1,0 +1,196 @@
+"""One raw connection to Redis: packed commands out, replies in, in order, nothing in between.
+
+redis-py opens, secures and authenticates it (TLS, ACL, database); then hiredis packs and parses directly, which on the hot
+path is several times faster than a client's own layers. There is no retry in here: whoever calls knows what a repeat means.
+"""
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Callable, Iterable
+from typing import Any, cast
+
+import hiredis
+import redis.asyncio as redis_py
+from redis.backoff import NoBackoff
+from redis.exceptions import AuthenticationError, AuthorizationError, ConnectionError, RedisError, TimeoutError
+from redis.asyncio.retry import Retry
+
+from tickbus.clock import BusClock, monotonic_ns
+from tickbus.errors import ConfigError, RedisAway, RedisUnfit
+from tickbus.options import redact
+
+log = logging.getLogger("tickbus.redis")
+
+Reply = Any
+ReplyError = hiredis.ReplyError
+Command = tuple["bytes | str | int", ...]
+pack = cast("Callable[[Command], bytes]", hiredis.pack_command)
+
+_CONNECT_SECONDS = 2.0
+REPLY_SECONDS = 5.0
+"""A server that has not answered for this long counts as away."""
+
+
+class Link(asyncio.Protocol):
+    """An open connection. `ask` returns the replies; when the connection ends, every waiting `ask` raises RedisAway."""
+
+    def __init__(self) -> None:
+        self._reader = hiredis.Reader(notEnoughData=Ellipsis)
+        self._waiting: deque[tuple[asyncio.Future[list[Reply]], int, float]] = deque()
+        self._replies: list[Reply] = []
+        self._loop = asyncio.get_running_loop()
+        self._watchdog: asyncio.TimerHandle | None = None
+        self._why = "closed"
+        self.closed = False
+
+    @classmethod
+    async def open(cls, url: str) -> "Link":
+        """Connect; RedisAway if the server is not there, RedisUnfit if it does not let us in, ConfigError if `url` is none."""
+        try:
+            pool = redis_py.ConnectionPool.from_url(
+                url, protocol=2, retry=Retry(NoBackoff(), 0), socket_connect_timeout=_CONNECT_SECONDS, socket_timeout=REPLY_SECONDS
+            )
+        except ValueError as error:
+            raise ConfigError(f"--redis {redact(url)}: {error}") from None
+        connection = cast(redis_py.Connection, pool.make_connection())  # type: ignore[no-untyped-call]
+        try:
+            await connection.connect()  # type: ignore[no-untyped-call]
+        except (AuthenticationError, AuthorizationError) as error:
+            raise RedisUnfit(f"Redis at {redact(url)} refuses the login: {error}; put user and password into the URL") from None
+        except (ConnectionError, TimeoutError, OSError) as error:
+            raise RedisAway(f"no Redis at {redact(url)}: {error}; start one, or name another with --redis") from None
+        except RedisError as error:
+            raise RedisUnfit(f"Redis at {redact(url)}: {error}") from None
+        link = cls()
+        # the layer that is crossed: redis-py has no public way to hand its socket over
+        link._writer = cast(asyncio.StreamWriter, connection._writer)
+        link._transport = cast(asyncio.Transport, link._writer.transport)
+        connection._reader = connection._writer = None
+        link._transport.set_protocol(link)
+        link._transport.resume_reading()
+        return link
+
+    def send(self, packed: bytes, replies: int, timeout: float = REPLY_SECONDS) -> "asyncio.Future[list[Reply]]":
+        """Send commands; -> their replies, in order, errors among them as ReplyError values."""
+        future: asyncio.Future[list[Reply]] = self._loop.create_future()
+        if self.closed:
+            future.set_exception(RedisAway(self._why))
+            return future
+        self._waiting.append((future, replies, self._loop.time() + timeout))
+        if self._watchdog is None:
+            self._watchdog = self._loop.call_later(timeout, self._check)
+        self._transport.write(packed)
+        return future
+
+    async def ask(self, *command: "bytes | str | int", timeout: float = REPLY_SECONDS) -> Reply:
+        """Send one command; -> its reply. An error reply is raised as ReplyError."""
+        (reply,) = await self.send(pack(command), 1, timeout)
+        if isinstance(reply, ReplyError):
+            raise reply
+        return reply
+
+    async def ask_all(self, commands: Iterable[Command], timeout: float = REPLY_SECONDS) -> list[Reply]:
+        """Send many commands at once; -> their replies. The first error reply is raised."""
+        packed = [pack(command) for command in commands]
+        replies = await self.send(b"".join(packed), len(packed), timeout) if packed else []
+        for reply in replies:
+            if isinstance(reply, ReplyError):
+                raise reply
+        return replies
+
+    def close(self, why: str = "closed") -> None:
+        if not self.closed:
+            self._why = why
+            self._transport.abort()
+            self._end()
+
+    # asyncio.Protocol
+
+    def data_received(self, data: bytes) -> None:
+        reader = self._reader
+        reader.feed(data)
+        replies = self._replies
+        gets = reader.gets
+        waiting = self._waiting
+        while waiting:
+            future, wanted, _ = waiting[0]
+            while len(replies) < wanted:
+                reply = gets()
+                if reply is Ellipsis:
+                    return
+                replies.append(reply)
+            waiting.popleft()
+            self._replies = []
+            if not future.done():  # a caller that gave up must not shift the replies of the next
+                future.set_result(replies)
+            replies = self._replies
+
+    def connection_lost(self, error: BaseException | None) -> None:
+        if not self.closed:
+            self._why = f"the connection to Redis was lost ({error or 'closed by the server'})"
+            self._end()
+
+    def eof_received(self) -> bool:
+        return False
+
+    def _end(self) -> None:
+        self.closed = True
+        if self._watchdog is not None:
+            self._watchdog.cancel()
+            self._watchdog = None
+        while self._waiting:
+            future, _, _ = self._waiting.popleft()
+            if not future.done():
+                future.set_exception(RedisAway(self._why))
+
+    def _check(self) -> None:
+        """One timer for the whole connection: a timer per command would cost more than the command."""
+        self._watchdog = None
+        if not self._waiting:
+            return
+        deadline = self._waiting[0][2]
+        if self._loop.time() >= deadline:
+            self.close("Redis does not answer")
+        else:
+            self._watchdog = self._loop.call_at(deadline, self._check)
+
+    _transport: asyncio.Transport
+    _writer: asyncio.StreamWriter
+
+
+async def open_checked(url: str) -> Link:
+    """Connect and make sure that this server may carry a bus; RedisUnfit says the command that mends it."""
+    link = await Link.open(url)
+    try:
+        info = _parse_info(await link.ask("INFO"))
+    except ReplyError as error:
+        link.close()
+        raise RedisUnfit(f"Redis at {redact(url)} refuses INFO ({error}); allow it: ACL SETUSER <user> +info") from None
+    problem = None
+    version = info.get("valkey_version") or info.get("redis_version", "0")
+    if int(version.partition(".")[0]) < 7:
+        problem = f"is version {version}; tickbus needs Redis or Valkey 7 or newer"
+    elif info.get("loading") == "1":
+        problem = "is still loading its data; wait and start again"
+    elif info.get("role") == "slave":
+        problem = "is a replica; name the master"
+    elif (policy := info.get("maxmemory_policy", "noeviction")) != "noeviction":
+        problem = f"has maxmemory-policy {policy}, which deletes ticks when memory is short; mend it with: redis-cli CONFIG SET maxmemory-policy noeviction"
+    if problem:
+        link.close()
+        raise RedisUnfit(f"Redis at {redact(url)} {problem}")
+    if info.get("aof_enabled") == "0":
+        log.warning("Redis at %s keeps no append-only file: a restart of it loses the bus; mend it with: redis-cli CONFIG SET appendonly yes", redact(url))
+    return link
+
+
+async def set_clock(link: Link, clock: BusClock) -> None:
+    asked = monotonic_ns()
+    seconds, micros = await link.ask("TIME")
+    clock.set((int(seconds), int(micros)), asked, monotonic_ns())
+
+
+def _parse_info(text: bytes) -> dict[str, str]:
+    pairs = (line.split(":", 1) for line in text.decode(errors="replace").splitlines() if ":" in line)
+    return {key: value.strip() for key, value in pairs}

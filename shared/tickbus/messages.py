@@ -1,0 +1,242 @@
+"""The messages: what every part of tickbus reads and writes. docs/wire-format.md says the same for other languages.
+
+Each is one MessagePack array, fields in the order below; new fields only at the end, with a default. Prices and sizes are
+kept as the vendor's own digits (the `..._text` fields) and read as exact `Decimal`s (`trade.price`); times are integers,
+nanoseconds since the epoch, UTC: `ts_event` is the vendor's clock, `ts_recv` the gateway's.
+"""
+
+from decimal import Decimal
+from enum import IntEnum, IntFlag
+from typing import Union
+
+import msgspec
+
+from tickbus.units import plain
+
+
+class Side(IntEnum):
+    """Who crossed the spread: the aggressor (taker), never the resting order."""
+
+    UNKNOWN = 0
+    BUY = 1
+    SELL = 2
+
+
+class Flag(IntFlag):
+    LATE = 1
+    """Came after ticks with a higher vendor id: fills a hole that a Gap has told."""
+    REPLAYED = 2
+    """Sent again from a recording, not live."""
+    OFF_BOOK = 4
+    """Printed off the order book: moves no bar."""
+    CORRECTED = 8
+    CANCELLED = 16
+    FUTURE_TIME = 32
+    """ts_event lies further in the future than clocks differ: not to be used as a clock."""
+    BACKFILLED = 64
+    """Fetched later from the vendor's history."""
+
+
+class GapKind(IntEnum):
+    DISCONNECT = 0
+    """Lost while the upstream connection, or the gateway, was down."""
+    SEQUENCE = 1
+    """The vendor's ids jumped on a live connection."""
+    RESET = 2
+    """The vendor's ids fell back; the sequence goes on from there."""
+    STALE = 3
+    """The feed was connected but mute."""
+    OVERFLOW = 4
+    """More than memory (and disk) may hold while Redis was away."""
+    REJECTED = 5
+    """Arrived but could not be read."""
+    TRIMMED = 6
+    """Left the stream by retention before this service read it."""
+
+
+class StreamKind(IntEnum):
+    TRADE = 0
+    QUOTE = 1
+    BAR = 2
+
+
+class _Message(msgspec.Struct, array_like=True, frozen=True, gc=False):
+    """gc=False: messages hold only text and numbers, so no cycle can run through them; the collector need not look."""
+
+
+class Trade(_Message, frozen=True):
+    symbol: str
+    price_text: str
+    size_text: str
+    side: Side
+    trade_id: str | None
+    ts_event: int
+    ts_recv: int
+    bid_text: str | None = None
+    ask_text: str | None = None
+    flags: int = 0
+
+    @property
+    def price(self) -> Decimal:
+        return Decimal(self.price_text)
+
+    @property
+    def size(self) -> Decimal:
+        return Decimal(self.size_text)
+
+    @property
+    def bid(self) -> Decimal | None:
+        """Best bid known when the trade arrived; None without quotes, and after a disconnect until a new one."""
+        return _decimal(self.bid_text)
+
+    @property
+    def ask(self) -> Decimal | None:
+        return _decimal(self.ask_text)
+
+
+class Quote(_Message, frozen=True):
+    symbol: str
+    bid_text: str | None
+    bid_size_text: str | None
+    ask_text: str | None
+    ask_size_text: str | None
+    ts_event: int
+    ts_recv: int
+    flags: int = 0
+
+    @property
+    def bid(self) -> Decimal | None:
+        return _decimal(self.bid_text)
+
+    @property
+    def bid_size(self) -> Decimal | None:
+        return _decimal(self.bid_size_text)
+
+    @property
+    def ask(self) -> Decimal | None:
+        return _decimal(self.ask_text)
+
+    @property
+    def ask_size(self) -> Decimal | None:
+        return _decimal(self.ask_size_text)
+
+
+class Gap(_Message, frozen=True):
+    """A hole in a stream, told in that stream before the first tick after it."""
+
+    symbol: str
+    stream: StreamKind
+    source: str
+    """`gateway`, or the name of the service that lost the ticks."""
+    kind: GapKind
+    from_ts: int
+    """Start of the time in which ticks may be missing, ns."""
+    to_ts: int
+    from_id: str | None = None
+    """First and last missing vendor id, inclusive; None where the vendor has no contiguous ids."""
+    to_id: str | None = None
+    count: int | None = None
+    """How many ticks are missing; None if nobody can know."""
+    repairable: bool = False
+    """The vendor offers a history from which it could be filled."""
+    repaired: bool = False
+    """This range was told as missing before, and its ticks are in the stream now."""
+
+
+class Bar(_Message, frozen=True):
+    symbol: str
+    spec: str
+    start: int
+    end: int
+    open_text: str
+    high_text: str
+    low_text: str
+    close_text: str
+    volume_text: str
+    value_text: str
+    vwap_text: str | None
+    trades: int
+    buy_volume_text: str
+    sell_volume_text: str
+    revision: int = 0
+    quality: tuple[str, ...] = ()
+    """Out of `partial`, `has_gap`, `repaired`; empty = complete."""
+
+    @property
+    def open(self) -> Decimal:
+        return Decimal(self.open_text)
+
+    @property
+    def high(self) -> Decimal:
+        return Decimal(self.high_text)
+
+    @property
+    def low(self) -> Decimal:
+        return Decimal(self.low_text)
+
+    @property
+    def close(self) -> Decimal:
+        return Decimal(self.close_text)
+
+    @property
+    def volume(self) -> Decimal:
+        return Decimal(self.volume_text)
+
+    @property
+    def value(self) -> Decimal:
+        """Sum of price x size, in the quote currency."""
+        return Decimal(self.value_text)
+
+    @property
+    def vwap(self) -> Decimal | None:
+        """value / volume, half-even at 18 places; None at zero volume."""
+        return _decimal(self.vwap_text)
+
+    @property
+    def buy_volume(self) -> Decimal:
+        return Decimal(self.buy_volume_text)
+
+    @property
+    def sell_volume(self) -> Decimal:
+        return Decimal(self.sell_volume_text)
+
+
+class Signal(_Message, frozen=True):
+    symbol: str
+    name: str
+    value_text: str
+    threshold_text: str
+    window: str
+    message: str
+    ts_event: int = 0
+
+    @property
+    def value(self) -> Decimal:
+        return Decimal(self.value_text)
+
+    @property
+    def threshold(self) -> Decimal:
+        return Decimal(self.threshold_text)
+
+
+Message = Union[Trade, Quote, Gap, Bar, Signal]
+Tick = Union[Trade, Quote]
+
+
+def _decimal(text: str | None) -> Decimal | None:
+    return None if text is None else Decimal(text)
+
+
+def as_json(message: Message) -> dict[str, object]:
+    """A message as one flat JSON object: contract names, decimals as text, times in ns, enums and flags by name."""
+    row: dict[str, object] = {}
+    for name in message.__struct_fields__:
+        value = getattr(message, name)
+        if isinstance(value, Decimal):
+            value = plain(value)
+        elif isinstance(value, IntEnum):
+            value = value.name.lower()
+        elif name == "flags":
+            value = [flag.name.lower() for flag in Flag if flag.name and flag in Flag(value)]
+        row[name.removesuffix("_text")] = value
+    return row

@@ -1,0 +1,139 @@
+"""Every metric of tickbus: name, kind, unit, labels, meaning. docs/metrics.md, the dashboards and the alert rules are held
+against this list by a test.
+
+`Meters` makes the Prometheus objects; it needs the `service` extra (prometheus-client), the list itself needs nothing.
+Never a label per symbol: per-symbol truth is `tickbus status`.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, cast
+
+if TYPE_CHECKING:
+    from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+
+@dataclass(frozen=True)
+class Metric:
+    name: str
+    """As it is exposed, `_total` included."""
+    kind: Literal["counter", "gauge", "histogram"]
+    unit: str
+    labels: tuple[str, ...]
+    meaning: str
+    buckets: tuple[float, ...] = ()
+
+
+_LATENCY = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 60.0)
+
+# feed side: the gateway
+FEED_CONNECTED = Metric("tickbus_feed_connected", "gauge", "bool", ("feed",), "1 while the upstream connection is open and subscribed")
+FEED_LAST_MESSAGE = Metric("tickbus_feed_last_message_timestamp_seconds", "gauge", "seconds", ("feed",), "when the last tick arrived; heartbeats do not count")
+FEED_FRAMES = Metric("tickbus_feed_frames_total", "counter", "frames", ("feed",), "frames received, heartbeats and answers included")
+FEED_BYTES = Metric("tickbus_feed_bytes_total", "counter", "bytes", ("feed",), "bytes received from the vendor")
+FEED_RECONNECTS = Metric("tickbus_feed_reconnects_total", "counter", "connections", ("feed", "reason"), "upstream connections that ended and were made again")
+FEED_REJECTED = Metric("tickbus_feed_rejected_total", "counter", "items", ("feed", "reason"), "frames or ticks that could not be read, or were for no symbol of ours")
+FEED_IGNORED = Metric("tickbus_feed_ignored_total", "counter", "frames", ("feed",), "well-formed frames of a type that carries no ticks for us")
+FEED_DUPLICATES = Metric("tickbus_feed_duplicates_total", "counter", "ticks", ("feed",), "ticks dropped because their vendor id had been seen")
+FEED_SYMBOLS_WANTED = Metric("tickbus_feed_symbols_wanted", "gauge", "symbols", ("feed",), "symbols subscribed")
+FEED_SYMBOLS_SILENT = Metric("tickbus_feed_symbols_silent", "gauge", "symbols", ("feed",), "symbols subscribed that never ticked")
+TICKS_PUBLISHED = Metric("tickbus_ticks_published_total", "counter", "ticks", ("feed", "kind"), "ticks stored in Redis and acknowledged, by kind trade or quote")
+GAPS = Metric("tickbus_gaps_total", "counter", "gaps", ("feed", "kind"), "Gap messages with repaired = false in the feed's streams, counted over restarts")
+GAPS_REPAIRED = Metric("tickbus_gaps_repaired_total", "counter", "gaps", ("feed",), "Gap messages with repaired = true, counted over restarts")
+MISSING_TICKS = Metric("tickbus_missing_ticks_total", "counter", "ticks", ("feed",), "ticks that the Gaps name as missing, where they can be counted; over restarts")
+PUBLISH = Metric("tickbus_publish_seconds", "histogram", "seconds", (), "one transaction: sent until acknowledged", _LATENCY)
+BATCH_TICKS = Metric(
+    "tickbus_publish_batch_ticks", "histogram", "ticks", (), "entries in one transaction", (1, 2, 5, 10, 25, 50, 100, 250, 500, 1000, 2500, 5000, 10000)
+)
+PUBLISH_RETRIES = Metric("tickbus_publish_retries_total", "counter", "transactions", (), "transactions sent again because their outcome was unknown or refused")
+BACKLOG_TICKS = Metric("tickbus_backlog_ticks", "gauge", "ticks", (), "received and not yet acknowledged by Redis")
+BACKLOG_BYTES = Metric("tickbus_backlog_bytes", "gauge", "bytes", (), "the same in bytes; bounded by --backlog-bytes")
+EVENT_TO_RECEIVE = Metric("tickbus_event_to_receive_seconds", "histogram", "seconds", ("feed",), "vendor's time to ours: its latency plus the clocks' difference", _LATENCY)
+RECEIVE_TO_PUBLISH = Metric("tickbus_receive_to_publish_seconds", "histogram", "seconds", ("feed",), "read from the socket until acknowledged by Redis", _LATENCY)
+EPOCH = Metric("tickbus_epoch", "gauge", "epochs", ("owner",), "the epoch under which this process writes")
+RETENTION_TRIMMED = Metric("tickbus_retention_trimmed_total", "counter", "entries", (), "entries removed by the retention sweep")
+RETENTION_BYTES = Metric("tickbus_retention_bytes", "gauge", "bytes", (), "memory of this process's streams in Redis at the last sweep")
+
+# consumer side: bars, recorder, users' services
+CONSUMER_LAG_TICKS = Metric("tickbus_consumer_lag_ticks", "gauge", "ticks", ("service",), "entries in the streams that the service has not committed, summed")
+CONSUMER_LAG_SECONDS = Metric("tickbus_consumer_lag_seconds", "gauge", "seconds", ("service",), "age of the oldest entry not committed; 0 if none")
+CONSUMER_LOST = Metric("tickbus_consumer_lost_ticks_total", "counter", "ticks", ("service",), "entries trimmed before the service read them")
+CONSUMER_READ = Metric("tickbus_consumer_read_total", "counter", "entries", ("service",), "entries read")
+CONSUMER_COMMITS = Metric("tickbus_consumer_commits_total", "counter", "commits", ("service",), "commits of output and position together")
+RETENTION_HEADROOM = Metric("tickbus_retention_headroom_seconds", "gauge", "seconds", ("service",), "smallest time until retention takes an entry the service has not read")
+BARS_EMITTED = Metric("tickbus_bars_emitted_total", "counter", "bars", ("spec",), "bars emitted, revisions included")
+BARS_REVISED = Metric("tickbus_bars_revised_total", "counter", "bars", ("spec",), "revisions among them")
+BARS_IGNORED = Metric("tickbus_bars_ignored_trades_total", "counter", "trades", ("reason",), "trades that move no bar: too_late, off_book, zero, cancelled")
+BARS_OPEN = Metric("tickbus_bars_open", "gauge", "bars", (), "bars open now")
+RECORDER_ROWS = Metric("tickbus_recorder_rows_total", "counter", "rows", ("kind",), "rows in files that a manifest names")
+RECORDER_FILES = Metric("tickbus_recorder_files_total", "counter", "files", ("kind",), "files that a manifest names")
+RECORDER_BYTES = Metric("tickbus_recorder_bytes_total", "counter", "bytes", (), "bytes of these files")
+RECORDER_ASIDE = Metric("tickbus_recorder_aside_total", "counter", "messages", ("reason",), "messages set aside because no row can hold them")
+RECORDER_BLOCKED = Metric("tickbus_recorder_blocked", "gauge", "bool", (), "1 while files cannot be written: disk full or folder not writable")
+RECORDER_LAST_COMMIT = Metric("tickbus_recorder_last_commit_timestamp_seconds", "gauge", "seconds", (), "when a manifest was last written")
+RECORDER_FLUSH = Metric("tickbus_recorder_flush_seconds", "histogram", "seconds", (), "one commit: rows to fsynced, named files", _LATENCY)
+
+# every process
+REDIS_UP = Metric("tickbus_redis_up", "gauge", "bool", (), "1 while the connection to Redis answers")
+REDIS_RECONNECTS = Metric("tickbus_redis_reconnects_total", "counter", "connections", (), "connections to Redis made again")
+BUILD_INFO = Metric("tickbus_build_info", "gauge", "info", ("version", "part"), "always 1; which version of which part runs")
+
+METRICS: tuple[Metric, ...] = tuple(value for value in list(globals().values()) if isinstance(value, Metric))
+
+
+class Meters:
+    """The metrics of one process, made on first use in one registry."""
+
+    def __init__(self, registry: "CollectorRegistry") -> None:
+        self.registry = registry
+        self._made: dict[str, object] = {}
+        self._before_scrape: list[Callable[[], None]] = []
+
+    def counter(self, metric: Metric) -> "Counter":
+        from prometheus_client import Counter
+
+        return cast(Counter, self._make(metric, "counter", lambda: Counter(metric.name, metric.meaning, metric.labels, registry=self.registry)))
+
+    def gauge(self, metric: Metric) -> "Gauge":
+        from prometheus_client import Gauge
+
+        return cast(Gauge, self._make(metric, "gauge", lambda: Gauge(metric.name, metric.meaning, metric.labels, registry=self.registry)))
+
+    def histogram(self, metric: Metric) -> "Histogram":
+        from prometheus_client import Histogram
+
+        make = lambda: Histogram(metric.name, metric.meaning, metric.labels, registry=self.registry, buckets=metric.buckets)  # noqa: E731
+        return cast(Histogram, self._make(metric, "histogram", make))
+
+    def total(self, metric: Metric, *labels: str) -> "Total":
+        """A counter for a total that is kept elsewhere."""
+        counter = self.counter(metric)
+        return Total(counter.labels(*labels) if labels else counter)
+
+    def before_scrape(self, refresh: Callable[[], None]) -> None:
+        """`refresh` runs before each scrape, in the scraping thread: hot loops count in plain integers and copy them there."""
+        self._before_scrape.append(refresh)
+
+    def refresh(self) -> None:
+        for refresh in self._before_scrape:
+            refresh()
+
+    def _make(self, metric: Metric, kind: str, make: Callable[[], object]) -> object:
+        if metric.kind != kind:
+            raise TypeError(f"{metric.name} is a {metric.kind}, not a {kind}")
+        if metric.name not in self._made:
+            self._made[metric.name] = make()
+        return self._made[metric.name]
+
+
+class Total:
+    """A counter that follows a total kept elsewhere as a plain integer: cheap in the hot loop, right at the scrape."""
+
+    def __init__(self, counter: "Counter") -> None:
+        self._counter = counter
+        self._told = 0
+
+    def bring_to(self, total: int) -> None:
+        if total > self._told:
+            self._counter.inc(total - self._told)
+            self._told = total

@@ -1,0 +1,278 @@
+"""Typed configuration: an option is declared once, as a field of a frozen class, and is then a flag (`--metrics-port`), an
+environment variable (`TICKBUS_METRICS_PORT`) and a TOML key (`metrics_port`; common options at the top of the file, a
+service's own in its table). Flags win over the environment, the environment over the file, the file over the default.
+
+    class Options(CommonOptions, frozen=True, kw_only=True):
+        grace: Annotated[Duration, Option("wait this long for late trades")] = Duration(2 * SECOND)
+
+Types: str, int, bool, Duration, Size, Path, Literal[...], tuple[str, ...] (commas), each also `| None`.
+Secrets can also stand in a file: `--token-file`, `TICKBUS_TOKEN_FILE`, `token_file`.
+Whatever is wrong ends in one ConfigError line that names the place and says what would be right.
+"""
+
+import argparse
+import difflib
+import os
+import re
+import tomllib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal, NoReturn, TypeVar, Union, get_args, get_origin, get_type_hints
+
+import msgspec
+
+from tickbus.errors import ConfigError
+from tickbus.names import DEFAULT_PREFIX, DEFAULT_SHARDS
+from tickbus.units import Duration, Size, format_duration, format_size, parse_duration, parse_size
+
+
+@dataclass(frozen=True)
+class Option:
+    """What an option says of itself: `--help` text, whether it is a secret, bounds of a number."""
+
+    help: str
+    secret: bool = False
+    least: int | None = None
+    most: int | None = None
+
+
+class CommonOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What every part of tickbus takes."""
+
+    redis: Annotated[str, Option("Redis or Valkey >= 7: redis://[user:password@]host:port/db, rediss:// (TLS) or unix://path", secret=True)] = (
+        "redis://127.0.0.1:6379/0"
+    )
+    prefix: Annotated[str, Option("first part of every key on the bus")] = DEFAULT_PREFIX
+    shards: Annotated[int, Option("number of shards; fixed by the first process that uses a bus", least=1, most=1000)] = DEFAULT_SHARDS
+    log_level: Annotated[Literal["debug", "info", "warning", "error"], Option("how much is logged to standard error")] = "info"
+
+
+class ServiceOptions(CommonOptions, frozen=True, kw_only=True):
+    """What every long-running service takes besides."""
+
+    metrics_host: Annotated[str, Option("address for /metrics, /healthz and /readyz; 0.0.0.0 in a container")] = "127.0.0.1"
+    metrics_port: Annotated[int, Option("port for the same; 0 picks a free one, -1 switches it off", least=-1, most=65535)] = 0
+    stop_deadline: Annotated[Duration, Option("after SIGTERM, how long to try to write what is held")] = Duration(10_000_000_000)
+
+
+O = TypeVar("O", bound=CommonOptions)
+
+
+@dataclass(frozen=True)
+class _Declared:
+    name: str
+    type: Any
+    optional: bool
+    option: Option
+    default: object
+
+    @property
+    def flag(self) -> str:
+        return "--" + self.name.replace("_", "-")
+
+    @property
+    def variable(self) -> str:
+        return "TICKBUS_" + self.name.upper()
+
+    def parse(self, value: object, where: str) -> object:
+        """A text (or a TOML value) -> the field's value."""
+        try:
+            parsed = _PARSERS[self.type](value) if self.type in _PARSERS else _parse_other(self.type, value)
+            if isinstance(parsed, int) and not isinstance(parsed, bool):
+                low, high = self.option.least, self.option.most
+                if (low is not None and parsed < low) or (high is not None and parsed > high):
+                    raise ValueError(f"{parsed} is out of range; use {'any number' if low is None else low} to {'any number' if high is None else high}")
+            return parsed
+        except ValueError as error:
+            raise ConfigError(f"{where}: {error}") from None
+
+    def shown_default(self) -> str:
+        if self.default is None or self.default == () or self.default == "":
+            return ""
+        if self.type is Duration:
+            return format_duration(self.default)  # type: ignore[arg-type]  # declared with the type
+        if self.type is Size:
+            return format_size(self.default)  # type: ignore[arg-type]
+        if isinstance(self.default, tuple):
+            return ",".join(map(str, self.default))
+        return str(self.default).lower() if isinstance(self.default, bool) else str(self.default)
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise ValueError(f"{value!r} is no text; put it in quotes")
+    return value
+
+
+def _integer(value: object) -> int:
+    if isinstance(value, bool) or not isinstance(value, int | str):
+        raise ValueError(f"{value!r} is no whole number")
+    try:
+        return int(value)
+    except ValueError:
+        raise ValueError(f"{value!r} is no whole number") from None
+
+
+def _boolean(value: object) -> bool:
+    words = {"true": True, "yes": True, "1": True, "on": True, "false": False, "no": False, "0": False, "off": False}
+    if isinstance(value, bool):
+        return value
+    if isinstance(value, str) and value.lower() in words:
+        return words[value.lower()]
+    raise ValueError(f"{value!r} is neither true nor false")
+
+
+def _texts(value: object) -> tuple[str, ...]:
+    parts = value if isinstance(value, list) else _text(value).split(",")
+    return tuple(_text(part).strip() for part in parts if _text(part).strip())
+
+
+_PARSERS: dict[Any, Callable[[Any], object]] = {
+    str: _text,
+    int: _integer,
+    bool: _boolean,
+    Duration: lambda value: parse_duration(_text(value)),
+    Size: lambda value: Size(value) if type(value) is int else parse_size(_text(value)),
+    Path: lambda value: Path(_text(value)),
+    tuple[str, ...]: _texts,
+}
+
+
+def _parse_other(kind: Any, value: object) -> object:
+    if get_origin(kind) is Literal:
+        if value not in get_args(kind):
+            raise ValueError(f"{value!r} is none of {', '.join(map(str, get_args(kind)))}")
+        return value
+    raise TypeError(f"options of type {kind} are not supported")
+
+
+def redact(url: str) -> str:
+    """A URL without user, password and query: fit for a log."""
+    return re.sub(r"(?<=//)[^/@]*@", "***@", url).partition("?")[0]
+
+
+def declared(options: type[CommonOptions]) -> list[_Declared]:
+    """The options of a class in the order of declaration."""
+    hints = get_type_hints(options, include_extras=True)
+    found = []
+    for field in msgspec.structs.fields(options):
+        kind, option = get_args(hints[field.name])
+        optional = get_origin(kind) in (Union, UnionType) and NoneType in get_args(kind)
+        if optional:
+            (kind,) = (part for part in get_args(kind) if part is not NoneType)
+        default = None if field.default is msgspec.NODEFAULT else field.default
+        found.append(_Declared(field.name, kind, optional, option, default))
+    return found
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise ConfigError(f"{message}; see {self.prog} --help")
+
+
+def load(
+    options: type[O],
+    part: str,
+    argv: Sequence[str],
+    *,
+    environ: Mapping[str, str] = os.environ,
+    tables: Mapping[str, type[CommonOptions]] | None = None,
+    about: str = "",
+    positionals: Sequence[tuple[str, str, str]] = (),
+) -> O:
+    """The options of `part` (`gateway`, ...) from its arguments, the environment and the file that `--config` names.
+
+    `tables`: the options class of every part, to tell a misspelt table from another part's. `positionals`: (field, nargs,
+    metavar) of the options that are given without a flag. `--help` prints and leaves with SystemExit, as is usual.
+    """
+    fields = declared(options)
+    parser = _parser(part, fields, about, positionals)
+    given = vars(parser.parse_args(argv))
+    path = given.pop("config") or environ.get("TICKBUS_CONFIG")
+    from_file = _read_toml(Path(path), part, fields, tables or {part: options}) if path else {}
+    values: dict[str, object] = {}
+    for field in fields:
+        sources = [(f"{field.flag}", given.get(field.name), given.get(field.name + "_file"))]
+        if field.name in {name for name, _, _ in positionals}:
+            sources = [(field.name.upper(), given.get(field.name) or None, None)]
+        sources.append((field.variable, environ.get(field.variable) or None, environ.get(field.variable + "_FILE") or None))
+        sources.append((f"{path}: {field.name}", from_file.get(field.name), from_file.get(field.name + "_file")))
+        for where, value, file in sources:
+            if file is not None and field.option.secret:
+                if value is not None:
+                    raise ConfigError(f"{where}: give the value or the file that holds it, not both")
+                value = _read_secret(str(file), where)
+            if value is not None:
+                values[field.name] = field.parse(value, where)
+                break
+        else:
+            if field.default is None and not field.optional:
+                raise ConfigError(f"{field.flag} is missing (also {field.variable}): {field.option.help}")
+    return options(**values)  # type: ignore[arg-type]  # each was parsed by its declared type
+
+
+def _parser(part: str, fields: list[_Declared], about: str, positionals: Sequence[tuple[str, str, str]]) -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog=f"tickbus {part}", description=about, allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog="Every option is also an environment variable (--metrics-port: TICKBUS_METRICS_PORT) and a key in the file of --config.",
+    )  # fmt: skip
+    parser.add_argument("--config", metavar="FILE", help="TOML file: common options at the top, the others in a table [" + part + "]")
+    places = {name: (nargs, metavar) for name, nargs, metavar in positionals}
+    for field in fields:
+        text = field.option.help.replace("%", "%%")
+        if default := field.shown_default():
+            text += f" (default {default})"
+        if field.name in places:
+            nargs, metavar = places[field.name]
+            parser.add_argument(field.name, nargs=nargs, metavar=metavar, help=text)
+        elif field.type is bool:
+            parser.add_argument(field.flag, nargs="?", const="true", default=None, metavar="true|false", help=text)
+        else:
+            metavar = "{" + ",".join(get_args(field.type)) + "}" if get_origin(field.type) is Literal else _metavar(field)
+            parser.add_argument(field.flag, default=None, metavar=metavar, help=text)
+            if field.option.secret:
+                parser.add_argument(field.flag + "-file", default=None, metavar="FILE", help=f"file that holds the value of {field.flag}")
+    return parser
+
+
+def _metavar(field: _Declared) -> str:
+    return {int: "N", Duration: "DURATION", Size: "SIZE", Path: "PATH", tuple[str, ...]: "A,B,..."}.get(field.type, "TEXT")
+
+
+def _read_secret(path: str, where: str) -> str:
+    try:
+        return Path(path).read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{where}: cannot read {path}: {getattr(error, 'strerror', None) or error}") from None
+
+
+def _read_toml(path: Path, part: str, fields: list[_Declared], tables: Mapping[str, type[CommonOptions]]) -> dict[str, object]:
+    try:
+        content = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"--config {path}: {error.strerror}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is no TOML file: {error}") from None
+    common = {field.name for field in declared(ServiceOptions)}
+    values: dict[str, object] = {}
+    for key, value in content.items():
+        if isinstance(value, dict):
+            if key not in tables:
+                raise ConfigError(f"{path}: unknown table [{key}]{_near(key, tables)}")
+            names = {field.name for field in declared(tables[key])} | {field.name + "_file" for field in declared(tables[key]) if field.option.secret}
+            for name in value:
+                if name.replace("-", "_") not in names:
+                    raise ConfigError(f"{path}: unknown key {name!r} in [{key}]{_near(name, names)}")
+        elif (name := key.replace("-", "_")) not in common | {"redis_file"}:
+            raise ConfigError(f"{path}: unknown key {key!r} at the top{_near(key, common | set(tables))}; a part's own options stand in its table")
+        else:
+            values[name] = value
+    own = content.get(part, {})
+    return values | {name.replace("-", "_"): value for name, value in own.items()}
+
+
+def _near(word: str, known: Mapping[str, object] | set[str]) -> str:
+    close = difflib.get_close_matches(word, known, 1)
+    return f"; did you mean {close[0]!r}?" if close else ""

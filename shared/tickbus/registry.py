@@ -1,0 +1,48 @@
+"""What a bus knows of itself: its shard number, its streams and their heads."""
+
+import secrets
+from collections.abc import Iterable
+
+from tickbus.errors import ConfigError
+from tickbus.link import Link
+from tickbus.names import Keys
+from tickbus.wire import Head, decode_head
+
+SCHEMA = "1"
+
+
+async def check_meta(link: Link, keys: Keys) -> None:
+    """Fix the bus's shard number at first use; ConfigError if this process is configured otherwise."""
+    _, _, shards, schema = await link.ask_all(
+        [
+            ("HSETNX", keys.meta, "shards", keys.shards),
+            ("HSETNX", keys.meta, "schema", SCHEMA),
+            ("HGET", keys.meta, "shards"),
+            ("HGET", keys.meta, "schema"),
+        ]
+    )
+    if int(shards) != keys.shards:
+        raise ConfigError(f"the bus {keys.prefix!r} has {int(shards)} shards, this process is configured for {keys.shards}; use --shards {int(shards)}")
+    if schema.decode() != SCHEMA:
+        raise ConfigError(f"the bus {keys.prefix!r} has schema {schema.decode()}, this version of tickbus writes {SCHEMA}; use another --prefix or version")
+
+
+async def read_meta(link: Link, prefix: str) -> int | None:
+    """Shard number of a bus, for readers, which need not be told; None if nobody has written yet."""
+    shards = await link.ask("HGET", f"{prefix}:meta", "shards")
+    return None if shards is None else int(shards)
+
+
+async def make_eras(link: Link, keys: Keys, shards: Iterable[int]) -> None:
+    """Mark each shard with a random era unless it has one: another era means another history."""
+    await link.ask_all([("SET", keys.era(shard), secrets.token_hex(8), "NX") for shard in shards])
+
+
+async def read_heads(link: Link, keys: Keys, shards: Iterable[int]) -> dict[str, Head]:
+    """The heads of all streams in some shards, by stream name."""
+    replies = await link.ask_all([("HGETALL", keys.last(shard)) for shard in shards])
+    heads = {}
+    for flat in replies:
+        for name, value in zip(flat[::2], flat[1::2], strict=True):
+            heads[name.decode()] = decode_head(value)
+    return heads

@@ -1,0 +1,127 @@
+"""Text to numbers and back: durations, byte sizes, points in time, exact decimals. Pure.
+
+Durations and times are integers in nanoseconds, sizes integers in bytes. Every parser raises ValueError with a text
+that says what would have been right.
+"""
+
+import re
+from datetime import UTC, datetime
+from decimal import Decimal, InvalidOperation
+from functools import lru_cache
+from typing import NewType
+
+Duration = NewType("Duration", int)
+"""A length of time in nanoseconds."""
+Size = NewType("Size", int)
+"""A number of bytes."""
+
+MICROSECOND = 1_000
+MILLISECOND = 1_000_000
+SECOND = 1_000_000_000
+MINUTE = 60 * SECOND
+HOUR = 60 * MINUTE
+DAY = 24 * HOUR
+
+_DURATIONS = {"d": DAY, "h": HOUR, "m": MINUTE, "s": SECOND, "ms": MILLISECOND, "us": MICROSECOND, "ns": 1}
+_SIZES = {"": 1, "B": 1, "KB": 1 << 10, "MB": 1 << 20, "GB": 1 << 30}
+
+
+def parse_duration(text: str) -> Duration:
+    """`500ms`, `2s`, `1.5h` -> nanoseconds."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)(ms|us|ns|s|m|h|d)", text.strip())
+    if not match:
+        raise ValueError(f"{text!r} is no duration; write it like 500ms, 2s, 5m, 1h or 1d")
+    return Duration(int(Decimal(match[1]) * _DURATIONS[match[2]]))
+
+
+def format_duration(value: int) -> str:
+    """Nanoseconds -> the shortest exact text that `parse_duration` takes back."""
+    for unit, length in _DURATIONS.items():
+        if value % length == 0 and (value or unit == "s"):
+            return f"{value // length}{unit}"
+    raise AssertionError("every whole number divides by 1ns")
+
+
+def parse_size(text: str) -> Size:
+    """`64MB`, `4GB`, `1000` -> bytes (powers of 1024)."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(B|KB|MB|GB|)", text.strip().upper())
+    if not match:
+        raise ValueError(f"{text!r} is no size; write it like 512KB, 64MB or 4GB")
+    return Size(int(Decimal(match[1]) * _SIZES[match[2]]))
+
+
+def format_size(value: int) -> str:
+    for unit in ("GB", "MB", "KB"):
+        if value and value % _SIZES[unit] == 0:
+            return f"{value // _SIZES[unit]}{unit}"
+    return f"{value}B"
+
+
+def parse_time(text: str) -> int:
+    """An ISO 8601 time (UTC unless it names an offset), or a number of seconds, ms, us or ns since the epoch, told apart by its size -> ns."""
+    if re.fullmatch(r"\d{1,20}", text):
+        return epoch_ns(int(text))
+    return iso_ns(text)
+
+
+def epoch_ns(value: int) -> int:
+    """Seconds, milliseconds, microseconds or nanoseconds since the epoch -> ns.
+
+    The unit is told by the size: below 1e11 seconds (until the year 5138), below 1e14 ms, below 1e17 us, else ns;
+    so it is right for every time between 1973 and 2286.
+    """
+    if value < 100_000_000_000:
+        return value * SECOND
+    if value < 100_000_000_000_000:
+        return value * MILLISECOND
+    if value < 100_000_000_000_000_000:
+        return value * MICROSECOND
+    return value
+
+
+_ISO = re.compile(r"(\d{4}-\d\d-\d\d)(?:[T ](\d\d:\d\d(?::\d\d)?)(?:[.,](\d{1,9})\d*)?)?\s*(Z|[+-]\d\d:?\d\d)?", re.IGNORECASE)
+
+
+def iso_ns(text: str) -> int:
+    """ISO 8601 with up to nine digits of a second -> ns since the epoch. Without an offset it is UTC."""
+    match = _ISO.fullmatch(text.strip())
+    if not match:
+        raise ValueError(f"{text!r} is no time; write it like 2024-08-09T13:30:00Z or as a number since the epoch")
+    day, clock, fraction, offset = match.groups()
+    zone = "+00:00" if offset is None or offset in "Zz" else offset
+    whole = datetime.fromisoformat(f"{day}T{clock or '00:00'}{zone}")
+    seconds = int((whole - datetime(1970, 1, 1, tzinfo=UTC)).total_seconds())
+    return seconds * SECOND + int((fraction or "").ljust(9, "0"))
+
+
+def format_time(ns: int) -> str:
+    """ns since the epoch -> ISO 8601 in UTC with nine digits, exact."""
+    seconds, fraction = divmod(ns, SECOND)
+    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%S}.{fraction:09d}Z"
+
+
+_PLAIN = re.compile(r"-?(?:0|[1-9]\d*)(?:\.\d+)?", re.ASCII)
+_SENSIBLE = 64
+"""Longest decimal that is taken: an exponent must not blow up into gigabytes of zeros."""
+
+
+@lru_cache(maxsize=1 << 16)
+def canonical(text: str) -> str:
+    """A vendor's number -> the same number, same digits, without exponent, sign or zeros in front of it. ValueError if it is none.
+
+    Trailing zeros stay: `201.187000` keeps its six places. Cached: prices and sizes repeat, and this is on the hot path.
+    """
+    if _PLAIN.fullmatch(text) and len(text) <= _SENSIBLE:
+        return text
+    try:
+        value = Decimal(text.strip())
+    except InvalidOperation:
+        value = Decimal("NaN")
+    if not value.is_finite() or not text.isascii() or "_" in text or abs(value.adjusted()) > _SENSIBLE or len(text) > _SENSIBLE:
+        raise ValueError(f"{text[:80]!r} is no decimal number")
+    return plain(value)
+
+
+def plain(value: Decimal) -> str:
+    """A finite Decimal -> its digits without exponent: what stands on the wire."""
+    return format(value, "f")

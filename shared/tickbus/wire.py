@@ -1,0 +1,84 @@
+"""Bytes on the bus <-> messages. Pure. docs/wire-format.md is the same in prose, with examples in hex.
+
+Stream entries carry one field, whose name says the type: t Trade, q Quote, g Gap, b Bar, s Signal, d Bell.
+"""
+
+from typing import Any
+
+import msgspec
+
+from tickbus.errors import WireError
+from tickbus.messages import Bar, Gap, Message, Quote, Signal, Trade
+
+encode = msgspec.msgpack.Encoder().encode
+"""A message -> its MessagePack array."""
+
+
+class Bell(msgspec.Struct, array_like=True, frozen=True, gc=False):
+    """One ring of a shard's doorbell: what has news since the writer's ring before, and the bus clock."""
+
+    writer: str
+    """Feed or service, `#`, and the epoch under which it writes: `binance#3`."""
+    counter: int
+    """The writer's own count of its rings on this shard, dense: a jump means that a ring was missed."""
+    bus_ms: int
+    """Bus time: every entry that this writer will add later has at least this time in its ID."""
+    feed_up: bool | None
+    """Whether the upstream connection delivers; None from a writer that is no gateway."""
+    streams: list[str]
+    """Names of the streams with news, possibly none."""
+
+
+class Hole(msgspec.Struct, array_like=True, gc=False):
+    """A range of vendor ids that was told as missing, inclusive."""
+
+    first: int
+    last: int
+
+
+class Head(msgspec.Struct, array_like=True):
+    """What `last` holds for a stream: enough to go on after a restart, and for anybody to see the newest value."""
+
+    id: str
+    """ID of the newest entry; its counter is the number of entries ever written."""
+    vendor_id: int | None
+    """Highest contiguous vendor id seen; None where the vendor has none."""
+    ts_recv: int
+    tick: msgspec.Raw
+    """The newest Trade, Quote, Bar or Signal as its array; nil before the first."""
+    ts_event: int = 0
+    """Newest ts_event of the stream."""
+    holes: list[Hole] = []
+    """Told and not yet repaired, the newest 64."""
+    gaps: dict[str, int] = {}
+    """Gap messages with repaired = false in this stream ever, by kind."""
+    repaired: int = 0
+    """Gap messages with repaired = true."""
+    missing: int = 0
+    """Ticks that these Gaps count as missing, less the repaired ones."""
+
+
+NIL = msgspec.Raw(b"\xc0")
+
+_TYPES: dict[bytes, type[Any]] = {b"t": Trade, b"q": Quote, b"g": Gap, b"b": Bar, b"s": Signal}
+FIELDS: dict[type[Any], bytes] = {kind: field for field, kind in _TYPES.items()}
+"""Message type -> the name of its field in a stream entry."""
+DECODE = {field: msgspec.msgpack.Decoder(kind).decode for field, kind in _TYPES.items()}
+"""Name of the field -> decoder. On the hot path; it raises msgspec's errors. `decode` is the polite way."""
+
+TICK_FIELD = {"trade": b"t", "quote": b"q", "bar": b"b", "signal": b"s"}
+"""Kind of stream -> the field of its ticks; Gaps are `g` in each."""
+
+decode_head = msgspec.msgpack.Decoder(Head).decode
+decode_bell = msgspec.msgpack.Decoder(Bell).decode
+
+
+def decode(field: bytes, payload: bytes) -> Message:
+    """One field of a stream entry -> its message. WireError if it is none."""
+    try:
+        message: Message = DECODE[field](payload)
+    except KeyError:
+        raise WireError(f"unknown field {field!r}: written by a newer version? upgrade this reader") from None
+    except msgspec.MsgspecError as error:
+        raise WireError(f"field {field!r} is no {_TYPES[field].__name__}: {error}") from None
+    return message
