@@ -33,7 +33,9 @@ _AHEAD = 5 * MINUTE
 class Gateway:
     """Holds the parts together: `open`, `run`, `close`."""
 
-    def __init__(self, link_url: str, keys: Keys, name: str, clock: BusClock, lease: Lease, publisher: Publisher, retention: Retention, interval: Duration) -> None:
+    def __init__(
+        self, link_url: str, keys: Keys, name: str, clock: BusClock, lease: Lease, publisher: Publisher, retention: Retention, interval: Duration
+    ) -> None:
         self._url = link_url
         self._keys = keys
         self.name = name
@@ -68,6 +70,9 @@ class Gateway:
                 "set the clock of the Redis machine, or use another --name or --prefix"
             )
         self.clock.not_before(sequencer.floor_ms * MILLISECOND)
+        await link.ask("HSET", self._keys.meta, f"retention:{self.name}", f"{self._retention.age // MILLISECOND},{self._retention.entries}")
+        for state in streams:
+            state.begin(self.publisher.epoch)
         fresh = Transaction(self.clock.now_ms(), False)
         fresh.heads = {state: state.first_head(self.clock.now_ns()) for state in streams if state.name not in heads}
         await self.publisher.commit(fresh)
@@ -180,7 +185,6 @@ class Gateway:
                 self.stream_bytes = swept.bytes
             except (RedisError, ReplyError) as error:
                 log.debug("retention sweep: %s", error)
-
 
 
 def _ticks_before_gaps(entries: Iterable[Entry], wanted: "set[StreamState]") -> dict[StreamState, bytes]:

@@ -20,9 +20,13 @@ class Options(ServiceOptions, frozen=True, kw_only=True):
     session: Annotated[str | None, Option("when ticks are expected, like 'mon-fri 09:30-16:00 America/New_York'; default always")] = None
     future_tolerance: Annotated[Duration, Option("ts_event further than this ahead of the clock is flagged")] = Duration(5 * SECOND)
     max_frame: Annotated[Size, Option("longer frames are rejected", least=1024)] = Size(4 << 20)
-    backlog_bytes: Annotated[Size, Option("memory for ticks that Redis has not taken yet; past it they become a Gap", least=1 << 16)] = Size(256 << 20)
+    backlog_bytes: Annotated[Size, Option("memory for ticks that Redis has not taken yet; past it they become a Gap", least=1 << 16)] = Size(
+        256 << 20
+    )
     max_connection_age: Annotated[Duration | None, Option("replace the upstream connection at this age; default the vendor's rule")] = None
-    lease_ttl: Annotated[Duration, Option("a gateway that has not renewed its lease for this long may be replaced", least=SECOND // 10)] = Duration(3 * SECOND)
+    lease_ttl: Annotated[Duration, Option("a gateway that has not renewed its lease for this long may be replaced", least=SECOND // 10)] = Duration(
+        3 * SECOND
+    )
     retention: Annotated[Duration, Option("age at which entries leave the streams")] = Duration(24 * HOUR)
     retention_entries: Annotated[int, Option("most entries per stream", least=1)] = 1_000_000
     retention_bytes: Annotated[Size, Option("memory in Redis for all streams of this feed; 0 = no bound")] = Size(0)

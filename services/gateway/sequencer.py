@@ -32,13 +32,16 @@ _REPEATS = 64
 _HOLES = 64
 """Told holes that are remembered per stream, the newest."""
 
+_EPOCHS = 16
+
 SOURCE = "gateway"
+
 
 class StreamState(StreamWriter):
     """One stream's side of the sequencer."""
 
     __slots__ = (
-        "acked", "dropped", "field", "first_seen", "gaps", "holes", "kind", "last_event", "last_id", "last_recv", "missing", "outage",
+        "acked", "dropped", "epochs", "field", "first_seen", "gaps", "holes", "kind", "last_event", "last_id", "last_recv", "missing", "outage",
         "repaired", "seq", "sequenced", "symbol", "tick", "ticked",
     )  # fmt: skip
 
@@ -63,6 +66,7 @@ class StreamState(StreamWriter):
         self.dropped: tuple[int, int, int] | None = None
         """Ticks that found no room and are not told yet: count, first and last ts_event."""
         self.ticked = False
+        self.epochs: list[tuple[int, int]] = []
         self.acked = 0
         """Counter of the newest entry that Redis has acknowledged."""
         self.tick: bytes = bytes(NIL)
@@ -76,6 +80,7 @@ class StreamState(StreamWriter):
         self.first_seen = max(0, self.last_id - _WINDOW)
         self.last_event, self.last_recv = head.ts_event, head.ts_recv
         self.holes, self.gaps, self.repaired, self.missing = list(head.holes), dict(head.gaps), head.repaired, head.missing
+        self.epochs = list(head.epochs)
         self.tick = bytes(head.tick)
         self.ticked = self.tick != bytes(NIL)
         self.outage = GapKind.DISCONNECT
@@ -86,12 +91,16 @@ class StreamState(StreamWriter):
         ms, seq, vendor_id, recv = entry[1], entry[2], entry[5], entry[6]
         return Head(
             f"{ms}-{seq}", None if vendor_id < 0 else vendor_id, recv, msgspec.Raw(tick), self.last_event,
-            self.holes, self.gaps, self.repaired, self.missing,
+            self.holes, self.gaps, self.repaired, self.missing, self.epochs,
         )  # fmt: skip
+
+    def begin(self, epoch: int) -> None:
+        """From here on `epoch` writes."""
+        self.epochs = [*self.epochs, (epoch, self.seq + 1)][-_EPOCHS:]
 
     def first_head(self, recv: int) -> Head:
         """The head of a stream that is subscribed and has no entry yet."""
-        return Head("0-0", None, recv, NIL)
+        return Head("0-0", None, recv, NIL, epochs=self.epochs)
 
 
 class Sequencer:
@@ -245,9 +254,7 @@ class Sequencer:
             if not state.sequenced:
                 self._gap(state, GapKind.REJECTED, self.event_time(since), self.event_time(recv), recv)
 
-    def _hole(
-        self, state: StreamState, first: int, last: int, kind: GapKind, from_ts: int, tick: Trade | Quote | None, recv: int = 0
-    ) -> None:
+    def _hole(self, state: StreamState, first: int, last: int, kind: GapKind, from_ts: int, tick: Trade | Quote | None, recv: int = 0) -> None:
         state.holes = [*state.holes, Hole(first, last)][-_HOLES:]
         to_ts = tick.ts_event if tick is not None else from_ts
         self._gap(state, kind, from_ts, max(from_ts, to_ts), tick.ts_recv if tick is not None else recv, first, last)

@@ -274,5 +274,3 @@ class WebSocket(asyncio.Protocol):
         if not self._opened.done():
             self._opened.set_exception(ConnectionResetError(why))
             self._opened.exception()  # marked as seen: `open` may have been cancelled
-
-

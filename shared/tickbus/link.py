@@ -12,9 +12,9 @@ from typing import Any, cast
 
 import hiredis
 import redis.asyncio as redis_py
+from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import AuthenticationError, AuthorizationError, ConnectionError, RedisError, TimeoutError
-from redis.asyncio.retry import Retry
 
 from tickbus.clock import BusClock, monotonic_ns
 from tickbus.errors import ConfigError, RedisAway, RedisUnfit
@@ -176,12 +176,16 @@ async def open_checked(url: str) -> Link:
     elif info.get("role") == "slave":
         problem = "is a replica; name the master"
     elif (policy := info.get("maxmemory_policy", "noeviction")) != "noeviction":
-        problem = f"has maxmemory-policy {policy}, which deletes ticks when memory is short; mend it with: redis-cli CONFIG SET maxmemory-policy noeviction"
+        problem = (
+            f"has maxmemory-policy {policy}, which deletes ticks when memory is short; mend it with: redis-cli CONFIG SET maxmemory-policy noeviction"
+        )
     if problem:
         link.close()
         raise RedisUnfit(f"Redis at {redact(url)} {problem}")
     if info.get("aof_enabled") == "0":
-        log.warning("Redis at %s keeps no append-only file: a restart of it loses the bus; mend it with: redis-cli CONFIG SET appendonly yes", redact(url))
+        log.warning(
+            "Redis at %s keeps no append-only file: a restart of it loses the bus; mend it with: redis-cli CONFIG SET appendonly yes", redact(url)
+        )
     return link
 
 

@@ -69,12 +69,17 @@ class _Declared:
     default: object
 
     @property
+    def key(self) -> str:
+        """The field's name, less the underscore at the end of one that is a Python keyword."""
+        return self.name.rstrip("_")
+
+    @property
     def flag(self) -> str:
-        return "--" + self.name.replace("_", "-")
+        return "--" + self.key.replace("_", "-")
 
     @property
     def variable(self) -> str:
-        return "TICKBUS_" + self.name.upper()
+        return "TICKBUS_" + self.key.upper()
 
     def parse(self, value: object, where: str) -> object:
         """A text (or a TOML value) -> the field's value."""
@@ -83,7 +88,9 @@ class _Declared:
             if isinstance(parsed, int) and not isinstance(parsed, bool):
                 low, high = self.option.least, self.option.most
                 if (low is not None and parsed < low) or (high is not None and parsed > high):
-                    raise ValueError(f"{parsed} is out of range; use {'any number' if low is None else low} to {'any number' if high is None else high}")
+                    raise ValueError(
+                        f"{parsed} is out of range; use {'any number' if low is None else low} to {'any number' if high is None else high}"
+                    )
             return parsed
         except ValueError as error:
             raise ConfigError(f"{where}: {error}") from None
@@ -194,11 +201,11 @@ def load(
     from_file = _read_toml(Path(path), part, fields, tables or {part: options}) if path else {}
     values: dict[str, object] = {}
     for field in fields:
-        sources = [(f"{field.flag}", given.get(field.name), given.get(field.name + "_file"))]
+        sources = [(f"{field.flag}", given.get(field.key), given.get(field.key + "_file"))]
         if field.name in {name for name, _, _ in positionals}:
             sources = [(field.name.upper(), given.get(field.name) or None, None)]
         sources.append((field.variable, environ.get(field.variable) or None, environ.get(field.variable + "_FILE") or None))
-        sources.append((f"{path}: {field.name}", from_file.get(field.name), from_file.get(field.name + "_file")))
+        sources.append((f"{path}: {field.key}", from_file.get(field.key), from_file.get(field.key + "_file")))
         for where, value, file in sources:
             if file is not None and field.option.secret:
                 if value is not None:
@@ -255,13 +262,13 @@ def _read_toml(path: Path, part: str, fields: list[_Declared], tables: Mapping[s
         raise ConfigError(f"--config {path}: {error.strerror}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} is no TOML file: {error}") from None
-    common = {field.name for field in declared(ServiceOptions)}
+    common = {field.key for field in declared(ServiceOptions)}
     values: dict[str, object] = {}
     for key, value in content.items():
         if isinstance(value, dict):
             if key not in tables:
                 raise ConfigError(f"{path}: unknown table [{key}]{_near(key, tables)}")
-            names = {field.name for field in declared(tables[key])} | {field.name + "_file" for field in declared(tables[key]) if field.option.secret}
+            names = {field.key for field in declared(tables[key])} | {field.key + "_file" for field in declared(tables[key]) if field.option.secret}
             for name in value:
                 if name.replace("-", "_") not in names:
                     raise ConfigError(f"{path}: unknown key {name!r} in [{key}]{_near(name, names)}")

@@ -49,9 +49,7 @@ class Transaction:
 class Publisher:
     """Writes for one owner, a feed or a service, on a connection of its own."""
 
-    def __init__(
-        self, connect: Callable[[], Awaitable[Link]], keys: Keys, owner: str, clock: BusClock, shards: Iterable[int] | None = None
-    ) -> None:
+    def __init__(self, connect: Callable[[], Awaitable[Link]], keys: Keys, owner: str, clock: BusClock, shards: Iterable[int] | None = None) -> None:
         self._connect = connect
         self._keys = keys
         self._owner = owner
@@ -164,7 +162,9 @@ class Publisher:
         found = await link.ask_all([("XRANGE", entry[0].key, id, id) for entry in stored for id in [f"{entry[1]}-{entry[2]}"]])
         for entry, rows in zip(stored, found, strict=True):
             if not rows:
-                raise Fenced(f"{entry[0].name}: entry {entry[1]}-{entry[2]} is not stored, yet newer ones are; another program has written to this stream")
+                raise Fenced(
+                    f"{entry[0].name}: entry {entry[1]}-{entry[2]} is not stored, yet newer ones are; another program has written to this stream"
+                )
         return [entry for entry in entries if (entry[1], entry[2]) > last[entry[0]]]
 
     async def _connected(self) -> Link:

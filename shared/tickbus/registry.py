@@ -22,9 +22,13 @@ async def check_meta(link: Link, keys: Keys) -> None:
         ]
     )
     if int(shards) != keys.shards:
-        raise ConfigError(f"the bus {keys.prefix!r} has {int(shards)} shards, this process is configured for {keys.shards}; use --shards {int(shards)}")
+        raise ConfigError(
+            f"the bus {keys.prefix!r} has {int(shards)} shards, this process is configured for {keys.shards}; use --shards {int(shards)}"
+        )
     if schema.decode() != SCHEMA:
-        raise ConfigError(f"the bus {keys.prefix!r} has schema {schema.decode()}, this version of tickbus writes {SCHEMA}; use another --prefix or version")
+        raise ConfigError(
+            f"the bus {keys.prefix!r} has schema {schema.decode()}, this version of tickbus writes {SCHEMA}; use another --prefix or version"
+        )
 
 
 async def read_meta(link: Link, prefix: str) -> int | None:

@@ -78,5 +78,3 @@ async def _oldest_ms(link: Link, keys: Sequence[bytes]) -> int | None:
                 ms = int(rows[0][0].partition(b"-")[0])
                 oldest = ms if oldest is None else min(oldest, ms)
     return oldest
-
-

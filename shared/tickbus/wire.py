@@ -56,6 +56,8 @@ class Head(msgspec.Struct, array_like=True):
     """Gap messages with repaired = true."""
     missing: int = 0
     """Ticks that these Gaps count as missing, less the repaired ones."""
+    epochs: list[tuple[int, int]] = []
+    """(epoch, counter of its first entry) of the newest 16 writers of the stream, ascending: who wrote which entry."""
 
 
 NIL = msgspec.Raw(b"\xc0")

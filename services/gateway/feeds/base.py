@@ -94,7 +94,9 @@ class Mapper(ABC):
         """Go on where the mapper of the connection before this one ended, its newest quotes included."""
         self.tops = {**previous.tops, **self.tops}
 
-    def reject(self, reason: str, detail: object, *, kind: str | None = None, symbol: str | None = None, vendor_id: int = NO_ID, lost: bool = True) -> None:
+    def reject(
+        self, reason: str, detail: object, *, kind: str | None = None, symbol: str | None = None, vendor_id: int = NO_ID, lost: bool = True
+    ) -> None:
         self.notices.append(Rejected(reason, str(detail)[:200], kind, symbol, vendor_id, lost))
 
     def flags(self, ts_event: int, recv: int) -> int:

@@ -105,9 +105,7 @@ def _frame_decoder(names: dict[str, str]) -> Callable[[bytes], Any]:
     """A typed decoder for the vendor's field names; unknown fields are skipped, wanted ones kept as raw JSON."""
 
     def struct(name: str, *fields: str) -> Any:
-        return msgspec.defstruct(
-            name, [(ours, msgspec.Raw, msgspec.field(name=names[ours], default=msgspec.Raw())) for ours in fields], gc=False
-        )
+        return msgspec.defstruct(name, [(ours, msgspec.Raw, msgspec.field(name=names[ours], default=msgspec.Raw())) for ours in fields], gc=False)
 
     trade = struct("JsonTrade", "symbol", "price", "volume", "time", "side", "id")
     quote = struct("JsonQuote", "symbol", "bid", "bid_size", "ask", "ask_size", "time")
@@ -156,6 +154,3 @@ class Json(Feed):
 
     def mapper(self, tolerance: Duration) -> JsonMapper:
         return JsonMapper(self.setup.symbols, tolerance, self._names)
-
-
-

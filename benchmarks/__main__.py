@@ -1,0 +1,110 @@
+"""`make bench`: the whole suite in one run. Prints medians and ratios; docs/benchmarks.md says how to read them."""
+
+import argparse
+import importlib
+import io
+import json
+import os
+import platform
+import signal
+import sys
+import tempfile
+from collections.abc import Sequence
+from contextlib import redirect_stdout
+from pathlib import Path
+
+from benchmarks import frames, gateway, latency, profile, reader
+from benchmarks.figures import Part, table
+from benchmarks.processes import BenchmarkError, open_lab
+from benchmarks.publishers import cryptofeed_python
+
+PARTS = ("gateway", "reader", "bars", "latency")
+
+
+def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="benchmarks", description=__doc__)
+    parser.add_argument("parts", nargs="*", metavar="PART", help=f"out of {', '.join(PARTS)}; default all")
+    parser.add_argument("--quick", action="store_true", help="small sizes and two rounds: minutes become seconds, and the figures rough")
+    parser.add_argument("--rounds", type=int, help="interleaved rounds of each comparison (default 3)")
+    parser.add_argument("--frames", type=int, help="frames of a gateway run, ticks of a reader run (default 1,000,000)")
+    parser.add_argument("--symbols", type=int, default=100, help="symbols of these, at most 199 (default 100)")
+    parser.add_argument("--seconds", type=float, help="length of one latency run (default 5)")
+    parser.add_argument("--rates", help="latency: ticks a second (default 2000,20000)")
+    parser.add_argument("--counts", help="latency: numbers of symbols (default 10,1000,10000)")
+    parser.add_argument("--cryptofeed-python", type=Path, help="a Python with cryptofeed[redis] 2.4 (default: .bench/cryptofeed, made on first use)")
+    parser.add_argument("--no-cryptofeed", action="store_true", help="leave this peer out")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write all samples there")
+    parser.add_argument("--profile", action="store_true", help="gateway only: one run under a profiler, and where the time went")
+    options = parser.parse_args(argv)
+    unknown = set(options.parts) - set(PARTS)
+    if unknown:
+        parser.error(f"no such part: {', '.join(sorted(unknown))}; there are {', '.join(PARTS)}")
+    if not 0 < options.symbols < 200:
+        parser.error("--symbols: 1 to 199; cryptofeed opens a second connection from 200 on")
+    options.parts = options.parts or list(PARTS)
+    small = options.quick
+    options.rounds = options.rounds or (2 if small else 3)
+    options.frames = options.frames or (50_000 if small else 1_000_000)
+    options.seconds = options.seconds or (2.0 if small else 5.0)
+    options.rates = [int(text) for text in (options.rates or "2000,20000").split(",")]
+    options.counts = [int(text) for text in (options.counts or ("10,1000" if small else "10,1000,10000")).split(",")]
+    return options
+
+
+def bars(options: argparse.Namespace) -> Part:
+    """Part `bars` is a program of its own; its lines are taken over as they are."""
+    part = Part("bars", "bar builder against nautilus_trader's TimeBarAggregator; `python -m benchmarks.bars --help`")
+    said = io.StringIO()
+    with redirect_stdout(said):
+        importlib.import_module("benchmarks.bars").main(["--quick"] if options.quick else [])
+    part.notes += [line for line in said.getvalue().splitlines() if line.strip()]
+    return part
+
+
+def run(options: argparse.Namespace) -> list[Part]:
+    done: list[Part] = []
+    # on disk, not in memory: the frames of a full run are 180 MB
+    with tempfile.TemporaryDirectory(prefix="tickbus-bench-", ignore_cleanup_errors=True) as name:
+        folder = Path(name)
+        names = frames.symbols(options.symbols)
+        file = frames.render(folder / "frames", names, options.frames) if {"gateway", "reader"} & set(options.parts) else None
+        with open_lab(folder) as lab:
+            if options.profile and file is not None:
+                print(profile.gateway(file, lab))
+                return []
+            for part in options.parts:
+                load = os.getloadavg()[0]
+                print(f"{part} ...", file=sys.stderr, flush=True)
+                if part == "gateway" and file is not None:
+                    peer = None if options.no_cryptofeed else cryptofeed_python(options.cryptofeed_python)
+                    done.append(gateway.measure(file, lab, options.rounds, peer))
+                elif part == "reader" and file is not None:
+                    done.append(reader.measure(file, lab, options.rounds))
+                elif part == "latency":
+                    done.append(latency.measure(lab, options.rounds, options.rates, options.counts, options.seconds))
+                else:
+                    done.append(bars(options))
+                done[-1].notes.append(f"load average {load:.1f} before, {os.getloadavg()[0]:.1f} after, on {os.cpu_count()} cores")
+                print(table(done[-1:]), file=sys.stderr, flush=True)
+    return done
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    options = arguments(argv)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that everything is cleaned up on the way out
+    try:
+        parts = run(options)
+    except BenchmarkError as error:
+        print(f"benchmarks: {error}", file=sys.stderr)
+        return 1
+    if parts:
+        print(f"medians (lowest .. highest of {options.rounds} rounds), Python {platform.python_version()}, {platform.machine()}\n")
+        print(table(parts))
+    if options.json:
+        machine = {"python": platform.python_version(), "platform": platform.platform(), "cores": os.cpu_count()}
+        options.json.write_text(json.dumps({"machine": machine, "parts": [part.as_json() for part in parts]}, indent=2))
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

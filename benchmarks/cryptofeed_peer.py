@@ -1,0 +1,71 @@
+"""cryptofeed's Binance feed with its own TradeStream backend, pointed at the benchmark's upstream. Runs in cryptofeed's venv.
+
+    python cryptofeed_peer.py WS_URL REDIS_HOST REDIS_PORT SYMBOL,SYMBOL,...
+
+Changed are only: the address, the symbol table (else fetched over REST), and the names `trade` and `t` in place of
+`aggTrade` and `a`, so that it reads the very same frames; the work done for a tick is cryptofeed's own, line for line.
+uvloop is on, as cryptofeed has it by default.
+"""
+
+import asyncio
+import sys
+from decimal import Decimal
+
+from cryptofeed import FeedHandler  # type: ignore[import-not-found]
+from cryptofeed.backends.redis import TradeStream  # type: ignore[import-not-found]
+from cryptofeed.connection import WebsocketEndpoint  # type: ignore[import-not-found]
+from cryptofeed.defines import BUY, SELL, TRADES  # type: ignore[import-not-found]
+from cryptofeed.exchanges import Binance  # type: ignore[import-not-found]
+from cryptofeed.symbols import Symbols  # type: ignore[import-not-found]
+from cryptofeed.types import Trade  # type: ignore[import-not-found]
+from yapic import json  # type: ignore[import-not-found]
+
+
+class LocalBinance(Binance):  # type: ignore[misc]
+    websocket_channels = {**Binance.websocket_channels, TRADES: "trade"}
+
+    def connect(self):  # type: ignore[no-untyped-def]
+        connections = super().connect()
+        for connection, *_ in connections:
+            connection.address = connection.address.replace("wss://", "ws://")  # the class refuses any other scheme at first
+        return connections
+
+    async def _trade(self, msg, timestamp):  # type: ignore[no-untyped-def]
+        t = Trade(
+            self.id,
+            self.exchange_symbol_to_std_symbol(msg["s"]),
+            SELL if msg["m"] else BUY,
+            Decimal(msg["q"]),
+            Decimal(msg["p"]),
+            self.timestamp_normalize(msg["T"]),
+            id=str(msg["t"]),
+            raw=msg,
+        )
+        await self.callback(TRADES, t, timestamp)
+
+    async def message_handler(self, msg, conn, timestamp):  # type: ignore[no-untyped-def]
+        msg = json.loads(msg, parse_float=Decimal)
+        pair, _ = msg["stream"].split("@", 1)
+        msg = msg["data"]
+        pair = pair.upper()
+        if "e" in msg:
+            if msg["e"] == "depthUpdate":
+                await self._book(msg, pair, timestamp)
+            elif msg["e"] == "trade":
+                await self._trade(msg, timestamp)  # type: ignore[no-untyped-call]
+
+
+def main() -> None:
+    url, host, port, names = sys.argv[1:]
+    symbols = names.split(",")
+    Symbols.set(Binance.id, {name: name.replace("-", "") for name in symbols}, {})
+    LocalBinance.websocket_endpoints = [WebsocketEndpoint(url.replace("ws://", "wss://"))]
+    handler = FeedHandler(config={"log": {"disabled": False, "filename": "/dev/stderr", "level": "WARNING"}, "uvloop": True})
+    # uvloop >= 0.22 makes no loop by itself any more, and cryptofeed counts on it
+    asyncio.set_event_loop(asyncio.new_event_loop())
+    handler.add_feed(LocalBinance(channels=[TRADES], symbols=symbols, callbacks={TRADES: TradeStream(host=host, port=int(port))}))
+    handler.run()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,286 @@
+"""All bars of one trade stream. Pure: entries and bus time go in, bars come out.
+
+The rules
+- A time bar holds the trades with start <= ts_event < end; a count bar holds trades in stream order until one fills it.
+  First and last are by stream order everywhere.
+- The watermark is the newest ts_event of the stream plus the bus time that passed since the entry that brought it. (Trades
+  flagged FUTURE_TIME bring none; those that move no bar do.) A time bar closes at the first whole ms of bus time at which the
+  watermark has reached end + grace, after all entries of that ms: a trade of that very ms is in, a trade of a later ms finds
+  the bar closed, whether `clock` was called in between or not. What is closed stays closed, also when the watermark falls
+  because a belated trade sets it anew.
+- So bars, revisions, their order and their causes follow from the entries alone: not from how often `clock` is called, nor
+  from where the builder was stopped and started again with its state.
+- A late trade of a closed bar makes a revision while the watermark is below end + grace + horizon; so does one of an
+  interval that had no bar and should be closed by now (its first bar, revision 0). From then on it is too late. A trade
+  newer than all before it is the watermark, however long the bus was quiet: it is never too late, so that a tape replayed
+  slowly, or a feed that stalls and then delivers, ends in the same bars. Count bars know no lateness.
+- A Gap marks the bars that it overlaps, [from_ts, to_ts] with [start, end): open, closed or yet to come, and the count bar that
+  is open or comes next. A closed bar is in its reach until the newest ts_event, without the bus time passed, is beyond the
+  horizon: the Gap of a long outage comes long after the clock closed the bar in which the outage began. A repaired Gap adds
+  `repaired`; `has_gap` stays, for nobody can prove that this was all that the hole held.
+- `partial`: the bars that start no later than the first trade read, unless the stream was read from its very first entry.
+
+How it is fast: trades in a row that fall into the same open bar of every spec are one run, tallied once, in `apply_many`; the
+tally is merged into the bars when anything else happens. So a further spec costs per bar, not per trade.
+"""
+
+from collections.abc import Iterable, Sequence
+from math import inf
+from typing import NamedTuple
+
+from services.bars.cells import HAS_GAP, REPAIRED, Cell
+from services.bars.count_bars import CountBars
+from services.bars.digits import Finer, scaled
+from services.bars.specs import Spec
+from services.bars.state import VERSION, StreamState, dump, load
+from services.bars.tally import Tally
+from services.bars.time_bars import ALWAYS, NEVER, TimeBars
+from tickbus.messages import Bar, Flag, Gap, Side, Trade
+from tickbus.names import StreamId
+from tickbus.units import MILLISECOND
+
+_CANCELLED, _OFF_BOOK, _FUTURE = int(Flag.CANCELLED), int(Flag.OFF_BOOK), int(Flag.FUTURE_TIME)
+_APART = _CANCELLED | _OFF_BOOK | _FUTURE
+_BUY, _SELL = Side.BUY, Side.SELL
+
+
+class Emitted(NamedTuple):
+    cause_ms: int
+    """Bus time of what made it: the entry, or the instant at which it closed. Never falls from one emitted bar to the next."""
+    bar: Bar
+
+
+class StreamBars:
+    """`grace` and `horizon` in ns; `state` as from `state()`, of any set of specs: one that is not in it starts without history.
+
+    Entries come in stream order, none twice. What they emit comes in order of cause; of one instant: closings by end, then
+    by spec, then what a trade or Gap revises, then the count bars that it fills, in the order of the specs.
+    """
+
+    def __init__(self, symbol: str, specs: Sequence[Spec], grace: int, horizon: int, state: bytes | None = None) -> None:
+        old = load(state) if state is not None else StreamState(VERSION, NEVER, 0, 0, 0, {}, {})
+        self.counters = {"too_late": 0, "off_book": 0, "zero": 0, "cancelled": 0}
+        """Trades that moved no bar, by reason, since this object was made; too late counts if it was so for any spec."""
+        self._grace, self._keep = grace, grace + horizon
+        self._time = [TimeBars(symbol, spec, old.time.get(spec.text)) for spec in specs if spec.measure == "time"]
+        self._counts = [CountBars(symbol, spec, old.counts.get(spec.text)) for spec in specs if spec.measure != "time"]
+        self._began = all(bars.began for bars in self._counts) and all(bars.partial_until is not None for bars in self._time)
+        self._newest, self._newest_at = old.newest, old.newest_at
+        """Newest ts_event, and the bus time in ms of the entry that brought it."""
+        self._prices, self._sizes = scaled(old.price_scale), scaled(old.size_scale)
+        self._due = self._next_due()
+        """The watermark at which the next time bar closes."""
+        self._run: Tally | None = None
+        """Trades since the bars were last brought up to date; they belong to `_cells` and to every count bar."""
+        self._cells: list[Cell] = []
+        self._start = self._end = 0
+        """A trade with ts_event in [_start, _end) goes on with the run."""
+        self._room: tuple[float, float, float] = (inf, inf, inf)
+        """Trades, volume and value of a run that fill a count bar."""
+
+    @property
+    def open_bars(self) -> int:
+        return sum(len(bars.open) for bars in self._time) + sum(bars.open for bars in self._counts)
+
+    @property
+    def closes_at_ms(self) -> int | None:
+        """Bus time at which the next time bar closes if nothing else comes; a `clock` beyond it emits the bar."""
+        return None if self._due == ALWAYS else self._closing(self._due)
+
+    def apply(self, id: StreamId, message: Trade | Gap) -> list[Emitted]:
+        """The next entry of the stream. WireError if its numbers are none."""
+        return self.apply_many(((id, message),))
+
+    def apply_many(self, entries: Iterable[tuple[StreamId, Trade | Gap]]) -> list[Emitted]:
+        """The next entries of the stream, one after the other; written for speed, the meaning is in `_trade`."""
+        emitted: list[Emitted] = []
+        for id, message in entries:
+            ms = id[0]
+            if self._newest + (ms - 1 - self._newest_at) * MILLISECOND >= self._due:
+                self._close(ms, emitted)
+            if type(message) is Gap:
+                self._gap(id, message, emitted)
+                continue
+            run, ts, text = self._run, message.ts_event, message.price_text  # type: ignore[union-attr]  # no Gap
+            if run is None or ts < self._start or ts >= self._end or message.flags & _APART:  # type: ignore[union-attr]
+                self._trade(id, message, emitted)  # type: ignore[arg-type]
+                continue
+            try:
+                price, size = self._prices[text], self._sizes[message.size_text]  # type: ignore[union-attr]
+            except Finer:
+                price = size = 0
+            if not price or not size:
+                self._trade(id, message, emitted)  # type: ignore[arg-type]
+                continue
+            run.trades += 1
+            run.volume += size
+            run.value += price * size
+            if price > run.highest:
+                run.highest, run.high = price, text
+            elif price < run.lowest:
+                run.lowest, run.low = price, text
+            run.close = text
+            side = message.side  # type: ignore[union-attr]
+            if side is _BUY:
+                run.buys += size
+            elif side is _SELL:
+                run.sells += size
+            if ts > self._newest:
+                self._newest, self._newest_at = ts, ms
+            if self._counts:
+                run.last_ts = ts
+                trades, volume, value = self._room
+                if run.trades >= trades or run.volume >= volume or run.value >= value:
+                    self._fill(ms, emitted)
+        return emitted
+
+    def clock(self, bus_ms: int) -> list[Emitted]:
+        """Bus time: every entry of this stream with id.ms < bus_ms has been applied, and none will come."""
+        emitted: list[Emitted] = []
+        self._close(bus_ms, emitted)
+        return emitted
+
+    def state(self) -> bytes:
+        """All that is needed to go on after the last entry applied."""
+        self._end_run()
+        self._forget()
+        return dump(
+            StreamState(
+                VERSION,
+                self._newest,
+                self._newest_at,
+                self._prices.scale,
+                self._sizes.scale,
+                {bars.spec: bars.state() for bars in self._time},
+                {bars.spec: bars.state() for bars in self._counts},
+            )
+        )
+
+    def _trade(self, id: StreamId, trade: Trade, emitted: list[Emitted]) -> None:
+        """Any trade that does not simply go on with the run."""
+        self._end_run()
+        self._begin(id)
+        flags, ts = trade.flags, trade.ts_event
+        watermark = self._watermark(id.ms)
+        if not flags & _FUTURE:
+            for bars in self._time:
+                if bars.partial_until == ALWAYS:
+                    bars.partial_until = ts
+            if ts > self._newest:
+                watermark, self._newest, self._newest_at = ts, ts, id.ms
+        if flags & _CANCELLED:
+            self.counters["cancelled"] += 1
+        elif flags & _OFF_BOOK:
+            self.counters["off_book"] += 1
+        else:
+            self._start_run(id.ms, trade, watermark, emitted)
+
+    def _start_run(self, ms: int, trade: Trade, watermark: int, emitted: list[Emitted]) -> None:
+        price, size = self._price_and_size(trade)
+        if not price or not size:
+            self.counters["zero"] += 1
+            return
+        run = self._run = Tally.of(trade, price, size, self._prices.scale, self._sizes.scale)
+        low, high, too_late = NEVER, ALWAYS, False
+        for bars in self._time:
+            start, end = bars.interval(trade.ts_event)
+            if start not in bars.closed and (start in bars.open or end + self._grace > watermark):
+                self._cells.append(bars.opened(start, end))
+                self._due = min(self._due, end + self._grace)
+                low, high = max(low, start), min(high, end)
+            elif end + self._keep > watermark:
+                emitted.append(Emitted(ms, bars.revise(start, end, run)))
+            else:
+                too_late = True
+        self.counters["too_late"] += too_late
+        if len(self._cells) == len(self._time):
+            self._start, self._end = low, high
+        if self._counts:
+            rooms = [bars.room(self._prices.scale, self._sizes.scale) for bars in self._counts]
+            trades, volume, value = self._room = (min(r[0] for r in rooms), min(r[1] for r in rooms), min(r[2] for r in rooms))
+            if trades <= 1 or size >= volume or run.value >= value:
+                self._fill(ms, emitted)
+
+    def _price_and_size(self, trade: Trade) -> tuple[int, int]:
+        """At the stream's scales, which grow here: that is why a run, all of one scale, must not be open."""
+        try:
+            price = self._prices[trade.price_text]
+        except Finer as finer:
+            self._prices = scaled(finer.places)
+            price = self._prices[trade.price_text]
+        try:
+            size = self._sizes[trade.size_text]
+        except Finer as finer:
+            self._sizes = scaled(finer.places)
+            size = self._sizes[trade.size_text]
+        return price, size
+
+    def _fill(self, ms: int, emitted: list[Emitted]) -> None:
+        self._end_run()
+        emitted += [Emitted(ms, bar) for bars in self._counts if (bar := bars.close_if_full())]
+
+    def _gap(self, id: StreamId, gap: Gap, emitted: list[Emitted]) -> None:
+        self._end_run()
+        self._begin(id)
+        quality = REPAIRED if gap.repaired else HAS_GAP
+        # two clocks may have made the range: one that is upside down still says where the hole is
+        low, high = sorted((gap.from_ts, gap.to_ts))
+        for bars in self._time:
+            emitted += [Emitted(id.ms, bar) for bar in bars.mark(low, high, quality, self._newest - self._keep)]
+        for counted in self._counts:
+            counted.mark(quality)
+
+    def _begin(self, id: StreamId) -> None:
+        """Before the first entry of a spec without history: is the stream read from its birth?"""
+        if self._began:
+            return
+        self._began = True
+        complete = id.seq == 1
+        for bars in self._time:
+            if bars.partial_until is None:
+                bars.partial_until = NEVER if complete else ALWAYS
+        for counted in self._counts:
+            if not counted.began:
+                counted.begin(complete)
+
+    def _end_run(self) -> None:
+        """Bring the bars up to date; the next trade starts a run of its own."""
+        run = self._run
+        if run is not None:
+            for cell in self._cells:
+                cell.add(run)
+            for bars in self._counts:
+                bars.add(run)
+        self._run, self._cells = None, []
+        self._start = self._end = 0
+
+    def _close(self, ms: int, emitted: list[Emitted]) -> None:
+        """Bus time has come to `ms`: close what was to be closed before it, by end; of bars that end together, by spec."""
+        watermark = self._watermark(ms)
+        if watermark < self._due or ms <= self._newest_at:
+            return
+        self._end_run()
+        due = [(cell.end, order, cell) for order, bars in enumerate(self._time) for cell in bars.close(watermark - self._grace)]
+        if len(due) > 1:
+            due.sort(key=lambda item: item[:2])
+        for end, order, cell in due:
+            bars = self._time[order]
+            emitted.append(Emitted(self._closing(end + self._grace), cell.emit(bars.symbol, bars.spec)))
+        self._due = self._next_due()
+        self._forget()
+
+    def _watermark(self, ms: int) -> int:
+        """At the end of the ms before `ms`; of the entries so far, if some were of this ms."""
+        return self._newest + max(0, ms - 1 - self._newest_at) * MILLISECOND
+
+    def _closing(self, watermark: int) -> int:
+        """The first ms, from the newest entry on, at which the watermark is there."""
+        return self._newest_at + max(0, -((self._newest - watermark) // MILLISECOND))
+
+    def _next_due(self) -> int:
+        return min((cell.end + self._grace for bars in self._time for cell in bars.open.values()), default=ALWAYS)
+
+    def _forget(self) -> None:
+        # the watermark is never below the newest ts_event: neither a late trade nor a Gap can reach beyond this
+        for bars in self._time:
+            bars.forget(self._newest - self._keep)

@@ -1,0 +1,70 @@
+"""Exact decimals as scaled integers: `61837.63` at scale 2 is 6183763. Pure.
+
+Integers add and multiply faster than Decimals, have any number of digits, and cannot round in silence: the one division is
+`half_even`. A scale is a number of places after the point.
+"""
+
+from functools import cache
+
+from tickbus.errors import WireError
+
+PLACES = 18
+"""What is derived (value, vwap) is rounded to this many places."""
+
+_REMEMBERED = 1 << 16
+
+
+class Finer(Exception):
+    """A number has more places than the scale; `places` says how many."""
+
+    def __init__(self, places: int) -> None:
+        super().__init__(places)
+        self.places = places
+
+
+class Scaled(dict[str, int]):
+    """Text -> integer at one scale. Prices and sizes repeat, so that most are only looked up.
+
+    A text that is no plain decimal raises WireError, one with more places than the scale raises Finer.
+    """
+
+    def __init__(self, scale: int) -> None:
+        super().__init__()
+        self.scale = scale
+
+    def __missing__(self, text: str) -> int:
+        whole, _, fraction = text.partition(".")
+        if len(fraction) > self.scale:
+            raise Finer(len(fraction))
+        try:
+            value = int(whole + fraction + "0" * (self.scale - len(fraction)))
+        except ValueError:
+            raise WireError(f"{text[:80]!r} in a trade is no decimal number; whoever wrote it does not keep to docs/wire-format.md") from None
+        if len(self) >= _REMEMBERED:
+            self.clear()
+        self[text] = value
+        return value
+
+
+@cache
+def scaled(scale: int) -> Scaled:
+    """One per scale, shared by all streams: ten thousand symbols have few scales, and most of their numbers in common."""
+    return Scaled(scale)
+
+
+def to_text(number: int, scale: int) -> str:
+    """A scaled integer -> its shortest text: no exponent, no zeros at the end of the fraction."""
+    if not scale or not number:
+        return str(number)
+    digits = str(number) if number > 0 else str(-number)
+    if len(digits) <= scale:
+        digits = digits.zfill(scale + 1)
+    text = f"{digits[:-scale]}.{digits[-scale:]}".rstrip("0").rstrip(".")
+    return text if number > 0 else "-" + text
+
+
+def half_even(number: int, divisor: int) -> int:
+    """number / divisor to the nearest whole number, a tie to the even one. divisor > 0."""
+    whole, rest = divmod(number, divisor)
+    up = 2 * rest > divisor or (2 * rest == divisor and whole % 2 == 1)
+    return whole + up

@@ -1,0 +1,185 @@
+"""`tickbus bars`: trade streams in, bar streams out, bars and position in one transaction."""
+
+import asyncio
+import logging
+import time
+from collections import Counter
+from functools import partial
+from typing import Annotated
+
+import msgspec
+
+from services.bars.builder import Emitted, StreamBars
+from services.bars.specs import Spec, parse_all
+from tickbus import metrics as m
+from tickbus.bus import trimmed_gap
+from tickbus.consumer import Consumer, Output
+from tickbus.consumer_metrics import ConsumerMeters
+from tickbus.lag import LagMeter
+from tickbus.link import Link, open_checked
+from tickbus.messages import Gap, StreamKind, Trade
+from tickbus.metrics import Meters
+from tickbus.names import Keys, Stream, StreamId
+from tickbus.options import Option, ServiceOptions
+from tickbus.reader import FROM_START, Read, Round, parse_start
+from tickbus.service import Service, run
+from tickbus.units import SECOND, Duration
+from tickbus.wire import DECODE
+
+log = logging.getLogger("tickbus.bars")
+
+ABOUT = "Build bars from the trades: time bars of any length, tick, volume and value bars, exact, revised when a late trade comes."
+POSITIONALS = ()
+
+_COMMIT_SECONDS = 0.25
+"""Positions alone are committed this often; bars at once."""
+
+
+class Options(ServiceOptions, frozen=True, kw_only=True):
+    specs: Annotated[tuple[str, ...], Option("what to build: time:<n>s|m|h|d, tick:<n>, volume:<n>, value:<n>")] = ("time:1s", "time:1m")
+    feeds: Annotated[tuple[str, ...], Option("names of the feeds to read; default all")] = ()
+    grace: Annotated[Duration, Option("a time bar closes this long after its end")] = Duration(2 * SECOND)
+    horizon: Annotated[Duration, Option("a late trade revises its bar for this long after the close")] = Duration(60 * SECOND)
+    from_: Annotated[str, Option("where to begin without a committed position: start, now or a time")] = FROM_START
+    name: Annotated[str, Option("name of this service: its position, state and lease")] = "bars"
+    lease_ttl: Annotated[Duration, Option("one that has not renewed its lease for this long may be replaced")] = Duration(3 * SECOND)
+
+
+def start(options: Options) -> int:
+    return run(partial(_run, options, parse_all(options.specs), parse_start(options.from_)), options, "bars")
+
+
+async def _run(options: Options, specs: tuple[Spec, ...], begin: "str | StreamId", service: Service) -> None:
+    (await open_checked(options.redis)).close()
+    feeds = frozenset(options.feeds)
+    keys = Keys(options.prefix, options.shards)
+    wanted = partial(_wanted, feeds)
+    consumer = Consumer(options.redis, keys, options.name, wanted, options.lease_ttl)
+    service.why_not_ready = "waiting for the lease of this service"
+    await service.until_stopping(consumer.open())
+    builder = BarService(consumer, keys, specs, options.grace, options.horizon)
+    meters = BarMeters(service.meters, consumer, builder)
+    lag = LagMeter(service.meters, options.name, keys, partial(Link.open, options.redis), wanted, lambda: consumer.committed.positions)
+    try:
+        if not service.stopping.is_set():
+            service.ready = True
+            async with asyncio.TaskGroup() as group:
+                others = [group.create_task(lag.run()), group.create_task(consumer.lease.keep())]
+                await service.until_stopping(builder.run(begin))
+                meters.refresh()
+                for task in others:
+                    task.cancel()
+    finally:
+        await consumer.close()
+
+
+def _wanted(feeds: frozenset[str], stream: Stream) -> bool:
+    return stream.kind == "trade" and (not feeds or stream.feed in feeds)
+
+
+class BarService:
+    """Feeds each stream's entries to its bars, and commits what they say."""
+
+    def __init__(self, consumer: Consumer, keys: Keys, specs: tuple[Spec, ...], grace: Duration, horizon: Duration) -> None:
+        self._consumer = consumer
+        self._keys = keys
+        self.specs = specs
+        self._make = partial(StreamBars, specs=specs, grace=grace, horizon=horizon)
+        self._bars: dict[Stream, StreamBars] = {}
+        self._by_clock: dict[tuple[int, str], list[Stream]] = {}
+        """(shard, feed) -> its streams, which a bus clock concerns."""
+        self.emitted: Counter[str] = Counter()
+        self.revised: Counter[str] = Counter()
+        self.unreadable = 0
+
+    async def run(self, begin: "str | StreamId") -> None:
+        for name, state in self._consumer.committed.states.items():
+            self._add(Stream.parse(name), state)
+        committed = time.monotonic()
+        moved: dict[Stream, StreamId] = {}
+        async for result in self._consumer.batches(begin):
+            outputs = self._apply(result, moved)
+            if outputs or (moved and time.monotonic() - committed > _COMMIT_SECONDS):
+                touched = {Stream("trade", output.stream.feed, output.stream.symbol) for output in outputs}
+                states = {stream: self._bars[stream].state() for stream in moved.keys() | touched}
+                await self._consumer.commit(moved, outputs, states)
+                moved = {}
+                committed = time.monotonic()
+
+    def _apply(self, result: Round, moved: dict[Stream, StreamId]) -> list[Output]:
+        outputs: list[Output] = []
+        for read in result.reads:
+            self._read(read, outputs)
+            moved[read.stream] = read.last
+        for clock, bus_ms in result.clocks.items():
+            for stream in self._by_clock.get(clock, ()):
+                bars = self._bars[stream]
+                if (due := bars.closes_at_ms) is not None and due < bus_ms:
+                    self._emit(stream, bars.clock(bus_ms), outputs)
+        return outputs
+
+    def _read(self, read: Read, outputs: list[Output]) -> None:
+        bars = self._bars.get(read.stream) or self._add(read.stream, None)
+        if read.lost is not None:
+            # what was trimmed before it was read is a hole in the bars, and told in their streams too
+            gap = trimmed_gap(read, self._consumer.service)
+            self._emit(read.stream, bars.apply(read.lost.after, gap), outputs)
+            told = msgspec.structs.replace(gap, stream=StreamKind.BAR)
+            outputs += [Output(self._stream(read.stream, spec.text), read.lost.before.ms, told) for spec in self.specs]
+        for id, (field, payload) in read.entries:
+            try:
+                message: Trade | Gap = DECODE[field](payload)
+            except (KeyError, msgspec.MsgspecError) as error:
+                self.unreadable += 1
+                log.error("%s %s: an entry that is no Trade or Gap of this version is left out: %s", read.stream.name, id.decode(), error)
+                continue
+            if emitted := bars.apply(StreamId.parse(id), message):
+                self._emit(read.stream, emitted, outputs)
+
+    def _emit(self, stream: Stream, emitted: list[Emitted], outputs: list[Output]) -> None:
+        for ms, bar in emitted:
+            outputs.append(Output(self._stream(stream, bar.spec), ms, bar))
+            self.emitted[bar.spec] += 1
+            self.revised[bar.spec] += bar.revision > 0
+
+    @staticmethod
+    def _stream(trades: Stream, spec: str) -> Stream:
+        return Stream("bar", trades.feed, trades.symbol, spec)
+
+    def _add(self, stream: Stream, state: bytes | None) -> StreamBars:
+        bars = self._bars[stream] = self._make(stream.symbol, state=state)
+        self._by_clock.setdefault((self._keys.shard(stream.symbol), stream.feed), []).append(stream)
+        return bars
+
+    @property
+    def open_bars(self) -> int:
+        return sum(bars.open_bars for bars in list(self._bars.values()))
+
+    @property
+    def ignored(self) -> Counter[str]:
+        total: Counter[str] = Counter(unreadable=self.unreadable)
+        for bars in list(self._bars.values()):
+            total.update(bars.counters)
+        return total
+
+
+class BarMeters:
+    """The builder's integers -> its metrics, at each scrape."""
+
+    def __init__(self, meters: Meters, consumer: Consumer, builder: BarService) -> None:
+        self._builder = builder
+        self._emitted = {spec.text: meters.total(m.BARS_EMITTED, spec.text) for spec in builder.specs}
+        self._revised = {spec.text: meters.total(m.BARS_REVISED, spec.text) for spec in builder.specs}
+        self._ignored = {reason: meters.total(m.BARS_IGNORED, reason) for reason in ("too_late", "off_book", "zero", "cancelled", "unreadable")}
+        self._open = meters.gauge(m.BARS_OPEN)
+        ConsumerMeters(meters, consumer)
+        meters.before_scrape(self.refresh)
+
+    def refresh(self) -> None:
+        for spec, total in self._emitted.items():
+            total.bring_to(self._builder.emitted[spec])
+            self._revised[spec].bring_to(self._builder.revised[spec])
+        ignored = self._builder.ignored
+        for reason, total in self._ignored.items():
+            total.bring_to(ignored[reason])
+        self._open.set(self._builder.open_bars)

@@ -1,0 +1,89 @@
+"""The bars of one time spec: which are open, which are closed and can still change. Pure.
+
+What closes when, and what is past the horizon, the builder decides from the stream's watermark.
+"""
+
+from services.bars.cells import HAS_GAP, OPEN, PARTIAL, REPAIRED, Cell
+from services.bars.holes import Ranges
+from services.bars.sessions import intervals
+from services.bars.specs import Spec
+from services.bars.state import TimeState, pack, unpack
+from services.bars.tally import Tally
+from tickbus.messages import Bar
+
+NEVER = -(1 << 62)
+ALWAYS = 1 << 62
+
+
+class TimeBars:
+    def __init__(self, symbol: str, spec: Spec, state: TimeState | None) -> None:
+        self.symbol, self.spec = symbol, spec.text
+        self.interval = intervals(spec, symbol)
+        self.open: dict[int, Cell] = {cell.start: cell for cell in map(unpack, state.open)} if state else {}
+        self.closed: dict[int, Cell] = {cell.start: cell for cell in map(unpack, state.closed)} if state else {}
+        self.touched = {HAS_GAP: Ranges(state.holes if state else None), REPAIRED: Ranges(state.repairs if state else None)}
+        self.partial_until = state.partial_until if state else None
+        """A bar that starts here or before may lack trades from before the first that was read. ALWAYS until that one comes,
+        None until it is known whether there is anything before it."""
+
+    def opened(self, start: int, end: int) -> Cell:
+        """The open bar of an interval that is not closed."""
+        cell = self.open.get(start)
+        if cell is None:
+            cell = self.open[start] = self._make(start, end)
+        return cell
+
+    def revise(self, start: int, end: int, run: Tally) -> Bar:
+        """A late trade: the closed bar with it, or the first bar of an interval that had none."""
+        cell = self.closed.get(start)
+        if cell is None:
+            cell = self.closed[start] = self._make(start, end)
+        cell.add(run)
+        return cell.emit(self.symbol, self.spec)
+
+    def close(self, until: int) -> list[Cell]:
+        """Close the bars that end at `until` or before, oldest first; the caller emits them."""
+        due = [cell for cell in self.open.values() if cell.end <= until]
+        if len(due) > 1:
+            due.sort(key=lambda cell: cell.end)
+        for cell in due:
+            self.closed[cell.start] = self.open.pop(cell.start)
+        return due
+
+    def mark(self, low: int, high: int, quality: int, after: int) -> list[Bar]:
+        """A Gap from `low` to `high`, both inclusive: mark the bars it touches; -> revisions of the closed ones that end after `after`."""
+        start, end = self.interval(low)[0], self.interval(high)[1]
+        self.touched[quality].add(start, end)
+        revised = []
+        for cell in sorted([*self.open.values(), *self.closed.values()], key=lambda cell: cell.start):
+            if cell.start < end and start < cell.end and not cell.quality & quality:
+                if cell.revision == OPEN:
+                    cell.quality |= quality
+                elif cell.end > after:
+                    cell.quality |= quality
+                    revised.append(cell.emit(self.symbol, self.spec))
+        return revised
+
+    def forget(self, until: int) -> None:
+        """Drop the closed bars and the holes that end at `until` or before."""
+        while self.closed and self.closed[start := next(iter(self.closed))].end <= until:
+            # in the order of closing, so that a look at the first is nearly always enough; what lies behind it waits, out of reach
+            del self.closed[start]
+        for ranges in self.touched.values():
+            ranges.forget(until)
+
+    def state(self) -> TimeState:
+        return TimeState(
+            list(map(pack, self.open.values())),
+            list(map(pack, self.closed.values())),
+            self.touched[HAS_GAP].ranges,
+            self.touched[REPAIRED].ranges,
+            self.partial_until,
+        )
+
+    def _make(self, start: int, end: int) -> Cell:
+        quality = PARTIAL if self.partial_until is not None and start <= self.partial_until else 0
+        for bit, ranges in self.touched.items():
+            if ranges.ranges and ranges.touch(start, end):
+                quality |= bit
+        return Cell(start, end, quality)

@@ -1,0 +1,68 @@
+"""`tickbus recorder`: every stream into Parquet files, exactly once."""
+
+import asyncio
+from functools import partial
+
+from services.recorder.files import check_writable
+from services.recorder.metering import RecorderMeters
+from services.recorder.options import Options
+from services.recorder.recorder import Recorder
+from tickbus.consumer import Consumer
+from tickbus.errors import ConfigError
+from tickbus.lag import LagMeter
+from tickbus.link import Link, open_checked
+from tickbus.names import Keys, Stream, StreamId
+from tickbus.reader import parse_start
+from tickbus.service import Service, run
+
+ABOUT = "Write trades, quotes, bars and gaps to Parquet files, exactly once, readable by DuckDB, Polars and pandas."
+POSITIONALS = ()
+
+_KINDS = ("trade", "quote", "bar")
+
+__all__ = ["ABOUT", "POSITIONALS", "Options", "start"]
+
+
+def start(options: Options) -> int:
+    for kind in options.kinds:
+        if kind not in _KINDS:
+            raise ConfigError(f"--kinds {kind}: there are {', '.join(_KINDS)}; gaps come with each")
+    check_writable(options.data_dir)
+    return run(partial(_run, options, parse_start(options.from_)), options, "recorder")
+
+
+async def _run(options: Options, begin: "str | StreamId", service: Service) -> None:
+    (await open_checked(options.redis)).close()
+    keys = Keys(options.prefix, options.shards)
+    wanted = partial(_wanted, frozenset(options.kinds), frozenset(options.feeds))
+    consumer = Consumer(options.redis, keys, options.name, wanted, options.lease_ttl)
+    service.why_not_ready = "waiting for the lease of this service"
+    await service.until_stopping(consumer.open())
+    if service.stopping.is_set():
+        await consumer.close()
+        return
+    service.why_not_ready = "looking through the manifests"
+    recorder = Recorder(consumer, keys, options)
+    await recorder.recover()
+    RecorderMeters(service.meters, consumer, recorder)
+    lag = LagMeter(service.meters, options.name, keys, partial(Link.open, options.redis), wanted, lambda: recorder.positions)
+    try:
+        async with asyncio.TaskGroup() as group:
+            others = [group.create_task(work) for work in (lag.run(), consumer.lease.keep(), _tell_readiness(service, recorder))]
+            await service.until_stopping(recorder.run(begin))
+            await recorder.flush()
+            for task in others:
+                task.cancel()
+    finally:
+        await consumer.close()
+
+
+async def _tell_readiness(service: Service, recorder: Recorder) -> None:
+    while True:
+        service.ready = not recorder.blocked
+        service.why_not_ready = "files cannot be written"
+        await asyncio.sleep(0.2)
+
+
+def _wanted(kinds: frozenset[str], feeds: frozenset[str], stream: Stream) -> bool:
+    return stream.kind in kinds and (not feeds or stream.feed in feeds)

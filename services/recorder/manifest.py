@@ -1,0 +1,91 @@
+"""Manifests: the commits of a shard, one small JSON file each, `_manifests/<NN>/<number>.json`, dense in number.
+
+A manifest is written whole under a temporary name and then linked to its own, which only one writer can do: creating number
+n + 1 is the commit, and the fence. The last one alone is the shard's position.
+"""
+
+import logging
+import os
+import re
+from pathlib import Path
+
+import msgspec
+
+from services.recorder import files
+from tickbus.errors import ConfigError
+
+log = logging.getLogger(__name__)
+
+FORMAT = 1
+_NAME = re.compile(r"(\d{8,})\.json")
+
+
+class File(msgspec.Struct, frozen=True):
+    kind: str
+    """trade, quote, bar, gap; or `aside`: messages that no row can hold, as JSON lines."""
+    name: str
+    """Final name and temporary name, relative to the data folder."""
+    temporary: str
+    rows: int
+    bytes: int
+    crc32: int
+    streams: dict[str, tuple[str, str]]
+    """Name of each stream in the file -> the IDs of its first and last row there."""
+
+
+class Manifest(msgspec.Struct, frozen=True):
+    number: int
+    shard: str
+    epoch: int
+    """The recorder's, for this shard; 0 where it runs alone."""
+    writer: str
+    """Random, one per start of a store: tells two writers apart."""
+    files: list[File]
+    """Empty in the manifest with which a store takes a shard over."""
+    positions: dict[str, str]
+    """Every stream of the shard ever recorded -> ID of its last entry in the files."""
+    format: int = FORMAT
+
+
+_decode = msgspec.json.Decoder(Manifest).decode
+
+
+def path_of(folder: Path, number: int) -> Path:
+    return folder / f"{number:08d}.json"
+
+
+def create(folder: Path, manifest: Manifest, temporary: Path) -> bool:
+    """Commit -> whether the number was free. The temporary file stays. OSError: nothing was committed.
+
+    The name is durable only after files.fsync_dir(folder).
+    """
+    files.write(temporary, msgspec.json.encode(manifest))
+    try:
+        return files.link_exclusively(temporary, path_of(folder, manifest.number))
+    except OSError:
+        files.remove([temporary])
+        raise
+
+
+def last(folder: Path, aside: Path) -> Manifest | None:
+    """The newest manifest; an unreadable one at the end (a broken disk: ours are linked whole) is set aside, and told."""
+    while number := _newest(folder):
+        path = path_of(folder, number)
+        try:
+            manifest = _decode(path.read_bytes())
+        except msgspec.MsgspecError as error:
+            log.error("%s is unreadable (%s): set aside, and the commit before it is the position", path, error)
+            files.set_aside(path, aside)
+            files.fsync_dir(folder)
+            continue
+        if manifest.format > FORMAT:
+            raise ConfigError(f"{path} was written by a newer version of tickbus (format {manifest.format}); upgrade this one")
+        return manifest
+    return None
+
+
+def _newest(folder: Path) -> int:
+    """0 if there is none."""
+    # names only, no Path each: years of commits are millions of files
+    names = os.listdir(folder)  # noqa: PTH208
+    return max((int(match[1]) for name in names if (match := _NAME.fullmatch(name))), default=0)

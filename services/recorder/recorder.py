@@ -1,0 +1,163 @@
+"""Entries from the bus into the shards' stores, and commits at the right time.
+
+Reading goes on while a commit runs in its thread. When files cannot be written (disk full, folder gone) nothing more is read
+than the buffer holds; the rows stay, and it goes on when there is room. The manifests are the position; Redis only shows it.
+"""
+
+import asyncio
+import logging
+import time
+from collections import Counter
+
+import msgspec
+
+from services.recorder.options import Options
+from services.recorder.store import Committed, ShardStore
+from tickbus.bus import trimmed_gap
+from tickbus.consumer import Consumer
+from tickbus.names import Keys, Stream, StreamId
+from tickbus.reader import Read
+from tickbus.units import SECOND
+from tickbus.wire import DECODE, encode
+
+log = logging.getLogger("tickbus.recorder")
+
+_RETRY_SECONDS = 1.0
+_SHOW_SECONDS = 2.0
+_HELD_FACTOR = 4
+"""Reading stops when this many times --flush-bytes wait."""
+
+
+class Recorder:
+    def __init__(self, consumer: Consumer, keys: Keys, options: Options) -> None:
+        self._consumer = consumer
+        self._keys = keys
+        self._interval = options.flush_interval / SECOND
+        self._most = int(options.flush_bytes)
+        self._stores = {shard: ShardStore(options.data_dir, keys.tag(shard), epoch=consumer.publisher.epoch) for shard in range(keys.shards)}
+        self.positions: dict[str, StreamId] = {}
+        """What the manifests say: committed to disk."""
+        self.rows: Counter[str] = Counter()
+        self.files: Counter[str] = Counter()
+        self.aside: Counter[str] = Counter()
+        self.bytes = 0
+        self.flushes: list[float] = []
+        self.last_commit = 0.0
+        self.blocked = False
+        self._room = asyncio.Event()
+        self._room.set()
+        self._due = asyncio.Event()
+        self._moved = asyncio.Event()
+        self._unshown: dict[str, StreamId] = {}
+        """Positions that moved and do not stand in Redis yet."""
+        self._since: float | None = None
+        """When the oldest row that waits was read."""
+
+    async def recover(self) -> None:
+        """Finish or set aside what an earlier run left behind; find the positions."""
+        for store in self._stores.values():
+            self.positions |= await asyncio.to_thread(store.recover)
+        log.info("%s: %d streams with a position in the manifests", self._consumer.service, len(self.positions))
+
+    async def run(self, begin: "str | StreamId") -> None:
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._flush_when_due())
+            group.create_task(self._show_positions())
+            async for result in self._consumer.batches(begin, self.positions):
+                for read in result.reads:
+                    self._add(read)
+                if self._since is None and result.reads:
+                    self._since = time.monotonic()
+                self._bound()
+                await self._room.wait()
+
+    async def flush(self) -> None:
+        """Commit everything that waits, once; what cannot be written now is read again at the next start."""
+        for shard in self._stores:
+            await self._commit(shard)
+        if self._unshown:
+            try:
+                async with asyncio.timeout(_SHOW_SECONDS):
+                    await self._consumer.commit({Stream.parse(name): id for name, id in self._unshown.items()})
+            except TimeoutError:
+                log.warning("Redis is away: the last positions are in the manifests only, which is enough")
+
+    def _add(self, read: Read) -> None:
+        store = self._stores[self._keys.shard(read.stream.symbol)]
+        stream = read.stream
+        if read.lost is not None:
+            gap = trimmed_gap(read, self._consumer.service)
+            store.add(stream, StreamId(read.lost.before.ms, read.lost.before.seq - 1), 0, gap, encode(gap))
+        first = read.last.seq - len(read.entries) + 1
+        epoch = self._consumer.epoch_of(stream, first)
+        one_epoch = epoch == self._consumer.epoch_of(stream, read.last.seq)
+        for raw, (field, payload) in read.entries:
+            id = StreamId.parse(raw)
+            try:
+                message = DECODE[field](payload)
+            except (KeyError, msgspec.MsgspecError) as error:
+                self.aside["unreadable"] += 1
+                log.error("%s %s: an entry that is no message of this version is left out: %s", stream.name, id, error)
+                continue
+            store.add(stream, id, epoch if one_epoch else self._consumer.epoch_of(stream, id.seq), message, payload)
+
+    def _bound(self) -> None:
+        waiting = sum(store.bytes for store in self._stores.values())
+        if waiting >= self._most:
+            self._due.set()
+        if waiting >= self._most * _HELD_FACTOR or self.blocked:
+            self._room.clear()
+
+    async def _flush_when_due(self) -> None:
+        while True:
+            try:
+                async with asyncio.timeout(self._until_due()):
+                    await self._due.wait()
+            except TimeoutError:
+                pass
+            self._due.clear()
+            self._since = None
+            for shard, store in self._stores.items():
+                while store.rows and not await self._commit(shard):
+                    await asyncio.sleep(_RETRY_SECONDS)
+            self._room.set()
+
+    def _until_due(self) -> float:
+        return self._interval if self._since is None else max(0.0, self._since + self._interval - time.monotonic())
+
+    async def _commit(self, shard: int) -> bool:
+        """-> whether the shard's rows are on the disk."""
+        store = self._stores[shard]
+        started = time.monotonic()
+        try:
+            committed = await asyncio.to_thread(store.commit)
+        except OSError as error:
+            if not self.blocked:
+                log.error("cannot write files: %s; reading stops, nothing is lost, trying again until there is room", error)
+            self.blocked = True
+            return False
+        if self.blocked:
+            log.info("files can be written again")
+            self.blocked = False
+        if committed is not None:
+            self.flushes.append(time.monotonic() - started)
+            self._count(committed)
+            self._unshown |= committed.positions
+            self._moved.set()
+        return True
+
+    def _count(self, committed: Committed) -> None:
+        self.rows.update(committed.rows)
+        self.files.update(committed.files)
+        self.aside.update(committed.aside)
+        self.bytes += committed.bytes
+        self.positions |= committed.positions
+        self.last_commit = time.time()
+
+    async def _show_positions(self) -> None:
+        """Put the positions into Redis, for others to see. A task of its own: Redis may be away, and the files go on."""
+        while True:
+            await self._moved.wait()
+            self._moved.clear()
+            moved, self._unshown = self._unshown, {}
+            await self._consumer.commit({Stream.parse(name): id for name, id in moved.items()})

@@ -1,0 +1,228 @@
+"""What one shard's rows go through on their way to the disk: buffered, written, committed by a manifest, named. Exactly once.
+
+A commit: (1) write the files under temporary names and fsync them, (2) create manifest n + 1 exclusively: this is the commit,
+(3) fsync it, rename the files to their final names, fsync the folders. Killed before 2, nothing happened: the temporary
+files are set aside at the next start, and the rows are read again from the position of manifest n. Killed after 2, the next
+start does step 3.
+
+`recover` takes the shard over with an empty manifest of its own. From then on a paused writer that wakes finds its number
+taken and commits nothing more; and as each writer's temporary files lie in a folder named after its first manifest, those with
+a lower number can be moved without a race.
+"""
+
+import builtins
+import logging
+import zlib
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from uuid import uuid4
+
+from services.recorder import files, manifest, strays
+from services.recorder.buffer import Buffer, Cut
+from services.recorder.draft import ASIDE, Draft, drafts
+from services.recorder.manifest import File, Manifest
+from services.recorder.sheet import Row
+from tickbus.errors import Fenced, TickbusError
+from tickbus.messages import Message
+from tickbus.names import Stream, StreamId
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Committed:
+    """What one commit put into the files."""
+
+    number: int
+    rows: dict[str, int]
+    """By kind: trade, quote, bar, gap; not those set aside."""
+    files: dict[str, int]
+    bytes: int
+    """Of these files."""
+    aside: dict[str, int]
+    """Messages that no row can hold, by reason: decimal, integer."""
+    positions: dict[str, StreamId]
+    """Of the streams that moved, by name."""
+
+
+class ShardStore:
+    """Blocking. One thread may `add` while another one runs `commit`; two commits at once are not allowed."""
+
+    def __init__(self, data_dir: Path, shard_tag: str, *, epoch: int = 0, step: Callable[[str], None] = lambda name: None) -> None:
+        """`epoch`: the recorder's own for this shard. `step` is told of each step of a commit when it is done (tests end or
+        pause the process there)."""
+        self._data_dir = data_dir
+        self._shard = shard_tag
+        self._epoch = epoch
+        self._step = step
+        self._writer = uuid4().hex[:8]
+        self._manifests = data_dir / "_manifests" / shard_tag
+        self._aside = data_dir / "_aside"
+        self._temporary = data_dir / "_tmp" / shard_tag
+        """After `recover`, the folder in it that is named after our first manifest."""
+        self._number = 0
+        self._attempt = 0
+        self._positions: dict[str, StreamId] = {}
+        self._buffer = Buffer(self._positions)
+        self.add: Callable[[Stream, StreamId, int, Message, builtins.bytes], None] = self._buffer.add
+        """Buffer one entry: add(stream, id, epoch of who wrote it, message, payload as it stood on the bus).
+
+        One at or below the stream's position, or added before, is dropped: a repeated read is harmless. ValueError for a stream
+        of a kind that is not recorded. The buffer's own method: a call less on the hot path.
+        """
+        self._unnamed: tuple[Manifest, Committed] | None = None
+        """A commit whose files do not all have their final names yet."""
+        self._fenced = False
+
+    @property
+    def rows(self) -> int:
+        """Waiting for a commit, those included whose files a commit could not name yet: 0 means that `commit` has nothing to do."""
+        return self._buffer.rows + (sum(file.rows for file in self._unnamed[0].files) if self._unnamed else 0)
+
+    @property
+    def bytes(self) -> int:
+        """Memory that the waiting rows take, about."""
+        return self._buffer.size
+
+    @property
+    def repeated(self) -> int:
+        """Messages that `add` dropped because they had been added before, ever."""
+        return self._buffer.repeated
+
+    def recover(self) -> dict[str, StreamId]:
+        """Once: finish the last commit, take the shard over, set aside what no manifest names -> position by name of stream.
+
+        Any other store on this shard is fenced from then on. OSError, or TickbusError where a named file is missing.
+        """
+        if self._number:
+            raise RuntimeError("a store recovers once; after Fenced, open another one")
+        for folder in (self._manifests, self._aside, self._temporary):
+            files.make_dir(folder)
+        last = self._take_over()
+        self._positions.update({name: StreamId.parse(id) for name, id in last.positions.items()})
+        for path in strays.set_aside(self._data_dir, self._shard, last.number):
+            log.warning("shard %s: no manifest names %s, so its rows are no part of the recording and are read again", self._shard, path)
+        self._number = last.number
+        return dict(self._positions)
+
+    def commit(self) -> Committed | None:
+        """Make what is buffered durable -> what that was; None if nothing waited.
+
+        OSError (no room, no access): nothing is lost and nothing half-visible; call again when that is mended, until `rows` is 0.
+        Fenced: another store took the shard over; what is buffered here is his to read again, and this store is done.
+        """
+        if not self._number:
+            raise RuntimeError("recover() comes first")
+        if self._fenced:
+            raise self._fence(self._number + 1)
+        if self._unnamed is None:
+            cuts = self._buffer.cut()
+            if not cuts:
+                return None
+            self._unnamed = self._commit(cuts)
+        made, committed = self._unnamed
+        self._name(made)
+        files.remove([self._manifest_draft(made.number)])
+        self._unnamed = None
+        return committed
+
+    def _take_over(self) -> Manifest:
+        """-> our own, empty manifest, the last of the shard. Whatever comes before it is complete."""
+        folder = self._temporary
+        while True:
+            last = manifest.last(self._manifests, self._aside) or Manifest(0, self._shard, 0, "", [], {})
+            self._name(last)
+            own = Manifest(last.number + 1, self._shard, self._epoch, self._writer, [], last.positions)
+            self._temporary = folder / f"{own.number:08d}"
+            try:
+                files.make_dir(self._temporary)
+                won = manifest.create(self._manifests, own, self._manifest_draft(own.number))
+            except OSError:
+                if not self._taken(own.number):
+                    raise
+                won = False
+            files.remove([self._manifest_draft(own.number)])
+            if won:
+                files.fsync_dir(self._manifests)
+                return own
+
+    def _commit(self, cuts: list[Cut]) -> tuple[Manifest, Committed]:
+        """Steps 1 and 2. After an OSError everything is as it was before."""
+        number = self._number + 1
+        made, unfit = drafts(cuts, self._shard, number)
+        self._attempt += 1
+        moved = {cut.stream.name: cut.entries.id(-1) for cut in cuts}
+        positions = {name: str(id) for name, id in (self._positions | moved).items()}
+        named = [self._describe(draft) for draft in made]
+        own = Manifest(number, self._shard, self._epoch, self._writer, named, positions)
+        written = [self._data_dir / file.temporary for file in named]
+        try:
+            for draft, path in zip(made, written, strict=True):
+                files.make_dir((self._data_dir / draft.name).parent)
+                files.write(path, draft.data)
+                self._step("written")
+            files.fsync_dir(self._temporary)
+            self._step("fsynced")
+            won = manifest.create(self._manifests, own, self._manifest_draft(number))
+        except OSError:
+            if not self._taken(number):
+                files.remove(written)
+                raise
+            won = False
+        if not won:
+            self._fenced = True
+            for path in (*written, self._manifest_draft(number)):
+                files.set_aside(path, self._aside)
+            raise self._fence(number)
+        # committed: from here on these rows are the files', whatever happens
+        self._step("committed")
+        self._number = number
+        self._positions.update(moved)
+        self._buffer.drop(cuts)
+        return own, _summary(number, made, unfit, moved)
+
+    def _describe(self, draft: Draft) -> File:
+        temporary = (self._temporary / f"{draft.name.replace('/', '.')}-{self._attempt}.tmp").relative_to(self._data_dir)
+        streams = {name: (str(first), str(last)) for name, (first, last) in draft.streams.items()}
+        return File(draft.kind, draft.name, str(temporary), draft.rows, len(draft.data), zlib.crc32(draft.data), streams)
+
+    def _name(self, committed: Manifest) -> None:
+        """Step 3; harmless where it was done before, or is being done by another store."""
+        files.fsync_dir(self._manifests)
+        self._step("durable")
+        for file in committed.files:
+            final = self._data_dir / file.name
+            try:
+                files.rename_forward(self._data_dir / file.temporary, final)
+            except FileNotFoundError:
+                where = manifest.path_of(self._manifests, committed.number)
+                raise TickbusError(f"{final} is missing, with {file.rows} rows that {where} names; bring it back, then start again") from None
+            self._step("named")
+        for folder in sorted({(self._data_dir / file.name).parent for file in committed.files}):
+            files.fsync_dir(folder)
+        self._step("done")
+
+    def _taken(self, number: int) -> bool:
+        """A successor clears our folder away: an error that this explains is no fault of the disk."""
+        return manifest.path_of(self._manifests, number).exists()
+
+    def _manifest_draft(self, number: int) -> Path:
+        return self._temporary / f"{number:08d}.{self._writer}.json.tmp"
+
+    def _fence(self, number: int) -> Fenced:
+        return Fenced(f"shard {self._shard} of {self._data_dir}: another recorder has written commit {number}; what this one held is set aside, never merged")
+
+
+def _summary(number: int, made: list[Draft], unfit: list[Row], moved: dict[str, StreamId]) -> Committed:
+    if unfit:
+        row = unfit[0]
+        log.warning("commit %d: %d messages fit no row and are in _aside; the first is %s %s: %s", number, len(unfit), row.stream.name, row.id, row.unfit)
+    tables = [draft for draft in made if draft.kind != ASIDE]
+    rows: Counter[str] = Counter()
+    for draft in tables:
+        rows[draft.kind] += draft.rows
+    counted = Counter(draft.kind for draft in tables)
+    size = sum(len(draft.data) for draft in tables)
+    return Committed(number, dict(rows), dict(counted), size, dict(Counter(row.unfit.reason for row in unfit)), moved)

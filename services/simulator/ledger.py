@@ -1,0 +1,67 @@
+"""The ledger: what the simulator sent, in order, and what happened to its connections. JSON lines; docs/simulator.md has the fields.
+
+Lines are collected and written in pieces; `flush` is called at least once a second and at the end. `sent` means handed to at
+least one connection: whether a client read it is the client's to say.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import BinaryIO
+
+import msgspec
+
+from services.simulator.tick import Tick
+from tickbus.errors import ConfigError
+
+_PIECE = 1000
+
+
+class Ledger:
+    def __init__(self, path: Path) -> None:
+        try:
+            self._file: BinaryIO = path.open("wb")
+        except OSError as error:
+            raise ConfigError(f"--ledger {path}: {error.strerror}") from None
+        self._path = path
+        self._lines: list[dict[str, object]] = []
+        self._encoder = msgspec.json.Encoder()
+        self._number = 0
+
+    def tick(self, tick: Tick, receivers: Sequence[int], fault: str | None, at: int) -> None:
+        """`receivers`: the numbers of the connections it was handed to. `at`: wall time, ns."""
+        self._number += 1
+        line: dict[str, object] = {"n": self._number, "kind": tick.kind, "symbol": tick.symbol}
+        if tick.kind == "trade":
+            line |= {"id": str(tick.id), "price": tick.price, "size": tick.size, "side": tick.side}
+        elif tick.kind == "quote":
+            line |= {"id": str(tick.id), "bid": tick.bid, "bid_size": tick.bid_size, "ask": tick.ask, "ask_size": tick.ask_size}
+        else:
+            line["stream"] = tick.stream
+        self._add(line | {"ts_event": tick.time, "sent": bool(receivers), "to": receivers, "fault": fault, "at": at})
+
+    def event(self, event: dict[str, object], at: int) -> None:
+        """`event` has a key `event` that names it."""
+        self._add(event | {"at": at})
+
+    def _add(self, line: dict[str, object]) -> None:
+        self._lines.append(line)
+        if len(self._lines) >= _PIECE:
+            self._write()
+
+    def _write(self) -> None:
+        lines, self._lines = self._lines, []
+        try:
+            self._file.write(self._encoder.encode_lines(lines))
+        except OSError as error:
+            raise ConfigError(f"--ledger {self._path}: {error.strerror}; make room or choose another file") from None
+
+    def flush(self) -> None:
+        self._write()
+        try:
+            self._file.flush()
+        except OSError as error:
+            raise ConfigError(f"--ledger {self._path}: {error.strerror}; make room or choose another file") from None
+
+    def close(self) -> None:
+        self.flush()
+        self._file.close()

@@ -1,0 +1,192 @@
+"""Binance spot market streams: /ws and /stream, JSON control messages, one event per frame. Pure.
+
+A recorded frame goes out as it stands where its stream is wanted; without the wrapping to clients of /ws. What the wire
+form of an error is, the vendor's page leaves open; here it is the nested one that clients have seen.
+"""
+
+from collections.abc import Sequence
+
+import msgspec
+
+from services.simulator.protocols.session import Answer, Session, Terms
+from services.simulator.tick import Tick
+from tickbus.units import MICROSECOND, MILLISECOND, SECOND
+
+_CUT = 4096
+_MOST_STREAMS = 1024
+_MOST_MESSAGES = 5
+_METHODS = ("SUBSCRIBE", "UNSUBSCRIBE", "LIST_SUBSCRIPTIONS", "SET_PROPERTY", "GET_PROPERTY")
+_NO_SIZE = "0.00000000"
+"""Stands for an absent side of the book, price and size."""
+
+
+class _Refused(Exception):
+    """A control message that cannot be followed: (code, text)."""
+
+
+class Binance(Session):
+    protocol = "binance"
+
+    def __init__(self, terms: Terms, now: int, *, combined: bool, streams: Sequence[str] = (), microseconds: bool = False) -> None:
+        self._terms = terms
+        self._combined = combined
+        self._unit = MICROSECOND if microseconds else MILLISECOND
+        # a dict, not a set: LIST_SUBSCRIPTIONS keeps the order
+        self._streams: dict[str, None] = dict.fromkeys(streams)
+        self._recent: list[int] = []
+        self._opened = now
+        self._pinged = now
+        self._unanswered: list[tuple[int, bytes]] = []
+
+    @property
+    def style(self) -> tuple[str, bool, int]:  # type: ignore[override]  # SET_PROPERTY changes it
+        return (self.protocol, self._combined, self._unit)
+
+    @property
+    def subscribed(self) -> bool:
+        return bool(self._streams)
+
+    def symbols(self) -> list[str]:
+        return [stream.partition("@")[0].upper() for stream in self._streams]
+
+    def wants(self, tick: Tick) -> bool:
+        return tick.stream in self._streams
+
+    def receive(self, message: bytes, now: int) -> Answer:
+        if crowded := self._count(now):
+            return crowded
+        try:
+            return self._follow(*_request(message))
+        except _Refused as refused:
+            code, text, number = refused.args
+            return Answer([_encode({"error": {"code": code, "msg": text}, "id": number})])
+
+    def ping(self, now: int) -> Answer:
+        return self._count(now) or Answer()
+
+    def pong(self, payload: bytes, now: int) -> Answer:
+        # an empty, unasked pong is allowed and keeps nothing alive
+        if any(payload == sent for _, sent in self._unanswered):
+            self._unanswered.clear()
+        return self._count(now) or Answer()
+
+    def beat(self, now: int) -> Answer:
+        if now - self._opened >= self._terms.lifetime:
+            return Answer(close=(1001, "24 hours are over"))
+        if self._unanswered and now - self._unanswered[0][0] >= 3 * self._terms.ping_interval:
+            return Answer(close=(1008, "Pong timeout"))
+        if now - self._pinged < self._terms.ping_interval:
+            return Answer()
+        self._pinged = now
+        payload = str(now // MILLISECOND).encode()
+        self._unanswered.append((now, payload))
+        return Answer(ping=payload)
+
+    def slow_down(self) -> Answer:
+        refusal = _encode({"error": {"code": -1003, "msg": "Too many requests"}, "id": None})
+        return Answer([refusal], close=(1008, "Too many requests"))
+
+    def shutdown_notice(self, time_ns: int) -> Answer:
+        event = {"e": "serverShutdown", "E": time_ns // self._unit}
+        return Answer([_encode({"stream": "!serverShutdown", "data": event} if self._combined else event)])
+
+    def render(self, tick: Tick) -> bytes:
+        if tick.raw is not None and (self._unit == MILLISECOND or tick.kind == "other"):
+            return tick.raw if self._combined else _unwrapped(tick)
+        # recorded symbols have tickbus's dash; Binance's have none
+        symbol = tick.symbol.replace("-", "") if "-" in tick.symbol else tick.symbol
+        if tick.kind == "trade":
+            time = tick.time // (SECOND if tick.seconds else self._unit)
+            # m: the buyer is the maker, so the aggressor sold; Binance always knows, a market that does not is told as a buy
+            maker = "true" if tick.side == "sell" else "false"
+            data = f'"e":"trade","E":{time},"s":"{symbol}","t":{tick.id},"p":"{tick.price}","q":"{tick.size}","T":{time},"m":{maker},"M":true'
+        else:
+            bid, bid_size, ask, ask_size = tick.bid or _NO_SIZE, tick.bid_size or _NO_SIZE, tick.ask or _NO_SIZE, tick.ask_size or _NO_SIZE
+            data = f'"u":{tick.id},"s":"{symbol}","b":"{bid}","B":"{bid_size}","a":"{ask}","A":"{ask_size}"'
+        return f'{{"stream":"{tick.stream}","data":{{{data}}}}}'.encode() if self._combined else f"{{{data}}}".encode()
+
+    def _count(self, now: int) -> Answer | None:
+        self._recent = [earlier for earlier in self._recent if now - earlier < SECOND]
+        self._recent.append(now)
+        return Answer(close=(1008, "Too many requests")) if len(self._recent) > _MOST_MESSAGES else None
+
+    def _follow(self, method: str, params: list[object], number: int | str | None) -> Answer:
+        result: object = None
+        event: dict[str, object] | None = None
+        if method == "LIST_SUBSCRIPTIONS":
+            result = list(self._streams)
+        elif method in ("SET_PROPERTY", "GET_PROPERTY"):
+            result = self._property(method, params, number)
+            event = {"event": "set_property", "combined": self._combined} if method == "SET_PROPERTY" else None
+        else:
+            names = [name for name in params if isinstance(name, str)]
+            if len(names) != len(params):
+                raise _Refused(2, "Invalid request: invalid type: expected a string", number)
+            self._change(method, names, number)
+            event = {"event": method.lower(), "streams": names}
+        return Answer([_encode({"result": result, "id": number})], event=event)
+
+    def _change(self, method: str, names: list[str], number: int | str | None) -> None:
+        if method == "UNSUBSCRIBE":
+            for name in names:
+                self._streams.pop(name, None)
+            return
+        wanted = self._streams | dict.fromkeys(names)
+        if len(wanted) > (self._terms.symbol_cap or _MOST_STREAMS):
+            raise _Refused(4, "Too many subscriptions", number)
+        self._streams = wanted
+
+    def _property(self, method: str, params: list[object], number: int | str | None) -> object:
+        if not params or params[0] != "combined":
+            raise _Refused(0, "Unknown property", number)
+        if method == "GET_PROPERTY":
+            return self._combined
+        if len(params) != 2 or not isinstance(params[1], bool):
+            raise _Refused(1, "Invalid value type: expected Boolean", number)
+        self._combined = params[1]
+        return None
+
+
+def open_binance(path: str, query: dict[str, str], terms: Terms, now: int) -> Binance | None:
+    """The session for this path, None if the path is no Binance path."""
+    microseconds = query.get("timeUnit", "").upper() == "MICROSECOND"
+    head, _, tail = path.removeprefix("/").partition("/")
+    if head == "ws":
+        names = tail
+    elif head == "stream" and not tail:
+        names = query.get("streams", "")
+    else:
+        return None
+    streams = [name for name in names.split("/") if name][: terms.symbol_cap or _MOST_STREAMS]
+    return Binance(terms, now, combined=head == "stream", streams=streams, microseconds=microseconds)
+
+
+def _request(message: bytes) -> tuple[str, list[object], int | str | None]:
+    """Method, params, id of a control message."""
+    try:
+        request = msgspec.json.decode(message[:_CUT])
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        why = f"EOF while parsing a string at line 1 column {_CUT}" if len(message) > _CUT else "expected value at line 1 column 1"
+        raise _Refused(3, f"Invalid JSON: {why}", None) from None
+    if not isinstance(request, dict):
+        raise _Refused(2, "Invalid request: expected an object", None)
+    number = request.get("id")
+    if not (number is None or isinstance(number, str) or type(number) is int):
+        raise _Refused(2, "Invalid request: request ID must be an integer, a string or null", None)
+    method, params = request.get("method"), request.get("params", [])
+    if method not in _METHODS:
+        raise _Refused(2, f"Invalid request: unknown variant `{method}`, expected one of `{'`, `'.join(_METHODS)}`", number)
+    if not isinstance(params, list):
+        raise _Refused(2, "Invalid request: params must be an array", number)
+    return method, params, number
+
+
+def _unwrapped(tick: Tick) -> bytes:
+    assert tick.raw is not None
+    return tick.raw[len(b'{"stream":"","data":') + len(tick.stream.encode()) : -1]
+
+
+def _encode(value: object) -> bytes:
+    return msgspec.json.encode(value)
+
+

@@ -1,0 +1,228 @@
+"""Recorded markets: raw captures of Binance frames, and CSV ticks of the US tape. Files are read as the market goes on.
+
+Decimals stay text: a capture's are passed through, a CSV's (price x 10000, whole) get their point by integer arithmetic.
+"""
+
+import gzip
+import heapq
+import re
+import zipfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import datetime
+from functools import lru_cache
+from pathlib import Path
+from typing import IO
+from zoneinfo import ZoneInfo
+
+import msgspec
+
+from services.simulator.source import Recorded
+from services.simulator.tick import Kind, Tick, is_symbol, stream_of
+from tickbus.errors import ConfigError
+from tickbus.units import MILLISECOND, SECOND, epoch_ns
+
+_NEW_YORK = ZoneInfo("America/New_York")
+_SCALE = 10_000
+_PIECE = 1 << 20
+_NOTHING: tuple[str | None, str | None] = (None, None)
+"""Price and size of an absent side."""
+
+
+class _TradeData(msgspec.Struct, gc=False):
+    s: str
+    t: int
+    p: str
+    q: str
+    T: int
+    m: bool
+
+
+class _Trade(msgspec.Struct, gc=False):
+    data: _TradeData
+
+
+class _BookData(msgspec.Struct, gc=False):
+    u: int
+    s: str
+    b: str
+    B: str
+    a: str
+    A: str
+
+
+class _Book(msgspec.Struct, gc=False):
+    data: _BookData
+
+
+_trade = msgspec.json.Decoder(_Trade).decode
+_book = msgspec.json.Decoder(_Book).decode
+
+_HEAD = b'{"stream":"'
+_HEAD_LENGTH = len(_HEAD)
+
+
+class Capture(Recorded):
+    """`<ns> <frame>` lines, the frames wrapped as on /stream; plain or gzip, in the order given.
+
+    Lines with another frame (an answer, a snapshot fetched by HTTP) are left out. A line that is none is a ConfigError.
+    """
+
+    def __init__(self, paths: Sequence[Path]) -> None:
+        super().__init__()
+        self._paths = _existing(paths)
+
+    def __iter__(self) -> Iterator[Tick]:
+        for path in self._paths:
+            done = 0
+            for lines in _pieces(path):
+                for number, line in enumerate(lines, done + 1):
+                    try:
+                        tick = _captured(line)
+                    except (ValueError, UnicodeDecodeError) as error:
+                        raise ConfigError(f"{path}, line {number}: {error}; a capture has lines of `<ns> <frame>`") from None
+                    if tick is not None:
+                        yield tick
+                done += len(lines)
+
+
+def _captured(line: bytes) -> Tick | None:
+    receipt, _, frame = line.partition(b" ")
+    at = int(receipt)
+    if not frame.startswith(_HEAD):
+        return None
+    name = frame[_HEAD_LENGTH : frame.find(b'"', _HEAD_LENGTH)]
+    kind, stream = _stream(name)
+    if kind == "trade":
+        it = _trade(frame).data
+        return Tick("trade", stream, it.s, it.t, epoch_ns(it.T), at, it.p, it.q, "sell" if it.m else "buy", None, None, None, None, frame)
+    if kind == "quote":
+        of = _book(frame).data
+        # a bookTicker has no time of its own: the recorder's clock is all there is
+        return Tick("quote", stream, of.s, of.u, at, at, "", "", None, of.b, of.B, of.a, of.A, frame)
+    return Tick("other", stream, stream.partition("@")[0].upper(), 0, at, at, raw=frame)
+
+
+@lru_cache(maxsize=1 << 14)
+def _stream(name: bytes) -> tuple[Kind, str]:
+    stream = name.decode()
+    return ("trade" if stream.endswith("@trade") else "quote" if stream.endswith("@bookTicker") else "other"), stream
+
+
+class TapeTicks(Recorded):
+    """CSV or zip ticks of one symbol and day, merged by time; trade or quote and the day stand in the files' names.
+
+    Trade rows: ms since midnight New York, price x 10000, size. Quote rows: ms, bid, bid size, ask, ask size, one side per row
+    and 0 for the other: sent so, the other side absent, or with the side known so far where `merge_sides` is set.
+    """
+
+    def __init__(self, paths: Sequence[Path], symbol: str, *, merge_sides: bool = False, date: str | None = None) -> None:
+        if not is_symbol(symbol):
+            raise ConfigError("--source ticks: needs --symbol, the vendor's name of the recorded symbol, like BAC.US")
+        super().__init__(frozenset((symbol,)))
+        self._paths = _existing(paths)
+        self._symbol = symbol
+        self._merge_sides = merge_sides
+        self._midnights = [_midnight(path, date) for path in self._paths]
+        self._kinds = [_kind(path) for path in self._paths]
+
+    def __iter__(self) -> Iterator[Tick]:
+        counters = {"trade": iter(range(1, 1 << 62)), "quote": iter(range(1, 1 << 62))}
+        files = zip(self._paths, self._kinds, self._midnights, strict=True)
+        for tick in heapq.merge(*(self._read(*file) for file in files), key=lambda tick: tick.at):
+            # the tape has no ids: they are counted, so that what goes missing later can be told
+            tick.id = next(counters[tick.kind])
+            yield tick
+
+    def _read(self, path: Path, kind: str, midnight: int) -> Iterator[Tick]:
+        row = self._trade_row() if kind == "trade" else self._quote_row()
+        done = 0
+        for lines in _pieces(path):
+            for number, line in enumerate(lines, done + 1):
+                try:
+                    fields = line.split(b",")
+                    tick = row(midnight + int(fields[0]) * MILLISECOND, fields)
+                except (ValueError, IndexError) as error:
+                    raise ConfigError(f"{path}, line {number}: {error}; rows are milliseconds, price x 10000, size, ...") from None
+                yield tick
+            done += len(lines)
+
+    def _trade_row(self) -> Callable[[int, list[bytes]], Tick]:
+        stream, symbol = stream_of(self._symbol, "trade"), self._symbol
+        return lambda at, row: Tick("trade", stream, symbol, 0, at, at, _price(row[1]), str(int(row[2])))
+
+    def _quote_row(self) -> Callable[[int, list[bytes]], Tick]:
+        stream, symbol, merge = stream_of(self._symbol, "quote"), self._symbol, self._merge_sides
+        bid, ask = _NOTHING, _NOTHING
+
+        def tick(at: int, row: list[bytes]) -> Tick:
+            nonlocal bid, ask
+            new_bid, new_ask = _side(row[1], row[2]), _side(row[3], row[4])
+            bid = bid if merge and new_bid is _NOTHING else new_bid
+            ask = ask if merge and new_ask is _NOTHING else new_ask
+            return Tick("quote", stream, symbol, 0, at, at, bid=bid[0], bid_size=bid[1], ask=ask[0], ask_size=ask[1])
+
+        return tick
+
+
+def _side(price: bytes, size: bytes) -> tuple[str | None, str | None]:
+    return (_price(price), str(int(size))) if int(price) else _NOTHING
+
+
+def _price(text: bytes) -> str:
+    """137850 -> 13.7850."""
+    whole, fraction = divmod(int(text), _SCALE)
+    return f"{whole}.{fraction:04d}"
+
+
+def _midnight(path: Path, date: str | None) -> int:
+    """Midnight New York, in ns, of the day in the file's name."""
+    digits = re.search(r"(?<!\d)\d{8}(?!\d)", date.replace("-", "") if date else path.name)
+    try:
+        if digits is None:
+            raise ValueError
+        day = datetime.strptime(digits[0], "%Y%m%d")
+    except ValueError:
+        raise ConfigError(f"{date or path.name}: no day in it; name the file like bac_20131009_trade.zip or give --date 2013-10-09") from None
+    return int(day.replace(tzinfo=_NEW_YORK).timestamp()) * SECOND
+
+
+def _kind(path: Path) -> str:
+    for kind in ("trade", "quote"):
+        if kind in path.name.lower():
+            return kind
+    raise ConfigError(f"{path.name}: trades or quotes? Put `trade` or `quote` in the file's name")
+
+
+def _existing(paths: Sequence[Path]) -> list[Path]:
+    for path in paths:
+        if not path.is_file():
+            raise ConfigError(f"--source: there is no file {path}")
+    return list(paths)
+
+
+def _pieces(path: Path) -> Iterator[list[bytes]]:
+    """The lines of a plain, gzip or zip (its first member) file, some thousands at a time; without line ends or empty lines."""
+    rest = b""
+    with _opened(path) as file:
+        while piece := file.read(_PIECE):
+            *lines, rest = (rest + piece).split(b"\n")
+            yield [line for line in lines if line]
+    if rest:
+        yield [rest]
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[IO[bytes]]:
+    try:
+        if path.suffix == ".zip":
+            with zipfile.ZipFile(path) as archive, archive.open(archive.namelist()[0]) as member:
+                yield member
+        elif path.suffix == ".gz":
+            with gzip.open(path) as unpacked:
+                yield unpacked  # type: ignore[misc]  # its stub is no IO[bytes], but it reads
+        else:
+            with path.open("rb") as file:
+                yield file
+    except (OSError, EOFError, zipfile.BadZipFile, IndexError) as error:
+        raise ConfigError(f"{path}: cannot be read: {error}") from None

@@ -1,0 +1,245 @@
+"""The public face of the library.
+
+    async with tickbus.connect("redis://127.0.0.1:6379/0") as bus:
+        async for tick in bus.read("trade", symbols=["BTC-USDT"]):
+            print(tick.symbol, tick.price, tick.size)
+
+`with` and `for` instead of `async with` and `async for` do the same in a plain program or a notebook.
+"""
+
+import asyncio
+import queue
+import threading
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator, Mapping
+from functools import partial
+from types import TracebackType
+
+from tickbus.errors import ConfigError, RedisUnfit
+from tickbus.link import Link
+from tickbus.messages import Gap, GapKind, Message, StreamKind
+from tickbus.names import DEFAULT_PREFIX, DEFAULT_SHARDS, KINDS, Keys, Stream, StreamId
+from tickbus.reader import NOW, Read, Reader, Start, parse_start
+from tickbus.registry import read_heads, read_meta
+from tickbus.units import MILLISECOND
+from tickbus.wire import DECODE, TICK_FIELD, decode
+
+_HANDED_OVER = 16
+"""Rounds between the reading thread and a plain `for` loop."""
+
+
+def connect(url: str = "redis://127.0.0.1:6379/0", *, prefix: str = DEFAULT_PREFIX) -> "Bus":
+    """A bus to read from; connects when it is entered. redis://, rediss:// (TLS) or unix://."""
+    return Bus(url, prefix)
+
+
+class Bus:
+    def __init__(self, url: str, prefix: str = DEFAULT_PREFIX) -> None:
+        self._link = partial(Link.open, url)
+        self._prefix = prefix
+        self._readings: list[Reading] = []
+
+    def read(
+        self,
+        kind: str = "trade",
+        *,
+        symbols: Collection[str] | None = None,
+        feeds: Collection[str] | None = None,
+        specs: Collection[str] | None = None,
+        start: Start = NOW,
+        cursor: Mapping[str, str] | None = None,
+        gaps: bool = True,
+    ) -> "Reading":
+        """Messages of one kind (`trade`, `quote`, `bar`, `signal`), in order per stream, for ever and over reconnects.
+
+        symbols, feeds, specs: which streams; None = all. Streams that appear later are read from their first entry.
+        start: "now", "start" (the oldest entry kept), or a time (ns since the epoch, datetime, ISO text): where to begin.
+        cursor: as from `Reading.cursor`: go on exactly there instead.
+        gaps: whether Gap messages are given too: what the gateway told, and what was trimmed before it was read.
+        """
+        if kind not in KINDS:
+            raise ConfigError(f"kind {kind!r}: read one of {', '.join(KINDS)}")
+        wanted = partial(_wanted, kind, _choice(symbols), _choice(feeds), _choice(specs))
+        positions = {name: StreamId.parse(id) for name, id in (cursor or {}).items()}
+        reading = Reading(partial(self._reader, wanted, parse_start(start), positions), kind, gaps)
+        self._readings.append(reading)
+        return reading
+
+    async def last(self, kind: str = "trade", *, symbols: Collection[str] | None = None) -> dict[Stream, Message]:
+        """The newest message of each stream that has one: no replay needed."""
+        link = await self._link()
+        try:
+            keys = Keys(self._prefix, await self._shards(link))
+            shards = range(keys.shards) if symbols is None else sorted({keys.shard(symbol) for symbol in symbols})
+            heads = {Stream.parse(name): head for name, head in (await read_heads(link, keys, shards)).items()}
+        finally:
+            link.close()
+        found: dict[Stream, Message] = {}
+        for stream, head in heads.items():
+            if stream.kind == kind and (symbols is None or stream.symbol in symbols) and bytes(head.tick) != b"\xc0":
+                found[stream] = decode(TICK_FIELD[kind], bytes(head.tick))
+        return found
+
+    async def _reader(self, wanted: "partial[bool]", start: "str | StreamId", positions: dict[str, StreamId]) -> Reader:
+        link = await self._link()
+        shards = await self._shards(link)
+        link.close()
+        return Reader(self._link, Keys(self._prefix, shards), wanted, start, positions)
+
+    async def _shards(self, link: Link) -> int:
+        return await read_meta(link, self._prefix) or DEFAULT_SHARDS
+
+    async def __aenter__(self) -> "Bus":
+        link = await self._link()
+        try:
+            await read_meta(link, self._prefix)
+        except RedisUnfit:
+            raise
+        finally:
+            link.close()
+        return self
+
+    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._close()
+
+    def __enter__(self) -> "Bus":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._close()
+
+    def _close(self) -> None:
+        for reading in self._readings:
+            reading.close()
+
+
+class Reading:
+    """An endless iterator over messages, for `async for` or `for`. `cursor` says where it stands."""
+
+    def __init__(self, make_reader: Callable[[], Awaitable[Reader]], kind: str, gaps: bool) -> None:
+        self._make_reader = make_reader
+        self._kind = kind
+        self._gaps = gaps
+        self._field = TICK_FIELD[kind]
+        self._reader: Reader | None = None
+        self._delivered: dict[str, str] = {}
+        self._stream_name = ""
+        self._at: bytes = b""
+        self._thread: _Thread | None = None
+
+    @property
+    def cursor(self) -> dict[str, str]:
+        """Stream name -> ID of the newest message given out. Save it, and `read(..., cursor=...)` goes on right after it."""
+        at = {self._stream_name: self._at.decode()} if self._at else {}
+        return {**self._delivered, **at}
+
+    async def __aiter__(self) -> AsyncIterator[Message]:
+        async for reads in self._rounds():
+            for read in reads:
+                for message in self._messages(read):
+                    yield message
+
+    def __iter__(self) -> Iterator[Message]:
+        self._thread = _Thread(self)
+        for reads in self._thread:
+            for read in reads:
+                yield from self._messages(read)
+
+    async def entries(self) -> AsyncIterator[tuple[Stream, StreamId, Message]]:
+        """The same with stream and ID of each message; a Gap for what was trimmed bears the ID after which it is missing."""
+        async for reads in self._rounds():
+            for read in reads:
+                if read.lost is not None and self._gaps:
+                    yield read.stream, read.lost.after, trimmed_gap(read, "reader")
+                for id, (field, payload) in read.entries:
+                    if field == self._field or self._gaps:
+                        yield read.stream, StreamId.parse(id), decode(field, payload)
+
+    def close(self) -> None:
+        if self._thread is not None:
+            self._thread.stop()  # its loop closes the reader: a connection belongs to one loop
+        elif self._reader is not None:
+            self._reader.close()
+
+    async def _rounds(self) -> AsyncIterator[list[Read]]:
+        self._reader = reader = await self._make_reader()
+        await reader.prepare()
+        self._delivered = {name: str(position) for name, position in reader.positions.items()}
+        async for result in reader.rounds():
+            if result.reads:
+                yield result.reads
+
+    def _messages(self, read: Read) -> Iterator[Message]:
+        self._stream_name = read.stream.name
+        if read.lost is not None and self._gaps:
+            yield trimmed_gap(read, "reader")
+        wanted, decode_tick = self._field, DECODE[self._field]
+        for id, (field, payload) in read.entries:
+            self._at = id
+            if field == wanted:
+                yield decode_tick(payload)
+            elif self._gaps:
+                yield decode(field, payload)
+        self._delivered[self._stream_name] = str(read.last)
+        self._at = b""
+
+
+class _Thread:
+    """A loop of its own for a plain `for`: notebooks run one already in theirs."""
+
+    def __init__(self, reading: Reading) -> None:
+        self._queue: queue.Queue[list[Read] | BaseException] = queue.Queue(_HANDED_OVER)
+        self._started = threading.Event()
+        self._thread = threading.Thread(target=lambda: asyncio.run(self._pump(reading)), name="tickbus-reading", daemon=True)
+        self._thread.start()
+
+    def __iter__(self) -> Iterator[list[Read]]:
+        while True:
+            item = self._queue.get()
+            if isinstance(item, BaseException):
+                raise item
+            yield item
+
+    async def _pump(self, reading: Reading) -> None:
+        self._pumping = asyncio.create_task(self._put_all(reading))
+        self._started.set()
+        await asyncio.gather(self._pumping, return_exceptions=True)
+        if reading._reader is not None:
+            reading._reader.close()
+
+    async def _put_all(self, reading: Reading) -> None:
+        try:
+            async for reads in reading._rounds():
+                await asyncio.to_thread(self._queue.put, reads) if self._queue.full() else self._queue.put_nowait(reads)
+        except Exception as error:  # noqa: BLE001  # handed to the caller's thread, which raises it
+            self._queue.put(error)
+
+    def stop(self) -> None:
+        self._started.wait()
+        self._pumping.get_loop().call_soon_threadsafe(self._pumping.cancel)
+        while self._thread.is_alive():  # a full queue may hold up its last `put`
+            while not self._queue.empty():
+                self._queue.get_nowait()
+            self._thread.join(0.05)
+
+
+def trimmed_gap(read: Read, source: str) -> Gap:
+    """What retention took before it was read, as a Gap; its times are bus time, from the IDs around it."""
+    assert read.lost is not None
+    kinds = {"trade": StreamKind.TRADE, "quote": StreamKind.QUOTE}
+    return Gap(
+        read.stream.symbol, kinds.get(read.stream.kind, StreamKind.BAR), source, GapKind.TRIMMED,
+        read.lost.after.ms * MILLISECOND, read.lost.before.ms * MILLISECOND, count=read.lost.count,
+    )  # fmt: skip
+
+
+def _choice(names: Collection[str] | None) -> frozenset[str] | None:
+    return None if names is None else frozenset(names)
+
+
+def _wanted(kind: str, symbols: frozenset[str] | None, feeds: frozenset[str] | None, specs: frozenset[str] | None, stream: Stream) -> bool:
+    return (
+        stream.kind == kind
+        and (symbols is None or stream.symbol in symbols)
+        and (feeds is None or stream.feed in feeds)
+        and (specs is None or stream.spec in specs)
+    )

@@ -1,0 +1,158 @@
+"""A service's side of the bus: read whole shards, commit position, state and output together.
+
+    consumer = await Consumer.open(..., service="bars", ...)
+    async for batch in consumer.batches():
+        ...
+        await consumer.commit(positions, outputs, state)
+
+Position and state stand in Redis beside the streams, and a commit is one fenced transaction with the outputs: after a crash
+anywhere the service goes on as if nothing had happened. A service whose output is elsewhere (the recorder's files) keeps its
+position there, and commits it here only to show it.
+"""
+
+import logging
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+
+import msgspec
+
+from tickbus.clock import BusClock
+from tickbus.lease import Lease
+from tickbus.link import Link
+from tickbus.messages import Message
+from tickbus.names import Keys, Stream, StreamId
+from tickbus.publisher import Publisher, Transaction
+from tickbus.reader import FROM_START, Reader, Round
+from tickbus.registry import check_meta, read_heads
+from tickbus.streams import Entry, StreamWriter
+from tickbus.units import Duration
+from tickbus.wire import FIELDS, NIL, Head, encode
+
+log = logging.getLogger("tickbus.consumer")
+
+
+@dataclass(frozen=True)
+class Output:
+    """A message to add to one of the service's own streams. `ms` comes from what caused it, so that a repeat gives the same ID."""
+
+    stream: Stream
+    ms: int
+    message: Message
+
+
+@dataclass
+class Committed:
+    """What a service has in Redis: read at the start."""
+
+    positions: dict[str, StreamId] = field(default_factory=dict)
+    states: dict[str, bytes] = field(default_factory=dict)
+    """By stream name."""
+
+
+class Consumer:
+    """One service's reading and committing. It owns all shards: a second one started waits as a standby."""
+
+    def __init__(self, url: str, keys: Keys, service: str, wanted: Callable[[Stream], bool], lease_ttl: Duration) -> None:
+        self._link = partial(Link.open, url)
+        self._keys = keys
+        self.service = service
+        self._wanted = wanted
+        self.clock = BusClock()
+        self.lease = Lease(self._link, keys, service, lease_ttl)
+        self.publisher = Publisher(self._link, keys, service, self.clock)
+        self.committed = Committed()
+        self._outputs: dict[str, StreamWriter] = {}
+        self._heads: dict[str, Head] = {}
+        self.reader: Reader | None = None
+        self.read = 0
+        self.commits = 0
+        self.lost = 0
+
+    async def open(self) -> None:
+        """Become the one that works: lease, fences; then read what was committed before."""
+        link = await self._link()
+        await check_meta(link, self._keys)
+        await self.lease.acquire()
+        await self.publisher.take_over()
+        shards = range(self._keys.shards)
+        positions = await link.ask_all([("HGETALL", self._keys.position(shard, self.service)) for shard in shards])
+        states = await link.ask_all([("HGETALL", self._keys.state(shard, self.service)) for shard in shards])
+        for flat in positions:
+            self.committed.positions |= {name.decode(): StreamId.parse(id) for name, id in _pairs(flat)}
+        for flat in states:
+            self.committed.states |= {name.decode(): value for name, value in _pairs(flat)}
+        self._heads = await read_heads(link, self._keys, shards)
+        await link.ask("HSET", self._keys.meta, f"service:{self.service}", "1")
+        link.close()
+        log.info("%s: epoch %d, %d streams with a position", self.service, self.publisher.epoch, len(self.committed.positions))
+
+    async def batches(self, start: "str | StreamId" = FROM_START, positions: Mapping[str, StreamId] | None = None) -> AsyncIterator[Round]:
+        """Rounds of reads, for ever. `positions` instead of the committed ones: for a service that keeps its own."""
+        given = self.committed.positions if positions is None else positions
+        self.reader = Reader(self._link, self._keys, self._wanted, start, given)
+        async for result in self.reader.rounds():
+            for read in result.reads:
+                self.read += len(read.entries)
+                if read.lost is not None:
+                    self.lost += read.lost.count
+                    log.error("%s: %d entries of %s were trimmed before they were read", self.service, read.lost.count, read.stream.name)
+            yield result
+
+    def epoch_of(self, stream: Stream, seq: int) -> int:
+        """The epoch under which an entry was written; 0 if that is no longer known."""
+        head = self.reader.heads.get(stream.name) if self.reader is not None else None
+        found = 0
+        for epoch, first in head.epochs if head is not None else ():
+            if first <= seq:
+                found = epoch
+        return found
+
+    async def commit(self, positions: Mapping[Stream, StreamId], outputs: Sequence[Output] = (), state: Mapping[Stream, bytes] | None = None) -> None:
+        """Store outputs, positions and states as one transaction; returns when it is stored. Fenced if another took over."""
+        transaction = Transaction(self.clock.now_ms())
+        transaction.entries = entries = [self._entry(output) for output in outputs]
+        for stream, ms, seq, _, payload, _, _ in entries:
+            transaction.heads[stream] = self._heads[stream.name] = Head(
+                f"{ms}-{seq}", None, 0, msgspec.Raw(payload), epochs=self._epochs(stream.name, seq)
+            )
+        by_shard: dict[int, dict[str, bytes]] = {}
+        for stream_read, position in positions.items():
+            by_shard.setdefault(self._keys.shard(stream_read.symbol), {})[stream_read.name] = str(position).encode()
+        transaction.hashes = [(self._keys.position(shard, self.service), fields) for shard, fields in by_shard.items()]
+        states: dict[int, dict[str, bytes]] = {}
+        for stream_read, value in (state or {}).items():
+            states.setdefault(self._keys.shard(stream_read.symbol), {})[stream_read.name] = value
+        transaction.hashes += [(self._keys.state(shard, self.service), fields) for shard, fields in states.items()]
+        await self.publisher.commit(transaction)
+        self.commits += 1
+        for stream_read, position in positions.items():
+            self.committed.positions[stream_read.name] = position
+
+    def _entry(self, output: Output) -> Entry:
+        name = output.stream.name
+        writer = self._outputs.get(name)
+        if writer is None:
+            writer = self._outputs[name] = StreamWriter(self._keys, output.stream)
+        head = self._heads.get(name)
+        last = StreamId.parse(head.id) if head is not None else StreamId(0, 0)
+        id = StreamId(max(output.ms, last.ms), last.seq + 1)
+        # the head is brought up at once, so that the next output of this commit counts on from it
+        self._heads[name] = Head(str(id), None, 0, NIL, epochs=head.epochs if head is not None else [])
+        return writer, id.ms, id.seq, FIELDS[type(output.message)], encode(output.message), -1, 0
+
+    def _epochs(self, name: str, seq: int) -> list[tuple[int, int]]:
+        epochs = self._heads[name].epochs
+        if not epochs or epochs[-1][0] != self.publisher.epoch:
+            epochs = [*epochs, (self.publisher.epoch, seq)][-16:]
+        return epochs
+
+    async def close(self) -> None:
+        if self.reader is not None:
+            self.reader.close()
+        await self.lease.release()
+        self.publisher.close()
+
+
+def _pairs(flat: list[bytes]) -> "zip[tuple[bytes, bytes]]":
+    return zip(flat[::2], flat[1::2], strict=True)

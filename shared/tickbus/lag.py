@@ -1,0 +1,123 @@
+"""How far a service is behind: in entries, exactly, by the streams' own counters; in seconds, by its oldest unread entry.
+
+Lag in entries = counter of the head - counter of the position: right also after trimming. XINFO's own `lag` is not.
+"""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+
+from tickbus import metrics as m
+from tickbus.errors import RedisError
+from tickbus.link import Link, ReplyError
+from tickbus.metrics import Meters
+from tickbus.names import START, Keys, Stream, StreamId
+from tickbus.registry import read_heads
+from tickbus.units import HOUR, MILLISECOND
+from tickbus.wire import Head
+
+log = logging.getLogger("tickbus.lag")
+
+_PIECE = 250
+DEFAULT_RETENTION_MS = 24 * HOUR // MILLISECOND
+
+
+@dataclass(frozen=True)
+class StreamLag:
+    """One stream of one service."""
+
+    stream: Stream
+    ticks: int
+    """Entries that are not committed, those already trimmed included."""
+    lost: int
+    """Of these, the ones that were trimmed: they cannot be read any more."""
+    seconds: float
+    """Age of the oldest entry not committed; 0 if there is none."""
+    headroom: float
+    """Seconds until retention takes an entry that is not committed."""
+
+
+async def retentions(link: Link, keys: Keys) -> dict[str, tuple[int, int]]:
+    """Feed -> (ms, entries) that its streams are kept, as their gateways say."""
+    flat = await link.ask("HGETALL", keys.meta)
+    found = {}
+    for name, value in zip(flat[::2], flat[1::2], strict=True):
+        if name.startswith(b"retention:"):
+            ms, _, entries = value.decode().partition(",")
+            found[name.decode().removeprefix("retention:")] = (int(ms), int(entries))
+    return found
+
+
+async def measure(
+    link: Link, keys: Keys, heads: Mapping[str, Head], positions: Mapping[str, StreamId], wanted: Callable[[Stream], bool]
+) -> list[StreamLag]:
+    """The lag of a service with these positions in every stream that it wants."""
+    seconds, micros = await link.ask("TIME")
+    now_ms = int(seconds) * 1000 + int(micros) // 1000
+    kept = await retentions(link, keys)
+    behind: list[tuple[Stream, StreamId, StreamId]] = []
+    lags = []
+    for name, head in heads.items():
+        stream = Stream.parse(name)
+        if not wanted(stream):
+            continue
+        last, position = StreamId.parse(head.id), positions.get(name, START)
+        if last > position:
+            behind.append((stream, last, position))
+        else:
+            lags.append(StreamLag(stream, 0, 0, 0.0, kept.get(stream.feed, (DEFAULT_RETENTION_MS, 0))[0] / 1000))
+    for start in range(0, len(behind), _PIECE):
+        piece = behind[start : start + _PIECE]
+        rows = await link.ask_all([("XRANGE", keys.stream(stream), f"({position}", "+", "COUNT", 1) for stream, _, position in piece])
+        for (stream, last, position), found in zip(piece, rows, strict=True):
+            oldest = StreamId.parse(found[0][0]) if found else last
+            age = max(0.0, (now_ms - oldest.ms) / 1000)
+            headroom = _headroom(kept.get(stream.feed), oldest, last, age)
+            lags.append(StreamLag(stream, last.seq - position.seq, max(0, oldest.seq - position.seq - 1), age, headroom))
+    return lags
+
+
+def _headroom(kept: tuple[int, int] | None, oldest: StreamId, last: StreamId, age: float) -> float:
+    """By age; and by number, at the rate of the unread part."""
+    ms, entries = kept or (DEFAULT_RETENTION_MS, 0)
+    by_age = ms / 1000 - age
+    unread = last.seq - oldest.seq + 1
+    span = (last.ms - oldest.ms) / 1000
+    if not entries or span <= 0:
+        return max(0.0, by_age)
+    return max(0.0, min(by_age, (entries - unread) / (unread / span)))
+
+
+class LagMeter:
+    """Measures a service's own lag every few seconds and puts it into its metrics."""
+
+    def __init__(
+        self, meters: Meters, service: str, keys: Keys, connect: Callable[[], Awaitable[Link]],
+        wanted: Callable[[Stream], bool], positions: Callable[[], Mapping[str, StreamId]],
+    ) -> None:  # fmt: skip
+        self._keys = keys
+        self._connect = connect
+        self._wanted = wanted
+        self._positions = positions
+        self._ticks = meters.gauge(m.CONSUMER_LAG_TICKS).labels(service)
+        self._seconds = meters.gauge(m.CONSUMER_LAG_SECONDS).labels(service)
+        self._headroom = meters.gauge(m.RETENTION_HEADROOM).labels(service)
+
+    async def run(self) -> None:
+        link: Link | None = None
+        interval = 1.0
+        while True:
+            try:
+                if link is None or link.closed:
+                    link = await self._connect()
+                heads = await read_heads(link, self._keys, range(self._keys.shards))
+                # a sweep of all heads costs about 10 us a stream
+                interval = max(1.0, len(heads) / 2_000)
+                lags = await measure(link, self._keys, heads, self._positions(), self._wanted)
+                self._ticks.set(sum(lag.ticks for lag in lags))
+                self._seconds.set(max((lag.seconds for lag in lags), default=0.0))
+                self._headroom.set(min((lag.headroom for lag in lags), default=DEFAULT_RETENTION_MS / 1000))
+            except (RedisError, ReplyError) as error:
+                log.debug("lag: %s", error)
+            await asyncio.sleep(interval)

@@ -1,0 +1,94 @@
+"""deploy/check_stack.py, against a real Prometheus that scrapes a process with all of our metrics."""
+
+import os
+import shutil
+import socket
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from prometheus_client import CollectorRegistry, start_http_server
+
+from deploy.check_stack import amiss, expressions
+from tickbus.metrics import METRICS, Meters
+
+
+@contextmanager
+def exporter(fill: Callable[[Meters], None]) -> Iterator[int]:
+    """A /metrics that `fill` brings up to date before every scrape; -> its port."""
+    meters = Meters(CollectorRegistry())
+
+    class Filling:
+        def collect(self) -> Iterator[object]:
+            fill(meters)
+            yield from meters.registry.collect()
+
+    server, thread = start_http_server(0, addr="127.0.0.1", registry=Filling())  # type: ignore[arg-type]
+    try:
+        yield server.server_address[1]
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join(5)
+
+
+def everything_happens(meters: Meters) -> None:
+    for metric in METRICS:
+        labels = ["x"] * len(metric.labels)
+        child = getattr(meters, metric.kind)(metric)
+        child = child.labels(*labels) if labels else child
+        {"counter": lambda c: c.inc(), "gauge": lambda c: c.set(1), "histogram": lambda c: c.observe(0.01)}[metric.kind](child)
+
+
+@contextmanager
+def prometheus(folder: Path, *targets: int) -> Iterator[str]:
+    path = shutil.which("prometheus")
+    if path is None:
+        if os.environ.get("CI") or os.environ.get("TICKBUS_REQUIRE_SERVERS"):
+            pytest.fail("prometheus is missing; .ci/run installs it")
+        pytest.skip("prometheus is not installed")
+    listed = ", ".join(f'"127.0.0.1:{port}"' for port in targets)
+    config = folder / "prometheus.yml"
+    config.write_text(f"scrape_configs: [{{job_name: tickbus, scrape_interval: 1s, static_configs: [{{targets: [{listed}]}}]}}]\n", encoding="utf-8")
+    address = f"127.0.0.1:{free_port()}"
+    command = [path, f"--config.file={config}", f"--storage.tsdb.path={folder / 'data'}", f"--web.listen-address={address}"]
+    with (folder / "log").open("wb") as log, subprocess.Popen(command, stdout=log, stderr=log) as process:
+        try:
+            yield f"http://{address}"
+        finally:
+            process.terminate()
+
+
+def free_port() -> int:
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        port: int = listening.getsockname()[1]
+        return port
+
+
+def wait_until(condition: Callable[[], bool], seconds: float) -> None:
+    deadline = time.monotonic() + seconds
+    pause = threading.Event()
+    while not condition():
+        assert time.monotonic() < deadline, "waited long enough"
+        pause.wait(0.1)
+
+
+def test_every_expression_of_the_dashboards_has_data_where_all_metrics_are(tmp_path: Path) -> None:
+    with exporter(everything_happens) as port, prometheus(tmp_path, port) as url:
+        wait_until(lambda: not amiss(url), 30)
+
+
+def test_what_is_missing_is_named(tmp_path: Path) -> None:
+    dead = free_port()
+    with exporter(lambda meters: None) as port, prometheus(tmp_path, port, dead) as url:
+        wait_until(lambda: any(f"127.0.0.1:{dead}/metrics is down" in line for line in amiss(url)), 20)
+        lines = amiss(url)
+        assert [line for line in lines if line.startswith("no data: ")] == [
+            f"no data: {place}: {text.replace('$__rate_interval', '30s')}" for place, text in expressions()
+        ]
+        assert not any(f"127.0.0.1:{port}/" in line and "down" in line for line in lines)

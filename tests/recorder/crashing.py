@@ -1,0 +1,83 @@
+"""A recorder that dies: `python crashing.py ROWS DATA_DIR,PLAN,PLAN... ...`. Each life takes a fixed market from the position that it
+recovers and commits it piece by piece; the plan of a life is `step:N`, killed at its Nth step inside commits, or `ms:N`, killed
+by a timer at any instruction. The last life in a folder has no plan and ends the market. Prints per folder how many were killed.
+"""
+
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pyarrow as pa
+from tickbus.messages import Message, StreamKind
+from tickbus.names import START, Stream, StreamId
+from tickbus.wire import encode
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from recorder.recorded import BTC, ETH, MIDNIGHT, QUOTES, gap, quote, trade
+
+from services.recorder.store import ShardStore
+
+PIECE = 40
+
+
+def market(rows: int) -> Iterator[tuple[Stream, StreamId, Message]]:
+    """Trades of two symbols, quotes, Gaps, messages that fit no row, over midnight: dense counters per stream."""
+    for seq in range(1, rows + 1):
+        time = MIDNIGHT + (seq - rows // 2) * 1000
+        id = StreamId(MIDNIGHT // 1_000_000 + seq, seq)
+        odd = trade(seq, time=time, price="0.1234567890123456789")
+        yield BTC, id, gap(time=time) if seq % 10 == 0 else odd if seq % 17 == 0 else trade(seq, time=time)
+        yield ETH, id, trade(seq, "ETH-USDT", time=time)
+        yield QUOTES, id, gap(StreamKind.QUOTE, time=time) if seq % 13 == 0 else quote(seq, time=time)
+
+
+def live(data_dir: Path, rows: int, plan: str) -> None:
+    how, _, number = plan.partition(":")
+    left = int(number or 0)
+
+    def step(name: str) -> None:
+        nonlocal left
+        left -= 1
+        if how == "step" and left == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    if how == "ms":
+        # nobody catches it, so the process ends as it stands
+        signal.setitimer(signal.ITIMER_REAL, left / 1000)
+    store = ShardStore(data_dir, "07", step=step)
+    positions = store.recover()
+    for stream, id, message in market(rows):
+        # three entries back, as a reader may that does not know exactly where it was
+        if id.seq > positions.get(stream.name, START).seq - 3:
+            store.add(stream, id, 1, message, encode(message))
+        if store.rows >= PIECE:
+            store.commit()
+    while store.rows:
+        store.commit()
+
+
+def main() -> None:
+    rows, *folders = sys.argv[1:]
+    # the first value makes pyarrow load numpy and pandas where they are: once here, not in every life
+    pa.array([1])
+    for folder in folders:
+        data_dir, *plans = folder.split(",")
+        print(sum(die(Path(data_dir), int(rows), plan) for plan in [*plans, ""]))
+
+
+def die(data_dir: Path, rows: int, plan: str) -> bool:
+    """-> whether that life was killed."""
+    child = os.fork()
+    if not child:
+        live(data_dir, rows, plan)
+        os._exit(0)
+    _, status = os.waitpid(child, 0)
+    if not os.WIFSIGNALED(status) and status:
+        raise SystemExit(f"{plan}: the child ended with {os.waitstatus_to_exitcode(status)}")
+    return os.WIFSIGNALED(status)
+
+
+if __name__ == "__main__":
+    main()

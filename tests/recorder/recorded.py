@@ -1,0 +1,83 @@
+"""Messages to record, and what is in the files afterwards, read by pyarrow alone."""
+
+from collections.abc import Iterator
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from tickbus.messages import Bar, Gap, GapKind, Message, Quote, Side, StreamKind, Trade
+from tickbus.names import START, Stream, StreamId
+from tickbus.units import MILLISECOND, iso_ns
+from tickbus.wire import encode
+
+from services.recorder.store import ShardStore
+
+NOON = iso_ns("2024-08-08T12:00:00Z")
+MIDNIGHT = iso_ns("2024-08-09T00:00:00Z")
+BTC = Stream("trade", "binance", "BTC-USDT")
+ETH = Stream("trade", "binance", "ETH-USDT")
+QUOTES = Stream("quote", "binance", "BTC-USDT")
+BARS = Stream("bar", "binance", "BTC-USDT", "time:1m")
+
+
+def id_of(seq: int, time: int = NOON) -> StreamId:
+    return StreamId(time // MILLISECOND + seq, seq)
+
+
+def trade(seq: int, symbol: str = "BTC-USDT", time: int = NOON, price: str = "60000.10", size: str = "0.5") -> Trade:
+    return Trade(symbol, price, size, Side(seq % 3), str(1000 + seq), time + seq, time + seq + 5, "60000.00", None, flags=seq % 2)
+
+
+def quote(seq: int, time: int = NOON) -> Quote:
+    return Quote("BTC-USDT", "59999.90", "1.25", None, None, time + seq, time + seq + 7)
+
+
+def bar(start: int = NOON) -> Bar:
+    return Bar("BTC-USDT", "time:1m", start, start + 60_000_000_000, "1.5", "2", "1", "1.75", "10", "15", "1.5", 3, "4", "6", 1, ("has_gap", "repaired"))
+
+
+def gap(stream: StreamKind = StreamKind.TRADE, time: int = NOON) -> Gap:
+    return Gap("BTC-USDT", stream, "gateway", GapKind.SEQUENCE, time, time + 1000, "7", "9", 3, repairable=True)
+
+
+def add(store: ShardStore, stream: Stream, seq: int, message: Message, *, epoch: int = 4, time: int = NOON) -> None:
+    store.add(stream, id_of(seq, time), epoch, message, encode(message))
+
+
+def opened(data_dir: Path, **more: Any) -> ShardStore:
+    return opened_at(data_dir, **more)[0]
+
+
+def opened_at(data_dir: Path, **more: Any) -> tuple[ShardStore, int]:
+    """-> the store, and the counter up to which BTC's trades are in its files."""
+    store = ShardStore(data_dir, "07", **more)
+    return store, store.recover().get(BTC.name, START).seq
+
+
+def files_of(data_dir: Path, kind: str) -> list[Path]:
+    return sorted((data_dir / kind).rglob("*.parquet"))
+
+
+def rows_of(data_dir: Path, kind: str) -> list[dict[str, Any]]:
+    """Of all files, in the files' order; times as integers."""
+    return [row for path in files_of(data_dir, kind) for row in plain_rows(pq.ParquetFile(path).read())]
+
+
+def plain_rows(table: pa.Table) -> Iterator[dict[str, Any]]:
+    for number, field in enumerate(table.schema):
+        if pa.types.is_timestamp(field.type):
+            table = table.set_column(number, field.name, table.column(number).cast(pa.int64()))
+    yield from table.to_pylist()
+
+
+def seqs(data_dir: Path, kind: str = "trade", symbol: str = "BTC-USDT") -> list[int]:
+    return [row["seq"] for row in rows_of(data_dir, kind) if row["symbol"] == symbol]
+
+
+def plain_files(data_dir: Path) -> list[str]:
+    return sorted(str(path.relative_to(data_dir)) for path in data_dir.rglob("*") if path.is_file())
+
+
+D = Decimal

@@ -1,0 +1,55 @@
+"""Killed at any point, the recorder goes on as if nothing had happened: each row once, in order, and every file readable."""
+
+import json
+import random
+import subprocess
+import sys
+from pathlib import Path
+
+from recorder.crashing import market
+from recorder.recorded import plain_files, rows_of
+from tickbus.messages import Gap
+from tickbus.names import StreamId
+
+ROWS = 60
+BOUNDARIES = range(1, 26)
+"""Every step of the first two commits of a life."""
+
+
+def outlive(folders: dict[Path, list[str]]) -> list[int]:
+    """-> per folder, how many lives were killed; the market is recorded to its end then."""
+    command = [sys.executable, str(Path(__file__).with_name("crashing.py")), str(ROWS)]
+    command += [",".join([str(data_dir), *plans]) for data_dir, plans in folders.items()]
+    done = subprocess.run(command, cwd=Path(__file__).parents[2], env={"PYTHONPATH": "."}, capture_output=True, text=True, timeout=50, check=False)
+    assert done.returncode == 0, done.stderr
+    return [int(line) for line in done.stdout.split()]
+
+
+def assert_exactly_once(data_dir: Path) -> None:
+    told: dict[str, list[tuple[str, StreamId]]] = {"trade": [], "quote": [], "gap": [], "aside": []}
+    for stream, id, message in market(ROWS):
+        kind = "gap" if isinstance(message, Gap) else "aside" if getattr(message, "price_text", "") == "0.1234567890123456789" else stream.kind
+        told[kind].append((stream.name, id))
+    for kind in ("trade", "quote", "gap"):
+        rows = rows_of(data_dir, kind)
+        stored = [(f"{row.get('stream', kind)}:{row['feed']}:{row['symbol']}", StreamId(row["id_ms"], row["seq"])) for row in rows]
+        assert sorted(stored) == sorted(told[kind]), kind
+    lines = [json.loads(line) for path in (data_dir / "_aside").glob("*.jsonl") for line in path.read_text().splitlines()]
+    assert sorted((line["stream"], StreamId.parse(line["id"])) for line in lines) == sorted(told["aside"])
+    assert not [name for name in plain_files(data_dir) if name.endswith(".tmp")]
+
+
+def test_killed_at_every_step(tmp_path: Path) -> None:
+    folders = {tmp_path / str(number): [f"step:{number}"] for number in BOUNDARIES}
+    assert outlive(folders) == [1] * len(folders)
+    for data_dir in folders:
+        assert_exactly_once(data_dir)
+
+
+def test_killed_again_and_again(tmp_path: Path) -> None:
+    """One data folder, killed at each step in turn and then at random moments."""
+    chance = random.Random(7)
+    plans = [f"step:{number}" for number in range(1, 9)] + [f"ms:{chance.randint(2, 40)}" for _ in range(12)]
+    (killed,) = outlive({tmp_path: plans})
+    assert killed >= 8
+    assert_exactly_once(tmp_path)

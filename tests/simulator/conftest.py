@@ -1,0 +1,107 @@
+"""A running simulator on a free port, and clients of the `websockets` library for it."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+from websockets.asyncio.client import ClientConnection, connect
+
+from services.simulator.main import Options, build
+from services.simulator.simulator import Simulator
+
+DATA = Path("/work/shared/data")
+
+
+@dataclass
+class Venue:
+    """The simulator as a client and its operator see it."""
+
+    simulator: Simulator
+    url: str
+    path: Path
+
+    def connect(self, target: str, **options: Any) -> connect:
+        # a client that leaves frames unread has no close frame to wait for
+        return connect(self.url + target, **{"compression": None, "max_size": None, "ping_interval": None, "close_timeout": 0.1} | options)
+
+    def tell(self, line: str) -> str:
+        return self.simulator.command(line)
+
+    def lines(self) -> list[dict[str, Any]]:
+        self.simulator.flush()
+        return [json.loads(line) for line in self.path.read_text().splitlines()]
+
+    def ticks(self) -> list[dict[str, Any]]:
+        return [line for line in self.lines() if "n" in line]
+
+    def events(self, name: str) -> list[dict[str, Any]]:
+        return [line for line in self.lines() if line.get("event") == name]
+
+    async def until(self, condition: Callable[[], bool]) -> None:
+        async with asyncio.timeout(10):
+            while not condition():  # nothing tells: it is a file, or a state inside
+                await asyncio.sleep(0.01)
+
+
+@dataclass
+class Client:
+    socket: ClientConnection
+    seen: list[Any] = field(default_factory=list)
+
+    async def say(self, message: object) -> None:
+        await self.socket.send(json.dumps(message))
+
+    async def ask(self, message: object) -> Any:
+        """Send, and the next frame."""
+        await self.say(message)
+        return await self.next()
+
+    async def raw(self) -> str | bytes:
+        async with asyncio.timeout(10):
+            return await self.socket.recv()
+
+    async def next(self) -> Any:
+        return json.loads(await self.raw())
+
+    async def take(self, count: int) -> list[Any]:
+        return [await self.next() for _ in range(count)]
+
+
+Running = Callable[..., AbstractAsyncContextManager[Venue]]
+
+
+@pytest.fixture
+def venue(tmp_path: Path) -> Running:
+    """`async with venue(speed="max", ...) as it:` runs a simulator with these options."""
+
+    @asynccontextmanager
+    async def running(**options: Any) -> AsyncIterator[Venue]:
+        path = tmp_path / "ledger.jsonl"
+        simulator = build(Options(ledger=path, **options))
+        async with simulator.listening("127.0.0.1", 0) as port:
+            task = asyncio.create_task(simulator.run())
+            try:
+                yield Venue(simulator, f"ws://127.0.0.1:{port}", path)
+            finally:
+                task.cancel()
+                await asyncio.wait((task,))
+
+    return running
+
+
+@pytest.fixture
+def client() -> type[Client]:
+    return Client
+
+
+@pytest.fixture
+def data() -> Path:
+    """The real captures beside the repository."""
+    if not DATA.is_dir():
+        pytest.skip(f"no captures in {DATA}")
+    return DATA

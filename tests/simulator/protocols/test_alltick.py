@@ -1,0 +1,132 @@
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from services.simulator.protocols.alltick import Alltick, refusal
+from services.simulator.protocols.session import Terms
+from services.simulator.tick import Tick
+from tickbus.units import SECOND
+
+NS = 1_751_068_801_234_567_890
+TRADE = Tick("trade", "aapl.us@trade", "AAPL.US", 27755950, NS, 0, "201.187000", "174", "buy")
+QUOTE = Tick("quote", "aapl.us@bookTicker", "AAPL.US", 3, NS, 0, bid="201.1", bid_size="5")
+
+
+class Talk:
+    """A session that is spoken to once every two seconds."""
+
+    def __init__(self, **terms: Any) -> None:
+        self.session = Alltick(Terms(**terms), 0)
+        self.now = 0
+
+    def say(self, cmd_id: int, data: object, seq_id: int = 7) -> Any:
+        self.now += 2 * SECOND
+        message = json.dumps({"cmd_id": cmd_id, "seq_id": seq_id, "trace": "t", "data": data}).encode()
+        (reply,) = self.session.receive(message, self.now).replies
+        return json.loads(reply)
+
+
+def codes(*names: str) -> dict[str, object]:
+    return {"symbol_list": [{"code": name} for name in names]}
+
+
+def ok(cmd_id: int) -> dict[str, object]:
+    return {"ret": 200, "msg": "ok", "cmd_id": cmd_id, "seq_id": 7, "trace": "t", "data": {}}
+
+
+def test_a_subscribe_replaces_the_one_before_and_kinds_are_apart() -> None:
+    talk = Talk()
+    assert talk.say(22004, codes("AAPL.US", "B")) == ok(22005)
+    assert talk.say(22002, codes("AAPL.US")) == ok(22003)
+    assert talk.session.wants(TRADE)
+    assert talk.session.wants(QUOTE)
+    assert talk.say(22004, codes("B")) == ok(22005)
+    assert not talk.session.wants(TRADE)
+    assert talk.session.wants(QUOTE)
+    assert talk.say(22006, {"cancel_type": 1}) == ok(22007)
+    assert not talk.session.wants(QUOTE)
+    assert talk.session.subscribed
+    assert talk.say(22006, {"cancel_type": 0}) == ok(22007)
+    assert not talk.session.subscribed
+
+
+def test_codes_over_the_cap_are_left_out_without_a_word() -> None:
+    talk = Talk(symbol_cap=2)
+    assert talk.say(22004, codes("X", "Y", "AAPL.US")) == ok(22005)
+    assert talk.session.symbols() == ["X", "Y"]
+
+
+def test_unknown_codes() -> None:
+    talk = Talk(knows=lambda code: code == "AAPL.US")
+    assert talk.say(22004, codes("X"))["ret"] == 600
+    assert talk.say(22004, codes("X", "AAPL.US")) == ok(22005)
+    assert talk.session.symbols() == ["AAPL.US"]
+
+
+@pytest.mark.parametrize(("cmd_id", "data", "ret"), [(22004, {}, 400), (22004, {"symbol_list": []}, 400), (22006, {"cancel_type": 9}, 400), (22006, [], 400), (1, {}, 400)])
+def test_bad_data(cmd_id: int, data: object, ret: int) -> None:
+    assert Talk().say(cmd_id, data)["ret"] == ret
+
+
+@pytest.mark.parametrize("message", [b"", b"[]", b'{"cmd_id":22000,"seq_id":1,"data":{}}', b'{"cmd_id":-1,"seq_id":1,"trace":"","data":{}}', b"\xff"])
+def test_a_bad_envelope_is_refused_without_naming_a_request(message: bytes) -> None:
+    (reply,) = Alltick(Terms(), 0).receive(message, 0).replies
+    assert json.loads(reply) == {"ret": 400, "msg": "request header param invalid", "cmd_id": 0, "seq_id": 0, "trace": "", "data": {}}
+
+
+def test_one_request_a_second() -> None:
+    session = Alltick(Terms(), 0)
+    beat = json.dumps({"cmd_id": 22000, "seq_id": 7, "trace": "t", "data": {}}).encode()
+    answers = [session.receive(beat, now) for now in (0, SECOND, SECOND + 1, SECOND + 2, SECOND + 3)]
+    assert [json.loads(answer.replies[0])["ret"] for answer in answers] == [200, 200, 605, 605, 606]
+    assert [answer.close is not None for answer in answers] == [False] * 4 + [True]
+
+
+def test_silence_of_the_client_closes() -> None:
+    talk = Talk()
+    assert talk.say(22000, {}) == ok(22001)
+    assert talk.session.beat(talk.now + 29 * SECOND).close is None
+    talk.say(22004, codes("A"))  # no heartbeat
+    assert talk.session.beat(talk.now + 29 * SECOND).close == (1000, "heartbeat timeout")
+
+
+def test_pushes_in_both_forms() -> None:
+    pushed = {"code": "AAPL.US", "seq": "27755950", "tick_time": "1751068801234", "price": "201.187000", "volume": "174", "turnover": "35006.538000", "trade_direction": 1}
+    assert json.loads(Talk().session.render(TRADE)) == {"cmd_id": 22998, "data": pushed}
+    numbers = Talk(alltick_numbers=True).session
+    assert json.loads(numbers.render(TRADE))["data"] == pushed | {"seq": 27755950, "tick_time": 1751068801234}
+    assert json.loads(numbers.render(QUOTE)) == {
+        "cmd_id": 22999, "data": {"code": "AAPL.US", "seq": 3, "tick_time": 1751068801234, "bids": [{"price": "201.1", "volume": "5"}], "asks": []},
+    }  # fmt: skip
+
+
+def test_corrupted_prices_and_seconds_can_be_rendered() -> None:
+    tick = Tick("trade", "a@trade", "A", 1, NS, 0, "abc", "1", seconds=True)
+    data = json.loads(Talk().session.render(tick))["data"]
+    assert (data["price"], data["turnover"], data["tick_time"], data["trade_direction"]) == ("abc", "", "1751068801", 0)
+
+
+def test_objects_can_share_a_frame() -> None:
+    session = Talk(alltick_join=2).session
+    assert session.pack([b"1", b"2", b"3"]) == b"\x81\x031\n2\x81\x013"
+
+
+def test_tokens() -> None:
+    assert json.loads(refusal({}, Terms()) or b"") == {"msg": "token is required", "ret": 401}
+    assert refusal({"token": "any"}, Terms()) is None
+    assert json.loads(refusal({"token": "any"}, Terms(token="right")) or b"")["msg"] == "token invalid"
+    assert refusal({"token": "right"}, Terms(token="right")) is None
+
+
+_json = st.recursive(st.none() | st.booleans() | st.integers() | st.text(max_size=5), lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner))
+_data = _json | st.fixed_dictionaries({}, optional={"symbol_list": st.lists(st.fixed_dictionaries({"code": _json})) | _json, "cancel_type": _json})
+_request = st.fixed_dictionaries({"cmd_id": st.sampled_from([22000, 22002, 22004, 22006]) | _json, "seq_id": st.just(1), "trace": st.text(max_size=3), "data": _data})
+
+
+@given(st.binary() | _request.map(lambda value: json.dumps(value).encode()))
+def test_whatever_is_said_gets_one_answer(message: bytes) -> None:
+    (reply,) = Alltick(Terms(), 0).receive(message, 0).replies
+    assert json.loads(reply)["ret"] in (200, 400, 600)

@@ -1,0 +1,30 @@
+import json
+from pathlib import Path
+
+import pytest
+
+from services.simulator.ledger import Ledger
+from services.simulator.tick import Tick
+from tickbus.errors import ConfigError
+
+
+def test_the_lines_are_as_documented(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path / "l.jsonl")
+    ledger.event({"event": "start"}, 1)
+    ledger.tick(Tick("trade", "a@trade", "A", 7, 5, 0, "1.50", "2", "buy"), [1, 2], None, 10)
+    ledger.tick(Tick("quote", "a@bookTicker", "A", 8, 6, 0, bid="1", bid_size="3"), [], "mute", 11)
+    ledger.tick(Tick("other", "a@depth", "A", 0, 7, 0), [1], None, 12)
+    ledger.close()
+    assert [json.loads(line) for line in (tmp_path / "l.jsonl").read_text().splitlines()] == [
+        {"event": "start", "at": 1},
+        {"n": 1, "kind": "trade", "symbol": "A", "id": "7", "price": "1.50", "size": "2", "side": "buy", "ts_event": 5, "sent": True,
+         "to": [1, 2], "fault": None, "at": 10},
+        {"n": 2, "kind": "quote", "symbol": "A", "id": "8", "bid": "1", "bid_size": "3", "ask": None, "ask_size": None, "ts_event": 6,
+         "sent": False, "to": [], "fault": "mute", "at": 11},
+        {"n": 3, "kind": "other", "symbol": "A", "stream": "a@depth", "ts_event": 7, "sent": True, "to": [1], "fault": None, "at": 12},
+    ]  # fmt: skip
+
+
+def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"--ledger .*No such file"):
+        Ledger(tmp_path / "no" / "folder")

@@ -1,0 +1,55 @@
+from datetime import UTC, datetime
+from decimal import Decimal
+from pathlib import Path
+
+import pytest
+
+from services.simulator.parquet import ParquetTicks
+from services.simulator.tick import Tick
+from tickbus.errors import ConfigError
+
+pyarrow = pytest.importorskip("pyarrow")
+parquet = pytest.importorskip("pyarrow.parquet")
+
+DECIMAL = pyarrow.decimal128(38, 18)
+TIME = pyarrow.timestamp("ns", tz="UTC")
+DAY = int(datetime(2024, 8, 9, tzinfo=UTC).timestamp()) * 10**9
+
+
+def write(folder: Path, kind: str, columns: dict[str, tuple[object, list[object]]]) -> None:
+    target = folder / kind / "date=2024-08-09"
+    target.mkdir(parents=True)
+    table = pyarrow.table({name: pyarrow.array(values, type=type_) for name, (type_, values) in columns.items()})
+    parquet.write_table(table, target / "00-1.parquet", compression="zstd")
+
+
+def test_recorded_files_are_a_market_again(tmp_path: Path) -> None:
+    symbols = pyarrow.dictionary(pyarrow.int32(), pyarrow.string())
+    write(tmp_path, "trade", {
+        "feed": (symbols, ["binance", "binance"]), "symbol": (symbols, ["BTC-USDT", "BTC-USDT"]),
+        "price": (DECIMAL, [Decimal("61837.63"), Decimal("61838")]), "size": (DECIMAL, [Decimal("0.020000001"), Decimal("100")]),
+        "side": (pyarrow.string(), ["sell", None]), "trade_id": (pyarrow.string(), ["7", None]),
+        "ts_event": (TIME, [DAY + 1, DAY + 2]), "ts_recv": (TIME, [DAY + 10, DAY + 30]),
+    })  # fmt: skip
+    write(tmp_path, "quote", {
+        "symbol": (symbols, ["BTC-USDT"]), "bid": (DECIMAL, [Decimal("61837.6")]), "bid_size": (DECIMAL, [Decimal("1")]),
+        "ask": (DECIMAL, [None]), "ask_size": (DECIMAL, [None]), "ts_event": (TIME, [DAY + 3]), "ts_recv": (TIME, [DAY + 20]),
+    })  # fmt: skip
+    assert list(ParquetTicks(tmp_path)) == [
+        Tick("trade", "btcusdt@trade", "BTC-USDT", 7, DAY + 1, DAY + 10, "61837.63", "0.020000001", "sell"),
+        Tick("quote", "btcusdt@bookTicker", "BTC-USDT", 1, DAY + 3, DAY + 20, bid="61837.6", bid_size="1"),
+        Tick("trade", "btcusdt@trade", "BTC-USDT", 2, DAY + 2, DAY + 30, "61838", "100"),
+    ]
+
+
+def test_a_folder_without_recordings_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="no trade/date="):
+        ParquetTicks(tmp_path)
+
+
+def test_a_broken_file_is_named(tmp_path: Path) -> None:
+    folder = tmp_path / "trade" / "date=2024-08-09"
+    folder.mkdir(parents=True)
+    (folder / "a.parquet").write_bytes(b"PAR1 no")
+    with pytest.raises(ConfigError, match=r"a\.parquet: cannot be read"):
+        list(ParquetTicks(tmp_path))

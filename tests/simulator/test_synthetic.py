@@ -1,0 +1,72 @@
+from decimal import Decimal
+from itertools import islice, pairwise
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from services.simulator.synthetic import Synthetic
+from services.simulator.tick import Tick
+from tickbus.units import SECOND, canonical
+
+
+def some(count: int, seed: int = 1, symbols: tuple[str, ...] = ("BTCUSDT", "ETHUSDT"), quotes: int = 1, rate: int = 100) -> list[Tick]:
+    return list(islice(Synthetic(seed=seed, rate=rate, quotes_per_trade=quotes, symbols=symbols), count))
+
+
+def test_same_seed_same_ticks_other_seed_other_ticks() -> None:
+    assert some(1000) == some(1000)
+    assert some(1000) != some(1000, seed=2)
+
+
+def test_a_symbols_ticks_do_not_depend_on_its_company() -> None:
+    alone = some(200, symbols=("ETHUSDT",))
+    among = [tick for tick in some(4000, symbols=("A", "ETHUSDT", "B")) if tick.symbol == "ETHUSDT"][:200]
+    strip = [(tick.kind, tick.id, tick.price, tick.size, tick.side, tick.bid, tick.ask) for tick in alone]
+    assert strip == [(tick.kind, tick.id, tick.price, tick.size, tick.side, tick.bid, tick.ask) for tick in among]
+
+
+@settings(max_examples=20)
+@given(st.integers(), st.integers(0, 3))
+def test_it_is_a_market(seed: int, quotes: int) -> None:
+    for symbol in ("BTCUSDT", "ETHUSDT"):
+        ticks = [tick for tick in some(1500, seed, quotes=quotes) if tick.symbol == symbol]
+        trades = [tick for tick in ticks if tick.kind == "trade"]
+        first = trades[0].id
+        assert [tick.id for tick in trades] == list(range(first, first + len(trades)))
+        for tick in ticks:
+            if tick.kind == "quote":
+                assert tick.bid is not None
+                assert tick.ask is not None
+                assert Decimal(tick.bid) < Decimal(tick.ask)
+            else:
+                assert canonical(tick.price) == tick.price
+                assert Decimal(tick.price) > 0
+                assert Decimal(tick.size) > 0
+        assert abs(len(ticks) - len(trades) * (1 + quotes)) <= quotes + 1
+
+
+def test_the_mean_rate_is_the_rate_and_there_are_bursts() -> None:
+    ticks = some(20_000, rate=1000)
+    assert 0.95 < (ticks[-1].at - ticks[0].at) / (20 * SECOND) < 1.05
+    gaps = [after.at - before.at for before, after in pairwise(ticks)]
+    assert all(gap >= 0 for gap in gaps)
+    assert sum(gap == SECOND // 1000 // 8 for gap in gaps) > 1000
+
+
+def test_without_symbols_it_opens_what_is_asked_for() -> None:
+    source = Synthetic(seed=1, rate=1)
+    assert source.idle
+    source.open("AAPL.US")
+    source.open("AAPL.US")
+    source.open('no"symbol')
+    assert not source.idle
+    assert {tick.symbol for tick in islice(source, 100)} == {"AAPL.US"}
+    assert source.knows("MSFT.US")
+    assert not source.knows('no"symbol')
+
+
+def test_with_symbols_it_knows_no_other() -> None:
+    source = Synthetic(seed=1, rate=1, symbols=("A",))
+    source.open("B")
+    assert not source.knows("B")
+    assert {tick.symbol for tick in islice(source, 100)} == {"A"}

@@ -1,0 +1,82 @@
+"""A real redis-server per test: its own folder, its own port, killed and started again at will."""
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+from pathlib import Path
+
+import pytest
+import redis
+
+from support.waiting import until
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def needs(program: str) -> str:
+    """Path of a program that a test needs. Without it: a failure in CI, a skip on a laptop."""
+    found = shutil.which(program)
+    if found is None:
+        why = f"{program} is not installed"
+        if os.environ.get("CI") == "true" or os.environ.get("TICKBUS_REQUIRE_SERVERS"):
+            pytest.fail(why)
+        pytest.skip(why)
+    return found
+
+
+class RedisServer:
+    def __init__(self, folder: Path, *options: str) -> None:
+        self._program = needs("redis-server")
+        self._folder = folder
+        self._options = options
+        self.port = free_port()
+        self.url = f"redis://127.0.0.1:{self.port}/0"
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        self._folder.mkdir(parents=True, exist_ok=True)
+        self.process = subprocess.Popen(
+            [self._program, "--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(self._folder), "--save", "",
+             "--appendonly", "yes", "--appendfsync", "everysec", *self._options],
+            stdout=subprocess.DEVNULL,
+        )  # fmt: skip
+        self.client = redis.Redis(port=self.port, socket_timeout=5)
+        until(self._answers, what="redis-server answers")
+
+    def _answers(self) -> bool:
+        try:
+            return bool(self.client.ping())
+        except (redis.ConnectionError, redis.BusyLoadingError):
+            return False
+
+    def stop(self) -> None:
+        """As an operator does: everything is on the disk."""
+        assert self.process is not None
+        self.process.terminate()
+        self.process.wait(10)
+
+    def kill(self) -> None:
+        assert self.process is not None
+        self.process.kill()
+        self.process.wait(10)
+
+    def pause(self) -> None:
+        assert self.process is not None
+        self.process.send_signal(signal.SIGSTOP)
+
+    def go_on(self) -> None:
+        assert self.process is not None
+        self.process.send_signal(signal.SIGCONT)
+
+    def close(self) -> None:
+        if self.process is not None and self.process.poll() is None:
+            self.process.kill()
+            self.process.wait(10)
+        if self.process is not None:
+            self.client.close()
