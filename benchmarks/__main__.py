@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from contextlib import redirect_stdout
 from pathlib import Path
 
-from benchmarks import frames, gateway, latency, profile, reader
+from benchmarks import frames, gateway, latency, profiling, reader
 from benchmarks.figures import Part, table
 from benchmarks.processes import BenchmarkError, open_lab
 from benchmarks.publishers import cryptofeed_python
@@ -70,7 +70,7 @@ def run(options: argparse.Namespace) -> list[Part]:
         file = frames.render(folder / "frames", names, options.frames) if {"gateway", "reader"} & set(options.parts) else None
         with open_lab(folder) as lab:
             if options.profile and file is not None:
-                print(profile.gateway(file, lab))
+                print(profiling.gateway(file, lab))
                 return []
             for part in options.parts:
                 load = os.getloadavg()[0]

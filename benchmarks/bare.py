@@ -71,13 +71,13 @@ def consume(url: str, count: int, path: Path) -> None:
     receipts = array("q")
     last: bytes = b"0-0"
     tell(ready=1)
-    while len(receipts) < 2 * count:
+    while len(receipts) < 3 * count:
         sock.sendall(pack(("XREAD", "BLOCK", "0", "STREAMS", _KEY, last)))
         while (reply := reader.gets()) is False:
             reader.feed(sock.recv(65536))
         for last, fields in reply[0][1]:  # noqa: B007  # the last one is where the next read begins
-            receipts.append(decode(fields[1]).ts_event)
-            receipts.append(time.monotonic_ns())
+            sent = decode(fields[1]).ts_event
+            receipts.extend((sent, sent, time.monotonic_ns()))
     path.write_bytes(receipts.tobytes())
 
 

@@ -14,10 +14,15 @@ _SETTLE_NS = 500_000_000
 
 
 class Latency(NamedTuple):
-    """Microseconds."""
+    """Of one run, in microseconds."""
 
     p50: float
     p99: float
+    to_stamp: float
+    """p50 of the first part of the way: the upstream's write until the gateway's ts_recv. About: two clocks of one machine."""
+    gateway_cpu: float
+    """CPU time a tick."""
+    consumer_cpu: float
 
 
 def measure(lab: Lab, rounds: int, rates: list[int], counts: list[int], seconds: float) -> Part:
@@ -41,6 +46,10 @@ def _report(part: Part, at: str, ours: dict[int, list[Latency]], bare: list[Late
         for count, runs in ours.items():
             part.figure(f"tickbus {share}, {at}, {count:,} symbols", "us", [getattr(run, share) for run in runs])
             part.ratio(f"{share} / bare, {at}, {count:,} symbols", [getattr(run, share) for run in runs], floor)
+    for count, runs in ours.items():
+        part.figure(f"until stamped p50, {at}, {count:,} symbols", "us", [run.to_stamp for run in runs])
+        part.figure(f"gateway's CPU, {at}, {count:,} symbols", "us/tick", [run.gateway_cpu for run in runs])
+        part.figure(f"consumer's CPU, {at}, {count:,} symbols", "us/tick", [run.consumer_cpu for run in runs])
     fewest, most = min(ours), max(ours)
     if most > fewest:
         many, few = ([run.p50 for run in ours[count]] for count in (most, fewest))
@@ -58,8 +67,12 @@ def _through_the_bus(lab: Lab, names: int, rate: int, count: int) -> Latency:
         consumer.news("ready", 30)
         with Process("publisher", gateway.command(url, lab.url, symbols(names), lab.folder), lab.folder) as process:
             begun = source.news("first_sent", 120, needs=process)
-            consumer.news("ns", count / rate + 60, needs=process)
-    return _latency(path, begun["first_sent"], begun["stamp_offset"])
+            before = process.cpu_seconds(), consumer.cpu_seconds()
+            consumer.news("received", count / rate + 60, needs=process)
+            used = process.cpu_seconds() - before[0], consumer.cpu_seconds() - before[1]
+            consumer.news("ns", 30)
+    found = _latency(path, begun["first_sent"], begun["stamp_offset"])
+    return found._replace(gateway_cpu=used[0] * 1e6 / count, consumer_cpu=used[1] * 1e6 / count)
 
 
 def _bare(lab: Lab, rate: int, count: int) -> Latency:
@@ -77,9 +90,11 @@ def _bare(lab: Lab, rate: int, count: int) -> Latency:
 def _latency(path: Path, begun: int, offset: int) -> Latency:
     receipts = array("q", path.read_bytes())
     path.unlink()
-    sent = [stamp - offset for stamp in receipts[::2]]
+    sent = [stamp - offset for stamp in receipts[::3]]
     settled = begun + min(_SETTLE_NS, (max(sent) - begun) // 4)
-    spans = sorted((received - at) / 1000 for at, received in zip(sent, receipts[1::2], strict=True) if at >= settled)
-    if not spans:
+    rows = [row for row in zip(sent, receipts[1::3], receipts[2::3], strict=True) if row[0] >= settled]
+    if not rows:
         raise BenchmarkError("no tick was received after the first half second")
-    return Latency(percentile(spans, 0.5), percentile(spans, 0.99))
+    spans = sorted((received - at) / 1000 for at, _, received in rows)
+    stamps = sorted((stamped - offset - at) / 1000 for at, stamped, _ in rows)
+    return Latency(percentile(spans, 0.5), percentile(spans, 0.99), percentile(stamps, 0.5), 0.0, 0.0)

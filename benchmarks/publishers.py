@@ -81,8 +81,11 @@ class Cryptofeed:
 
     def __init__(self, python: Path) -> None:
         self._python = python
-        asked = subprocess.run([python, "-m", "pip", "show", "cryptofeed"], capture_output=True, text=True, check=True).stdout
-        self.name = "cryptofeed " + next(line.split()[1] for line in asked.splitlines() if line.startswith("Version:"))
+        asked = subprocess.run([python, "-m", "pip", "show", "cryptofeed"], capture_output=True, text=True, check=False).stdout
+        version = next((line.split()[1] for line in asked.splitlines() if line.startswith("Version:")), None)
+        if version is None:
+            raise BenchmarkError(f"{python} has no cryptofeed; install {CRYPTOFEED} there, or leave --cryptofeed-python out")
+        self.name = f"cryptofeed {version}"
 
     def command(self, ws_url: str, redis_url: str, symbols: list[str], folder: Path) -> list[str]:
         host, port = redis_url.removeprefix("redis://").partition("/")[0].split(":")

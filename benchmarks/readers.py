@@ -1,7 +1,7 @@
 """Reading processes: the tickbus library, and the least that any Python reader must do.
 
     python -m benchmarks.readers library|raw REDIS_URL SYMBOLS COUNT       read COUNT trades from the start, tell how long it took
-    python -m benchmarks.readers stamp REDIS_URL COUNT FILE                write ts_event and the monotonic time of receipt of each
+    python -m benchmarks.readers stamp REDIS_URL COUNT FILE                write ts_event, ts_recv and the monotonic time of receipt of each
 
 News: {"ready"} before a `stamp` reads; at the end {"ns", "ticks", "sum"}: duration, and the sum of all ts_recv, which proves
 that every tick was decoded.
@@ -66,16 +66,18 @@ def raw(url: str, names: list[str]) -> tuple[int, int]:
 
 
 async def stamp(url: str, count: int) -> "array[int]":
-    """Receipts as pairs (ts_event ns, monotonic ns), in the order of receipt."""
+    """Receipts as triples (ts_event ns, ts_recv ns, monotonic ns), in the order of receipt."""
     receipts = array("q")
     now, keep = time.monotonic_ns, receipts.append
     async with tickbus.connect(url) as bus:
         tell(ready=1)
         async for tick in bus.read("trade", start="start", gaps=False):
             keep(tick.ts_event)  # type: ignore[union-attr]  # trades only
+            keep(tick.ts_recv)  # type: ignore[union-attr]
             keep(now())
-            if len(receipts) == 2 * count:
+            if len(receipts) == 3 * count:
                 break
+    tell(received=count)
     return receipts
 
 

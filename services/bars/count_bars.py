@@ -14,7 +14,7 @@ class CountBars:
     def __init__(self, symbol: str, spec: Spec, state: CountState | None) -> None:
         self.symbol, self.spec, self.measure = symbol, spec.text, spec.measure
         self._size = spec.size
-        self._cell = unpack(state.cell) if state and state.cell is not None else None
+        self._cell = unpack(state.open[0]) if state and state.open else None
         self._quality = state.quality if state else 0
         """Of the bar that comes next, while none is open."""
         self.began = bool(state and state.began)
@@ -65,7 +65,7 @@ class CountBars:
             self._quality |= quality
 
     def state(self) -> CountState:
-        return CountState(pack(self._cell) if self._cell else None, self._quality, self.began)
+        return CountState([pack(self._cell)] if self._cell else [], self._quality, self.began)
 
 
 def _least(size: Decimal, scale: int) -> int:

@@ -46,7 +46,8 @@ class TimeState(msgspec.Struct, array_like=True, frozen=True):
 
 
 class CountState(msgspec.Struct, array_like=True, frozen=True):
-    cell: msgspec.Raw | None
+    open: list[msgspec.Raw]
+    """One CellState or none."""
     quality: int
     began: bool
 

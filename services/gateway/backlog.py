@@ -1,12 +1,15 @@
 """What was received and is not yet acknowledged by Redis: a queue bounded in bytes. Pure but for its wake-up event."""
 
 import asyncio
-from collections import deque
+from collections.abc import Sequence
+from operator import itemgetter
 
 from tickbus.streams import Entry
 
 _OVERHEAD = 300
 """Bytes that an entry takes besides its payload: the tuple, its integers, the bytes object (measured with tracemalloc)."""
+
+_payload = itemgetter(4)
 
 
 class Backlog:
@@ -15,10 +18,14 @@ class Backlog:
     def __init__(self, bound: int) -> None:
         self.bound = bound
         self.bytes = 0
+        """As of the last `settle`; what was taken and not released included."""
         self.news = asyncio.Event()
-        self._waiting: deque[Entry] = deque()
+        self._waiting: list[Entry] = []
+        self._settled = 0
         self._taken = 0
         self._taken_bytes = 0
+        self.put = self._waiting.append
+        """Add an entry. The list's own method: it is called for every tick."""
 
     def __len__(self) -> int:
         return len(self._waiting) + self._taken
@@ -27,22 +34,22 @@ class Backlog:
     def full(self) -> bool:
         return self.bytes >= self.bound
 
-    def put(self, entry: Entry) -> None:
-        self._waiting.append(entry)
-        self.bytes += _OVERHEAD + len(entry[4])
+    def settle(self) -> None:
+        """Count what was put since the last time, and wake the publisher: once per read from the socket."""
+        added = self._waiting[self._settled :]
+        self._settled += len(added)
+        self.bytes += _size(added)
+        self.news.set()
 
     def take(self, most: int) -> list[Entry]:
         """Up to `most` of the oldest. They count as held until `release`."""
-        waiting = self._waiting
-        if len(waiting) <= most:
-            batch = list(waiting)
-            waiting.clear()
+        self.settle()
+        batch = self._waiting[:most]
+        del self._waiting[:most]
+        self._settled -= len(batch)
+        self._taken, self._taken_bytes = len(batch), _size(batch)
+        if not self._waiting:
             self.news.clear()
-            self._taken_bytes = self.bytes
-        else:
-            batch = [waiting.popleft() for _ in range(most)]
-            self._taken_bytes = sum(len(entry[4]) for entry in batch) + _OVERHEAD * most
-        self._taken = len(batch)
         return batch
 
     def release(self) -> None:
@@ -54,3 +61,7 @@ class Backlog:
     def oldest_waiting_ms(self) -> int | None:
         """ID time of the oldest entry that is not taken."""
         return self._waiting[0][1] if self._waiting else None
+
+
+def _size(entries: Sequence[Entry]) -> int:
+    return sum(map(len, map(_payload, entries))) + _OVERHEAD * len(entries)

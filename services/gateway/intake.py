@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from services.gateway.backlog import Backlog
-from services.gateway.feeds.base import Alive, Closing, Ignored, Mapper, Notice, Refused, Rejected, Subscribed
+from services.gateway.feeds.base import Alive, Closing, Ignored, Mapped, Mapper, Notice, Refused, Rejected, Subscribed
 from services.gateway.sequencer import Sequencer
 from tickbus.clock import BusClock
 from tickbus.messages import GapKind
@@ -45,16 +45,13 @@ class Intake:
         """Frames of one read, in order; -> the notices that concern the connection."""
         recv = self.stamp()
         accept, backlog, notices, map_frame = self.sequencer.accept, self.backlog, mapper.notices, mapper.map
+        special = self._overflowing or backlog.full
         concerning: list[Notice] = []
         last_tick = None
         for frame in payloads:
             ticks = map_frame(frame, recv)
             if ticks:
-                if backlog.bytes >= backlog.bound:
-                    self._overflow(ticks)
-                else:
-                    if self._overflowing:
-                        self._room_again(recv)
+                if not special or self._has_room(ticks):
                     accept(ticks)
                 recv += len(ticks)
                 last_tick = ticks[-1][0]
@@ -68,7 +65,7 @@ class Intake:
             self.last_tick = last_tick.ts_recv
             if len(self.event_delays) < 10_000:
                 self.event_delays.append(last_tick.ts_recv - last_tick.ts_event)
-        backlog.news.set()
+        backlog.settle()
         return concerning
 
     def outage(self, kind: GapKind, since: int) -> None:
@@ -77,7 +74,7 @@ class Intake:
     def resumed(self) -> None:
         self.last_recv = recv = self.stamp()
         self.sequencer.resumed(recv)
-        self.backlog.news.set()
+        self.backlog.settle()
 
     def reject(self, notice: Rejected) -> None:
         self.rejected[notice.reason] += 1
@@ -86,6 +83,7 @@ class Intake:
             log.warning("rejected (%s)%s: %s%s", notice.reason, f" {notice.symbol}" if notice.symbol else "", notice.detail, more)
         self.last_recv = recv = self.stamp()
         self.sequencer.rejected(notice, recv)
+        self.backlog.settle()
 
     def _sort(self, notices: list[Notice], recv: int) -> list[Notice]:
         concerning: list[Notice] = []
@@ -100,13 +98,16 @@ class Intake:
                     concerning.append(notice)
         return concerning
 
-    def _overflow(self, ticks: Sequence[tuple[object, int]]) -> None:
-        if not self._overflowing:
-            self._overflowing = True
-            log.error("no room for more ticks until Redis takes some (--backlog-bytes %d): what is dropped is told as a Gap", self.backlog.bound)
-        self.overflowed += self.sequencer.overflow(ticks)  # type: ignore[arg-type]  # Mapped, as from the mapper
-
-    def _room_again(self, recv: int) -> None:
-        if self.backlog.bytes < self.backlog.bound * 3 // 4:
+    def _has_room(self, ticks: Sequence[Mapped]) -> bool:
+        """Whether ticks can be held. If not they are counted, and told when there is ample room again."""
+        backlog = self.backlog
+        backlog.settle()
+        if self._overflowing and backlog.bytes < backlog.bound * 3 // 4:
             self._overflowing = False
-            self.sequencer.tell_overflow(recv)
+            self.sequencer.tell_overflow(ticks[0][0].ts_recv)
+        elif not self._overflowing and backlog.full:
+            self._overflowing = True
+            log.error("no room for more ticks until Redis takes some (--backlog-bytes %d): what is dropped is told as a Gap", backlog.bound)
+        if self._overflowing:
+            self.overflowed += self.sequencer.overflow(ticks)
+        return not self._overflowing

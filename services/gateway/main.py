@@ -64,7 +64,7 @@ async def _run(options: Options, setup: FeedSetup, name: str, session: Session |
     gateway = Gateway(
         options.redis, keys, name, clock,
         Lease(connect, keys, name, options.lease_ttl),
-        Publisher(connect, keys, name, clock),
+        Publisher(connect, keys, name, clock, home=streams[0].shard),
         retention, options.retention_interval,
     )  # fmt: skip
     upstream = Upstream(

@@ -77,7 +77,7 @@ class GatewayMeters:
         self._missing.bring_to(sum(state.missing for state in streams))
         symbols = {state.symbol for state in streams}
         self._wanted.set(len(symbols))
-        self._silent.set(len(symbols - {state.symbol for state in streams if state.ticked}))
+        self._silent.set(len(symbols - {state.symbol for state in streams if state.last_event}))
         for kind, counter in self._published.items():
             counter.bring_to(self._gateway.published[kind])
 

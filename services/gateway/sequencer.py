@@ -14,7 +14,7 @@ less what the feed's newest tick took to arrive.
 """
 
 from bisect import bisect_right
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 import msgspec
 
@@ -41,8 +41,8 @@ class StreamState(StreamWriter):
     """One stream's side of the sequencer."""
 
     __slots__ = (
-        "acked", "dropped", "epochs", "field", "first_seen", "gaps", "holes", "kind", "last_event", "last_id", "last_recv", "missing", "outage",
-        "repaired", "seq", "sequenced", "symbol", "tick", "ticked",
+        "acked", "dropped", "epochs", "field", "first_seen", "gaps", "holes", "kind", "last_event", "missing", "next_id", "outage",
+        "outage_since", "recv_of_last_event", "repaired", "seq", "sequenced", "symbol", "tick",
     )  # fmt: skip
 
     def __init__(self, keys: Keys, stream: Stream, sequenced: bool) -> None:
@@ -52,20 +52,22 @@ class StreamState(StreamWriter):
         self.field = b"t" if self.kind is StreamKind.TRADE else b"q"
         self.sequenced = sequenced
         self.seq = 0
-        self.last_id = NO_ID
+        self.next_id = 0
+        """The contiguous vendor id that is to come next; 0 before the first."""
         self.first_seen = NO_ID
         """Lowest id since the start or the last reset: below it nothing is known to have been seen."""
         self.last_event = 0
-        self.last_recv = 0
+        self.recv_of_last_event = 0
+        """Receive time of the tick that brought the newest ts_event; 0 if that was before the start."""
         self.holes: list[Hole] = []
         self.gaps: dict[str, int] = {}
         self.repaired = 0
         self.missing = 0
         self.outage: GapKind | None = None
         """An outage lies between the last tick and the next: the kind of hole, should there be one."""
+        self.outage_since = 0
         self.dropped: tuple[int, int, int] | None = None
         """Ticks that found no room and are not told yet: count, first and last ts_event."""
-        self.ticked = False
         self.epochs: list[tuple[int, int]] = []
         self.acked = 0
         """Counter of the newest entry that Redis has acknowledged."""
@@ -76,14 +78,13 @@ class StreamState(StreamWriter):
         """Go on where the head says; -> its ID."""
         last = StreamId.parse(head.id)
         self.seq = self.acked = last.seq
-        self.last_id = NO_ID if head.vendor_id is None else head.vendor_id
-        self.first_seen = max(0, self.last_id - _WINDOW)
-        self.last_event, self.last_recv = head.ts_event, head.ts_recv
+        self.next_id = 0 if head.vendor_id is None else head.vendor_id + 1
+        self.first_seen = max(0, self.next_id - 1 - _WINDOW)
+        self.last_event = head.ts_event
         self.holes, self.gaps, self.repaired, self.missing = list(head.holes), dict(head.gaps), head.repaired, head.missing
         self.epochs = list(head.epochs)
         self.tick = bytes(head.tick)
-        self.ticked = self.tick != bytes(NIL)
-        self.outage = GapKind.DISCONNECT
+        self.outage, self.outage_since = GapKind.DISCONNECT, head.ts_recv
         return last
 
     def head(self, entry: Entry, tick: bytes) -> Head:
@@ -117,8 +118,8 @@ class Sequencer:
         self.duplicates = 0
         self.told = 0
         """Gap entries made."""
-        self.newest_event = 0
-        self._newest_recv = 0
+        self._offset = 0
+        """What the feed's newest tick took to arrive, ns, when an outage began."""
         self._since = 0
         """Receive time after which ticks may be missing; 0 while there is no outage."""
         self._outage = GapKind.DISCONNECT
@@ -126,39 +127,36 @@ class Sequencer:
 
     # ticks
 
-    def accept(self, ticks: Iterable[Mapped]) -> None:
-        """The ticks of one frame, in order."""
+    def accept(self, ticks: Sequence[Mapped]) -> None:
+        """The ticks of one frame, in order. The hot path: nothing is in it that could stand elsewhere."""
         if self._unreadable_since:
-            ticks = list(ticks)
-            if ticks:
-                self._tell_unreadable(ticks[0][0].ts_recv)
+            self._tell_unreadable(ticks[0][0].ts_recv)
         for tick, vendor_id in ticks:
             state = (self._trades if type(tick) is Trade else self._quotes)[tick.symbol]
-            if state.sequenced and vendor_id >= 0:
-                if vendor_id != state.last_id + 1 or state.last_id < 0:
-                    if not self._out_of_step(state, tick, vendor_id):
-                        continue
-                else:
-                    state.last_id = vendor_id
-                    state.outage = None
+            if state.sequenced:
+                if vendor_id == state.next_id:
+                    state.next_id = vendor_id + 1
+                elif not self._out_of_step(state, tick, vendor_id):
+                    continue
             ts_event, recv = tick.ts_event, tick.ts_recv
             if ts_event > state.last_event and not tick.flags:
                 state.last_event = ts_event
-                if ts_event > self.newest_event:
-                    self.newest_event, self._newest_recv = ts_event, recv
-            state.last_recv = recv
-            state.ticked = True
+                state.recv_of_last_event = recv
             state.seq = seq = state.seq + 1
             ms = recv // MILLISECOND
             if ms < self.floor_ms:
                 ms = self.floor_ms
-            self._emit((state, ms, seq, state.field, encode(tick), state.last_id, recv))
+            self._emit((state, ms, seq, state.field, encode(tick), state.next_id - 1, recv))
 
     def _out_of_step(self, state: StreamState, tick: Trade | Quote, vendor_id: int) -> bool:
         """A vendor id that is not the next one. -> whether the tick is still to be stored in the ordinary way."""
-        last = state.last_id
+        last = state.next_id - 1
+        if vendor_id < 0:
+            return True
         if last < 0:
             state.first_seen = vendor_id
+            if state.outage is not None:  # subscribed before, and nobody can know what came meanwhile
+                self._gap(state, state.outage, self.event_time(state.outage_since), tick.ts_event, tick.ts_recv)
         elif vendor_id > last:
             self._hole(state, last + 1, vendor_id - 1, state.outage or GapKind.SEQUENCE, state.last_event, tick)
         elif (hole := _find(state.holes, vendor_id)) is not None:
@@ -171,12 +169,12 @@ class Sequencer:
         else:
             self.duplicates += 1
             return False
-        state.last_id = vendor_id
+        state.next_id = vendor_id + 1
         state.outage = None
         return True
 
     def _is_reset(self, state: StreamState, tick: Trade | Quote, vendor_id: int) -> bool:
-        fall = state.last_id - vendor_id
+        fall = state.next_id - 1 - vendor_id
         if fall > _WINDOW or vendor_id < state.first_seen:
             return True
         # a repeat is as old as it was the first time; a fallen sequence that goes on is newer than all before
@@ -188,7 +186,7 @@ class Sequencer:
         state.holes[at : at + 1] = [part for part in (Hole(hole.first, vendor_id - 1), Hole(vendor_id + 1, hole.last)) if part.first <= part.last]
         state.seq += 1
         ms = max(tick.ts_recv // MILLISECOND, self.floor_ms)
-        self._emit((state, ms, state.seq, state.field, encode(late), state.last_id, tick.ts_recv))
+        self._emit((state, ms, state.seq, state.field, encode(late), state.next_id - 1, tick.ts_recv))
         self._gap(state, GapKind.SEQUENCE, tick.ts_event, tick.ts_event, tick.ts_recv, vendor_id, vendor_id, repaired=True)
 
     # holes
@@ -197,8 +195,9 @@ class Sequencer:
         """The connection ended, or is mute: ticks after the receive time `since` may be missing. The first call of several counts."""
         if not self._since:
             self._since, self._outage = since, kind
+            self._offset = self._measure_offset()
             for state in self.streams:
-                state.outage = kind
+                state.outage, state.outage_since = kind, since
 
     def resumed(self, recv: int) -> None:
         """Ticks can arrive again: tell the streams without contiguous ids what they may have missed."""
@@ -213,18 +212,20 @@ class Sequencer:
         if not notice.lost:
             return
         if notice.symbol is None or notice.kind is None:
-            self._unreadable_since = self._unreadable_since or recv
+            if not self._unreadable_since:
+                self._unreadable_since, self._offset = recv, self._measure_offset()
             return
         state = (self._trades if notice.kind == "trade" else self._quotes).get(notice.symbol)
         if state is None:
             return
+        self._offset = self._measure_offset()
         if not state.sequenced:
             at = self.event_time(recv)
             self._gap(state, GapKind.REJECTED, at, at, recv, count=1)
-        elif notice.vendor_id == state.last_id + 1 and state.last_id >= 0:
+        elif notice.vendor_id == state.next_id and state.next_id > 0:
             at = self.event_time(recv)
             self._hole(state, notice.vendor_id, notice.vendor_id, GapKind.REJECTED, at, None, recv)
-            state.last_id = notice.vendor_id
+            state.next_id = notice.vendor_id + 1
         # any other id shows itself as a jump at the next tick
 
     def overflow(self, ticks: Iterable[Mapped]) -> int:
@@ -233,7 +234,7 @@ class Sequencer:
         for tick, vendor_id in ticks:
             count += 1
             state = (self._trades if type(tick) is Trade else self._quotes)[tick.symbol]
-            if state.sequenced and vendor_id >= 0 and state.last_id >= 0:
+            if state.sequenced and vendor_id >= 0 and state.next_id > 0:
                 state.outage = GapKind.OVERFLOW  # the ids will name the hole
             else:
                 before = state.dropped
@@ -280,17 +281,21 @@ class Sequencer:
             state.missing += count or 0
         state.seq += 1
         # the head says which ids were dealt with: those of this hole too
-        vendor_id = max(state.last_id, last)
+        vendor_id = max(state.next_id - 1, last)
         self._emit((state, max(recv // MILLISECOND, self.floor_ms), state.seq, b"g", encode(gap), vendor_id, recv))
 
     def event_time(self, recv: int) -> int:
-        """A receive time on the vendor's clock: less what the newest tick took to arrive."""
-        return recv - (self._newest_recv - self.newest_event) if self.newest_event else recv
+        """A receive time on the vendor's clock: less what the feed's newest tick took to arrive."""
+        return recv - self._offset
+
+    def _measure_offset(self) -> int:
+        newest = max(self.streams, key=lambda state: state.last_event)
+        return newest.recv_of_last_event - newest.last_event if newest.recv_of_last_event else self._offset
 
     def restore(self, heads: dict[str, Head]) -> int:
         """Go on after a restart; -> number of streams that have a history."""
         restored = 0
-        since = 0
+        since, newest = 0, (0, 0)
         for state in self.streams:
             head = heads.get(state.name)
             if head is None:
@@ -299,14 +304,16 @@ class Sequencer:
             last = state.restore(head)
             self.floor_ms = max(self.floor_ms, last.ms)
             since = max(since, head.ts_recv)
-            if head.ts_event > self.newest_event and state.ticked:
-                self.newest_event, self._newest_recv = head.ts_event, _recv_of(state, head)
+            if head.ts_event > newest[0]:
+                newest = (head.ts_event, _recv_of(state, head))
         if restored:
             self._since, self._outage = since, GapKind.DISCONNECT
+            self._offset = newest[1] - newest[0]
         return restored
 
 
 def _recv_of(state: StreamState, head: Head) -> int:
+    """ts_recv of the newest tick that a head holds."""
     tick = decode(state.field, bytes(head.tick))
     assert isinstance(tick, Trade | Quote)
     return tick.ts_recv

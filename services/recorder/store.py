@@ -102,8 +102,8 @@ class ShardStore:
             files.make_dir(folder)
         last = self._take_over()
         self._positions.update({name: StreamId.parse(id) for name, id in last.positions.items()})
-        for path in strays.set_aside(self._data_dir, self._shard, last.number):
-            log.warning("shard %s: no manifest names %s, so its rows are no part of the recording and are read again", self._shard, path)
+        if moved := strays.set_aside(self._data_dir, self._shard, last.number):
+            log.warning("shard %s: no manifest names %d files that an earlier writer left: set aside as %s ...", self._shard, len(moved), moved[0])
         self._number = last.number
         return dict(self._positions)
 

@@ -168,7 +168,9 @@ class Connection(asyncio.Protocol):
         if response.status_code != 101:
             return
         self.session, self.path = session, bare_path(request.path)
-        self._floor.tell({"event": "connect", "connection": self.number, "protocol": session.protocol, "path": self.path})
+        self._floor.tell(
+            {"event": "connect", "connection": self.number, "protocol": session.protocol, "path": self.path, "symbols": list(session.symbols())}
+        )
         self._send()
         if at_once is not None:
             self.close(*at_once, why="over the connection cap")

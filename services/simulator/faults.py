@@ -96,7 +96,9 @@ ACTIONS: dict[str, Action] = {
     "max-connections": Action("N", _whole, "from now on at most N connections per path; 0 = no cap"),
     "symbol-cap": Action("N", _whole, "from now on at most N symbols per connection; 0 = the vendor's own cap"),
     "slow-down": Action("", _whole, "say `too many requests` as the vendor does, and close", bare_value=0),
-    "shutdown": Action("[DURATION]", parse_duration, "announce serverShutdown (binance), close with 1001 after that time", bare_value=0, write=format_duration),
+    "shutdown": Action(
+        "[DURATION]", parse_duration, "announce serverShutdown (binance), close with 1001 after that time", bare_value=0, write=format_duration
+    ),
     "cut": Action("", _whole, "reset every connection, without a close frame", bare_value=0),
     "half-open": Action("", _whole, "stop reading and writing on every connection, and leave it open", bare_value=0),
 }

@@ -23,18 +23,11 @@ _MOST_WAITING = 64 << 20
 
 
 @dataclass
-class _Group:
-    """Clients of one style: a tick is rendered once for all of them."""
-
-    render: Callable[[Tick], bytes]
-    boxes: list[list[bytes]] = field(default_factory=list)
-
-
-@dataclass
 class _Route:
     """Who gets the ticks of a stream."""
 
-    groups: list[_Group] = field(default_factory=list)
+    groups: list[tuple[Callable[[Tick], bytes], list[Callable[[bytes], None]]]] = field(default_factory=list)
+    """Per style: how to render, and where the clients' boxes take the outcome."""
     receivers: list[int] = field(default_factory=list)
     silence: str | None = None
     """Why nobody gets them though somebody wants them."""
@@ -117,10 +110,10 @@ class Floor:
             route = routes.get(tick.stream) or self._route(tick)
             if not tick.withheld:
                 shown = tick if tick.fault != "corrupt" else corrupted(tick)
-                for group in route.groups:
-                    item = group.render(shown)
-                    for box in group.boxes:
-                        box.append(item)
+                for render, puts in route.groups:
+                    item = render(shown)
+                    for put in puts:
+                        put(item)
             if ledger is not None:
                 ledger.tick(tick, () if tick.withheld else route.receivers, tick.fault or route.silence, at)
         self._empty_boxes()
@@ -174,7 +167,7 @@ class Floor:
 
     def _route(self, tick: Tick) -> _Route:
         route = _Route()
-        groups: dict[Hashable, _Group] = {}
+        groups: dict[Hashable, tuple[Callable[[Tick], bytes], list[Callable[[bytes], None]]]] = {}
         now = time.monotonic_ns()
         for number, connection in self._open.items():
             session = connection.session
@@ -183,7 +176,7 @@ class Floor:
             if connection.half_open or self._muted(connection, now):
                 route.silence = "half-open" if connection.half_open else "mute"
             elif connection.live:
-                groups.setdefault(session.style, _Group(session.render)).boxes.append(self._boxes[number])
+                groups.setdefault(session.style, (session.render, []))[1].append(self._boxes[number].append)
                 route.receivers.append(number)
         route.groups = list(groups.values())
         if route.receivers:

@@ -8,7 +8,8 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 
 from services.simulator.connection import log
-from services.simulator.faults import ACTIONS, Fault, Plan, parse_faults
+from services.simulator.disturb import fire
+from services.simulator.faults import Fault, Plan, parse_faults
 from services.simulator.floor import Floor
 from services.simulator.ledger import Ledger
 from services.simulator.market import Market
@@ -24,7 +25,6 @@ _NAP = 50 * MILLISECOND
 """Longest wait for nothing in particular: also how fine mutes and settling are watched."""
 
 _PARTING_SECONDS = 0.5
-_GARBAGE = (b"<html><body>502 Bad Gateway</body></html>", b'{"e":"trade","s":', b"no json at all", b"[1,2", b"")
 
 
 @dataclass
@@ -63,7 +63,9 @@ class Simulator:
     def command(self, line: str) -> str:
         """One line of standard input -> the line that answers it."""
         if line.strip() == "status":
-            return f"ok ticks={self._plan.offered} connections={len(self._floor.connections)} ended={str(self._ended).lower()}"
+            connections = self._floor.connections
+            slow = sum(connection.paused for connection in connections)
+            return f"ok ticks={self._plan.offered} connections={len(connections)} slow={slow} ended={str(self._ended).lower()}"
         try:
             faults = parse_faults(line)
         except ConfigError as error:
@@ -186,48 +188,4 @@ class Simulator:
     def _fire_due(self) -> None:
         for fault in self._plan.due(time.monotonic_ns()):
             self._floor.tell({"event": "fault", "fault": str(fault), "tick": self._plan.offered})
-            self._fire(fault)
-
-    def _fire(self, fault: Fault) -> None:
-        floor, amount, action = self._floor, fault.amount, fault.action
-        if ACTIONS[action].of_ticks:
-            self._tampering.add(fault)
-        elif action in ("mute", "mute-connection"):
-            floor.mute(amount, everybody=action == "mute")
-        elif action == "garbage":
-            for _ in range(amount):
-                floor.send_junk(self._junk.choice(_GARBAGE))
-        elif action == "binary":
-            for _ in range(amount):
-                floor.send_junk(self._junk.randbytes(64), binary=True)
-        elif action == "huge":
-            floor.send_junk(b'{"huge":"' + b"x" * (amount - 11) + b'"}' if amount > 11 else b"x" * amount)
-        elif action == "refuse":
-            floor.refuse(amount)
-        elif action == "max-connections":
-            floor.terms.max_connections = amount
-        elif action == "symbol-cap":
-            floor.terms.symbol_cap = amount
-        elif action == "half-open":
-            floor.half_open()
-        else:
-            self._part_with_all(fault)
-
-    def _part_with_all(self, fault: Fault) -> None:
-        """The faults that end connections: each client is told, or not, in the vendor's way."""
-        for connection in self._floor.connections:
-            session = connection.session
-            assert session is not None
-            if fault.action == "close":
-                connection.close(fault.amount, fault.reason, why="fault")
-            elif fault.action == "cut":
-                connection.cut("fault")
-            elif fault.action == "slow-down":
-                connection.obey(session.slow_down())
-            elif fault.action == "shutdown":
-                connection.obey(session.shutdown_notice(time.time_ns()))
-                if fault.amount:
-                    later = asyncio.get_running_loop().call_later
-                    later(fault.amount / SECOND, connection.close, 1001, "server shutdown", "fault")
-            else:
-                raise AssertionError(f"no such action: {fault.action}")
+            fire(fault, self._floor, self._tampering, self._junk)

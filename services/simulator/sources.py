@@ -2,10 +2,11 @@
 
 from pathlib import Path
 
+from services.simulator.capture import Capture
 from services.simulator.parquet import ParquetTicks
-from services.simulator.recordings import Capture, TapeTicks
 from services.simulator.source import Source
 from services.simulator.synthetic import Synthetic
+from services.simulator.tape import TapeTicks
 from tickbus.errors import ConfigError
 
 

@@ -10,7 +10,7 @@ and 2 never can be; therefore whole transactions.
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 
 from tickbus.clock import BusClock
 from tickbus.errors import Fenced, RedisAway, RedisError
@@ -49,20 +49,22 @@ class Transaction:
 class Publisher:
     """Writes for one owner, a feed or a service, on a connection of its own."""
 
-    def __init__(self, connect: Callable[[], Awaitable[Link]], keys: Keys, owner: str, clock: BusClock, shards: Iterable[int] | None = None) -> None:
+    def __init__(self, connect: Callable[[], Awaitable[Link]], keys: Keys, owner: str, clock: BusClock, home: int = 0) -> None:
+        """`home`: a shard that the owner writes to. Its fence stands for all: on one server they are raised in one transaction."""
         self._connect = connect
         self._keys = keys
         self._owner = owner
         self._clock = clock
-        self.shards = sorted(range(keys.shards) if shards is None else shards)
+        self._shards = range(keys.shards)
         self.epoch = 0
         self.up = False
         self.retries = 0
         self.reconnects = 0
         self._link: Link | None = None
-        fences = [keys.fence(shard, owner) for shard in self.shards]
-        self._fences = fences
-        self._arm = pack(("WATCH", *fences)) + pack(("MGET", *fences))
+        self._fences = [keys.fence(shard, owner) for shard in self._shards]
+        # watching every fence would cost the server 200 us a transaction: docs/decisions/0003-fences.md
+        self._arm = pack(("WATCH", keys.fence(home, owner))) + pack(("GET", keys.fence(home, owner)))
+        self._ask_all = pack(("MGET", *self._fences))
         self._bells = [0] * keys.shards
 
     async def take_over(self) -> None:
@@ -70,7 +72,7 @@ class Publisher:
         while True:
             link = await self._connected()
             try:
-                _, held = await link.send(self._arm, 2)
+                _, _, held = await link.send(self._arm + self._ask_all, 3)
                 epoch = 1 + max(int(value or 0) for value in held)
                 sets = [pack(("SET", fence, epoch)) for fence in self._fences]
                 *_, done = await link.send(b"".join([_MULTI, *sets, _EXEC]), len(sets) + 2)
@@ -79,7 +81,7 @@ class Publisher:
                 if done is None:
                     continue  # somebody else raised them at the same moment: look again
                 self.epoch = epoch
-                await make_eras(link, self._keys, self.shards)
+                await make_eras(link, self._keys, self._shards)
                 await self._check_fences(link)
                 return
             except RedisError as error:
@@ -112,8 +114,8 @@ class Publisher:
         body, count = self._packed(transaction)
         replies = await link.send(b"".join((_MULTI, body, _EXEC, self._arm)), count + 4)
         done, held = replies[-3], replies[-1]
-        if done is None or held != self._held:
-            await self._refuse(link, held)
+        if done is None or held != b"%d" % self.epoch:
+            await self._check_fences(link)
             if done is None:
                 return "the fences were touched and are ours again"
         if type(done) is not list:
@@ -134,7 +136,7 @@ class Publisher:
             size = 15 if seq < 10 else 14 + len(str(seq))
             append(b"%b%d\r\n%d-%d\r\n$1\r\n%b\r\n$%d\r\n%b\r\n" % (stream.xadd, size, ms, seq, field, len(payload), payload))
         fields: dict[int, list[bytes | str]] = {}
-        news: dict[int, list[str]] = {shard: [] for shard in self.shards} if transaction.ring_all else {}
+        news: dict[int, list[str]] = {shard: [] for shard in self._shards} if transaction.ring_all else {}
         for stream, head in transaction.heads.items():
             fields.setdefault(stream.shard, []).extend((stream.name, encode(head)))
             news.setdefault(stream.shard, []).append(stream.name)
@@ -180,25 +182,20 @@ class Publisher:
         return link
 
     async def _check_fences(self, link: Link) -> None:
-        _, held = await link.send(self._arm, 2)
-        self._held = [b"%d" % self.epoch] * len(self._fences)
-        if held != self._held:
-            await self._refuse(link, held)
-        self.up = True
-
-    async def _refuse(self, link: Link, held: object) -> None:
-        """The fences are not at our epoch: step down if a newer one stands there, set them again if they are gone (flushed)."""
-        if not isinstance(held, list):
-            raise RedisAway(f"Redis does not show the fences: {held}")
-        newest = max(int(value or 0) for value in held)
-        if newest > self.epoch:
-            raise Fenced(f"{self._owner}: epoch {newest} writes now, this process had epoch {self.epoch}; what it still held is not merged")
-        if held != self._held:
+        """Look at all fences and arm the next transaction. Fenced if a newer epoch stands there; set again if they are gone."""
+        while True:
+            held, _, _ = await link.send(self._ask_all + self._arm, 3)
+            if not isinstance(held, list):
+                raise RedisAway(f"Redis does not show the fences: {held}")
+            if (newest := max(int(value or 0) for value in held)) > self.epoch:
+                raise Fenced(f"{self._owner}: epoch {newest} writes now, this process had epoch {self.epoch}; what it still held is not merged")
+            if all(held):
+                self.up = True
+                return
             log.error("%s: the fences are gone from Redis: it was flushed or lost its data; going on with what comes", self._owner)
-            sets = [pack(("SET", fence, self.epoch)) for fence in self._fences]
+            sets = [pack(("SET", fence, self.epoch, "NX")) for fence in self._fences]
             await link.send(b"".join(sets), len(sets))
-            await make_eras(link, self._keys, self.shards)
-            await link.send(self._arm, 2)
+            await make_eras(link, self._keys, self._shards)
 
     async def _lost(self, error: object, wait: float) -> None:
         self.up = False
@@ -215,8 +212,6 @@ class Publisher:
     def close(self) -> None:
         if self._link is not None:
             self._link.close()
-
-    _held: list[bytes] = []
 
 
 async def last_ids(link: Link, keys: Sequence[bytes | str]) -> list[StreamId]:

@@ -1,17 +1,13 @@
 """deploy/check_stack.py, against a real Prometheus that scrapes a process with all of our metrics."""
 
-import os
-import shutil
-import socket
 import subprocess
-import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import pytest
 from prometheus_client import CollectorRegistry, start_http_server
+from support.redis_server import free_port, needs
+from support.waiting import until
 
 from deploy.check_stack import amiss, expressions
 from tickbus.metrics import METRICS, Meters
@@ -46,11 +42,7 @@ def everything_happens(meters: Meters) -> None:
 
 @contextmanager
 def prometheus(folder: Path, *targets: int) -> Iterator[str]:
-    path = shutil.which("prometheus")
-    if path is None:
-        if os.environ.get("CI") or os.environ.get("TICKBUS_REQUIRE_SERVERS"):
-            pytest.fail("prometheus is missing; .ci/run installs it")
-        pytest.skip("prometheus is not installed")
+    path = needs("prometheus")
     listed = ", ".join(f'"127.0.0.1:{port}"' for port in targets)
     config = folder / "prometheus.yml"
     config.write_text(f"scrape_configs: [{{job_name: tickbus, scrape_interval: 1s, static_configs: [{{targets: [{listed}]}}]}}]\n", encoding="utf-8")
@@ -63,30 +55,15 @@ def prometheus(folder: Path, *targets: int) -> Iterator[str]:
             process.terminate()
 
 
-def free_port() -> int:
-    with socket.socket() as listening:
-        listening.bind(("127.0.0.1", 0))
-        port: int = listening.getsockname()[1]
-        return port
-
-
-def wait_until(condition: Callable[[], bool], seconds: float) -> None:
-    deadline = time.monotonic() + seconds
-    pause = threading.Event()
-    while not condition():
-        assert time.monotonic() < deadline, "waited long enough"
-        pause.wait(0.1)
-
-
 def test_every_expression_of_the_dashboards_has_data_where_all_metrics_are(tmp_path: Path) -> None:
     with exporter(everything_happens) as port, prometheus(tmp_path, port) as url:
-        wait_until(lambda: not amiss(url), 30)
+        until(lambda: not amiss(url), 30, "no line")
 
 
 def test_what_is_missing_is_named(tmp_path: Path) -> None:
     dead = free_port()
     with exporter(lambda meters: None) as port, prometheus(tmp_path, port, dead) as url:
-        wait_until(lambda: any(f"127.0.0.1:{dead}/metrics is down" in line for line in amiss(url)), 20)
+        until(lambda: any(f"127.0.0.1:{dead}/metrics is down" in line for line in amiss(url)), 20, "the dead target is told")
         lines = amiss(url)
         assert [line for line in lines if line.startswith("no data: ")] == [
             f"no data: {place}: {text.replace('$__rate_interval', '30s')}" for place, text in expressions()

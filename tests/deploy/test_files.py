@@ -3,7 +3,6 @@
 import json
 import os
 import re
-import shutil
 import subprocess
 import sys
 import tomllib
@@ -14,6 +13,7 @@ from typing import Any
 import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+from support.redis_server import needs
 
 from services.cli import PARTS
 
@@ -22,12 +22,9 @@ OURS = ("gateway", "bars", "recorder", "simulator")
 
 
 def run(program: str, *arguments: str, env: dict[str, str] | None = None) -> str:
-    """Standard output of a program of the virtual environment or the machine; missing: a skip, in CI a failure."""
-    path = shutil.which(program, path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
-    if path is None:
-        if os.environ.get("CI") or os.environ.get("TICKBUS_REQUIRE_SERVERS"):
-            pytest.fail(f"{program} is missing; .ci/run installs it")
-        pytest.skip(f"{program} is not installed")
+    """Standard output of a program of the virtual environment or the machine."""
+    own = Path(sys.executable).with_name(program)
+    path = needs(str(own) if own.exists() else program)
     done = subprocess.run([path, *arguments], cwd=ROOT, capture_output=True, text=True, env=env, timeout=30, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pyarrow as pa
+
 from tickbus.messages import Message, StreamKind
 from tickbus.names import START, Stream, StreamId
 from tickbus.wire import encode

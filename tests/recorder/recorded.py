@@ -7,12 +7,12 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+
+from services.recorder.store import ShardStore
 from tickbus.messages import Bar, Gap, GapKind, Message, Quote, Side, StreamKind, Trade
 from tickbus.names import START, Stream, StreamId
 from tickbus.units import MILLISECOND, iso_ns
 from tickbus.wire import encode
-
-from services.recorder.store import ShardStore
 
 NOON = iso_ns("2024-08-08T12:00:00Z")
 MIDNIGHT = iso_ns("2024-08-09T00:00:00Z")

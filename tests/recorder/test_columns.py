@@ -9,12 +9,12 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from recorder.recorded import plain_rows
-from tickbus.messages import Bar, Gap, GapKind, Message, Quote, Side, StreamKind, Trade
-from tickbus.names import Stream, StreamId
 
 from services.recorder.columns import BAR, DECIMAL, GAP, KINDS, QUOTE, TRADE, Kind, Unfit, decimals, digits, exact, message_of, why_not
 from services.recorder.entries import Entries
 from services.recorder.sheet import Sheet
+from tickbus.messages import Bar, Gap, GapKind, Message, Quote, Side, StreamKind, Trade
+from tickbus.names import Stream, StreamId
 
 FITTING = st.builds(
     lambda sign, whole, places: f"{sign}{whole}.{places}" if places else f"{sign}{whole}",

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from recorder.crashing import market
 from recorder.recorded import plain_files, rows_of
+
 from tickbus.messages import Gap
 from tickbus.names import StreamId
 

@@ -5,15 +5,15 @@ import errno
 import os
 import random
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from recorder.recorded import BTC, add, files_of, opened, opened_at, plain_files, seqs, trade
-from tickbus.errors import ConfigError
 
 from services.recorder.files import check_writable
 from services.recorder.store import ShardStore
+from tickbus.errors import ConfigError
 
 
 @pytest.fixture
@@ -62,38 +62,17 @@ def test_no_room_for_a_file(small_disk: Path) -> None:
     assert opened_at(small_disk)[1] == 2099
 
 
-def room_goes_at(step: str, left: int) -> tuple[list[Path], Callable[[str], None]]:
+def test_no_room_for_the_manifest(small_disk: Path) -> None:
     ballasts: list[Path] = []
-
-    def full(name: str) -> None:
-        if name == step and DISKS and not ballasts:
-            ballasts.append(fill(DISKS[0], left))
-
-    return ballasts, full
-
-
-DISKS: list[Path] = []
-"""The disk that is to run full, once the test has come so far."""
-
-
-@pytest.fixture
-def disk_to_fill(small_disk: Path) -> Iterator[Path]:
-    yield small_disk
-    DISKS.clear()
-
-
-def test_no_room_for_the_manifest(disk_to_fill: Path) -> None:
-    ballasts, full = room_goes_at("fsynced", 0)
-    store = opened(disk_to_fill, step=full)
-    DISKS.append(disk_to_fill)
+    store = opened(small_disk, step=lambda name: ballasts.append(fill(small_disk, 0)) if name == "fsynced" and not ballasts else None)
     wide(store, 1, 100)
     with pytest.raises(OSError, match="No space left"):
         store.commit()
-    assert [name for name in plain_files(disk_to_fill) if name != "ballast"] == ["_manifests/07/00000001.json"]
+    assert plain_files(small_disk) == ["_manifests/07/00000001.json", "ballast"]
     ballasts[0].unlink()
     committed = store.commit()
     assert committed is not None and committed.number == 2
-    assert seqs(disk_to_fill) == list(range(1, 100))
+    assert seqs(small_disk) == list(range(1, 100))
 
 
 def test_a_disk_that_fails_between_manifest_and_names(tmp_path: Path) -> None:
@@ -140,12 +119,11 @@ def test_a_read_only_disk(small_disk: Path) -> None:
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody without rights")
 def test_no_right_to_write(tmp_path: Path) -> None:
     tmp_path.chmod(0o755)
-    # of this thread alone, so that the rest of the test session keeps its rights: the system call, not the C library's wrapper
-    syscall = ctypes.CDLL(None, use_errno=True).syscall
-    setfsuid = 122
-    syscall(setfsuid, 65534)
+    # what this thread may do with files, and nothing else of the test session
+    setfsuid = ctypes.CDLL(None).setfsuid
+    setfsuid(65534)
     try:
         with pytest.raises(ConfigError, match="Permission denied"):
             check_writable(tmp_path)
     finally:
-        syscall(setfsuid, 0)
+        setfsuid(0)

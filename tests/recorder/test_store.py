@@ -8,15 +8,33 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 from recorder.recorded import (
-    BARS, BTC, ETH, MIDNIGHT, NOON, QUOTES, D, add, bar, files_of, gap, id_of, opened, opened_at, plain_files, quote, rows_of, seqs, trade,
+    BARS,
+    BTC,
+    ETH,
+    MIDNIGHT,
+    NOON,
+    QUOTES,
+    D,
+    add,
+    bar,
+    files_of,
+    gap,
+    id_of,
+    opened,
+    opened_at,
+    plain_files,
+    quote,
+    rows_of,
+    seqs,
+    trade,
 )  # fmt: skip
+
+from services.recorder.store import ShardStore
 from tickbus.errors import Fenced, TickbusError
 from tickbus.messages import StreamKind, Trade
 from tickbus.names import Stream, StreamId
 from tickbus.version import VERSION
 from tickbus.wire import DECODE, encode
-
-from services.recorder.store import ShardStore
 
 
 def manifest_of(data_dir: Path, number: int) -> dict[str, object]:
@@ -181,7 +199,7 @@ def test_a_woken_writer_commits_nothing_more(tmp_path: Path) -> None:
     paused = opened(tmp_path)
     add(paused, BTC, 1, trade(1))
     successor = opened(tmp_path)
-    with pytest.raises(Fenced, match="shard 07 of .*: another recorder has written commit 2"):
+    with pytest.raises(Fenced, match=r"shard 07 of .*: another recorder has written commit 2"):
         paused.commit()
     with pytest.raises(Fenced):
         paused.commit()

@@ -19,7 +19,9 @@ async def ids(venue: Any, client: Any, faults: str, count: int) -> list[int]:
         seen = [frame["data"]["t"] for frame in await client(socket).take(count)]
         told = [int(tick["id"]) for tick in it.ticks() if tick["sent"]]
         assert told == seen  # the ledger has the same, in the same order
-        assert {tick["fault"] for tick in it.ticks()} == {None} | {word.split("=")[0] for word in faults.split() if not word.startswith(("after", "every", "kind"))}
+        assert {tick["fault"] for tick in it.ticks()} == {None} | {
+            word.split("=")[0] for word in faults.split() if not word.startswith(("after", "every", "kind"))
+        }
         return [number - seen[0] for number in seen]
 
 
@@ -88,6 +90,13 @@ async def test_mute_answers_but_sends_nothing(venue: Any, client: Any) -> None:
         assert len(muted) > 50
         assert {tick["sent"] for tick in muted} == {False}
         assert str(after["data"]["t"]) == str(int(muted[-1]["id"]) + 1)
+
+
+async def test_a_market_at_max_stands_still_in_a_mute(venue: Any, client: Any) -> None:
+    async with venue(**ONLY, speed="max", limit=20, faults="after=5 mute=200ms") as it, it.connect(TRADES) as socket:
+        seen = [frame["data"]["t"] for frame in await client(socket).take(20)]
+        assert seen == list(range(seen[0], seen[0] + 20))
+        assert it.ticks()[5]["at"] - it.ticks()[4]["at"] >= 0.2e9
 
 
 async def test_a_new_connection_heals_a_mute_of_connections(venue: Any, client: Any) -> None:
@@ -194,7 +203,7 @@ async def test_faults_by_the_clock(venue: Any, client: Any) -> None:
 
 async def test_commands_are_answered_in_one_line(venue: Any) -> None:
     async with venue() as it:
-        assert it.tell("status") == "ok ticks=0 connections=0 ended=false"
+        assert it.tell("status") == "ok ticks=0 connections=0 slow=0 ended=false"
         assert it.tell("after=5 drop=1") == "ok after=5 drop=1"
         for wrong in ("", "nonsense=1", "drop", "close=1", "\x00"):
             answer = it.tell(wrong)

@@ -87,7 +87,8 @@ def test_nothing_in_a_loop_ends() -> None:
 
 def test_recorded_times_stay_unless_restamped() -> None:
     kept, stamped, live = (
-        Market(source, None, restamp=restamp).due(0, 777, MOST)[0] for source, restamp in ((Times(5), False), (Times(5), True), (Times(5, live=True), False))
+        Market(source, None, restamp=restamp).due(0, 777, MOST)[0]
+        for source, restamp in ((Times(5), False), (Times(5), True), (Times(5, live=True), False))
     )
     assert (kept.time, kept.raw) == (5, b"raw")
     assert (stamped.time, stamped.raw) == (777, None)

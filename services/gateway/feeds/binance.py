@@ -18,6 +18,12 @@ from tickbus.units import HOUR, MICROSECOND, MILLISECOND, MINUTE, SECOND, Durati
 _MESSAGE_BYTES = 4000
 """Longer SUBSCRIBE messages are cut by the server at 4,096 bytes."""
 _STREAMS_PER_CONNECTION = 1024
+_MICROSECONDS = 100_000_000_000_000
+"""A time from here on is in microseconds (?timeUnit=MICROSECOND), below it in milliseconds."""
+_TOO_LATE = 9_000_000_000_000_000
+"""And from here on, in the year 2255, it is none."""
+_BUY, _SELL = Side.BUY, Side.SELL
+_NO_QUOTE = (None, None)
 
 
 class _Event(msgspec.Struct, gc=False):
@@ -73,28 +79,23 @@ class BinanceMapper(Mapper):
             return self._unreadable(frame, error)
         event = outer.data or outer
         symbol = self.symbols.get(event.s)  # type: ignore[arg-type]  # None is no symbol of ours
-        if symbol is None:
-            return self._other(outer, event, frame)
-        if event.e == "trade":
-            return self._trade(event, symbol, recv)
-        if event.e is None and event.u is not None:
-            return self._quote(event, symbol, recv)
-        return self._other(outer, event, frame)
-
-    def _trade(self, event: _Event, symbol: str, recv: int) -> Sequence[Mapped]:
+        if symbol is None or event.e != "trade":
+            return self._no_trade(outer, event, symbol, frame, recv)
+        # the hot path: one trade a frame
         try:
-            vendor_id, time = event.t, event.T
-            price, size = canonical(event.p), canonical(event.q)
-            ts_event = time * MILLISECOND if time < 100_000_000_000_000 else time * MICROSECOND  # type: ignore[operator]
-            if size[0] == "-" or vendor_id < 0 or not 0 <= ts_event < 1 << 63:  # type: ignore[operator]
+            vendor_id: int = event.t  # type: ignore[assignment]  # None fails in the comparisons below
+            time: int = event.T  # type: ignore[assignment]
+            size = canonical(event.q)
+            ts_event = time * MILLISECOND if time < _MICROSECONDS else time * MICROSECOND
+            if vendor_id < 0 or not 0 <= time < _TOO_LATE or size[0] == "-":
                 raise ValueError(f"size {size}, id {vendor_id}, time {time}")
+            bid, ask = self.tops.get(symbol, _NO_QUOTE)
+            side = _SELL if event.m else _BUY
+            flags = self.flags(ts_event, recv) if ts_event > recv else 0
+            return ((Trade(symbol, canonical(event.p), size, side, str(vendor_id), ts_event, recv, bid, ask, flags), vendor_id),)
         except (ValueError, TypeError, AttributeError) as error:
             self.reject("field", error, kind="trade", symbol=symbol, vendor_id=NO_ID if event.t is None else event.t)
             return ()
-        bid, ask = self.tops.get(symbol, (None, None))
-        flags = self.flags(ts_event, recv) if ts_event > recv else 0
-        side = Side.SELL if event.m else Side.BUY
-        return ((Trade(symbol, price, size, side, str(vendor_id), ts_event, recv, bid, ask, flags), vendor_id),)  # type: ignore[return-value]
 
     def _quote(self, event: _Event, symbol: str, recv: int) -> Sequence[Mapped]:
         try:
@@ -110,8 +111,9 @@ class BinanceMapper(Mapper):
         self.tops[symbol] = (bid, ask)
         return ((Quote(symbol, bid, bid_size, ask, ask_size, recv, recv), NO_ID),)
 
-    def _other(self, outer: _Frame, event: _Event, frame: bytes) -> Sequence[Mapped]:
-        """Everything that is no tick of ours."""
+    def _no_trade(self, outer: _Frame, event: _Event, symbol: str | None, frame: bytes, recv: int) -> Sequence[Mapped]:
+        if symbol is not None and event.e is None and event.u is not None:
+            return self._quote(event, symbol, recv)
         if event.e == "serverShutdown":
             self.notices.append(Closing())
         elif outer.error or outer.code is not None:

@@ -81,10 +81,7 @@ class Alltick(Session):
         quote = "" if self._numbers else '"'
         head = f'"code":"{tick.symbol}","seq":{quote}{tick.id}{quote},"tick_time":{quote}{tick.in_unit(MILLISECOND)}{quote}'
         if tick.kind == "trade":
-            body = (
-                f'"price":"{tick.price}","volume":"{tick.size}","turnover":"{_turnover(tick)}",'
-                f'"trade_direction":{_DIRECTIONS[tick.side]}'
-            )
+            body = f'"price":"{tick.price}","volume":"{tick.size}","turnover":"{_turnover(tick)}","trade_direction":{_DIRECTIONS[tick.side]}'
             return f'{{"cmd_id":{_PUSH_TRADE},"data":{{{head},{body}}}}}'.encode()
         bids, asks = _level(tick.bid, tick.bid_size), _level(tick.ask, tick.ask_size)
         return f'{{"cmd_id":{_PUSH_DEPTH},"data":{{{head},"bids":[{bids}],"asks":[{asks}]}}}}'.encode()

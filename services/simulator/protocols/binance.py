@@ -47,7 +47,7 @@ class Binance(Session):
         return bool(self._streams)
 
     def symbols(self) -> list[str]:
-        return [stream.partition("@")[0].upper() for stream in self._streams]
+        return list(dict.fromkeys(stream.partition("@")[0].upper() for stream in self._streams))
 
     def wants(self, tick: Tick) -> bool:
         return tick.stream in self._streams
@@ -188,5 +188,3 @@ def _unwrapped(tick: Tick) -> bytes:
 
 def _encode(value: object) -> bytes:
     return msgspec.json.encode(value)
-
-

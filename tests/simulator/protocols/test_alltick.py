@@ -66,7 +66,9 @@ def test_unknown_codes() -> None:
     assert talk.session.symbols() == ["AAPL.US"]
 
 
-@pytest.mark.parametrize(("cmd_id", "data", "ret"), [(22004, {}, 400), (22004, {"symbol_list": []}, 400), (22006, {"cancel_type": 9}, 400), (22006, [], 400), (1, {}, 400)])
+@pytest.mark.parametrize(
+    ("cmd_id", "data", "ret"), [(22004, {}, 400), (22004, {"symbol_list": []}, 400), (22006, {"cancel_type": 9}, 400), (22006, [], 400), (1, {}, 400)]
+)
 def test_bad_data(cmd_id: int, data: object, ret: int) -> None:
     assert Talk().say(cmd_id, data)["ret"] == ret
 
@@ -94,7 +96,15 @@ def test_silence_of_the_client_closes() -> None:
 
 
 def test_pushes_in_both_forms() -> None:
-    pushed = {"code": "AAPL.US", "seq": "27755950", "tick_time": "1751068801234", "price": "201.187000", "volume": "174", "turnover": "35006.538000", "trade_direction": 1}
+    pushed = {
+        "code": "AAPL.US",
+        "seq": "27755950",
+        "tick_time": "1751068801234",
+        "price": "201.187000",
+        "volume": "174",
+        "turnover": "35006.538000",
+        "trade_direction": 1,
+    }
     assert json.loads(Talk().session.render(TRADE)) == {"cmd_id": 22998, "data": pushed}
     numbers = Talk(alltick_numbers=True).session
     assert json.loads(numbers.render(TRADE))["data"] == pushed | {"seq": 27755950, "tick_time": 1751068801234}
@@ -121,9 +131,13 @@ def test_tokens() -> None:
     assert refusal({"token": "right"}, Terms(token="right")) is None
 
 
-_json = st.recursive(st.none() | st.booleans() | st.integers() | st.text(max_size=5), lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner))
+_json = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=5), lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner)
+)
 _data = _json | st.fixed_dictionaries({}, optional={"symbol_list": st.lists(st.fixed_dictionaries({"code": _json})) | _json, "cancel_type": _json})
-_request = st.fixed_dictionaries({"cmd_id": st.sampled_from([22000, 22002, 22004, 22006]) | _json, "seq_id": st.just(1), "trace": st.text(max_size=3), "data": _data})
+_request = st.fixed_dictionaries(
+    {"cmd_id": st.sampled_from([22000, 22002, 22004, 22006]) | _json, "seq_id": st.just(1), "trace": st.text(max_size=3), "data": _data}
+)
 
 
 @given(st.binary() | _request.map(lambda value: json.dumps(value).encode()))

@@ -135,11 +135,17 @@ def test_a_day_is_the_longest_life() -> None:
 def test_server_shutdown_in_both_wrappings() -> None:
     event = {"e": "serverShutdown", "E": 1_700_000_000_000}
     assert [json.loads(reply) for reply in opened("/ws").shutdown_notice(1_700_000_000_000 * 10**6).replies] == [event]
-    assert [json.loads(reply) for reply in opened("/stream").shutdown_notice(1_700_000_000_000 * 10**6).replies] == [{"stream": "!serverShutdown", "data": event}]
+    assert [json.loads(reply) for reply in opened("/stream").shutdown_notice(1_700_000_000_000 * 10**6).replies] == [
+        {"stream": "!serverShutdown", "data": event}
+    ]
 
 
-_json = st.recursive(st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5), lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner))
-_requests = st.fixed_dictionaries({}, optional={"method": st.sampled_from(["SUBSCRIBE", "UNSUBSCRIBE", "SET_PROPERTY", "GET_PROPERTY"]) | _json, "params": _json, "id": _json})
+_json = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5), lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner)
+)
+_requests = st.fixed_dictionaries(
+    {}, optional={"method": st.sampled_from(["SUBSCRIBE", "UNSUBSCRIBE", "SET_PROPERTY", "GET_PROPERTY"]) | _json, "params": _json, "id": _json}
+)
 
 
 @given(st.lists(st.binary() | _requests.map(lambda value: json.dumps(value).encode()), max_size=5))

@@ -46,7 +46,10 @@ def test_the_cap_keeps_the_first() -> None:
     assert session.symbols() == ["A"]
 
 
-@pytest.mark.parametrize("message", [{"action": "dance"}, {"action": "subscribe"}, {"action": "subscribe", "symbols": [1]}, {"action": "subscribe", "symbols": [], "quotes": 1}])
+@pytest.mark.parametrize(
+    "message",
+    [{"action": "dance"}, {"action": "subscribe"}, {"action": "subscribe", "symbols": [1]}, {"action": "subscribe", "symbols": [], "quotes": 1}],
+)
 def test_errors_say_what_is_wanted(message: dict[str, Any]) -> None:
     (reply,) = say(Json(Terms()), **message)
     assert list(reply) == ["error"]
@@ -61,7 +64,8 @@ def test_text_and_numbers_have_the_same_digits() -> None:
 
 
 @pytest.mark.parametrize(
-    ("unit", "time"), [("seconds", 1751068801), ("ms", 1751068801234), ("us", 1751068801234567), ("ns", NS), ("iso", "2025-06-28T00:00:01.234567890Z")]
+    ("unit", "time"),
+    [("seconds", 1751068801), ("ms", 1751068801234), ("us", 1751068801234567), ("ns", NS), ("iso", "2025-06-28T00:00:01.234567890Z")],
 )
 def test_times(unit: Any, time: object) -> None:
     (message,) = messages(Json(Terms(json_time=unit)), TRADE)

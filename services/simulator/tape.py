@@ -1,112 +1,22 @@
-"""Recorded markets: raw captures of Binance frames, and CSV ticks of the US tape. Files are read as the market goes on.
+"""CSV ticks of the US tape as a market: one symbol, one day. Prices (x 10000, whole) get their point by integer arithmetic."""
 
-Decimals stay text: a capture's are passed through, a CSV's (price x 10000, whole) get their point by integer arithmetic.
-"""
-
-import gzip
 import heapq
 import re
-import zipfile
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from datetime import datetime
-from functools import lru_cache
 from pathlib import Path
-from typing import IO
 from zoneinfo import ZoneInfo
 
-import msgspec
-
+from services.simulator.files import existing, pieces
 from services.simulator.source import Recorded
-from services.simulator.tick import Kind, Tick, is_symbol, stream_of
+from services.simulator.tick import Tick, is_symbol, stream_of
 from tickbus.errors import ConfigError
-from tickbus.units import MILLISECOND, SECOND, epoch_ns
+from tickbus.units import MILLISECOND, SECOND
 
 _NEW_YORK = ZoneInfo("America/New_York")
 _SCALE = 10_000
-_PIECE = 1 << 20
 _NOTHING: tuple[str | None, str | None] = (None, None)
 """Price and size of an absent side."""
-
-
-class _TradeData(msgspec.Struct, gc=False):
-    s: str
-    t: int
-    p: str
-    q: str
-    T: int
-    m: bool
-
-
-class _Trade(msgspec.Struct, gc=False):
-    data: _TradeData
-
-
-class _BookData(msgspec.Struct, gc=False):
-    u: int
-    s: str
-    b: str
-    B: str
-    a: str
-    A: str
-
-
-class _Book(msgspec.Struct, gc=False):
-    data: _BookData
-
-
-_trade = msgspec.json.Decoder(_Trade).decode
-_book = msgspec.json.Decoder(_Book).decode
-
-_HEAD = b'{"stream":"'
-_HEAD_LENGTH = len(_HEAD)
-
-
-class Capture(Recorded):
-    """`<ns> <frame>` lines, the frames wrapped as on /stream; plain or gzip, in the order given.
-
-    Lines with another frame (an answer, a snapshot fetched by HTTP) are left out. A line that is none is a ConfigError.
-    """
-
-    def __init__(self, paths: Sequence[Path]) -> None:
-        super().__init__()
-        self._paths = _existing(paths)
-
-    def __iter__(self) -> Iterator[Tick]:
-        for path in self._paths:
-            done = 0
-            for lines in _pieces(path):
-                for number, line in enumerate(lines, done + 1):
-                    try:
-                        tick = _captured(line)
-                    except (ValueError, UnicodeDecodeError) as error:
-                        raise ConfigError(f"{path}, line {number}: {error}; a capture has lines of `<ns> <frame>`") from None
-                    if tick is not None:
-                        yield tick
-                done += len(lines)
-
-
-def _captured(line: bytes) -> Tick | None:
-    receipt, _, frame = line.partition(b" ")
-    at = int(receipt)
-    if not frame.startswith(_HEAD):
-        return None
-    name = frame[_HEAD_LENGTH : frame.find(b'"', _HEAD_LENGTH)]
-    kind, stream = _stream(name)
-    if kind == "trade":
-        it = _trade(frame).data
-        return Tick("trade", stream, it.s, it.t, epoch_ns(it.T), at, it.p, it.q, "sell" if it.m else "buy", None, None, None, None, frame)
-    if kind == "quote":
-        of = _book(frame).data
-        # a bookTicker has no time of its own: the recorder's clock is all there is
-        return Tick("quote", stream, of.s, of.u, at, at, "", "", None, of.b, of.B, of.a, of.A, frame)
-    return Tick("other", stream, stream.partition("@")[0].upper(), 0, at, at, raw=frame)
-
-
-@lru_cache(maxsize=1 << 14)
-def _stream(name: bytes) -> tuple[Kind, str]:
-    stream = name.decode()
-    return ("trade" if stream.endswith("@trade") else "quote" if stream.endswith("@bookTicker") else "other"), stream
 
 
 class TapeTicks(Recorded):
@@ -120,7 +30,7 @@ class TapeTicks(Recorded):
         if not is_symbol(symbol):
             raise ConfigError("--source ticks: needs --symbol, the vendor's name of the recorded symbol, like BAC.US")
         super().__init__(frozenset((symbol,)))
-        self._paths = _existing(paths)
+        self._paths = existing(paths)
         self._symbol = symbol
         self._merge_sides = merge_sides
         self._midnights = [_midnight(path, date) for path in self._paths]
@@ -137,7 +47,7 @@ class TapeTicks(Recorded):
     def _read(self, path: Path, kind: str, midnight: int) -> Iterator[Tick]:
         row = self._trade_row() if kind == "trade" else self._quote_row()
         done = 0
-        for lines in _pieces(path):
+        for lines in pieces(path):
             for number, line in enumerate(lines, done + 1):
                 try:
                     fields = line.split(b",")
@@ -192,37 +102,3 @@ def _kind(path: Path) -> str:
         if kind in path.name.lower():
             return kind
     raise ConfigError(f"{path.name}: trades or quotes? Put `trade` or `quote` in the file's name")
-
-
-def _existing(paths: Sequence[Path]) -> list[Path]:
-    for path in paths:
-        if not path.is_file():
-            raise ConfigError(f"--source: there is no file {path}")
-    return list(paths)
-
-
-def _pieces(path: Path) -> Iterator[list[bytes]]:
-    """The lines of a plain, gzip or zip (its first member) file, some thousands at a time; without line ends or empty lines."""
-    rest = b""
-    with _opened(path) as file:
-        while piece := file.read(_PIECE):
-            *lines, rest = (rest + piece).split(b"\n")
-            yield [line for line in lines if line]
-    if rest:
-        yield [rest]
-
-
-@contextmanager
-def _opened(path: Path) -> Iterator[IO[bytes]]:
-    try:
-        if path.suffix == ".zip":
-            with zipfile.ZipFile(path) as archive, archive.open(archive.namelist()[0]) as member:
-                yield member
-        elif path.suffix == ".gz":
-            with gzip.open(path) as unpacked:
-                yield unpacked  # type: ignore[misc]  # its stub is no IO[bytes], but it reads
-        else:
-            with path.open("rb") as file:
-                yield file
-    except (OSError, EOFError, zipfile.BadZipFile, IndexError) as error:
-        raise ConfigError(f"{path}: cannot be read: {error}") from None

@@ -1,6 +1,7 @@
 """Where our gateway's time goes: `python -m benchmarks gateway --profile`."""
 
 import io
+import os
 import pstats
 import shutil
 import subprocess
@@ -17,7 +18,7 @@ _TOP = 30
 def gateway(file: FrameFile, lab: Lab) -> str:
     """One run under cProfile, in which calls look dearer than they are; and, where py-spy is installed, one sampled from outside."""
     report = [_traced(file, lab)]
-    sampler = shutil.which("py-spy", path=f"{Path(PYTHON).parent}:/usr/local/bin:/usr/bin")
+    sampler = shutil.which("py-spy", path=os.pathsep.join((str(Path(PYTHON).parent), os.environ.get("PATH", os.defpath))))
     report.append(_sampled(sampler, file, lab) if sampler else "install py-spy for a profile that does not distort")
     return "\n".join(report)
 
@@ -35,7 +36,7 @@ def _sampled(program: str, file: FrameFile, lab: Lab) -> str:
     samplers: list[subprocess.Popen[bytes]] = []
 
     def attach(pid: int) -> None:
-        command = [program, "record", "--rate", "400", "--format", "raw", "--output", str(raw), "--pid", str(pid)]
+        command = [program, "record", "--rate", "400", "--nonblocking", "--format", "raw", "--output", str(raw), "--pid", str(pid)]
         samplers.append(subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL))
 
     run = publish(Tickbus(), file, lab, started=attach)

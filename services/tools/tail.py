@@ -1,0 +1,126 @@
+"""`tickbus tail`: the messages of some streams, one a line."""
+
+import asyncio
+import os
+import sys
+from collections.abc import AsyncIterator, Iterable
+from functools import partial
+from typing import Annotated, Literal
+
+import tickbus
+from services.tools.lines import human_line, json_line
+from tickbus.errors import ConfigError
+from tickbus.link import Link
+from tickbus.messages import Gap, Message
+from tickbus.names import Keys, Stream, StreamId, check_name, check_symbol
+from tickbus.options import CommonOptions, Option
+from tickbus.reader import NOW, parse_start
+from tickbus.registry import read_heads, read_meta
+from tickbus.service import Service, run
+
+ABOUT = """Print the messages of some streams, one a line, oldest first, then new ones as they come, until Ctrl-C or --count.
+
+A line of --json is one object: `type` (trade, quote, bar, signal, gap), `stream` (the stream's name, like
+trade:binance:BTC-USDT), `feed`, `id` (the stream ID), then the message's fields by their contract names: decimals as text,
+times in ns since the epoch, absent values null. A gap's kind of stream is the first word of `stream`."""
+POSITIONALS = (("symbols", "*", "SYMBOL"),)
+
+_QUEUE = 1_000
+"""Messages that wait at most while several kinds of stream are read at once."""
+
+Entry = tuple[Stream, StreamId, Message]
+
+
+class Options(CommonOptions, frozen=True, kw_only=True):
+    symbols: Annotated[tuple[str, ...], Option("what to print, like BTC-USDT AAPL.US; default everything")] = ()
+    kind: Annotated[
+        Literal["trade", "quote", "bar", "signal", "gap"], Option("gap: those of the trade, quote and bar streams; other kinds show their own too")
+    ] = "trade"
+    feed: Annotated[tuple[str, ...], Option("only of these feeds, by name")] = ()
+    spec: Annotated[tuple[str, ...], Option("only bars of these specs, like time:1s")] = ()
+    from_: Annotated[str, Option("where to begin: now, start (the oldest kept), or a time like 2024-08-09T13:30:00Z")] = NOW
+    json: Annotated[bool, Option("one JSON object a line")] = False
+    count: Annotated[int | None, Option("end after so many lines", least=1)] = None
+    log_level: Annotated[Literal["debug", "info", "warning", "error"], Option("how much is logged to standard error")] = "warning"
+
+
+def start(options: Options) -> int:
+    for symbol in options.symbols:
+        check_symbol(symbol)
+    for feed in options.feed:
+        check_name(feed)
+    if options.spec and options.kind not in ("bar", "gap"):
+        raise ConfigError(f"--spec is for bars: use it with --kind bar or gap, not with {options.kind}")
+    parse_start(options.from_)
+    return run(partial(_tail, options), options, "tail")
+
+
+async def _tail(options: Options, service: Service) -> None:
+    try:
+        await service.until_stopping(_print(options))
+    except BrokenPipeError:
+        # the reader of our output has what it wanted; Python must not complain at its own end
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+async def _print(options: Options) -> None:
+    kinds = ("trade", "quote", "bar") if options.kind == "gap" else (options.kind,)
+    link = await Link.open(options.redis)
+    await _tell_absent(link, options, kinds)
+    link.close()
+    line = json_line if options.json else partial(human_line, colour=sys.stdout.isatty() and "NO_COLOR" not in os.environ)
+    printed = 0
+    async with tickbus.connect(options.redis, prefix=options.prefix) as bus:
+        async for stream, id, message in _merged([_entries(bus, options, kind) for kind in kinds]):
+            if options.kind == "gap" and not isinstance(message, Gap):
+                continue
+            # flushed at once: whoever reads a pipe wants to see it now
+            print(line(stream, id, message), flush=True)
+            printed += 1
+            if printed == options.count:
+                return
+
+
+def _entries(bus: tickbus.Bus, options: Options, kind: str) -> AsyncIterator[Entry]:
+    specs = options.spec if kind == "bar" else ()
+    reading = bus.read(kind, symbols=options.symbols or None, feeds=options.feed or None, specs=specs or None, start=options.from_)
+    return reading.entries()
+
+
+async def _merged(sources: "list[AsyncIterator[Entry]]") -> AsyncIterator[Entry]:
+    """Several readings as one, in order per stream."""
+    if len(sources) == 1:
+        async for entry in sources[0]:
+            yield entry
+        return
+    waiting: asyncio.Queue[Entry] = asyncio.Queue(_QUEUE)
+
+    async def pump(source: AsyncIterator[Entry]) -> None:
+        async for entry in source:
+            if isinstance(entry[2], Gap):
+                await waiting.put(entry)
+
+    async with asyncio.TaskGroup() as group:
+        for source in sources:
+            group.create_task(pump(source))
+        while True:
+            yield await waiting.get()
+
+
+async def _tell_absent(link: Link, options: Options, kinds: Iterable[str]) -> None:
+    """What is asked for and is not there is waited for; a misspelt name must not look like a quiet market."""
+    shards = await read_meta(link, options.prefix)
+    if shards is None:
+        print(f"tickbus: nobody has written to the bus {options.prefix!r} yet; waiting", file=sys.stderr)
+        return
+    keys = Keys(options.prefix, shards)
+    asked = sorted({keys.shard(symbol) for symbol in options.symbols}) if options.symbols else range(shards)
+    there = [stream for stream in map(Stream.parse, await read_heads(link, keys, asked)) if stream.kind in kinds]
+    for what, given, known in (
+        ("symbol", options.symbols, {stream.symbol for stream in there}),
+        ("feed", options.feed, {stream.feed for stream in there}),
+        ("spec", options.spec, {stream.spec for stream in there}),
+    ):
+        for name in given:
+            if name not in known:
+                print(f"tickbus: no {'/'.join(kinds)} stream of {what} {name} on this bus yet; waiting for it", file=sys.stderr)

@@ -1,0 +1,173 @@
+"""Bars the slow way: bus time goes by ms by ms, a bar is a list of trades, numbers are Decimals. What the builder is held against."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from decimal import ROUND_HALF_EVEN, Context, Decimal, Inexact
+from typing import Any
+
+from tickbus.messages import Bar, Flag, Gap, Side, Trade
+from tickbus.names import StreamId
+
+from services.bars.builder import Emitted
+from services.bars.specs import Spec
+
+EXACT = Context(prec=400, traps=[Inexact])
+NAMES = ("partial", "has_gap", "repaired")
+Entry = tuple[StreamId, Trade | Gap]
+
+
+@dataclass
+class Slow:
+    """A bar, from its list of trades."""
+
+    spec: Spec
+    start: int
+    end: int
+    quality: set[str]
+    trades: list[Trade] = field(default_factory=list)
+    revision: int = -1
+
+    def numbers(self) -> dict[str, Any]:
+        return numbers(self.trades)
+
+    def emit(self, cause_ms: int) -> tuple[int, dict[str, Any]]:
+        self.revision += 1
+        quality = tuple(name for name in NAMES if name in self.quality)
+        row = {"spec": self.spec.text, "start": self.start, "end": self.end, "revision": self.revision, "quality": quality}
+        return cause_ms, row | self.numbers()
+
+
+def numbers(trades: Sequence[Trade]) -> dict[str, Any]:
+    """What the trades of one bar come to."""
+    volume = value = buys = sells = Decimal(0)
+    for trade in trades:
+        volume = EXACT.add(volume, trade.size)
+        value = EXACT.add(value, EXACT.multiply(trade.price, trade.size))
+        if trade.side is Side.BUY:
+            buys = EXACT.add(buys, trade.size)
+        if trade.side is Side.SELL:
+            sells = EXACT.add(sells, trade.size)
+    prices = [trade.price for trade in trades]
+    return {
+        "open": prices[0], "high": max(prices), "low": min(prices), "close": prices[-1], "volume": volume, "value": rounded(value, Decimal(1)),
+        "vwap": rounded(value, volume) if volume else None, "trades": len(trades), "buy_volume": buys, "sell_volume": sells,
+    }  # fmt: skip
+
+
+def rounded(number: Decimal, divisor: Decimal) -> Decimal:
+    """number / divisor at 18 places, half-even, by way of many more places than any tie can need."""
+    quotient = Context(prec=300).divide(number, divisor)
+    return quotient.quantize(Decimal(1).scaleb(-18), ROUND_HALF_EVEN, Context(prec=400))
+
+
+def shown(emitted: Sequence[Emitted]) -> list[tuple[int, dict[str, Any]]]:
+    """What the builder emitted, in the reference's form."""
+    return [(cause, as_row(bar)) for cause, bar in emitted]
+
+
+def as_row(bar: Bar) -> dict[str, Any]:
+    names = ("spec", "start", "end", "revision", "quality", "open", "high", "low", "close", "volume", "value", "vwap", "trades", "buy_volume", "sell_volume")
+    return {name: getattr(bar, name) for name in names}
+
+
+@dataclass
+class Reference:
+    """UTC intervals only. `run` gives every (cause_ms, bar) of a stream up to bus time `until_ms`, exclusive."""
+
+    specs: Sequence[Spec]
+    grace: int
+    horizon: int
+    newest: int | None = None
+    newest_at: int = 0
+    first: int | None = None
+    complete: bool = True
+    too_late: int = 0
+    bars: list[Slow] = field(default_factory=list)
+    """Of time specs, open (revision -1) and closed, all that ever were."""
+    gaps: list[Gap] = field(default_factory=list)
+    out: list[tuple[int, dict[str, Any]]] = field(default_factory=list)
+
+    def run(self, entries: Sequence[Entry], until_ms: int) -> list[tuple[int, dict[str, Any]]]:
+        self.complete = not entries or entries[0][0].seq == 1
+        self.counts = {spec: self.next_count(spec, set() if self.complete else {"partial"}) for spec in self.specs if spec.measure != "time"}
+        waiting = list(entries)
+        for ms in range(entries[0][0].ms if entries else until_ms, until_ms):
+            while waiting and waiting[0][0].ms == ms:
+                message = waiting.pop(0)[1]
+                if isinstance(message, Gap):
+                    self.gap(ms, message)
+                else:
+                    self.trade(ms, message)
+            due = [bar for bar in self.bars if bar.revision == -1 and self.newest is not None and bar.end + self.grace <= self.watermark(ms)]
+            self.out += [bar.emit(ms) for bar in sorted(due, key=lambda bar: (bar.end, self.specs.index(bar.spec)))]
+        return self.out
+
+    def watermark(self, ms: int) -> int:
+        assert self.newest is not None
+        return self.newest + (ms - self.newest_at) * 1_000_000
+
+    def trade(self, ms: int, trade: Trade) -> None:
+        ts, future = trade.ts_event, bool(trade.flags & Flag.FUTURE_TIME)
+        # a late trade is measured at the end of the ms before; the newest of all is the measure itself
+        watermark = -(1 << 62) if self.newest is None else max(self.newest, self.watermark(ms - 1))
+        if not future:
+            self.first = ts if self.first is None else self.first
+            if self.newest is None or ts > self.newest:
+                self.newest, self.newest_at, watermark = ts, ms, ts
+        if trade.flags & (Flag.OFF_BOOK | Flag.CANCELLED) or not trade.price or not trade.size:
+            return
+        late = False
+        for spec in self.specs:
+            if spec.measure == "time":
+                late |= not self.time_trade(ms, spec, trade, watermark)
+        self.too_late += late
+        for spec in self.counts:
+            self.count_trade(ms, spec, trade)
+
+    def time_trade(self, ms: int, spec: Spec, trade: Trade, watermark: int) -> bool:
+        length = int(spec.size)
+        start = trade.ts_event // length * length
+        end = start + length
+        bar = next((bar for bar in self.bars if bar.spec == spec and bar.start == start), None)
+        closed = bar.revision >= 0 if bar else end + self.grace <= watermark
+        if closed and end + self.grace + self.horizon <= watermark:
+            return False
+        if bar is None:
+            bar = Slow(spec, start, end, self.quality(start, end))
+            self.bars.append(bar)
+        bar.trades.append(trade)
+        if closed:
+            self.out.append(bar.emit(ms))
+        return True
+
+    def quality(self, start: int, end: int) -> set[str]:
+        partial = {"partial"} if not self.complete and (self.first is None or start <= self.first) else set()
+        return partial | {"repaired" if gap.repaired else "has_gap" for gap in self.gaps if gap.from_ts < end and gap.to_ts >= start}
+
+    def count_trade(self, ms: int, spec: Spec, trade: Trade) -> None:
+        bar = self.counts[spec]
+        bar.trades.append(trade)
+        bar.start, bar.end = bar.trades[0].ts_event, trade.ts_event
+        row = bar.numbers()
+        exact_value = sum((EXACT.multiply(t.price, t.size) for t in bar.trades), Decimal(0))
+        if {"tick": row["trades"], "volume": row["volume"], "value": exact_value}[spec.measure] >= spec.size:
+            self.out.append(bar.emit(ms))
+            self.counts[spec] = self.next_count(spec, set())
+
+    def next_count(self, spec: Spec, quality: set[str]) -> Slow:
+        return Slow(spec, 0, 0, quality)
+
+    def gap(self, ms: int, gap: Gap) -> None:
+        self.gaps.append(gap)
+        name = "repaired" if gap.repaired else "has_gap"
+        for spec in self.specs:
+            for bar in sorted(self.bars, key=lambda bar: bar.start):
+                if bar.spec == spec and gap.from_ts < bar.end and gap.to_ts >= bar.start and name not in bar.quality:
+                    if bar.revision == -1:
+                        bar.quality.add(name)
+                    elif self.newest is None or bar.end + self.grace + self.horizon > self.newest:
+                        bar.quality.add(name)
+                        self.out.append(bar.emit(ms))
+        for bar in self.counts.values():
+            if not gap.repaired or "has_gap" in bar.quality:
+                bar.quality.add(name)

@@ -1,0 +1,117 @@
+"""Any sequence of adds, commits, failures, deaths and successors leaves each row in the files once, in the order of its stream."""
+
+import errno
+import shutil
+import tempfile
+from contextlib import suppress
+from pathlib import Path
+
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from recorder.recorded import BTC, ETH, MIDNIGHT, NOON, gap, id_of, rows_of, trade
+
+from services.recorder.store import ShardStore
+from tickbus.errors import Fenced
+from tickbus.messages import Gap, Trade
+from tickbus.names import START, Stream
+from tickbus.wire import encode
+
+STEPS = ("written", "fsynced", "committed", "durable", "named", "done")
+
+
+class Dead(BaseException):
+    """The process is gone: nothing after this instruction happens, no clearing up either."""
+
+
+class History(RuleBasedStateMachine):
+    """A bus with two streams, and stores that read it from the position that they recover."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.data_dir = Path(tempfile.mkdtemp(prefix="tickbus-history-"))
+        self.bus: dict[Stream, list[Trade | Gap]] = {BTC: [], ETH: []}
+        self.trouble: tuple[str, BaseException] | None = None
+        self.paused: list[ShardStore] = []
+
+    def step(self, name: str) -> None:
+        if self.trouble and self.trouble[0] == name:
+            (_, error), self.trouble = self.trouble, None
+            raise error
+
+    @initialize()
+    def start(self) -> None:
+        self.store = ShardStore(self.data_dir, "07", step=self.step)
+        positions = self.store.recover()
+        for stream, messages in self.bus.items():
+            self.read(stream, positions.get(stream.name, START).seq - 2, len(messages))
+
+    def read(self, stream: Stream, start: int, end: int) -> None:
+        for seq in range(max(0, start), end):
+            message = self.bus[stream][seq]
+            self.store.add(stream, id_of(seq + 1), 1, message, encode(message))
+
+    @rule(stream=st.sampled_from([BTC, ETH]), times=st.lists(st.sampled_from([NOON, MIDNIGHT - 2, MIDNIGHT]), min_size=1, max_size=4), hole=st.booleans())
+    def ticks(self, stream: Stream, times: list[int], hole: bool) -> None:
+        messages = self.bus[stream]
+        before = len(messages)
+        if hole:
+            messages.append(gap(time=times[0]))
+        messages += [trade(len(messages) + number, stream.symbol, time=time) for number, time in enumerate(times)]
+        self.read(stream, before, len(messages))
+
+    @rule()
+    def commit(self) -> None:
+        self.store.commit()
+
+    @rule(step=st.sampled_from(STEPS))
+    def killed_in_a_commit(self, step: str) -> None:
+        self.trouble = (step, Dead())
+        try:
+            self.store.commit()
+        except Dead:
+            self.start()
+        self.trouble = None
+
+    @rule(step=st.sampled_from(STEPS))
+    def no_room_in_a_commit(self, step: str) -> None:
+        """Where this store finds none; it goes on with what it holds."""
+        self.trouble = (step, OSError(errno.ENOSPC, "No space left on device"))
+        with suppress(OSError):
+            self.store.commit()
+        self.trouble = None
+
+    @rule()
+    def replaced(self) -> None:
+        self.paused.append(self.store)
+        self.start()
+
+    @precondition(lambda self: self.paused)
+    @rule()
+    def woken(self) -> None:
+        with suppress(Fenced):
+            self.paused.pop().commit()
+
+    @invariant()
+    def each_row_at_most_once_and_in_order(self) -> None:
+        for stream, messages in self.bus.items():
+            stored = self.stored(stream)
+            assert stored == sorted(set(stored)), "twice, or out of order"
+            assert stored == list(range(1, len(stored) + 1)), "a hole"
+            assert len(stored) <= len(messages)
+
+    def stored(self, stream: Stream) -> list[int]:
+        return sorted(row["seq"] for kind in ("trade", "gap") for row in rows_of(self.data_dir, kind) if row["symbol"] == stream.symbol)
+
+    def teardown(self) -> None:
+        try:
+            while self.store.rows:
+                self.store.commit()
+            for stream, messages in self.bus.items():
+                assert self.stored(stream) == list(range(1, len(messages) + 1))
+        finally:
+            shutil.rmtree(self.data_dir)
+
+
+History.TestCase.settings = settings(max_examples=100, stateful_step_count=25, deadline=None, suppress_health_check=list(HealthCheck))
+TestAnyHistory = History.TestCase

@@ -1,0 +1,72 @@
+import contextlib
+import gzip
+import json
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from services.simulator.capture import Capture
+from services.simulator.tick import Tick
+from tickbus.errors import ConfigError
+
+TRADE = b'{"stream":"btcusdt@trade","data":{"e":"trade","E":2,"s":"BTCUSDT","t":5,"p":"61837.63000000","q":"0.02000000","T":1723161255342,"m":true}}'
+BOOK = b'{"stream":"btcusdt@bookTicker","data":{"u":9,"s":"BTCUSDT","b":"1.10","B":"2","a":"1.20","A":"3"}}'
+DEPTH = b'{"stream":"btcusdt@depth@100ms","data":{"e":"depthUpdate","b":[["1","0"]],"a":[]}}'
+LINES = b"10 " + TRADE + b"\n12 " + BOOK + b'\n13 {"lastUpdateId":5}\n14 ' + DEPTH + b"\n"
+
+EXPECTED = [
+    Tick("trade", "btcusdt@trade", "BTCUSDT", 5, 1723161255342 * 10**6, 10, "61837.63000000", "0.02000000", "sell", raw=TRADE),
+    Tick("quote", "btcusdt@bookTicker", "BTCUSDT", 9, 12, 12, bid="1.10", bid_size="2", ask="1.20", ask_size="3", raw=BOOK),
+    Tick("other", "btcusdt@depth@100ms", "BTCUSDT", 0, 14, 14, raw=DEPTH),
+]
+
+
+@pytest.mark.parametrize("end", [b"", b"\r\n", b"\n\n"])
+def test_a_capture_is_ticks_and_frames(tmp_path: Path, end: bytes) -> None:
+    plain, packed = tmp_path / "c.txt", tmp_path / "c.gz"
+    plain.write_bytes(LINES.rstrip(b"\n") + end)
+    packed.write_bytes(gzip.compress(LINES))
+    ticks = list(Capture([plain, packed]))
+    for tick in ticks:
+        assert tick.raw is not None
+        tick.raw = tick.raw.rstrip(b"\r")
+    assert ticks == EXPECTED * 2
+
+
+@pytest.mark.parametrize(
+    "line", [b"no number {}", b'1 {"stream":"a@trade","data":{"s":1}}', b'1 {"stream":"a@trade"', b'1 {"stream":"\xff@trade","data":{}}']
+)
+def test_a_line_that_is_none_is_named(tmp_path: Path, line: bytes) -> None:
+    path = tmp_path / "c.txt"
+    path.write_bytes(LINES + line)
+    with pytest.raises(ConfigError, match=r"c\.txt, line 5: "):
+        list(Capture([path]))
+
+
+@given(st.binary())
+def test_any_file_is_a_capture_or_a_config_error(tmp_path_factory: pytest.TempPathFactory, content: bytes) -> None:
+    path = tmp_path_factory.mktemp("fuzz") / "c.txt"
+    path.write_bytes(content)
+    with contextlib.suppress(ConfigError):
+        list(Capture([path]))
+
+
+def test_a_cut_gzip_file_is_a_config_error(tmp_path: Path) -> None:
+    path = tmp_path / "c.gz"
+    path.write_bytes(gzip.compress(LINES)[:-20])
+    with pytest.raises(ConfigError, match="cannot be read"):
+        list(Capture([path]))
+
+
+@pytest.mark.data
+def test_the_capture_has_every_trade(data: Path) -> None:
+    ticks = list(Capture([data / "spot_btcusdt_20240808.gz", data / "spot_btcusdt_20240809.gz"]))
+    assert [tick.id for tick in ticks if tick.kind == "trade"] == list(range(3735683259, 3735703163))
+    assert sum(tick.kind == "quote" for tick in ticks) == 73_174
+    for tick in ticks[::500]:
+        if tick.kind == "trade":
+            assert tick.raw is not None
+            frame = json.loads(tick.raw)["data"]
+            assert (tick.price, tick.size, tick.time, tick.side) == (frame["p"], frame["q"], frame["T"] * 10**6, "sell" if frame["m"] else "buy")

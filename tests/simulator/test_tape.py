@@ -1,0 +1,73 @@
+import csv
+import io
+import zipfile
+from datetime import datetime
+from decimal import Decimal
+from itertools import groupby
+from pathlib import Path
+from zoneinfo import ZoneInfo
+
+import pytest
+
+from services.simulator.tape import TapeTicks
+from services.simulator.tick import Tick
+from tickbus.errors import ConfigError
+
+MIDNIGHT = int(datetime(2013, 10, 9, tzinfo=ZoneInfo("America/New_York")).timestamp()) * 10**9
+
+
+def tape(tmp_path: Path) -> list[Path]:
+    trades, quotes = tmp_path / "20131009_xy_trade.csv", tmp_path / "20131009_xy_quote.zip"
+    trades.write_text("1000,137850,100,P,0,0\n1000,137850,100,P,0,0\n1002,5,7,P,0,0\n")
+    with zipfile.ZipFile(quotes, "w") as archive:
+        archive.writestr("a.csv", "1000,137400,3100,0,0,P,1,0\n1001,0,0,138500,500,P,1,0\n")
+    return [trades, quotes]
+
+
+def test_tape_rows_are_merged_by_time_with_exact_prices(tmp_path: Path) -> None:
+    at = MIDNIGHT + 10**9
+    trade, quote = ("trade", "xy.us@trade", "XY.US"), ("quote", "xy.us@bookTicker", "XY.US")
+    assert list(TapeTicks(tape(tmp_path), "XY.US")) == [
+        Tick(*trade, 1, at, at, "13.7850", "100"),
+        Tick(*trade, 2, at, at, "13.7850", "100"),
+        Tick(*quote, 1, at, at, bid="13.7400", bid_size="3100"),
+        Tick(*quote, 2, at + 10**6, at + 10**6, ask="13.8500", ask_size="500"),
+        Tick(*trade, 3, at + 2 * 10**6, at + 2 * 10**6, "0.0005", "7"),
+    ]
+
+
+def test_sides_can_be_merged(tmp_path: Path) -> None:
+    quotes = [tick for tick in TapeTicks(tape(tmp_path), "XY.US", merge_sides=True) if tick.kind == "quote"]
+    assert [(tick.bid, tick.bid_size, tick.ask, tick.ask_size) for tick in quotes] == [
+        ("13.7400", "3100", None, None),
+        ("13.7400", "3100", "13.8500", "500"),
+    ]
+
+
+def test_what_a_tape_needs_is_said(tmp_path: Path) -> None:
+    paths = tape(tmp_path)
+    with pytest.raises(ConfigError, match="--symbol"):
+        TapeTicks(paths, "")
+    with pytest.raises(ConfigError, match="no file"):
+        TapeTicks([tmp_path / "none"], "A")
+    other = tmp_path / "trade.csv"
+    other.write_text("1,2,x\n")
+    with pytest.raises(ConfigError, match="--date"):
+        TapeTicks([other], "A")
+    with pytest.raises(ConfigError, match=r"trade\.csv, line 1"):
+        list(TapeTicks([other], "A", date="2013-10-09"))
+    nameless = tmp_path / "20131009.csv"
+    nameless.write_text("")
+    with pytest.raises(ConfigError, match="trade"):
+        TapeTicks([nameless], "A")
+
+
+@pytest.mark.data
+def test_the_tape_has_every_row_in_order(data: Path) -> None:
+    path = data / "bac_20131009_trade.zip"
+    with zipfile.ZipFile(path) as archive:
+        rows = list(csv.reader(io.TextIOWrapper(archive.open(archive.namelist()[0]))))
+    ticks = list(TapeTicks([path], "BAC.US"))
+    read = [(tick.time - MIDNIGHT, Decimal(tick.price), tick.size) for tick in ticks]
+    assert read == [(int(row[0]) * 10**6, Decimal(row[1]) / 10000, row[2]) for row in rows]
+    assert max(len(list(run)) for _, run in groupby(read)) > 10  # equal trades in a row are real, and kept
