@@ -1,8 +1,6 @@
 """`make bench`: the whole suite in one run. Prints medians and ratios; docs/benchmarks.md says how to read them."""
 
 import argparse
-import importlib
-import io
 import json
 import os
 import platform
@@ -10,10 +8,9 @@ import signal
 import sys
 import tempfile
 from collections.abc import Sequence
-from contextlib import redirect_stdout
 from pathlib import Path
 
-from benchmarks import frames, gateway, latency, profiling, reader
+from benchmarks import bars, frames, gateway, latency, profiling, reader
 from benchmarks.figures import Part, table
 from benchmarks.processes import BenchmarkError, open_lab
 from benchmarks.publishers import cryptofeed_python
@@ -33,6 +30,7 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--counts", help="latency: numbers of symbols (default 10,1000,10000)")
     parser.add_argument("--cryptofeed-python", type=Path, help="a Python with cryptofeed[redis] 2.4 (default: .bench/cryptofeed, made on first use)")
     parser.add_argument("--no-cryptofeed", action="store_true", help="leave this peer out")
+    parser.add_argument("--nautilus-python", type=Path, help="a Python with nautilus_trader 1.221 (default: .bench/nautilus, made on first use)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all samples there")
     parser.add_argument("--profile", action="store_true", help="gateway only: one run under a profiler, and where the time went")
     options = parser.parse_args(argv)
@@ -51,14 +49,11 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     return options
 
 
-def bars(options: argparse.Namespace) -> Part:
-    """Part `bars` is a program of its own; its lines are taken over as they are."""
-    part = Part("bars", "bar builder against nautilus_trader's TimeBarAggregator; `python -m benchmarks.bars --help`")
-    said = io.StringIO()
-    with redirect_stdout(said):
-        importlib.import_module("benchmarks.bars").main(["--quick"] if options.quick else [])
-    part.notes += [line for line in said.getvalue().splitlines() if line.strip()]
-    return part
+def measure_bars(options: argparse.Namespace) -> Part:
+    """Needs no Redis; `python -m benchmarks.bars` is the same part alone."""
+    ticks = bars.ticks_of(bars.CAPTURE)
+    python = bars.nautilus_python(options.nautilus_python)
+    return bars.measure(ticks[len(ticks) // 2 :][:50_000] if options.quick else ticks, python, options.rounds)
 
 
 def run(options: argparse.Namespace) -> list[Part]:
@@ -83,7 +78,7 @@ def run(options: argparse.Namespace) -> list[Part]:
                 elif part == "latency":
                     done.append(latency.measure(lab, options.rounds, options.rates, options.counts, options.seconds))
                 else:
-                    done.append(bars(options))
+                    done.append(measure_bars(options))
                 done[-1].notes.append(f"load average {load:.1f} before, {os.getloadavg()[0]:.1f} after, on {os.cpu_count()} cores")
                 print(table(done[-1:]), file=sys.stderr, flush=True)
     return done

@@ -2,8 +2,9 @@
 
     python cryptofeed_peer.py WS_URL REDIS_HOST REDIS_PORT SYMBOL,SYMBOL,...
 
-Changed are only: the address, the symbol table (else fetched over REST), and the names `trade` and `t` in place of
-`aggTrade` and `a`, so that it reads the very same frames; the work done for a tick is cryptofeed's own, line for line.
+Changed are only: the address, the symbol table (else fetched over REST), two timeouts under which it would lose ticks here,
+and the names `trade` and `t` in place of `aggTrade` and `a`, so that it reads the very same frames; the work done for a
+tick is cryptofeed's own, line for line.
 uvloop is on, as cryptofeed has it by default.
 """
 
@@ -63,7 +64,10 @@ def main() -> None:
     handler = FeedHandler(config={"log": {"disabled": False, "filename": "/dev/stderr", "level": "WARNING"}, "uvloop": True})
     # uvloop >= 0.22 makes no loop by itself any more, and cryptofeed counts on it
     asyncio.set_event_loop(asyncio.new_event_loop())
-    handler.add_feed(LocalBinance(channels=[TRADES], symbols=symbols, callbacks={TRADES: TradeStream(host=host, port=int(port))}))
+    # it sends pipelines of 100,000 commands and more when flooded: redis-py's timeout of 5 s would end its writer for good,
+    # and its own of 120 s without a frame would reconnect while it still writes
+    backend = TradeStream(host=host, port=f"{port}/0?socket_timeout=600")
+    handler.add_feed(LocalBinance(channels=[TRADES], symbols=symbols, callbacks={TRADES: backend}, timeout=-1))
     handler.run()
 
 

@@ -16,7 +16,7 @@ from tickbus.names import Keys, Stream
 from tickbus.wire import DECODE
 
 CRYPTOFEED = "cryptofeed[redis]==2.4.*"
-_LIMIT_SECONDS = 600.0
+_LIMIT_SECONDS = 300.0
 _GATEWAY = ("-m", "services.cli", "gateway")
 
 

@@ -19,12 +19,17 @@ PURE = {
     "tickbus": "errors units messages names wire",
     "services.gateway": "feeds.* sequencer symbols hours backoff",
     "services.bars": "specs sessions digits cells tally holes time_bars count_bars builder state",
-    "services.recorder": "manifest columns sheet draft buffer",
+    "services.recorder": "manifest sheet draft buffer",
+    "services.recorded": "columns",
+    "services.tools": "lines rewriting",
     "services.simulator": "protocols.* market synthetic faults tampering ledger",
 }
 """Arithmetic on what they are given: they run without a network, a loop or a server. A pattern covers a folder of plug-ins."""
 
 IMPURE = {"asyncio", "redis", "hiredis", "websockets", "socket", "ssl", "selectors", "threading", "subprocess", "http", "prometheus_client"}
+
+LIBRARIES = {"recorded"}
+"""Folders under services/ that several services use; they start nothing."""
 
 CONTRACT = {"tickbus.errors", "tickbus.units", "tickbus.messages", "tickbus.names", "tickbus.wire"}
 """What is said on the bus, and nothing about how it gets there."""
@@ -86,10 +91,10 @@ def reached_from(module: str) -> dict[str, str]:
 
 
 def service_of(module: str) -> str | None:
-    """`gateway` of services.gateway.feeds.json; None of what is no service's."""
+    """`gateway` of services.gateway.feeds.json; None of what is no service's own."""
     top, _, rest = module.partition(".")
     name = rest.partition(".")[0]
-    return name if top == "services" and f"services.{name}" in FILES and (ROOT / "services" / name).is_dir() else None
+    return name if top == "services" and name not in LIBRARIES and f"services.{name}" in FILES and (ROOT / "services" / name).is_dir() else None
 
 
 @pytest.mark.parametrize("pattern", [f"{package}.{name}" for package, names in PURE.items() for name in names.split()])

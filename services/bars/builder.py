@@ -20,11 +20,13 @@ The rules
   `repaired`; `has_gap` stays, for nobody can prove that this was all that the hole held.
 - `partial`: the bars that start no later than the first trade read, unless the stream was read from its very first entry.
 
-How it is fast: trades in a row that fall into the same open bar of every spec are one run, tallied once, in `apply_many`; the
-tally is merged into the bars when anything else happens. So a further spec costs per bar, not per trade.
+How it is fast: trades in a row that fall into the same open bar of every spec are one run, tallied once; the tally is merged
+into the bars when anything else happens. So a further spec costs per bar, not per trade. Of a batch, stretches of a run are
+tallied column by column (services.bars.stretch).
 """
 
-from collections.abc import Iterable, Sequence
+from bisect import bisect_left
+from collections.abc import Sequence
 from math import inf
 from typing import NamedTuple
 
@@ -33,6 +35,8 @@ from services.bars.count_bars import CountBars
 from services.bars.digits import Finer, scaled
 from services.bars.specs import Spec
 from services.bars.state import VERSION, StreamState, dump, load
+from services.bars.stretch import WORTHWHILE, Columns
+from services.bars.stretch import columns as make_columns
 from services.bars.tally import Tally
 from services.bars.time_bars import ALWAYS, NEVER, TimeBars
 from tickbus.messages import Bar, Flag, Gap, Side, Trade
@@ -64,6 +68,7 @@ class StreamBars:
         self._grace, self._keep = grace, grace + horizon
         self._time = [TimeBars(symbol, spec, old.time.get(spec.text)) for spec in specs if spec.measure == "time"]
         self._counts = [CountBars(symbol, spec, old.counts.get(spec.text)) for spec in specs if spec.measure != "time"]
+        self._by_amount = any(bars.measure != "tick" for bars in self._counts)
         self._began = all(bars.began for bars in self._counts) and all(bars.partial_until is not None for bars in self._time)
         self._newest, self._newest_at = old.newest, old.newest_at
         """Newest ts_event, and the bus time in ms of the entry that brought it."""
@@ -89,50 +94,80 @@ class StreamBars:
 
     def apply(self, id: StreamId, message: Trade | Gap) -> list[Emitted]:
         """The next entry of the stream. WireError if its numbers are none."""
-        return self.apply_many(((id, message),))
-
-    def apply_many(self, entries: Iterable[tuple[StreamId, Trade | Gap]]) -> list[Emitted]:
-        """The next entries of the stream, one after the other; written for speed, the meaning is in `_trade`."""
         emitted: list[Emitted] = []
-        for id, message in entries:
-            ms = id[0]
-            if self._newest + (ms - 1 - self._newest_at) * MILLISECOND >= self._due:
-                self._close(ms, emitted)
-            if type(message) is Gap:
-                self._gap(id, message, emitted)
-                continue
-            run, ts, text = self._run, message.ts_event, message.price_text  # type: ignore[union-attr]  # no Gap
-            if run is None or ts < self._start or ts >= self._end or message.flags & _APART:  # type: ignore[union-attr]
-                self._trade(id, message, emitted)  # type: ignore[arg-type]
-                continue
-            try:
-                price, size = self._prices[text], self._sizes[message.size_text]  # type: ignore[union-attr]
-            except Finer:
-                price = size = 0
-            if not price or not size:
-                self._trade(id, message, emitted)  # type: ignore[arg-type]
-                continue
-            run.trades += 1
-            run.volume += size
-            run.value += price * size
-            if price > run.highest:
-                run.highest, run.high = price, text
-            elif price < run.lowest:
-                run.lowest, run.low = price, text
-            run.close = text
-            side = message.side  # type: ignore[union-attr]
-            if side is _BUY:
-                run.buys += size
-            elif side is _SELL:
-                run.sells += size
-            if ts > self._newest:
-                self._newest, self._newest_at = ts, ms
-            if self._counts:
-                run.last_ts = ts
-                trades, volume, value = self._room
-                if run.trades >= trades or run.volume >= volume or run.value >= value:
-                    self._fill(ms, emitted)
+        self._apply(id, message, emitted)
         return emitted
+
+    def apply_many(self, entries: Sequence[tuple[StreamId, Trade | Gap]]) -> list[Emitted]:
+        """The next entries of the stream: the same as one after the other, several times faster from a dozen on."""
+        emitted: list[Emitted] = []
+        columns = None
+        if len(entries) >= WORTHWHILE and not self._by_amount:
+            columns = make_columns(entries, self._prices, self._sizes, _APART)
+        if columns is None:
+            for id, message in entries:
+                self._apply(id, message, emitted)
+            return emitted
+        position = 0
+        while position < len(entries):
+            self._apply(*entries[position], emitted)
+            position = self._stretch(columns, position + 1)
+        return emitted
+
+    def _apply(self, id: StreamId, message: Trade | Gap, emitted: list[Emitted]) -> None:
+        """One entry. A trade that goes on with the run is dealt with here, and here is where the time goes."""
+        ms = id[0]
+        if self._newest + (ms - 1 - self._newest_at) * MILLISECOND >= self._due:
+            self._close(ms, emitted)
+        if not isinstance(message, Trade):
+            self._gap(id, message, emitted)
+            return
+        run, ts, text = self._run, message.ts_event, message.price_text
+        if run is None or ts < self._start or ts >= self._end or message.flags & _APART:
+            self._trade(id, message, emitted)
+            return
+        try:
+            price, size = self._prices[text], self._sizes[message.size_text]
+        except Finer:
+            price = size = 0
+        if not price or not size:
+            self._trade(id, message, emitted)
+            return
+        run.trades += 1
+        run.volume += size
+        run.value += price * size
+        if price > run.highest:
+            run.highest, run.high = price, text
+        elif price < run.lowest:
+            run.lowest, run.low = price, text
+        run.close, run.last_ts = text, ts
+        side = message.side
+        if side is _BUY:
+            run.buys += size
+        elif side is _SELL:
+            run.sells += size
+        if ts > self._newest:
+            self._newest, self._newest_at = ts, ms
+        if self._counts:
+            trades, volume, value = self._room
+            if run.trades >= trades or run.volume >= volume or run.value >= value:
+                self._fill(ms, emitted)
+
+    def _stretch(self, columns: Columns, begin: int) -> int:
+        """Add to the run, if there is one, what goes on with it from `begin` on; -> the index behind."""
+        run = self._run
+        # the first was in [_start, _end) and the batch is in order, so only the end is of interest
+        if run is None or not self._end:
+            return begin
+        # the trade that fills a count bar is left out: it does more than go on
+        most = self._room[0] - run.trades - 1
+        end = columns.extent(begin, most, self._end, self._due, self._newest - self._newest_at * MILLISECOND)
+        if end > begin:
+            columns.tally(run, begin, end)
+            newest = columns.stamps[end - 1]
+            if newest > self._newest:
+                self._newest, self._newest_at = newest, columns.bus_ms[bisect_left(columns.stamps, newest, begin, end)]
+        return end
 
     def clock(self, bus_ms: int) -> list[Emitted]:
         """Bus time: every entry of this stream with id.ms < bus_ms has been applied, and none will come."""

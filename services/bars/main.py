@@ -15,13 +15,15 @@ from tickbus import metrics as m
 from tickbus.bus import trimmed_gap
 from tickbus.consumer import Consumer, Output
 from tickbus.consumer_metrics import ConsumerMeters
+from tickbus.errors import ConfigError
 from tickbus.lag import LagMeter
 from tickbus.link import Link, open_checked
 from tickbus.messages import Gap, StreamKind, Trade
 from tickbus.metrics import Meters
-from tickbus.names import Keys, Stream, StreamId
-from tickbus.options import Option, ServiceOptions
+from tickbus.names import Keys, Stream, StreamId, check_name
+from tickbus.options import Option, WriterOptions
 from tickbus.reader import FROM_START, Read, Round, parse_start
+from tickbus.retention import Sweeper, SweepMeters
 from tickbus.service import Service, run
 from tickbus.units import SECOND, Duration
 from tickbus.wire import DECODE
@@ -35,18 +37,22 @@ _COMMIT_SECONDS = 0.25
 """Positions alone are committed this often; bars at once."""
 
 
-class Options(ServiceOptions, frozen=True, kw_only=True):
+class Options(WriterOptions, frozen=True, kw_only=True):
     specs: Annotated[tuple[str, ...], Option("what to build: time:<n>s|m|h|d, tick:<n>, volume:<n>, value:<n>")] = ("time:1s", "time:1m")
     feeds: Annotated[tuple[str, ...], Option("names of the feeds to read; default all")] = ()
     grace: Annotated[Duration, Option("a time bar closes this long after its end")] = Duration(2 * SECOND)
     horizon: Annotated[Duration, Option("a late trade revises its bar for this long after the close")] = Duration(60 * SECOND)
     from_: Annotated[str, Option("where to begin without a committed position: start, now or a time")] = FROM_START
     name: Annotated[str, Option("name of this service: its position, state and lease")] = "bars"
-    lease_ttl: Annotated[Duration, Option("one that has not renewed its lease for this long may be replaced")] = Duration(3 * SECOND)
 
 
 def start(options: Options) -> int:
-    return run(partial(_run, options, parse_all(options.specs), parse_start(options.from_)), options, "bars")
+    specs, begin = parse_all(options.specs), parse_start(options.from_)
+    if not specs:
+        raise ConfigError("--specs: name what to build, like time:1s,time:1m")
+    for name in (options.name, *options.feeds):
+        check_name(name)
+    return run(partial(_run, options, specs, begin), options, "bars")
 
 
 async def _run(options: Options, specs: tuple[Spec, ...], begin: "str | StreamId", service: Service) -> None:
@@ -54,17 +60,20 @@ async def _run(options: Options, specs: tuple[Spec, ...], begin: "str | StreamId
     feeds = frozenset(options.feeds)
     keys = Keys(options.prefix, options.shards)
     wanted = partial(_wanted, feeds)
-    consumer = Consumer(options.redis, keys, options.name, wanted, options.lease_ttl)
+    consumer = Consumer(options.redis, keys, options.name, wanted, options.lease_ttl, writes="bar")
     service.why_not_ready = "waiting for the lease of this service"
     await service.until_stopping(consumer.open())
     builder = BarService(consumer, keys, specs, options.grace, options.horizon)
     meters = BarMeters(service.meters, consumer, builder)
     lag = LagMeter(service.meters, options.name, keys, partial(Link.open, options.redis), wanted, lambda: consumer.committed.positions)
+    sweeper = Sweeper(options.name, options, keys, partial(Link.open, options.redis), consumer.output_keys)
+    SweepMeters(service.meters, sweeper.total)
     try:
         if not service.stopping.is_set():
+            await sweeper.declare()
             service.ready = True
             async with asyncio.TaskGroup() as group:
-                others = [group.create_task(lag.run()), group.create_task(consumer.lease.keep())]
+                others = [group.create_task(work) for work in (lag.run(), consumer.lease.keep(), sweeper.run())]
                 await service.until_stopping(builder.run(begin))
                 meters.refresh()
                 for task in others:

@@ -5,18 +5,16 @@ import logging
 import time
 from collections.abc import Iterable
 
-from services.gateway.backlog import Backlog
 from services.gateway.intake import Intake
-from services.gateway.sequencer import Sequencer, StreamState
+from services.gateway.sequencer import StreamState
 from services.gateway.upstream import Upstream
 from tickbus.clock import BusClock
-from tickbus.errors import RedisError, RedisUnfit
+from tickbus.errors import RedisUnfit
 from tickbus.lease import Lease
-from tickbus.link import Link, ReplyError
+from tickbus.link import Link
 from tickbus.names import Keys
 from tickbus.publisher import Publisher, Transaction
 from tickbus.registry import check_meta, read_heads
-from tickbus.retention import Retention, sweep
 from tickbus.streams import Entry
 from tickbus.units import MILLISECOND, MINUTE, SECOND, Duration, format_duration
 
@@ -33,20 +31,17 @@ _AHEAD = 5 * MINUTE
 class Gateway:
     """Holds the parts together: `open`, `run`, `close`."""
 
-    def __init__(
-        self, link_url: str, keys: Keys, name: str, clock: BusClock, lease: Lease, publisher: Publisher, retention: Retention, interval: Duration
-    ) -> None:
-        self._url = link_url
-        self._keys = keys
+    def __init__(self, name: str, keys: Keys, clock: BusClock, lease: Lease, publisher: Publisher, intake: Intake) -> None:
         self.name = name
         self.clock = clock
-        self._lease = lease
         self.publisher = publisher
-        self._retention = retention
-        self._interval = interval
+        self.intake = intake
+        self.sequencer = intake.sequencer
+        self.backlog = intake.backlog
+        self.streams = intake.sequencer.streams
+        self._keys = keys
+        self._lease = lease
         self.published = {"trade": 0, "quote": 0}
-        self.trimmed = 0
-        self.stream_bytes = 0
         self.batches: list[tuple[int, float, int, int]] = []
         """(entries, seconds to acknowledge, oldest and newest receive time to acknowledged in ns) of batches not yet in the metrics."""
         self._told = 0
@@ -55,9 +50,9 @@ class Gateway:
         self._committing = False
         self._acknowledged_at = time.monotonic()
 
-    async def open(self, link: Link, streams: list[StreamState], sequencer: Sequencer, intake: Intake, backlog: Backlog) -> None:
-        """Become the writer: lease, fences, heads; then tell the streams that are new."""
-        self.streams, self.sequencer, self.intake, self.backlog = streams, sequencer, intake, backlog
+    async def open(self, link: Link) -> None:
+        """Become the writer: lease, fences, heads; then put the streams that are new on the register."""
+        streams, sequencer = self.streams, self.sequencer
         await check_meta(link, self._keys)
         await self._lease.acquire()
         await self.publisher.take_over()
@@ -70,7 +65,6 @@ class Gateway:
                 "set the clock of the Redis machine, or use another --name or --prefix"
             )
         self.clock.not_before(sequencer.floor_ms * MILLISECOND)
-        await link.ask("HSET", self._keys.meta, f"retention:{self.name}", f"{self._retention.age // MILLISECOND},{self._retention.entries}")
         for state in streams:
             state.begin(self.publisher.epoch)
         fresh = Transaction(self.clock.now_ms(), False)
@@ -82,7 +76,7 @@ class Gateway:
         """Until `stopping`, then write what is held, for `deadline` at most. VendorRefused and Fenced end it too."""
         async with asyncio.TaskGroup() as group:
             delivering = asyncio.create_task(upstream.run(), name="upstream")
-            others = [group.create_task(work) for work in (self._publish(upstream), self._tick(upstream), self._lease.keep(), self._sweep())]
+            others = [group.create_task(work) for work in (self._publish(upstream), self._tick(upstream), self._lease.keep())]
             try:
                 stopped = asyncio.create_task(stopping.wait())
                 await asyncio.wait((delivering, stopped), return_when=asyncio.FIRST_COMPLETED)
@@ -171,20 +165,6 @@ class Gateway:
             self.backlog.news.set()
             if time.monotonic() - self._acknowledged_at > _WELL_SECONDS and upstream.current is not None:
                 upstream.current.socket.resume()
-
-    async def _sweep(self) -> None:
-        keys = [state.key for state in self.streams]
-        link: Link | None = None
-        while True:
-            await asyncio.sleep(self._interval / SECOND)
-            try:
-                if link is None or link.closed:
-                    link = await Link.open(self._url)
-                swept = await sweep(link, keys, self._retention)
-                self.trimmed += swept.removed
-                self.stream_bytes = swept.bytes
-            except (RedisError, ReplyError) as error:
-                log.debug("retention sweep: %s", error)
 
 
 def _ticks_before_gaps(entries: Iterable[Entry], wanted: "set[StreamState]") -> dict[StreamState, bytes]:

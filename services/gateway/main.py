@@ -20,7 +20,7 @@ from tickbus.lease import Lease
 from tickbus.link import Link, open_checked
 from tickbus.names import Keys, Stream, check_name
 from tickbus.publisher import Publisher
-from tickbus.retention import Retention
+from tickbus.retention import Sweeper, SweepMeters
 from tickbus.service import Service, run
 
 ABOUT = "Hold the one upstream connection that the vendor allows and publish every tick to Redis Streams, exact and in order."
@@ -60,28 +60,28 @@ async def _run(options: Options, setup: FeedSetup, name: str, session: Session |
     backlog = Backlog(options.backlog_bytes)
     sequencer = Sequencer(streams, backlog.put, feed.repairable)
     intake = Intake(clock, sequencer, backlog)
-    retention = Retention(options.retention, options.retention_entries, options.retention_bytes)
-    gateway = Gateway(
-        options.redis, keys, name, clock,
-        Lease(connect, keys, name, options.lease_ttl),
-        Publisher(connect, keys, name, clock, home=streams[0].shard),
-        retention, options.retention_interval,
-    )  # fmt: skip
+    lease = Lease(connect, keys, name, options.lease_ttl)
+    gateway = Gateway(name, keys, clock, lease, Publisher(connect, keys, name, clock, home=streams[0].shard), intake)
     upstream = Upstream(
         make_feed, intake, clock, tolerance=options.future_tolerance, most=options.max_frame,
         silence=options.silence, session=session, max_age=options.max_connection_age,
     )  # fmt: skip
     service.why_not_ready = "waiting for the lease of this feed"
-    await service.until_stopping(gateway.open(link, streams, sequencer, intake, backlog))
-    link.close()
+    await service.until_stopping(gateway.open(link))
     if service.stopping.is_set():
+        await lease.release()
         return
+    sweeper = Sweeper(name, options, keys, connect, lambda: [state.key for state in streams])
+    link.close()
+    await sweeper.declare()
+    SweepMeters(service.meters, sweeper.total)
     GatewayMeters(service.meters, gateway, upstream)
-    watching = asyncio.create_task(_tell_readiness(service, gateway, upstream))
+    others = [asyncio.create_task(work) for work in (_tell_readiness(service, gateway, upstream), sweeper.run())]
     try:
         await gateway.run(upstream, service.stopping, options.stop_deadline)
     finally:
-        watching.cancel()
+        for task in others:
+            task.cancel()
         await gateway.close()
 
 

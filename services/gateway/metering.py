@@ -28,7 +28,6 @@ class GatewayMeters:
         self._missing = total(m.MISSING_TICKS, feed)
         self._retries = total(m.PUBLISH_RETRIES)
         self._redis_reconnects = total(m.REDIS_RECONNECTS)
-        self._trimmed = total(m.RETENTION_TRIMMED)
         self._reconnects = {reason: total(m.FEED_RECONNECTS, feed, reason) for reason in _REASONS}
         self._rejected = {reason: total(m.FEED_REJECTED, feed, reason) for reason in _REJECTS}
         self._published = {kind: total(m.TICKS_PUBLISHED, feed, kind) for kind in gateway.published}
@@ -39,7 +38,6 @@ class GatewayMeters:
         self._silent = meters.gauge(m.FEED_SYMBOLS_SILENT).labels(feed)
         self._backlog_ticks = meters.gauge(m.BACKLOG_TICKS)
         self._backlog_bytes = meters.gauge(m.BACKLOG_BYTES)
-        self._stream_bytes = meters.gauge(m.RETENTION_BYTES)
         self._redis_up = meters.gauge(m.REDIS_UP)
         self._epoch = meters.gauge(m.EPOCH).labels(feed)
         self._publish = meters.histogram(m.PUBLISH)
@@ -89,8 +87,6 @@ class GatewayMeters:
         self._redis_reconnects.bring_to(gateway.publisher.reconnects)
         self._redis_up.set(gateway.publisher.up)
         self._epoch.set(gateway.publisher.epoch)
-        self._trimmed.bring_to(gateway.trimmed)
-        self._stream_bytes.set(gateway.stream_bytes)
 
     def _refresh_histograms(self) -> None:
         batches, self._gateway.batches = self._gateway.batches, []

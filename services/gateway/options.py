@@ -3,11 +3,11 @@
 from pathlib import Path
 from typing import Annotated
 
-from tickbus.options import Option, ServiceOptions
-from tickbus.units import HOUR, SECOND, Duration, Size
+from tickbus.options import Option, WriterOptions
+from tickbus.units import SECOND, Duration, Size
 
 
-class Options(ServiceOptions, frozen=True, kw_only=True):
+class Options(WriterOptions, frozen=True, kw_only=True):
     feed: Annotated[str, Option("the vendor's protocol: alltick, binance or json")]
     name: Annotated[str | None, Option("name of this feed in keys, labels and files; the default is that of --feed")] = None
     url: Annotated[str | None, Option("ws://host:port or wss://host of the vendor; the default is the vendor's own")] = None
@@ -24,10 +24,3 @@ class Options(ServiceOptions, frozen=True, kw_only=True):
         256 << 20
     )
     max_connection_age: Annotated[Duration | None, Option("replace the upstream connection at this age; default the vendor's rule")] = None
-    lease_ttl: Annotated[Duration, Option("a gateway that has not renewed its lease for this long may be replaced", least=SECOND // 10)] = Duration(
-        3 * SECOND
-    )
-    retention: Annotated[Duration, Option("age at which entries leave the streams")] = Duration(24 * HOUR)
-    retention_entries: Annotated[int, Option("most entries per stream", least=1)] = 1_000_000
-    retention_bytes: Annotated[Size, Option("memory in Redis for all streams of this feed; 0 = no bound")] = Size(0)
-    retention_interval: Annotated[Duration, Option("how often is swept", least=SECOND // 10)] = Duration(30 * SECOND)

@@ -15,6 +15,7 @@ less what the feed's newest tick took to arrive.
 
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Sequence
+from operator import itemgetter
 
 import msgspec
 
@@ -41,8 +42,8 @@ class StreamState(StreamWriter):
     """One stream's side of the sequencer."""
 
     __slots__ = (
-        "acked", "dropped", "epochs", "field", "first_seen", "gaps", "holes", "kind", "last_event", "missing", "next_id", "outage",
-        "outage_since", "recv_of_last_event", "repaired", "seq", "sequenced", "symbol", "tick",
+        "acked", "dropped", "early", "epochs", "field", "first_seen", "gaps", "history", "holes", "kind", "last_event", "missing", "next_id",
+        "outage", "outage_at", "outage_since", "recv_of_last_event", "repaired", "seq", "sequenced", "symbol", "tick",
     )  # fmt: skip
 
     def __init__(self, keys: Keys, stream: Stream, sequenced: bool) -> None:
@@ -56,6 +57,8 @@ class StreamState(StreamWriter):
         """The contiguous vendor id that is to come next; 0 before the first."""
         self.first_seen = NO_ID
         """Lowest id since the start or the last reset: below it nothing is known to have been seen."""
+        self.early: set[int] = set()
+        """Ids below it that were stored all the same: the vendor's repeat of its last ticks begins before our first."""
         self.last_event = 0
         self.recv_of_last_event = 0
         """Receive time of the tick that brought the newest ts_event; 0 if that was before the start."""
@@ -63,8 +66,12 @@ class StreamState(StreamWriter):
         self.gaps: dict[str, int] = {}
         self.repaired = 0
         self.missing = 0
+        self.history: list[tuple[int, list[Hole], dict[str, int], int, int]] = []
+        """(counter, holes, gaps, repaired, missing) after each entry that changed these and is in no head yet, but for the first."""
         self.outage: GapKind | None = None
-        """An outage lies between the last tick and the next: the kind of hole, should there be one."""
+        """The last outage: the kind of the hole over it, should there be one."""
+        self.outage_at = 0
+        """next_id when it began: once that has moved, a hole has nothing to do with it."""
         self.outage_since = 0
         self.dropped: tuple[int, int, int] | None = None
         """Ticks that found no room and are not told yet: count, first and last ts_event."""
@@ -73,26 +80,45 @@ class StreamState(StreamWriter):
         """Counter of the newest entry that Redis has acknowledged."""
         self.tick: bytes = bytes(NIL)
         """The newest tick among these."""
+        self.changed()
 
     def restore(self, head: Head) -> StreamId:
         """Go on where the head says; -> its ID."""
         last = StreamId.parse(head.id)
+        newest = self.newest_tick(head)
         self.seq = self.acked = last.seq
         self.next_id = 0 if head.vendor_id is None else head.vendor_id + 1
         self.first_seen = max(0, self.next_id - 1 - _WINDOW)
-        self.last_event = head.ts_event
+        # the head's ts_event may be that of a tick which came after the newest stored one, and died with its gateway
+        self.last_event = head.ts_event if newest is None or newest.flags else newest.ts_event
         self.holes, self.gaps, self.repaired, self.missing = list(head.holes), dict(head.gaps), head.repaired, head.missing
         self.epochs = list(head.epochs)
         self.tick = bytes(head.tick)
-        self.outage, self.outage_since = GapKind.DISCONNECT, head.ts_recv
+        self.outage, self.outage_at, self.outage_since = GapKind.DISCONNECT, self.next_id, head.ts_recv
+        self.changed()
         return last
+
+    def newest_tick(self, head: Head) -> Trade | Quote | None:
+        if bytes(head.tick) == bytes(NIL):
+            return None
+        tick = decode(self.field, bytes(head.tick))
+        assert isinstance(tick, Trade | Quote)
+        return tick
+
+    def changed(self) -> None:
+        """The newest entry changed what is told of holes."""
+        self.history.append((self.seq, self.holes, dict(self.gaps), self.repaired, self.missing))
 
     def head(self, entry: Entry, tick: bytes) -> Head:
         """The head after `entry`; `tick` is the newest tick at or before it."""
         ms, seq, vendor_id, recv = entry[1], entry[2], entry[5], entry[6]
+        if len(self.history) > 1:
+            del self.history[: bisect_right(self.history, seq, key=itemgetter(0)) - 1]
+        # as of this entry: what later ones tell of holes may die with this process before it is stored
+        _, holes, gaps, repaired, missing = self.history[0]
         return Head(
             f"{ms}-{seq}", None if vendor_id < 0 else vendor_id, recv, msgspec.Raw(tick), self.last_event,
-            self.holes, self.gaps, self.repaired, self.missing, self.epochs,
+            holes, gaps, repaired, missing, self.epochs,
         )  # fmt: skip
 
     def begin(self, epoch: int) -> None:
@@ -158,12 +184,17 @@ class Sequencer:
             if state.outage is not None:  # subscribed before, and nobody can know what came meanwhile
                 self._gap(state, state.outage, self.event_time(state.outage_since), tick.ts_event, tick.ts_recv)
         elif vendor_id > last:
-            self._hole(state, last + 1, vendor_id - 1, state.outage or GapKind.SEQUENCE, state.last_event, tick)
+            kind = state.outage if state.outage is not None and state.outage_at == state.next_id else GapKind.SEQUENCE
+            self._hole(state, last + 1, vendor_id - 1, kind, state.last_event, tick)
         elif (hole := _find(state.holes, vendor_id)) is not None:
             self._late(state, hole, tick, vendor_id)
             return False
+        elif self._is_early(state, tick, vendor_id):
+            state.early.add(vendor_id)
+            self._store_late(state, tick)
+            return False
         elif self._is_reset(state, tick, vendor_id):
-            state.holes = []
+            state.holes, state.early = [], set()
             state.first_seen = vendor_id
             self._gap(state, GapKind.RESET, state.last_event, tick.ts_event, tick.ts_recv)
         else:
@@ -173,21 +204,30 @@ class Sequencer:
         state.outage = None
         return True
 
+    def _is_early(self, state: StreamState, tick: Trade | Quote, vendor_id: int) -> bool:
+        """An unseen tick from just before our first: vendors send their last ticks again after a reconnect."""
+        near = state.next_id - 1 - vendor_id <= _REPEATS and vendor_id < state.first_seen
+        return near and tick.ts_event <= state.last_event and vendor_id not in state.early
+
     def _is_reset(self, state: StreamState, tick: Trade | Quote, vendor_id: int) -> bool:
         fall = state.next_id - 1 - vendor_id
-        if fall > _WINDOW or vendor_id < state.first_seen:
+        if fall > _WINDOW or (vendor_id < state.first_seen and vendor_id not in state.early):
             return True
         # a repeat is as old as it was the first time; a fallen sequence that goes on is newer than all before
         return fall > _REPEATS and tick.ts_event > state.last_event
 
     def _late(self, state: StreamState, hole: Hole, tick: Trade | Quote, vendor_id: int) -> None:
-        late = msgspec.structs.replace(tick, flags=tick.flags | Flag.LATE)
         at = state.holes.index(hole)
-        state.holes[at : at + 1] = [part for part in (Hole(hole.first, vendor_id - 1), Hole(vendor_id + 1, hole.last)) if part.first <= part.last]
-        state.seq += 1
-        ms = max(tick.ts_recv // MILLISECOND, self.floor_ms)
-        self._emit((state, ms, state.seq, state.field, encode(late), state.next_id - 1, tick.ts_recv))
+        parts = [part for part in (Hole(hole.first, vendor_id - 1), Hole(vendor_id + 1, hole.last)) if part.first <= part.last]
+        state.holes = [*state.holes[:at], *parts, *state.holes[at + 1 :]]
+        self._store_late(state, tick)
         self._gap(state, GapKind.SEQUENCE, tick.ts_event, tick.ts_event, tick.ts_recv, vendor_id, vendor_id, repaired=True)
+
+    def _store_late(self, state: StreamState, tick: Trade | Quote) -> None:
+        late = msgspec.structs.replace(tick, flags=tick.flags | Flag.LATE)
+        state.seq += 1
+        state.changed()
+        self._emit((state, max(tick.ts_recv // MILLISECOND, self.floor_ms), state.seq, state.field, encode(late), state.next_id - 1, tick.ts_recv))
 
     # holes
 
@@ -197,14 +237,15 @@ class Sequencer:
             self._since, self._outage = since, kind
             self._offset = self._measure_offset()
             for state in self.streams:
-                state.outage, state.outage_since = kind, since
+                state.outage, state.outage_at, state.outage_since = kind, state.next_id, since
 
     def resumed(self, recv: int) -> None:
         """Ticks can arrive again: tell the streams without contiguous ids what they may have missed."""
         if self._since:
             for state in self.streams:
-                if not state.sequenced:
+                if not state.sequenced and state.outage is not None:  # one that is new since the start has missed nothing
                     self._gap(state, self._outage, self.event_time(self._since), self.event_time(recv), recv)
+                    state.outage = None
             self._since = 0
 
     def rejected(self, notice: Rejected, recv: int) -> None:
@@ -235,7 +276,7 @@ class Sequencer:
             count += 1
             state = (self._trades if type(tick) is Trade else self._quotes)[tick.symbol]
             if state.sequenced and vendor_id >= 0 and state.next_id > 0:
-                state.outage = GapKind.OVERFLOW  # the ids will name the hole
+                state.outage, state.outage_at = GapKind.OVERFLOW, state.next_id  # the ids will name the hole
             else:
                 before = state.dropped
                 state.dropped = (before[0] + 1, before[1], tick.ts_event) if before else (1, tick.ts_event, tick.ts_event)
@@ -280,6 +321,7 @@ class Sequencer:
             state.gaps[name] = state.gaps.get(name, 0) + 1
             state.missing += count or 0
         state.seq += 1
+        state.changed()
         # the head says which ids were dealt with: those of this hole too
         vendor_id = max(state.next_id - 1, last)
         self._emit((state, max(recv // MILLISECOND, self.floor_ms), state.seq, b"g", encode(gap), vendor_id, recv))
@@ -304,19 +346,12 @@ class Sequencer:
             last = state.restore(head)
             self.floor_ms = max(self.floor_ms, last.ms)
             since = max(since, head.ts_recv)
-            if head.ts_event > newest[0]:
-                newest = (head.ts_event, _recv_of(state, head))
+            if (tick := state.newest_tick(head)) is not None and not tick.flags:
+                newest = max(newest, (tick.ts_event, tick.ts_recv))
         if restored:
             self._since, self._outage = since, GapKind.DISCONNECT
             self._offset = newest[1] - newest[0]
         return restored
-
-
-def _recv_of(state: StreamState, head: Head) -> int:
-    """ts_recv of the newest tick that a head holds."""
-    tick = decode(state.field, bytes(head.tick))
-    assert isinstance(tick, Trade | Quote)
-    return tick.ts_recv
 
 
 def _find(holes: list[Hole], vendor_id: int) -> Hole | None:

@@ -7,7 +7,7 @@ the files, so that a failed commit has nothing to put back, and a list only grow
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from services.recorder.columns import GAP, KINDS
+from services.recorded.columns import GAP, KINDS
 from services.recorder.entries import Entries
 from tickbus.messages import Gap, Message
 from tickbus.names import START, Stream, StreamId

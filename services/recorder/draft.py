@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from itertools import compress, groupby
 from typing import NamedTuple
 
+from services.recorded.columns import GAP, KINDS, Kind
 from services.recorder import aside
 from services.recorder.buffer import Cut
-from services.recorder.columns import GAP, KINDS, Kind
 from services.recorder.entries import Entries
 from services.recorder.sheet import BATCH, Row, Sheet, day_name
 from tickbus.messages import Message

@@ -11,7 +11,7 @@ from tickbus.consumer import Consumer
 from tickbus.errors import ConfigError
 from tickbus.lag import LagMeter
 from tickbus.link import Link, open_checked
-from tickbus.names import Keys, Stream, StreamId
+from tickbus.names import Keys, Stream, StreamId, check_name
 from tickbus.reader import parse_start
 from tickbus.service import Service, run
 
@@ -27,8 +27,13 @@ def start(options: Options) -> int:
     for kind in options.kinds:
         if kind not in _KINDS:
             raise ConfigError(f"--kinds {kind}: there are {', '.join(_KINDS)}; gaps come with each")
+    if not options.kinds:
+        raise ConfigError(f"--kinds: name what to record, out of {', '.join(_KINDS)}")
+    for name in (options.name, *options.feeds):
+        check_name(name)
+    begin = parse_start(options.from_)
     check_writable(options.data_dir)
-    return run(partial(_run, options, parse_start(options.from_)), options, "recorder")
+    return run(partial(_run, options, begin), options, "recorder")
 
 
 async def _run(options: Options, begin: "str | StreamId", service: Service) -> None:

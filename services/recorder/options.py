@@ -3,12 +3,12 @@
 from pathlib import Path
 from typing import Annotated
 
-from tickbus.options import Option, ServiceOptions
+from tickbus.options import Option, OwnerOptions
 from tickbus.reader import FROM_START
 from tickbus.units import SECOND, Duration, Size
 
 
-class Options(ServiceOptions, frozen=True, kw_only=True):
+class Options(OwnerOptions, frozen=True, kw_only=True):
     data_dir: Annotated[Path, Option("folder of the files; made if it is not there")] = Path("data")
     flush_interval: Annotated[Duration, Option("rows wait this long in memory at most", least=SECOND // 100)] = Duration(10 * SECOND)
     flush_bytes: Annotated[Size, Option("or until they take this much", least=1 << 16)] = Size(64 << 20)
@@ -16,4 +16,3 @@ class Options(ServiceOptions, frozen=True, kw_only=True):
     feeds: Annotated[tuple[str, ...], Option("names of the feeds to record; default all")] = ()
     from_: Annotated[str, Option("where to begin without a manifest: start, now or a time")] = FROM_START
     name: Annotated[str, Option("name of this service: its lease, and its position as shown in Redis")] = "recorder"
-    lease_ttl: Annotated[Duration, Option("one that has not renewed its lease for this long may be replaced")] = Duration(3 * SECOND)

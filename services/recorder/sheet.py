@@ -13,7 +13,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from services.recorder.columns import Kind, Unfit, arrays, why_not
+from services.recorded.columns import Kind, Unfit, arrays, why_not
 from services.recorder.entries import Entries
 from tickbus.messages import Message
 from tickbus.names import Stream, StreamId
@@ -156,4 +156,3 @@ class Sheet:
         table = pa.Table.from_batches(self._batches, self._schema).unify_dictionaries()
         self._writer.write_table(table, row_group_size=ROW_GROUP + BATCH)
         self._batches, self._batched = [], 0
-

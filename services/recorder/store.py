@@ -60,8 +60,8 @@ class ShardStore:
         self._writer = uuid4().hex[:8]
         self._manifests = data_dir / "_manifests" / shard_tag
         self._aside = data_dir / "_aside"
-        self._temporary = data_dir / "_tmp" / shard_tag
-        """After `recover`, the folder in it that is named after our first manifest."""
+        self._temporary = data_dir / "_tmp" / shard_tag / "0"
+        """The folder in there that is named after our first manifest, as soon as there is one."""
         self._number = 0
         self._attempt = 0
         self._positions: dict[str, StreamId] = {}
@@ -98,7 +98,7 @@ class ShardStore:
         """
         if self._number:
             raise RuntimeError("a store recovers once; after Fenced, open another one")
-        for folder in (self._manifests, self._aside, self._temporary):
+        for folder in (self._manifests, self._aside, self._temporary.parent):
             files.make_dir(folder)
         last = self._take_over()
         self._positions.update({name: StreamId.parse(id) for name, id in last.positions.items()})
@@ -121,7 +121,8 @@ class ShardStore:
             cuts = self._buffer.cut()
             if not cuts:
                 return None
-            self._unnamed = self._commit(cuts)
+            self._commit(cuts)
+        assert self._unnamed is not None
         made, committed = self._unnamed
         self._name(made)
         files.remove([self._manifest_draft(made.number)])
@@ -130,12 +131,11 @@ class ShardStore:
 
     def _take_over(self) -> Manifest:
         """-> our own, empty manifest, the last of the shard. Whatever comes before it is complete."""
-        folder = self._temporary
         while True:
             last = manifest.last(self._manifests, self._aside) or Manifest(0, self._shard, 0, "", [], {})
             self._name(last)
             own = Manifest(last.number + 1, self._shard, self._epoch, self._writer, [], last.positions)
-            self._temporary = folder / f"{own.number:08d}"
+            self._temporary = self._temporary.with_name(f"{own.number:08d}")
             try:
                 files.make_dir(self._temporary)
                 won = manifest.create(self._manifests, own, self._manifest_draft(own.number))
@@ -146,9 +146,11 @@ class ShardStore:
             files.remove([self._manifest_draft(own.number)])
             if won:
                 files.fsync_dir(self._manifests)
+                # of starts that were killed right here
+                files.remove(self._temporary.glob("*.json.tmp"))
                 return own
 
-    def _commit(self, cuts: list[Cut]) -> tuple[Manifest, Committed]:
+    def _commit(self, cuts: list[Cut]) -> None:
         """Steps 1 and 2. After an OSError everything is as it was before."""
         number = self._number + 1
         made, unfit = drafts(cuts, self._shard, number)
@@ -177,11 +179,11 @@ class ShardStore:
                 files.set_aside(path, self._aside)
             raise self._fence(number)
         # committed: from here on these rows are the files', whatever happens
-        self._step("committed")
+        self._unnamed = own, _summary(number, made, unfit, moved)
         self._number = number
         self._positions.update(moved)
         self._buffer.drop(cuts)
-        return own, _summary(number, made, unfit, moved)
+        self._step("committed")
 
     def _describe(self, draft: Draft) -> File:
         temporary = (self._temporary / f"{draft.name.replace('/', '.')}-{self._attempt}.tmp").relative_to(self._data_dir)
@@ -212,13 +214,17 @@ class ShardStore:
         return self._temporary / f"{number:08d}.{self._writer}.json.tmp"
 
     def _fence(self, number: int) -> Fenced:
-        return Fenced(f"shard {self._shard} of {self._data_dir}: another recorder has written commit {number}; what this one held is set aside, never merged")
+        return Fenced(
+            f"shard {self._shard} of {self._data_dir}: another recorder has written commit {number}; what this one held is set aside, never merged"
+        )
 
 
 def _summary(number: int, made: list[Draft], unfit: list[Row], moved: dict[str, StreamId]) -> Committed:
     if unfit:
         row = unfit[0]
-        log.warning("commit %d: %d messages fit no row and are in _aside; the first is %s %s: %s", number, len(unfit), row.stream.name, row.id, row.unfit)
+        log.warning(
+            "commit %d: %d messages fit no row and are in _aside; the first is %s %s: %s", number, len(unfit), row.stream.name, row.id, row.unfit
+        )
     tables = [draft for draft in made if draft.kind != ASIDE]
     rows: Counter[str] = Counter()
     for draft in tables:

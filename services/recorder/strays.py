@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
+from services.recorded.columns import KINDS
 from services.recorder import files, manifest
-from services.recorder.columns import KINDS
 from tickbus.units import SECOND
 
 _FILE = re.compile(r"s(\d+)-(\d{8,})\.parquet")

@@ -17,7 +17,7 @@ from tickbus.options import Option, ServiceOptions
 from tickbus.service import Service, run
 from tickbus.units import HOUR, SECOND, Duration
 
-_FAULTS = "\n".join(f"  {name + ('=' + action.value if action.value else ''):22} {action.about}" for name, action in ACTIONS.items())
+_FAULTS = "\n".join(f"  {name + ('=' + action.value if action.value else ''):26} {action.about}" for name, action in ACTIONS.items())
 
 ABOUT = f"""Stand in for a vendor: one port, three protocols, chosen by the path a client asks for:
   /ws, /ws/STREAM, /stream              binance

@@ -1,5 +1,8 @@
 """One message as one line: for programs as JSON, for people aligned. Pure."""
 
+from collections.abc import Callable
+from typing import Any
+
 import msgspec
 
 from tickbus.messages import Bar, Flag, Gap, Message, Quote, Side, Signal, Trade, as_json
@@ -72,4 +75,4 @@ def _flags(flags: int) -> str:
     return ",".join(flag.name.lower() for flag in Flag if flag.name and flags & flag)
 
 
-_WORDS = {Trade: _trade, Quote: _quote, Bar: _bar, Gap: _gap, Signal: _signal}
+_WORDS: dict[type[Message], Callable[[Any], tuple[str, str]]] = {Trade: _trade, Quote: _quote, Bar: _bar, Gap: _gap, Signal: _signal}

@@ -3,16 +3,17 @@
 import asyncio
 import os
 import sys
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import Iterable
 from functools import partial
 from typing import Annotated, Literal
 
 import tickbus
 from services.tools.lines import human_line, json_line
+from services.tools.output import pipe_may_close
 from tickbus.errors import ConfigError
 from tickbus.link import Link
-from tickbus.messages import Gap, Message
-from tickbus.names import Keys, Stream, StreamId, check_name, check_symbol
+from tickbus.messages import Gap
+from tickbus.names import Keys, Stream, check_name, check_symbol
 from tickbus.options import CommonOptions, Option
 from tickbus.reader import NOW, parse_start
 from tickbus.registry import read_heads, read_meta
@@ -24,11 +25,6 @@ A line of --json is one object: `type` (trade, quote, bar, signal, gap), `stream
 trade:binance:BTC-USDT), `feed`, `id` (the stream ID), then the message's fields by their contract names: decimals as text,
 times in ns since the epoch, absent values null. A gap's kind of stream is the first word of `stream`."""
 POSITIONALS = (("symbols", "*", "SYMBOL"),)
-
-_QUEUE = 1_000
-"""Messages that wait at most while several kinds of stream are read at once."""
-
-Entry = tuple[Stream, StreamId, Message]
 
 
 class Options(CommonOptions, frozen=True, kw_only=True):
@@ -56,11 +52,8 @@ def start(options: Options) -> int:
 
 
 async def _tail(options: Options, service: Service) -> None:
-    try:
+    with pipe_may_close():
         await service.until_stopping(_print(options))
-    except BrokenPipeError:
-        # the reader of our output has what it wanted; Python must not complain at its own end
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 async def _print(options: Options) -> None:
@@ -68,43 +61,43 @@ async def _print(options: Options) -> None:
     link = await Link.open(options.redis)
     await _tell_absent(link, options, kinds)
     link.close()
-    line = json_line if options.json else partial(human_line, colour=sys.stdout.isatty() and "NO_COLOR" not in os.environ)
-    printed = 0
+    printer = _Printer(options)
     async with tickbus.connect(options.redis, prefix=options.prefix) as bus:
-        async for stream, id, message in _merged([_entries(bus, options, kind) for kind in kinds]):
-            if options.kind == "gap" and not isinstance(message, Gap):
+        try:
+            async with asyncio.TaskGroup() as group:
+                for kind in kinds:
+                    group.create_task(printer.follow(_reading(bus, options, kind)))
+        except* _Enough:
+            pass
+
+
+def _reading(bus: tickbus.Bus, options: Options, kind: str) -> tickbus.Reading:
+    specs = options.spec if kind == "bar" else ()
+    return bus.read(kind, symbols=options.symbols or None, feeds=options.feed or None, specs=specs or None, start=options.from_)
+
+
+class _Enough(Exception):
+    """--count lines are printed."""
+
+
+class _Printer:
+    """Readings of several kinds share one: lines come out whole, in order per stream."""
+
+    def __init__(self, options: Options) -> None:
+        self._line = json_line if options.json else partial(human_line, colour=sys.stdout.isatty() and "NO_COLOR" not in os.environ)
+        self._only_gaps = options.kind == "gap"
+        self._left = options.count
+
+    async def follow(self, reading: tickbus.Reading) -> None:
+        async for stream, id, message in reading.entries():
+            if self._only_gaps and not isinstance(message, Gap):
                 continue
             # flushed at once: whoever reads a pipe wants to see it now
-            print(line(stream, id, message), flush=True)
-            printed += 1
-            if printed == options.count:
-                return
-
-
-def _entries(bus: tickbus.Bus, options: Options, kind: str) -> AsyncIterator[Entry]:
-    specs = options.spec if kind == "bar" else ()
-    reading = bus.read(kind, symbols=options.symbols or None, feeds=options.feed or None, specs=specs or None, start=options.from_)
-    return reading.entries()
-
-
-async def _merged(sources: "list[AsyncIterator[Entry]]") -> AsyncIterator[Entry]:
-    """Several readings as one, in order per stream."""
-    if len(sources) == 1:
-        async for entry in sources[0]:
-            yield entry
-        return
-    waiting: asyncio.Queue[Entry] = asyncio.Queue(_QUEUE)
-
-    async def pump(source: AsyncIterator[Entry]) -> None:
-        async for entry in source:
-            if isinstance(entry[2], Gap):
-                await waiting.put(entry)
-
-    async with asyncio.TaskGroup() as group:
-        for source in sources:
-            group.create_task(pump(source))
-        while True:
-            yield await waiting.get()
+            print(self._line(stream, id, message), flush=True)
+            if self._left is not None:
+                self._left -= 1
+                if not self._left:
+                    raise _Enough
 
 
 async def _tell_absent(link: Link, options: Options, kinds: Iterable[str]) -> None:

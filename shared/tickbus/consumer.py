@@ -20,7 +20,7 @@ import msgspec
 from tickbus.clock import BusClock
 from tickbus.lease import Lease
 from tickbus.link import Link
-from tickbus.messages import Message
+from tickbus.messages import Gap, Message
 from tickbus.names import Keys, Stream, StreamId
 from tickbus.publisher import Publisher, Transaction
 from tickbus.reader import FROM_START, Reader, Round
@@ -53,11 +53,13 @@ class Committed:
 class Consumer:
     """One service's reading and committing. It owns all shards: a second one started waits as a standby."""
 
-    def __init__(self, url: str, keys: Keys, service: str, wanted: Callable[[Stream], bool], lease_ttl: Duration) -> None:
+    def __init__(self, url: str, keys: Keys, service: str, wanted: Callable[[Stream], bool], lease_ttl: Duration, writes: str = "") -> None:
+        """`wanted`: which streams it reads; `writes`: the kind of its own streams, if it has any."""
         self._link = partial(Link.open, url)
         self._keys = keys
         self.service = service
         self._wanted = wanted
+        self._kind = writes
         self.clock = BusClock()
         self.lease = Lease(self._link, keys, service, lease_ttl)
         self.publisher = Publisher(self._link, keys, service, self.clock)
@@ -82,7 +84,9 @@ class Consumer:
             self.committed.positions |= {name.decode(): StreamId.parse(id) for name, id in _pairs(flat)}
         for flat in states:
             self.committed.states |= {name.decode(): value for name, value in _pairs(flat)}
-        self._heads = await read_heads(link, self._keys, shards)
+        heads = await read_heads(link, self._keys, shards)
+        self._heads = {name: head for name, head in heads.items() if Stream.parse(name).kind == self._kind}
+        self._outputs = {name: StreamWriter(self._keys, Stream.parse(name)) for name in self._heads}
         await link.ask("HSET", self._keys.meta, f"service:{self.service}", "1")
         link.close()
         log.info("%s: epoch %d, %d streams with a position", self.service, self.publisher.epoch, len(self.committed.positions))
@@ -112,10 +116,7 @@ class Consumer:
         """Store outputs, positions and states as one transaction; returns when it is stored. Fenced if another took over."""
         transaction = Transaction(self.clock.now_ms())
         transaction.entries = entries = [self._entry(output) for output in outputs]
-        for stream, ms, seq, _, payload, _, _ in entries:
-            transaction.heads[stream] = self._heads[stream.name] = Head(
-                f"{ms}-{seq}", None, 0, msgspec.Raw(payload), epochs=self._epochs(stream.name, seq)
-            )
+        transaction.heads = {entry[0]: self._heads[entry[0].name] for entry in entries}
         by_shard: dict[int, dict[str, bytes]] = {}
         for stream_read, position in positions.items():
             by_shard.setdefault(self._keys.shard(stream_read.symbol), {})[stream_read.name] = str(position).encode()
@@ -134,18 +135,26 @@ class Consumer:
         writer = self._outputs.get(name)
         if writer is None:
             writer = self._outputs[name] = StreamWriter(self._keys, output.stream)
-        head = self._heads.get(name)
-        last = StreamId.parse(head.id) if head is not None else StreamId(0, 0)
+        head = self._heads.get(name, Head("0-0", None, 0, NIL))
+        last = StreamId.parse(head.id)
         id = StreamId(max(output.ms, last.ms), last.seq + 1)
+        payload = encode(output.message)
+        tick, gaps, missing = msgspec.Raw(payload), head.gaps, head.missing
+        if isinstance(output.message, Gap):
+            kind = output.message.kind.name.lower()
+            tick, gaps, missing = head.tick, gaps | {kind: gaps.get(kind, 0) + 1}, missing + (output.message.count or 0)
         # the head is brought up at once, so that the next output of this commit counts on from it
-        self._heads[name] = Head(str(id), None, 0, NIL, epochs=head.epochs if head is not None else [])
-        return writer, id.ms, id.seq, FIELDS[type(output.message)], encode(output.message), -1, 0
+        self._heads[name] = Head(str(id), None, 0, tick, gaps=gaps, missing=missing, epochs=self._epochs(head.epochs, id.seq))
+        return writer, id.ms, id.seq, FIELDS[type(output.message)], payload, -1, 0
 
-    def _epochs(self, name: str, seq: int) -> list[tuple[int, int]]:
-        epochs = self._heads[name].epochs
+    def _epochs(self, epochs: list[tuple[int, int]], seq: int) -> list[tuple[int, int]]:
         if not epochs or epochs[-1][0] != self.publisher.epoch:
             epochs = [*epochs, (self.publisher.epoch, seq)][-16:]
         return epochs
+
+    def output_keys(self) -> list[bytes]:
+        """Keys of the service's own streams, for the retention sweep: those written since the start, and those found at it."""
+        return [writer.key for writer in self._outputs.values()]
 
     async def close(self) -> None:
         if self.reader is not None:

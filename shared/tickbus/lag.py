@@ -39,7 +39,7 @@ class StreamLag:
 
 
 async def retentions(link: Link, keys: Keys) -> dict[str, tuple[int, int]]:
-    """Feed -> (ms, entries) that its streams are kept, as their gateways say."""
+    """Writer -> (ms, entries) that its streams are kept, as it says itself."""
     flat = await link.ask("HGETALL", keys.meta)
     found = {}
     for name, value in zip(flat[::2], flat[1::2], strict=True):
@@ -66,16 +66,21 @@ async def measure(
         if last > position:
             behind.append((stream, last, position))
         else:
-            lags.append(StreamLag(stream, 0, 0, 0.0, kept.get(stream.feed, (DEFAULT_RETENTION_MS, 0))[0] / 1000))
+            lags.append(StreamLag(stream, 0, 0, 0.0, kept.get(_writer(stream), (DEFAULT_RETENTION_MS, 0))[0] / 1000))
     for start in range(0, len(behind), _PIECE):
         piece = behind[start : start + _PIECE]
         rows = await link.ask_all([("XRANGE", keys.stream(stream), f"({position}", "+", "COUNT", 1) for stream, _, position in piece])
         for (stream, last, position), found in zip(piece, rows, strict=True):
             oldest = StreamId.parse(found[0][0]) if found else last
             age = max(0.0, (now_ms - oldest.ms) / 1000)
-            headroom = _headroom(kept.get(stream.feed), oldest, last, age)
+            headroom = _headroom(kept.get(_writer(stream)), oldest, last, age)
             lags.append(StreamLag(stream, last.seq - position.seq, max(0, oldest.seq - position.seq - 1), age, headroom))
     return lags
+
+
+def _writer(stream: Stream) -> str:
+    """Who keeps a stream for how long: the feed, or the service that makes its kind."""
+    return {"bar": "bars", "signal": "signals"}.get(stream.kind, stream.feed)
 
 
 def _headroom(kept: tuple[int, int] | None, oldest: StreamId, last: StreamId, age: float) -> float:

@@ -6,9 +6,11 @@ path is several times faster than a client's own layers. There is no retry in he
 
 import asyncio
 import logging
+import re
 from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Any, cast
+from urllib.parse import urlsplit
 
 import hiredis
 import redis.asyncio as redis_py
@@ -47,6 +49,10 @@ class Link(asyncio.Protocol):
     @classmethod
     async def open(cls, url: str) -> "Link":
         """Connect; RedisAway if the server is not there, RedisUnfit if it does not let us in, ConfigError if `url` is none."""
+        database = urlsplit(url)
+        if database.scheme in ("redis", "rediss") and not re.fullmatch(r"/?|/\d+", database.path):
+            # redis-py takes what is no number for database 0
+            raise ConfigError(f"--redis {redact(url)}: the database {database.path[1:]!r} is no number; write redis://host:port/0")
         try:
             pool = redis_py.ConnectionPool.from_url(
                 url, protocol=2, retry=Retry(NoBackoff(), 0), socket_connect_timeout=_CONNECT_SECONDS, socket_timeout=REPLY_SECONDS
@@ -59,7 +65,8 @@ class Link(asyncio.Protocol):
         except (AuthenticationError, AuthorizationError) as error:
             raise RedisUnfit(f"Redis at {redact(url)} refuses the login: {error}; put user and password into the URL") from None
         except (ConnectionError, TimeoutError, OSError) as error:
-            raise RedisAway(f"no Redis at {redact(url)}: {error}; start one, or name another with --redis") from None
+            why = str(error).rstrip(".") or "no answer"
+            raise RedisAway(f"no Redis at {redact(url)}: {why}; start one, or name another with --redis") from None
         except RedisError as error:
             raise RedisUnfit(f"Redis at {redact(url)}: {error}") from None
         link = cls()
@@ -166,6 +173,8 @@ async def open_checked(url: str) -> Link:
         info = _parse_info(await link.ask("INFO"))
     except ReplyError as error:
         link.close()
+        if str(error).startswith("NOAUTH"):
+            raise RedisUnfit(f"Redis at {redact(url)} wants a password; put it into the URL: redis://:password@host:port/0") from None
         raise RedisUnfit(f"Redis at {redact(url)} refuses INFO ({error}); allow it: ACL SETUSER <user> +info") from None
     problem = None
     version = info.get("valkey_version") or info.get("redis_version", "0")

@@ -18,6 +18,8 @@ KINDS = ("trade", "quote", "bar", "signal")
 
 _SYMBOL = re.compile(r"[A-Z0-9._-]{1,64}")
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,31}")
+_PREFIX = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,63}")
+"""Without braces: a brace in front of the hash tag would take its place."""
 
 
 def check_symbol(symbol: str) -> str:
@@ -80,6 +82,10 @@ class Keys:
 
     prefix: str = DEFAULT_PREFIX
     shards: int = DEFAULT_SHARDS
+
+    def __post_init__(self) -> None:
+        if not _PREFIX.fullmatch(self.prefix):
+            raise ConfigError(f"prefix {self.prefix!r}: use letters, digits . _ - : (at most 64), beginning with a letter or digit")
 
     def shard(self, symbol: str) -> int:
         return zlib.crc32(symbol.encode()) % self.shards

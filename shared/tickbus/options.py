@@ -25,7 +25,7 @@ import msgspec
 
 from tickbus.errors import ConfigError
 from tickbus.names import DEFAULT_PREFIX, DEFAULT_SHARDS
-from tickbus.units import Duration, Size, format_duration, format_size, parse_duration, parse_size
+from tickbus.units import HOUR, MILLISECOND, SECOND, Duration, Size, format_duration, format_size, parse_duration, parse_size
 
 
 @dataclass(frozen=True)
@@ -55,6 +55,23 @@ class ServiceOptions(CommonOptions, frozen=True, kw_only=True):
     metrics_host: Annotated[str, Option("address for /metrics, /healthz and /readyz; 0.0.0.0 in a container")] = "127.0.0.1"
     metrics_port: Annotated[int, Option("port for the same; 0 picks a free one, -1 switches it off", least=-1, most=65535)] = 0
     stop_deadline: Annotated[Duration, Option("after SIGTERM, how long to try to write what is held")] = Duration(10_000_000_000)
+
+
+class OwnerOptions(ServiceOptions, frozen=True, kw_only=True):
+    """What every part takes that at most one process may do at a time."""
+
+    lease_ttl: Annotated[Duration, Option("a process that has not renewed its lease for this long may be replaced", least=100 * MILLISECOND)] = (
+        Duration(3 * SECOND)
+    )
+
+
+class WriterOptions(OwnerOptions, frozen=True, kw_only=True):
+    """What every part takes that writes streams of its own."""
+
+    retention: Annotated[Duration, Option("age at which entries leave the streams", least=SECOND)] = Duration(24 * HOUR)
+    retention_entries: Annotated[int, Option("most entries per stream", least=1)] = 1_000_000
+    retention_bytes: Annotated[Size, Option("memory in Redis for all streams of this part together; 0 = no bound")] = Size(0)
+    retention_interval: Annotated[Duration, Option("how often is swept", least=100 * MILLISECOND)] = Duration(30 * SECOND)
 
 
 O = TypeVar("O", bound=CommonOptions)
@@ -88,9 +105,8 @@ class _Declared:
             if isinstance(parsed, int) and not isinstance(parsed, bool):
                 low, high = self.option.least, self.option.most
                 if (low is not None and parsed < low) or (high is not None and parsed > high):
-                    raise ValueError(
-                        f"{parsed} is out of range; use {'any number' if low is None else low} to {'any number' if high is None else high}"
-                    )
+                    bounds = [f"{word} {self._show(bound)}" for word, bound in (("at least", low), ("at most", high)) if bound is not None]
+                    raise ValueError(f"{self._show(parsed)} is out of range; use {' and '.join(bounds)}")
             return parsed
         except ValueError as error:
             raise ConfigError(f"{where}: {error}") from None
@@ -98,13 +114,15 @@ class _Declared:
     def shown_default(self) -> str:
         if self.default is None or self.default == () or self.default == "":
             return ""
-        if self.type is Duration:
-            return format_duration(self.default)  # type: ignore[arg-type]  # declared with the type
-        if self.type is Size:
-            return format_size(self.default)  # type: ignore[arg-type]
         if isinstance(self.default, tuple):
             return ",".join(map(str, self.default))
-        return str(self.default).lower() if isinstance(self.default, bool) else str(self.default)
+        return str(self.default).lower() if isinstance(self.default, bool) else self._show(self.default)
+
+    def _show(self, value: object) -> str:
+        """A value as it would be written on the command line."""
+        if isinstance(value, int) and self.type in (Duration, Size):
+            return format_duration(value) if self.type is Duration else format_size(value)
+        return str(value)
 
 
 def _text(value: object) -> str:

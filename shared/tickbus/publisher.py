@@ -85,6 +85,7 @@ class Publisher:
                 await self._check_fences(link)
                 return
             except RedisError as error:
+                log.warning("%s: cannot take over: %s; trying again", self._owner, error)
                 await self._lost(error, _RETRY_LAST)
 
     async def commit(self, transaction: Transaction) -> None:

@@ -3,12 +3,18 @@
 A sweep of its own, outside the transactions: at maxmemory Redis refuses XADD, but takes XTRIM.
 """
 
+import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
-from tickbus.link import Link
-from tickbus.units import MILLISECOND, Duration, Size
+from tickbus import metrics as m
+from tickbus.errors import RedisError
+from tickbus.link import Link, ReplyError
+from tickbus.metrics import Meters
+from tickbus.names import Keys
+from tickbus.options import WriterOptions
+from tickbus.units import MILLISECOND, SECOND, Duration, Size
 
 log = logging.getLogger("tickbus.retention")
 
@@ -26,8 +32,60 @@ class Retention:
 
 @dataclass
 class Swept:
+    """What one sweep did, or all of them so far."""
+
     removed: int = 0
     bytes: int = 0
+    """Memory of the streams, about, after the newest sweep."""
+
+
+class Sweeper:
+    """Sweeps the streams of one writer, a feed or a service, while it runs."""
+
+    def __init__(
+        self, owner: str, options: WriterOptions, keys: Keys, connect: Callable[[], Awaitable[Link]], streams: Callable[[], Sequence[bytes]]
+    ) -> None:
+        self.total = Swept()
+        self._policy = Retention(options.retention, options.retention_entries, options.retention_bytes)
+        self._interval = options.retention_interval
+        self._owner = owner
+        self._keys = keys
+        self._connect = connect
+        self._streams = streams
+
+    async def declare(self) -> None:
+        """Tell others how long the entries stay: the headroom of a reader is measured by it."""
+        link = await self._connect()
+        await link.ask("HSET", self._keys.meta, f"retention:{self._owner}", f"{self._policy.age // MILLISECOND},{self._policy.entries}")
+        link.close()
+
+    async def run(self) -> None:
+        """For ever. Redis away is no error: the next sweep does it."""
+        link: Link | None = None
+        while True:
+            await asyncio.sleep(self._interval / SECOND)
+            try:
+                if link is None or link.closed:
+                    link = await self._connect()
+                swept = await sweep(link, self._streams(), self._policy)
+                self.total.removed += swept.removed
+                self.total.bytes = swept.bytes
+            except (RedisError, ReplyError) as error:
+                log.debug("retention sweep: %s", error)
+
+
+class SweepMeters:
+    """What was swept -> its metrics."""
+
+    def __init__(self, meters: Meters, total: Swept) -> None:
+        self._total = total
+        self._removed = meters.total(m.RETENTION_TRIMMED)
+        self._bytes = meters.gauge(m.RETENTION_BYTES)
+        meters.before_scrape(self.refresh)
+
+    def refresh(self) -> None:
+        self._removed.bring_to(self._total.removed)
+        self._bytes.set(self._total.bytes)
 
 
 async def sweep(link: Link, keys: Sequence[bytes], policy: Retention) -> Swept:
@@ -41,6 +99,7 @@ async def sweep(link: Link, keys: Sequence[bytes], policy: Retention) -> Swept:
         removed = await link.ask_all([("XTRIM", key, "MINID", "~", max(0, now_ms - age_ms)) for key in piece])
         removed += await link.ask_all([("XTRIM", key, "MAXLEN", "~", policy.entries) for key in piece])
         swept.removed += sum(removed)
+    swept.bytes = await _memory(link, keys)
     if policy.bytes:
         await _shrink(link, keys, policy, now_ms, swept)
     return swept
@@ -49,7 +108,6 @@ async def sweep(link: Link, keys: Sequence[bytes], policy: Retention) -> Swept:
 async def _shrink(link: Link, keys: Sequence[bytes], policy: Retention, now_ms: int, swept: Swept) -> None:
     """While the streams take more than the budget, remove their older half-lives: the oldest time goes first, from all alike."""
     for _ in range(20):
-        swept.bytes = await _memory(link, keys)
         if swept.bytes <= policy.bytes:
             return
         oldest = await _oldest_ms(link, keys)
@@ -61,6 +119,7 @@ async def _shrink(link: Link, keys: Sequence[bytes], policy: Retention, now_ms: 
         log.info("streams take %d bytes, %d are allowed: removing what is older than %d ms", swept.bytes, policy.bytes, now_ms - cut)
         for start in range(0, len(keys), _PIECE):
             swept.removed += sum(await link.ask_all([("XTRIM", key, "MINID", cut) for key in keys[start : start + _PIECE]]))
+        swept.bytes = await _memory(link, keys)
 
 
 async def _memory(link: Link, keys: Sequence[bytes]) -> int:

@@ -170,7 +170,7 @@ def _open_http(service: Service, options: ServiceOptions) -> ThreadingHTTPServer
         server = ThreadingHTTPServer((options.metrics_host, options.metrics_port), handler)
     except OSError as error:
         raise ConfigError(
-            f"--metrics-port {options.metrics_port}: cannot listen on {options.metrics_host}: {error.strerror}; choose another port"
+            f"--metrics-host {options.metrics_host}, --metrics-port {options.metrics_port}: cannot listen there: {error.strerror}; choose another"
         ) from None
     server.daemon_threads = True
     threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.1}, name="metrics", daemon=True).start()

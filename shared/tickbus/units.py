@@ -68,15 +68,21 @@ def epoch_ns(value: int) -> int:
     """Seconds, milliseconds, microseconds or nanoseconds since the epoch -> ns.
 
     The unit is told by the size: below 1e11 seconds (until the year 5138), below 1e14 ms, below 1e17 us, else ns;
-    so it is right for every time between 1973 and 2286.
+    so it is right for every time between 1973 and 2262, where 64 bits of ns end: ValueError beyond.
     """
     if value < 100_000_000_000:
-        return value * SECOND
+        return _in_64_bits(value * SECOND)
     if value < 100_000_000_000_000:
-        return value * MILLISECOND
+        return _in_64_bits(value * MILLISECOND)
     if value < 100_000_000_000_000_000:
-        return value * MICROSECOND
-    return value
+        return _in_64_bits(value * MICROSECOND)
+    return _in_64_bits(value)
+
+
+def _in_64_bits(ns: int) -> int:
+    if not -(1 << 63) <= ns < 1 << 63:
+        raise ValueError("a time must lie between 1677 and 2262")
+    return ns
 
 
 _ISO = re.compile(r"(\d{4}-\d\d-\d\d)(?:[T ](\d\d:\d\d(?::\d\d)?)(?:[.,](\d{1,9})\d*)?)?\s*(Z|[+-]\d\d:?\d\d)?", re.IGNORECASE)
@@ -91,7 +97,7 @@ def iso_ns(text: str) -> int:
     zone = "+00:00" if offset is None or offset in "Zz" else offset
     whole = datetime.fromisoformat(f"{day}T{clock or '00:00'}{zone}")
     seconds = int((whole - datetime(1970, 1, 1, tzinfo=UTC)).total_seconds())
-    return seconds * SECOND + int((fraction or "").ljust(9, "0"))
+    return _in_64_bits(seconds * SECOND + int((fraction or "").ljust(9, "0")))
 
 
 def format_time(ns: int) -> str:
@@ -120,6 +126,14 @@ def canonical(text: str) -> str:
     if not value.is_finite() or not text.isascii() or "_" in text or abs(value.adjusted()) > _SENSIBLE or len(text) > _SENSIBLE:
         raise ValueError(f"{text[:80]!r} is no decimal number")
     return plain(value)
+
+
+@lru_cache(maxsize=1 << 16)
+def canonical_size(text: str) -> str:
+    """`canonical` for what is never negative."""
+    if (size := canonical(text))[0] == "-":
+        raise ValueError(f"a size of {size}")
+    return size
 
 
 def plain(value: Decimal) -> str:

@@ -1,4 +1,4 @@
-"""Any sequence of adds, commits, failures, deaths and successors leaves each row in the files once, in the order of its stream."""
+"""Any sequence of adds, commits, failures, deaths and successors leaves each row in the files once, and each file in order."""
 
 import errno
 import shutil
@@ -6,10 +6,11 @@ import tempfile
 from contextlib import suppress
 from pathlib import Path
 
+import pyarrow.parquet as pq
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
-from recorder.recorded import BTC, ETH, MIDNIGHT, NOON, gap, id_of, rows_of, trade
+from recorder.recorded import BTC, ETH, MIDNIGHT, NOON, files_of, gap, id_of, rows_of, trade
 
 from services.recorder.store import ShardStore
 from tickbus.errors import Fenced
@@ -93,12 +94,18 @@ class History(RuleBasedStateMachine):
             self.paused.pop().commit()
 
     @invariant()
-    def each_row_at_most_once_and_in_order(self) -> None:
+    def nothing_twice(self) -> None:
+        """No hole either, but for one commit whose files do not all have their names yet: that is seen at the end."""
         for stream, messages in self.bus.items():
             stored = self.stored(stream)
-            assert stored == sorted(set(stored)), "twice, or out of order"
-            assert stored == list(range(1, len(stored) + 1)), "a hole"
-            assert len(stored) <= len(messages)
+            assert len(stored) == len(set(stored))
+            assert set(stored) <= set(range(1, len(messages) + 1))
+
+    @invariant()
+    def each_file_in_order(self) -> None:
+        for path in files_of(self.data_dir, "trade"):
+            rows = pq.ParquetFile(path).read(["symbol", "seq"]).to_pylist()
+            assert rows == sorted(rows, key=lambda row: (row["symbol"], row["seq"]))
 
     def stored(self, stream: Stream) -> list[int]:
         return sorted(row["seq"] for kind in ("trade", "gap") for row in rows_of(self.data_dir, kind) if row["symbol"] == stream.symbol)
@@ -113,5 +120,5 @@ class History(RuleBasedStateMachine):
             shutil.rmtree(self.data_dir)
 
 
-History.TestCase.settings = settings(max_examples=100, stateful_step_count=25, deadline=None, suppress_health_check=list(HealthCheck))
+History.TestCase.settings = settings(max_examples=20, stateful_step_count=15, deadline=None, suppress_health_check=list(HealthCheck))
 TestAnyHistory = History.TestCase

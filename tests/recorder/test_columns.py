@@ -10,7 +10,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from recorder.recorded import plain_rows
 
-from services.recorder.columns import BAR, DECIMAL, GAP, KINDS, QUOTE, TRADE, Kind, Unfit, decimals, digits, exact, message_of, why_not
+from services.recorded.columns import BAR, DECIMAL, GAP, KINDS, QUOTE, TRADE, Kind, Unfit, decimals, digits, exact, messages, why_not
 from services.recorder.entries import Entries
 from services.recorder.sheet import Sheet
 from tickbus.messages import Bar, Gap, GapKind, Message, Quote, Side, StreamKind, Trade
@@ -73,15 +73,20 @@ def test_what_is_no_plain_number_is_refused(text: str) -> None:
 
 @given(FITTING)
 def test_digits_are_the_value_without_its_padding(text: str) -> None:
-    (value,) = decimals([text]).to_pylist()
-    assert Decimal(digits(value)) == Decimal(text)
-    assert "." not in digits(value) or digits(value)[-1] not in "0."
-    assert digits(Decimal("1E-18")) == "0.000000000000000001"
+    back, none = digits(decimals([text, None]))
+    assert back is not None and none is None
+    assert Decimal(back) == Decimal(text)
+    assert back == "0" or "." not in back or back[-1] not in "0."
+
+
+def test_small_digits_have_no_exponent() -> None:
+    texts = ["0.000000000000000001", "0", "0.0000001", "100", "-0.00000012", "0.000001"]
+    assert digits(decimals(texts)) == texts
 
 
 NS = st.integers(-(1 << 63), (1 << 63) - 1)
 TEXT = st.none() | st.text(max_size=8)
-PRICE = FITTING.map(lambda text: digits(Decimal(text) + 0))
+PRICE = FITTING.map(lambda text: str(digits(decimals([text]))[0]))
 MAYBE = st.none() | PRICE
 MESSAGES: dict[str, st.SearchStrategy[Any]] = {
     "trade": st.builds(Trade, st.just("A"), PRICE, PRICE, st.sampled_from(Side), TEXT, NS, NS, MAYBE, MAYBE, st.integers(0, 127)),
@@ -97,22 +102,22 @@ MESSAGES: dict[str, st.SearchStrategy[Any]] = {
 }  # fmt: skip
 
 
-def through_a_file(kind: Kind, messages: list[Message]) -> list[dict[str, Any]]:
+def through_a_file(kind: Kind, told: list[Message]) -> pa.RecordBatch:
     sheet = Sheet(kind, {})
-    ids = range(1, len(messages) + 1)
-    sheet.add(Stream("bar" if kind.spec else kind.name, "f", "A", "time:1m" if kind.spec else ""), Entries(ids, ids, ids), messages)
-    return list(plain_rows(pq.ParquetFile(pa.py_buffer(sheet.finish())).read()))
+    ids = range(1, len(told) + 1)
+    sheet.add(Stream("bar" if kind.spec else kind.name, "f", "A", "time:1m" if kind.spec else ""), Entries(ids, ids, ids), told)
+    return pq.ParquetFile(pa.py_buffer(sheet.finish())).read().to_batches()[0]
 
 
 @pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)
 @settings(deadline=None)
 @given(data=st.data())
 def test_a_message_comes_back_from_a_file(kind: Kind, data: st.DataObject) -> None:
-    messages = data.draw(st.lists(MESSAGES[kind.name], min_size=1, max_size=5))
-    rows = through_a_file(kind, messages)
-    assert [message_of(kind, "A", "time:1m", row) for row in rows] == messages
-    assert [row["seq"] for row in rows] == list(range(1, len(messages) + 1))
-    assert all(why_not(kind, message) is None for message in messages)
+    told = data.draw(st.lists(MESSAGES[kind.name], min_size=1, max_size=5))
+    rows = through_a_file(kind, told)
+    assert messages(kind, rows) == told
+    assert rows.column("seq").to_pylist() == list(range(1, len(told) + 1))
+    assert all(why_not(kind, message) is None for message in told)
 
 
 GOOD = Trade("A", "1", "2", Side.BUY, None, 5, 6)

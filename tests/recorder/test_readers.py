@@ -21,7 +21,7 @@ def recording(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for seq in range(1, 101):
         time = MIDNIGHT + (seq - 50) * 1_000_000_000
         add(store, BTC, seq, gap(time=time) if seq == 20 else trade(seq, time=time, price=f"0.{seq:018d}"), time=MIDNIGHT)
-        add(store, ETH, seq, trade(seq, "ETH-USDT", time=time, price=HUGE if seq == 7 else "2600.5"), time=MIDNIGHT)
+        add(store, ETH, seq, trade(seq, "ETH-USDT", time=time, price="2600.5"), time=MIDNIGHT)
         add(store, QUOTES, seq, quote(seq, time=time), time=MIDNIGHT)
         if seq % 30 == 0:
             store.commit()
@@ -37,13 +37,12 @@ def test_duckdb(recording: Path) -> None:
     connection = duckdb.connect()
     trades = f"read_parquet('{recording}/trade/**/*.parquet', hive_partitioning=true)"
     rows = connection.sql(f"SELECT date, symbol, count(*), min(price), max(seq) FROM {trades} GROUP BY ALL ORDER BY ALL").fetchall()
-    huge = Decimal("99999999999999999999.999999999999999999")
     first, second = datetime.date(2024, 8, 8), datetime.date(2024, 8, 9)
     assert rows == [
         (first, "BTC-USDT", 48, Decimal("0.000000000000000001"), 49),
-        (first, "ETH-USDT", 49, huge, 49),
+        (first, "ETH-USDT", 49, Decimal("2600.5"), 49),
         (second, "BTC-USDT", 51, Decimal("0.000000000000000050"), 100),
-        (second, "ETH-USDT", 51, huge, 100),
+        (second, "ETH-USDT", 51, Decimal("2600.5"), 100),
     ]
     assert connection.sql(f"SELECT epoch_ns(ts_event), epoch_ns(ts_recv), side, trade_id FROM {trades} WHERE symbol = 'BTC-USDT' AND seq = 50").fetchall() == [
         (MIDNIGHT + 50, MIDNIGHT + 55, "sell", "1050")
@@ -93,3 +92,17 @@ def test_the_example_says_that_there_is_nothing_yet(tmp_path: Path, name: str, c
     monkeypatch.setattr("sys.argv", [name, str(tmp_path)])
     runpy.run_path(str(EXAMPLES / name), run_name="__main__")
     assert "yet" in capsys.readouterr().out
+
+
+def test_the_largest_number_is_exact_everywhere(tmp_path: Path) -> None:
+    """Also in the statistics, by which readers leave out row groups."""
+    largest = "99999999999999999999.999999999999999999"
+    store = opened(tmp_path)
+    for seq, price in enumerate(("-" + largest, "0.000000000000000001", largest), start=1):
+        add(store, BTC, seq, trade(seq, price=price))
+    store.commit()
+    pattern = f"{tmp_path}/trade/**/*.parquet"
+    query = f"SELECT seq FROM read_parquet('{pattern}') WHERE price = {largest}::DECIMAL(38, 18)"
+    assert duckdb.connect().sql(query).fetchall() == [(3,)]
+    assert duckdb.connect().sql(f"SELECT min(price), max(price) FROM '{pattern}'").fetchall() == [(Decimal("-" + largest), Decimal(largest))]
+    assert pl.scan_parquet(pattern).sort("seq").select("price").collect().rows() == [(Decimal("-" + largest),), (Decimal("1E-18"),), (Decimal(largest),)]

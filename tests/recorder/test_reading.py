@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from recorder.recorded import BARS, BTC, ETH, MIDNIGHT, NOON, QUOTES, add, bar, gap, id_of, opened, quote, trade
 
-from services.recorder.reading import Recorded, read_recorded
+from services.recorded.reading import Recorded, read_recorded
 from services.recorder.store import ShardStore
 from tickbus.messages import Gap, StreamKind, Trade
 from tickbus.names import Stream, StreamId

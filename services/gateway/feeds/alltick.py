@@ -13,7 +13,7 @@ import msgspec
 
 from services.gateway.feeds.base import NO_ID, Alive, Feed, Ignored, Mapped, Mapper, Refused, Subscribed, raw_text
 from tickbus.messages import Quote, Side, Trade
-from tickbus.units import SECOND, Duration, canonical, epoch_ns
+from tickbus.units import SECOND, Duration, canonical, canonical_size, epoch_ns
 
 _HEARTBEAT, _HEARTBEAT_ANSWER = 22000, 22001
 _DEPTH, _DEPTH_ANSWER = 22002, 22003
@@ -68,7 +68,7 @@ class AllTickMapper(Mapper):
     def _map_one(self, frame: bytes, recv: int) -> Sequence[Mapped]:
         try:
             outer = _decode(frame)
-        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
             return self._unreadable(frame, error)
         data = outer.data
         if outer.cmd_id not in (_TRADE_PUSH, _DEPTH_PUSH) or data is None:
@@ -88,9 +88,7 @@ class AllTickMapper(Mapper):
 
     def _trade(self, data: _Data, symbol: str, recv: int) -> Trade:
         ts_event = _time(data.tick_time, recv)
-        size = canonical(raw_text(data.volume) or raw_text(data.volumn))
-        if size[0] == "-":
-            raise ValueError(f"size {size}")
+        size = canonical_size(raw_text(data.volume) or raw_text(data.volumn))
         bid, ask = self.tops.get(symbol, (None, None))
         return Trade(
             symbol, canonical(raw_text(data.price)), size, _SIDES[raw_text(data.trade_direction)],
@@ -126,7 +124,7 @@ class AllTickMapper(Mapper):
             self.reject("garbage", error)
             return ()
         data = loose.get("data") if isinstance(loose, dict) else None
-        kind = {_TRADE_PUSH: "trade", _DEPTH_PUSH: "quote"}.get(loose.get("cmd_id")) if isinstance(data, dict) else None
+        kind = next((kind for command, kind in ((_TRADE_PUSH, "trade"), (_DEPTH_PUSH, "quote")) if data and loose.get("cmd_id") == command), None)
         if kind is None or not isinstance(data, dict):
             self.reject("field", error)
             return ()
@@ -150,7 +148,7 @@ def _top(levels: list[_Level] | None) -> tuple[str | None, str | None]:
     if not levels:
         return None, None
     price, size = raw_text(levels[0].price), raw_text(levels[0].volume)
-    return canonical(price), canonical(size) if size else None
+    return canonical(price), canonical_size(size) if size else None
 
 
 class AllTick(Feed):

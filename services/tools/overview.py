@@ -1,0 +1,127 @@
+"""A bus's status as tables for people and as one object for programs."""
+
+from services.tools.tables import Table
+from tickbus.lag import StreamLag
+from tickbus.status import BusStatus, FeedStatus, ServiceStatus, StreamStatus
+from tickbus.units import MILLISECOND, format_time
+
+_SILENT_LISTED = 20
+_WORST = 10
+
+
+def heading(status: BusStatus | None, prefix: str, url: str) -> str:
+    if status is None:
+        return f"nobody has written to the bus {prefix!r} at {url} yet"
+    return f"bus {prefix!r} at {url}, {format_time(status.time_ms * MILLISECOND)[:19]}Z, {status.shards} shards, {len(status.streams)} streams"
+
+
+def tables(status: BusStatus | None) -> list[Table]:
+    if status is None:
+        return []
+    worst = [(name, lag) for name, lag in _worst(status) if lag.ticks]
+    holed = sorted((stream for stream in status.streams if stream.gaps or stream.repaired), key=lambda stream: -sum(stream.gaps.values()))
+    shown = [
+        Table(
+            "Feeds",
+            ("feed", "state", ">clock", ">streams", ">silent", ">ticks", ">last tick", ">gaps", ">missing", ">repaired", ">epoch", "lease"),
+            [_feed_row(feed) for feed in status.feeds],
+        ),
+        Table(
+            "Services",
+            ("service", "lease", ">streams", ">lag", ">oldest unread", ">lost", ">headroom", ">epoch"),
+            [_service_row(service) for service in status.services],
+        ),
+        Table(
+            "Furthest behind", ("service", "stream", ">lag", ">oldest unread", ">lost", ">headroom"),
+            [(name, lag.stream.name, f"{lag.ticks:,}", _age(lag.seconds), f"{lag.lost:,}", _age(lag.headroom)) for name, lag in worst],
+            "every service has committed everything",
+        ),
+        Table(
+            "Streams with gaps", ("stream", ">gaps", "kinds", ">missing", ">repaired"),
+            [(s.stream.name, str(sum(s.gaps.values())), _kinds(s.gaps), f"{s.missing:,}", str(s.repaired)) for s in holed[:_WORST]],
+        ),
+    ]  # fmt: skip
+    silent = [stream.name for feed in status.feeds for stream in feed.silent]
+    if silent:
+        more = f" (and {len(silent) - _SILENT_LISTED} more)" if len(silent) > _SILENT_LISTED else ""
+        shown.append(Table("Never ticked: " + ", ".join(silent[:_SILENT_LISTED]) + more, (), [], "wanted, but the vendor has sent nothing yet"))
+    return shown
+
+
+def as_object(status: BusStatus | None, prefix: str, url: str) -> dict[str, object]:
+    """What --json prints; `tickbus status --help` documents it."""
+    bus: dict[str, object] = {"bus": prefix, "redis": url}
+    if status is None:
+        return bus | {"time": None, "shards": None, "feeds": [], "services": [], "lags": [], "streams": []}
+    return bus | {
+        "time": status.time_ms * MILLISECOND,
+        "shards": status.shards,
+        "feeds": [_feed_object(feed) for feed in status.feeds],
+        "services": [_service_object(service) for service in status.services],
+        "lags": [_lag_object(name, lag) for name, lag in _worst(status)],
+        "streams": [_stream_object(stream, status.time_ms) for stream in status.streams],
+    }
+
+
+def _worst(status: BusStatus) -> list[tuple[str, StreamLag]]:
+    """The streams furthest behind of all services, by ticks."""
+    lags = [(service.name, lag) for service in status.services for lag in service.lags]
+    return sorted(lags, key=lambda pair: (-pair[1].ticks, pair[0], pair[1].stream))[:_WORST]
+
+
+def _feed_row(feed: FeedStatus) -> tuple[str, ...]:
+    gaps = sum(feed.gaps.values())
+    return (
+        feed.name, feed.state, _age(feed.clock_age), str(len(feed.streams)), str(len(feed.silent)), f"{feed.ticks:,}", _age(feed.last_tick_age),
+        f"{gaps} ({_kinds(feed.gaps)})" if gaps else "0", f"{feed.missing:,}", str(feed.repaired), str(feed.epoch), feed.holder or "nobody",
+    )  # fmt: skip
+
+
+def _service_row(service: ServiceStatus) -> tuple[str, ...]:
+    return (
+        service.name, service.holder or "nobody", str(len(service.lags)), f"{service.ticks:,}", _age(service.seconds), f"{service.lost:,}",
+        _age(service.headroom), str(service.epoch),
+    )  # fmt: skip
+
+
+def _kinds(gaps: dict[str, int]) -> str:
+    return ", ".join(f"{kind} {number}" for kind, number in sorted(gaps.items()))
+
+
+def _age(seconds: float | None) -> str:
+    if seconds is None:
+        return "-"
+    if seconds < 120:
+        return f"{seconds:.1f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+
+
+def _feed_object(feed: FeedStatus) -> dict[str, object]:
+    silent = [stream.name for stream in feed.silent]
+    return {
+        "name": feed.name, "state": feed.state, "clock_age_seconds": feed.clock_age, "holder": feed.holder, "epoch": feed.epoch,
+        "streams": len(feed.streams), "ticks": feed.ticks, "last_tick_age_seconds": feed.last_tick_age, "gaps": feed.gaps,
+        "repaired": feed.repaired, "missing": feed.missing, "silent": len(silent), "silent_streams": silent[:_SILENT_LISTED],
+    }  # fmt: skip
+
+
+def _service_object(service: ServiceStatus) -> dict[str, object]:
+    return {
+        "name": service.name, "holder": service.holder, "epoch": service.epoch, "streams": len(service.lags), "lag_ticks": service.ticks,
+        "lag_seconds": service.seconds, "lost_ticks": service.lost, "headroom_seconds": service.headroom,
+    }  # fmt: skip
+
+
+def _lag_object(service: str, lag: StreamLag) -> dict[str, object]:
+    return {
+        "service": service, "stream": lag.stream.name, "ticks": lag.ticks, "seconds": lag.seconds, "lost": lag.lost,
+        "headroom_seconds": lag.headroom,
+    }  # fmt: skip
+
+
+def _stream_object(stream: StreamStatus, now_ms: int) -> dict[str, object]:
+    age = None if stream.last_tick is None else max(0, now_ms - stream.last_tick // MILLISECOND) / 1000
+    return {
+        "stream": stream.stream.name, "id": str(stream.id), "ticks": stream.ticks, "last_tick_age_seconds": age, "gaps": stream.gaps,
+        "repaired": stream.repaired, "missing": stream.missing,
+    }  # fmt: skip

@@ -1,0 +1,200 @@
+"""`tickbus replay`: recorded ticks onto a bus again, as a feed of their own."""
+
+import asyncio
+import sys
+import time
+from collections.abc import Iterator
+from decimal import Decimal, InvalidOperation
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Literal
+
+from services.tools.lines import readable
+from services.tools.player import Player
+from services.tools.rewriting import Rewriter, Step, steps
+from tickbus.clock import BusClock
+from tickbus.errors import ConfigError, RedisError, RedisUnfit
+from tickbus.lease import Lease
+from tickbus.link import Link, ReplyError, open_checked
+from tickbus.names import Keys, check_name, check_symbol
+from tickbus.options import CommonOptions, Option
+from tickbus.publisher import Publisher
+from tickbus.registry import check_meta, read_heads
+from tickbus.retention import Retention, sweep
+from tickbus.service import Service, run
+from tickbus.units import HOUR, MILLISECOND, MINUTE, SECOND, Duration, parse_time
+
+ABOUT = """Put recorded ticks onto a bus again, under the feed name replay-NAME, in the order in which they were received.
+
+They keep their own ts_event and ts_recv and are flagged `replayed`; their IDs are of now. Recorded Gaps come along. The bus
+clock runs while it plays, so bars close; the last bars close while it lingers. A name that another replay holds is refused.
+Its time is that of the recording: for bars of their own, give each replay of the same ticks another --name."""
+POSITIONALS = (("data_dir", "?", "DATA_DIR"),)
+
+_TTL = Duration(3 * SECOND)
+_AHEAD_MS = 5 * MINUTE // MILLISECOND
+_SWEEP_SECONDS = 30.0
+_STOP_SECONDS = 5.0
+
+
+class Options(CommonOptions, frozen=True, kw_only=True):
+    data_dir: Annotated[Path, Option("the folder of a recorder: it holds trade/date=..., quote/date=...")]
+    feeds: Annotated[tuple[str, ...], Option("only what came from these feeds")] = ()
+    symbols: Annotated[tuple[str, ...], Option("only these symbols")] = ()
+    kinds: Annotated[tuple[str, ...], Option("trade, quote or both")] = ("trade", "quote")
+    from_: Annotated[str | None, Option("only ticks whose ts_event is at or after this time, like 2024-08-09T13:30:00Z")] = None
+    to: Annotated[str | None, Option("only ticks before this time")] = None
+    speed: Annotated[str, Option("1 = as it was, 10 = ten times faster, max = as fast as Redis takes it")] = "1"
+    name: Annotated[str | None, Option("the feed is replay-NAME; default the recorded feed's own name")] = None
+    linger: Annotated[Duration, Option("let the bus clock run on for so long after the last tick: bars + their grace close")] = Duration(5 * SECOND)
+    retention: Annotated[Duration, Option("age at which entries leave the streams, while it plays")] = Duration(24 * HOUR)
+    retention_entries: Annotated[int, Option("most entries per stream, while it plays", least=1)] = 1_000_000
+    log_level: Annotated[Literal["debug", "info", "warning", "error"], Option("how much is logged to standard error")] = "warning"
+
+
+def start(options: Options) -> int:
+    for kind in options.kinds:
+        if kind not in ("trade", "quote"):
+            raise ConfigError(f"--kinds {kind}: trade and quote can be replayed; bars are built anew by `tickbus bars`, gaps come with each")
+    for symbol in options.symbols:
+        check_symbol(symbol)
+    recorded = _recorded(options)
+    feed = check_name(f"replay-{options.name or _only_feed(options)}")
+    return run(partial(_replay, options, recorded, feed, parse_speed(options.speed)), options, "replay")
+
+
+def parse_speed(text: str) -> float | None:
+    """`max` -> None."""
+    if text == "max":
+        return None
+    try:
+        speed = Decimal(text)
+    except InvalidOperation:
+        speed = Decimal(0)
+    if not speed.is_finite() or not Decimal("0.001") <= speed <= 1_000_000:
+        raise ConfigError(f"--speed {text}: use a number from 0.001 to 1000000, or max")
+    return float(speed)
+
+
+def _recorded(options: Options) -> Iterator[Step]:
+    """Of what is asked for; reads nothing but the files' footers yet."""
+    try:
+        from services.recorded.reading import read_recorded
+    except ImportError:
+        raise ConfigError("replay needs pyarrow; pip install 'tickbus-services[recorder]'") from None
+    if not options.data_dir.is_dir():
+        raise ConfigError(f"DATA_DIR {options.data_dir}: there is no such folder; name the --data-dir of a recorder")
+    begin, end = (_time(flag, text) for flag, text in (("--from", options.from_), ("--to", options.to)))
+    found = read_recorded(options.data_dir, (*options.kinds, "gap"), options.symbols or None, options.feeds or None, begin, end)
+    return _readable(options.data_dir, steps(found, options.kinds))
+
+
+def _readable(data_dir: Path, recorded: Iterator[Step]) -> Iterator[Step]:
+    from pyarrow import ArrowException
+
+    try:
+        yield from recorded
+    except (OSError, ArrowException) as error:
+        raise ConfigError(f"DATA_DIR {data_dir}: a file cannot be read: {error}") from None
+
+
+def _time(flag: str, text: str | None) -> int | None:
+    try:
+        return None if text is None else parse_time(text)
+    except ValueError as error:
+        raise ConfigError(f"{flag}: {error}") from None
+
+
+def _only_feed(options: Options) -> str:
+    from services.recorded.reading import recorded_feeds
+
+    found = sorted(set(options.feeds) or recorded_feeds(options.data_dir, options.kinds))
+    if not found:
+        raise ConfigError(f"DATA_DIR {options.data_dir}: no {' or '.join(options.kinds)} is recorded there")
+    if len(found) > 1:
+        raise ConfigError(f"DATA_DIR {options.data_dir} holds the feeds {', '.join(found)}: choose one with --feeds, or give the whole a --name")
+    return found[0]
+
+
+async def _replay(options: Options, recorded: Iterator[Step], feed: str, speed: float | None, service: Service) -> None:
+    connect = partial(Link.open, options.redis)
+    keys = Keys(options.prefix, options.shards)
+    clock = BusClock()
+    link = await open_checked(options.redis)
+    await check_meta(link, keys)
+    lease = Lease(connect, keys, feed, _TTL)
+    await _take(link, keys, lease, feed)
+    publisher = Publisher(connect, keys, feed, clock)
+    try:
+        await publisher.take_over()
+        rewriter = Rewriter(keys, feed, await read_heads(link, keys, range(keys.shards)), publisher.epoch)
+        if rewriter.newest_ms > clock.now_ms() + _AHEAD_MS:
+            raise RedisUnfit(
+                f"streams of {feed!r} hold entries ahead of the server's clock; set the clock of the Redis machine, or use another --name"
+            )
+        clock.not_before(rewriter.newest_ms * MILLISECOND)
+        await link.ask("HSET", keys.meta, f"retention:{feed}", f"{options.retention // MILLISECOND},{options.retention_entries}")
+        player = Player(rewriter, publisher, clock, speed)
+        print(f"replaying {options.data_dir} as feed {feed}", file=sys.stderr)
+        async with asyncio.TaskGroup() as group:
+            others = [
+                group.create_task(work)
+                for work in (lease.keep(), _sweep(link, rewriter, Retention(options.retention, options.retention_entries)), _tell_progress(player))
+            ]
+            await service.until_stopping(player.play(recorded, options.linger / SECOND))
+            await _close(player)
+            for task in others:
+                task.cancel()
+        print(_progress(player, "replayed"), file=sys.stderr)
+    finally:
+        await lease.release()
+        publisher.close()
+        link.close()
+
+
+async def _close(player: Player) -> None:
+    try:
+        async with asyncio.timeout(_STOP_SECONDS):
+            await player.close()
+    except TimeoutError:
+        print("Redis is away: whether the last ticks are stored is unknown", file=sys.stderr)
+
+
+async def _take(link: Link, keys: Keys, lease: Lease, feed: str) -> None:
+    """The lease, at once or not at all: a replay does not stand by."""
+    held = await link.ask("GET", keys.lease(feed))
+    if held is None:
+        try:
+            async with asyncio.timeout(_TTL / SECOND):
+                await lease.acquire()
+                return
+        except TimeoutError:
+            held = await link.ask("GET", keys.lease(feed)) or b"somebody"
+    raise ConfigError(f"feed {feed!r} has a lease, held by {held.decode()}: it is being replayed; wait for its end, or give another --name")
+
+
+async def _sweep(link: Link, rewriter: Rewriter, policy: Retention) -> None:
+    while True:
+        await asyncio.sleep(_SWEEP_SECONDS)
+        try:
+            await sweep(link, rewriter.keys, policy)
+        except (RedisError, ReplyError) as error:
+            print(f"retention sweep: {error}", file=sys.stderr)
+
+
+async def _tell_progress(player: Player) -> None:
+    """Each second: a line, on a terminal always the same one."""
+    watched = sys.stderr.isatty()
+    before, since = 0, time.monotonic()
+    while True:
+        await asyncio.sleep(1.0)
+        now = time.monotonic()
+        rate = (player.ticks - before) / (now - since)
+        before, since = player.ticks, now
+        line = f"{_progress(player, 'playing')}, {rate:,.0f} ticks/s" + (f", {player.late:.1f} s late" if player.late > 1 else "")
+        print(f"\r\x1b[K{line}" if watched else line, end="" if watched else "\n", file=sys.stderr, flush=True)
+
+
+def _progress(player: Player, word: str) -> str:
+    at = f", up to {readable(player.at)}" if player.at else ""
+    return f"{word} {player.ticks:,} ticks and {player.gaps} gaps{at}"

@@ -1,0 +1,97 @@
+"""`tickbus status`: what is on the bus, who works on it, how far behind, where the holes are."""
+
+import asyncio
+from contextlib import nullcontext
+from functools import partial
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import msgspec
+
+from services.tools.output import pipe_may_close
+from services.tools.overview import as_object, heading, tables
+from services.tools.tables import for_terminal, plain_text, rich_tables
+from tickbus.errors import RedisError
+from tickbus.link import Link
+from tickbus.options import CommonOptions, Option, redact
+from tickbus.service import Service, run
+from tickbus.status import BusStatus, read_status
+from tickbus.units import SECOND, Duration
+
+if TYPE_CHECKING:
+    from rich.live import Live
+
+ABOUT = """Feeds, services and their lag, streams with gaps. It looks at Redis only, so it is right about a stopped process too.
+
+Feeds are `up` (connected upstream), `down` (the gateway runs, but is not connected) or `gone` (no gateway rings the bells).
+Lag is counted to what a service has committed: a recorder's grows between two flushes. For bars and recorder it is over all
+streams of the kinds they read, for other services over the streams that they have a position in.
+
+--json gives one object (with --watch one a line):
+  bus, redis, time (ns), shards (null: nobody has written yet)
+  feeds:    name, state, clock_age_seconds, holder, epoch, streams, ticks, last_tick_age_seconds, gaps {kind: number},
+            repaired, missing, silent (how many streams never had a tick), silent_streams (the first 20)
+  services: name, holder (null: nobody has the lease), epoch, streams, lag_ticks, lag_seconds, lost_ticks, headroom_seconds
+  lags:     the 10 streams furthest behind: service, stream, ticks, seconds, lost, headroom_seconds
+  streams:  all of them: stream, id, ticks, last_tick_age_seconds, gaps {kind: number}, repaired, missing"""
+POSITIONALS = ()
+
+
+class Options(CommonOptions, frozen=True, kw_only=True):
+    json: Annotated[bool, Option("one JSON object")] = False
+    watch: Annotated[bool, Option("again and again, until Ctrl-C")] = False
+    interval: Annotated[Duration, Option("between two looks of --watch", least=SECOND // 10)] = Duration(SECOND)
+    log_level: Annotated[Literal["debug", "info", "warning", "error"], Option("how much is logged to standard error")] = "warning"
+
+
+def start(options: Options) -> int:
+    return run(partial(_status, options), options, "status")
+
+
+async def _status(options: Options, service: Service) -> None:
+    link = await Link.open(options.redis)
+    with pipe_may_close():
+        if options.watch:
+            await service.until_stopping(_watch(options, link))
+        else:
+            _print(options, await read_status(link, options.prefix))
+    link.close()
+
+
+async def _watch(options: Options, link: Link) -> None:
+    screen = _live() if for_terminal() and not options.json else nullcontext(None)
+    with screen as live:
+        while True:
+            try:
+                if link.closed:
+                    link = await Link.open(options.redis)
+                status = await read_status(link, options.prefix)
+            except RedisError as error:
+                if live is not None:
+                    live.update(f"{error}; trying again", refresh=True)
+            else:
+                if live is not None:
+                    live.update(rich_tables(_heading(options, status), tables(status)), refresh=True)
+                else:
+                    _print(options, status)
+            await asyncio.sleep(options.interval / SECOND)
+
+
+def _live() -> "Live":
+    from rich.live import Live
+
+    return Live(auto_refresh=False)
+
+
+def _print(options: Options, status: BusStatus | None) -> None:
+    if options.json:
+        print(msgspec.json.encode(as_object(status, options.prefix, redact(options.redis))).decode(), flush=True)
+    elif for_terminal():
+        from rich.console import Console
+
+        Console().print(rich_tables(_heading(options, status), tables(status)))
+    else:
+        print(plain_text(_heading(options, status), tables(status)), flush=True)
+
+
+def _heading(options: Options, status: BusStatus | None) -> str:
+    return heading(status, options.prefix, redact(options.redis))

@@ -1,0 +1,62 @@
+"""Tables for a terminal: by rich where it is installed and somebody watches, else as plain text with the same words."""
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+
+@dataclass(frozen=True)
+class Table:
+    title: str
+    columns: tuple[str, ...]
+    """A column whose name begins with `>` is set to the right."""
+    rows: Sequence[tuple[str, ...]]
+    empty: str = "none"
+    """Said in place of rows."""
+
+
+def for_terminal() -> bool:
+    """Whether `rich_tables` is the better way now."""
+    return sys.stdout.isatty() and find_spec("rich") is not None
+
+
+def plain_text(heading: str, tables: Sequence[Table]) -> str:
+    return "\n\n".join([heading, *("\n".join(_lines(table)) for table in tables)])
+
+
+def _lines(table: Table) -> list[str]:
+    if not table.rows:
+        return [f"{table.title}: {table.empty}"]
+    names = tuple(name.lstrip(">") for name in table.columns)
+    widths = [max(map(len, cells)) for cells in zip(names, *table.rows, strict=True)]
+
+    def line(cells: tuple[str, ...]) -> str:
+        placed = zip(table.columns, cells, widths, strict=True)
+        return "  ".join(cell.rjust(width) if name.startswith(">") else cell.ljust(width) for name, cell, width in placed).rstrip()
+
+    return [table.title, "  " + line(names), *("  " + line(row) for row in table.rows)]
+
+
+def rich_tables(heading: str, tables: Sequence[Table]) -> "RenderableType":
+    from rich import box
+    from rich.console import Group
+    from rich.table import Table as RichTable
+    from rich.text import Text
+
+    parts: list[RenderableType] = [Text(heading)]
+    for table in tables:
+        if not table.rows:
+            parts.append(Text(f"\n{table.title}: {table.empty}"))
+            continue
+        made = RichTable(title=table.title, title_justify="left", box=box.SIMPLE_HEAD, title_style="bold")
+        for name in table.columns:
+            made.add_column(name.lstrip(">"), justify="right" if name.startswith(">") else "left", no_wrap=name.startswith(">"))
+        for row in table.rows:
+            made.add_row(*map(Text, row))
+        parts.append(made)
+    return Group(*parts)
