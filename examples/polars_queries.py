@@ -35,12 +35,16 @@ def bars(trades: pl.LazyFrame, every: str = "1m") -> pl.LazyFrame:
 
 
 def spread(quotes: pl.LazyFrame) -> pl.LazyFrame:
-    rows = quotes.group_by("feed", "symbol").agg((pl.col("ask") - pl.col("bid")).min().alias("least"), (pl.col("ask") - pl.col("bid")).mean().alias("mean"))
+    rows = quotes.group_by("feed", "symbol").agg(
+        (pl.col("ask") - pl.col("bid")).min().alias("least"), (pl.col("ask") - pl.col("bid")).mean().alias("mean")
+    )
     return rows.sort("feed", "symbol")
 
 
 def holes(gaps: pl.LazyFrame) -> pl.LazyFrame:
-    return gaps.filter(~pl.col("repaired")).select("feed", "symbol", "stream", "kind", "from_ts", "to_ts", "from_id", "to_id", "count").sort("from_ts")
+    return (
+        gaps.filter(~pl.col("repaired")).select("feed", "symbol", "stream", "kind", "from_ts", "to_ts", "from_id", "to_id", "count").sort("from_ts")
+    )
 
 
 def exactly_once(trades: pl.LazyFrame, gaps: pl.LazyFrame | None) -> pl.LazyFrame:

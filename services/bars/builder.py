@@ -70,6 +70,7 @@ class StreamBars:
         self._counts = [CountBars(symbol, spec, old.counts.get(spec.text)) for spec in specs if spec.measure != "time"]
         self._by_amount = any(bars.measure != "tick" for bars in self._counts)
         self._began = all(bars.began for bars in self._counts) and all(bars.partial_until is not None for bars in self._time)
+        self._first_is_due = not self._began or any(bars.partial_until == ALWAYS for bars in self._time)
         self._newest, self._newest_at = old.newest, old.newest_at
         """Newest ts_event, and the bus time in ms of the entry that brought it."""
         self._prices, self._sizes = scaled(old.price_scale), scaled(old.size_scale)
@@ -161,12 +162,11 @@ class StreamBars:
             return begin
         # the trade that fills a count bar is left out: it does more than go on
         most = self._room[0] - run.trades - 1
-        end = columns.extent(begin, most, self._end, self._due, self._newest - self._newest_at * MILLISECOND)
+        end = columns.extent(begin, most, self._end, self._due, self._newest, self._newest_at)
         if end > begin:
             columns.tally(run, begin, end)
-            newest = columns.stamps[end - 1]
-            if newest > self._newest:
-                self._newest, self._newest_at = newest, columns.bus_ms[bisect_left(columns.stamps, newest, begin, end)]
+            if run.last_ts > self._newest:
+                self._newest, self._newest_at = run.last_ts, columns.bus_ms[bisect_left(columns.stamps, run.last_ts, begin, end)]
         return end
 
     def clock(self, bus_ms: int) -> list[Emitted]:
@@ -178,7 +178,9 @@ class StreamBars:
     def state(self) -> bytes:
         """All that is needed to go on after the last entry applied."""
         self._end_run()
-        self._forget()
+        for bars in self._time:
+            # neither a late trade nor a Gap reaches further back: the watermark is never below the newest ts_event
+            bars.forget(self._newest - self._keep)
         return dump(
             StreamState(
                 VERSION,
@@ -194,21 +196,22 @@ class StreamBars:
     def _trade(self, id: StreamId, trade: Trade, emitted: list[Emitted]) -> None:
         """Any trade that does not simply go on with the run."""
         self._end_run()
-        self._begin(id)
-        flags, ts = trade.flags, trade.ts_event
-        watermark = self._watermark(id.ms)
-        if not flags & _FUTURE:
-            for bars in self._time:
-                if bars.partial_until == ALWAYS:
-                    bars.partial_until = ts
-            if ts > self._newest:
-                watermark, self._newest, self._newest_at = ts, ts, id.ms
+        if not self._began:
+            self._begin(id)
+        ms, flags, ts = id[0], trade.flags, trade.ts_event
+        if self._first_is_due and not flags & _FUTURE:
+            self._first_trade(ts)
+        if ts > self._newest and not flags & _FUTURE:
+            watermark = self._newest = ts
+            self._newest_at = ms
+        else:
+            watermark = self._watermark(ms)
         if flags & _CANCELLED:
             self.counters["cancelled"] += 1
         elif flags & _OFF_BOOK:
             self.counters["off_book"] += 1
         else:
-            self._start_run(id.ms, trade, watermark, emitted)
+            self._start_run(ms, trade, watermark, emitted)
 
     def _start_run(self, ms: int, trade: Trade, watermark: int, emitted: list[Emitted]) -> None:
         price, size = self._price_and_size(trade)
@@ -216,19 +219,24 @@ class StreamBars:
             self.counters["zero"] += 1
             return
         run = self._run = Tally.of(trade, price, size, self._prices.scale, self._sizes.scale)
+        ts, grace, cells = trade.ts_event, self._grace, self._cells
         low, high, too_late = NEVER, ALWAYS, False
         for bars in self._time:
-            start, end = bars.interval(trade.ts_event)
-            if start not in bars.closed and (start in bars.open or end + self._grace > watermark):
-                self._cells.append(bars.opened(start, end))
-                self._due = min(self._due, end + self._grace)
-                low, high = max(low, start), min(high, end)
+            start, end = bars.interval(ts)
+            if start not in bars.closed and (end + grace > watermark or start in bars.open):
+                cells.append(bars.opened(start, end))
+                if end + grace < self._due:
+                    self._due = end + grace
+                if start > low:
+                    low = start
+                if end < high:
+                    high = end
             elif end + self._keep > watermark:
                 emitted.append(Emitted(ms, bars.revise(start, end, run)))
             else:
                 too_late = True
         self.counters["too_late"] += too_late
-        if len(self._cells) == len(self._time):
+        if len(cells) == len(self._time):
             self._start, self._end = low, high
         if self._counts:
             rooms = [bars.room(self._prices.scale, self._sizes.scale) for bars in self._counts]
@@ -256,7 +264,8 @@ class StreamBars:
 
     def _gap(self, id: StreamId, gap: Gap, emitted: list[Emitted]) -> None:
         self._end_run()
-        self._begin(id)
+        if not self._began:
+            self._begin(id)
         quality = REPAIRED if gap.repaired else HAS_GAP
         # two clocks may have made the range: one that is upside down still says where the hole is
         low, high = sorted((gap.from_ts, gap.to_ts))
@@ -267,8 +276,6 @@ class StreamBars:
 
     def _begin(self, id: StreamId) -> None:
         """Before the first entry of a spec without history: is the stream read from its birth?"""
-        if self._began:
-            return
         self._began = True
         complete = id.seq == 1
         for bars in self._time:
@@ -278,14 +285,22 @@ class StreamBars:
             if not counted.began:
                 counted.begin(complete)
 
+    def _first_trade(self, ts: int) -> None:
+        """It tells which bars are partial: those of its time and before."""
+        self._first_is_due = False
+        for bars in self._time:
+            if bars.partial_until == ALWAYS:
+                bars.partial_until = ts
+
     def _end_run(self) -> None:
         """Bring the bars up to date; the next trade starts a run of its own."""
         run = self._run
-        if run is not None:
-            for cell in self._cells:
-                cell.add(run)
-            for bars in self._counts:
-                bars.add(run)
+        if run is None:
+            return
+        for cell in self._cells:
+            cell.add(run)
+        for bars in self._counts:
+            bars.add(run)
         self._run, self._cells = None, []
         self._start = self._end = 0
 
@@ -294,28 +309,34 @@ class StreamBars:
         watermark = self._watermark(ms)
         if watermark < self._due or ms <= self._newest_at:
             return
-        self._end_run()
-        due = [(cell.end, order, cell) for order, bars in enumerate(self._time) for cell in bars.close(watermark - self._grace)]
+        closed = watermark - self._grace
+        if self._end <= closed:
+            # else the bars of the run are among those that stay open
+            self._end_run()
+        due = [(cell.end, order, cell) for order, bars in enumerate(self._time) for cell in bars.close(closed)]
         if len(due) > 1:
             due.sort(key=lambda item: item[:2])
+        self._due = ALWAYS
+        for bars in self._time:
+            if bars.first_end + self._grace < self._due:
+                self._due = bars.first_end + self._grace
+            if len(bars.closed) > bars.crowded:
+                bars.forget(self._newest - self._keep)
         for end, order, cell in due:
             bars = self._time[order]
             emitted.append(Emitted(self._closing(end + self._grace), cell.emit(bars.symbol, bars.spec)))
-        self._due = self._next_due()
-        self._forget()
 
     def _watermark(self, ms: int) -> int:
         """At the end of the ms before `ms`; of the entries so far, if some were of this ms."""
-        return self._newest + max(0, ms - 1 - self._newest_at) * MILLISECOND
+        passed = ms - 1 - self._newest_at
+        return self._newest + passed * MILLISECOND if passed > 0 else self._newest
 
     def _closing(self, watermark: int) -> int:
         """The first ms, from the newest entry on, at which the watermark is there."""
-        return self._newest_at + max(0, -((self._newest - watermark) // MILLISECOND))
+        # rounded up
+        ahead = -((self._newest - watermark) // MILLISECOND)
+        return self._newest_at + ahead if ahead > 0 else self._newest_at
 
     def _next_due(self) -> int:
-        return min((cell.end + self._grace for bars in self._time for cell in bars.open.values()), default=ALWAYS)
-
-    def _forget(self) -> None:
-        # the watermark is never below the newest ts_event: neither a late trade nor a Gap can reach beyond this
-        for bars in self._time:
-            bars.forget(self._newest - self._keep)
+        first = min([bars.first_end for bars in self._time], default=ALWAYS)
+        return first if first == ALWAYS else first + self._grace

@@ -39,5 +39,5 @@ class Cell:
         return Bar(
             symbol, spec, self.start, self.end, tally.open, tally.high, tally.low, tally.close,
             to_text(tally.volume, scale), tally.value_text(), tally.vwap_text(), tally.trades,
-            to_text(tally.buys, scale), to_text(tally.sells, scale), self.revision, _QUALITY[self.quality],
+            to_text(tally.buys, scale) if tally.buys else "0", to_text(tally.sells, scale) if tally.sells else "0", self.revision, _QUALITY[self.quality],
         )  # fmt: skip

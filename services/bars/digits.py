@@ -11,7 +11,11 @@ from tickbus.errors import WireError
 PLACES = 18
 """What is derived (value, vwap) is rounded to this many places."""
 
+TENS = tuple(10**power for power in range(256))
+"""Powers of ten, further than any two scales go: the gateway takes no number of more than 64 digits."""
+
 _REMEMBERED = 1 << 16
+_LONGEST = 64
 
 
 class Finer(Exception):
@@ -34,12 +38,14 @@ class Scaled(dict[str, int]):
 
     def __missing__(self, text: str) -> int:
         whole, _, fraction = text.partition(".")
-        if len(fraction) > self.scale:
-            raise Finer(len(fraction))
         try:
+            if len(text) > _LONGEST:
+                raise ValueError
             value = int(whole + fraction + "0" * (self.scale - len(fraction)))
         except ValueError:
             raise WireError(f"{text[:80]!r} in a trade is no decimal number; whoever wrote it does not keep to docs/wire-format.md") from None
+        if len(fraction) > self.scale:
+            raise Finer(len(fraction))
         if len(self) >= _REMEMBERED:
             self.clear()
         self[text] = value
@@ -56,15 +62,18 @@ def to_text(number: int, scale: int) -> str:
     """A scaled integer -> its shortest text: no exponent, no zeros at the end of the fraction."""
     if not scale or not number:
         return str(number)
-    digits = str(number) if number > 0 else str(-number)
+    if number < 0:
+        return "-" + to_text(-number, scale)
+    digits = str(number)
     if len(digits) <= scale:
         digits = digits.zfill(scale + 1)
-    text = f"{digits[:-scale]}.{digits[-scale:]}".rstrip("0").rstrip(".")
-    return text if number > 0 else "-" + text
+    whole, fraction = digits[:-scale], digits[-scale:].rstrip("0")
+    return f"{whole}.{fraction}" if fraction else whole
 
 
 def half_even(number: int, divisor: int) -> int:
     """number / divisor to the nearest whole number, a tie to the even one. divisor > 0."""
     whole, rest = divmod(number, divisor)
-    up = 2 * rest > divisor or (2 * rest == divisor and whole % 2 == 1)
-    return whole + up
+    if 2 * rest > divisor or (2 * rest == divisor and whole % 2):
+        whole += 1
+    return whole

@@ -41,8 +41,8 @@ def parse(text: str) -> Spec:
     measure, _, size = text.strip().partition(":")
     if measure == "time":
         return _time(text, size)
-    if measure == "tick" or measure == "volume" or measure == "value":
-        return _count(text, measure, size)
+    if counted := _COUNTS.get(measure):
+        return _count(text, counted, size)
     raise ConfigError(f"bar spec {text[:80]!r}: {_HELP}")
 
 

@@ -6,7 +6,7 @@ every length. Prices, sizes and what follows from them are scaled integers (serv
 
 from dataclasses import dataclass, replace
 
-from services.bars.digits import PLACES, half_even, to_text
+from services.bars.digits import PLACES, TENS, half_even, to_text
 from tickbus.messages import Side, Trade
 
 
@@ -18,7 +18,7 @@ class Tally:
     size_scale: int
     first_ts: int
     last_ts: int
-    """ts_event of the first and last trade in stream order; kept up only where bars need it."""
+    """ts_event of the first and last trade in stream order."""
     open: str
     high: str
     low: str
@@ -58,7 +58,7 @@ class Tally:
         """The same at scales that are no coarser."""
         if price_scale == self.price_scale and size_scale == self.size_scale:
             return self
-        prices, sizes = 10 ** (price_scale - self.price_scale), 10 ** (size_scale - self.size_scale)
+        prices, sizes = TENS[price_scale - self.price_scale], TENS[size_scale - self.size_scale]
         return replace(
             self, price_scale=price_scale, size_scale=size_scale, highest=self.highest * prices, lowest=self.lowest * prices,
             volume=self.volume * sizes, value=self.value * prices * sizes, buys=self.buys * sizes, sells=self.sells * sizes,
@@ -67,12 +67,12 @@ class Tally:
     def value_text(self) -> str:
         """Exact up to 18 places, half-even beyond."""
         scale = self.price_scale + self.size_scale
-        return to_text(self.value, scale) if scale <= PLACES else to_text(half_even(self.value, 10 ** (scale - PLACES)), PLACES)
+        return to_text(self.value, scale) if scale <= PLACES else to_text(half_even(self.value, TENS[scale - PLACES]), PLACES)
 
     def vwap_text(self) -> str | None:
         """value / volume from the exact value, half-even at 18 places; None at zero volume."""
         if not self.volume:
             return None
         finer = PLACES - self.price_scale
-        number, divisor = (self.value * 10**finer, self.volume) if finer >= 0 else (self.value, self.volume * 10**-finer)
+        number, divisor = (self.value * TENS[finer], self.volume) if finer >= 0 else (self.value, self.volume * TENS[-finer])
         return to_text(half_even(number, divisor), PLACES)

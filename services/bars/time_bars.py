@@ -21,6 +21,10 @@ class TimeBars:
         self.interval = intervals(spec, symbol)
         self.open: dict[int, Cell] = {cell.start: cell for cell in map(unpack, state.open)} if state else {}
         self.closed: dict[int, Cell] = {cell.start: cell for cell in map(unpack, state.closed)} if state else {}
+        self.first_end = min((cell.end for cell in self.open.values()), default=ALWAYS)
+        """The earliest end of an open bar; ALWAYS without one."""
+        self.crowded = 64
+        """So many closed bars make it worth looking for those that can be forgotten."""
         self.touched = {HAS_GAP: Ranges(state.holes if state else None), REPAIRED: Ranges(state.repairs if state else None)}
         self.partial_until = state.partial_until if state else None
         """A bar that starts here or before may lack trades from before the first that was read. ALWAYS until that one comes,
@@ -31,6 +35,8 @@ class TimeBars:
         cell = self.open.get(start)
         if cell is None:
             cell = self.open[start] = self._make(start, end)
+            if end < self.first_end:
+                self.first_end = end
         return cell
 
     def revise(self, start: int, end: int, run: Tally) -> Bar:
@@ -43,11 +49,17 @@ class TimeBars:
 
     def close(self, until: int) -> list[Cell]:
         """Close the bars that end at `until` or before, oldest first; the caller emits them."""
-        due = [cell for cell in self.open.values() if cell.end <= until]
+        if self.first_end > until:
+            return []
+        due, self.first_end = [], ALWAYS
+        for cell in [*self.open.values()]:
+            if cell.end <= until:
+                due.append(cell)
+                self.closed[cell.start] = self.open.pop(cell.start)
+            elif cell.end < self.first_end:
+                self.first_end = cell.end
         if len(due) > 1:
             due.sort(key=lambda cell: cell.end)
-        for cell in due:
-            self.closed[cell.start] = self.open.pop(cell.start)
         return due
 
     def mark(self, low: int, high: int, quality: int, after: int) -> list[Bar]:
@@ -66,11 +78,18 @@ class TimeBars:
 
     def forget(self, until: int) -> None:
         """Drop the closed bars and the holes that end at `until` or before."""
-        while self.closed and self.closed[start := next(iter(self.closed))].end <= until:
-            # in the order of closing, so that a look at the first is nearly always enough; what lies behind it waits, out of reach
+        gone = []
+        for start, cell in self.closed.items():
+            if cell.end > until:
+                # they stand in the order of closing; what is older and lies behind this one waits, out of reach
+                break
+            gone.append(start)
+        for start in gone:
             del self.closed[start]
+        self.crowded = 2 * len(self.closed) + 64
         for ranges in self.touched.values():
-            ranges.forget(until)
+            if ranges.ranges:
+                ranges.forget(until)
 
     def state(self) -> TimeState:
         return TimeState(

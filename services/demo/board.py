@@ -11,7 +11,6 @@ from services.demo.figures import OnBus
 from services.demo.market import Market, Row
 from tickbus.errors import RedisError
 from tickbus.link import Link
-from tickbus.names import DEFAULT_PREFIX
 from tickbus.status import BusStatus, ServiceStatus, read_status
 
 if TYPE_CHECKING:
@@ -22,8 +21,9 @@ _LINE_SECONDS = 2.0
 
 
 class Board:
-    def __init__(self, url: str, market: Market, footer: Sequence[str]) -> None:
+    def __init__(self, url: str, prefix: str, market: Market, footer: Sequence[str]) -> None:
         self._url = url
+        self._prefix = prefix
         self._market = market
         self._footer = footer
         """Lines that do not change: where things are."""
@@ -52,7 +52,7 @@ class Board:
         link: Link | None = None
         try:
             link = await Link.open(self._url)
-            status = await read_status(link, DEFAULT_PREFIX)
+            status = await read_status(link, self._prefix)
         except RedisError:
             return None  # if the server is gone for good, its own watch says so
         finally:

@@ -14,7 +14,7 @@ from services.demo.server import find_server
 from services.demo.stack import FEED, SPECS, Stack
 from tickbus.errors import ConfigError, RedisError
 from tickbus.link import Link
-from tickbus.names import DEFAULT_PREFIX, check_symbol
+from tickbus.names import Keys, check_symbol
 from tickbus.options import CommonOptions, Option
 from tickbus.service import Service, run
 from tickbus.status import BusStatus, read_status
@@ -46,27 +46,36 @@ def start(options: Options) -> int:
 async def _demo(options: Options, service: Service) -> None:
     program = find_server()
     with claimed(options.data_dir) as folder:
-        stack = Stack(folder, options.symbols, options.rate)
+        print(f"starting {program}, a simulated market, gateway, bars and recorder in {folder.path}", flush=True)
+        stack = Stack(folder, Keys(options.prefix, options.shards), options.symbols, options.rate)
         try:
-            await service.until_stopping(_show(options, folder, stack, program))
+            await service.until_stopping(stack.start_server(program))
+            if not service.stopping.is_set():
+                await _trade(options, service, folder, stack)
         finally:
-            # the server last: what the others hold goes through it
-            await stack.stop_parts()
-            await _tell_end(stack, folder)
+            # last: what the others hold goes through it
             await stack.stop_server()
 
 
-async def _show(options: Options, folder: Folder, stack: Stack, program: Path) -> None:
-    print(f"starting {program}, a simulated market, gateway, bars and recorder in {folder.path}", flush=True)
-    await stack.start_server(program)
-    stack.before = OnBus.of(await _status(stack))
-    stack.began = time.monotonic()
-    await stack.start_parts()
-    board = Board(stack.redis, Market(FEED, options.symbols, SPECS[0]), _where(options, folder, stack))
-    work = [asyncio.create_task(stack.died()), asyncio.create_task(board.run())]
-    left = None if options.seconds is None else max(0.0, options.seconds - (time.monotonic() - stack.began))
+async def _trade(options: Options, service: Service, folder: Folder, stack: Stack) -> None:
+    before, began = OnBus.of(await _status(stack)), time.monotonic()
     try:
-        done, _ = await asyncio.wait(work, timeout=left, return_when=asyncio.FIRST_COMPLETED)
+        await service.until_stopping(_show(options, folder, stack))
+    finally:
+        seconds = time.monotonic() - began
+        await stack.stop_parts()
+        if (status := await _status(stack)) is not None:
+            await _tell_end(status, folder, before, seconds)
+
+
+async def _show(options: Options, folder: Folder, stack: Stack) -> None:
+    """Until --seconds are over or a part dies, which raises."""
+    ends = None if options.seconds is None else time.monotonic() + options.seconds
+    await stack.start_parts()
+    board = Board(stack.redis, options.prefix, Market(FEED, options.symbols, SPECS[0]), _where(options, folder, stack))
+    work = [asyncio.create_task(stack.died()), asyncio.create_task(board.run())]
+    try:
+        done, _ = await asyncio.wait(work, timeout=None if ends is None else max(0.0, ends - time.monotonic()), return_when=asyncio.FIRST_COMPLETED)
         for task in done:
             task.result()
     finally:
@@ -86,15 +95,12 @@ def _where(options: Options, folder: Folder, stack: Stack) -> list[str]:
     ]
 
 
-async def _tell_end(stack: Stack, folder: Folder) -> None:
-    status = await _status(stack) if stack.redis else None
-    if status is None:
-        return
+async def _tell_end(status: BusStatus, folder: Folder, before: OnBus, seconds: float) -> None:
     total = OnBus.of(status)
     files = await asyncio.to_thread(InFiles.of, folder.data)
     waiting = sum(service.ticks for service in status.services if service.name == "recorder")
     print(
-        f"\nran             {time.monotonic() - stack.began:.1f} s: {total.since(stack.before)}\n"
+        f"\nran             {seconds:.1f} s: {total.since(before)}\n"
         f"on the bus      {total}\n"
         f"recorded        {files}\n"
         f"not recorded    {waiting:,} entries{'; the next start records them' if waiting else ''}\n"
@@ -110,7 +116,7 @@ async def _status(stack: Stack) -> BusStatus | None:
     except RedisError:
         return None
     try:
-        return await read_status(link, DEFAULT_PREFIX)
+        return await read_status(link, stack.keys.prefix)
     except RedisError:
         return None
     finally:

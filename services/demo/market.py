@@ -61,7 +61,7 @@ class Market:
         change = None
         if trade is not None:
             first = self._first.setdefault(symbol, trade.price)
-            change = (100 * (trade.price - first) / first).quantize(_HUNDREDTH) if first else None
+            change = (100 * (trade.price - first) / first).quantize(_HUNDREDTH) + 0 if first else None  # + 0: no minus before zero
         counted, gaps = 0, 0
         for of_stream in status.streams:
             if of_stream.stream in (trades, quotes):

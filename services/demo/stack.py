@@ -7,9 +7,9 @@ import urllib.request
 from pathlib import Path
 
 from services.demo.children import Child, part
-from services.demo.figures import OnBus
 from services.demo.folder import Folder
 from services.demo.server import start_server
+from tickbus.names import Keys
 
 FEED = "demo"
 SPECS = ("time:1s", "time:1m")
@@ -20,15 +20,13 @@ _STOP_SECONDS = 12.0
 class Stack:
     """Started from the server to the recorder; stopped from the source on, so that what is under way arrives."""
 
-    def __init__(self, folder: Folder, symbols: tuple[str, ...], rate: int) -> None:
+    def __init__(self, folder: Folder, keys: Keys, symbols: tuple[str, ...], rate: int) -> None:
         self._folder = folder
+        self.keys = keys
         self._symbols = symbols
         self._rate = rate
         self.server: Child | None = None
         self.redis = ""
-        self.before = OnBus()
-        """What was on the bus before the parts began."""
-        self.began = 0.0
         self.metrics: dict[str, str] = {}
         """Part -> URL of its metrics."""
         self.parts: list[Child] = []
@@ -38,7 +36,7 @@ class Stack:
         self.server, self.redis = await start_server(program, self._folder.redis, self._folder.log("server"))
 
     async def start_parts(self) -> None:
-        common = ("--redis", self.redis, "--stop-deadline", "3s")
+        common = ("--redis", self.redis, "--prefix", self.keys.prefix, "--shards", str(self.keys.shards), "--stop-deadline", "3s")
         simulator = await self._start("simulate", "--rate", str(self._rate), "--start", "first-subscribe")
         address = (await simulator.says(r"listening on (ws://\S+)"))[1]
         # AllTick's protocol: it has quotes, and no ids that would have to go on from the demo before

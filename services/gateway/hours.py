@@ -31,7 +31,7 @@ class Session:
             end = _DAYS.index((last or first).lower())
             days = frozenset((begin + step) % 7 for step in range((end - begin) % 7 + 1))
             return cls(days, time.fromisoformat(opens), time.fromisoformat(closes), ZoneInfo(zone))
-        except (ValueError, ZoneInfoNotFoundError):
+        except (ValueError, ZoneInfoNotFoundError, OSError):  # a zone that is a folder, or no file name at all
             raise ConfigError(f"--session {text!r}: write it like 'mon-fri 09:30-16:00 America/New_York'") from None
 
     def contains(self, ns: int) -> bool:

@@ -71,19 +71,25 @@ class Intake:
     def outage(self, kind: GapKind, since: int) -> None:
         self.sequencer.outage(kind, since)
 
-    def resumed(self) -> None:
+    def resumed(self, kind: str | None = None) -> None:
+        """The vendor delivers again: all kinds of ticks, or one."""
         self.last_recv = recv = self.stamp()
-        self.sequencer.resumed(recv)
+        self.sequencer.resumed(recv, kind)
         self.backlog.settle()
 
     def reject(self, notice: Rejected) -> None:
+        """Something that no mapper saw."""
+        self.last_recv = recv = self.stamp()
+        self._reject(notice, recv)
+        self.backlog.settle()
+
+    def _reject(self, notice: Rejected, recv: int) -> None:
+        # not stamped here: the clock has moved on, and the frames of the same read that follow would be older than their Gap
         self.rejected[notice.reason] += 1
         if self.rejected[notice.reason] <= _TOLD:
             more = "; further ones are only counted" if self.rejected[notice.reason] == _TOLD else ""
             log.warning("rejected (%s)%s: %s%s", notice.reason, f" {notice.symbol}" if notice.symbol else "", notice.detail, more)
-        self.last_recv = recv = self.stamp()
         self.sequencer.rejected(notice, recv)
-        self.backlog.settle()
 
     def _sort(self, notices: list[Notice], recv: int) -> list[Notice]:
         concerning: list[Notice] = []
@@ -92,8 +98,7 @@ class Intake:
                 case Ignored():
                     self.ignored += 1
                 case Rejected():
-                    self.last_recv = recv
-                    self.reject(notice)
+                    self._reject(notice, recv)
                 case Subscribed() | Alive() | Refused() | Closing():
                     concerning.append(notice)
         return concerning

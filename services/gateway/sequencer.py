@@ -146,9 +146,6 @@ class Sequencer:
         """Gap entries made."""
         self._offset = 0
         """What the feed's newest tick took to arrive, ns, when an outage began."""
-        self._since = 0
-        """Receive time after which ticks may be missing; 0 while there is no outage."""
-        self._outage = GapKind.DISCONNECT
         self._unreadable_since = 0
 
     # ticks
@@ -164,6 +161,8 @@ class Sequencer:
                     state.next_id = vendor_id + 1
                 elif not self._out_of_step(state, tick, vendor_id):
                     continue
+            elif state.outage is not None:  # a tick before the vendor acknowledged the subscription
+                self._tell_outage(state, tick.ts_recv)
             ts_event, recv = tick.ts_event, tick.ts_recv
             if ts_event > state.last_event and not tick.flags:
                 state.last_event = ts_event
@@ -232,21 +231,22 @@ class Sequencer:
     # holes
 
     def outage(self, kind: GapKind, since: int) -> None:
-        """The connection ended, or is mute: ticks after the receive time `since` may be missing. The first call of several counts."""
-        if not self._since:
-            self._since, self._outage = since, kind
-            self._offset = self._measure_offset()
-            for state in self.streams:
+        """The connection ended, or is mute: ticks after the receive time `since` may be missing. Of several in a row the first counts."""
+        self._offset = self._measure_offset()
+        for state in self.streams:
+            if state.outage is None:
                 state.outage, state.outage_at, state.outage_since = kind, state.next_id, since
 
-    def resumed(self, recv: int) -> None:
-        """Ticks can arrive again: tell the streams without contiguous ids what they may have missed."""
-        if self._since:
-            for state in self.streams:
-                if not state.sequenced and state.outage is not None:  # one that is new since the start has missed nothing
-                    self._gap(state, self._outage, self.event_time(self._since), self.event_time(recv), recv)
-                    state.outage = None
-            self._since = 0
+    def resumed(self, recv: int, kind: str | None = None) -> None:
+        """Ticks (of one kind) can arrive again: tell the streams without contiguous ids what they may have missed."""
+        for state in self.streams:
+            if not state.sequenced and state.outage is not None and kind in (None, state.stream.kind):
+                self._tell_outage(state, recv)
+
+    def _tell_outage(self, state: StreamState, recv: int) -> None:
+        assert state.outage is not None
+        self._gap(state, state.outage, self.event_time(state.outage_since), self.event_time(recv), recv)
+        state.outage = None
 
     def rejected(self, notice: Rejected, recv: int) -> None:
         """A tick, or a whole frame, that could not be read."""
@@ -348,9 +348,9 @@ class Sequencer:
             since = max(since, head.ts_recv)
             if (tick := state.newest_tick(head)) is not None and not tick.flags:
                 newest = max(newest, (tick.ts_event, tick.ts_recv))
-        if restored:
-            self._since, self._outage = since, GapKind.DISCONNECT
-            self._offset = newest[1] - newest[0]
+        self._offset = newest[1] - newest[0]
+        for state in self.streams:
+            state.outage_since = since  # the feed's newest entry: until then the connection delivered, to all streams
         return restored
 
 

@@ -127,10 +127,12 @@ class Connection:
     def _heed(self, notices: list[Notice]) -> None:
         for notice in notices:
             match notice:
-                case Subscribed():
+                case Subscribed(kind):
                     self._awaited -= 1
                     if self._awaited == 0:
                         self._is_subscribed()
+                    elif kind is not None and not self.holding:
+                        self._intake.resumed(kind)
                 case Alive():
                     self.unanswered = 0
                 case Closing():

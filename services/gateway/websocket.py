@@ -18,6 +18,8 @@ from tickbus.errors import ConfigError
 
 _OPEN_SECONDS = 10.0
 _TEXT, _BINARY, _CONTINUATION = 0x1, 0x2, 0x0
+_CONTROL = 125
+"""Longest payload of a control frame."""
 
 
 class HandshakeRefused(Exception):
@@ -74,7 +76,10 @@ class FrameSplitter:
                 break
             stop = start + length
             if stop > end:
-                if length > self.most and first & 0x0F <= _BINARY:
+                if length > _CONTROL and (first & 0x70 or first & 0x0F > _BINARY):  # never to be waited for: it is an error already
+                    controls.append(data[position:])
+                    position = end
+                elif length > self.most and first & 0x0F <= _BINARY:
                     self._drop_oversize(first)
                     self._skip = stop - end
                     position = end
@@ -124,7 +129,7 @@ class WebSocket(asyncio.Protocol):
         self.last_received = loop.time()
         self.closed: asyncio.Future[str] = loop.create_future()
         """Done when the connection has ended, with the reason."""
-        self._protocol = ClientProtocol(parse_uri(url), max_size=None)
+        self._protocol = ClientProtocol(parse_uri(url), max_size=_CONTROL)  # it sees no other frames
         self._on_messages = on_messages
         self._opened: asyncio.Future[None] = loop.create_future()
         self._head: bytes | None = b""
@@ -145,9 +150,16 @@ class WebSocket(asyncio.Protocol):
             async with asyncio.timeout(_OPEN_SECONDS):
                 await socket._loop.create_connection(lambda: socket, uri.host, uri.port, ssl=context)
                 await socket._opened
-        except (TimeoutError, asyncio.CancelledError):
+        except TimeoutError:
             socket.abort("no answer to the handshake")
+            if socket._head:  # a refusal whose end did not come
+                raise _refusal(socket._head) from None
             raise
+        except asyncio.CancelledError:
+            socket.abort("given up")
+            raise
+        except UnicodeError as error:
+            raise ConfigError(f"--url: {uri.host} is no host name: {error}") from None
         return socket
 
     def send(self, text: str) -> None:
@@ -210,7 +222,7 @@ class WebSocket(asyncio.Protocol):
 
     def connection_lost(self, error: BaseException | None) -> None:
         if self._head and not self._opened.done():
-            self._refuse(self._head)
+            self._fail_open(_refusal(self._head))
         self._ended(self._failure or f"connection lost ({error or 'closed by the server'})")
 
     def _shake_hands(self, answer: bytes) -> bytes:
@@ -221,9 +233,8 @@ class WebSocket(asyncio.Protocol):
             return b""
         if b" 101 " not in head.partition(b"\r\n")[0]:
             self._head = answer
-            length = next((int(line.split(b":")[1]) for line in head.lower().split(b"\r\n") if line.startswith(b"content-length:")), None)
-            if length is not None and len(rest) >= length:
-                self._refuse(answer)
+            if _has_whole_body(head, rest):
+                self._fail_open(_refusal(answer))
             return b""
         self._head = None
         # only the answer itself: frames that came with it belong to the splitter
@@ -236,12 +247,6 @@ class WebSocket(asyncio.Protocol):
             self._opened.set_result(None)
         return rest
 
-    def _refuse(self, answer: bytes) -> None:
-        head, _, body = answer.partition(b"\r\n\r\n")
-        words = head.split(None, 2)
-        status = int(words[1]) if len(words) > 1 and words[1].isdigit() else 0
-        self._fail_open(HandshakeRefused(status, body[:200].decode(errors="replace").strip()))
-
     def _fail_open(self, error: Exception) -> None:
         if not self._opened.done():
             self._opened.set_exception(error)
@@ -252,8 +257,9 @@ class WebSocket(asyncio.Protocol):
             self._protocol.receive_data(frame)
         for event in self._protocol.events_received():
             if getattr(event, "opcode", None) is Opcode.CLOSE:
-                code = self._protocol.close_code
-                self._failure = f"closed by the server: {code} {self._protocol.close_reason or ''}".strip()
+                # not close_code, which is None until the TCP connection has ended too
+                said = self._protocol.close_rcvd
+                self._failure = f"closed by the server: {said.code} {said.reason}".strip() if said is not None else "closed by the server"
         if self._protocol.parser_exc is not None:
             self._failure = f"protocol error: {self._protocol.parser_exc}"
         self._flush()
@@ -274,3 +280,19 @@ class WebSocket(asyncio.Protocol):
         if not self._opened.done():
             self._opened.set_exception(ConnectionResetError(why))
             self._opened.exception()  # marked as seen: `open` may have been cancelled
+
+
+def _refusal(answer: bytes) -> HandshakeRefused:
+    head, _, body = answer.partition(b"\r\n\r\n")
+    words = head.split(None, 2)
+    status = int(words[1]) if len(words) > 1 and words[1].isdigit() and len(words[1]) == 3 else 0
+    return HandshakeRefused(status, body[:200].decode(errors="replace").strip())
+
+
+def _has_whole_body(head: bytes, body: bytes) -> bool:
+    """Whether an HTTP answer is complete. Where it does not say its length, it ends with the connection."""
+    fields = dict(line.split(b":", 1) for line in head.lower().split(b"\r\n") if b":" in line)
+    if b"chunked" in fields.get(b"transfer-encoding", b""):
+        return body.endswith(b"0\r\n\r\n")
+    length = fields.get(b"content-length", b"").strip()
+    return length.isdigit() and len(length) < 10 and len(body) >= int(length)

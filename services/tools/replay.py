@@ -13,16 +13,16 @@ from services.tools.lines import readable
 from services.tools.player import Player
 from services.tools.rewriting import Rewriter, Step, steps
 from tickbus.clock import BusClock
-from tickbus.errors import ConfigError, RedisError, RedisUnfit
+from tickbus.errors import ConfigError, RedisUnfit
 from tickbus.lease import Lease
-from tickbus.link import Link, ReplyError, open_checked
+from tickbus.link import Link, open_checked
 from tickbus.names import Keys, check_name, check_symbol
-from tickbus.options import CommonOptions, Option
+from tickbus.options import Option, WriterOptions
 from tickbus.publisher import Publisher
 from tickbus.registry import check_meta, read_heads
-from tickbus.retention import Retention, sweep
+from tickbus.retention import Sweeper
 from tickbus.service import Service, run
-from tickbus.units import HOUR, MILLISECOND, MINUTE, SECOND, Duration, parse_time
+from tickbus.units import MILLISECOND, MINUTE, SECOND, Duration, parse_time
 
 ABOUT = """Put recorded ticks onto a bus again, under the feed name replay-NAME, in the order in which they were received.
 
@@ -31,13 +31,12 @@ clock runs while it plays, so bars close; the last bars close while it lingers. 
 Its time is that of the recording: for bars of their own, give each replay of the same ticks another --name."""
 POSITIONALS = (("data_dir", "?", "DATA_DIR"),)
 
-_TTL = Duration(3 * SECOND)
 _AHEAD_MS = 5 * MINUTE // MILLISECOND
-_SWEEP_SECONDS = 30.0
-_STOP_SECONDS = 5.0
+_LEASE_SECONDS = 3.0
+"""To be told that nobody has the lease takes no longer."""
 
 
-class Options(CommonOptions, frozen=True, kw_only=True):
+class Options(WriterOptions, frozen=True, kw_only=True):
     data_dir: Annotated[Path, Option("the folder of a recorder: it holds trade/date=..., quote/date=...")]
     feeds: Annotated[tuple[str, ...], Option("only what came from these feeds")] = ()
     symbols: Annotated[tuple[str, ...], Option("only these symbols")] = ()
@@ -47,8 +46,7 @@ class Options(CommonOptions, frozen=True, kw_only=True):
     speed: Annotated[str, Option("1 = as it was, 10 = ten times faster, max = as fast as Redis takes it")] = "1"
     name: Annotated[str | None, Option("the feed is replay-NAME; default the recorded feed's own name")] = None
     linger: Annotated[Duration, Option("let the bus clock run on for so long after the last tick: bars + their grace close")] = Duration(5 * SECOND)
-    retention: Annotated[Duration, Option("age at which entries leave the streams, while it plays")] = Duration(24 * HOUR)
-    retention_entries: Annotated[int, Option("most entries per stream, while it plays", least=1)] = 1_000_000
+    metrics_port: Annotated[int, Option("port for /metrics, /healthz and /readyz; 0 picks a free one, -1 switches it off", least=-1, most=65535)] = -1
     log_level: Annotated[Literal["debug", "info", "warning", "error"], Option("how much is logged to standard error")] = "warning"
 
 
@@ -122,7 +120,7 @@ async def _replay(options: Options, recorded: Iterator[Step], feed: str, speed: 
     clock = BusClock()
     link = await open_checked(options.redis)
     await check_meta(link, keys)
-    lease = Lease(connect, keys, feed, _TTL)
+    lease = Lease(connect, keys, feed, options.lease_ttl)
     await _take(link, keys, lease, feed)
     publisher = Publisher(connect, keys, feed, clock)
     try:
@@ -133,16 +131,15 @@ async def _replay(options: Options, recorded: Iterator[Step], feed: str, speed: 
                 f"streams of {feed!r} hold entries ahead of the server's clock; set the clock of the Redis machine, or use another --name"
             )
         clock.not_before(rewriter.newest_ms * MILLISECOND)
-        await link.ask("HSET", keys.meta, f"retention:{feed}", f"{options.retention // MILLISECOND},{options.retention_entries}")
+        sweeper = Sweeper(feed, options, keys, connect, lambda: rewriter.keys)
+        await sweeper.declare()
         player = Player(rewriter, publisher, clock, speed)
         print(f"replaying {options.data_dir} as feed {feed}", file=sys.stderr)
         async with asyncio.TaskGroup() as group:
-            others = [
-                group.create_task(work)
-                for work in (lease.keep(), _sweep(link, rewriter, Retention(options.retention, options.retention_entries)), _tell_progress(player))
-            ]
+            others = [group.create_task(work) for work in (lease.keep(), sweeper.run(), _tell_progress(player))]
+            service.ready = True
             await service.until_stopping(player.play(recorded, options.linger / SECOND))
-            await _close(player)
+            await _close(player, options.stop_deadline / SECOND)
             for task in others:
                 task.cancel()
         print(_progress(player, "replayed"), file=sys.stderr)
@@ -152,9 +149,9 @@ async def _replay(options: Options, recorded: Iterator[Step], feed: str, speed: 
         link.close()
 
 
-async def _close(player: Player) -> None:
+async def _close(player: Player, seconds: float) -> None:
     try:
-        async with asyncio.timeout(_STOP_SECONDS):
+        async with asyncio.timeout(seconds):
             await player.close()
     except TimeoutError:
         print("Redis is away: whether the last ticks are stored is unknown", file=sys.stderr)
@@ -165,21 +162,12 @@ async def _take(link: Link, keys: Keys, lease: Lease, feed: str) -> None:
     held = await link.ask("GET", keys.lease(feed))
     if held is None:
         try:
-            async with asyncio.timeout(_TTL / SECOND):
+            async with asyncio.timeout(_LEASE_SECONDS):
                 await lease.acquire()
                 return
         except TimeoutError:
             held = await link.ask("GET", keys.lease(feed)) or b"somebody"
     raise ConfigError(f"feed {feed!r} has a lease, held by {held.decode()}: it is being replayed; wait for its end, or give another --name")
-
-
-async def _sweep(link: Link, rewriter: Rewriter, policy: Retention) -> None:
-    while True:
-        await asyncio.sleep(_SWEEP_SECONDS)
-        try:
-            await sweep(link, rewriter.keys, policy)
-        except (RedisError, ReplyError) as error:
-            print(f"retention sweep: {error}", file=sys.stderr)
 
 
 async def _tell_progress(player: Player) -> None:

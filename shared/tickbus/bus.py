@@ -18,11 +18,13 @@ from tickbus.errors import ConfigError, RedisUnfit
 from tickbus.link import Link
 from tickbus.messages import Gap, GapKind, Message, StreamKind
 from tickbus.names import DEFAULT_PREFIX, DEFAULT_SHARDS, KINDS, Keys, Stream, StreamId
-from tickbus.reader import NOW, Read, Reader, Start, parse_start
+from tickbus.reader import FROM_START, NOW, Read, Reader, Start, parse_start
 from tickbus.registry import read_heads, read_meta
 from tickbus.units import MILLISECOND
 from tickbus.wire import DECODE, TICK_FIELD, decode
 
+_EMPTY_SECONDS = 0.2
+"""How often an empty bus is looked at for its first writer."""
 _HANDED_OVER = 16
 """Rounds between the reading thread and a plain `for` loop."""
 
@@ -60,7 +62,7 @@ class Bus:
             raise ConfigError(f"kind {kind!r}: read one of {', '.join(KINDS)}")
         wanted = partial(_wanted, kind, _choice(symbols), _choice(feeds), _choice(specs))
         positions = {name: StreamId.parse(id) for name, id in (cursor or {}).items()}
-        reading = Reading(partial(self._reader, wanted, parse_start(start), positions), kind, gaps)
+        reading = Reading(partial(self._reader, wanted, symbols, parse_start(start), positions), kind, gaps)
         self._readings.append(reading)
         return reading
 
@@ -79,11 +81,18 @@ class Bus:
                 found[stream] = decode(TICK_FIELD[kind], bytes(head.tick))
         return found
 
-    async def _reader(self, wanted: "partial[bool]", start: "str | StreamId", positions: dict[str, StreamId]) -> Reader:
+    async def _reader(
+        self, wanted: "partial[bool]", symbols: Collection[str] | None, start: "str | StreamId", positions: dict[str, StreamId]
+    ) -> Reader:
         link = await self._link()
-        shards = await self._shards(link)
+        while (number := await read_meta(link, self._prefix)) is None:
+            # nobody has written yet: what comes is all new, so nothing of it may be skipped
+            start = FROM_START
+            await asyncio.sleep(_EMPTY_SECONDS)
         link.close()
-        return Reader(self._link, Keys(self._prefix, shards), wanted, start, positions)
+        keys = Keys(self._prefix, number)
+        shards = None if symbols is None else {keys.shard(symbol) for symbol in symbols}
+        return Reader(self._link, keys, wanted, start, positions, shards)
 
     async def _shards(self, link: Link) -> int:
         return await read_meta(link, self._prefix) or DEFAULT_SHARDS

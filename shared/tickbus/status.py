@@ -132,9 +132,8 @@ async def read_status(link: Link, prefix: str) -> BusStatus | None:
     now_ms = int(seconds) * 1000 + int(micros) // 1000
     streams = [_stream(name, head) for name, head in sorted(heads.items())]
     flat = await link.ask("HGETALL", keys.meta)
-    registered = [name.decode().partition(":") for name in flat[::2]]
-    feeds = {name for kind, _, name in registered if kind == "retention"} | {stream.stream.feed for stream in streams}
-    services = sorted(name for kind, _, name in registered if kind == "service")
+    services = sorted(name.decode().removeprefix("service:") for name in flat[::2] if name.startswith(b"service:"))
+    feeds = {stream.stream.feed for stream in streams if stream.stream.kind in ("trade", "quote")}
     bells = await _newest_bells(link, keys, feeds)
     return BusStatus(
         now_ms, shards,

@@ -35,7 +35,9 @@ def quote(seq: int, time: int = NOON) -> Quote:
 
 
 def bar(start: int = NOON) -> Bar:
-    return Bar("BTC-USDT", "time:1m", start, start + 60_000_000_000, "1.5", "2", "1", "1.75", "10", "15", "1.5", 3, "4", "6", 1, ("has_gap", "repaired"))
+    return Bar(
+        "BTC-USDT", "time:1m", start, start + 60_000_000_000, "1.5", "2", "1", "1.75", "10", "15", "1.5", 3, "4", "6", 1, ("has_gap", "repaired")
+    )
 
 
 def gap(stream: StreamKind = StreamKind.TRADE, time: int = NOON) -> Gap:

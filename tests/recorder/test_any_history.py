@@ -52,7 +52,11 @@ class History(RuleBasedStateMachine):
             message = self.bus[stream][seq]
             self.store.add(stream, id_of(seq + 1), 1, message, encode(message))
 
-    @rule(stream=st.sampled_from([BTC, ETH]), times=st.lists(st.sampled_from([NOON, MIDNIGHT - 2, MIDNIGHT]), min_size=1, max_size=4), hole=st.booleans())
+    @rule(
+        stream=st.sampled_from([BTC, ETH]),
+        times=st.lists(st.sampled_from([NOON, MIDNIGHT - 2, MIDNIGHT]), min_size=1, max_size=4),
+        hole=st.booleans(),
+    )
     def ticks(self, stream: Stream, times: list[int], hole: bool) -> None:
         messages = self.bus[stream]
         before = len(messages)

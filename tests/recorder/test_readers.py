@@ -44,9 +44,9 @@ def test_duckdb(recording: Path) -> None:
         (second, "BTC-USDT", 51, Decimal("0.000000000000000050"), 100),
         (second, "ETH-USDT", 51, Decimal("2600.5"), 100),
     ]
-    assert connection.sql(f"SELECT epoch_ns(ts_event), epoch_ns(ts_recv), side, trade_id FROM {trades} WHERE symbol = 'BTC-USDT' AND seq = 50").fetchall() == [
-        (MIDNIGHT + 50, MIDNIGHT + 55, "sell", "1050")
-    ]
+    assert connection.sql(
+        f"SELECT epoch_ns(ts_event), epoch_ns(ts_recv), side, trade_id FROM {trades} WHERE symbol = 'BTC-USDT' AND seq = 50"
+    ).fetchall() == [(MIDNIGHT + 50, MIDNIGHT + 55, "sell", "1050")]
     bars = f"read_parquet('{recording}/bar/**/*.parquet', hive_partitioning=true)"
     assert connection.sql(f"SELECT spec, epoch_ns(start), vwap, quality FROM {bars}").fetchall() == [
         ("time:1m", NOON, Decimal("1.5"), ["has_gap", "repaired"])
@@ -68,7 +68,12 @@ def test_pandas(recording: Path) -> None:
     trades = pandas.read_parquet(recording / "trade")
     assert len(trades) == 199
     row = trades[(trades.symbol == "BTC-USDT") & (trades.seq == 50)].iloc[0]
-    assert (row.price, row.ts_event.value, row.ts_event.tz is not None, str(row.date)) == (Decimal("0.000000000000000050"), MIDNIGHT + 50, True, "2024-08-09")
+    assert (row.price, row.ts_event.value, row.ts_event.tz is not None, str(row.date)) == (
+        Decimal("0.000000000000000050"),
+        MIDNIGHT + 50,
+        True,
+        "2024-08-09",
+    )
 
 
 def test_all_kinds_have_one_schema_each(recording: Path) -> None:
@@ -88,7 +93,9 @@ def test_the_example_proves_the_recording(recording: Path, name: str, capsys: py
 
 
 @pytest.mark.parametrize("name", ["duckdb_queries.py", "polars_queries.py"])
-def test_the_example_says_that_there_is_nothing_yet(tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_example_says_that_there_is_nothing_yet(
+    tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("sys.argv", [name, str(tmp_path)])
     runpy.run_path(str(EXAMPLES / name), run_name="__main__")
     assert "yet" in capsys.readouterr().out
@@ -105,4 +112,8 @@ def test_the_largest_number_is_exact_everywhere(tmp_path: Path) -> None:
     query = f"SELECT seq FROM read_parquet('{pattern}') WHERE price = {largest}::DECIMAL(38, 18)"
     assert duckdb.connect().sql(query).fetchall() == [(3,)]
     assert duckdb.connect().sql(f"SELECT min(price), max(price) FROM '{pattern}'").fetchall() == [(Decimal("-" + largest), Decimal(largest))]
-    assert pl.scan_parquet(pattern).sort("seq").select("price").collect().rows() == [(Decimal("-" + largest),), (Decimal("1E-18"),), (Decimal(largest),)]
+    assert pl.scan_parquet(pattern).sort("seq").select("price").collect().rows() == [
+        (Decimal("-" + largest),),
+        (Decimal("1E-18"),),
+        (Decimal(largest),),
+    ]

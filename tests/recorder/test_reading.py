@@ -18,7 +18,18 @@ from tickbus.wire import encode
 def normal(message: Trade) -> Trade:
     """As it comes back: without the zeros behind the last digit."""
     texts = [None if text is None else text.rstrip("0").rstrip(".") for text in (message.price_text, message.bid_text)]
-    return Trade(message.symbol, texts[0] or "", message.size_text, message.side, message.trade_id, message.ts_event, message.ts_recv, texts[1], None, message.flags)
+    return Trade(
+        message.symbol,
+        texts[0] or "",
+        message.size_text,
+        message.side,
+        message.trade_id,
+        message.ts_event,
+        message.ts_recv,
+        texts[1],
+        None,
+        message.flags,
+    )
 
 
 def listed(data_dir: Path, *kinds: str, **choice: object) -> list[tuple[str, int]]:

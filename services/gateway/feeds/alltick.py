@@ -111,7 +111,7 @@ class AllTickMapper(Mapper):
                 wait = 10 * SECOND if outer.ret in _SLOW_DOWN else 5 * SECOND
                 self.notices.append(Refused(text, fatal=False, wait=Duration(wait)))
         elif outer.cmd_id in (_TRADES_ANSWER, _DEPTH_ANSWER):
-            self.notices.append(Subscribed())
+            self.notices.append(Subscribed("trade" if outer.cmd_id == _TRADES_ANSWER else "quote"))
         elif outer.cmd_id == _HEARTBEAT_ANSWER:
             self.notices.append(Alive())
         else:

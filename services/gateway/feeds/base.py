@@ -27,6 +27,9 @@ NO_ID = -1
 class Subscribed:
     """The vendor acknowledged one of the subscribe frames."""
 
+    kind: str | None = None
+    """The kind of ticks that it was for, where it was for one only."""
+
 
 @dataclass(frozen=True)
 class Alive:

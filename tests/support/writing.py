@@ -1,0 +1,86 @@
+"""A writer on the bus for the tests of publisher and reader: dense streams of trades, and what Redis holds of them."""
+
+from functools import partial
+
+import redis
+
+from tickbus.clock import BusClock
+from tickbus.link import Link
+from tickbus.messages import Message, Side, Trade
+from tickbus.names import Keys, Stream, StreamId
+from tickbus.publisher import Publisher, Transaction
+from tickbus.registry import check_meta
+from tickbus.streams import Entry, StreamWriter
+from tickbus.wire import FIELDS, Head, decode, encode
+
+import msgspec
+
+KEYS = Keys(shards=8)
+
+
+def trade(number: int, symbol: str = "A") -> Trade:
+    return Trade(symbol, str(number), "1", Side.BUY, str(number), number, number)
+
+
+class Writer:
+    """What a gateway does: dense counters, heads, one transaction after the other."""
+
+    def __init__(self, url: str, owner: str = "test", keys: Keys = KEYS) -> None:
+        self.url = url
+        self.keys = keys
+        self.owner = owner
+        self.clock = BusClock()
+        self.publisher = Publisher(partial(Link.open, url), keys, owner, self.clock, keys.shard("A"))
+        self.streams: dict[Stream, StreamWriter] = {}
+        self.seqs: dict[Stream, int] = {}
+
+    async def open(self) -> "Writer":
+        link = await Link.open(self.url)
+        await check_meta(link, self.keys)
+        link.close()
+        await self.publisher.take_over()
+        return self
+
+    def entry(self, stream: Stream, message: Message) -> Entry:
+        writer = self.streams.setdefault(stream, StreamWriter(self.keys, stream))
+        seq = self.seqs[stream] = self.seqs.get(stream, 0) + 1
+        return writer, self.clock.now_ms(), seq, FIELDS[type(message)], encode(message), -1, 0
+
+    def transaction(self, entries: list[Entry], ring_all: bool = False) -> Transaction:
+        one = Transaction(self.clock.now_ms(), True)
+        one.entries = entries
+        one.ring_all = ring_all
+        for stream, ms, seq, _, payload, _, _ in entries:
+            one.heads[stream] = Head(f"{ms}-{seq}", None, 0, msgspec.Raw(payload), epochs=[(self.publisher.epoch, 1)])
+        return one
+
+    async def write(self, *numbers: int, symbol: str = "A", kind: str = "trade") -> list[Trade]:
+        """One transaction of trades with these numbers."""
+        trades = [trade(number, symbol) for number in numbers]
+        await self.publisher.commit(self.transaction([self.entry(self.of(symbol, kind), one) for one in trades]))
+        return trades
+
+    async def ring(self) -> None:
+        await self.publisher.commit(self.transaction([], ring_all=True))
+
+    def of(self, symbol: str = "A", kind: str = "trade") -> Stream:
+        return Stream(kind, self.owner, symbol)
+
+    def key(self, symbol: str = "A") -> str:
+        return self.keys.stream(self.of(symbol))
+
+    def close(self) -> None:
+        self.publisher.close()
+
+
+def stored(client: "redis.Redis[bytes]", key: str) -> list[tuple[StreamId, Message]]:
+    """A stream as it stands in Redis."""
+    rows = client.xrange(key)
+    return [(StreamId.parse(id), decode(*next(iter(fields.items())))) for id, fields in rows]
+
+
+def numbers(client: "redis.Redis[bytes]", key: str) -> list[int]:
+    """The numbers of its trades; their counters are checked to be dense."""
+    rows = stored(client, key)
+    assert [id.seq for id, _ in rows] == list(range(1, len(rows) + 1))
+    return [int(message.price_text) for _, message in rows if isinstance(message, Trade)]

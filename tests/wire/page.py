@@ -1,0 +1,33 @@
+"""docs/wire-format.md, taken apart: what another language's author would read."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+PAGE = (Path(__file__).parents[2] / "docs" / "wire-format.md").read_text(encoding="utf-8")
+
+
+def section(title: str) -> str:
+    """The text under a heading of any depth, up to the next heading."""
+    found = re.search(rf"^#+ {re.escape(title)}\b.*?\n(.*?)(?=^#+ |\Z)", PAGE, re.MULTILINE | re.DOTALL)
+    assert found, f"no section {title!r}"
+    return found[1]
+
+
+def table(title: str) -> list[list[str]]:
+    """The cells of a section's table, without its two head lines."""
+    rows = [line.strip("|").split("|") for line in section(title).splitlines() if line.startswith("|")]
+    return [[cell.strip().strip("`") for cell in row] for row in rows[2:]]
+
+
+def examples(title: str) -> list[tuple[str, bytes, list[Any]]]:
+    """(field name, bytes, the array as the page says) of each hex block of a section."""
+    found = re.findall(r"^```hex (\w+)\n(.*?)^```\n```json\n(.*?)^```", section(title), re.MULTILINE | re.DOTALL)
+    return [(field, bytes.fromhex(text), json.loads(array)) for field, text, array in found]
+
+
+def code(language: str, title: str) -> str:
+    found = re.search(rf"^```{language}\n(.*?)^```", section(title), re.MULTILINE | re.DOTALL)
+    assert found, f"no {language} in {title!r}"
+    return found[1]

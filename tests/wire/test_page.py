@@ -1,0 +1,96 @@
+"""docs/wire-format.md says what the code does: tables, values, examples."""
+
+import zlib
+from enum import IntEnum, IntFlag
+from types import NoneType
+from typing import Any, get_args, get_type_hints
+
+import msgpack
+import msgspec
+import pytest
+from wire import page
+
+from tickbus import messages, wire
+from tickbus.names import KINDS, Keys
+from tickbus.registry import SCHEMA
+
+ARRAYS = {
+    "Trade": messages.Trade, "Quote": messages.Quote, "Gap": messages.Gap, "Bar": messages.Bar, "Signal": messages.Signal,
+    "Bell": wire.Bell, "Head": wire.Head,
+}  # fmt: skip
+ENUMS = {"Side": messages.Side, "StreamKind": messages.StreamKind, "GapKind": messages.GapKind, "Flag": messages.Flag}
+
+titles = pytest.mark.parametrize("title", ARRAYS)
+
+
+def packed_as(hint: Any) -> str:
+    """The page's word for a Python type."""
+    if getattr(hint, "__origin__", None) in (list, tuple):
+        return "array"
+    if getattr(hint, "__origin__", None) is dict:
+        return "map"
+    return {str: "text", int: "int", bool: "bool", msgspec.Raw: "array"}.get(hint) or ("int" if issubclass(hint, IntEnum) else "?")
+
+
+@titles
+def test_each_table_is_the_struct(title: str) -> None:
+    struct = ARRAYS[title]
+    hints = get_type_hints(struct)
+    rows = page.table(title)
+    assert [int(row[0]) for row in rows] == list(range(len(rows)))
+    assert [row[1] for row in rows] == [name.removesuffix("_text") for name in struct.__struct_fields__]
+    for (_, name, kind, unit, nil, *_), field in zip(rows, struct.__struct_fields__, strict=True):
+        hint = hints[field]
+        may_be_nil = NoneType in get_args(hint) or hint is msgspec.Raw
+        inner = next((part for part in get_args(hint) if part is not NoneType), hint) if NoneType in get_args(hint) else hint
+        assert (name, kind, nil) == (name, packed_as(inner), "yes" if may_be_nil else "no")
+        if isinstance(inner, type) and issubclass(inner, IntEnum):
+            assert unit == inner.__name__
+        if name.startswith("ts_") or name.endswith("_ts"):
+            assert unit == "ns"
+
+
+@titles
+def test_each_example_is_what_the_code_writes_and_an_independent_library_reads(title: str) -> None:
+    found = page.examples(title)
+    assert found
+    for field, data, array in found:
+        assert msgpack.unpackb(data) == array
+        decoded = msgspec.msgpack.decode(data, type=ARRAYS[title])
+        assert wire.encode(decoded) == data
+        if field in "tqgbs":
+            assert type(wire.decode(field.encode(), data)) is ARRAYS[title]
+            assert wire.FIELDS[ARRAYS[title]] == field.encode()
+
+
+@titles
+def test_fields_that_a_newer_version_adds_are_ignored(title: str) -> None:
+    for _, data, array in page.examples(title):
+        longer = msgpack.packb([*array, "new", 7])
+        assert wire.encode(msgspec.msgpack.decode(longer, type=ARRAYS[title])) == data
+
+
+@pytest.mark.parametrize("title", ENUMS)
+def test_the_values_of_enums_and_flags(title: str) -> None:
+    enum: type[IntEnum] | type[IntFlag] = ENUMS[title]
+    assert [(int(row[0]), row[1]) for row in page.table(title)] == [(member.value, (member.name or "").lower()) for member in enum]
+
+
+def test_keys_and_shards() -> None:
+    keys = {row[0] for row in page.table("Keys") if len(row) == 3 and row[0].startswith("tickbus")}
+    ours = Keys()
+    made = [
+        ours.meta, ours.lease("<owner>"), ours.members("<service>"), *(make(7) for make in (ours.bell, ours.last, ours.era)),
+        ours.fence(7, "<owner>"), ours.position(7, "<service>"), ours.state(7, "<service>"),
+    ]  # fmt: skip
+    specs = {"bar": "<spec>:"}
+    streams = {f"tickbus:{{NN}}:{kind}:{specs.get(kind, '')}<feed>:<symbol>" for kind in KINDS}
+    assert keys == {key.replace("{07}", "{NN}") for key in made} | streams
+    rows = page.section("Keys").split("| symbol |")[1].splitlines()[2:]
+    for symbol, crc, of_64, of_128 in ([cell.strip(" `") for cell in row.strip("|").split("|")] for row in rows if row):
+        assert crc == f"{zlib.crc32(symbol.encode()):08x}"
+        assert [keys.tag(keys.shard(symbol)) for keys in (Keys(shards=64), Keys(shards=128))] == [of_64, of_128]
+
+
+def test_the_schema_number() -> None:
+    assert f"Schema `{SCHEMA}`." in page.PAGE

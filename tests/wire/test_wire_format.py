@@ -1,0 +1,187 @@
+"""The bus as docs/wire-format.md says, read with redis-py, redis-cli and an independent MessagePack library: no tickbus in here."""
+
+import shlex
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import msgpack
+import pytest
+import redis
+from support.parts import Part, read_ledger
+from support.redis_server import RedisServer, needs
+from support.waiting import until
+from wire import page
+
+SYMBOLS = {"BTC-USDT": "BTCUSDT", "ETH-USDT": "ETHUSDT"}
+TICKS = 4_000
+DROPPED = 3
+Row = tuple[str, str, str, list[Any], int]
+"""Stream name, ID, field, array, entries lost before it."""
+
+
+@pytest.fixture
+def running(redis_server: RedisServer, start: Callable[..., Part], tmp_path: Path) -> tuple[RedisServer, list[dict[str, Any]], Part]:
+    """A bus with trades, quotes, a hole and bars on it; -> server, the simulator's ledger, the bar service."""
+    ledger = tmp_path / "sent.jsonl"
+    simulator = start(
+        "simulate", "--symbols", ",".join(SYMBOLS.values()), "--speed", "max", "--limit", str(TICKS), "--settle", "1s",
+        "--faults", f"after=1000 drop={DROPPED} kind=trade symbol=BTCUSDT", "--ledger", str(ledger),
+    )  # fmt: skip
+    url = simulator.wait_for(r"listening on (ws://\S+)")[1]
+    gateway = start(
+        "gateway", "--feed", "binance", "--url", url, "--symbols", ",".join(SYMBOLS), "--kinds", "trade,quote", "--redis", redis_server.url
+    )
+    bars = start("bars", "--specs", "tick:100", "--redis", redis_server.url)
+    until(lambda: gateway.metric("tickbus_ticks_published_total") == TICKS - DROPPED, 40, "all is published")
+    until(lambda: bars.metric("tickbus_consumer_read_total") > 0 and bars.metric("tickbus_consumer_lag_ticks") == 0, 20, "bars are made")
+    assert simulator.stop() == 0
+    return redis_server, read_ledger(ledger), bars
+
+
+def whole_page_reader(client: redis.Redis, wanted: Callable[[str], bool], **start: str) -> Iterator[Row | None]:
+    """The reader that stands on the page, as it stands there."""
+    space: dict[str, Any] = {}
+    exec(compile(page.code("python", "A whole reader"), "docs/wire-format.md", "exec"), space)
+    reader: Iterator[Row | None] = space["follow"](client, wanted, **start)
+    return reader
+
+
+def until_idle(reader: Iterator[Row | None]) -> Iterator[Row]:
+    """What it gives before it has nothing left to read: the next bell, a second later at most, wakes it again."""
+    while (row := next(reader)) is not None:
+        yield row
+
+
+def of(ledger: list[dict[str, Any]], kind: str, spelling: str) -> list[dict[str, Any]]:
+    return [line for line in ledger if line.get("kind") == kind and line["symbol"] == spelling and line["sent"]]
+
+
+def array(name: str) -> Callable[[list[Any]], dict[str, Any]]:
+    """Field names of the page's table -> a function that names an array's values."""
+    names = [row[1] for row in page.table(name)]
+    return lambda values: dict(zip(names, values, strict=True))
+
+
+def test_the_streams_hold_what_the_simulator_sent(running: tuple[RedisServer, list[dict[str, Any]], Part]) -> None:
+    server, ledger, bars = running
+    assert bars.stop() == 0
+    rows = entries_of(server.client)
+    trade, quote, gap = array("Trade"), array("Quote"), array("Gap")
+    for symbol, spelling in SYMBOLS.items():
+        entries = [row for row in rows if row[0] == f"trade:binance:{symbol}"]
+        assert [int(id.split("-")[1]) for _, id, *_ in entries] == list(range(1, len(entries) + 1))
+        sent = of(ledger, "trade", spelling)
+        got = [trade(values) for _, _, field, values, _ in entries if field == "t"]
+        assert [
+            (row["symbol"], row["price"], row["size"], {1: "buy", 2: "sell"}[row["side"]], row["trade_id"], row["ts_event"], row["flags"])
+            for row in got
+        ] == [(symbol, line["price"], line["size"], line["side"], line["id"], line["ts_event"] // 10**6 * 10**6, 0) for line in sent]
+        assert [row["ts_recv"] for row in got] == sorted({row["ts_recv"] for row in got})
+        gaps = [gap(values) for _, _, field, values, _ in entries if field == "g"]
+        dropped = [line["id"] for line in ledger if line.get("fault") == "drop" and line["symbol"] == spelling]
+        told = [(row["stream"], row["kind"], row["from_id"], row["to_id"], row["count"], row["repaired"]) for row in gaps]
+        assert told == ([(0, 1, dropped[0], dropped[-1], DROPPED, False)] if dropped else [])
+        entries = [row for row in rows if row[0] == f"quote:binance:{symbol}"]
+        assert [tuple(quote(values)[name] for name in ("bid", "bid_size", "ask", "ask_size")) for *_, values, _ in entries] == [
+            (line["bid"], line["bid_size"], line["ask"], line["ask_size"]) for line in of(ledger, "quote", spelling)
+        ]
+
+
+def test_bars_heads_and_positions(running: tuple[RedisServer, list[dict[str, Any]], Part]) -> None:
+    server, ledger, _ = running
+    rows = entries_of(server.client)
+    bar, head = array("Bar"), array("Head")
+    heads = {
+        name.decode(): head(msgpack.unpackb(value))
+        for key in server.client.scan_iter("tickbus:{*}:last")
+        for name, value in server.client.hgetall(key).items()
+    }
+    for symbol, spelling in SYMBOLS.items():
+        first = of(ledger, "trade", spelling)[:100]
+        values = bar(next(row[3] for row in rows if row[0] == f"bar:tick:100:binance:{symbol}"))
+        assert (values["spec"], values["trades"], values["revision"]) == ("tick:100", 100, 0)
+        prices = [Decimal(line["price"]) for line in first]
+        assert [Decimal(values[name]) for name in ("open", "high", "low", "close")] == [prices[0], max(prices), min(prices), prices[-1]]
+        assert Decimal(values["volume"]) == sum(Decimal(line["size"]) for line in first)
+        assert Decimal(values["value"]) == sum(Decimal(line["size"]) * Decimal(line["price"]) for line in first)
+        for name in (f"trade:binance:{symbol}", f"quote:binance:{symbol}", f"bar:tick:100:binance:{symbol}"):
+            own = [row for row in rows if row[0] == name]
+            assert heads[name]["id"] == own[-1][1]
+            assert heads[name]["tick"] == next(row[3] for row in reversed(own) if row[2] != "g")
+            assert sum(heads[name]["gaps"].values()) == sum(row[2] == "g" for row in own)
+        trades = heads[f"trade:binance:{symbol}"]
+        assert trades["vendor_id"] == int(of(ledger, "trade", spelling)[-1]["id"])
+        assert trades["missing"] == sum((last - first + 1) for first, last in trades["holes"])
+        position = position_of(server.client, symbol)
+        until(lambda name=f"trade:binance:{symbol}", position=position: position(name) == heads[name]["id"], 10, "the position is the head")
+    assert server.client.hget("tickbus:meta", "schema") == b"1"
+
+
+def test_the_pages_own_program_follows_the_bus(running: tuple[RedisServer, list[dict[str, Any]], Part], start: Callable[..., Part]) -> None:
+    server, ledger, _ = running
+    with redis.Redis(port=server.port, socket_timeout=10, protocol=2) as client:
+        reader = whole_page_reader(client, lambda name: name.startswith("trade:"))
+        rows = list(until_idle(reader))
+        assert {row[0] for row in rows} == {f"trade:binance:{symbol}" for symbol in SYMBOLS}
+        assert sorted(rows) == sorted(row for row in entries_of(server.client) if row[0].startswith("trade:"))
+        assert sum(row[2] == "t" for row in rows) == sum(len(of(ledger, "trade", spelling)) for spelling in SYMBOLS.values())
+
+        # what comes later is told by the bells, a stream that is new too
+        simulator = start("simulate", "--speed", "max", "--limit", "500", "--quotes-per-trade", "0")
+        url = simulator.wait_for(r"listening on (ws://\S+)")[1]
+        start("gateway", "--feed", "json", "--name", "second", "--url", url, "--symbols", "AAPL", "--redis", server.url)
+        late: list[Row] = []
+        deadline = time.monotonic() + 20
+        while len(late) < 500 and time.monotonic() < deadline:
+            late += until_idle(reader)
+        assert late == [row for row in entries_of(server.client) if row[0] == "trade:second:AAPL"]
+        assert len(late) == 500
+
+
+def test_loss_is_seen_by_the_counters(running: tuple[RedisServer, list[dict[str, Any]], Part]) -> None:
+    server, _, _ = running
+    name, key = "trade:binance:BTC-USDT", "tickbus:{63}:trade:binance:BTC-USDT"
+    first, fiftieth = (server.client.xrange(key, count=50)[at][0] for at in (0, 49))
+    server.client.xtrim(key, minid=fiftieth, approximate=False)
+    with redis.Redis(port=server.port, socket_timeout=10, protocol=2) as client:
+        # it had read the first entry; 2 to 49 are gone
+        _, id, _, _, lost = next(whole_page_reader(client, lambda stream: stream == name, start=first.decode()))
+        assert (id, lost) == (fiftieth.decode(), 48)
+
+
+def test_the_commands_of_the_page(running: tuple[RedisServer, list[dict[str, Any]], Part]) -> None:
+    server, _, _ = running
+    program = needs("redis-cli")
+    answers = []
+    for line in page.code("sh", "With redis-cli").splitlines():
+        command = [program, "-p", str(server.port), "-e", *shlex.split(line)[1:]]
+        done = subprocess.run(command, capture_output=True, timeout=10, check=True)
+        answers.append(done.stdout)
+    assert all(answer.strip() for answer in answers)
+    assert b"trade:binance:BTC-USDT" in answers[1]
+
+
+def position_of(client: redis.Redis, symbol: str) -> Callable[[str], str | None]:
+    def position(name: str) -> str | None:
+        for key in client.scan_iter("tickbus:{*}:position:bars"):
+            if value := client.hget(key, name):
+                return str(value.decode())
+        return None
+
+    return position
+
+
+def entries_of(client: redis.Redis) -> list[Row]:
+    """Everything in all streams but the bells, by XRANGE."""
+    rows: list[Row] = []
+    for kind in ("trade", "quote", "bar"):
+        for key in client.scan_iter(f"tickbus:{{*}}:{kind}:*"):
+            name = key.decode().split("}:")[1]
+            for id, fields in client.xrange(key):
+                ((field, payload),) = fields.items()
+                rows.append((name, id.decode(), field.decode(), msgpack.unpackb(payload), 0))
+    return rows
