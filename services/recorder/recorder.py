@@ -24,6 +24,8 @@ log = logging.getLogger("tickbus.recorder")
 
 _RETRY_SECONDS = 1.0
 _SHOW_SECONDS = 2.0
+_AT_ONCE = 8
+"""Shards that are committed at the same time: most of a commit is waiting for the disk, and it syncs several as fast as one."""
 _HELD_FACTOR = 4
 """Reading stops when this many times --flush-bytes wait."""
 
@@ -73,8 +75,13 @@ class Recorder:
 
     async def flush(self) -> None:
         """Commit everything that waits, once; what cannot be written now is read again at the next start."""
-        for shard in self._stores:
-            await self._commit(shard)
+        limit = asyncio.Semaphore(_AT_ONCE)
+
+        async def commit(shard: int) -> None:
+            async with limit:
+                await self._commit(shard)
+
+        await asyncio.gather(*(commit(shard) for shard in self._stores))
         if self._unshown:
             try:
                 async with asyncio.timeout(_SHOW_SECONDS):
@@ -109,6 +116,7 @@ class Recorder:
             self._room.clear()
 
     async def _flush_when_due(self) -> None:
+        limit = asyncio.Semaphore(_AT_ONCE)
         while True:
             try:
                 async with asyncio.timeout(self._until_due()):
@@ -117,10 +125,13 @@ class Recorder:
                 pass
             self._due.clear()
             self._since = None
-            for shard, store in self._stores.items():
-                while store.rows and not await self._commit(shard):
-                    await asyncio.sleep(_RETRY_SECONDS)
+            await asyncio.gather(*(self._commit_until_done(shard, limit) for shard, store in self._stores.items() if store.rows))
             self._room.set()
+
+    async def _commit_until_done(self, shard: int, limit: asyncio.Semaphore) -> None:
+        async with limit:
+            while self._stores[shard].rows and not await self._commit(shard):
+                await asyncio.sleep(_RETRY_SECONDS)
 
     def _until_due(self) -> float:
         return self._interval if self._since is None else max(0.0, self._since + self._interval - time.monotonic())

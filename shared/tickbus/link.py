@@ -91,19 +91,17 @@ class Link(asyncio.Protocol):
         return future
 
     async def ask(self, *command: "bytes | str | int", timeout: float = REPLY_SECONDS) -> Reply:
-        """Send one command; -> its reply. An error reply is raised as ReplyError."""
+        """Send one command; -> its reply. An error reply is raised as ReplyError; as RedisAway while the server is still starting."""
         (reply,) = await self.send(pack(command), 1, timeout)
-        if isinstance(reply, ReplyError):
-            raise reply
+        _raise_error(reply)
         return reply
 
     async def ask_all(self, commands: Iterable[Command], timeout: float = REPLY_SECONDS) -> list[Reply]:
-        """Send many commands at once; -> their replies. The first error reply is raised."""
+        """Send many commands at once; -> their replies. The first error reply is raised as by `ask`."""
         packed = [pack(command) for command in commands]
         replies = await self.send(b"".join(packed), len(packed), timeout) if packed else []
         for reply in replies:
-            if isinstance(reply, ReplyError):
-                raise reply
+            _raise_error(reply)
         return replies
 
     def close(self, why: str = "closed") -> None:
@@ -164,6 +162,13 @@ class Link(asyncio.Protocol):
 
     _transport: asyncio.Transport
     _writer: asyncio.StreamWriter
+
+
+def _raise_error(reply: Reply) -> None:
+    if isinstance(reply, ReplyError):
+        if str(reply).startswith(("LOADING", "MASTERDOWN")):
+            raise RedisAway(f"Redis is not ready: {reply}")
+        raise reply
 
 
 async def open_checked(url: str) -> Link:

@@ -158,8 +158,8 @@ _PARSERS: dict[Any, Callable[[Any], object]] = {
     str: _text,
     int: _integer,
     bool: _boolean,
-    Duration: lambda value: parse_duration(_text(value)),
-    Size: lambda value: Size(value) if type(value) is int else parse_size(_text(value)),
+    Duration: lambda value: parse_duration(str(value)),
+    Size: lambda value: Size(value) if type(value) is int else parse_size(str(value)),
     Path: lambda value: Path(_text(value)),
     tuple[str, ...]: _texts,
 }
@@ -234,7 +234,7 @@ def load(
                 break
         else:
             if field.default is None and not field.optional:
-                raise ConfigError(f"{field.flag} is missing (also {field.variable}): {field.option.help}")
+                raise ConfigError(f"{sources[0][0]} is missing (also {field.variable}): {field.option.help}")
     return options(**values)  # type: ignore[arg-type]  # each was parsed by its declared type
 
 
@@ -290,8 +290,11 @@ def _read_toml(path: Path, part: str, fields: list[_Declared], tables: Mapping[s
             for name in value:
                 if name.replace("-", "_") not in names:
                     raise ConfigError(f"{path}: unknown key {name!r} in [{key}]{_near(name, names)}")
+        elif key in tables:
+            raise ConfigError(f"{path}: {key} is a part: its options stand below a line [{key}]")
         elif (name := key.replace("-", "_")) not in common | {"redis_file"}:
-            raise ConfigError(f"{path}: unknown key {key!r} at the top{_near(key, common | set(tables))}; a part's own options stand in its table")
+            near = _near(key, common) or "; a part's own options stand in its table"
+            raise ConfigError(f"{path}: unknown key {key!r} at the top{near}")
         else:
             values[name] = value
     own = content.get(part, {})

@@ -185,7 +185,8 @@ class Publisher:
     async def _check_fences(self, link: Link) -> None:
         """Look at all fences and arm the next transaction. Fenced if a newer epoch stands there; set again if they are gone."""
         while True:
-            held, _, _ = await link.send(self._ask_all + self._arm, 3)
+            # in this order: a fence that is raised after the look at it must void the next transaction
+            _, _, held = await link.send(self._arm + self._ask_all, 3)
             if not isinstance(held, list):
                 raise RedisAway(f"Redis does not show the fences: {held}")
             if (newest := max(int(value or 0) for value in held)) > self.epoch:

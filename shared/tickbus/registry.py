@@ -33,7 +33,7 @@ async def check_meta(link: Link, keys: Keys) -> None:
 
 async def read_meta(link: Link, prefix: str) -> int | None:
     """Shard number of a bus, for readers, which need not be told; None if nobody has written yet."""
-    shards = await link.ask("HGET", f"{prefix}:meta", "shards")
+    shards = await link.ask("HGET", Keys(prefix).meta, "shards")
     return None if shards is None else int(shards)
 
 

@@ -1,0 +1,255 @@
+"""Transactions on a real Redis: stored whole, once, by one owner, whatever happens to the server and the connection."""
+
+import asyncio
+
+import pytest
+from support.redis_server import RedisServer
+from support.waiting import until, until_async
+from support.writing import KEYS, Writer, numbers, stored, trade
+
+from tickbus.errors import Fenced
+from tickbus.link import Link
+from tickbus.names import StreamId
+from tickbus.publisher import last_ids
+from tickbus.wire import decode_bell, decode_head
+
+
+async def test_a_transaction_brings_entries_heads_and_a_ring(redis_server: RedisServer) -> None:
+    writer = await Writer(redis_server.url).open()
+    sent = await writer.write(1, 2, 3)
+    await writer.write(7, symbol="B")
+    assert [message for _, message in stored(redis_server.client, writer.key())] == sent
+    shard = KEYS.shard("A")
+    head = decode_head(redis_server.client.hget(KEYS.last(shard), "trade:test:A") or b"")
+    assert StreamId.parse(head.id) == stored(redis_server.client, writer.key())[-1][0]
+    (_, fields), *_ = redis_server.client.xrange(KEYS.bell(shard))
+    bell = decode_bell(fields[b"d"])
+    assert (bell.writer, bell.counter, bell.feed_up, bell.streams) == ("test#1", 1, True, ["trade:test:A"])
+    writer.close()
+
+
+async def test_bells_are_dense_on_every_shard(redis_server: RedisServer) -> None:
+    writer = await Writer(redis_server.url).open()
+    for number in range(1, 30):
+        await (writer.ring() if number % 3 == 0 else writer.write(number, symbol="ABCDEFGH"[number % 8]))
+    for shard in range(KEYS.shards):
+        rings = [decode_bell(fields[b"d"]) for _, fields in redis_server.client.xrange(KEYS.bell(shard))]
+        assert [ring.counter for ring in rings] == list(range(1, len(rings) + 1))
+        assert sum(ring.streams == [] for ring in rings) == 9
+        assert [ring.bus_ms for ring in rings] == sorted(ring.bus_ms for ring in rings)
+    writer.close()
+
+
+async def test_hashes_are_set_and_emptied(redis_server: RedisServer) -> None:
+    writer = await Writer(redis_server.url).open()
+    for fields in ({"a": b"1", "b": b"2"}, {"a": b"", "c": b"3"}):
+        transaction = writer.transaction([])
+        transaction.hashes = [("tickbus:{00}:state:x", fields)]
+        await writer.publisher.commit(transaction)
+    assert redis_server.client.hgetall("tickbus:{00}:state:x") == {b"b": b"2", b"c": b"3"}
+    writer.close()
+
+
+async def test_without_memory_it_holds_and_then_stores_the_same_ids(redis_server: RedisServer) -> None:
+    writer = await Writer(redis_server.url).open()
+    await writer.write(1)
+    redis_server.client.config_set("maxmemory", 1)
+    entries = [writer.entry(writer.of(symbol), trade(number, symbol)) for number, symbol in ((2, "A"), (3, "B"), (4, "A"))]
+    committing = asyncio.create_task(writer.publisher.commit(writer.transaction(entries)))
+    await until_async(lambda: writer.publisher.retries >= 2)
+    assert numbers(redis_server.client, writer.key()) == [1]
+    assert redis_server.client.exists(writer.key("B")) == 0
+    redis_server.client.config_set("maxmemory", 0)
+    await asyncio.wait_for(committing, 10)
+    assert numbers(redis_server.client, writer.key()) == [1, 2, 4]
+    assert [id for id, _ in stored(redis_server.client, writer.key())][1:] == [StreamId(entry[1], entry[2]) for entry in entries if entry[2] > 1]
+    writer.close()
+
+
+async def test_without_memory_and_flushed_it_holds_too(redis_server: RedisServer) -> None:
+    writer = await Writer(redis_server.url).open()
+    await writer.write(1)
+    redis_server.client.flushall()
+    redis_server.client.config_set("maxmemory", 1)
+    committing = asyncio.create_task(writer.write(2))
+    await until_async(lambda: writer.publisher.reconnects >= 2 or committing.done())
+    redis_server.client.config_set("maxmemory", 0)
+    await asyncio.wait_for(committing, 10)
+    ((id, message),) = stored(redis_server.client, writer.key())
+    assert (id.seq, message) == (2, trade(2))
+    writer.close()
+
+
+async def test_a_raised_fence_ends_the_old_writer_and_stores_nothing_of_it(redis_server: RedisServer) -> None:
+    old = await Writer(redis_server.url).open()
+    await old.write(1)
+    new = await Writer(redis_server.url).open()
+    assert (old.publisher.epoch, new.publisher.epoch) == (1, 2)
+    with pytest.raises(Fenced, match="epoch 2 writes now, this process had epoch 1"):
+        await old.write(2, 3)
+    assert numbers(redis_server.client, old.key()) == [1]
+    new.seqs = dict(old.seqs)
+    new.seqs[new.of()] = 1
+    await new.write(4)
+    assert numbers(redis_server.client, old.key()) == [1, 4]
+    with pytest.raises(Fenced):
+        await old.write(5)
+    other = await Writer(redis_server.url, "other").open()
+    await other.write(1)  # another owner's fences are its own
+    for writer in (old, new, other):
+        writer.close()
+
+
+async def test_a_fence_raised_while_the_old_writer_is_busy(redis_server: RedisServer) -> None:
+    old, new = await Writer(redis_server.url).open(), Writer(redis_server.url)
+
+    async def write_on() -> None:
+        number = 0
+        while True:
+            number += 1
+            await old.write(number)
+
+    writing = asyncio.create_task(write_on())
+    await until_async(lambda: old.seqs.get(old.of(), 0) > 50)
+    await new.open()
+    found = numbers(redis_server.client, old.key())  # all that the old one will ever have stored
+    with pytest.raises(Fenced):
+        await asyncio.wait_for(writing, 10)
+    assert numbers(redis_server.client, old.key()) == found == list(range(1, len(found) + 1))
+    old.close()
+    new.close()
+
+
+async def test_many_that_take_over_at_once_get_different_epochs(redis_server: RedisServer) -> None:
+    writers = await asyncio.gather(*(Writer(redis_server.url).open() for _ in range(6)))
+    assert sorted(writer.publisher.epoch for writer in writers) == [1, 2, 3, 4, 5, 6]
+    best = max(writers, key=lambda writer: writer.publisher.epoch)
+    for writer in writers:
+        if writer is not best:
+            with pytest.raises(Fenced):
+                await writer.write(1)
+    await best.write(1)
+    assert numbers(redis_server.client, best.key()) == [1]
+    for writer in writers:
+        writer.close()
+
+
+async def test_a_server_that_is_killed_and_started_again(redis_server: RedisServer) -> None:
+    writer = await Writer(redis_server.url).open()
+
+    async def write_all() -> None:
+        for number in range(1, 1001):
+            await writer.write(2 * number - 1, 2 * number)
+
+    writing = asyncio.create_task(write_all())
+    for at in (300, 1000):
+        await until_async(lambda at=at: writer.seqs.get(writer.of(), 0) > at)  # type: ignore[misc]
+        redis_server.kill()
+        redis_server.client.close()
+        await asyncio.to_thread(redis_server.start)
+    await asyncio.wait_for(writing, 30)
+    assert numbers(redis_server.client, writer.key()) == list(range(1, 2001))
+    assert writer.publisher.retries >= 2
+    writer.close()
+
+
+async def test_a_connection_that_is_cut_again_and_again(redis_server: RedisServer) -> None:
+    writer = await Writer(redis_server.url).open()
+    done = asyncio.Event()
+
+    async def write_all() -> None:
+        for number in range(1, 1001):
+            await writer.write(number)
+        done.set()
+
+    async def cut() -> int:
+        cuts = 0
+        while not done.is_set():
+            cuts += await asyncio.to_thread(redis_server.client.client_kill_filter, _type="normal", skipme=True)
+            await asyncio.sleep(0.01)
+        return cuts
+
+    writing, cutting = asyncio.create_task(write_all()), asyncio.create_task(cut())
+    await asyncio.wait_for(writing, 45)
+    assert await cutting > 3
+    assert numbers(redis_server.client, writer.key()) == list(range(1, 1001))
+    writer.close()
+
+
+async def test_a_server_that_stands_still_for_a_moment(redis_server: RedisServer) -> None:
+    writer = await Writer(redis_server.url).open()
+    await writer.write(1)
+    redis_server.pause()
+    committing = asyncio.create_task(writer.write(2))
+    await asyncio.sleep(0)
+    assert not committing.done()
+    redis_server.go_on()
+    await asyncio.wait_for(committing, 10)
+    assert numbers(redis_server.client, writer.key()) == [1, 2]
+    writer.close()
+
+
+async def test_a_server_that_is_flushed(redis_server: RedisServer) -> None:
+    writer = await Writer(redis_server.url).open()
+    await writer.write(1, 2)
+    era = redis_server.client.get(KEYS.era(0))
+    redis_server.client.flushall()
+    await writer.write(3)
+    await writer.write(4)
+    rows = stored(redis_server.client, writer.key())
+    assert [(id.seq, message) for id, message in rows] == [(3, trade(3)), (4, trade(4))]
+    assert redis_server.client.get(KEYS.era(0)) not in (None, era)
+    assert redis_server.client.get(KEYS.fence(0, "test")) == b"1"
+    new = await Writer(redis_server.url).open()
+    with pytest.raises(Fenced):
+        await writer.write(5)
+    writer.close()
+    new.close()
+
+
+async def test_somebody_else_in_our_stream(redis_server: RedisServer) -> None:
+    writer = await Writer(redis_server.url).open()
+    await writer.write(1)
+    redis_server.client.xadd(writer.key(), {"t": b"x"}, id=f"{writer.clock.now_ms() + 60_000}-2")
+    with pytest.raises(Fenced, match="another program has written to this stream"):
+        await writer.write(2)
+    writer.close()
+
+
+async def test_while_the_server_loads_its_data_it_waits(redis_server: RedisServer) -> None:
+    writer = await Writer(redis_server.url).open()
+    for number in range(1, 301):
+        await writer.write(number)
+    redis_server.stop()
+    redis_server.client.close()
+    slow = RedisServer(redis_server._folder, "--key-load-delay", "2000", "--loading-process-events-interval-bytes", "1024")
+    slow.port = redis_server.port
+    committing = asyncio.create_task(writer.write(301, 302))
+    try:
+        await asyncio.to_thread(slow.start)
+        await asyncio.wait_for(committing, 20)
+        assert numbers(slow.client, writer.key()) == list(range(1, 303))
+    finally:
+        writer.close()
+        slow.close()
+
+
+async def test_last_ids_of_streams_that_are_empty_or_not_there(redis_server: RedisServer) -> None:
+    redis_server.client.xadd("a", {"t": b"x"}, id="5-7")
+    redis_server.client.xtrim("a", maxlen=0, approximate=False)
+    link = await Link.open(redis_server.url)
+    assert await last_ids(link, ["a", "b"]) == [StreamId(5, 7), StreamId(0, 0)]
+    assert await last_ids(link, []) == []
+    link.close()
+
+
+async def test_nothing_is_lost_when_the_server_is_away_at_the_start(redis_server: RedisServer) -> None:
+    writer = Writer(redis_server.url)
+    redis_server.client.config_set("maxmemory", 1)
+    opening = asyncio.create_task(writer.publisher.take_over())
+    await until_async(lambda: writer.publisher.reconnects >= 1)
+    redis_server.client.config_set("maxmemory", 0)
+    await asyncio.wait_for(opening, 10)
+    await writer.write(1)
+    assert until(lambda: numbers(redis_server.client, writer.key())) == [1]
+    writer.close()
