@@ -64,8 +64,8 @@ def main() -> None:
     handler = FeedHandler(config={"log": {"disabled": False, "filename": "/dev/stderr", "level": "WARNING"}, "uvloop": True})
     # uvloop >= 0.22 makes no loop by itself any more, and cryptofeed counts on it
     asyncio.set_event_loop(asyncio.new_event_loop())
-    # it sends pipelines of 100,000 commands and more when flooded: redis-py's timeout of 5 s would end its writer for good,
-    # and its own of 120 s without a frame would reconnect while it still writes
+    # flooded, it sends pipelines of 100,000 commands and more: with redis-py's default timeout of 5 s a write times out, which
+    # ends its writer for good and without a word. Its own timeout, 120 s without a frame, would reconnect while it still writes
     backend = TradeStream(host=host, port=f"{port}/0?socket_timeout=600")
     handler.add_feed(LocalBinance(channels=[TRADES], symbols=symbols, callbacks={TRADES: backend}, timeout=-1))
     handler.run()

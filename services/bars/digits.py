@@ -11,7 +11,7 @@ from tickbus.errors import WireError
 PLACES = 18
 """What is derived (value, vwap) is rounded to this many places."""
 
-TENS = tuple(10**power for power in range(256))
+TENS: tuple[int, ...] = tuple(10**power for power in range(256))
 """Powers of ten, further than any two scales go: the gateway takes no number of more than 64 digits."""
 
 _REMEMBERED = 1 << 16
@@ -41,11 +41,12 @@ class Scaled(dict[str, int]):
         try:
             if len(text) > _LONGEST:
                 raise ValueError
-            value = int(whole + fraction + "0" * (self.scale - len(fraction)))
+            unscaled = int(whole + fraction)
         except ValueError:
             raise WireError(f"{text[:80]!r} in a trade is no decimal number; whoever wrote it does not keep to docs/wire-format.md") from None
         if len(fraction) > self.scale:
             raise Finer(len(fraction))
+        value = unscaled * TENS[self.scale - len(fraction)]
         if len(self) >= _REMEMBERED:
             self.clear()
         self[text] = value

@@ -84,11 +84,14 @@ def pack(cell: Cell) -> msgspec.Raw:
 
 
 def unpack(raw: msgspec.Raw) -> Cell:
-    cell = _decode_cell(raw)
-    tally = Tally(
-        cell.price_scale, cell.size_scale, cell.first_ts, cell.last_ts, cell.open, cell.high, cell.low, cell.close,
-        int(cell.highest), int(cell.lowest), cell.trades, int(cell.volume), int(cell.value), int(cell.buys), int(cell.sells),
-    )  # fmt: skip
+    try:
+        cell = _decode_cell(raw)
+        tally = Tally(
+            cell.price_scale, cell.size_scale, cell.first_ts, cell.last_ts, cell.open, cell.high, cell.low, cell.close,
+            int(cell.highest), int(cell.lowest), cell.trades, int(cell.volume), int(cell.value), int(cell.buys), int(cell.sells),
+        )  # fmt: skip
+    except (msgspec.MsgspecError, ValueError) as error:
+        raise _unreadable(error) from None
     return Cell(cell.start, cell.end, cell.quality, cell.revision, tally, bytes(raw))
 
 
@@ -103,6 +106,10 @@ def load(data: bytes) -> StreamState:
         version = msgspec.msgpack.decode(head[0], type=int) if head else 0
         if version == VERSION:
             return _decode(data)
-    except msgspec.MsgspecError as error:
-        raise WireError(f"the stored state of the bars cannot be read: {error}") from None
+    except (msgspec.MsgspecError, ValueError) as error:
+        raise _unreadable(error) from None
     raise WireError(f"the stored state of the bars has version {version}, this program knows {VERSION}; run the version that wrote it")
+
+
+def _unreadable(error: Exception) -> WireError:
+    return WireError(f"the stored state of the bars cannot be read: {error}")

@@ -142,7 +142,7 @@ async def _replay(options: Options, recorded: Iterator[Step], feed: str, speed: 
             await _close(player, options.stop_deadline / SECOND)
             for task in others:
                 task.cancel()
-        print(_progress(player, "replayed"), file=sys.stderr)
+        print(("\r\x1b[K" if sys.stderr.isatty() else "") + _progress(player, "replayed"), file=sys.stderr)
     finally:
         await lease.release()
         publisher.close()

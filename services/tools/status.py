@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import msgspec
 
-from services.tools.output import pipe_may_close
+from services.tools.output import pipe_may_close, stop_with_pipe
 from services.tools.overview import as_object, heading, tables
 from services.tools.tables import for_terminal, plain_text, rich_tables
 from tickbus.errors import RedisError
@@ -51,6 +51,7 @@ async def _status(options: Options, service: Service) -> None:
     link = await Link.open(options.redis)
     with pipe_may_close():
         if options.watch:
+            stop_with_pipe(service.stopping)
             await service.until_stopping(_watch(options, link))
         else:
             _print(options, await read_status(link, options.prefix))

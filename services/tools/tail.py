@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 import tickbus
 from services.tools.lines import human_line, json_line
-from services.tools.output import pipe_may_close
+from services.tools.output import pipe_may_close, stop_with_pipe
 from tickbus.errors import ConfigError
 from tickbus.link import Link
 from tickbus.messages import Gap
@@ -52,6 +52,7 @@ def start(options: Options) -> int:
 
 
 async def _tail(options: Options, service: Service) -> None:
+    stop_with_pipe(service.stopping)
     with pipe_may_close():
         await service.until_stopping(_print(options))
 

@@ -91,7 +91,7 @@ class Link(asyncio.Protocol):
         return future
 
     async def ask(self, *command: "bytes | str | int", timeout: float = REPLY_SECONDS) -> Reply:
-        """Send one command; -> its reply. An error reply is raised as ReplyError; as RedisAway while the server is still starting."""
+        """Send one command; -> its reply. An error reply is raised: RedisAway while the server is still starting, RedisUnfit, else ReplyError."""
         (reply,) = await self.send(pack(command), 1, timeout)
         _raise_error(reply)
         return reply
@@ -164,10 +164,18 @@ class Link(asyncio.Protocol):
     _writer: asyncio.StreamWriter
 
 
+_REFUSALS = ("MISCONF", "NOPERM", "NOREPLICAS", "OOM", "READONLY", "WRONGTYPE")
+"""What the operator can mend; any other error reply to a command of ours is a bug."""
+
+
 def _raise_error(reply: Reply) -> None:
     if isinstance(reply, ReplyError):
         if str(reply).startswith(("LOADING", "MASTERDOWN")):
             raise RedisAway(f"Redis is not ready: {reply}")
+        if str(reply).startswith("NOAUTH"):
+            raise RedisUnfit("Redis wants a password; put it into the URL: redis://:password@host:port/0")
+        if str(reply).startswith(_REFUSALS):
+            raise RedisUnfit(f"Redis refuses: {reply}")
         raise reply
 
 
@@ -176,11 +184,9 @@ async def open_checked(url: str) -> Link:
     link = await Link.open(url)
     try:
         info = _parse_info(await link.ask("INFO"))
-    except ReplyError as error:
+    except RedisUnfit as error:
         link.close()
-        if str(error).startswith("NOAUTH"):
-            raise RedisUnfit(f"Redis at {redact(url)} wants a password; put it into the URL: redis://:password@host:port/0") from None
-        raise RedisUnfit(f"Redis at {redact(url)} refuses INFO ({error}); allow it: ACL SETUSER <user> +info") from None
+        raise RedisUnfit(f"{error}{'; allow it: ACL SETUSER <user> +info' if 'NOPERM' in str(error) else ''}") from None
     problem = None
     version = info.get("valkey_version") or info.get("redis_version", "0")
     if int(version.partition(".")[0]) < 7:

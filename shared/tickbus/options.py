@@ -141,11 +141,10 @@ def _integer(value: object) -> int:
 
 
 def _boolean(value: object) -> bool:
-    words = {"true": True, "yes": True, "1": True, "on": True, "false": False, "no": False, "0": False, "off": False}
     if isinstance(value, bool):
         return value
-    if isinstance(value, str) and value.lower() in words:
-        return words[value.lower()]
+    if isinstance(value, str) and value.lower() in _WORDS:
+        return _WORDS[value.lower()]
     raise ValueError(f"{value!r} is neither true nor false")
 
 
@@ -175,7 +174,7 @@ def _parse_other(kind: Any, value: object) -> object:
 
 def redact(url: str) -> str:
     """A URL without user, password and query: fit for a log."""
-    return re.sub(r"(?<=//)[^/@]*@", "***@", url).partition("?")[0]
+    return re.sub(r"(?<=//)[^/]*@", "***@", url).partition("?")[0]
 
 
 def declared(options: type[CommonOptions]) -> list[_Declared]:
@@ -214,7 +213,7 @@ def load(
     """
     fields = declared(options)
     parser = _parser(part, fields, about, positionals)
-    given = vars(parser.parse_args(argv))
+    given = vars(parser.parse_args(_with_values(argv, {field.flag for field in fields if field.type is bool})))
     path = given.pop("config") or environ.get("TICKBUS_CONFIG")
     from_file = _read_toml(Path(path), part, fields, tables or {part: options}) if path else {}
     values: dict[str, object] = {}
@@ -236,6 +235,15 @@ def load(
             if field.default is None and not field.optional:
                 raise ConfigError(f"{sources[0][0]} is missing (also {field.variable}): {field.option.help}")
     return options(**values)  # type: ignore[arg-type]  # each was parsed by its declared type
+
+
+_WORDS = {"true": True, "yes": True, "1": True, "on": True, "false": False, "no": False, "0": False, "off": False}
+
+
+def _with_values(argv: Sequence[str], switches: set[str]) -> list[str]:
+    """`--json BTC-USDT` -> `--json=true BTC-USDT`: what stands behind a switch is its value only if it can be one."""
+    following = [*argv, ""][1:]
+    return [f"{arg}=true" if arg in switches and next.lower() not in _WORDS else arg for arg, next in zip(argv, following, strict=True)]
 
 
 def _parser(part: str, fields: list[_Declared], about: str, positionals: Sequence[tuple[str, str, str]]) -> argparse.ArgumentParser:

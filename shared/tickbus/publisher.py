@@ -11,11 +11,12 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from typing import NamedTuple
 
 from tickbus.clock import BusClock
 from tickbus.errors import Fenced, RedisAway, RedisError
 from tickbus.link import Link, ReplyError, pack, set_clock
-from tickbus.names import Keys, StreamId
+from tickbus.names import START, Keys, StreamId
 from tickbus.registry import make_eras
 from tickbus.streams import Entry, StreamWriter
 from tickbus.wire import Bell, Head, encode
@@ -84,7 +85,7 @@ class Publisher:
                 await make_eras(link, self._keys, self._shards)
                 await self._check_fences(link)
                 return
-            except RedisError as error:
+            except (RedisError, ReplyError) as error:
                 log.warning("%s: cannot take over: %s; trying again", self._owner, error)
                 await self._lost(error, _RETRY_LAST)
 
@@ -102,7 +103,7 @@ class Publisher:
                     if not first:
                         log.info("%s: Redis took what was held, after %.1f s", self._owner, time.monotonic() - since)
                     return
-            except RedisError as error:
+            except (RedisError, ReplyError) as error:
                 problem = str(error)
             if first:
                 log.warning("%s: %s; holding what arrives and trying again", self._owner, problem)
@@ -160,15 +161,15 @@ class Publisher:
     async def _missing(self, link: Link, entries: Sequence[Entry]) -> list[Entry]:
         """Of the entries of a transaction whose outcome is unknown, those that are not stored."""
         streams = list({entry[0]: None for entry in entries})
-        last = dict(zip(streams, await last_ids(link, [stream.key for stream in streams]), strict=True))
-        stored = [entry for entry in entries if (entry[1], entry[2]) <= last[entry[0]]]
+        ends = dict(zip(streams, await stream_ends(link, [stream.key for stream in streams]), strict=True))
+        stored = [entry for entry in entries if (entry[1], entry[2]) <= ends[entry[0]].last]
         found = await link.ask_all([("XRANGE", entry[0].key, id, id) for entry in stored for id in [f"{entry[1]}-{entry[2]}"]])
         for entry, rows in zip(stored, found, strict=True):
-            if not rows:
+            if not rows and (entry[1], entry[2]) >= ends[entry[0]].first:  # an older one was trimmed since
                 raise Fenced(
                     f"{entry[0].name}: entry {entry[1]}-{entry[2]} is not stored, yet newer ones are; another program has written to this stream"
                 )
-        return [entry for entry in entries if (entry[1], entry[2]) > last[entry[0]]]
+        return [entry for entry in entries if (entry[1], entry[2]) > ends[entry[0]].last]
 
     async def _connected(self) -> Link:
         if self._link is None or self._link.closed:
@@ -208,7 +209,7 @@ class Publisher:
         await asyncio.sleep(wait)
         try:
             await self._connected()
-        except RedisError as still:
+        except (RedisError, ReplyError) as still:
             log.debug("%s: %s", self._owner, still)
 
     def close(self) -> None:
@@ -216,16 +217,25 @@ class Publisher:
             self._link.close()
 
 
-async def last_ids(link: Link, keys: Sequence[bytes | str]) -> list[StreamId]:
-    """Last generated ID of each stream, also of one that was trimmed to nothing; 0-0 where there is no stream."""
+class Ends(NamedTuple):
+    """First entry that a stream holds and last ID that it ever gave out, also if that entry is trimmed."""
+
+    first: StreamId
+    last: StreamId
+
+
+async def stream_ends(link: Link, keys: Sequence[bytes | str]) -> list[Ends]:
+    """0-0 twice where there is no stream."""
     replies = await link.send(b"".join(pack(("XINFO", "STREAM", key)) for key in keys), len(keys)) if keys else []
-    ids = []
+    ends = []
     for key, reply in zip(keys, replies, strict=True):
         if isinstance(reply, ReplyError):
             if "no such key" not in str(reply):
                 raise RedisAway(f"{key!r}: {reply}")
-            ids.append(StreamId(0, 0))
+            ends.append(Ends(START, START))
         else:
             info = dict(zip(reply[::2], reply[1::2], strict=True))
-            ids.append(StreamId.parse(info[b"last-generated-id"]))
-    return ids
+            last = StreamId.parse(info[b"last-generated-id"])
+            first = StreamId.parse(info[b"first-entry"][0]) if info[b"first-entry"] else StreamId(last.ms, last.seq + 1)
+            ends.append(Ends(first, last))
+    return ends

@@ -1,18 +1,16 @@
 """Makes streams for the tests: single entries by hand, and random ones for Hypothesis."""
 
-from decimal import Decimal
-
+from bars.reference import Entry
 from hypothesis import strategies as st
+
+from services.bars.builder import StreamBars
+from services.bars.specs import parse
 from tickbus.messages import Flag, Gap, GapKind, Side, StreamKind, Trade
 from tickbus.names import StreamId
 from tickbus.units import MILLISECOND, SECOND
 
-from bars.reference import Entry
-from services.bars.builder import StreamBars
-from services.bars.specs import parse
-
 T0 = 1_700_000_000 * SECOND
-"""A whole minute... of no meaning: some instant in 2023, whole in seconds and in tens of them."""
+"""Some instant in 2023, whole in tens of seconds."""
 T0_MS = T0 // MILLISECOND
 SYMBOL = "BTC-USDT"
 
@@ -63,7 +61,9 @@ def streams(draw: st.DrawFn) -> list[Entry]:
         ts = now * MILLISECOND - draw(lag) * MILLISECOND + draw(st.sampled_from([0, 0, 1, -1]))
         message: Trade | Gap
         if draw(st.integers(0, 9)) == 0:
-            message = Gap(SYMBOL, StreamKind.TRADE, "gateway", GapKind.SEQUENCE, ts, ts + draw(st.integers(0, 2500)) * MILLISECOND, repaired=draw(st.booleans()))
+            message = Gap(
+                SYMBOL, StreamKind.TRADE, "gateway", GapKind.SEQUENCE, ts, ts + draw(st.integers(0, 2500)) * MILLISECOND, repaired=draw(st.booleans())
+            )
         else:
             message = Trade(SYMBOL, draw(prices), draw(sizes), draw(st.sampled_from(Side)), None, ts, ts, None, None, draw(flags))
         entries.append((StreamId(now, seq), message))
@@ -71,5 +71,20 @@ def streams(draw: st.DrawFn) -> list[Entry]:
     return entries
 
 
-def total(*texts: str) -> Decimal:
-    return sum(map(Decimal, texts), Decimal(0))
+@st.composite
+def calm_streams(draw: st.DrawFn) -> list[Entry]:
+    """Trades in order of time, most of them in runs, with price and size: what the builder takes in stretches."""
+    count = draw(st.integers(12, 60))
+    steps = draw(st.lists(st.one_of(st.just(0), st.integers(0, 60), st.integers(0, 1500)), min_size=count, max_size=count))
+    lags = draw(st.lists(st.one_of(st.just(100), st.integers(0, 400)), min_size=count, max_size=count))
+    texts = st.sampled_from(["1", "2", "12.5", "12.50", "-3"])
+    numbers = draw(st.lists(st.tuples(texts, st.sampled_from(["1", "0.5", "10"]), st.sampled_from(Side)), min_size=count, max_size=count))
+    odd = draw(st.one_of(st.none(), st.integers(0, count - 1)))
+    now, ts = T0_MS, 0
+    entries: list[Entry] = []
+    for index, (step, lag, (price, size, side)) in enumerate(zip(steps, lags, numbers, strict=True)):
+        now += step
+        ts = max(ts, (now - lag) * MILLISECOND)
+        special = draw(flags) if index == odd else 0
+        entries.append((StreamId(now, index + 1), Trade(SYMBOL, price, size, side, None, ts, ts, None, None, special)))
+    return entries

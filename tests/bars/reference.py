@@ -5,11 +5,10 @@ from dataclasses import dataclass, field
 from decimal import ROUND_HALF_EVEN, Context, Decimal, Inexact
 from typing import Any
 
-from tickbus.messages import Bar, Flag, Gap, Side, Trade
-from tickbus.names import StreamId
-
 from services.bars.builder import Emitted
 from services.bars.specs import Spec
+from tickbus.messages import Bar, Flag, Gap, Side, Trade
+from tickbus.names import StreamId
 
 EXACT = Context(prec=400, traps=[Inexact])
 NAMES = ("partial", "has_gap", "repaired")
@@ -66,7 +65,23 @@ def shown(emitted: Sequence[Emitted]) -> list[tuple[int, dict[str, Any]]]:
 
 
 def as_row(bar: Bar) -> dict[str, Any]:
-    names = ("spec", "start", "end", "revision", "quality", "open", "high", "low", "close", "volume", "value", "vwap", "trades", "buy_volume", "sell_volume")
+    names = (
+        "spec",
+        "start",
+        "end",
+        "revision",
+        "quality",
+        "open",
+        "high",
+        "low",
+        "close",
+        "volume",
+        "value",
+        "vwap",
+        "trades",
+        "buy_volume",
+        "sell_volume",
+    )
     return {name: getattr(bar, name) for name in names}
 
 

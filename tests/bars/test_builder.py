@@ -1,15 +1,15 @@
 """The builder against the slow reference: every bar, its revisions, its cause, the order of all of them."""
 
+from bars.made import SYMBOL, T0_MS, calm_streams, streams
+from bars.reference import Entry, Reference, shown
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tickbus.units import MILLISECOND, SECOND
 
-from bars.made import SYMBOL, T0_MS, streams
-from bars.reference import Entry, Reference, shown
 from services.bars.builder import Emitted, StreamBars
 from services.bars.specs import parse
+from tickbus.units import MILLISECOND, SECOND
 
-SPECS = [parse(text) for text in ("time:1s", "tick:3", "time:2s", "volume:25.5", "value:1000", "time:1m")]
+SPECS = [parse(text) for text in ("time:1s", "tick:3", "time:2s", "volume:25.5", "value:1000", "time:5s")]
 spec_lists = st.lists(st.sampled_from(SPECS), min_size=1, max_size=5, unique=True)
 graces = st.sampled_from([0, 1, 300 * MILLISECOND, 2 * SECOND])
 horizons = st.sampled_from([0, 500 * MILLISECOND, 3 * SECOND])
@@ -23,7 +23,7 @@ def build_with_interruptions(entries: list[Entry], until_ms: int, data: st.DataO
     while position < len(entries):
         match data.draw(st.sampled_from(["apply", "apply", "apply", "clock", "restart"])):
             case "apply":
-                batch = entries[position : position + data.draw(st.integers(1, 6))]
+                batch = entries[position : position + data.draw(st.sampled_from([1, 2, 6, 20, 60]))]
                 emitted += bars.apply_many(batch) if len(batch) > 1 else bars.apply(*batch[0])
                 position, clock = position + len(batch), batch[-1][0].ms
             case "clock":
@@ -35,7 +35,7 @@ def build_with_interruptions(entries: list[Entry], until_ms: int, data: st.DataO
 
 
 @settings(max_examples=150, deadline=None)
-@given(streams(), spec_lists, graces, horizons, st.data())
+@given(streams() | calm_streams(), spec_lists, graces, horizons, st.data())
 def test_bars_are_those_of_the_reference_whenever_clock_and_restarts_come(entries, specs, grace, horizon, data):
     until_ms = (entries[-1][0].ms if entries else T0_MS) + 5000
     expected = Reference(specs, grace, horizon).run(entries, until_ms)
@@ -79,3 +79,11 @@ def test_a_further_spec_changes_nothing_for_the_others(entries):
 
     for spec in SPECS:
         assert bars_of(SPECS, spec) == bars_of([spec], spec)
+
+
+@settings(max_examples=80, deadline=None)
+@given(calm_streams(), spec_lists, graces)
+def test_a_batch_is_its_entries_one_by_one(entries, specs, grace):
+    at_once, one_by_one = (StreamBars(SYMBOL, specs, grace, SECOND) for _ in range(2))
+    assert at_once.apply_many(entries) == [emitted for entry in entries for emitted in one_by_one.apply(*entry)]
+    assert at_once.state() == one_by_one.state()

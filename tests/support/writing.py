@@ -82,5 +82,6 @@ def stored(client: "redis.Redis[bytes]", key: str) -> list[tuple[StreamId, Messa
 def numbers(client: "redis.Redis[bytes]", key: str) -> list[int]:
     """The numbers of its trades; their counters are checked to be dense."""
     rows = stored(client, key)
-    assert [id.seq for id, _ in rows] == list(range(1, len(rows) + 1))
+    counters = [id.seq for id, _ in rows]
+    assert counters == list(range(1, len(rows) + 1)), f"not dense: {[(a, b) for a, b in zip(counters, counters[1:]) if b != a + 1]}"
     return [int(message.price_text) for _, message in rows if isinstance(message, Trade)]

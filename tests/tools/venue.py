@@ -34,7 +34,12 @@ class Venue:
 
     def until_published(self) -> "Venue":
         """Everything that the simulator will send is on the bus."""
-        until(lambda: sum("n" in line for line in read_ledger(self._ledger)) == self._ticks, what="the ledger has all ticks")
+        until(self._written, what="the ledger has all ticks")
         sent = sum(len(self.sent(kind, symbol)) for kind in ("trade", "quote") for symbol in SYMBOLS)
         until(lambda: self.gateway.metric("tickbus_ticks_published_total") == sent, what=f"{sent} ticks are published")
         return self
+
+    def _written(self) -> bool:
+        """It is written in pieces, which may end inside a line."""
+        text = self._ledger.read_bytes()
+        return text.count(b'{"n":') == self._ticks and text.endswith(b"\n")

@@ -153,6 +153,32 @@ def test_loss_is_seen_by_the_counters(running: tuple[RedisServer, list[dict[str,
         assert (id, lost) == (fiftieth.decode(), 48)
 
 
+def test_what_a_service_lost_is_a_gap_in_its_own_streams(redis_server: RedisServer, start: Callable[..., Part]) -> None:
+    simulator = start("simulate", "--symbols", "BTCUSDT", "--rate", "1000", "--quotes-per-trade", "0")
+    url = simulator.wait_for(r"listening on (ws://\S+)")[1]
+    gateway = start("gateway", "--feed", "binance", "--url", url, "--symbols", "BTC-USDT", "--redis", redis_server.url)
+    bars = start("bars", "--specs", "tick:100", "--redis", redis_server.url)
+    until(lambda: bars.metric("tickbus_bars_emitted_total") > 0, 20, "a bar")
+    assert bars.stop() == 0
+    name, key = "trade:binance:BTC-USDT", "tickbus:{63}:trade:binance:BTC-USDT"
+    position = int(position_of(redis_server.client, "BTC-USDT")(name).split("-")[1])
+    published = gateway.metric("tickbus_ticks_published_total")
+    until(lambda: gateway.metric("tickbus_ticks_published_total") > published + 300, 20, "trades that nobody reads")
+    assert [simulator.stop(), gateway.stop()] == [0, 0]
+    oldest = redis_server.client.xrevrange(key, count=1)[0][0]
+    redis_server.client.xtrim(key, minid=oldest, approximate=False)
+    lost = int(oldest.split(b"-")[1]) - position - 1
+
+    bars.start()
+    told = "bar:tick:100:binance:BTC-USDT"
+    until(lambda: any(row[0] == told and row[2] == "g" for row in entries_of(redis_server.client)), 20, "the gap")
+    (gap,) = [array("Gap")(row[3]) for row in entries_of(redis_server.client) if row[0] == told and row[2] == "g"]
+    assert (gap["stream"], gap["source"], gap["kind"], gap["count"], gap["from_id"]) == (2, "bars", 6, lost, None)
+    head = array("Head")(msgpack.unpackb(redis_server.client.hget("tickbus:{63}:last", told)))
+    assert (head["gaps"], head["missing"]) == ({"trimmed": 1}, lost)
+    assert array("Bar")(head["tick"])["spec"] == "tick:100"
+
+
 def test_the_commands_of_the_page(running: tuple[RedisServer, list[dict[str, Any]], Part]) -> None:
     server, _, _ = running
     program = needs("redis-cli")

@@ -46,7 +46,7 @@ class Rejected:
     """A frame or tick that cannot be used."""
 
     reason: str
-    """A label of few values: garbage, schema, price, size, time, unknown_symbol, oversize, vendor_error."""
+    """A label of few values: field (of a tick), garbage (no frame of the protocol), oversize, unknown_symbol."""
     detail: str
     kind: str | None = None
     """Which stream lost a tick, where that is known: trade or quote."""

@@ -1,3 +1,0 @@
-"""Moved to services.recorded.columns."""
-
-from services.recorded.columns import *  # noqa: F403

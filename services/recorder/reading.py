@@ -1,3 +1,0 @@
-"""Moved to services.recorded.reading."""
-
-from services.recorded.reading import *  # noqa: F403

@@ -1,0 +1,77 @@
+"""Real days: the builder's last word on every bar is what comes out of sorting the trades into intervals."""
+
+import csv
+import gzip
+import io
+import json
+import zipfile
+from itertools import groupby
+from pathlib import Path
+
+import pytest
+from bars.reference import Entry, as_row, numbers
+
+from services.bars.builder import StreamBars
+from services.bars.specs import parse
+from tickbus.messages import Side, Trade
+from tickbus.names import StreamId
+from tickbus.units import MILLISECOND, SECOND, canonical
+
+DATA = Path(__file__).parents[3] / "shared" / "data"
+pytestmark = [pytest.mark.data, pytest.mark.skipif(not DATA.exists(), reason="the captures are not here")]
+
+MIDNIGHT = 1_381_118_400 * SECOND
+"""2013-10-07 in New York."""
+
+
+def btcusdt() -> list[Entry]:
+    entries: list[Entry] = []
+    for day in ("20240808", "20240809"):
+        for line in gzip.decompress((DATA / f"spot_btcusdt_{day}.gz").read_bytes()).decode().splitlines():
+            received, _, frame = line.partition(" ")
+            if "@trade" in frame:
+                t = json.loads(frame)["data"]
+                ts, side = t["T"] * MILLISECOND, Side.SELL if t["m"] else Side.BUY
+                trade = Trade("BTC-USDT", canonical(t["p"]), canonical(t["q"]), side, str(t["t"]), ts, int(received))
+                entries.append((StreamId(int(received) // MILLISECOND, len(entries) + 1), trade))
+    return entries
+
+
+def spy() -> list[Entry]:
+    with zipfile.ZipFile(DATA / "spy_20131007_trade.zip") as archive:
+        rows = list(csv.reader(io.TextIOWrapper(archive.open(archive.namelist()[0]))))
+    entries: list[Entry] = []
+    for row in rows:
+        ts = MIDNIGHT + int(row[0]) * MILLISECOND
+        trade = Trade("SPY.US", f"{row[1][:-4]}.{row[1][-4:]}", row[2], Side.UNKNOWN, None, ts, ts)
+        entries.append((StreamId(ts // MILLISECOND, len(entries) + 1), trade))
+    return entries
+
+
+@pytest.mark.parametrize("make", [btcusdt, spy])
+def test_time_bars_of_a_real_tape(make):
+    entries = make()
+    symbol, specs = entries[0][1].symbol, [parse("time:1s"), parse("time:1m")]
+    bars = StreamBars(symbol, specs, 2 * SECOND, 60 * SECOND)
+    emitted = []
+    for start in range(0, len(entries), 500):
+        emitted += bars.apply_many(entries[start : start + 500])
+        if start % 50_000 == 0:
+            bars = StreamBars(symbol, specs, 2 * SECOND, 60 * SECOND, bars.state())
+    emitted += bars.clock(entries[-1][0].ms + 100_000)
+    last = {(bar.spec, bar.start): as_row(bar) for _, bar in emitted}
+    for spec in specs:
+        length = int(spec.size)
+        ordered = sorted((trade for _, trade in entries if trade.price and trade.size), key=lambda trade: trade.ts_event // length)
+        expected = {start * length: numbers(list(group)) for start, group in groupby(ordered, key=lambda trade: trade.ts_event // length)}
+        found = {start: row for (text, start), row in last.items() if text == spec.text}
+        assert sorted(found) == list(expected)
+        for start, row in expected.items():
+            assert found[start] == row | {
+                "spec": spec.text,
+                "start": start,
+                "end": start + length,
+                "revision": found[start]["revision"],
+                "quality": (),
+            }
+    assert bars.counters["too_late"] == 0

@@ -1,0 +1,120 @@
+"""`tickbus demo` as a person starts it: what it says at its end is what is in the files and on the bus."""
+
+import os
+import re
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+from support.parts import Part, tickbus
+from support.recording import Recording
+from support.redis_server import RedisServer
+from support.waiting import until
+
+from tickbus.wire import decode
+
+Start = Callable[..., Part]
+KINDS = ("trade", "quote", "bar", "gap")
+
+
+def numbers(output: str, line: str) -> dict[str, int]:
+    """`on the bus      12 trades, 3 quotes, ...` -> by kind."""
+    found = re.search(rf"^{line} +.*[0-9] trades.*", output, re.MULTILINE)
+    assert found is not None, output
+    return {kind: int(re.search(rf"([\d,]+) {kind}s", found[0])[1].replace(",", "")) for kind in KINDS}  # type: ignore[index]
+
+
+def on_the_bus(folder: Path) -> dict[str, int]:
+    """Counted from the server's own data, after the demo's end."""
+    server = RedisServer(folder / "redis")
+    server.start()
+    counts = dict.fromkeys(KINDS, 0)
+    for key in server.client.scan_iter("tickbus:{*}:*:*"):
+        if (kind := key.decode().split(":")[2]) in KINDS:
+            for _, fields in server.client.xrange(key):
+                ((field, payload),) = fields.items()
+                decode(field, payload)
+                counts["gap" if field == b"g" else kind] += 1
+    server.close()
+    return counts
+
+
+def in_files(folder: Path) -> dict[str, int]:
+    recording = Recording(folder / "data")
+    return {kind: (recording.query("select count(*) from FILES", kind) or [(0,)])[0][0] for kind in KINDS}
+
+
+def children(demo: Part) -> dict[int, str]:
+    """Process -> its command."""
+    ids = Path(f"/proc/{demo.process.pid}/task/{demo.process.pid}/children").read_text().split()
+    return {int(id): Path(f"/proc/{id}/cmdline").read_bytes().replace(b"\0", b" ").decode() for id in ids}
+
+
+def alive(process: int) -> bool:
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+def test_its_figures_are_true_it_goes_on_and_a_dead_part_is_told(start: Start, tmp_path: Path) -> None:
+    folder = tmp_path / "demo"
+    # the user's own configuration is not the demo's
+    demo = start("demo", "--seconds", "6", "--data-dir", str(folder), TICKBUS_METRICS_PORT="1", TICKBUS_SYMBOLS="BTC-USDT,GOLD")
+    url = demo.wait_for(r"Redis +(redis://\S+)")[1]
+    tail = tickbus("tail", "GOLD", "--redis", url, "--from", "start", "--count", "1", "--json")
+    assert '"stream":"trade:demo:GOLD"' in tail.stdout
+    second = tickbus("demo", "--data-dir", str(folder))
+    assert (second.returncode, second.stderr) == (2, f"tickbus: another demo runs in {folder}; stop it, or give this one another --data-dir\n")
+    assert demo.wait(30) == 0
+    bus = numbers(demo.output, "on the bus")
+    assert numbers(demo.output, "ran") == bus
+    assert bus == on_the_bus(folder)
+    assert min(bus["trade"], bus["quote"], bus["bar"]) > 0
+    assert bus["gap"] == 0
+    files = numbers(demo.output, "recorded")
+    assert files == in_files(folder)
+    left = int(re.search(r"not recorded +([\d,]+)", demo.output)[1].replace(",", ""))  # type: ignore[index]
+    assert sum(bus.values()) - sum(files.values()) == left
+
+    again = start("demo", "--data-dir", str(folder), "--symbols", "BTC-USDT,GOLD")
+    again.wait_for(r"trades [\d,]+ \(\+[1-9]")
+    (bars,) = (id for id, command in children(again).items() if " bars " in command)
+    os.kill(bars, signal.SIGKILL)
+    assert again.wait(30) == 1
+    assert "tickbus: bars ended with -9; the end of its log" in again.output
+    now = numbers(again.output, "on the bus")
+    ran = numbers(again.output, "ran")
+    assert now == {kind: bus[kind] + ran[kind] for kind in KINDS}
+    assert now["trade"] > bus["trade"]
+    # the time between the two is a hole in every stream
+    assert ran["gap"] >= 2
+    assert numbers(again.output, "recorded") == in_files(folder)
+
+
+def test_its_parts_do_not_outlive_it(start: Start, tmp_path: Path) -> None:
+    demo = start("demo", "--data-dir", str(tmp_path / "demo"))
+    demo.wait_for("metrics ")
+    processes = children(demo)
+    assert len(processes) == 5
+    demo.kill()
+    until(lambda: not any(map(alive, processes)), what="all are gone with the demo")
+
+
+def test_ctrl_c_is_a_clean_end(start: Start, tmp_path: Path) -> None:
+    demo = start("demo", "--data-dir", str(tmp_path / "demo"))
+    demo.wait_for("metrics ")
+    processes = children(demo)
+    demo.signal(signal.SIGINT)
+    assert demo.wait(30) == 0
+    assert not any(map(alive, processes))
+    assert "not recorded" in demo.output
+    for log in ("simulate", "gateway", "bars", "recorder"):
+        assert "as told by SIGTERM" in (tmp_path / "demo" / "logs" / f"{log}.log").read_text()
+
+
+def test_a_folder_that_cannot_be_written_is_told(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    done = tickbus("demo", "--data-dir", str(tmp_path / "file" / "below"))
+    assert (done.returncode, len(done.stderr.splitlines())) == (2, 1)
+    assert "name a folder that can be written" in done.stderr

@@ -1,0 +1,395 @@
+"""Reading from a real Redis, by what an app sees: every message once, in order, from where it asked, and what is lost is said."""
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator
+from contextlib import aclosing, asynccontextmanager
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+from support.redis_server import RedisServer
+from support.waiting import until
+from support.writing import KEYS, Writer, stored, trade
+
+import tickbus
+from tickbus.bus import Bus, Reading
+from tickbus.errors import ConfigError, RedisAway
+from tickbus.messages import Gap, GapKind, Message, Quote, StreamKind, Trade
+from tickbus.names import Stream, StreamId
+from tickbus.units import MILLISECOND
+
+
+@asynccontextmanager
+async def bench(server: RedisServer) -> AsyncIterator[tuple[Writer, Bus]]:
+    """A writer, and a bus that reads what it writes."""
+    writer = await Writer(server.url).open()
+    async with tickbus.connect(server.url) as bus:
+        yield writer, bus
+    writer.close()
+
+
+def number(message: Message) -> int | str:
+    assert isinstance(message, Trade | Gap)
+    return f"{message.kind.name} {message.count}" if isinstance(message, Gap) else int(message.price_text)
+
+
+async def take(reading: Reading, count: int) -> list[int | str]:
+    """The next `count` messages of a fresh iteration."""
+    found: list[int | str] = []
+    async with asyncio.timeout(20), aclosing(reading.__aiter__()) as messages:  # type: ignore[type-var]
+        async for message in messages:
+            found.append(number(message))
+            if len(found) == count:
+                break
+    reading.close()
+    return found
+
+
+class Collecting:
+    """A reading that runs beside the test. `ready` once it stands where it begins."""
+
+    def __init__(self, reading: Reading) -> None:
+        self.reading = reading
+        self.messages: list[Message] = []
+        self._task = asyncio.create_task(self._collect())
+
+    async def _collect(self) -> None:
+        async for message in self.reading:
+            self.messages.append(message)
+
+    @property
+    def numbers(self) -> list[int | str]:
+        return [number(message) for message in self.messages]
+
+    async def ready(self) -> "Collecting":
+        await self.until(lambda: self.reading._reader is not None and all(shard.known for shard in self.reading._reader._shards.values()))
+        return self
+
+    async def until(self, condition: Any, seconds: float = 20.0) -> None:
+        async with asyncio.timeout(seconds):
+            while not condition():
+                if self._task.done():
+                    self._task.result()
+                await asyncio.sleep(0.01)
+
+    async def have(self, count: int, seconds: float = 20.0) -> list[int | str]:
+        await self.until(lambda: len(self.messages) >= count, seconds)
+        return self.numbers
+
+    async def stop(self) -> None:
+        self._task.cancel()
+        await asyncio.gather(self._task, return_exceptions=True)
+        self.reading.close()
+
+
+# where it begins
+
+
+async def test_from_the_start_and_from_now(redis_server: RedisServer) -> None:
+    async with bench(redis_server) as (writer, bus):
+        await writer.write(1, 2, 3)
+        assert await take(bus.read("trade", start="start"), 3) == [1, 2, 3]
+        live = await Collecting(bus.read("trade")).ready()
+        await writer.write(4, 5)
+        assert await live.have(2) == [4, 5]
+        await live.stop()
+
+
+async def test_from_a_time_in_all_its_forms(redis_server: RedisServer) -> None:
+    async with bench(redis_server) as (writer, bus):
+        await writer.write(1)
+        await asyncio.sleep(0.01)  # the next one has a later ms
+        await writer.write(2)
+        ms = stored(redis_server.client, writer.key())[1][0].ms
+        for start in (ms * MILLISECOND, datetime.fromtimestamp(ms / 1000, UTC), tickbus.units.format_time(ms * MILLISECOND), str(ms)):  # type: ignore[attr-defined]
+            assert await take(bus.read("trade", start=start), 1) == [2]
+        assert await take(bus.read("trade", start=0), 2) == [1, 2]
+
+
+async def test_a_start_that_is_none_and_a_kind_that_is_none(redis_server: RedisServer) -> None:
+    async with tickbus.connect(redis_server.url) as bus:
+        with pytest.raises(ConfigError, match="where to begin: 'soon' is no time"):
+            bus.read("trade", start="soon")
+        with pytest.raises(ConfigError, match="kind 'ticks': read one of trade, quote, bar, signal"):
+            bus.read("ticks")
+
+
+async def test_a_cursor_goes_on_right_after_the_last_message_given_out(redis_server: RedisServer) -> None:
+    async with bench(redis_server) as (writer, bus):
+        await writer.write(1, 2, 3, 4)
+        await writer.write(11, 12, symbol="B")
+        seen: list[int | str] = []
+        cursor: dict[str, str] = {}
+        for _ in range(6):  # one message at a time, each time another reader
+            reading = bus.read("trade", start="start", cursor=cursor)
+            seen += await take(reading, 1)
+            cursor = cursor | reading.cursor
+        assert sorted(seen) == [1, 2, 3, 4, 11, 12]  # type: ignore[type-var]
+        assert [one for one in seen if one < 10] == [1, 2, 3, 4]  # type: ignore[operator]
+        reading = bus.read("trade", cursor=cursor)
+        await writer.write(5)
+        assert await take(reading, 1) == [5]
+
+
+# which streams
+
+
+async def test_symbols_feeds_and_kinds_are_told_apart(redis_server: RedisServer) -> None:
+    async with bench(redis_server) as (writer, bus):
+        other = await Writer(redis_server.url, "other").open()
+        await writer.write(1)
+        await writer.write(2, symbol="B")
+        await other.write(3)
+        quote = Quote("A", "1", None, "2", None, 7, 8)
+        await writer.publisher.commit(writer.transaction([writer.entry(Stream("quote", "test", "A"), quote)]))
+        assert await take(bus.read("trade", symbols=["B"], start="start"), 1) == [2]
+        assert await take(bus.read("trade", feeds=["other"], start="start"), 1) == [3]
+        assert await take(bus.read("trade", symbols=["A"], feeds=["test"], start="start"), 1) == [1]
+        quotes = bus.read("quote", start="start")
+        async with aclosing(quotes.__aiter__()) as messages:  # type: ignore[type-var]
+            assert await anext(messages) == quote
+        assert {stream.name: message for stream, message in (await bus.last("trade")).items()} == {
+            "trade:test:A": trade(1), "trade:test:B": trade(2, "B"), "trade:other:A": trade(3),
+        }  # fmt: skip
+        assert await bus.last("quote", symbols=["A", "nobody"]) == {Stream("quote", "test", "A"): quote}
+        quotes.close()
+        other.close()
+
+
+async def test_streams_that_appear_later_are_read_from_their_first_entry(redis_server: RedisServer) -> None:
+    async with bench(redis_server) as (writer, bus):
+        await writer.write(1)
+        live = await Collecting(bus.read("trade")).ready()
+        for symbol in "BCDEFGHIJ":
+            await writer.write(100, 101, symbol=symbol)
+        await live.have(18)
+        assert sorted((one.symbol, int(one.price_text)) for one in live.messages if isinstance(one, Trade)) == [
+            (symbol, number) for symbol in "BCDEFGHIJ" for number in (100, 101)
+        ]
+        await live.stop()
+
+
+async def test_a_bus_that_nobody_has_written_to_yet(redis_server: RedisServer) -> None:
+    async with tickbus.connect(redis_server.url) as bus:
+        assert await bus.last() == {}
+        reading = bus.read("trade", start="start")
+        collecting = Collecting(reading)
+        await collecting.until(lambda: reading._reader is not None)
+        writer = await Writer(redis_server.url, keys=tickbus.names.Keys()).open()  # type: ignore[attr-defined]
+        await writer.write(1)
+        assert await collecting.have(1) == [1]
+        await collecting.stop()
+        writer.close()
+
+
+async def test_two_thousand_streams(redis_server: RedisServer) -> None:
+    async with bench(redis_server) as (writer, bus):
+        symbols = [f"S{at}" for at in range(2000)]
+        await writer.publisher.commit(writer.transaction([writer.entry(writer.of(symbol), trade(1, symbol)) for symbol in symbols]))
+        live = await Collecting(bus.read("trade", start="start")).ready()
+        await live.have(2000)
+        for first in range(2, 5):
+            await writer.publisher.commit(writer.transaction([writer.entry(writer.of(symbol), trade(first, symbol)) for symbol in symbols]))
+        await live.have(8000)
+        by_symbol: dict[str, list[str]] = {}
+        for message in live.messages:
+            assert isinstance(message, Trade)
+            by_symbol.setdefault(message.symbol, []).append(message.price_text)
+        assert by_symbol == {symbol: ["1", "2", "3", "4"] for symbol in symbols}
+        await live.stop()
+
+
+async def test_more_entries_than_one_read_takes(redis_server: RedisServer) -> None:
+    async with bench(redis_server) as (writer, bus):
+        for first in range(1, 25_001, 5_000):
+            await writer.write(*range(first, first + 5_000))
+        await writer.write(1, symbol="B")
+        live = await Collecting(bus.read("trade", start="start")).ready()
+        await live.have(25_001)
+        assert [number(one) for one in live.messages if isinstance(one, Trade) and one.symbol == "A"] == list(range(1, 25_001))
+        await live.stop()
+
+
+# what is lost
+
+
+async def test_what_was_trimmed_is_said_with_its_exact_number(redis_server: RedisServer) -> None:
+    async with bench(redis_server) as (writer, bus):
+        await writer.write(*range(1, 11))
+        cursor = {"trade:test:A": str(stored(redis_server.client, writer.key())[2][0])}
+        after, before = (stored(redis_server.client, writer.key())[at][0] for at in (2, 7))
+        redis_server.client.xtrim(writer.key(), maxlen=3, approximate=False)
+        assert await take(bus.read("trade", cursor=cursor), 4) == ["TRIMMED 4", 8, 9, 10]
+        assert await take(bus.read("trade", cursor=cursor, gaps=False), 3) == [8, 9, 10]
+        reading = bus.read("trade", cursor=cursor)
+        async with aclosing(reading.__aiter__()) as messages:  # type: ignore[type-var]
+            gap = await anext(messages)
+        assert gap == Gap("A", StreamKind.TRADE, "reader", GapKind.TRIMMED, after.ms * MILLISECOND, before.ms * MILLISECOND, count=4)
+        reading.close()
+        assert await take(bus.read("trade", start="start"), 3) == [8, 9, 10]  # the oldest that is kept is where it begins
+
+
+async def test_entries_say_where_each_message_stands(redis_server: RedisServer) -> None:
+    async with bench(redis_server) as (writer, bus):
+        await writer.write(1, 2, 3)
+        ids = [id for id, _ in stored(redis_server.client, writer.key())]
+        redis_server.client.xtrim(writer.key(), maxlen=1, approximate=False)
+        reading = bus.read("trade", cursor={"trade:test:A": str(ids[0])})
+        found = []
+        async with aclosing(reading.entries()) as entries:  # type: ignore[type-var]
+            async for stream, id, message in entries:
+                found.append((stream.name, id, number(message)))
+                if len(found) == 2:
+                    break
+        assert found == [("trade:test:A", ids[0], "TRIMMED 1"), ("trade:test:A", ids[2], 3)]
+        reading.close()
+
+
+async def test_gaps_of_the_gateway_come_in_their_place_or_not_at_all(redis_server: RedisServer) -> None:
+    async with bench(redis_server) as (writer, bus):
+        gap = Gap("A", StreamKind.TRADE, "gateway", GapKind.SEQUENCE, 1, 2, "2", "4", 3)
+        for message in (trade(1), gap, trade(5)):
+            await writer.publisher.commit(writer.transaction([writer.entry(writer.of(), message)]))
+        assert await take(bus.read("trade", start="start"), 3) == [1, "SEQUENCE 3", 5]
+        assert await take(bus.read("trade", start="start", gaps=False), 2) == [1, 5]
+
+
+# disturbances
+
+
+@pytest.mark.parametrize("disturb", ["trim", "delete"])
+async def test_bells_that_are_gone_cost_nothing(redis_server: RedisServer, disturb: str) -> None:
+    async with bench(redis_server) as (writer, bus):
+        await writer.write(0)
+        live = await Collecting(bus.read("trade")).ready()
+        for round_ in range(20):
+            # in one transaction of the test's own, so that no reader sees the bell in between
+            await writer.write(3 * round_ + 1)
+            for shard in range(KEYS.shards):
+                if disturb == "trim":
+                    redis_server.client.xtrim(KEYS.bell(shard), maxlen=0, approximate=False)
+                else:
+                    redis_server.client.delete(KEYS.bell(shard))
+            await writer.write(3 * round_ + 2, 3 * round_ + 3)
+        await writer.ring()
+        assert await live.have(60) == list(range(1, 61))
+        await live.stop()
+
+
+async def test_a_connection_that_is_cut_again_and_again(redis_server: RedisServer) -> None:
+    async with bench(redis_server) as (writer, bus):
+        await writer.write(0)
+        live = await Collecting(bus.read("trade")).ready()
+        for first in range(1, 1001, 10):
+            await writer.write(*range(first, first + 10))
+            if first % 100 == 51:
+                redis_server.client.client_kill_filter(_type="normal", skipme=True)
+        assert await live.have(1000, 40) == list(range(1, 1001))
+        assert live.reading._reader is not None and live.reading._reader.reconnects >= 3
+        await live.stop()
+
+
+async def test_a_server_that_loads_its_data_for_a_while(redis_server: RedisServer) -> None:
+    async with bench(redis_server) as (writer, bus):
+        for first in range(1, 301):
+            await writer.write(first)
+        live = await Collecting(bus.read("trade", start="start")).ready()
+        await live.have(300)
+        redis_server.stop()
+        redis_server.client.close()
+        slow = RedisServer(redis_server._folder, "--key-load-delay", "2000", "--loading-process-events-interval-bytes", "1024")
+        slow.port = redis_server.port
+        try:
+            await asyncio.to_thread(slow.start)
+            await writer.write(301)
+            assert await live.have(301) == list(range(1, 302))
+        finally:
+            await live.stop()
+            slow.close()
+
+
+async def test_a_flushed_server_is_another_history(redis_server: RedisServer) -> None:
+    async with bench(redis_server) as (writer, bus):
+        await writer.write(1, 2)
+        live = await Collecting(bus.read("trade", start="start")).ready()
+        await live.have(2)
+        redis_server.client.flushall()
+        await writer.write(3)
+        await writer.write(4)
+        found = await live.have(4)
+        assert found[:2] == [1, 2] and found[-2:] == [3, 4]
+        await live.stop()
+
+
+async def test_no_server_and_no_address(redis_server: RedisServer) -> None:
+    redis_server.stop()
+    with pytest.raises(RedisAway, match="no Redis at redis://127.0.0.1"):
+        async with tickbus.connect(redis_server.url):
+            raise AssertionError("it is stopped")
+    with pytest.raises(ConfigError, match="--redis"):
+        async with tickbus.connect("http://127.0.0.1"):
+            raise AssertionError("it is no address")
+
+
+# a plain program
+
+
+class Program(threading.Thread):
+    """A plain `for` loop in a thread of its own, as in a script or a notebook."""
+
+    def __init__(self, url: str, count: int, **options: Any) -> None:
+        super().__init__(daemon=True)
+        self._url, self._count, self._options = url, count, options
+        self.messages: list[Message] = []
+        self.cursor: dict[str, str] = {}
+
+    def run(self) -> None:
+        with tickbus.connect(self._url) as bus:
+            reading = bus.read("trade", **self._options)
+            for message in reading:
+                self.messages.append(message)
+                if len(self.messages) == self._count:
+                    break
+            self.cursor = reading.cursor
+
+
+async def test_a_plain_loop_gives_the_same_as_an_async_one(redis_server: RedisServer) -> None:
+    async with bench(redis_server) as (writer, bus):
+        await writer.write(*range(1, 2001))
+        program = Program(redis_server.url, 4000, start="start")
+        program.start()
+        for first in range(2001, 4001, 100):
+            await writer.write(*range(first, first + 100))
+        live = await Collecting(bus.read("trade", start="start")).ready()
+        assert await live.have(4000) == list(range(1, 4001))
+        await asyncio.to_thread(program.join, 20)
+        assert not program.is_alive()
+        assert program.messages == live.messages
+        assert program.cursor == live.reading.cursor == {"trade:test:A": str(stored(redis_server.client, writer.key())[-1][0])}
+        await live.stop()
+
+
+async def test_a_plain_loop_that_is_left_in_the_middle_ends_its_thread(redis_server: RedisServer) -> None:
+    async with bench(redis_server) as (writer, _):
+        for first in range(1, 40_001, 5_000):
+            await writer.write(*range(first, first + 5_000))
+        program = Program(redis_server.url, 3, start="start")
+        program.start()
+        await asyncio.to_thread(program.join, 20)
+        assert [number(message) for message in program.messages] == [1, 2, 3]
+        assert program.cursor == {"trade:test:A": str(stored(redis_server.client, writer.key())[2][0])}
+        until(lambda: not any(thread.name == "tickbus-reading" for thread in threading.enumerate()))
+
+
+def test_errors_of_a_plain_loop_reach_it(redis_server: RedisServer) -> None:
+    with tickbus.connect(redis_server.url) as bus:
+        redis_server.stop()
+        with pytest.raises(RedisAway):
+            next(iter(bus.read("trade")))
+
+
+def test_positions_are_ids() -> None:
+    assert StreamId.parse(b"5-7") == StreamId.parse("5-7") == StreamId(5, 7)
+    assert str(StreamId(5, 7)) == "5-7"
+    assert StreamId(5, 10) > StreamId(5, 9) and StreamId(6, 1) > StreamId(5, 9)
