@@ -235,7 +235,8 @@ class StreamBars:
                 emitted.append(Emitted(ms, bars.revise(start, end, run)))
             else:
                 too_late = True
-        self.counters["too_late"] += too_late
+        if too_late:
+            self.counters["too_late"] += 1
         if len(cells) == len(self._time):
             self._start, self._end = low, high
         if self._counts:
@@ -313,18 +314,20 @@ class StreamBars:
         if self._end <= closed:
             # else the bars of the run are among those that stay open
             self._end_run()
-        due = [(cell.end, order, cell) for order, bars in enumerate(self._time) for cell in bars.close(closed)]
+        grace, self._due = self._grace, ALWAYS
+        due: list[tuple[int, int, TimeBars, Cell]] = []
+        for order, bars in enumerate(self._time):
+            if bars.first_end <= closed:
+                for cell in bars.close(closed):
+                    due.append((cell.end, order, bars, cell))  # noqa: PERF401  (the spec is to be looked at here anyway)
+                if len(bars.closed) > bars.crowded:
+                    bars.forget(self._newest - self._keep)
+            if bars.first_end + grace < self._due:
+                self._due = bars.first_end + grace
         if len(due) > 1:
             due.sort(key=lambda item: item[:2])
-        self._due = ALWAYS
-        for bars in self._time:
-            if bars.first_end + self._grace < self._due:
-                self._due = bars.first_end + self._grace
-            if len(bars.closed) > bars.crowded:
-                bars.forget(self._newest - self._keep)
-        for end, order, cell in due:
-            bars = self._time[order]
-            emitted.append(Emitted(self._closing(end + self._grace), cell.emit(bars.symbol, bars.spec)))
+        for end, _, bars, cell in due:
+            emitted.append(Emitted(self._closing(end + grace), cell.emit(bars.symbol, bars.spec)))
 
     def _watermark(self, ms: int) -> int:
         """At the end of the ms before `ms`; of the entries so far, if some were of this ms."""

@@ -16,7 +16,7 @@ from tickbus.messages import Gap, Side, Trade
 from tickbus.names import StreamId
 from tickbus.units import MILLISECOND
 
-WORTHWHILE = 12
+WORTHWHILE = 20
 """Entries from which on the columns cost less than they save."""
 
 

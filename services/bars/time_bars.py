@@ -49,15 +49,16 @@ class TimeBars:
 
     def close(self, until: int) -> list[Cell]:
         """Close the bars that end at `until` or before, oldest first; the caller emits them."""
-        if self.first_end > until:
-            return []
-        due, self.first_end = [], ALWAYS
-        for cell in [*self.open.values()]:
+        due, first_end = [], ALWAYS
+        for cell in self.open.values():
             if cell.end <= until:
                 due.append(cell)
-                self.closed[cell.start] = self.open.pop(cell.start)
-            elif cell.end < self.first_end:
-                self.first_end = cell.end
+            elif cell.end < first_end:
+                first_end = cell.end
+        self.first_end = first_end
+        for cell in due:
+            self.closed[cell.start] = cell
+            del self.open[cell.start]
         if len(due) > 1:
             due.sort(key=lambda cell: cell.end)
         return due

@@ -48,6 +48,8 @@ class Gateway:
         """Gap entries acknowledged."""
         self._ring_due = True
         self._committing = False
+        self._paused = False
+        """Whether the socket is left unread because Redis is slower than the vendor."""
         self._acknowledged_at = time.monotonic()
 
     async def open(self, link: Link) -> None:
@@ -113,11 +115,11 @@ class Gateway:
             await news.wait()
             await self._commit(upstream.up)
             current = upstream.current
-            if current is not None:
-                if self.backlog.bytes > _PAUSE_BYTES:
-                    current.socket.pause()
-                elif self.backlog.bytes < _RESUME_BYTES:
-                    current.socket.resume()
+            if current is not None and self.backlog.bytes > _PAUSE_BYTES:
+                self._paused = True
+                current.socket.pause()
+            elif self._paused and self.backlog.bytes < _RESUME_BYTES:
+                self._resume(upstream)
 
     async def _commit(self, feed_up: bool) -> None:
         """Everything that waits, up to a batch, as one transaction."""
@@ -163,8 +165,13 @@ class Gateway:
             await asyncio.sleep(0.9)
             self._ring_due = True
             self.backlog.news.set()
-            if time.monotonic() - self._acknowledged_at > _WELL_SECONDS and upstream.current is not None:
-                upstream.current.socket.resume()
+            if self._paused and time.monotonic() - self._acknowledged_at > _WELL_SECONDS:
+                self._resume(upstream)
+
+    def _resume(self, upstream: Upstream) -> None:
+        self._paused = False
+        if upstream.current is not None:
+            upstream.current.socket.resume()
 
 
 def _ticks_before_gaps(entries: Iterable[Entry], wanted: "set[StreamState]") -> dict[StreamState, bytes]:

@@ -14,8 +14,7 @@ def pipe_may_close() -> Iterator[None]:
     try:
         yield
     except* BrokenPipeError:
-        # Python flushes once more at its own end, and must not complain then
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _discard_output()
 
 
 def stop_with_pipe(stopping: asyncio.Event) -> None:
@@ -24,7 +23,13 @@ def stop_with_pipe(stopping: asyncio.Event) -> None:
 
     def closed() -> None:
         loop.remove_reader(output)
+        _discard_output()
         stopping.set()
 
     if stat.S_ISFIFO(os.fstat(output).st_mode):
         loop.add_reader(output, closed)  # nothing can be read from a pipe's writing end but that the other is closed
+
+
+def _discard_output() -> None:
+    """Python flushes once more at its own end, and must not complain then."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

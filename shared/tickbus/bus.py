@@ -11,11 +11,13 @@ import asyncio
 import queue
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator, Mapping
+from contextlib import suppress
 from functools import partial
+from operator import length_hint
 from types import TracebackType
 
 from tickbus.errors import ConfigError, RedisUnfit
-from tickbus.link import Link
+from tickbus.link import Link, Reply
 from tickbus.messages import Gap, GapKind, Message, StreamKind
 from tickbus.names import DEFAULT_PREFIX, DEFAULT_SHARDS, KINDS, Keys, Stream, StreamId
 from tickbus.reader import FROM_START, NOW, Read, Reader, Start, parse_start
@@ -85,11 +87,13 @@ class Bus:
         self, wanted: "partial[bool]", symbols: Collection[str] | None, start: "str | StreamId", positions: dict[str, StreamId]
     ) -> Reader:
         link = await self._link()
-        while (number := await read_meta(link, self._prefix)) is None:
-            # nobody has written yet: what comes is all new, so nothing of it may be skipped
-            start = FROM_START
-            await asyncio.sleep(_EMPTY_SECONDS)
-        link.close()
+        try:
+            while (number := await read_meta(link, self._prefix)) is None:
+                # nobody has written yet: what comes is all new, so nothing of it may be skipped
+                start = FROM_START
+                await asyncio.sleep(_EMPTY_SECONDS)
+        finally:
+            link.close()
         keys = Keys(self._prefix, number)
         shards = None if symbols is None else {keys.shard(symbol) for symbol in symbols}
         return Reader(self._link, keys, wanted, start, positions, shards)
@@ -131,27 +135,34 @@ class Reading:
         self._field = TICK_FIELD[kind]
         self._reader: Reader | None = None
         self._delivered: dict[str, str] = {}
-        self._stream_name = ""
-        self._at: bytes = b""
+        self._current: Read | None = None
+        """The read that is given out now, its entries and the messages that are left of it."""
+        self._entries: list[Reply] = []
+        self._giving: Iterator[Message] = iter(())
         self._thread: _Thread | None = None
 
     @property
     def cursor(self) -> dict[str, str]:
         """Stream name -> ID of the newest message given out. Save it, and `read(..., cursor=...)` goes on right after it."""
-        at = {self._stream_name: self._at.decode()} if self._at else {}
-        return {**self._delivered, **at}
+        if (read := self._current) is None:
+            return dict(self._delivered)
+        # how much of the list is given out, its own iterator knows: nothing is counted per message
+        given = len(self._entries) - length_hint(self._giving)
+        if given == len(self._entries):
+            return {**self._delivered, read.stream.name: str(read.last)}
+        return {**self._delivered, read.stream.name: self._entries[given - 1][0].decode()} if given > 0 else dict(self._delivered)
 
     async def __aiter__(self) -> AsyncIterator[Message]:
         async for reads in self._rounds():
             for read in reads:
-                for message in self._messages(read):
+                for message in self._give(read):
                     yield message
 
     def __iter__(self) -> Iterator[Message]:
         self._thread = _Thread(self)
         for reads in self._thread:
             for read in reads:
-                yield from self._messages(read)
+                yield from self._give(read)
 
     async def entries(self) -> AsyncIterator[tuple[Stream, StreamId, Message]]:
         """The same with stream and ID of each message; a Gap for what was trimmed bears the ID after which it is missing."""
@@ -177,19 +188,17 @@ class Reading:
             if result.reads:
                 yield result.reads
 
-    def _messages(self, read: Read) -> Iterator[Message]:
-        self._stream_name = read.stream.name
-        if read.lost is not None and self._gaps:
-            yield trimmed_gap(read, "reader")
+    def _give(self, read: Read) -> Iterator[Message]:
+        """The messages of a read, decoded all at once."""
+        if self._current is not None:
+            self._delivered[self._current.stream.name] = str(self._current.last)
         wanted, decode_tick = self._field, DECODE[self._field]
-        for id, (field, payload) in read.entries:
-            self._at = id
-            if field == wanted:
-                yield decode_tick(payload)
-            elif self._gaps:
-                yield decode(field, payload)
-        self._delivered[self._stream_name] = str(read.last)
-        self._at = b""
+        entries = read.entries if self._gaps else [entry for entry in read.entries if entry[1][0] == wanted]
+        messages = [decode_tick(payload) if field == wanted else decode(field, payload) for _, (field, payload) in entries]
+        if read.lost is not None and self._gaps:
+            messages.insert(0, trimmed_gap(read, "reader"))
+        self._current, self._entries, self._giving = read, entries, iter(messages)
+        return self._giving
 
 
 class _Thread:
@@ -224,7 +233,8 @@ class _Thread:
 
     def stop(self) -> None:
         self._started.wait()
-        self._pumping.get_loop().call_soon_threadsafe(self._pumping.cancel)
+        with suppress(RuntimeError):  # its loop has ended by itself: an error was handed over
+            self._pumping.get_loop().call_soon_threadsafe(self._pumping.cancel)
         while self._thread.is_alive():  # a full queue may hold up its last `put`
             while not self._queue.empty():
                 self._queue.get_nowait()

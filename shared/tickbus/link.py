@@ -43,6 +43,7 @@ class Link(asyncio.Protocol):
         self._replies: list[Reply] = []
         self._loop = asyncio.get_running_loop()
         self._watchdog: asyncio.TimerHandle | None = None
+        self._received_at = 0.0
         self._why = "closed"
         self.closed = False
 
@@ -113,6 +114,7 @@ class Link(asyncio.Protocol):
     # asyncio.Protocol
 
     def data_received(self, data: bytes) -> None:
+        self._received_at = self._loop.time()
         reader = self._reader
         reader.feed(data)
         replies = self._replies
@@ -148,13 +150,15 @@ class Link(asyncio.Protocol):
             future, _, _ = self._waiting.popleft()
             if not future.done():
                 future.set_exception(RedisAway(self._why))
+                future.exception()  # seen: whoever asked ahead may never come for the answer
 
     def _check(self) -> None:
         """One timer for the whole connection: a timer per command would cost more than the command."""
         self._watchdog = None
         if not self._waiting:
             return
-        deadline = self._waiting[0][2]
+        # a loop that stood still finds old deadlines and fresh answers: what arrives proves that the server is there
+        deadline = max(self._waiting[0][2], self._received_at + REPLY_SECONDS)
         if self._loop.time() >= deadline:
             self.close("Redis does not answer")
         else:

@@ -43,9 +43,7 @@ class StreamId(NamedTuple):
 
     @classmethod
     def parse(cls, text: str | bytes) -> "StreamId":
-        if isinstance(text, bytes):
-            text = text.decode()
-        ms, _, seq = text.partition("-")
+        ms, _, seq = text.partition(b"-") if isinstance(text, bytes) else text.partition("-")
         return cls(int(ms), int(seq))
 
     def __str__(self) -> str:

@@ -10,6 +10,7 @@ import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
+from itertools import islice
 from typing import NamedTuple
 
 from tickbus.errors import ConfigError, RedisAway, RedisError, RedisUnfit
@@ -65,15 +66,27 @@ class Round:
 class _Followed:
     """One stream that is read."""
 
-    __slots__ = ("exact", "key", "position", "shard", "stream")
+    __slots__ = ("exact", "key", "name", "position", "read_to", "shard", "stream")
 
     def __init__(self, keys: Keys, stream: Stream, position: StreamId, exact: bool) -> None:
         self.stream = stream
+        self.name = stream.name
         self.shard = keys.shard(stream.symbol)
         self.key = keys.stream(stream)
         self.position = position
+        self.read_to: bytes = str(position).encode()
+        """The position as Redis writes it."""
         self.exact = exact
         """Whether the position's counter is ours: what is missing after it was lost. Not so for a time, or the oldest entry."""
+
+
+class _Request(NamedTuple):
+    """What is asked of Redis: the entries of some streams, or news if `asked` is empty."""
+
+    asked: list[_Followed]
+    most: int
+    """Entries per stream."""
+    replies: "asyncio.Future[list[Reply]]"
 
 
 @dataclass
@@ -115,8 +128,6 @@ class Reader:
         """As of the last sweep of their shard: who wrote what."""
         self.reconnects = 0
         self._link: Link | None = None
-        self._first_sweep = True
-        self._run_id = b""
 
     @property
     def positions(self) -> dict[str, StreamId]:
@@ -162,41 +173,38 @@ class Reader:
         return self._link
 
     async def _follow(self, link: Link) -> AsyncIterator[Round]:
+        request = self._listen(link)
         unheard = 0
         while True:
-            if not self._pending:
-                if (idle := await self._listen(link, block=True)) is not None:
-                    yield idle
+            replies = await request.replies
+            if not request.asked:
+                await self._hear(link, replies[0])
                 unheard = 0
-                continue
-            if unheard >= _ROUNDS_UNHEARD:  # while catching up, streams with fresh news must not wait for the end of it
-                await self._listen(link, block=False)
-                unheard = 0
-            asked, future = self._ask(link)
-            done = Round(self._take(asked, await future))
-            self._settle(done)
-            yield done
-            unheard += 1
+                result = Round()
+            else:
+                result = Round(self._take(request, replies))
+                unheard += 1
+            self._settle(result)
+            # The next request goes out before this round is worked on. While catching up the bells are still heard now and
+            # then: streams with fresh news must not wait for the end of an old backlog.
+            request = self._listen(link) if not self._pending or unheard >= _ROUNDS_UNHEARD else self._ask(link)
+            if result.reads or not self._pending:
+                yield result
 
-    async def _listen(self, link: Link, block: bool) -> Round | None:
-        """Read the bells; -> a round without reads if they brought no news for us: time went on."""
+    def _listen(self, link: Link) -> "_Request":
+        """Ask for news: the bells, blocked unless something is known to be unread."""
         shards = self._shards.values()
-        options: Command = ("BLOCK", _BLOCK_MS) if block else ()
-        (reply,) = await link.send(
-            pack(("XREAD", "COUNT", 1000, *options, "STREAMS", *[s.bell for s in shards], *[s.bell_id for s in shards])), 1, _BLOCK_SECONDS
-        )
+        options: Command = () if self._pending else ("BLOCK", _BLOCK_MS)
+        command = ("XREAD", "COUNT", 1000, *options, "STREAMS", *[s.bell for s in shards], *[s.bell_id for s in shards])
+        return _Request([], 0, link.send(pack(command), 1, _BLOCK_SECONDS))
+
+    async def _hear(self, link: Link, reply: Reply) -> None:
         _raise(reply)
         missed: set[int] = set()
         for key, rows in reply or ():
-            shard = self._by_bell[key]
-            self._heed(shard, rows, missed)
+            self._heed(self._by_bell[key], rows, missed)
         if missed:
             await self._sweep(link, missed)
-        if self._pending:
-            return None
-        idle = Round()
-        self._settle(idle)
-        return idle
 
     def _heed(self, shard: int, rows: list[Reply], missed: set[int]) -> None:
         state = self._shards[shard]
@@ -224,35 +232,37 @@ class Reader:
                     result.clocks[shard, feed] = bus_ms
                 state.clocks.clear()
 
-    def _ask(self, link: Link) -> "tuple[list[_Followed], asyncio.Future[list[Reply]]]":
+    def _ask(self, link: Link) -> "_Request":
         """Ask for the entries of streams with news: as many as one round takes."""
-        asked = list(self._pending.values())[: 4 * _STREAMS_PER_READ]
+        asked = list(islice(self._pending.values(), 4 * _STREAMS_PER_READ))
         count = max(10, _PER_READ // len(asked))
         commands = []
         for first in range(0, len(asked), _STREAMS_PER_READ):
             piece = asked[first : first + _STREAMS_PER_READ]
-            commands.append(pack(("XREAD", "COUNT", count, "STREAMS", *[f.key for f in piece], *[str(f.position) for f in piece])))
+            commands.append(pack(("XREAD", "COUNT", count, "STREAMS", *[f.key for f in piece], *[f.read_to for f in piece])))
         for followed in asked:
-            del self._pending[followed.stream.name]
-        self._count = count
-        return asked, link.send(b"".join(commands), len(commands))
+            del self._pending[followed.name]
+        return _Request(asked, count, link.send(b"".join(commands), len(commands)))
 
-    def _take(self, asked: list[_Followed], replies: list[Reply]) -> list[Read]:
+    def _take(self, request: "_Request", replies: list[Reply]) -> list[Read]:
         reads = []
         for reply in replies:
             if isinstance(reply, ReplyError):
-                for followed in asked:  # nothing of this round is lost: it is asked for again
-                    self._pending[followed.stream.name] = followed
+                for followed in request.asked:  # nothing of this round is lost: it is asked for again
+                    self._pending[followed.name] = followed
                 _raise(reply)
             for key, entries in reply or ():
                 followed = self._by_key[key]
-                first, last = StreamId.parse(entries[0][0]), StreamId.parse(entries[-1][0])
+                followed.read_to = entries[-1][0]
+                last = StreamId.parse(followed.read_to)
+                seq = followed.position.seq
                 lost = None
-                if followed.exact and (count := first.seq - followed.position.seq - 1) > 0:
-                    lost = Lost(count, followed.position, first)
+                # IDs are dense: what was read ends where it must unless something is missing in front of it
+                if last.seq - seq > len(entries) and followed.exact:
+                    lost = Lost(last.seq - seq - len(entries), followed.position, StreamId.parse(entries[0][0]))
                 followed.position, followed.exact = last, True
-                if len(entries) == self._count:
-                    self._pending[followed.stream.name] = followed
+                if len(entries) == request.most:
+                    self._pending[followed.name] = followed
                 reads.append(Read(followed.stream, entries, last, lost))
         return reads
 
@@ -276,7 +286,7 @@ class Reader:
             )
             for followed in self._followed.values():
                 if followed.shard == shard:
-                    followed.position = START
+                    followed.position, followed.read_to = START, b"0-0"
         state.era = era
         if not state.known and bells:
             state.bell_id = bells[0][0].decode()

@@ -17,7 +17,7 @@ from tickbus.bus import Bus, Reading
 from tickbus.errors import ConfigError, RedisAway
 from tickbus.messages import Gap, GapKind, Message, Quote, StreamKind, Trade
 from tickbus.names import Stream, StreamId
-from tickbus.units import MILLISECOND
+from tickbus.units import MILLISECOND, format_time
 
 
 @asynccontextmanager
@@ -102,7 +102,7 @@ async def test_from_a_time_in_all_its_forms(redis_server: RedisServer) -> None:
         await asyncio.sleep(0.01)  # the next one has a later ms
         await writer.write(2)
         ms = stored(redis_server.client, writer.key())[1][0].ms
-        for start in (ms * MILLISECOND, datetime.fromtimestamp(ms / 1000, UTC), tickbus.units.format_time(ms * MILLISECOND), str(ms)):  # type: ignore[attr-defined]
+        for start in (ms * MILLISECOND, datetime.fromtimestamp(ms / 1000, UTC), format_time(ms * MILLISECOND), str(ms)):
             assert await take(bus.read("trade", start=start), 1) == [2]
         assert await take(bus.read("trade", start=0), 2) == [1, 2]
 
@@ -173,13 +173,12 @@ async def test_streams_that_appear_later_are_read_from_their_first_entry(redis_s
 async def test_a_bus_that_nobody_has_written_to_yet(redis_server: RedisServer) -> None:
     async with tickbus.connect(redis_server.url) as bus:
         assert await bus.last() == {}
-        reading = bus.read("trade", start="start")
-        collecting = Collecting(reading)
-        await collecting.until(lambda: reading._reader is not None)
-        writer = await Writer(redis_server.url, keys=tickbus.names.Keys()).open()  # type: ignore[attr-defined]
+        live = Collecting(bus.read("trade"))
+        await live.until(lambda: len(redis_server.client.client_list()) > 1)
+        writer = await Writer(redis_server.url).open()
         await writer.write(1)
-        assert await collecting.have(1) == [1]
-        await collecting.stop()
+        assert await live.have(1) == [1]
+        await live.stop()
         writer.close()
 
 

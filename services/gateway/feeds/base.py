@@ -200,9 +200,9 @@ def raw_text(raw: msgspec.Raw) -> str:
 
     Numbers are taken as they stand: a float never touches them.
     """
-    text = bytes(raw).decode()
+    text = str(raw, "utf-8")  # type: ignore[call-overload]  # a Raw is a buffer
     if text[:1] == '"':
-        return str(msgspec.json.decode(text, type=str))
+        return text[1:-1] if "\\" not in text else str(msgspec.json.decode(text, type=str))
     if text in ("", "null"):
         return ""
     if text[0] not in "-0123456789":
