@@ -87,7 +87,7 @@ def nautilus(python: Path, ticks: Ticks) -> "Iterator[subprocess.Popen[str]]":
     with tempfile.NamedTemporaryFile("w", suffix=".csv") as file:
         file.writelines(f"{ts},{price},{size}\n" for ts, price, size in ticks)
         file.flush()
-        command = [python, Path(__file__).with_name("nautilus_peer.py"), file.name]
+        command = [str(python), str(Path(__file__).with_name("nautilus_peer.py")), file.name]
         with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as peer:
             assert peer.stdout is not None and peer.stdout.readline() == "ready\n", "the peer did not start; its errors are above"
             yield peer

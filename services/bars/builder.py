@@ -55,7 +55,7 @@ class Emitted(NamedTuple):
 
 
 class StreamBars:
-    """`grace` and `horizon` in ns; `state` as from `state()`, of any set of specs: one that is not in it starts without history.
+    """`grace` and `horizon` in ns; `state` as from `state()`, of any set of specs: one that is not in it starts without history. Each spec once.
 
     Entries come in stream order, none twice. What they emit comes in order of cause; of one instant: closings by end, then
     by spec, then what a trade or Gap revises, then the count bars that it fills, in the order of the specs.
@@ -100,7 +100,7 @@ class StreamBars:
         return emitted
 
     def apply_many(self, entries: Sequence[tuple[StreamId, Trade | Gap]]) -> list[Emitted]:
-        """The next entries of the stream: the same as one after the other, several times faster from a dozen on."""
+        """The next entries of the stream: the same as one after the other, and faster from some twenty on."""
         emitted: list[Emitted] = []
         columns = None
         if len(entries) >= WORTHWHILE and not self._by_amount:

@@ -184,7 +184,7 @@ class Upstream:
                 reason, wait = await self._serve(connection)
             self.reconnects[reason] += 1
             delay = self._backoff.next(max(wait, connection.feed.reconnect_interval / SECOND))
-            log.info("upstream: next connection in %.1f s", delay)
+            log.debug("upstream: next connection in %.1f s", delay)
             await asyncio.sleep(delay)
 
     async def _open(self, connection: Connection) -> tuple[str, float]:

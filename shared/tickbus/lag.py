@@ -73,8 +73,10 @@ async def measure(
         for (stream, last, position), found in zip(piece, rows, strict=True):
             oldest = StreamId.parse(found[0][0]) if found else last
             age = max(0.0, (now_ms - oldest.ms) / 1000)
-            headroom = _headroom(kept.get(_writer(stream)), oldest, last, age)
-            lags.append(StreamLag(stream, last.seq - position.seq, max(0, oldest.seq - position.seq - 1), age, headroom))
+            # an empty answer: all that was unread is trimmed
+            headroom = _headroom(kept.get(_writer(stream)), oldest, last, age) if found else 0.0
+            lost = max(0, oldest.seq - position.seq - 1) if found else last.seq - position.seq
+            lags.append(StreamLag(stream, last.seq - position.seq, lost, age, headroom))
     return lags
 
 

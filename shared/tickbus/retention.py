@@ -89,15 +89,17 @@ class SweepMeters:
 
 
 async def sweep(link: Link, keys: Sequence[bytes], policy: Retention) -> Swept:
-    """Trim every stream of `keys`, quiet ones too, by the server's own time. Whole nodes only: a little more may stay."""
+    """Trim every stream of `keys`, quiet ones too, by the server's own time. By number whole nodes only: a little more may stay."""
     seconds, micros = await link.ask("TIME")
     now_ms = int(seconds) * 1000 + int(micros) // 1000
     age_ms = policy.age // MILLISECOND
     swept = Swept()
     for start in range(0, len(keys), _PIECE):
         piece = keys[start : start + _PIECE]
-        removed = await link.ask_all([("XTRIM", key, "MINID", "~", max(0, now_ms - age_ms)) for key in piece])
-        removed += await link.ask_all([("XTRIM", key, "MAXLEN", "~", policy.entries) for key in piece])
+        # exact by age: else up to 100 entries of a quiet stream stay for ever
+        removed = await link.ask_all([("XTRIM", key, "MINID", max(0, now_ms - age_ms)) for key in piece])
+        # without LIMIT 0 it ends after 10,000 entries, and a busy stream grows by more than that between two sweeps
+        removed += await link.ask_all([("XTRIM", key, "MAXLEN", "~", policy.entries, "LIMIT", 0) for key in piece])
         swept.removed += sum(removed)
     swept.bytes = await _memory(link, keys)
     if policy.bytes:

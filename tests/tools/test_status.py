@@ -44,19 +44,19 @@ def test_what_is_wrong_is_one_line(arguments: tuple[str, ...], code: int) -> Non
 SYMBOLS = ("AAPL.US", "GOLD")
 
 
-def alltick(start: Start, redis: RedisServer) -> tuple[Part, Part]:
+def venue(start: Start, redis: RedisServer) -> tuple[Part, Part]:
     """A vendor without ids, so that every outage is told; one symbol is wanted that it does not know."""
     simulator = start("simulate", "--rate", "400", "--symbols", ",".join(SYMBOLS))
     url = simulator.wait_for(r"listening on (ws://\S+)")[1]
     gateway = start(
-        "gateway", "--feed", "alltick", "--token", "t", "--url", url, "--symbols", ",".join([*SYMBOLS, "NEVER"]), "--kinds", "trade,quote",
+        "gateway", "--feed", "json", "--url", url, "--symbols", ",".join([*SYMBOLS, "NEVER"]), "--kinds", "trade,quote",
         "--silence", "700ms", "--redis", redis.url,
     )  # fmt: skip
     return simulator, gateway
 
 
 def test_a_paused_recorder_a_mute_and_the_end(start: Start, redis_server: RedisServer, tmp_path: Path) -> None:
-    simulator, gateway = alltick(start, redis_server)
+    simulator, gateway = venue(start, redis_server)
     bars = start("bars", "--redis", redis_server.url, "--specs", "time:1s", "--grace", "200ms")
     recorder = start("recorder", "--redis", redis_server.url, "--data-dir", str(tmp_path / "data"), "--flush-interval", "200ms")
     positions = Keys()
@@ -88,7 +88,7 @@ def test_a_paused_recorder_a_mute_and_the_end(start: Start, redis_server: RedisS
     assert named(now["services"], "bars")["lag_ticks"] == 0
     human = tickbus("status", "--redis", redis_server.url).stdout
     assert f"{service['lag_ticks']:,}" in human
-    assert "Never ticked: quote:alltick:NEVER, trade:alltick:NEVER" in human
+    assert "Never ticked: quote:json:NEVER, trade:json:NEVER" in human
 
     recorder.signal(signal.SIGCONT)
     until(lambda: recorder.metric("tickbus_consumer_lag_ticks") == 0 and recorder.metric("tickbus_recorder_rows_total") > 0)
@@ -97,9 +97,9 @@ def test_a_paused_recorder_a_mute_and_the_end(start: Start, redis_server: RedisS
 
 def assert_true(now: dict[str, Any], redis: RedisServer) -> None:
     """Every figure of the feed, its streams and the recorder, counted from the streams themselves."""
-    feed = named(now["feeds"], "alltick")
+    feed = named(now["feeds"], "json")
     assert (feed["state"], feed["holder"], feed["streams"], feed["silent"]) == ("gone", None, 6, 2)
-    assert feed["silent_streams"] == ["quote:alltick:NEVER", "trade:alltick:NEVER"]
+    assert feed["silent_streams"] == ["quote:json:NEVER", "trade:json:NEVER"]
     ticks, gaps, behind = 0, {}, 0
     for row in now["streams"]:
         kind, *spec, name, symbol = row["stream"].split(":")

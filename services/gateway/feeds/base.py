@@ -200,7 +200,7 @@ def raw_text(raw: msgspec.Raw) -> str:
 
     Numbers are taken as they stand: a float never touches them.
     """
-    text = str(raw, "utf-8")  # type: ignore[call-overload]  # a Raw is a buffer
+    text = str(raw, "utf-8")  # a Raw is a buffer
     if text[:1] == '"':
         return text[1:-1] if "\\" not in text else str(msgspec.json.decode(text, type=str))
     if text in ("", "null"):
