@@ -25,7 +25,7 @@ from tickbus.options import Option, WriterOptions
 from tickbus.reader import FROM_START, Read, Round, parse_start
 from tickbus.retention import Sweeper, SweepMeters
 from tickbus.service import Service, run
-from tickbus.units import SECOND, Duration
+from tickbus.units import SECOND, Duration, canonical, canonical_size
 from tickbus.wire import DECODE
 
 log = logging.getLogger("tickbus.bars")
@@ -132,18 +132,25 @@ class BarService:
         if read.lost is not None:
             # what was trimmed before it was read is a hole in the bars, and told in their streams too
             gap = trimmed_gap(read, self._consumer.service)
-            self._emit(read.stream, bars.apply(read.lost.after, gap), outputs)
+            self._emit(read.stream, bars.apply(StreamId(read.lost.before.ms, read.lost.after.seq), gap), outputs)
             told = msgspec.structs.replace(gap, stream=StreamKind.BAR)
             outputs += [Output(self._stream(read.stream, spec.text), read.lost.before.ms, told) for spec in self.specs]
+        self._emit(read.stream, bars.apply_many(self._decoded(read)), outputs)
+
+    def _decoded(self, read: Read) -> list[tuple[StreamId, Trade | Gap]]:
+        """The entries of a read; one that no gateway of this version wrote is left out, and told."""
+        entries: list[tuple[StreamId, Trade | Gap]] = []
         for id, (field, payload) in read.entries:
             try:
                 message: Trade | Gap = DECODE[field](payload)
-            except (KeyError, msgspec.MsgspecError) as error:
+                if isinstance(message, Trade):
+                    canonical(message.price_text), canonical_size(message.size_text)
+            except (KeyError, ValueError, msgspec.MsgspecError) as error:
                 self.unreadable += 1
                 log.error("%s %s: an entry that is no Trade or Gap of this version is left out: %s", read.stream.name, id.decode(), error)
-                continue
-            if emitted := bars.apply(StreamId.parse(id), message):
-                self._emit(read.stream, emitted, outputs)
+            else:
+                entries.append((StreamId.parse(id), message))
+        return entries
 
     def _emit(self, stream: Stream, emitted: list[Emitted], outputs: list[Output]) -> None:
         for ms, bar in emitted:

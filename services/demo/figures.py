@@ -25,6 +25,10 @@ class OnBus:
             gaps += sum(stream.gaps.values()) + stream.repaired
         return cls(ticks["trade"], ticks["quote"], ticks["bar"], gaps)
 
+    @property
+    def entries(self) -> int:
+        return self.trades + self.quotes + self.bars + self.gaps
+
     def since(self, before: "OnBus") -> "OnBus":
         return OnBus(self.trades - before.trades, self.quotes - before.quotes, self.bars - before.bars, self.gaps - before.gaps)
 

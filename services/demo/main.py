@@ -98,7 +98,8 @@ def _where(options: Options, folder: Folder, stack: Stack) -> list[str]:
 async def _tell_end(status: BusStatus, folder: Folder, before: OnBus, seconds: float) -> None:
     total = OnBus.of(status)
     files = await asyncio.to_thread(InFiles.of, folder.data)
-    waiting = sum(service.ticks for service in status.services if service.name == "recorder")
+    # by the files, which are the recorder's position; what Redis shows of it may be a moment older
+    waiting = max(0, total.entries - sum(files.rows.values()))
     print(
         f"\nran             {seconds:.1f} s: {total.since(before)}\n"
         f"on the bus      {total}\n"

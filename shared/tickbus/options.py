@@ -174,7 +174,8 @@ def _parse_other(kind: Any, value: object) -> object:
 
 def redact(url: str) -> str:
     """A URL without user, password and query: fit for a log."""
-    return re.sub(r"(?<=//)[^/]*@", "***@", url).partition("?")[0]
+    # to the last @: a password that was pasted as it is may hold any of / ? @
+    return re.sub(r"(?<=//).*@", "***@", url).partition("?")[0]
 
 
 def declared(options: type[CommonOptions]) -> list[_Declared]:

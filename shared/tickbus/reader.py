@@ -124,6 +124,8 @@ class Reader:
         self._ignored: set[str] = set()
         self._pending: dict[str, _Followed] = {}
         """Streams with news that is not read yet."""
+        self._told: set[int] = set()
+        """Shards with clocks that are not given out yet."""
         self.heads: dict[str, Head] = {}
         """As of the last sweep of their shard: who wrote what."""
         self.reconnects = 0
@@ -221,16 +223,18 @@ class Reader:
                     missed.add(shard)
             if bell.feed_up is not None:
                 state.clocks[bell.writer.partition("#")[0]] = bell.bus_ms
+                self._told.add(shard)
             state.bell_id = id.decode()
 
     def _settle(self, result: Round) -> None:
         """All news is read: the clocks of the bells that told it hold."""
-        behind = {followed.shard for followed in self._pending.values()}
-        for shard, state in self._shards.items():
-            if state.clocks and shard not in behind:
-                for feed, bus_ms in state.clocks.items():
-                    result.clocks[shard, feed] = bus_ms
-                state.clocks.clear()
+        behind = {followed.shard for followed in self._pending.values()} if self._pending else ()
+        for shard in [shard for shard in self._told if shard not in behind]:
+            clocks = self._shards[shard].clocks
+            for feed, bus_ms in clocks.items():
+                result.clocks[shard, feed] = bus_ms
+            clocks.clear()
+            self._told.remove(shard)
 
     def _ask(self, link: Link) -> "_Request":
         """Ask for the entries of streams with news: as many as one round takes."""

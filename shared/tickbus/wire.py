@@ -81,6 +81,6 @@ def decode(field: bytes, payload: bytes) -> Message:
         message: Message = DECODE[field](payload)
     except KeyError:
         raise WireError(f"unknown field {field!r}: written by a newer version? upgrade this reader") from None
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise WireError(f"field {field!r} is no {_TYPES[field].__name__}: {error}") from None
     return message

@@ -11,7 +11,7 @@ from urllib.parse import quote
 
 import msgspec
 
-from services.gateway.feeds.base import NO_ID, Alive, Feed, Ignored, Mapped, Mapper, Refused, Subscribed, raw_text
+from services.gateway.feeds.base import ABSENT, NO_ID, Alive, Feed, Ignored, Mapped, Mapper, Refused, Subscribed, raw_text
 from tickbus.messages import Quote, Side, Trade
 from tickbus.units import SECOND, Duration, canonical, canonical_size, epoch_ns
 
@@ -24,22 +24,21 @@ _FATAL = {401: "the token is not valid", 603: "the plan does not include this", 
 _SLOW_DOWN = (429, 605, 606)
 
 _Raw = msgspec.Raw
-_NONE = msgspec.Raw()
 
 
 class _Level(msgspec.Struct, gc=False):
-    price: _Raw = _NONE
-    volume: _Raw = _NONE
+    price: _Raw = ABSENT
+    volume: _Raw = ABSENT
 
 
 class _Data(msgspec.Struct, gc=False):
     code: str | None = None
-    seq: _Raw = _NONE
-    tick_time: _Raw = _NONE
-    price: _Raw = _NONE
-    volume: _Raw = _NONE
-    volumn: _Raw = _NONE  # so spelt in a table of the vendor's manual
-    trade_direction: _Raw = _NONE
+    seq: _Raw = ABSENT
+    tick_time: _Raw = ABSENT
+    price: _Raw = ABSENT
+    volume: _Raw = ABSENT
+    volumn: _Raw = ABSENT  # so spelt in a table of the vendor's manual
+    trade_direction: _Raw = ABSENT
     bids: list[_Level] | None = None
     asks: list[_Level] | None = None
 

@@ -195,11 +195,17 @@ class Feed(ABC):
         return Refused(text, fatal=False, wait=Duration(30 * SECOND) if status in (418, 429) else Duration(0))
 
 
+ABSENT = msgspec.Raw()
+"""Default of a raw field: the frame does not have it."""
+
+
 def raw_text(raw: msgspec.Raw) -> str:
     """A JSON number or string, as the text that the vendor wrote; '' for null and for what was absent. ValueError for other JSON.
 
     Numbers are taken as they stand: a float never touches them.
     """
+    if raw is ABSENT:
+        return ""
     text = str(raw, "utf-8")  # a Raw is a buffer
     if text[:1] == '"':
         return text[1:-1] if "\\" not in text else str(msgspec.json.decode(text, type=str))

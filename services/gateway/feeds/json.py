@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 
 import msgspec
 
-from services.gateway.feeds.base import NO_ID, Feed, Ignored, Mapped, Mapper, Refused, Rejected, raw_text
+from services.gateway.feeds.base import ABSENT, NO_ID, Feed, Ignored, Mapped, Mapper, Refused, Rejected, raw_text
 from services.gateway.symbols import SymbolMap
 from tickbus.errors import ConfigError
 from tickbus.messages import Quote, Side, Trade
@@ -44,13 +44,16 @@ class JsonMapper(Mapper):
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
             self._unreadable(frame, error)
             return ()
-        if outer.trades is None and outer.quotes is None:
-            self._other(outer)
-            return ()
         ticks: list[Mapped] = []
-        for kind, items, build in (("quote", outer.quotes, self._quote), ("trade", outer.trades, self._trade)):
-            for item in items or ():
-                self._map_item(kind, item, build, recv, ticks)
+        # quotes first: the trades of a frame bear the quote of that frame
+        if outer.quotes is not None:
+            for item in outer.quotes:
+                self._map_item("quote", item, self._quote, recv, ticks)
+        if outer.trades is not None:
+            for item in outer.trades:
+                self._map_item("trade", item, self._trade, recv, ticks)
+        elif outer.quotes is None:
+            self._other(outer)
         return ticks
 
     def _map_item(self, kind: str, item: Any, build: "Callable[[Any, str, int], Trade | Quote]", recv: int, ticks: list[Mapped]) -> None:
@@ -66,13 +69,12 @@ class JsonMapper(Mapper):
             self.reject("field", error, kind=kind if symbol else None, symbol=symbol)
 
     def _trade(self, item: Any, symbol: str, recv: int) -> Trade:
+        price, size = canonical(raw_text(item.price)), canonical_size(raw_text(item.volume))
         ts_event = _time(item.time, recv)
-        size = canonical_size(raw_text(item.volume))
+        side = Side.UNKNOWN if item.side is ABSENT else _SIDES.get(raw_text(item.side).lower(), Side.UNKNOWN)
         bid, ask = self.tops.get(symbol, (None, None))
-        side = _SIDES.get(raw_text(item.side).lower(), Side.UNKNOWN)
-        return Trade(
-            symbol, canonical(raw_text(item.price)), size, side, raw_text(item.id) or None, ts_event, recv, bid, ask, self.flags(ts_event, recv)
-        )
+        flags = self.flags(ts_event, recv) if ts_event > recv else 0
+        return Trade(symbol, price, size, side, raw_text(item.id) or None, ts_event, recv, bid, ask, flags)
 
     def _quote(self, item: Any, symbol: str, recv: int) -> Quote:
         bid, ask = (canonical(text) if (text := raw_text(raw)) else None for raw in (item.bid, item.ask))
@@ -102,7 +104,7 @@ def _frame_decoder(names: dict[str, str]) -> Callable[[bytes], Any]:
     """A typed decoder for the vendor's field names; unknown fields are skipped, wanted ones kept as raw JSON."""
 
     def struct(name: str, *fields: str) -> Any:
-        return msgspec.defstruct(name, [(ours, msgspec.Raw, msgspec.field(name=names[ours], default=msgspec.Raw())) for ours in fields], gc=False)
+        return msgspec.defstruct(name, [(ours, msgspec.Raw, msgspec.field(name=names[ours], default=ABSENT)) for ours in fields], gc=False)
 
     trade = struct("JsonTrade", "symbol", "price", "volume", "time", "side", "id")
     quote = struct("JsonQuote", "symbol", "bid", "bid_size", "ask", "ask_size", "time")
@@ -111,7 +113,7 @@ def _frame_decoder(names: dict[str, str]) -> Callable[[bytes], Any]:
         [
             ("trades", list[trade] | None, msgspec.field(name=names["trades"], default=None)),  # type: ignore[valid-type]
             ("quotes", list[quote] | None, msgspec.field(name=names["quotes"], default=None)),  # type: ignore[valid-type]
-            ("error", msgspec.Raw, msgspec.field(default=msgspec.Raw())),
+            ("error", msgspec.Raw, msgspec.field(default=ABSENT)),
         ],
     )
     return msgspec.json.Decoder(frame).decode

@@ -1,0 +1,163 @@
+"""Text to numbers and back: exact, and a clear word where there is none."""
+
+from datetime import UTC, datetime, timedelta, timezone
+from decimal import Decimal
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tickbus.units import (
+    DAY, HOUR, MICROSECOND, MILLISECOND, MINUTE, SECOND, canonical, canonical_size, epoch_ns, format_duration, format_size, format_time, iso_ns,
+    parse_duration, parse_size, parse_time, plain,
+)  # fmt: skip
+
+LAST = (1 << 63) - 1
+
+
+# durations and sizes
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [("500ms", 500 * MILLISECOND), ("2s", 2 * SECOND), ("1.5h", 90 * MINUTE), ("1d", DAY), ("0s", 0), ("7us", 7 * MICROSECOND), ("9ns", 9),
+     ("0.1s", 100 * MILLISECOND), (" 5m ", 5 * MINUTE), ("36h", 36 * HOUR)],
+)  # fmt: skip
+def test_durations(text: str, value: int) -> None:
+    assert parse_duration(text) == value
+
+
+@given(st.integers(0, 10**20))
+def test_a_duration_comes_back(value: int) -> None:
+    assert parse_duration(format_duration(value)) == value
+
+
+@pytest.mark.parametrize(("value", "text"), [(0, "0s"), (DAY, "1d"), (36 * HOUR, "36h"), (90 * SECOND, "90s"), (1500 * MILLISECOND, "1500ms"), (1, "1ns")])
+def test_durations_are_written_in_the_largest_unit_that_is_exact(value: int, text: str) -> None:
+    assert format_duration(value) == text
+
+
+@pytest.mark.parametrize("text", ["", "5", "s", "-1s", "1 s", "1e3s", "1S", "1w", "1.s", ".5s", "1s2ms", "infs"])
+def test_no_durations(text: str) -> None:
+    with pytest.raises(ValueError, match="write it like 500ms, 2s"):
+        parse_duration(text)
+
+
+@pytest.mark.parametrize(("text", "value"), [("0", 0), ("1000", 1000), ("64MB", 64 << 20), ("4gb", 4 << 30), ("1.5 KB", 1536), ("10B", 10)])
+def test_sizes(text: str, value: int) -> None:
+    assert parse_size(text) == value
+
+
+@given(st.integers(0, 1 << 50))
+def test_a_size_comes_back(value: int) -> None:
+    assert parse_size(format_size(value)) == value
+
+
+@pytest.mark.parametrize("text", ["", "MB", "-1MB", "1TB", "1e3", "1,5MB"])
+def test_no_sizes(text: str) -> None:
+    with pytest.raises(ValueError, match="write it like 512KB"):
+        parse_size(text)
+
+
+# times
+
+
+@given(st.integers(100_000_000_000_000_000, LAST))
+def test_the_unit_of_a_time_is_told_by_its_size(ns: int) -> None:
+    assert epoch_ns(ns) == ns
+    assert epoch_ns(ns // MICROSECOND) == ns - ns % MICROSECOND
+    assert epoch_ns(ns // MILLISECOND) == ns - ns % MILLISECOND
+    assert epoch_ns(ns // SECOND) == ns - ns % SECOND
+
+
+def test_the_borders_between_units() -> None:
+    assert epoch_ns(9_223_372_036) == 9_223_372_036 * SECOND
+    assert epoch_ns(100_000_000_000) == 100_000_000_000 * MILLISECOND
+    assert epoch_ns(100_000_000_000_000) == 100_000_000_000_000 * MICROSECOND
+    assert epoch_ns(100_000_000_000_000_000) == 100_000_000_000_000_000
+    assert epoch_ns(LAST) == LAST
+    assert epoch_ns(0) == 0
+
+
+@pytest.mark.parametrize("value", [9_223_372_037, 99_999_999_999, 99_999_999_999_999, 99_999_999_999_999_999, LAST + 1, 10**30, -(10**30)])
+def test_times_that_64_bits_cannot_hold(value: int) -> None:
+    with pytest.raises(ValueError, match="between 1677 and 2262"):
+        epoch_ns(value)
+
+
+@given(st.integers(0, LAST))
+def test_a_time_comes_back(ns: int) -> None:
+    text = format_time(ns)
+    assert iso_ns(text) == parse_time(text) == ns
+    assert len(text) == len("2024-08-09T13:30:00.123456789Z")
+
+
+@given(st.datetimes(datetime(1970, 1, 1), datetime(2262, 1, 1)), st.integers(-23 * 60, 23 * 60))
+def test_iso_times_agree_with_the_standard_library(when: datetime, offset: int) -> None:
+    moment = when.replace(tzinfo=timezone(timedelta(minutes=offset)))
+    since = moment - datetime(1970, 1, 1, tzinfo=UTC)
+    assert iso_ns(moment.isoformat()) == (since.days * 86_400 + since.seconds) * SECOND + since.microseconds * 1000
+
+
+@pytest.mark.parametrize(
+    ("text", "same"),
+    [("2024-08-09", "2024-08-09T00:00:00Z"), ("2024-08-09 13:30", "2024-08-09T13:30:00Z"), ("2024-08-09T13:30:00,5z", "2024-08-09T13:30:00.5Z"),
+     ("2024-08-09T15:30:00+0200", "2024-08-09T13:30:00Z"), (" 2024-08-09T13:30:00.1234567891 ", "2024-08-09T13:30:00.123456789Z")],
+)  # fmt: skip
+def test_forms_of_a_time(text: str, same: str) -> None:
+    assert iso_ns(text) == iso_ns(same)
+
+
+@pytest.mark.parametrize("text", ["", "soon", "2024", "2024-13-01", "2024-02-30", "2024-08-09T25:00", "2024-08-09T13:30:60", "09.08.2024", "9999-12-31", "0001-01-01"])
+def test_no_times(text: str) -> None:
+    with pytest.raises(ValueError):
+        iso_ns(text)
+
+
+@given(st.text(max_size=40))
+def test_any_text_is_a_time_or_a_value_error(text: str) -> None:
+    try:
+        assert -(1 << 63) <= parse_time(text) <= LAST
+    except ValueError as error:
+        assert str(error)
+
+
+# decimals
+
+
+@given(st.decimals(allow_nan=False, allow_infinity=False, min_value=Decimal("-1e30"), max_value=Decimal("1e30")).filter(lambda d: abs(d.adjusted()) < 30))
+def test_canonical_is_the_same_number_without_exponent(value: Decimal) -> None:
+    text = canonical(str(value))
+    assert Decimal(text) == value
+    assert "E" not in text.upper() and "+" not in text
+    assert canonical(text) == text
+    assert plain(Decimal(text)) == text
+
+
+@pytest.mark.parametrize(
+    ("text", "digits"),
+    [("201.187000", "201.187000"), ("+1", "1"), ("007", "7"), (".5", "0.5"), ("5.", "5"), (" 1 ", "1"), ("1E+5", "100000"), ("1e-8", "0.00000001"),
+     ("123456789012345678.123456789012345678", "123456789012345678.123456789012345678"), ("-0.10", "-0.10")],
+)  # fmt: skip
+def test_digits(text: str, digits: str) -> None:
+    assert canonical(text) == digits
+
+
+@pytest.mark.parametrize("text", ["", " ", "x", "1,5", "1_000", "NaN", "-Infinity", "sNaN1", "1e999999", "1e-999999", "0e999999", "١٢", "9" * 65, "1" + "0" * 10**6, "0x1p3"])
+def test_no_decimals(text: str) -> None:
+    with pytest.raises(ValueError, match="no decimal number"):
+        canonical(text)
+
+
+def test_sizes_are_never_negative() -> None:
+    assert canonical_size("1.50") == "1.50"
+    with pytest.raises(ValueError, match="a size of -1"):
+        canonical_size("-1")
+
+
+@given(st.text(max_size=80))
+def test_any_text_is_a_decimal_or_a_value_error(text: str) -> None:
+    try:
+        assert Decimal(canonical(text)).is_finite()
+    except ValueError as error:
+        assert "no decimal number" in str(error)
