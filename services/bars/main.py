@@ -24,6 +24,7 @@ from tickbus.names import Keys, Stream, StreamId, check_name
 from tickbus.options import Option, WriterOptions
 from tickbus.reader import FROM_START, Read, Round, parse_start
 from tickbus.retention import Sweeper, SweepMeters
+from tickbus.selection import Selection
 from tickbus.service import Service, run
 from tickbus.units import SECOND, Duration, canonical, canonical_size
 from tickbus.wire import DECODE
@@ -57,15 +58,14 @@ def start(options: Options) -> int:
 
 async def _run(options: Options, specs: tuple[Spec, ...], begin: "str | StreamId", service: Service) -> None:
     (await open_checked(options.redis)).close()
-    feeds = frozenset(options.feeds)
     keys = Keys(options.prefix, options.shards)
-    wanted = partial(_wanted, feeds)
-    consumer = Consumer(options.redis, keys, options.name, wanted, options.lease_ttl, writes="bar")
+    reads = Selection.of(("trade",), options.feeds)
+    consumer = Consumer(options.redis, keys, options.name, reads, options.lease_ttl, writes="bar")
     service.why_not_ready = "waiting for the lease of this service"
     await service.until_stopping(consumer.open())
     builder = BarService(consumer, keys, specs, options.grace, options.horizon)
     meters = BarMeters(service.meters, consumer, builder)
-    lag = LagMeter(service.meters, options.name, keys, partial(Link.open, options.redis), wanted, lambda: consumer.committed.positions)
+    lag = LagMeter(service.meters, options.name, keys, partial(Link.open, options.redis), reads, lambda: consumer.committed.positions)
     sweeper = Sweeper(options.name, options, keys, partial(Link.open, options.redis), consumer.output_keys)
     SweepMeters(service.meters, sweeper.total)
     try:
@@ -80,10 +80,6 @@ async def _run(options: Options, specs: tuple[Spec, ...], begin: "str | StreamId
                     task.cancel()
     finally:
         await consumer.close()
-
-
-def _wanted(feeds: frozenset[str], stream: Stream) -> bool:
-    return stream.kind == "trade" and (not feeds or stream.feed in feeds)
 
 
 class BarService:

@@ -57,7 +57,7 @@ class GatewayMeters:
         current = upstream.current
         self._frames.bring_to(intake.frames)
         self._bytes.bring_to(upstream.bytes_before + (current.socket.bytes_received if current is not None else 0))
-        self._ignored.bring_to(intake.ignored)
+        self._ignored.bring_to(intake.ignored + intake.sequencer.unwanted)
         for reason, counter in self._reconnects.items():
             counter.bring_to(upstream.reconnects[reason])
         for reason, counter in self._rejected.items():

@@ -144,6 +144,8 @@ class Sequencer:
         self.duplicates = 0
         self.told = 0
         """Gap entries made."""
+        self.unwanted = 0
+        """Ticks of a kind that was not asked for: some vendors send trades and quotes alike."""
         self._offset = 0
         """What the feed's newest tick took to arrive, ns, when an outage began."""
         self._unreadable_since = 0
@@ -155,7 +157,11 @@ class Sequencer:
         if self._unreadable_since:
             self._tell_unreadable(ticks[0][0].ts_recv)
         for tick, vendor_id in ticks:
-            state = (self._trades if type(tick) is Trade else self._quotes)[tick.symbol]
+            try:
+                state = (self._trades if type(tick) is Trade else self._quotes)[tick.symbol]
+            except KeyError:
+                self.unwanted += 1
+                continue
             if state.sequenced:
                 if vendor_id == state.next_id:
                     state.next_id = vendor_id + 1
@@ -273,8 +279,11 @@ class Sequencer:
         """Ticks that no buffer has room for: remembered, to be told when there is. -> their number."""
         count = 0
         for tick, vendor_id in ticks:
+            state = (self._trades if type(tick) is Trade else self._quotes).get(tick.symbol)
+            if state is None:
+                self.unwanted += 1
+                continue
             count += 1
-            state = (self._trades if type(tick) is Trade else self._quotes)[tick.symbol]
             if state.sequenced and vendor_id >= 0 and state.next_id > 0:
                 state.outage, state.outage_at = GapKind.OVERFLOW, state.next_id  # the ids will name the hole
             else:

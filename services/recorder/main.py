@@ -11,8 +11,9 @@ from tickbus.consumer import Consumer
 from tickbus.errors import ConfigError
 from tickbus.lag import LagMeter
 from tickbus.link import Link, open_checked
-from tickbus.names import Keys, Stream, StreamId, check_name
+from tickbus.names import Keys, StreamId, check_name
 from tickbus.reader import parse_start
+from tickbus.selection import Selection
 from tickbus.service import Service, run
 
 ABOUT = "Write trades, quotes, bars and gaps to Parquet files, exactly once, readable by DuckDB, Polars and pandas."
@@ -39,8 +40,8 @@ def start(options: Options) -> int:
 async def _run(options: Options, begin: "str | StreamId", service: Service) -> None:
     (await open_checked(options.redis)).close()
     keys = Keys(options.prefix, options.shards)
-    wanted = partial(_wanted, frozenset(options.kinds), frozenset(options.feeds))
-    consumer = Consumer(options.redis, keys, options.name, wanted, options.lease_ttl)
+    reads = Selection.of(options.kinds, options.feeds)
+    consumer = Consumer(options.redis, keys, options.name, reads, options.lease_ttl)
     service.why_not_ready = "waiting for the lease of this service"
     await service.until_stopping(consumer.open())
     if service.stopping.is_set():
@@ -50,12 +51,11 @@ async def _run(options: Options, begin: "str | StreamId", service: Service) -> N
     recorder = Recorder(consumer, keys, options)
     await recorder.recover()
     RecorderMeters(service.meters, consumer, recorder)
-    lag = LagMeter(service.meters, options.name, keys, partial(Link.open, options.redis), wanted, lambda: recorder.positions)
+    lag = LagMeter(service.meters, options.name, keys, partial(Link.open, options.redis), reads, lambda: recorder.positions)
     try:
         async with asyncio.TaskGroup() as group:
             others = [group.create_task(work) for work in (lag.run(), consumer.lease.keep(), _tell_readiness(service, recorder))]
-            await service.until_stopping(recorder.run(begin))
-            await recorder.flush()
+            await recorder.run(begin, service.stopping)
             for task in others:
                 task.cancel()
     finally:
@@ -67,7 +67,3 @@ async def _tell_readiness(service: Service, recorder: Recorder) -> None:
         service.ready = not recorder.blocked
         service.why_not_ready = "files cannot be written"
         await asyncio.sleep(0.2)
-
-
-def _wanted(kinds: frozenset[str], feeds: frozenset[str], stream: Stream) -> bool:
-    return stream.kind in kinds and (not feeds or stream.feed in feeds)

@@ -8,6 +8,7 @@ import asyncio
 import logging
 import time
 from collections import Counter
+from contextlib import suppress
 
 import msgspec
 
@@ -61,33 +62,28 @@ class Recorder:
             self.positions |= await asyncio.to_thread(store.recover)
         log.info("%s: %d streams with a position in the manifests", self._consumer.service, len(self.positions))
 
-    async def run(self, begin: "str | StreamId") -> None:
+    async def run(self, begin: "str | StreamId", stopping: asyncio.Event) -> None:
+        """Until `stopping`: then what was read is committed once more; what cannot be written is read again at the next start."""
         async with asyncio.TaskGroup() as group:
-            group.create_task(self._flush_when_due())
-            group.create_task(self._show_positions())
-            async for result in self._consumer.batches(begin, self.positions):
-                for read in result.reads:
-                    self._add(read)
-                if self._since is None and result.reads:
-                    self._since = time.monotonic()
-                self._bound()
-                await self._room.wait()
+            reading = group.create_task(self._read(begin))
+            flushing = group.create_task(self._flush_when_due(stopping))
+            showing = group.create_task(self._show_positions())
+            await stopping.wait()
+            # in this order: no row comes after the last commit, and no commit is cancelled, as its thread would go on
+            reading.cancel()
+            self._due.set()
+            self._room.set()
+            await flushing
+            await self._show_the_rest(showing)
 
-    async def flush(self) -> None:
-        """Commit everything that waits, once; what cannot be written now is read again at the next start."""
-        limit = asyncio.Semaphore(_AT_ONCE)
-
-        async def commit(shard: int) -> None:
-            async with limit:
-                await self._commit(shard)
-
-        await asyncio.gather(*(commit(shard) for shard in self._stores))
-        if self._unshown:
-            try:
-                async with asyncio.timeout(_SHOW_SECONDS):
-                    await self._consumer.commit({Stream.parse(name): id for name, id in self._unshown.items()})
-            except TimeoutError:
-                log.warning("Redis is away: the last positions are in the manifests only, which is enough")
+    async def _read(self, begin: "str | StreamId") -> None:
+        async for result in self._consumer.batches(begin, self.positions):
+            for read in result.reads:
+                self._add(read)
+            if self._since is None and result.reads:
+                self._since = time.monotonic()
+            self._bound()
+            await self._room.wait()
 
     def _add(self, read: Read) -> None:
         store = self._stores[self._keys.shard(read.stream.symbol)]
@@ -115,23 +111,26 @@ class Recorder:
         if waiting >= self._most * _HELD_FACTOR or self.blocked:
             self._room.clear()
 
-    async def _flush_when_due(self) -> None:
+    async def _flush_when_due(self, stopping: asyncio.Event) -> None:
         limit = asyncio.Semaphore(_AT_ONCE)
         while True:
-            try:
-                async with asyncio.timeout(self._until_due()):
+            last = stopping.is_set()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(0 if last else self._until_due()):
                     await self._due.wait()
-            except TimeoutError:
-                pass
             self._due.clear()
             self._since = None
-            await asyncio.gather(*(self._commit_until_done(shard, limit) for shard, store in self._stores.items() if store.rows))
+            await asyncio.gather(*(self._commit_until_done(shard, limit, stopping) for shard, store in self._stores.items() if store.rows))
             self._room.set()
+            if last:
+                return
 
-    async def _commit_until_done(self, shard: int, limit: asyncio.Semaphore) -> None:
+    async def _commit_until_done(self, shard: int, limit: asyncio.Semaphore, stopping: asyncio.Event) -> None:
         async with limit:
-            while self._stores[shard].rows and not await self._commit(shard):
-                await asyncio.sleep(_RETRY_SECONDS)
+            while self._stores[shard].rows and not await self._commit(shard) and not stopping.is_set():
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(_RETRY_SECONDS):
+                        await stopping.wait()
 
     def _until_due(self) -> float:
         return self._interval if self._since is None else max(0.0, self._since + self._interval - time.monotonic())
@@ -170,5 +169,15 @@ class Recorder:
         while True:
             await self._moved.wait()
             self._moved.clear()
-            moved, self._unshown = self._unshown, {}
-            await self._consumer.commit({Stream.parse(name): id for name, id in moved.items()})
+            shown = dict(self._unshown)
+            await self._consumer.commit({Stream.parse(name): id for name, id in shown.items()})
+            self._unshown = {name: id for name, id in self._unshown.items() if shown.get(name) != id}
+
+    async def _show_the_rest(self, showing: "asyncio.Task[None]") -> None:
+        try:
+            async with asyncio.timeout(_SHOW_SECONDS):
+                while self._unshown:
+                    await asyncio.sleep(0.01)
+        except TimeoutError:
+            log.warning("Redis is away: the last positions are in the manifests only, which is enough")
+        showing.cancel()

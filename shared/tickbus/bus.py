@@ -22,6 +22,7 @@ from tickbus.messages import Gap, GapKind, Message, StreamKind
 from tickbus.names import DEFAULT_PREFIX, DEFAULT_SHARDS, KINDS, Keys, Stream, StreamId
 from tickbus.reader import FROM_START, NOW, Read, Reader, Start, parse_start
 from tickbus.registry import read_heads, read_meta
+from tickbus.selection import Selection
 from tickbus.units import MILLISECOND
 from tickbus.wire import DECODE, TICK_FIELD, decode
 
@@ -62,9 +63,12 @@ class Bus:
         """
         if kind not in KINDS:
             raise ConfigError(f"kind {kind!r}: read one of {', '.join(KINDS)}")
-        wanted = partial(_wanted, kind, _choice(symbols), _choice(feeds), _choice(specs))
+        for name, chosen in (("symbols", symbols), ("feeds", feeds), ("specs", specs)):
+            if chosen is not None and not chosen:
+                raise ConfigError(f"{name}: name at least one, or leave it out for all")
+        wanted = Selection.of((kind,), feeds or (), symbols or (), specs or ())
         positions = {name: StreamId.parse(id) for name, id in (cursor or {}).items()}
-        reading = Reading(partial(self._reader, wanted, symbols, parse_start(start), positions), kind, gaps)
+        reading = Reading(partial(self._reader, wanted, parse_start(start), positions), kind, gaps)
         self._readings.append(reading)
         return reading
 
@@ -83,9 +87,7 @@ class Bus:
                 found[stream] = decode(TICK_FIELD[kind], bytes(head.tick))
         return found
 
-    async def _reader(
-        self, wanted: "partial[bool]", symbols: Collection[str] | None, start: "str | StreamId", positions: dict[str, StreamId]
-    ) -> Reader:
+    async def _reader(self, wanted: Selection, start: "str | StreamId", positions: dict[str, StreamId]) -> Reader:
         link = await self._link()
         try:
             while (number := await read_meta(link, self._prefix)) is None:
@@ -95,7 +97,7 @@ class Bus:
         finally:
             link.close()
         keys = Keys(self._prefix, number)
-        shards = None if symbols is None else {keys.shard(symbol) for symbol in symbols}
+        shards = {keys.shard(symbol) for symbol in wanted.symbols} or None
         return Reader(self._link, keys, wanted, start, positions, shards)
 
     async def _shards(self, link: Link) -> int:
@@ -249,16 +251,3 @@ def trimmed_gap(read: Read, source: str) -> Gap:
         read.stream.symbol, kinds.get(read.stream.kind, StreamKind.BAR), source, GapKind.TRIMMED,
         read.lost.after.ms * MILLISECOND, read.lost.before.ms * MILLISECOND, count=read.lost.count,
     )  # fmt: skip
-
-
-def _choice(names: Collection[str] | None) -> frozenset[str] | None:
-    return None if names is None else frozenset(names)
-
-
-def _wanted(kind: str, symbols: frozenset[str] | None, feeds: frozenset[str] | None, specs: frozenset[str] | None, stream: Stream) -> bool:
-    return (
-        stream.kind == kind
-        and (symbols is None or stream.symbol in symbols)
-        and (feeds is None or stream.feed in feeds)
-        and (specs is None or stream.spec in specs)
-    )

@@ -11,7 +11,7 @@ position there, and commits it here only to show it.
 """
 
 import logging
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -25,6 +25,7 @@ from tickbus.names import Keys, Stream, StreamId
 from tickbus.publisher import Publisher, Transaction
 from tickbus.reader import FROM_START, Reader, Round
 from tickbus.registry import check_meta, read_heads
+from tickbus.selection import Selection, encode_selection
 from tickbus.streams import Entry, StreamWriter
 from tickbus.units import Duration
 from tickbus.wire import FIELDS, NIL, Head, encode
@@ -53,12 +54,12 @@ class Committed:
 class Consumer:
     """One service's reading and committing. It owns all shards: a second one started waits as a standby."""
 
-    def __init__(self, url: str, keys: Keys, service: str, wanted: Callable[[Stream], bool], lease_ttl: Duration, writes: str = "") -> None:
-        """`wanted`: which streams it reads; `writes`: the kind of its own streams, if it has any."""
+    def __init__(self, url: str, keys: Keys, service: str, reads: Selection, lease_ttl: Duration, writes: str = "") -> None:
+        """`reads`: which streams; `writes`: the kind of its own streams, if it has any."""
         self._link = partial(Link.open, url)
         self._keys = keys
         self.service = service
-        self._wanted = wanted
+        self.reads = reads
         self._kind = writes
         self.clock = BusClock()
         self.lease = Lease(self._link, keys, service, lease_ttl)
@@ -87,14 +88,14 @@ class Consumer:
         heads = await read_heads(link, self._keys, shards)
         self._heads = {name: head for name, head in heads.items() if Stream.parse(name).kind == self._kind}
         self._outputs = {name: StreamWriter(self._keys, Stream.parse(name)) for name in self._heads}
-        await link.ask("HSET", self._keys.meta, f"service:{self.service}", "1")
+        await link.ask("HSET", self._keys.meta, f"service:{self.service}", encode_selection(self.reads))
         link.close()
         log.info("%s: epoch %d, %d streams with a position", self.service, self.publisher.epoch, len(self.committed.positions))
 
     async def batches(self, start: "str | StreamId" = FROM_START, positions: Mapping[str, StreamId] | None = None) -> AsyncIterator[Round]:
         """Rounds of reads, for ever. `positions` instead of the committed ones: for a service that keeps its own."""
         given = self.committed.positions if positions is None else positions
-        self.reader = Reader(self._link, self._keys, self._wanted, start, given)
+        self.reader = Reader(self._link, self._keys, self.reads, start, given)
         async for result in self.reader.rounds():
             for read in result.reads:
                 self.read += len(read.entries)

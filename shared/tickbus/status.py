@@ -5,7 +5,7 @@ is right also about one that is stopped, cut off or dead.
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -14,6 +14,7 @@ from tickbus.link import Link
 from tickbus.messages import Flag, Quote, Trade
 from tickbus.names import Keys, Stream, StreamId
 from tickbus.registry import read_heads, read_meta
+from tickbus.selection import Selection, decode_selection
 from tickbus.units import MILLISECOND
 from tickbus.wire import NIL, TICK_FIELD, Bell, Head, decode, decode_bell
 
@@ -21,7 +22,6 @@ _FEW_BELLS, _ALL_BELLS = 32, 1_000
 STALE_MS = 5_000
 """A gateway rings every second: a bus clock older than this has nobody behind it."""
 
-_READS = {"bars": ("trade",), "recorder": ("trade", "quote", "bar")}
 """The kinds of stream that our services read, by the service's usual name."""
 
 
@@ -84,7 +84,7 @@ class FeedStatus:
 
 @dataclass(frozen=True)
 class ServiceStatus:
-    """A service that commits positions. `lags` has one item for each stream that it reads: see `_wanted`."""
+    """A service that commits positions. `lags` has one item for each stream that it reads."""
 
     name: str
     holder: str | None
@@ -132,13 +132,17 @@ async def read_status(link: Link, prefix: str) -> BusStatus | None:
     now_ms = int(seconds) * 1000 + int(micros) // 1000
     streams = [_stream(name, head) for name, head in sorted(heads.items())]
     flat = await link.ask("HGETALL", keys.meta)
-    services = sorted(name.decode().removeprefix("service:") for name in flat[::2] if name.startswith(b"service:"))
+    services = {
+        name.decode().removeprefix("service:"): decode_selection(value)
+        for name, value in zip(flat[::2], flat[1::2], strict=True)
+        if name.startswith(b"service:")
+    }
     feeds = {stream.stream.feed for stream in streams if stream.stream.kind in ("trade", "quote")}
     bells = await _newest_bells(link, keys, feeds)
     return BusStatus(
         now_ms, shards,
         [await _feed(link, keys, name, streams, bells.get(name), now_ms) for name in sorted(feeds)],
-        [await _service(link, keys, name, heads) for name in services],
+        [await _service(link, keys, name, reads, heads) for name, reads in sorted(services.items())],
         streams, heads,
     )  # fmt: skip
 
@@ -167,18 +171,12 @@ async def _feed(link: Link, keys: Keys, name: str, streams: Iterable[StreamStatu
     return FeedStatus(name, state, None if age is None else age / 1000, holder, epoch, own, last_tick_age)
 
 
-async def _service(link: Link, keys: Keys, name: str, heads: Mapping[str, Head]) -> ServiceStatus:
+async def _service(link: Link, keys: Keys, name: str, reads: Selection, heads: Mapping[str, Head]) -> ServiceStatus:
     holder, epoch = await _owner(link, keys, name)
     positions: dict[str, StreamId] = {}
     for flat in await link.ask_all([("HGETALL", keys.position(shard, name)) for shard in range(keys.shards)]):
         positions |= {stream.decode(): StreamId.parse(id) for stream, id in zip(flat[::2], flat[1::2], strict=True)}
-    return ServiceStatus(name, holder, epoch, await measure(link, keys, heads, positions, _wanted(name, positions)))
-
-
-def _wanted(service: str, positions: Mapping[str, StreamId]) -> Callable[[Stream], bool]:
-    """Which streams a service reads, as far as the bus can tell: all of its kinds for ours, else those that it has a position in."""
-    kinds = _READS.get(service)
-    return (lambda stream: stream.name in positions) if kinds is None else (lambda stream: stream.kind in kinds)
+    return ServiceStatus(name, holder, epoch, await measure(link, keys, heads, positions, reads))
 
 
 async def _owner(link: Link, keys: Keys, owner: str) -> tuple[str | None, int]:

@@ -495,3 +495,13 @@ def test_what_a_head_says_of_who_wrote() -> None:
 def test_the_head_of_a_stream_without_ticks() -> None:
     head = StreamState(KEYS, TRADES, True).first_head(START)
     assert (head.id, head.vendor_id, bytes(head.tick)) == ("0-0", None, bytes(NIL))
+
+
+def test_a_kind_that_was_not_asked_for_is_counted_and_left_out() -> None:
+    entries: list[Entry] = []
+    sequencer = Sequencer([StreamState(KEYS, QUOTES, False)], entries.append)
+    quote = Quote("A", "1", "1", "2", "2", START, START)
+    sequencer.accept([trade(1, START, START), (quote, NO_ID)])
+    assert sequencer.overflow([trade(2, START, START)]) == 0
+    assert [decode(entry[3], entry[4]) for entry in entries] == [quote]
+    assert sequencer.unwanted == 2

@@ -76,7 +76,10 @@ class AllTickMapper(Mapper):
         symbol = self.symbols.get(data.code)  # type: ignore[arg-type]  # None is no symbol of ours
         kind = "trade" if outer.cmd_id == _TRADE_PUSH else "quote"
         if symbol is None:
-            self.reject("unknown_symbol", data.code, lost=False)
+            if data.code is None:
+                self.reject("field", "a tick without code")
+            else:
+                self.reject("unknown_symbol", data.code, lost=False)
             return ()
         try:
             tick: Trade | Quote = self._trade(data, symbol, recv) if kind == "trade" else self._quote(data, symbol, recv)
@@ -90,7 +93,7 @@ class AllTickMapper(Mapper):
         size = canonical_size(raw_text(data.volume) or raw_text(data.volumn))
         bid, ask = self.tops.get(symbol, (None, None))
         return Trade(
-            symbol, canonical(raw_text(data.price)), size, _SIDES[raw_text(data.trade_direction)],
+            symbol, canonical(raw_text(data.price)), size, _SIDES.get(raw_text(data.trade_direction), Side.UNKNOWN),
             raw_text(data.seq) or None, ts_event, recv, bid, ask, self.flags(ts_event, recv),
         )  # fmt: skip
 

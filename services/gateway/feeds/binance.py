@@ -72,7 +72,7 @@ class BinanceMapper(Mapper):
     def follow(self, previous: Mapper) -> None:
         super().follow(previous)
         assert isinstance(previous, BinanceMapper)
-        self._seen = previous._updates
+        self._seen = {**previous._seen, **previous._updates}  # a quiet symbol's newest may be two connections old
 
     def map(self, frame: bytes, recv: int) -> Sequence[Mapped]:
         try:
@@ -163,6 +163,7 @@ class Binance(Feed):
     overlaps: ClassVar[bool] = True
     lifetime: ClassVar[Duration | None] = Duration(23 * HOUR + 30 * MINUTE)
     request_interval: ClassVar[Duration] = Duration(300 * MILLISECOND)
+    reconnect_interval: ClassVar[Duration] = Duration(SECOND)  # 300 attempts in 5 minutes are allowed, more end in a ban
 
     @staticmethod
     def spell(symbol: str) -> str:
