@@ -28,11 +28,12 @@ tallied column by column (services.bars.stretch).
 from bisect import bisect_left
 from collections.abc import Sequence
 from math import inf
+from operator import attrgetter
 from typing import NamedTuple
 
 from services.bars.cells import HAS_GAP, REPAIRED, Cell
-from services.bars.count_bars import CountBars
-from services.bars.digits import Finer, scaled
+from services.bars.count_bars import CountBars, least_room
+from services.bars.digits import Finer, fitting, scaled
 from services.bars.specs import Spec
 from services.bars.state import VERSION, StreamState, dump, load
 from services.bars.stretch import WORTHWHILE, Columns
@@ -46,6 +47,7 @@ from tickbus.units import MILLISECOND
 _CANCELLED, _OFF_BOOK, _FUTURE = int(Flag.CANCELLED), int(Flag.OFF_BOOK), int(Flag.FUTURE_TIME)
 _APART = _CANCELLED | _OFF_BOOK | _FUTURE
 _BUY, _SELL = Side.BUY, Side.SELL
+_END = attrgetter("end")
 
 
 class Emitted(NamedTuple):
@@ -69,7 +71,7 @@ class StreamBars:
         self._time = [TimeBars(symbol, spec, old.time.get(spec.text)) for spec in specs if spec.measure == "time"]
         self._counts = [CountBars(symbol, spec, old.counts.get(spec.text)) for spec in specs if spec.measure != "time"]
         self._by_amount = any(bars.measure != "tick" for bars in self._counts)
-        self._began = all(bars.began for bars in self._counts) and all(bars.partial_until is not None for bars in self._time)
+        self._began = all(bars.began for bars in self._counts) and all(bars.known for bars in self._time)
         self._first_is_due = not self._began or any(bars.partial_until == ALWAYS for bars in self._time)
         self._newest, self._newest_at = old.newest, old.newest_at
         """Newest ts_event, and the bus time in ms of the entry that brought it."""
@@ -118,8 +120,9 @@ class StreamBars:
     def _apply(self, id: StreamId, message: Trade | Gap, emitted: list[Emitted]) -> None:
         """One entry. A trade that goes on with the run is dealt with here, and here is where the time goes."""
         ms = id[0]
-        if self._newest + (ms - 1 - self._newest_at) * MILLISECOND >= self._due:
-            self._close(ms, emitted)
+        watermark = self._newest + (ms - 1 - self._newest_at) * MILLISECOND
+        if watermark >= self._due and ms > self._newest_at:
+            self._close(watermark, emitted)
         if not isinstance(message, Trade):
             self._gap(id, message, emitted)
             return
@@ -172,7 +175,9 @@ class StreamBars:
     def clock(self, bus_ms: int) -> list[Emitted]:
         """Bus time: every entry of this stream with id.ms < bus_ms has been applied, and none will come."""
         emitted: list[Emitted] = []
-        self._close(bus_ms, emitted)
+        watermark = self._watermark(bus_ms)
+        if watermark >= self._due and bus_ms > self._newest_at:
+            self._close(watermark, emitted)
         return emitted
 
     def state(self) -> bytes:
@@ -195,7 +200,8 @@ class StreamBars:
 
     def _trade(self, id: StreamId, trade: Trade, emitted: list[Emitted]) -> None:
         """Any trade that does not simply go on with the run."""
-        self._end_run()
+        if self._run is not None:
+            self._end_run()
         if not self._began:
             self._begin(id)
         ms, flags, ts = id[0], trade.flags, trade.ts_event
@@ -211,53 +217,50 @@ class StreamBars:
         elif flags & _OFF_BOOK:
             self.counters["off_book"] += 1
         else:
-            self._start_run(ms, trade, watermark, emitted)
+            try:
+                price, size = self._prices[trade.price_text], self._sizes[trade.size_text]
+            except Finer:
+                price, size = self._finer(trade)
+            if price and size:
+                self._start_run(ms, trade, price, size, watermark, emitted)
+            else:
+                self.counters["zero"] += 1
 
-    def _start_run(self, ms: int, trade: Trade, watermark: int, emitted: list[Emitted]) -> None:
-        price, size = self._price_and_size(trade)
-        if not price or not size:
-            self.counters["zero"] += 1
-            return
+    def _start_run(self, ms: int, trade: Trade, price: int, size: int, watermark: int, emitted: list[Emitted]) -> None:
         run = self._run = Tally.of(trade, price, size, self._prices.scale, self._sizes.scale)
-        ts, grace, cells = trade.ts_event, self._grace, self._cells
+        ts, cells = trade.ts_event, self._cells
+        # a bar that ends at one of these or before is closed; is out of reach
+        closed, gone = watermark - self._grace, watermark - self._keep
         low, high, too_late = NEVER, ALWAYS, False
         for bars in self._time:
             start, end = bars.interval(ts)
-            if start not in bars.closed and (end + grace > watermark or start in bars.open):
+            if start not in bars.closed and (end > closed or start in bars.open):
                 cells.append(bars.opened(start, end))
-                if end + grace < self._due:
-                    self._due = end + grace
                 if start > low:
                     low = start
                 if end < high:
                     high = end
-            elif end + self._keep > watermark:
+            elif end > gone:
                 emitted.append(Emitted(ms, bars.revise(start, end, run)))
             else:
                 too_late = True
+        if high + self._grace < self._due:
+            self._due = high + self._grace
         if too_late:
             self.counters["too_late"] += 1
         if len(cells) == len(self._time):
             self._start, self._end = low, high
         if self._counts:
-            rooms = [bars.room(self._prices.scale, self._sizes.scale) for bars in self._counts]
-            trades, volume, value = self._room = (min(r[0] for r in rooms), min(r[1] for r in rooms), min(r[2] for r in rooms))
+            self._room = least_room(self._counts, self._prices.scale, self._sizes.scale)
+            trades, volume, value = self._room
             if trades <= 1 or size >= volume or run.value >= value:
                 self._fill(ms, emitted)
 
-    def _price_and_size(self, trade: Trade) -> tuple[int, int]:
-        """At the stream's scales, which grow here: that is why a run, all of one scale, must not be open."""
-        try:
-            price = self._prices[trade.price_text]
-        except Finer as finer:
-            self._prices = scaled(finer.places)
-            price = self._prices[trade.price_text]
-        try:
-            size = self._sizes[trade.size_text]
-        except Finer as finer:
-            self._sizes = scaled(finer.places)
-            size = self._sizes[trade.size_text]
-        return price, size
+    def _finer(self, trade: Trade) -> tuple[int, int]:
+        """Price and size at scales that hold them: the stream's scales grow, and so no run, all of one scale, may be open."""
+        self._prices = fitting(self._prices, trade.price_text)
+        self._sizes = fitting(self._sizes, trade.size_text)
+        return self._prices[trade.price_text], self._sizes[trade.size_text]
 
     def _fill(self, ms: int, emitted: list[Emitted]) -> None:
         self._end_run()
@@ -280,8 +283,8 @@ class StreamBars:
         self._began = True
         complete = id.seq == 1
         for bars in self._time:
-            if bars.partial_until is None:
-                bars.partial_until = NEVER if complete else ALWAYS
+            if not bars.known:
+                bars.begin(complete)
         for counted in self._counts:
             if not counted.began:
                 counted.begin(complete)
@@ -305,29 +308,24 @@ class StreamBars:
         self._run, self._cells = None, []
         self._start = self._end = 0
 
-    def _close(self, ms: int, emitted: list[Emitted]) -> None:
-        """Bus time has come to `ms`: close what was to be closed before it, by end; of bars that end together, by spec."""
-        watermark = self._watermark(ms)
-        if watermark < self._due or ms <= self._newest_at:
-            return
-        closed = watermark - self._grace
-        if self._end <= closed:
+    def _close(self, watermark: int, emitted: list[Emitted]) -> None:
+        """Close what was to be closed at a watermark that is not behind `_due`, by end; of bars that end together, by spec."""
+        grace = self._grace
+        until, reach, due = watermark - grace, self._newest - self._keep, ALWAYS
+        if self._end <= until:
             # else the bars of the run are among those that stay open
             self._end_run()
-        grace, self._due = self._grace, ALWAYS
-        due: list[tuple[int, int, TimeBars, Cell]] = []
-        for order, bars in enumerate(self._time):
-            if bars.first_end <= closed:
-                for cell in bars.close(closed):
-                    due.append((cell.end, order, bars, cell))  # noqa: PERF401  (the spec is to be looked at here anyway)
-                if len(bars.closed) > bars.crowded:
-                    bars.forget(self._newest - self._keep)
-            if bars.first_end + grace < self._due:
-                self._due = bars.first_end + grace
-        if len(due) > 1:
-            due.sort(key=lambda item: item[:2])
-        for end, _, bars, cell in due:
-            emitted.append(Emitted(self._closing(end + grace), cell.emit(bars.symbol, bars.spec)))
+        closed: list[Bar] = []
+        for bars in self._time:
+            if bars.first_end <= until:
+                closed += bars.close(until, reach)
+            if bars.first_end < due:
+                due = bars.first_end
+        self._due = due if due == ALWAYS else due + grace
+        if len(closed) > 1:
+            closed.sort(key=_END)
+        for bar in closed:
+            emitted.append(Emitted(self._closing(bar.end + grace), bar))
 
     def _watermark(self, ms: int) -> int:
         """At the end of the ms before `ms`; of the entries so far, if some were of this ms."""

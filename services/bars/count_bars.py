@@ -1,5 +1,6 @@
 """The bar of one tick, volume or value spec. Pure. There is one open bar at most; a closed one never changes."""
 
+from collections.abc import Sequence
 from decimal import Decimal
 from math import inf
 
@@ -66,6 +67,12 @@ class CountBars:
 
     def state(self) -> CountState:
         return CountState([pack(self._cell)] if self._cell else [], self._quality, self.began)
+
+
+def least_room(all_bars: Sequence[CountBars], price_scale: int, size_scale: int) -> tuple[float, float, float]:
+    """(trades, volume, value) that fill the first of the bars, whichever it is."""
+    trades, volumes, values = zip(*(bars.room(price_scale, size_scale) for bars in all_bars), strict=True)
+    return min(trades), min(volumes), min(values)
 
 
 def _least(size: Decimal, scale: int) -> int:

@@ -59,17 +59,26 @@ def scaled(scale: int) -> Scaled:
     return Scaled(scale)
 
 
+def fitting(numbers: Scaled, text: str) -> Scaled:
+    """These, or those of the scale that holds the text."""
+    try:
+        numbers[text]
+    except Finer as finer:
+        return scaled(finer.places)
+    return numbers
+
+
 def to_text(number: int, scale: int) -> str:
     """A scaled integer -> its shortest text: no exponent, no zeros at the end of the fraction."""
+    digits = str(number)
     if not scale or not number:
-        return str(number)
+        return digits
     if number < 0:
         return "-" + to_text(-number, scale)
-    digits = str(number)
     if len(digits) <= scale:
         digits = digits.zfill(scale + 1)
-    whole, fraction = digits[:-scale], digits[-scale:].rstrip("0")
-    return f"{whole}.{fraction}" if fraction else whole
+    fraction = digits[-scale:].rstrip("0")
+    return f"{digits[:-scale]}.{fraction}" if fraction else digits[:-scale]
 
 
 def half_even(number: int, divisor: int) -> int:

@@ -136,9 +136,10 @@ class Reading:
         self._gaps = gaps
         self._field = TICK_FIELD[kind]
         self._reader: Reader | None = None
-        self._delivered: dict[str, str] = {}
-        self._current: Read | None = None
-        """The read that is given out now, its entries and the messages that are left of it."""
+        self._delivered: dict[Stream, StreamId] = {}
+        self._reads: list[Read] = []
+        """What is given out now; `_at` which of them, then its entries and the messages that are left of it."""
+        self._at = 0
         self._entries: list[Reply] = []
         self._giving: Iterator[Message] = iter(())
         self._thread: _Thread | None = None
@@ -146,24 +147,28 @@ class Reading:
     @property
     def cursor(self) -> dict[str, str]:
         """Stream name -> ID of the newest message given out. Save it, and `read(..., cursor=...)` goes on right after it."""
-        if (read := self._current) is None:
-            return dict(self._delivered)
-        # how much of the list is given out, its own iterator knows: nothing is counted per message
-        given = len(self._entries) - length_hint(self._giving)
-        if given == len(self._entries):
-            return {**self._delivered, read.stream.name: str(read.last)}
-        return {**self._delivered, read.stream.name: self._entries[given - 1][0].decode()} if given > 0 else dict(self._delivered)
+        at = {stream.name: str(position) for stream, position in self._delivered.items()}
+        for read in self._reads[: self._at]:
+            at[read.stream.name] = str(read.last)
+        if self._reads:
+            # how much of its list is given out, the list's iterator knows: nothing is counted per message
+            read, left = self._reads[self._at], length_hint(self._giving)
+            if not left:
+                at[read.stream.name] = str(read.last)
+            elif (given := len(self._entries) - left) > 0:
+                at[read.stream.name] = self._entries[given - 1][0].decode()
+        return at
 
     async def __aiter__(self) -> AsyncIterator[Message]:
         async for reads in self._rounds():
-            for read in reads:
+            for read in self._begin(reads):
                 for message in self._give(read):
                     yield message
 
     def __iter__(self) -> Iterator[Message]:
         self._thread = _Thread(self)
         for reads in self._thread:
-            for read in reads:
+            for read in self._begin(reads):
                 yield from self._give(read)
 
     async def entries(self) -> AsyncIterator[tuple[Stream, StreamId, Message]]:
@@ -185,21 +190,27 @@ class Reading:
     async def _rounds(self) -> AsyncIterator[list[Read]]:
         self._reader = reader = await self._make_reader()
         await reader.prepare()
-        self._delivered = {name: str(position) for name, position in reader.positions.items()}
+        self._delivered = {Stream.parse(name): position for name, position in reader.positions.items()}
         async for result in reader.rounds():
             if result.reads:
                 yield result.reads
 
+    def _begin(self, reads: list[Read]) -> Iterator[Read]:
+        """A new round: the one before is given out whole."""
+        for read in self._reads:
+            self._delivered[read.stream] = read.last
+        self._reads = reads
+        for self._at, read in enumerate(reads):
+            yield read
+
     def _give(self, read: Read) -> Iterator[Message]:
         """The messages of a read, decoded all at once."""
-        if self._current is not None:
-            self._delivered[self._current.stream.name] = str(self._current.last)
         wanted, decode_tick = self._field, DECODE[self._field]
         entries = read.entries if self._gaps else [entry for entry in read.entries if entry[1][0] == wanted]
         messages = [decode_tick(payload) if field == wanted else decode(field, payload) for _, (field, payload) in entries]
         if read.lost is not None and self._gaps:
             messages.insert(0, trimmed_gap(read, "reader"))
-        self._current, self._entries, self._giving = read, entries, iter(messages)
+        self._entries, self._giving = entries, iter(messages)
         return self._giving
 
 

@@ -194,7 +194,7 @@ def declared(options: type[CommonOptions]) -> list[_Declared]:
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
-        raise ConfigError(f"{message}; see {self.prog} --help")
+        raise ConfigError(f"{' '.join(message.split())}; see {self.prog} --help")  # one line, whatever was given
 
 
 def load(

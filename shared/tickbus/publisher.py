@@ -66,8 +66,9 @@ class Publisher:
         # watching every fence would cost the server 200 us a transaction: docs/decisions/0003-fences.md
         self._arm = pack(("WATCH", keys.fence(home, owner))) + pack(("GET", keys.fence(home, owner)))
         self._ask_all = pack(("MGET", *self._fences))
-        self._last_keys = [keys.last(shard) for shard in self._shards]
-        self._bell_keys = [keys.bell(shard) for shard in self._shards]
+        # packed once, up to where they differ: with many symbols there are nearly as many of these as ticks
+        self._hset_last = [_arguments("HSET", keys.last(shard)) for shard in self._shards]
+        self._ring = [b"*8\r\n" + _arguments("XADD", keys.bell(shard), "MAXLEN", "~", str(_BELL_LENGTH), "*", "d") for shard in self._shards]
         self._bells = [0] * keys.shards
 
     async def take_over(self) -> None:
@@ -140,15 +141,16 @@ class Publisher:
             size = 15 if seq < 10 else 14 + len(str(seq))
             append(b"%b%d\r\n%d-%d\r\n$1\r\n%b\r\n$%d\r\n%b\r\n" % (stream.xadd, size, ms, seq, field, len(payload), payload))
         news: dict[int, list[str]] = {shard: [] for shard in self._shards} if transaction.ring_all else {}
-        heads: dict[int, list[bytes | str]] = {}
+        heads: dict[int, list[bytes]] = {}
         for stream, head in transaction.heads.items():
-            shard = stream.shard
+            shard, value = stream.shard, encode(head)
             if shard not in heads:
-                heads[shard] = ["HSET", self._last_keys[shard]]
+                heads[shard] = []
                 news.setdefault(shard, [])
-            heads[shard] += (stream.name, encode(head))
+            heads[shard].append(b"%b%d\r\n%b\r\n" % (stream.name_packed, len(value), value))
             news[shard].append(stream.name)
-        parts += [pack(tuple(command)) for command in heads.values()]
+        for shard, fields in heads.items():
+            append(b"*%d\r\n%b%b" % (2 + 2 * len(fields), self._hset_last[shard], b"".join(fields)))
         for key, hashed in transaction.hashes:
             kept = [part for item in hashed.items() if item[1] for part in item]
             gone = [name for name, value in hashed.items() if not value]
@@ -160,7 +162,7 @@ class Publisher:
         for shard, names in news.items():
             self._bells[shard] += 1
             bell = encode(Bell(writer, self._bells[shard], transaction.bus_ms, transaction.feed_up, names))
-            append(pack(("XADD", self._bell_keys[shard], "MAXLEN", "~", _BELL_LENGTH, "*", "d", bell)))
+            append(b"%b$%d\r\n%b\r\n" % (self._ring[shard], len(bell), bell))
         return b"".join(parts), len(parts)
 
     async def _missing(self, link: Link, entries: Sequence[Entry]) -> list[Entry]:
@@ -220,6 +222,11 @@ class Publisher:
     def close(self) -> None:
         if self._link is not None:
             self._link.close()
+
+
+def _arguments(*texts: str) -> bytes:
+    """Part of a command as it is sent."""
+    return b"".join(b"$%d\r\n%b\r\n" % (len(text), text.encode()) for text in texts)
 
 
 class Ends(NamedTuple):

@@ -259,11 +259,10 @@ class Reader:
                 followed = self._by_key[key]
                 followed.read_to = entries[-1][0]
                 last = StreamId.parse(followed.read_to)
-                seq = followed.position.seq
-                lost = None
+                before, lost = followed.position, None
                 # IDs are dense: what was read ends where it must unless something is missing in front of it
-                if last.seq - seq > len(entries) and followed.exact:
-                    lost = Lost(last.seq - seq - len(entries), followed.position, StreamId.parse(entries[0][0]))
+                if last.seq - before.seq > len(entries) and followed.exact:
+                    lost = Lost(last.seq - before.seq - len(entries), before, StreamId.parse(entries[0][0]))
                 followed.position, followed.exact = last, True
                 if len(entries) == request.most:
                     self._pending[followed.name] = followed

@@ -6,7 +6,7 @@ from tickbus.names import Keys, Stream
 class StreamWriter:
     """What a writer keeps of one of its streams, ready for packing."""
 
-    __slots__ = ("key", "name", "shard", "stream", "xadd")
+    __slots__ = ("key", "name", "name_packed", "shard", "stream", "xadd")
 
     def __init__(self, keys: Keys, stream: Stream) -> None:
         self.stream = stream
@@ -15,6 +15,8 @@ class StreamWriter:
         self.key = keys.stream(stream).encode()
         self.xadd = b"*5\r\n$4\r\nXADD\r\n$%d\r\n%b\r\n$" % (len(self.key), self.key)
         """The command up to the length of the ID."""
+        self.name_packed = b"$%d\r\n%b\r\n$" % (len(self.name), self.name.encode())
+        """The name as a field of a hash, up to the length of its value."""
 
 
 Entry = tuple[StreamWriter, int, int, bytes, bytes, int, int]

@@ -46,7 +46,9 @@ def test_the_token_stands_in_the_address_escaped_and_in_no_log() -> None:
     one = feed("alltick", token="a&b=c+d")
     assert one.url() == "wss://quote.alltick.co/quote-b-ws-api?token=a%26b%3Dc%2Bd"
     assert one.address() == "wss://quote.alltick.co/quote-b-ws-api"
-    assert feed("alltick", url="wss://quote.alltick.co/quote-stock-b-ws-api", token="t").url() == "wss://quote.alltick.co/quote-stock-b-ws-api?token=t"
+    assert (
+        feed("alltick", url="wss://quote.alltick.co/quote-stock-b-ws-api", token="t").url() == "wss://quote.alltick.co/quote-stock-b-ws-api?token=t"
+    )
 
 
 @pytest.mark.parametrize(

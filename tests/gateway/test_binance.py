@@ -39,7 +39,10 @@ def test_the_subscription_in_lower_case() -> None:
     }  # fmt: skip
 
 
-@given(st.lists(st.from_regex(r"[A-Z0-9]{1,64}", fullmatch=True), min_size=1, max_size=300, unique=True), st.sampled_from([("trade",), ("trade", "quote")]))
+@given(
+    st.lists(st.from_regex(r"[A-Z0-9]{1,64}", fullmatch=True), min_size=1, max_size=300, unique=True),
+    st.sampled_from([("trade",), ("trade", "quote")]),
+)
 def test_no_request_is_longer_than_the_server_reads(symbols: list[str], kinds: tuple[str, ...]) -> None:
     one = binance(symbols, kinds)
     texts = one.subscribe()
@@ -110,7 +113,9 @@ def test_milliseconds_and_microseconds(when: int, ns: int) -> None:
     assert tick.ts_event == ns
 
 
-@pytest.mark.parametrize(("t", "when"), [(-1, 1), (1 << 53, 1), (1 << 63, 1), ("null", 1), (1, -1), (1, 10**19), (1, "null"), (1, '"x"'), ('"1"', 1), (1.5, 1)])
+@pytest.mark.parametrize(
+    ("t", "when"), [(-1, 1), (1 << 53, 1), (1 << 63, 1), ("null", 1), (1, -1), (1, 10**19), (1, "null"), (1, '"x"'), ('"1"', 1), (1.5, 1)]
+)
 def test_ids_and_times_that_cannot_be(t: object, when: object) -> None:
     one = mapper("binance")
     assert one.map(trade(t, when), RECV) == ()

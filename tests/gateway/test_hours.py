@@ -52,6 +52,6 @@ def test_equal_ends_are_the_whole_day() -> None:
      "mon-fri 09:30-16:00 America", "mon-fri 09:30-16:00 ../../etc/passwd", "mon-fri 09:30-16:00 " + "x" * 300, "mon-fri 09:30-16:00 UTC\0"],
 )  # fmt: skip
 def test_what_is_no_session(text: str) -> None:
-    with pytest.raises(ConfigError, match="--session .*write it like 'mon-fri 09:30-16:00 America/New_York'") as told:
+    with pytest.raises(ConfigError, match=r"--session .*write it like 'mon-fri 09:30-16:00 America/New_York'") as told:
         Session.parse(text)
     assert "\n" not in str(told.value)

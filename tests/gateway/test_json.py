@@ -92,7 +92,10 @@ def test_the_good_ticks_of_a_frame_with_bad_ones_are_kept_in_order() -> None:
     one = mapper("json")
     ticks = one.map(json.dumps({"trades": items}).encode(), RECV)
     assert [(tick.symbol, tick.ts_recv) for tick, _ in ticks] == [("AAPL", RECV), ("MSFT", RECV + 1)]
-    assert [(n.reason, n.symbol, n.lost) for n in one.notices if isinstance(n, Rejected)] == [("field", "AAPL", True), ("unknown_symbol", None, False)]
+    assert [(n.reason, n.symbol, n.lost) for n in one.notices if isinstance(n, Rejected)] == [
+        ("field", "AAPL", True),
+        ("unknown_symbol", None, False),
+    ]
 
 
 def test_the_vendors_names_for_the_fields() -> None:

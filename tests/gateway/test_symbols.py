@@ -26,7 +26,9 @@ def test_a_map_file(tmp_path: Path) -> None:
     assert read_symbol_map(None) == {}
 
 
-@pytest.mark.parametrize(("line", "told"), [("GOLD", "line 2: 'GOLD' is not of the form"), ("= X", "line 2"), ("GOLD =", "line 2"), ("gold = X", "symbol 'gold'")])
+@pytest.mark.parametrize(
+    ("line", "told"), [("GOLD", "line 2: 'GOLD' is not of the form"), ("= X", "line 2"), ("GOLD =", "line 2"), ("gold = X", "symbol 'gold'")]
+)
 def test_a_bad_map_names_the_line(tmp_path: Path, line: str, told: str) -> None:
     path = tmp_path / "map"
     path.write_text(f"A = B\n{line}\n")

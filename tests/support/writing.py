@@ -1,7 +1,9 @@
 """A writer on the bus for the tests of publisher and reader: dense streams of trades, and what Redis holds of them."""
 
 from functools import partial
+from itertools import pairwise
 
+import msgspec
 import redis
 
 from tickbus.clock import BusClock
@@ -12,8 +14,6 @@ from tickbus.publisher import Publisher, Transaction
 from tickbus.registry import check_meta
 from tickbus.streams import Entry, StreamWriter
 from tickbus.wire import FIELDS, Head, decode, encode
-
-import msgspec
 
 KEYS = Keys(shards=8)
 
@@ -83,5 +83,5 @@ def numbers(client: "redis.Redis[bytes]", key: str) -> list[int]:
     """The numbers of its trades; their counters are checked to be dense."""
     rows = stored(client, key)
     counters = [id.seq for id, _ in rows]
-    assert counters == list(range(1, len(rows) + 1)), f"not dense: {[(a, b) for a, b in zip(counters, counters[1:]) if b != a + 1]}"
+    assert counters == list(range(1, len(rows) + 1)), f"not dense: {[(a, b) for a, b in pairwise(counters) if b != a + 1]}"
     return [int(message.price_text) for _, message in rows if isinstance(message, Trade)]

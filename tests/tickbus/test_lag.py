@@ -7,6 +7,7 @@ from tickbus.lag import StreamLag, measure
 from tickbus.link import Link
 from tickbus.names import START, StreamId
 from tickbus.registry import read_heads
+from tickbus.wire import NIL, Head, encode
 
 
 async def lags(server: RedisServer, positions: dict[str, StreamId], wanted: str = "trade") -> dict[str, StreamLag]:
@@ -60,8 +61,6 @@ async def test_the_age_is_that_of_the_oldest_unread_entry(redis_server: RedisSer
     client.delete(key)
     for seq, age in ((1, 90_000), (2, 60_000), (3, 30_000)):
         client.xadd(key, {"t": b"x"}, id=f"{now - age}-{seq}")
-    from tickbus.wire import Head, NIL, encode  # noqa: PLC0415
-
     client.hset(KEYS.last(KEYS.shard("A")), "trade:test:A", encode(Head(f"{now - 30_000}-3", None, 0, NIL)))
     client.hset(KEYS.meta, "retention:test", "100000,5")
     lag = (await lags(redis_server, {"trade:test:A": StreamId(now - 90_000, 1)}))["trade:test:A"]

@@ -93,7 +93,9 @@ def test_bells_come_back(bell: Bell) -> None:
 
 # byte by byte, by the MessagePack specification
 
-TRADE = Trade("BTC-USDT", "60000.10", "0.5", Side.SELL, "3735683259", 1723161600000000000, 1723161600001000001, None, "60000.2", Flag.LATE | Flag.REPLAYED)
+TRADE = Trade(
+    "BTC-USDT", "60000.10", "0.5", Side.SELL, "3735683259", 1723161600000000000, 1723161600001000001, None, "60000.2", Flag.LATE | Flag.REPLAYED
+)
 
 
 def test_a_trade_byte_by_byte() -> None:

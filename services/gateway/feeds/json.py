@@ -61,7 +61,9 @@ class JsonMapper(Mapper):
         try:
             spelling = raw_text(item.symbol)
             symbol = self.symbols.get(spelling)
-            if symbol is None:
+            if not spelling:
+                self.reject("field", "a tick without symbol")
+            elif symbol is None:
                 self.reject("unknown_symbol", spelling, lost=False)
             else:
                 ticks.append((build(item, symbol, recv + len(ticks)), NO_ID))
