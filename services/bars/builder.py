@@ -111,10 +111,8 @@ class StreamBars:
             for id, message in entries:
                 self._apply(id, message, emitted)
             return emitted
-        position = 0
-        while position < len(entries):
-            self._apply(*entries[position], emitted)
-            position = self._stretch(columns, position + 1)
+        self._apply(*entries[0], emitted)
+        self._apply_columns(entries, columns, emitted)
         return emitted
 
     def _apply(self, id: StreamId, message: Trade | Gap, emitted: list[Emitted]) -> None:
@@ -156,6 +154,26 @@ class StreamBars:
             trades, volume, value = self._room
             if run.trades >= trades or run.volume >= volume or run.value >= value:
                 self._fill(ms, emitted)
+
+    def _apply_columns(self, entries: Sequence[tuple[StreamId, Trade | Gap]], columns: Columns, emitted: list[Emitted]) -> None:
+        """The entries after the first, run by run: as `_apply` and `_trade` do, for trades of which nothing is left to ask."""
+        position, count, stamps = 1, len(entries), columns.stamps
+        while (position := self._stretch(columns, position)) < count:
+            id, trade = entries[position]
+            ms, ts = id[0], stamps[position]
+            if self._start <= ts < self._end or not isinstance(trade, Trade):
+                # it goes on with the run, but the watermark may be there before it, or a count bar is full with it
+                self._apply(id, trade, emitted)
+            else:
+                watermark = self._newest + (ms - 1 - self._newest_at) * MILLISECOND
+                if watermark >= self._due and ms > self._newest_at:
+                    self._close(watermark, emitted)
+                if self._run is not None:
+                    self._end_run()
+                if ts > self._newest:
+                    self._newest, self._newest_at = ts, ms
+                self._start_run(ms, trade, columns.prices[position], columns.sizes[position], emitted)
+            position += 1
 
     def _stretch(self, columns: Columns, begin: int) -> int:
         """Add to the run, if there is one, what goes on with it from `begin` on; -> the index behind."""
@@ -208,10 +226,7 @@ class StreamBars:
         if self._first_is_due and not flags & _FUTURE:
             self._first_trade(ts)
         if ts > self._newest and not flags & _FUTURE:
-            watermark = self._newest = ts
-            self._newest_at = ms
-        else:
-            watermark = self._watermark(ms)
+            self._newest, self._newest_at = ts, ms
         if flags & _CANCELLED:
             self.counters["cancelled"] += 1
         elif flags & _OFF_BOOK:
@@ -222,14 +237,16 @@ class StreamBars:
             except Finer:
                 price, size = self._finer(trade)
             if price and size:
-                self._start_run(ms, trade, price, size, watermark, emitted)
+                self._start_run(ms, trade, price, size, emitted)
             else:
                 self.counters["zero"] += 1
 
-    def _start_run(self, ms: int, trade: Trade, price: int, size: int, watermark: int, emitted: list[Emitted]) -> None:
+    def _start_run(self, ms: int, trade: Trade, price: int, size: int, emitted: list[Emitted]) -> None:
+        """No run is open, and what was due is closed."""
         run = self._run = Tally.of(trade, price, size, self._prices.scale, self._sizes.scale)
         ts, cells = trade.ts_event, self._cells
         # a bar that ends at one of these or before is closed; is out of reach
+        watermark = self._watermark(ms) if ms > self._newest_at else self._newest
         closed, gone = watermark - self._grace, watermark - self._keep
         low, high, too_late = NEVER, ALWAYS, False
         for bars in self._time:
@@ -248,7 +265,7 @@ class StreamBars:
             self._due = high + self._grace
         if too_late:
             self.counters["too_late"] += 1
-        if len(cells) == len(self._time):
+        if len(cells) == len(self._time) and not self._first_is_due:
             self._start, self._end = low, high
         if self._counts:
             self._room = least_room(self._counts, self._prices.scale, self._sizes.scale)
@@ -324,8 +341,7 @@ class StreamBars:
         self._due = due if due == ALWAYS else due + grace
         if len(closed) > 1:
             closed.sort(key=_END)
-        for bar in closed:
-            emitted.append(Emitted(self._closing(bar.end + grace), bar))
+        emitted += [Emitted(self._closing(bar.end + grace), bar) for bar in closed]
 
     def _watermark(self, ms: int) -> int:
         """At the end of the ms before `ms`; of the entries so far, if some were of this ms."""

@@ -1,6 +1,6 @@
 """A bar in the making, and afterwards for as long as it can still change. Pure."""
 
-from dataclasses import dataclass
+import msgspec
 
 from services.bars.digits import to_text
 from services.bars.tally import Tally
@@ -14,8 +14,7 @@ OPEN = -1
 """The revision of a bar that was not emitted yet."""
 
 
-@dataclass(slots=True)
-class Cell:
+class Cell(msgspec.Struct, gc=False):
     start: int
     end: int
     quality: int = 0

@@ -15,7 +15,8 @@ TENS: tuple[int, ...] = tuple(10**power for power in range(256))
 """Powers of ten, further than any two scales go: the gateway takes no number of more than 64 digits."""
 
 _REMEMBERED = 1 << 16
-_LONGEST = 64
+_LONGEST = 130
+"""Characters: what `tickbus.units.canonical` may write, 64 digits of which the last stands up to 127 places behind the point."""
 
 
 class Finer(Exception):

@@ -6,6 +6,7 @@ declines and leaves the trade to the long way.
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Mapping, Sequence
+from itertools import repeat
 from operator import mul, sub
 from typing import cast
 
@@ -29,7 +30,6 @@ class Columns:
         """Are there buys and sells at all? Most tapes of shares do not tell."""
         self.buys = [size if side is _BUY else 0 for side, size in zip(sides, sizes, strict=True)] if self.sided else []
         self.sells = [size if side is _SELL else 0 for side, size in zip(sides, sizes, strict=True)] if self.sided else []
-
         self._ahead: int | None = None
 
     def extent(self, begin: int, most: float, end_ts: int, due: int, newest: int, newest_at: int) -> int:
@@ -72,7 +72,8 @@ class Columns:
 
 def _ahead(stamps: list[int], bus_ms: list[int]) -> int:
     """The most by which a trade's ts_event is ahead of its bus time, ns; below zero where all of them are behind."""
-    return max(map(sub, stamps, map(MILLISECOND.__mul__, bus_ms)))
+    ahead: int = max(map(sub, stamps, map(mul, bus_ms, repeat(MILLISECOND))))
+    return ahead
 
 
 def columns(entries: Sequence[tuple[StreamId, Trade | Gap]], prices: Mapping[str, int], sizes: Mapping[str, int], apart: int) -> Columns | None:

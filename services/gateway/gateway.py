@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import time
-from collections.abc import Iterable
+from collections.abc import Awaitable, Callable, Iterable
 
 from services.gateway.intake import Intake
 from services.gateway.sequencer import StreamState
@@ -52,13 +52,17 @@ class Gateway:
         """Whether the socket is left unread because Redis is slower than the vendor."""
         self._acknowledged_at = time.monotonic()
 
-    async def open(self, link: Link) -> None:
+    async def open(self, connect: Callable[[], Awaitable[Link]]) -> None:
         """Become the writer: lease, fences, heads; then put the streams that are new on the register."""
         streams, sequencer = self.streams, self.sequencer
+        link = await connect()
         await check_meta(link, self._keys)
+        link.close()  # a standby may wait for days
         await self._lease.acquire()
         await self.publisher.take_over()
+        link = await connect()
         heads = await read_heads(link, self._keys, sorted({state.shard for state in streams}))
+        link.close()
         restored = sequencer.restore(heads)
         ahead = sequencer.floor_ms * MILLISECOND - self.clock.now_ns()
         if ahead > _AHEAD:

@@ -52,7 +52,7 @@ async def _run(options: Options, setup: FeedSetup, name: str, session: Session |
     feed = make_feed()
     keys = Keys(options.prefix, options.shards)
     clock = BusClock()
-    link = await open_checked(options.redis)
+    (await open_checked(options.redis)).close()
     connect = partial(Link.open, options.redis)
     streams = [
         StreamState(keys, Stream(kind, name, symbol), feed.sequenced and kind == "trade") for symbol in setup.symbols.vendor for kind in setup.kinds
@@ -67,12 +67,11 @@ async def _run(options: Options, setup: FeedSetup, name: str, session: Session |
         silence=options.silence, session=session, max_age=options.max_connection_age,
     )  # fmt: skip
     service.why_not_ready = "waiting for the lease of this feed"
-    await service.until_stopping(gateway.open(link))
+    await service.until_stopping(gateway.open(connect))
     if service.stopping.is_set():
         await lease.release()
         return
     sweeper = Sweeper(name, options, keys, connect, lambda: [state.key for state in streams])
-    link.close()
     await sweeper.declare()
     SweepMeters(service.meters, sweeper.total)
     GatewayMeters(service.meters, gateway, upstream)

@@ -14,12 +14,10 @@ from websockets.frames import Opcode
 from websockets.protocol import State
 from websockets.uri import parse_uri
 
+from services.gateway.frames import CONTROL_BYTES, FrameSplitter
 from tickbus.errors import ConfigError
 
 _OPEN_SECONDS = 10.0
-_TEXT, _BINARY, _CONTINUATION = 0x1, 0x2, 0x0
-_CONTROL = 125
-"""Longest payload of a control frame."""
 
 
 class HandshakeRefused(Exception):
@@ -29,94 +27,6 @@ class HandshakeRefused(Exception):
         super().__init__(f"HTTP {status} {body}")
         self.status = status
         self.body = body
-
-
-class FrameSplitter:
-    """TCP bytes of a server -> whole messages and control frames. Pure.
-
-    Feed it everything after the handshake. Messages longer than `most` bytes are skipped without being stored, and counted.
-    """
-
-    def __init__(self, most: int) -> None:
-        self.most = most
-        self.oversize = 0
-        self._rest = b""
-        self._skip = 0
-        self._parts: list[bytes] = []
-        self._size = 0
-        """Of the message being put together from fragments; -1 while it is too long and thrown away."""
-
-    def feed(self, data: bytes) -> tuple[list[bytes], list[bytes]]:
-        """-> payloads of the data messages, and the control frames (or broken ones) as they stand, both in order."""
-        messages: list[bytes] = []
-        controls: list[bytes] = []
-        if self._skip:
-            skipped = min(self._skip, len(data))
-            self._skip -= skipped
-            data = data[skipped:]
-        if self._rest:
-            data = self._rest + data
-        position, end = 0, len(data)
-        while end - position >= 2:
-            first, length = data[position], data[position + 1]
-            start = position + 2
-            if length == 126:
-                if end - position < 4:
-                    break
-                length = data[start] << 8 | data[start + 1]
-                start += 2
-            elif length == 127:
-                if end - position < 10:
-                    break
-                length = int.from_bytes(data[start : start + 8], "big")
-                start += 8
-            elif length > 127:  # masked: no server does that; let the library say so
-                controls.append(data[position:])
-                position = end
-                break
-            stop = start + length
-            if stop > end:
-                if length > _CONTROL and (first & 0x70 or first & 0x0F > _BINARY):  # never to be waited for: it is an error already
-                    controls.append(data[position:])
-                    position = end
-                elif length > self.most and first & 0x0F <= _BINARY:
-                    self._drop_oversize(first)
-                    self._skip = stop - end
-                    position = end
-                break
-            if first == 0x81 or first == 0x82:
-                if length > self.most:
-                    self.oversize += 1
-                else:
-                    messages.append(data[start:stop])
-            elif first & 0x70 or first & 0x0F > _BINARY:
-                controls.append(data[position:stop])
-            elif (whole := self._fragment(first, data[start:stop])) is not None:
-                messages.append(whole)
-            position = stop
-        self._rest = data[position:]
-        return messages, controls
-
-    def _drop_oversize(self, first: int) -> None:
-        if first & 0x80:
-            self.oversize += 0 if first & 0x0F == _CONTINUATION and self._size < 0 else 1
-            self._parts, self._size = [], 0
-        else:
-            self.oversize += 0 if self._size < 0 else 1
-            self._parts, self._size = [], -1
-
-    def _fragment(self, first: int, payload: bytes) -> bytes | None:
-        if self._size >= 0:
-            self._parts.append(payload)
-            self._size += len(payload)
-            if self._size > self.most:
-                self.oversize += 1
-                self._parts, self._size = [], -1
-        if not first & 0x80:
-            return None
-        whole = b"".join(self._parts) if self._size >= 0 else None
-        self._parts, self._size = [], 0
-        return whole
 
 
 class WebSocket(asyncio.Protocol):
@@ -129,7 +39,7 @@ class WebSocket(asyncio.Protocol):
         self.last_received = loop.time()
         self.closed: asyncio.Future[str] = loop.create_future()
         """Done when the connection has ended, with the reason."""
-        self._protocol = ClientProtocol(parse_uri(url), max_size=_CONTROL)  # it sees no other frames
+        self._protocol = ClientProtocol(parse_uri(url), max_size=CONTROL_BYTES)  # it sees no other frames
         self._on_messages = on_messages
         self._opened: asyncio.Future[None] = loop.create_future()
         self._head: bytes | None = b""

@@ -76,8 +76,10 @@ class Consumer:
         """Become the one that works: lease, fences; then read what was committed before."""
         link = await self._link()
         await check_meta(link, self._keys)
+        link.close()  # a standby may wait for days
         await self.lease.acquire()
         await self.publisher.take_over()
+        link = await self._link()
         shards = range(self._keys.shards)
         positions = await link.ask_all([("HGETALL", self._keys.position(shard, self.service)) for shard in shards])
         states = await link.ask_all([("HGETALL", self._keys.state(shard, self.service)) for shard in shards])

@@ -249,3 +249,14 @@ def test_day_bars_follow_the_market():
     bars.apply(entry_id(0, 3), trade((start - T0) / SECOND + 86400))
     ((_, bar),) = bars.clock(ms(1))
     assert (bar.start, bar.end, bar.trades) == (start, start + 86400 * SECOND, 2)
+
+
+@pytest.mark.parametrize("size", [1, 20])
+def test_a_trade_of_the_future_does_not_hide_the_first_trade_from_the_partial_bars(size):
+    bars = builder("time:1s")
+    bars.apply(entry_id(0.2, 7), trade(0.2, flags=int(Flag.FUTURE_TIME)))
+    entries = [(entry_id(0.3 + index / 10, 8 + index), trade(0.3 + index / 10)) for index in range(20)]
+    emitted = [bar for start in range(0, len(entries), size) for bar in bars.apply_many(entries[start : start + size])]
+    assert [(bar.start - T0, bar.trades, bar.quality) for _, bar in emitted + bars.clock(ms(9))] == [
+        (0, 8, ("partial",)), (SECOND, 10, ()), (2 * SECOND, 3, ())
+    ]  # fmt: skip

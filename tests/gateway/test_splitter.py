@@ -9,7 +9,7 @@ from websockets.frames import Frame, Opcode
 from websockets.protocol import State
 from websockets.uri import parse_uri
 
-from services.gateway.websocket import FrameSplitter
+from services.gateway.frames import FrameSplitter
 
 MOST = 1000
 

@@ -1,0 +1,93 @@
+"""Frames of a WebSocket server, cut out of the TCP stream. Pure: docs/decisions/0004-frames.md."""
+
+_BINARY, _CONTINUATION = 0x2, 0x0
+CONTROL_BYTES = 125
+"""Longest payload of a control frame."""
+
+
+class FrameSplitter:
+    """TCP bytes of a server -> whole messages and control frames. Pure.
+
+    Feed it everything after the handshake. Messages longer than `most` bytes are skipped without being stored, and counted.
+    """
+
+    def __init__(self, most: int) -> None:
+        self.most = most
+        self.oversize = 0
+        self._rest = b""
+        self._skip = 0
+        self._parts: list[bytes] = []
+        self._size = 0
+        """Of the message being put together from fragments; -1 while it is too long and thrown away."""
+
+    def feed(self, data: bytes) -> tuple[list[bytes], list[bytes]]:
+        """-> payloads of the data messages, and the control frames (or broken ones) as they stand, both in order."""
+        messages: list[bytes] = []
+        controls: list[bytes] = []
+        if self._skip:
+            skipped = min(self._skip, len(data))
+            self._skip -= skipped
+            data = data[skipped:]
+        if self._rest:
+            data = self._rest + data
+        position, end = 0, len(data)
+        while end - position >= 2:
+            first, length = data[position], data[position + 1]
+            start = position + 2
+            if length == 126:
+                if end - position < 4:
+                    break
+                length = data[start] << 8 | data[start + 1]
+                start += 2
+            elif length == 127:
+                if end - position < 10:
+                    break
+                length = int.from_bytes(data[start : start + 8], "big")
+                start += 8
+            elif length > 127:  # masked: no server does that; let the library say so
+                controls.append(data[position:])
+                position = end
+                break
+            stop = start + length
+            if stop > end:
+                if length > CONTROL_BYTES and (first & 0x70 or first & 0x0F > _BINARY):  # never to be waited for: it is an error already
+                    controls.append(data[position:])
+                    position = end
+                elif length > self.most and first & 0x0F <= _BINARY:
+                    self._drop_oversize(first)
+                    self._skip = stop - end
+                    position = end
+                break
+            if first == 0x81 or first == 0x82:
+                if length > self.most:
+                    self.oversize += 1
+                else:
+                    messages.append(data[start:stop])
+            elif first & 0x70 or first & 0x0F > _BINARY:
+                controls.append(data[position:stop])
+            elif (whole := self._fragment(first, data[start:stop])) is not None:
+                messages.append(whole)
+            position = stop
+        self._rest = data[position:]
+        return messages, controls
+
+    def _drop_oversize(self, first: int) -> None:
+        if first & 0x80:
+            self.oversize += 0 if first & 0x0F == _CONTINUATION and self._size < 0 else 1
+            self._parts, self._size = [], 0
+        else:
+            self.oversize += 0 if self._size < 0 else 1
+            self._parts, self._size = [], -1
+
+    def _fragment(self, first: int, payload: bytes) -> bytes | None:
+        if self._size >= 0:
+            self._parts.append(payload)
+            self._size += len(payload)
+            if self._size > self.most:
+                self.oversize += 1
+                self._parts, self._size = [], -1
+        if not first & 0x80:
+            return None
+        whole = b"".join(self._parts) if self._size >= 0 else None
+        self._parts, self._size = [], 0
+        return whole
