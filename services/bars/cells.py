@@ -36,7 +36,7 @@ class Cell(msgspec.Struct, gc=False):
         assert tally is not None, "a bar has at least one trade"
         scale = tally.size_scale
         return Bar(
-            symbol, spec, self.start, self.end, tally.open, tally.high, tally.low, tally.close,
+            spec, self.start, self.end, tally.open, tally.high, tally.low, tally.close,
             to_text(tally.volume, scale), tally.value_text(), tally.vwap_text(), tally.trades,
-            to_text(tally.buys, scale) if tally.buys else "0", to_text(tally.sells, scale) if tally.sells else "0", self.revision, _QUALITY[self.quality],
+            to_text(tally.buys, scale) if tally.buys else "0", to_text(tally.sells, scale) if tally.sells else "0", self.revision, _QUALITY[self.quality], symbol,
         )  # fmt: skip

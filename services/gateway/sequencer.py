@@ -319,8 +319,8 @@ class Sequencer:
         if has_ids:
             count = last - first + 1
         gap = Gap(
-            state.symbol, state.kind, SOURCE, kind, min(from_ts, to_ts), to_ts,
-            str(first) if has_ids else None, str(last) if has_ids else None, count, self._repairable and has_ids, repaired,
+            state.kind, SOURCE, kind, min(from_ts, to_ts), to_ts,
+            str(first) if has_ids else None, str(last) if has_ids else None, count, self._repairable and has_ids, repaired, state.symbol,
         )  # fmt: skip
         if repaired:
             state.repaired += 1

@@ -259,6 +259,6 @@ def trimmed_gap(read: Read, source: str) -> Gap:
     assert read.lost is not None
     kinds = {"trade": StreamKind.TRADE, "quote": StreamKind.QUOTE}
     return Gap(
-        read.stream.symbol, kinds.get(read.stream.kind, StreamKind.BAR), source, GapKind.TRIMMED,
-        read.lost.after.ms * MILLISECOND, read.lost.before.ms * MILLISECOND, count=read.lost.count,
+        kinds.get(read.stream.kind, StreamKind.BAR), source, GapKind.TRIMMED,
+        read.lost.after.ms * MILLISECOND, read.lost.before.ms * MILLISECOND, count=read.lost.count, symbol=read.stream.symbol,
     )  # fmt: skip

@@ -124,7 +124,6 @@ class Quote(_Message, frozen=True):
 class Gap(_Message, frozen=True):
     """A hole in a stream, told in that stream before the first tick after it."""
 
-    symbol: str
     stream: StreamKind
     source: str
     """`gateway`, or the name of the service that lost the ticks."""
@@ -141,10 +140,10 @@ class Gap(_Message, frozen=True):
     """The vendor offers a history from which it could be filled."""
     repaired: bool = False
     """This range was told as missing before, and its ticks are in the stream now."""
+    symbol: str = ""
 
 
 class Bar(_Message, frozen=True):
-    symbol: str
     spec: str
     start: int
     end: int
@@ -161,6 +160,7 @@ class Bar(_Message, frozen=True):
     revision: int = 0
     quality: tuple[str, ...] = ()
     """Out of `partial`, `has_gap`, `repaired`; empty = complete."""
+    symbol: str = ""
 
     @property
     def open(self) -> Decimal:
@@ -202,12 +202,12 @@ class Bar(_Message, frozen=True):
 
 
 class Signal(_Message, frozen=True):
-    symbol: str
     name: str
     value_text: str
     threshold_text: str
     window: str
     message: str
+    symbol: str = ""
     ts_event: int = 0
 
     @property

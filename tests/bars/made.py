@@ -23,7 +23,7 @@ def trade(at: float, price: str = "100", size: str = "1", side: Side = Side.UNKN
 
 def gap(start: float, end: float, repaired: bool = False) -> Gap:
     low, high = T0 + round(start * SECOND), T0 + round(end * SECOND)
-    return Gap(SYMBOL, StreamKind.TRADE, "gateway", GapKind.DISCONNECT, low, high, repaired=repaired)
+    return Gap(StreamKind.TRADE, "gateway", GapKind.DISCONNECT, low, high, repaired=repaired, symbol=SYMBOL)
 
 
 def entry_id(at: float, seq: int = 2) -> StreamId:
@@ -62,7 +62,8 @@ def streams(draw: st.DrawFn) -> list[Entry]:
         message: Trade | Gap
         if draw(st.integers(0, 9)) == 0:
             message = Gap(
-                SYMBOL, StreamKind.TRADE, "gateway", GapKind.SEQUENCE, ts, ts + draw(st.integers(0, 2500)) * MILLISECOND, repaired=draw(st.booleans())
+                StreamKind.TRADE, "gateway", GapKind.SEQUENCE, ts, ts + draw(st.integers(0, 2500)) * MILLISECOND,
+                repaired=draw(st.booleans()), symbol=SYMBOL,
             )
         else:
             message = Trade(SYMBOL, draw(prices), draw(sizes), draw(st.sampled_from(Side)), None, ts, ts, None, None, draw(flags))

@@ -86,13 +86,14 @@ def test_ticks_of_the_example_vendor_reach_the_bus(redis_server: RedisServer, tm
             until(lambda: redis_server.client.xlen(key) > 250, 20, "two holes")
         finally:
             process.terminate()
-            assert process.wait(20) == 0
+            code = process.wait(20)
             server.terminate()
+    assert code == 0
     entries = [(field, msgpack.unpackb(value)) for _, fields in redis_server.client.xrange(key) for field, value in fields.items()]
     first = int(entries[0][1][4])
     ids = [int(message[4]) for field, message in entries if field == b"t"]
     assert ids == [n for n in range(first, ids[-1] + 1) if n % 100]
-    assert [(message[6], message[7], message[8]) for field, message in entries if field == b"g"] == [
+    assert [(message[5], message[6], message[7]) for field, message in entries if field == b"g"] == [
         (str(n), str(n), 1) for n in range(first, ids[-1]) if n % 100 == 0
     ]
     assert [message[1] for field, message in entries if field == b"t"] == [f"{61000 + n}.50" for n in ids]

@@ -305,7 +305,6 @@ def test_a_jump_is_told_before_the_tick_after_it() -> None:
     first, gap, second = bench.messages()
     assert isinstance(first, Trade) and isinstance(second, Trade)
     assert gap == Gap(
-        "A",
         StreamKind.TRADE,
         "gateway",
         GapKind.SEQUENCE,
@@ -316,6 +315,7 @@ def test_a_jump_is_told_before_the_tick_after_it() -> None:
         3,
         repairable=False,
         repaired=False,
+        symbol="A",
     )
     assert [entry[5] for entry in bench.waiting] == [5, 8, 9]
 

@@ -36,12 +36,12 @@ def quote(seq: int, time: int = NOON) -> Quote:
 
 def bar(start: int = NOON) -> Bar:
     return Bar(
-        "BTC-USDT", "time:1m", start, start + 60_000_000_000, "1.5", "2", "1", "1.75", "10", "15", "1.5", 3, "4", "6", 1, ("has_gap", "repaired")
+        "time:1m", start, start + 60_000_000_000, "1.5", "2", "1", "1.75", "10", "15", "1.5", 3, "4", "6", 1, ("has_gap", "repaired"), "BTC-USDT"
     )
 
 
 def gap(stream: StreamKind = StreamKind.TRADE, time: int = NOON) -> Gap:
-    return Gap("BTC-USDT", stream, "gateway", GapKind.SEQUENCE, time, time + 1000, "7", "9", 3, repairable=True)
+    return Gap(stream, "gateway", GapKind.SEQUENCE, time, time + 1000, "7", "9", 3, repairable=True, symbol="BTC-USDT")
 
 
 def add(store: ShardStore, stream: Stream, seq: int, message: Message, *, epoch: int = 4, time: int = NOON) -> None:

@@ -92,12 +92,12 @@ MESSAGES: dict[str, st.SearchStrategy[Any]] = {
     "trade": st.builds(Trade, st.just("A"), PRICE, PRICE, st.sampled_from(Side), TEXT, NS, NS, MAYBE, MAYBE, st.integers(0, 127)),
     "quote": st.builds(Quote, st.just("A"), MAYBE, MAYBE, MAYBE, MAYBE, NS, NS, st.integers(0, 127)),
     "gap": st.builds(
-        Gap, st.just("A"), st.just(StreamKind.BAR), st.sampled_from(["gateway", "bars"]), st.sampled_from(GapKind),
-        NS, NS, TEXT, TEXT, st.none() | NS, st.booleans(), st.booleans(),
+        Gap, st.just(StreamKind.BAR), st.sampled_from(["gateway", "bars"]), st.sampled_from(GapKind),
+        NS, NS, TEXT, TEXT, st.none() | NS, st.booleans(), st.booleans(), st.just("A"),
     ),
     "bar": st.builds(
-        Bar, st.just("A"), st.just("time:1m"), NS, NS, PRICE, PRICE, PRICE, PRICE, PRICE, PRICE, MAYBE, st.integers(0, 1 << 40),
-        PRICE, PRICE, st.integers(0, 1 << 20), st.lists(st.sampled_from(["partial", "has_gap", "repaired"]), max_size=3).map(tuple),
+        Bar, st.just("time:1m"), NS, NS, PRICE, PRICE, PRICE, PRICE, PRICE, PRICE, MAYBE, st.integers(0, 1 << 40),
+        PRICE, PRICE, st.integers(0, 1 << 20), st.lists(st.sampled_from(["partial", "has_gap", "repaired"]), max_size=3).map(tuple), st.just("A"),
     ),
 }  # fmt: skip
 
@@ -146,7 +146,7 @@ def test_the_columns_are_the_contract() -> None:
     times = ["ts_event", "ts_recv"]
     assert TRADE.schema.names == [*common, "price", "size", "bid", "ask", "side", "trade_id", *times]
     assert QUOTE.schema.names == [*common, "bid", "bid_size", "ask", "ask_size", *times]
-    # fields of DESIGN 4.3, symbol being in front
+    # fields of DESIGN 4.3, symbol among the common ones
     assert set(BAR.schema.names) == {*common, *(name.removesuffix("_text") for name in Bar.__struct_fields__)}
     assert set(GAP.schema.names) == {*common, "spec", *Gap.__struct_fields__}
     for kind in KINDS.values():

@@ -224,7 +224,7 @@ async def test_what_was_trimmed_is_said_with_its_exact_number(redis_server: Redi
         reading = bus.read("trade", cursor=cursor)
         async with aclosing(reading.__aiter__()) as messages:  # type: ignore[type-var]
             gap = await anext(messages)
-        assert gap == Gap("A", StreamKind.TRADE, "reader", GapKind.TRIMMED, after.ms * MILLISECOND, before.ms * MILLISECOND, count=4)
+        assert gap == Gap(StreamKind.TRADE, "reader", GapKind.TRIMMED, after.ms * MILLISECOND, before.ms * MILLISECOND, count=4, symbol="A")
         reading.close()
         assert await take(bus.read("trade", start="start"), 3) == [8, 9, 10]  # the oldest that is kept is where it begins
 
@@ -247,7 +247,7 @@ async def test_entries_say_where_each_message_stands(redis_server: RedisServer) 
 
 async def test_gaps_of_the_gateway_come_in_their_place_or_not_at_all(redis_server: RedisServer) -> None:
     async with bench(redis_server) as (writer, bus):
-        gap = Gap("A", StreamKind.TRADE, "gateway", GapKind.SEQUENCE, 1, 2, "2", "4", 3)
+        gap = Gap(StreamKind.TRADE, "gateway", GapKind.SEQUENCE, 1, 2, "2", "4", 3, symbol="A")
         for message in (trade(1), gap, trade(5)):
             await writer.publisher.commit(writer.transaction([writer.entry(writer.of(), message)]))
         assert await take(bus.read("trade", start="start"), 3) == [1, "SEQUENCE 3", 5]

@@ -21,13 +21,13 @@ def test_the_other_messages_as_json() -> None:
     assert as_json(Quote("A", "1", None, "2", "3", 5, 6)) == {
         "symbol": "A", "bid": "1", "bid_size": None, "ask": "2", "ask_size": "3", "ts_event": 5, "ts_recv": 6, "flags": []
     }  # fmt: skip
-    assert as_json(Gap("A", StreamKind.TRADE, "gateway", GapKind.DISCONNECT, 1, 2)) == {
+    assert as_json(Gap(StreamKind.TRADE, "gateway", GapKind.DISCONNECT, 1, 2, symbol="A")) == {
         "symbol": "A", "stream": "trade", "source": "gateway", "kind": "disconnect", "from_ts": 1, "to_ts": 2, "from_id": None, "to_id": None,
         "count": None, "repairable": False, "repaired": False,
     }  # fmt: skip
-    bar = as_json(Bar("A", "time:1m", 0, 1, "1", "2", "1", "2", "3", "4", None, 5, "1", "2", 1, ("has_gap",)))
+    bar = as_json(Bar("time:1m", 0, 1, "1", "2", "1", "2", "3", "4", None, 5, "1", "2", 1, ("has_gap",), "A"))
     assert (bar["open"], bar["vwap"], bar["buy_volume"], list(bar["quality"])) == ("1", None, "1", ["has_gap"])  # type: ignore[call-overload]
-    assert as_json(Signal("A", "spread", "1", "2", "1m", "wide"))["threshold"] == "2"
+    assert as_json(Signal("spread", "1", "2", "1m", "wide", "A"))["threshold"] == "2"
 
 
 @given(st.integers(0, 127))

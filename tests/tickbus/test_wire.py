@@ -26,12 +26,12 @@ MESSAGES: st.SearchStrategy[Message] = st.one_of(
     st.builds(Trade, TEXT, DIGITS, DIGITS, st.sampled_from(Side), maybe(TEXT), TIMES, TIMES, maybe(DIGITS), maybe(DIGITS), FLAGS),
     st.builds(Quote, TEXT, maybe(DIGITS), maybe(DIGITS), maybe(DIGITS), maybe(DIGITS), TIMES, TIMES, FLAGS),
     st.builds(
-        Gap, TEXT, st.sampled_from(StreamKind), TEXT, st.sampled_from(GapKind), TIMES, TIMES, maybe(TEXT), maybe(TEXT), maybe(COUNTS),
-        st.booleans(), st.booleans(),
+        Gap, st.sampled_from(StreamKind), TEXT, st.sampled_from(GapKind), TIMES, TIMES, maybe(TEXT), maybe(TEXT), maybe(COUNTS),
+        st.booleans(), st.booleans(), TEXT,
     ),
     st.builds(
-        Bar, TEXT, TEXT, TIMES, TIMES, DIGITS, DIGITS, DIGITS, DIGITS, DIGITS, DIGITS, maybe(DIGITS), COUNTS, DIGITS, DIGITS, COUNTS,
-        st.lists(TEXT, max_size=3).map(tuple),
+        Bar, TEXT, TIMES, TIMES, DIGITS, DIGITS, DIGITS, DIGITS, DIGITS, DIGITS, maybe(DIGITS), COUNTS, DIGITS, DIGITS, COUNTS,
+        st.lists(TEXT, max_size=3).map(tuple), TEXT,
     ),
     st.builds(Signal, TEXT, TEXT, DIGITS, DIGITS, TEXT, TEXT, TIMES),
 )  # fmt: skip
@@ -106,14 +106,14 @@ def test_a_trade_byte_by_byte() -> None:
 
 
 def test_a_gap_byte_by_byte() -> None:
-    gap = Gap("A", StreamKind.QUOTE, "gateway", GapKind.TRIMMED, 1, 2, None, None, 300, False, True)
-    assert encode(gap) == b"\x9b\xa1A\x01\xa7gateway\x06\x01\x02\xc0\xc0\xcd\x01\x2c\xc2\xc3"
+    gap = Gap(StreamKind.QUOTE, "gateway", GapKind.TRIMMED, 1, 2, None, None, 300, False, True, "A")
+    assert encode(gap) == b"\x9b\x01\xa7gateway\x06\x01\x02\xc0\xc0\xcd\x01\x2c\xc2\xc3\xa1A"
 
 
 def test_a_quote_and_a_bar_byte_by_byte() -> None:
     assert encode(Quote("A", "1", None, None, "2", 0, -1)) == b"\x98\xa1A\xa11\xc0\xc0\xa12\x00\xff\x00"
-    bar = Bar("A", "time:1m", 0, 1, "1", "2", "1", "2", "3", "4", None, 5, "1", "2", 1, ("has_gap",))
-    assert encode(bar) == b"\xdc\x00\x10\xa1A\xa7time:1m\x00\x01\xa11\xa12\xa11\xa12\xa13\xa14\xc0\x05\xa11\xa12\x01\x91\xa7has_gap"
+    bar = Bar("time:1m", 0, 1, "1", "2", "1", "2", "3", "4", None, 5, "1", "2", 1, ("has_gap",), "A")
+    assert encode(bar) == b"\xdc\x00\x10\xa7time:1m\x00\x01\xa11\xa12\xa11\xa12\xa13\xa14\xc0\x05\xa11\xa12\x01\x91\xa7has_gap\xa1A"
 
 
 def test_the_integers_of_the_enums_never_change() -> None:

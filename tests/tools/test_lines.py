@@ -17,11 +17,11 @@ SYMBOL = st.just("BTC-USDT")
 MESSAGES = st.one_of(
     st.builds(Trade, SYMBOL, DIGITS, DIGITS, st.sampled_from(Side), TEXT, TIMES, TIMES, MAYBE, MAYBE, st.integers(0, 127)),
     st.builds(Quote, SYMBOL, MAYBE, MAYBE, MAYBE, MAYBE, TIMES, TIMES, st.integers(0, 127)),
-    st.builds(Gap, SYMBOL, st.sampled_from(StreamKind), st.just("gateway"), st.sampled_from(GapKind), TIMES, TIMES, TEXT, TEXT,
-              st.none() | st.integers(1, 10**9), st.booleans(), st.booleans()),
-    st.builds(Bar, SYMBOL, st.just("time:1m"), TIMES, TIMES, DIGITS, DIGITS, DIGITS, DIGITS, DIGITS, DIGITS, MAYBE, st.integers(0, 10**6),
-              DIGITS, DIGITS, st.integers(0, 9), st.sampled_from([(), ("partial",), ("has_gap", "repaired")])),
-    st.builds(Signal, SYMBOL, st.just("move"), DIGITS, DIGITS, st.just("5m"), st.just("up"), TIMES),
+    st.builds(Gap, st.sampled_from(StreamKind), st.just("gateway"), st.sampled_from(GapKind), TIMES, TIMES, TEXT, TEXT,
+              st.none() | st.integers(1, 10**9), st.booleans(), st.booleans(), SYMBOL),
+    st.builds(Bar, st.just("time:1m"), TIMES, TIMES, DIGITS, DIGITS, DIGITS, DIGITS, DIGITS, DIGITS, MAYBE, st.integers(0, 10**6),
+              DIGITS, DIGITS, st.integers(0, 9), st.sampled_from([(), ("partial",), ("has_gap", "repaired")]), SYMBOL),
+    st.builds(Signal, st.just("move"), DIGITS, DIGITS, st.just("5m"), st.just("up"), SYMBOL, TIMES),
 )  # fmt: skip
 STREAM, ID = Stream("trade", "binance", "BTC-USDT"), StreamId(1_723_100_000_000, 7)
 
@@ -53,5 +53,5 @@ def test_lines_are_aligned() -> None:
     assert human_line(STREAM, ID, trade) == (
         "2024-08-08 13:24:16.789000  binance    BTC-USDT     trade        61837.63           0.02 sell #3735683259"
     )
-    gap = Gap("BTC-USDT", StreamKind.TRADE, "gateway", GapKind.SEQUENCE, 1_723_123_456_789_000_000, 1_723_123_457_289_000_000, "5", "7", 3)
+    gap = Gap(StreamKind.TRADE, "gateway", GapKind.SEQUENCE, 1_723_123_456_789_000_000, 1_723_123_457_289_000_000, "5", "7", 3, symbol="BTC-USDT")
     assert human_line(STREAM, ID, gap).endswith("gap    sequence: 3 trades missing (ids 5 to 7) in 0.500 s, told by gateway")

@@ -16,7 +16,7 @@ def message(kind: str, symbol: str, told: bool, repaired: bool, number: int) -> 
     made: Message
     if told:
         of = StreamKind.TRADE if kind == "trade" else StreamKind.QUOTE
-        made = Gap(symbol, of, "gateway", GapKind.SEQUENCE, number, number, count=2, repaired=repaired)
+        made = Gap(of, "gateway", GapKind.SEQUENCE, number, number, count=2, repaired=repaired, symbol=symbol)
     elif kind == "trade":
         made = Trade(symbol, "1.5", "2", Side.BUY, str(number), number, number + 5, flags=Flag.LATE if repaired else 0)
     else:
