@@ -233,16 +233,15 @@ class _Thread:
     async def _pump(self, reading: Reading) -> None:
         self._pumping = asyncio.create_task(self._put_all(reading))
         self._started.set()
-        await asyncio.gather(self._pumping, return_exceptions=True)
+        (ended,) = await asyncio.gather(self._pumping, return_exceptions=True)
         if reading._reader is not None:
             reading._reader.close()
+        if isinstance(ended, Exception):  # for the caller's thread to raise
+            self._queue.put(ended)
 
     async def _put_all(self, reading: Reading) -> None:
-        try:
-            async for reads in reading._rounds():
-                await asyncio.to_thread(self._queue.put, reads) if self._queue.full() else self._queue.put_nowait(reads)
-        except Exception as error:  # noqa: BLE001  # handed to the caller's thread, which raises it
-            self._queue.put(error)
+        async for reads in reading._rounds():
+            await asyncio.to_thread(self._queue.put, reads) if self._queue.full() else self._queue.put_nowait(reads)
 
     def stop(self) -> None:
         self._started.wait()

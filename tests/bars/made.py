@@ -62,8 +62,13 @@ def streams(draw: st.DrawFn) -> list[Entry]:
         message: Trade | Gap
         if draw(st.integers(0, 9)) == 0:
             message = Gap(
-                StreamKind.TRADE, "gateway", GapKind.SEQUENCE, ts, ts + draw(st.integers(0, 2500)) * MILLISECOND,
-                repaired=draw(st.booleans()), symbol=SYMBOL,
+                StreamKind.TRADE,
+                "gateway",
+                GapKind.SEQUENCE,
+                ts,
+                ts + draw(st.integers(0, 2500)) * MILLISECOND,
+                repaired=draw(st.booleans()),
+                symbol=SYMBOL,
             )
         else:
             message = Trade(SYMBOL, draw(prices), draw(sizes), draw(st.sampled_from(Side)), None, ts, ts, None, None, draw(flags))

@@ -5,6 +5,7 @@ time in ns, and answers with an `Answer`: what to send back, and what changed. I
 (`wants`) and dresses them (`render`, `pack`). Sessions of one `style` render a tick to the same bytes, so it is done once.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
@@ -55,12 +56,14 @@ class Answer:
     """A change of what the client wants, for the ledger."""
 
 
-class Session:
+class Session(ABC):
+    """One client's side of a vendor's protocol: what it asks, what it is told. Pure."""
+
     protocol: ClassVar[str]
     style: Hashable
 
-    def receive(self, message: bytes, now: int) -> Answer:
-        raise NotImplementedError
+    @abstractmethod
+    def receive(self, message: bytes, now: int) -> Answer: ...
 
     def ping(self, now: int) -> Answer:
         """The client has sent a WebSocket ping; the pong goes out by itself."""
@@ -73,28 +76,28 @@ class Session:
         """Called a few times a second: what is due by the clock."""
         return Answer()
 
+    @abstractmethod
     def symbols(self) -> Sequence[str]:
         """The symbols asked for, as the client spells them: a synthetic market opens them."""
-        raise NotImplementedError
 
     @property
-    def subscribed(self) -> bool:
-        raise NotImplementedError
+    @abstractmethod
+    def subscribed(self) -> bool: ...
 
-    def wants(self, tick: Tick) -> bool:
-        raise NotImplementedError
+    @abstractmethod
+    def wants(self, tick: Tick) -> bool: ...
 
+    @abstractmethod
     def render(self, tick: Tick) -> bytes:
         """One tick -> an item for `pack`."""
-        raise NotImplementedError
 
     def pack(self, items: Sequence[bytes]) -> bytes:
         """Items -> WebSocket frames in one piece."""
         return text_frames(items)
 
+    @abstractmethod
     def slow_down(self) -> Answer:
         """What the vendor says to a client that asks too much."""
-        raise NotImplementedError
 
     def shutdown_notice(self, time_ns: int) -> Answer:
         """What the vendor says before it goes down; nothing for most."""
