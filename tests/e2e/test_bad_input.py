@@ -300,7 +300,7 @@ def test_frames_that_cannot_be_read_are_counted_and_told(feed: str, redis_server
 
     entries = {kind: _entries(redis_server, f"{kind}:{feed}:GOLD") for kind in ("trade", "quote")}
     corrupt = {line["kind"]: line["id"] for line in read_ledger(ledger) if line.get("fault") == "corrupt"}
-    gaps = {kind: [_gap(message) for field, message in rows if field == "g" and message[3] != DISCONNECT] for kind, rows in entries.items()}
+    gaps = {kind: [_gap(message) for field, message in rows if field == "g" and message[2] != DISCONNECT] for kind, rows in entries.items()}
     exact = [(REJECTED, corrupt["trade"], corrupt["trade"], 1)]
     assert gaps["trade"][:1] == (exact if feed == "binance" else [(REJECTED, None, None, 1)])
     assert [gap for gap in gaps["quote"] if gap[3] == 1] == [(REJECTED, None, None, 1)]
@@ -325,7 +325,7 @@ def _entries(server: RedisServer, name: str) -> list[tuple[str, list[object]]]:
 
 
 def _gap(message: list[object]) -> tuple[object, ...]:
-    return message[3], message[6], message[7], message[8]
+    return message[2], message[5], message[6], message[7]
 
 
 def test_the_usage_names_every_part() -> None:
