@@ -38,7 +38,7 @@ CAPTURE = ROOT.parent / "shared" / "data" / "spy_20131007_trade.zip"
 NAUTILUS = "nautilus_trader==1.221.0"
 MIDNIGHT = 1_381_118_400 * SECOND
 """2013-10-07 in New York, ns."""
-BATCH = 256
+BATCH = 1024
 """Ticks made at a time, and handed to our builder at a time: what the service may get from one read."""
 
 Ticks = list[tuple[int, str, str]]

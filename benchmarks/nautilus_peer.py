@@ -21,7 +21,7 @@ from nautilus_trader.model.identifiers import TradeId  # type: ignore[import-not
 from nautilus_trader.model.objects import Price, Quantity  # type: ignore[import-not-found]
 from nautilus_trader.test_kit.providers import TestInstrumentProvider  # type: ignore[import-not-found]
 
-BATCH = 256
+BATCH = 1024
 STEPS = {"1m": ("1-MINUTE", 60_000_000_000), "1s": ("1-SECOND", 1_000_000_000)}
 
 
