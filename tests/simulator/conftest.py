@@ -14,7 +14,7 @@ from websockets.asyncio.client import ClientConnection, connect
 from services.simulator.main import Options, build
 from services.simulator.simulator import Simulator
 
-DATA = Path("/work/shared/data")
+DATA = Path(__file__).resolve().parents[3] / "shared" / "data"
 
 
 @dataclass
