@@ -61,6 +61,8 @@ class Link(asyncio.Protocol):
         except ValueError as error:
             raise ConfigError(f"--redis {redact(url)}: {error}") from None
         connection = cast(redis_py.Connection, pool.make_connection())  # type: ignore[no-untyped-call]
+        task = asyncio.current_task()
+        cancelled = task.cancelling() if task is not None else 0
         try:
             await connection.connect()  # type: ignore[no-untyped-call]
         except (AuthenticationError, AuthorizationError) as error:
@@ -77,6 +79,9 @@ class Link(asyncio.Protocol):
         connection._reader = connection._writer = None
         link._transport.set_protocol(link)
         link._transport.resume_reading()
+        if task is not None and task.cancelling() > cancelled:  # redis-py swallows it while it says hello
+            link.close()
+            raise asyncio.CancelledError
         return link
 
     def send(self, packed: bytes, replies: int, timeout: float = REPLY_SECONDS) -> "asyncio.Future[list[Reply]]":

@@ -19,11 +19,16 @@ _EMPTY = Head("0-0", None, 0, NIL)
 
 @dataclass(frozen=True)
 class Output:
-    """A message to add to one of the service's own streams. `ms` comes from what caused it, so that a repeat gives the same ID."""
+    """A message to add to one of the service's own streams. ValueError if `ms` is no time of our days."""
 
     stream: Stream
     ms: int
+    """Bus time in ms since the epoch, from the ID of what caused it, so that a repeat gives the same ID."""
     message: Message
+
+    def __post_init__(self) -> None:
+        if not 10**12 <= self.ms < 10**13:  # an ID has 13 digits in front
+            raise ValueError(f"{self.stream.name}: {self.ms} is no bus time in ms; take it from the ID of the entry that caused the output")
 
 
 class OutputStreams:
