@@ -246,12 +246,12 @@ def _problem(info: dict[str, str], cluster: bool) -> str | None:
         return f"is version {version}; tickbus needs Redis or Valkey 7 or newer"
     if info.get("loading") == "1":
         return "is still loading its data; wait and start again"
-    if info.get("role") == "slave":
-        return "is a replica; name the master"
     if info.get("cluster_enabled") == "1" and not cluster:
         return "is a node of a cluster; write redis+cluster://host:port"
     if info.get("cluster_enabled") == "0" and cluster:
         return "is no node of a cluster; write redis://host:port/0"
+    if info.get("role") == "slave":
+        return "is a replica; name the master"
     if (policy := info.get("maxmemory_policy", "noeviction")) != "noeviction":
         return (
             f"has maxmemory-policy {policy}, which deletes ticks when memory is short; mend it with: redis-cli CONFIG SET maxmemory-policy noeviction"

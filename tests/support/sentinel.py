@@ -81,9 +81,15 @@ class RedisWithSentinels:
     def fail_over(self) -> RedisServer:
         """As an operator does it; -> the new master. The old one goes on as a second master for about 10 s."""
         old = self.master()
-        self.sentinels[0].client.execute_command("SENTINEL", "FAILOVER", MASTER)
+        until(self._ask_failover, 20, "the sentinels find the replica fit")
         until(lambda: self.master() is not old, 20, "failover")
         return self.master()
+
+    def _ask_failover(self) -> bool:
+        try:
+            return bool(self.sentinels[0].client.execute_command("SENTINEL", "FAILOVER", MASTER))
+        except redis.ResponseError:  # their news of a replica is a few seconds old
+            return False
 
     def heal(self) -> None:
         for server in self.servers:
