@@ -113,6 +113,10 @@ class Reader:
         self._positions = dict(positions or {})
         self._shards = {shard: _Shard(keys.bell(shard)) for shard in (range(keys.shards) if shards is None else shards)}
         self._by_bell = {state.bell.encode(): shard for shard, state in self._shards.items()}
+        bells = [state.bell for state in self._shards.values()]
+        self._look = _unfinished(("XREAD", "COUNT", 1000, "STREAMS", *bells), len(bells))
+        self._wait = _unfinished(("XREAD", "COUNT", 1000, "BLOCK", _BLOCK_MS, "STREAMS", *bells), len(bells))
+        """What asks for news, packed, but for the IDs after which it is news."""
         self._followed: dict[str, _Followed] = {}
         self._by_key: dict[bytes, _Followed] = {}
         self._ignored: set[str] = set()
@@ -180,19 +184,20 @@ class Reader:
             else:
                 result = Round(self._take(request, replies))
                 unheard += 1
-            self._settle(result)
+            given = bool(result.reads) or not self._pending
+            if given:
+                self._settle(result)
             # The next request goes out before this round is worked on. While catching up the bells are still heard now and
             # then: streams with fresh news must not wait for the end of an old backlog.
             request = self._listen(link) if not self._pending or unheard >= _ROUNDS_UNHEARD else self._ask(link)
-            if result.reads or not self._pending:
+            if given:
                 yield result
 
     def _listen(self, link: Link) -> "_Request":
         """Ask for news: the bells, blocked unless something is known to be unread."""
-        shards = self._shards.values()
-        options: Command = () if self._pending else ("BLOCK", _BLOCK_MS)
-        command = ("XREAD", "COUNT", 1000, *options, "STREAMS", *[s.bell for s in shards], *[s.bell_id for s in shards])
-        return _Request([], 0, link.send(pack(command), 1, _BLOCK_SECONDS))
+        command = self._look if self._pending else self._wait
+        ids = pack(tuple([state.bell_id for state in self._shards.values()]))
+        return _Request([], 0, link.send(command + ids[ids.index(b"\n") + 1 :], 1, _BLOCK_SECONDS))
 
     async def _hear(self, link: Link, reply: Reply) -> None:
         _raise(reply)
@@ -358,6 +363,12 @@ def _raise(reply: Reply) -> None:
         if text.startswith(("NOPERM", "NOAUTH", "WRONGTYPE")):
             raise RedisUnfit(f"Redis refuses to read: {text}")
         raise RedisAway(f"Redis refuses to read: {text}")
+
+
+def _unfinished(command: Command, more: int) -> bytes:
+    """A packed command that `more` arguments are still to follow."""
+    packed = pack(command)
+    return b"*%d\r\n" % (len(command) + more) + packed[packed.index(b"\n") + 1 :]
 
 
 def _missing(followed: _Followed, entries: list[Reply]) -> Lost | None:
