@@ -18,10 +18,11 @@ from typing import NamedTuple
 from tickbus.clock import BusClock, monotonic_ns
 from tickbus.errors import Fenced, RedisAway, RedisError
 from tickbus.fences import Fence, Fences
-from tickbus.link import Link, ReplyError, pack, set_clock
+from tickbus.link import Link, ReplyError, set_clock
 from tickbus.names import START, Keys, StreamId
 from tickbus.registry import make_eras
 from tickbus.replay_ring import ReplayRing, streams_of
+from tickbus.resp import pack
 from tickbus.streams import Entry
 from tickbus.transaction import Packer, Transaction, id_of
 
