@@ -64,8 +64,8 @@ async def _run(options: Options, setup: FeedSetup, name: str, session: Session |
     ]
     window = Window(options.replay_window, options.replay_bytes)
     publisher = Publisher(redis, keys, name, clock, home=streams[0].shard, window=window)
-    backlogs = {lane: Backlog(options.backlog_bytes) for lane in {publisher.lane(state.shard) for state in streams}}
-    by_shard = {state.shard: backlogs[publisher.lane(state.shard)] for state in streams}
+    backlogs = {lane: Backlog(options.backlog_bytes) for lane in publisher.lanes}
+    by_shard = {shard: backlogs[publisher.lane(shard)] for shard in range(keys.shards)}
     backlog = next(iter(backlogs.values())) if len(backlogs) == 1 else Backlogs(by_shard, options.backlog_bytes)
     sequencer = Sequencer(streams, backlog.put, feed.repairable)
     intake = Intake(clock, sequencer, backlog)

@@ -11,7 +11,7 @@ from functools import partial
 from tickbus.clock import BusClock
 from tickbus.errors import Fenced
 from tickbus.fences import Fence, Fences, new_holder
-from tickbus.lane import Choose, Lane
+from tickbus.lane import Choose, Lane, Outage
 from tickbus.names import Keys
 from tickbus.replay_ring import DEFAULT_WINDOW, ReplayRing, Window
 from tickbus.topology import Redis
@@ -24,10 +24,11 @@ class Publisher:
     ) -> None:  # fmt: skip
         """`home`: for an owner that always holds all shards, one that it writes to: docs/decisions/0003-fences.md."""
         self.fences = Fences(keys, owner, holder or new_holder())
+        outage = Outage(owner)
         groups: list[Collection[int]] = [[shard] for shard in range(keys.shards)] if redis.sharded else [range(keys.shards)]
         self.lanes = [
             Lane(
-                partial(redis.link, keys.bell(next(iter(shards)))), keys, self.fences, clock, ReplayRing(_share(window, len(groups))), shards,
+                partial(redis.link, keys.bell(next(iter(shards)))), keys, self.fences, clock, ReplayRing(_share(window, len(groups))), shards, outage,
                 next(iter(shards)) if redis.sharded else home,
             )
             for shards in groups
