@@ -19,7 +19,7 @@ PURE = {
     "tickbus": "errors units messages names wire",
     "services.gateway": "feeds.* frames sequencer symbols hours backoff",
     "services.bars": "specs sessions digits cells tally stretch holes time_bars count_bars builder state",
-    "services.recorder": "manifest sheet draft buffer",
+    "services.recorder": "manifest sheet draft buffer records",
     "services.recorded": "columns",
     "services.tools": "lines rewriting",
     "services.simulator": "protocols.* market synthetic faults tampering ledger",

@@ -13,20 +13,19 @@ import pyarrow as pa
 
 from tickbus.messages import Message, StreamKind
 from tickbus.names import START, Stream, StreamId
-from tickbus.wire import encode
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from recorder.recorded import BTC, ETH, MIDNIGHT, QUOTES, gap, quote, trade
+from recorder.recorded import BTC, ETH, MIDNIGHT, QUOTES, gap, quote, rows, trade
 
 from services.recorder.store import ShardStore
 
 PIECE = 40
 
 
-def market(rows: int) -> Iterator[tuple[Stream, StreamId, Message]]:
+def market(count: int) -> Iterator[tuple[Stream, StreamId, Message]]:
     """Trades of two symbols, quotes, Gaps, messages that fit no row, over midnight: dense counters per stream."""
-    for seq in range(1, rows + 1):
-        time = MIDNIGHT + (seq - rows // 2) * 1000
+    for seq in range(1, count + 1):
+        time = MIDNIGHT + (seq - count // 2) * 1000
         id = StreamId(MIDNIGHT // 1_000_000 + seq, seq)
         odd = trade(seq, time=time, price="0.1234567890123456789")
         yield BTC, id, gap(time=time) if seq % 10 == 0 else odd if seq % 17 == 0 else trade(seq, time=time)
@@ -34,7 +33,7 @@ def market(rows: int) -> Iterator[tuple[Stream, StreamId, Message]]:
         yield QUOTES, id, gap(StreamKind.QUOTE, time=time) if seq % 13 == 0 else quote(seq, time=time)
 
 
-def live(data_dir: Path, rows: int, plan: str) -> None:
+def live(data_dir: Path, count: int, plan: str) -> None:
     how, _, number = plan.partition(":")
     left = int(number or 0)
 
@@ -49,10 +48,10 @@ def live(data_dir: Path, rows: int, plan: str) -> None:
         signal.setitimer(signal.ITIMER_REAL, left / 1000)
     store = ShardStore(data_dir, "07", step=step)
     positions = store.recover()
-    for stream, id, message in market(rows):
+    for stream, id, message in market(count):
         # three entries back, as a reader may that does not know exactly where it was
         if id.seq > positions.get(stream.name, START).seq - 3:
-            store.add(stream, id, 1, message, encode(message))
+            store.add_many(rows(stream, [(id, message)], 1))
         if store.rows >= PIECE:
             store.commit()
     while store.rows:

@@ -10,13 +10,12 @@ import pyarrow.parquet as pq
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
-from recorder.recorded import BTC, ETH, MIDNIGHT, NOON, files_of, gap, id_of, rows_of, trade
+from recorder.recorded import BTC, ETH, MIDNIGHT, NOON, files_of, gap, id_of, rows, rows_of, trade
 
 from services.recorder.store import ShardStore
 from tickbus.errors import Fenced
 from tickbus.messages import Gap, Trade
 from tickbus.names import START, Stream
-from tickbus.wire import encode
 
 STEPS = ("written", "fsynced", "committed", "durable", "named", "done")
 
@@ -50,7 +49,7 @@ class History(RuleBasedStateMachine):
     def read(self, stream: Stream, start: int, end: int) -> None:
         for seq in range(max(0, start), end):
             message = self.bus[stream][seq]
-            self.store.add(stream, id_of(seq + 1), 1, message, encode(message))
+            self.store.add_many(rows(stream, [(id_of(seq + 1), message)], 1))
 
     @rule(
         stream=st.sampled_from([BTC, ETH]),
