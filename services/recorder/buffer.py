@@ -34,6 +34,14 @@ class Rows(NamedTuple):
         return Rows(self.stream, self.entries.part(start, end), self.gaps[start:end], self.payloads[start:end])
 
 
+class Run(NamedTuple):
+    """Rows that were new, and where they follow."""
+
+    before: StreamId
+    """Of the stream's row before these, in the files or in memory; 0-0 for its first ever."""
+    rows: Rows
+
+
 class _Held:
     __slots__ = ("entries", "gaps", "last", "payloads", "stream")
 
@@ -68,27 +76,29 @@ class Buffer:
         """In bytes of memory, about."""
         return self._added_bytes - self._dropped_bytes
 
-    def add(self, rows: Rows) -> tuple[StreamId, Rows] | None:
-        """-> the stream's last ID before, and those rows that are new, which lie behind it; None if none is.
+    def add(self, rows: Rows) -> Run | None:
+        """-> those rows that are new; None if none is. The others are dropped and counted.
 
         ValueError for a stream of a kind that is not recorded.
         """
         held = self._held.get(rows.stream) or self._begin(rows.stream)
         before = held.last
-        if rows.entries and rows.entries.id(0) <= before:
-            known = bisect_right(range(len(rows.payloads)), before, key=rows.entries.id)
+        entries, gaps, payloads = rows[1:]
+        if payloads and (entries.ms[0], entries.seq[0]) <= before:
+            known = bisect_right(range(len(payloads)), before, key=entries.id)
             self.repeated += known
-            rows = rows.part(known, len(rows.payloads))
-        if not rows.payloads:
+            rows = rows.part(known, len(payloads))
+            entries, gaps, payloads = rows[1:]
+        if not payloads:
             return None
-        held.last = rows.entries.id(-1)
-        held.entries.extend(rows.entries)
-        held.gaps += rows.gaps
+        held.last = entries.id(-1)
+        held.entries.extend(entries)
+        held.gaps += gaps
         # last: its length is what `cut` goes by
-        held.payloads += rows.payloads
-        self._added_rows += len(rows.payloads)
-        self._added_bytes += sum(map(len, rows.payloads)) + _ROW_BYTES * len(rows.payloads)
-        return before, rows
+        held.payloads += payloads
+        self._added_rows += len(payloads)
+        self._added_bytes += sum(map(len, payloads)) + _ROW_BYTES * len(payloads)
+        return Run(before, rows)
 
     def last(self, stream: Stream) -> StreamId:
         """ID of the newest row, in the files or here."""

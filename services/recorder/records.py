@@ -1,23 +1,23 @@
-"""The records of a spool file: rows of one stream each, with a length and a checksum in front. Pure.
+"""The records of a spool file: what one round of reads brought, with a length and a checksum in front. Pure.
 
     file    MAGIC, then records
-    record  length u32, crc32 u32 of the body; the body: MessagePack, _Body below; integers little-endian
+    record  length u32, crc32 u32 of the body; the body: MessagePack, a list of _Run; integers little-endian
 
-A record names the row before it. So a hole is seen, wherever it comes from: what lies behind a hole is not taken, as its
-position would jump over rows that are still to be read.
+Each run of rows names the row before it. So a hole is seen, wherever it comes from: what lies behind a hole is not taken, as
+its position would jump over rows that are still to be read.
 """
 
 import struct
 import sys
 import zlib
 from array import array
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
 from typing import BinaryIO, NamedTuple
 
 import msgspec
 
-from services.recorder.buffer import Rows, is_recorded
+from services.recorder.buffer import Rows, Run, is_recorded
 from services.recorder.entries import Entries
 from tickbus.names import Stream, StreamId
 
@@ -26,21 +26,17 @@ _FRONT = struct.Struct("<II")
 _WORD = 8
 
 
-class _Body(msgspec.Struct, array_like=True, frozen=True):
-    stream: str
-    before: tuple[int, int]
-    """ID of the stream's row before these: in the files, or in a record before; 0-0 for the first ever."""
+class _Run(msgspec.Struct, array_like=True, frozen=True):
+    """Rows of one stream."""
+
+    stream: Stream
+    before: StreamId
     ms: bytes
     """64 bits a row, as `seq` and `epoch`."""
     seq: bytes
     epoch: bytes
     gaps: bytes
     payloads: list[bytes]
-
-
-class Record(NamedTuple):
-    before: StreamId
-    rows: Rows
 
 
 class Damage(NamedTuple):
@@ -51,21 +47,24 @@ class Damage(NamedTuple):
 
 
 _encode_into = msgspec.msgpack.Encoder().encode_into
-_decode = msgspec.msgpack.Decoder(_Body).decode
+_decode = msgspec.msgpack.Decoder(list[_Run]).decode
 
 
-def pack(before: StreamId, rows: Rows) -> bytearray:
-    """One record. `before`: ID of the row before the first of these."""
-    entries = rows.entries
+def pack(runs: Sequence[Run]) -> bytearray:
+    """One record."""
     record = bytearray(_FRONT.size)
-    body = _Body(rows.stream.name, before, _bytes(entries.ms), _bytes(entries.seq), _bytes(entries.epoch), rows.gaps, rows.payloads)
+    # tuples in the order of _Run: on the reading path
+    body = [
+        (rows.stream, before, _bytes(rows.entries.ms), _bytes(rows.entries.seq), _bytes(rows.entries.epoch), rows.gaps, rows.payloads)
+        for before, rows in runs
+    ]
     _encode_into(body, record, _FRONT.size)
     with memoryview(record) as view:
         _FRONT.pack_into(record, 0, len(record) - _FRONT.size, zlib.crc32(view[_FRONT.size :]))
     return record
 
 
-def unpack(file: BinaryIO) -> Iterator[Record | Damage]:
+def unpack(file: BinaryIO) -> Iterator[Run | Damage]:
     """All that can be read; what cannot be is told, the end of a file that was torn off too. Raises OSError only.
 
     A record whose checksum is wrong is skipped; where the length makes no sense there is nothing to go on by, and it ends.
@@ -82,38 +81,46 @@ def unpack(file: BinaryIO) -> Iterator[Record | Damage]:
         if not length or len(body) < length:
             yield Damage(start, "torn off")
             return
-        yield _record(body) or Damage(start, "no record") if zlib.crc32(body) == crc else Damage(start, "wrong checksum")
+        if zlib.crc32(body) == crc:
+            yield from _runs(body, start)
+        else:
+            yield Damage(start, "wrong checksum")
         start += _FRONT.size + length
 
 
-def _record(body: bytes) -> Record | None:
-    """None if these are no rows that could have been written here: of a foreign version, or of an attacker."""
+def _runs(body: bytes, start: int) -> Iterator[Run | Damage]:
     try:
-        name, before, *words, gaps, payloads = msgspec.structs.astuple(_decode(body))
-        stream = Stream.parse(name)
-    except (msgspec.MsgspecError, ValueError):
-        return None
+        runs = _decode(body)
+    except msgspec.MsgspecError:
+        yield Damage(start, "no record of this version")
+        return
+    for run in runs:
+        yield _checked(run) or Damage(start, "no rows that are recorded")
+
+
+def _checked(run: _Run) -> Run | None:
+    """None if this could not have been written here."""
+    stream, before, *words, gaps, payloads = msgspec.structs.astuple(run)
     count = len(payloads)
     if not is_recorded(stream) or not count or len(gaps) != count or any(len(word) != _WORD * count for word in words):
         return None
     entries = Entries(*map(_words, words))
-    ids = [before, *zip(entries.ms, entries.seq, strict=True)]
-    if any(first >= second for first, second in pairwise(ids)):
+    if any(first >= second for first, second in pairwise([before, *zip(entries.ms, entries.seq, strict=True)])):
         return None
-    return Record(StreamId(*before), Rows(stream, entries, gaps, payloads))
-
-
-def _bytes(words: "array[int]") -> bytes:
-    return _little(words).tobytes()
+    return Run(before, Rows(stream, entries, gaps, payloads))
 
 
 def _words(data: bytes) -> "array[int]":
-    return _little(array("q", data))
+    words = array("q", data)
+    if sys.byteorder == "big":
+        words.byteswap()
+    return words
 
 
-def _little(words: "array[int]") -> "array[int]":
-    if sys.byteorder == "little":
-        return words
-    swapped = words[:]
-    swapped.byteswap()
-    return swapped
+def _swapped(words: "array[int]") -> bytes:
+    copy = words[:]
+    copy.byteswap()
+    return copy.tobytes()
+
+
+_bytes: Callable[["array[int]"], bytes] = array.tobytes if sys.byteorder == "little" else _swapped

@@ -18,8 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from services.recorder import files
-from services.recorder.buffer import Buffer
-from services.recorder.records import MAGIC, Damage, Record, unpack
+from services.recorder.buffer import Buffer, Run
+from services.recorder.records import MAGIC, Damage, pack, unpack
 
 log = logging.getLogger(__name__)
 
@@ -36,8 +36,8 @@ class _Open:
         self.size = 0
         """Of what was written whole. What a failed write left behind that is written over."""
 
-    def append(self, data: bytes) -> None:
-        rest = memoryview(data if self.size else MAGIC + data)
+    def append(self, record: bytearray) -> None:
+        rest = memoryview(record if self.size else MAGIC + record)
         size = self.size
         while rest:
             written = os.pwrite(self.fd, rest, size)
@@ -57,16 +57,16 @@ class Spool:
         """Which commit will hold what is noted now: the number of the file."""
         self._covered = 1
         """Windows before this one are in durable files."""
-        self._waiting: list[tuple[int, bytearray]] = []
+        self._waiting: list[tuple[int, Run]] = []
         self._open: list[_Open] = []
         """The last one is written to."""
         self._lock = threading.Lock()
         """Over that list, and while one of its files is written to: a number of a closed file may be another file's by then."""
         self._unsynced = False
 
-    def note(self, record: bytearray) -> None:
+    def note(self, run: Run) -> None:
         """To be written with the next `write`. Its rows are in the buffer already."""
-        self._waiting.append((self._window, record))
+        self._waiting.append((self._window, run))
 
     def write(self) -> None:
         """Hand all that was noted to the system: it outlives this process. OSError: it waits for the next call, or for a commit."""
@@ -74,7 +74,7 @@ class Spool:
         self._waiting = [noted for noted in self._waiting if noted[0] >= covered]
         if self._waiting:
             with self._lock:
-                self._current().append(b"".join([record for _, record in self._waiting]))
+                self._current().append(pack([run for _, run in self._waiting]))
             self._unsynced = True
             self._waiting.clear()
 
@@ -140,7 +140,7 @@ class Inherited:
 
 def inherit(folder: Path, number: int, buffer: Buffer) -> list[Inherited]:
     """Take what the writers before `number` had read and not committed into the buffer. What cannot be used is told."""
-    held_back: list[tuple[Path, Record]] = []
+    runs: list[tuple[Path, Run]] = []
     sizes: dict[Path, int] = {}
     damaged: set[Path] = set()
     for path in _earlier(folder, number):
@@ -150,15 +150,19 @@ def inherit(folder: Path, number: int, buffer: Buffer) -> list[Inherited]:
                 if isinstance(found, Damage):
                     damaged.add(path)
                     log.error("%s: %s at byte %d; what was there is read again if Redis still has it", path, found.why, found.start)
-                elif not _take(found, buffer):
-                    held_back.append((path, found))
+                else:
+                    runs.append((path, found))
             sizes[path] = file.tell()
-    for path, record in held_back:
-        # two writers who had read the same: the other one's records may have filled the hole
-        if not _take(record, buffer):
-            name, first = record.rows.stream.name, record.rows.entries.id(0)
+    # a paused writer that woke may have read on beyond rows that only its successor had: in stream order both are taken
+    for path, (before, rows) in sorted(runs, key=lambda run: run[1].rows.entries.id(0)):
+        if before <= buffer.last(rows.stream):
+            buffer.add(rows)
+        else:
+            # were it taken, the position would jump over what is missing
             damaged.add(path)
-            log.error("%s: rows of %s before %s are missing; what follows is read again if Redis still has it", path, name, first)
+            log.error(
+                "%s: rows of %s before %s are missing; what follows is read again if Redis still has it", path, rows.stream.name, rows.entries.id(0)
+            )
     return [Inherited(path, size, path not in damaged) for path, size in sizes.items()]
 
 
@@ -166,19 +170,13 @@ def discard(inherited: list[Inherited], aside: Path) -> None:
     """A commit holds these rows. A file that grew since belongs to one who was paused, and stays for the next takeover."""
     for path, size, whole in ((file.path, file.size, file.whole) for file in inherited):
         with suppress(OSError):
-            if path.stat().st_size == size:
-                path.unlink() if whole else files.set_aside(path, aside)
-
-
-def _take(record: Record, buffer: Buffer) -> bool:
-    """Unless a row between is missing: then the position would jump over it."""
-    if record.before > buffer.last(record.rows.stream):
-        return False
-    buffer.add(record.rows)
-    return True
+            if path.stat().st_size != size:
+                continue
+            if whole:
+                path.unlink()
+            else:
+                files.set_aside(path, aside)
 
 
 def _earlier(folder: Path, number: int) -> list[Path]:
-    """In the order in which they were begun."""
-    names = [match for path in folder.iterdir() if (match := _NAME.fullmatch(path.name))]
-    return [folder / match[0] for match in sorted(names, key=lambda match: (int(match[1]), int(match[2]))) if int(match[1]) < number]
+    return sorted(path for path in folder.iterdir() if (match := _NAME.fullmatch(path.name)) and int(match[1]) < number)

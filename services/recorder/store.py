@@ -23,7 +23,6 @@ from services.recorder import files, manifest, strays
 from services.recorder.buffer import Buffer, Rows
 from services.recorder.draft import ASIDE, Draft, drafts
 from services.recorder.manifest import File, Manifest
-from services.recorder.records import pack
 from services.recorder.sheet import Row
 from services.recorder.spool import Inherited, Spool, discard, inherit
 from tickbus.errors import Fenced, TickbusError
@@ -124,7 +123,7 @@ class ShardStore:
         stream of a kind that is not recorded.
         """
         if new := self._buffer.add(rows):
-            self._spool.note(pack(*new))
+            self._spool.note(new)
 
     def spool(self) -> None:
         """What was added counts as read when this returns: it comes into the files even if this process is killed and Redis lost.

@@ -1,6 +1,8 @@
-"""A recorder that dies: `python crashing.py ROWS DATA_DIR,PLAN,PLAN... ...`. Each life takes a fixed market from the position that it
-recovers and commits it piece by piece; the plan of a life is `step:N`, killed at its Nth step inside commits, or `ms:N`, killed
+"""A recorder that dies: `python crashing.py ROWS BUS DATA_DIR,PLAN,PLAN... ...`. Each life takes a fixed market from where it is to
+read on, spools each round and commits piece by piece; the plan of a life is `step:N`, killed at its Nth step, or `ms:N`, killed
 by a timer at any instruction. The last life in a folder has no plan and ends the market. Prints per folder how many were killed.
+
+BUS is `there`: a life reads what it asks for, and a bit more; or `lost`: what a life before had read is nowhere to be read again.
 """
 
 import os
@@ -12,7 +14,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from tickbus.messages import Message, StreamKind
-from tickbus.names import START, Stream, StreamId
+from tickbus.names import Stream, StreamId
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from recorder.recorded import BTC, ETH, MIDNIGHT, QUOTES, gap, quote, rows, trade
@@ -20,6 +22,8 @@ from recorder.recorded import BTC, ETH, MIDNIGHT, QUOTES, gap, quote, rows, trad
 from services.recorder.store import ShardStore
 
 PIECE = 40
+ROUND = 15
+"""Entries, of three streams in turn."""
 
 
 def market(count: int) -> Iterator[tuple[Stream, StreamId, Message]]:
@@ -33,7 +37,7 @@ def market(count: int) -> Iterator[tuple[Stream, StreamId, Message]]:
         yield QUOTES, id, gap(StreamKind.QUOTE, time=time) if seq % 13 == 0 else quote(seq, time=time)
 
 
-def live(data_dir: Path, count: int, plan: str) -> None:
+def live(data_dir: Path, count: int, bus: str, plan: str) -> None:
     how, _, number = plan.partition(":")
     left = int(number or 0)
 
@@ -48,30 +52,40 @@ def live(data_dir: Path, count: int, plan: str) -> None:
         signal.setitimer(signal.ITIMER_REAL, left / 1000)
     store = ShardStore(data_dir, "07", step=step)
     positions = store.recover()
-    for stream, id, message in market(count):
+    with (data_dir / "read").open("ab+", buffering=0) as read:
+        read.seek(0)
         # three entries back, as a reader may that does not know exactly where it was
-        if id.seq > positions.get(stream.name, START).seq - 3:
-            store.add_many(rows(stream, [(id, message)], 1))
-        if store.rows >= PIECE:
-            store.commit()
+        begin = len(read.read()) if bus == "lost" else min((id.seq for id in positions.values()), default=0) - 3
+        entries = [entry for entry in market(count) if entry[1].seq > begin]
+        for start in range(0, len(entries), ROUND):
+            for stream, id, message in entries[start : start + ROUND]:
+                store.add_many(rows(stream, [(id, message)], 1))
+            step("added")
+            store.spool()
+            # from here on it counts as read: a byte for each counter
+            read.write(b"." * (entries[min(start + ROUND, len(entries)) - 1][1].seq - read.tell()))
+            step("spooled")
+            if store.rows >= PIECE:
+                store.commit()
     while store.rows:
         store.commit()
+    store.close()
 
 
 def main() -> None:
-    rows, *folders = sys.argv[1:]
+    count, bus, *folders = sys.argv[1:]
     # the first value makes pyarrow load numpy and pandas where they are: once here, not in every life
     pa.array([1])
     for folder in folders:
         data_dir, *plans = folder.split(",")
-        print(sum(die(Path(data_dir), int(rows), plan) for plan in [*plans, ""]))
+        print(sum(die(Path(data_dir), int(count), bus, plan) for plan in [*plans, ""]))
 
 
-def die(data_dir: Path, rows: int, plan: str) -> bool:
+def die(data_dir: Path, count: int, bus: str, plan: str) -> bool:
     """-> whether that life was killed."""
     child = os.fork()
     if not child:
-        live(data_dir, rows, plan)
+        live(data_dir, count, bus, plan)
         os._exit(0)
     _, status = os.waitpid(child, 0)
     if not os.WIFSIGNALED(status) and status:
