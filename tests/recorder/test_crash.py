@@ -22,7 +22,7 @@ BOUNDARIES = range(1, 38)
 
 
 def outlive(bus: str, folders: dict[Path, list[str]]) -> list[int]:
-    """-> per folder, how many lives were killed; the market is recorded to its end then."""
+    """-> per folder, how many lives were killed or paused; the market is recorded to its end then."""
     command = [sys.executable, str(Path(__file__).with_name("crashing.py")), str(ROWS), bus]
     command += [",".join([str(data_dir), *plans]) for data_dir, plans in folders.items()]
     done = subprocess.run(command, cwd=Path(__file__).parents[2], env={"PYTHONPATH": "."}, capture_output=True, text=True, timeout=50, check=False)
@@ -60,3 +60,14 @@ def test_killed_again_and_again(tmp_path: Path, bus: str) -> None:
     (killed,) = outlive(bus, {tmp_path: plans})
     assert killed >= 8
     assert_exactly_once(tmp_path)
+
+
+@pytest.mark.parametrize("bus", ["there", "lost"])
+def test_paused_past_a_takeover_and_woken(tmp_path: Path, bus: str) -> None:
+    """Each is woken when its successor has committed, is dead, or is paused itself; and reads, spools and tries to commit on."""
+    chance = random.Random(11)
+    folders = {tmp_path / str(number): [f"{how}:{chance.randint(1, 30)}" for how in ("stop", "stop", "step", "stop")] for number in range(5)}
+    # one or the other is done with the market before its step comes
+    assert sum(outlive(bus, folders)) >= 10
+    for data_dir in folders:
+        assert_exactly_once(data_dir)

@@ -195,6 +195,19 @@ def test_a_paused_writer_that_wakes_does_no_harm(tmp_path: Path) -> None:
     assert (seqs(tmp_path), spools(tmp_path), aside(tmp_path)) == ([1, 2, 3, 4, 5, 6], [], [])
 
 
+def test_what_a_woken_writer_alone_had_read_stays_on_the_disk(tmp_path: Path) -> None:
+    """It wrote that to a file which its successor had looked through before."""
+    paused = opened(tmp_path)
+    read(paused, 1)
+    successor = opened(tmp_path)
+    read(paused, 2)
+    successor.commit()
+    assert seqs(tmp_path) == [1]
+    last = opened(tmp_path)
+    last.commit()
+    assert (seqs(tmp_path), spools(tmp_path)) == ([1, 2], [])
+
+
 def test_a_woken_writer_whose_bus_lost_what_only_the_successor_had_read(tmp_path: Path) -> None:
     paused = opened(tmp_path)
     read(paused, 1)
