@@ -70,6 +70,8 @@ def unpack(file: BinaryIO) -> Iterator[Run | Damage]:
     A record whose checksum is wrong is skipped; where the length makes no sense there is nothing to go on by, and it ends.
     """
     magic = file.read(len(MAGIC))
+    if not magic:
+        return
     if magic != MAGIC:
         yield Damage(0, "torn off" if MAGIC.startswith(magic) else "no spool file of this version")
         return

@@ -5,8 +5,8 @@ since the last commit, or to a writer that died; its successor reads it (`inheri
 it. Nobody writes to a file of another writer. A paused one that wakes may append to its own, or begin another: these rows
 were read from the bus like any others, and whoever takes over next takes those that are in no file yet.
 
-Two threads work here without a lock on the reading path. The order makes it right: rows are in the buffer before they are
-noted here, and a commit begins the new file before it looks at the buffer. So all that stands in older files is in that commit.
+Two threads work here, and the order makes it right: rows are in the buffer before they are noted here, and a commit begins the
+new file before it looks at the buffer. So all that stands in older files is in that commit.
 """
 
 import logging
