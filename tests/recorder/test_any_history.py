@@ -158,5 +158,5 @@ class History(RuleBasedStateMachine):
             shutil.rmtree(self.data_dir)
 
 
-History.TestCase.settings = settings(max_examples=30, stateful_step_count=20, deadline=None, suppress_health_check=list(HealthCheck))
+History.TestCase.settings = settings(max_examples=15, stateful_step_count=18, deadline=None, suppress_health_check=list(HealthCheck))
 TestAnyHistory = History.TestCase
