@@ -117,14 +117,26 @@ def find(spill_dir: Path, feed: str) -> list[Held]:
 
 def _look(folder: Path) -> Held:
     # the lock is not kept while all is read: the owner may want it
-    lock = lock_folder(folder, make=False)
-    if lock is not None:
-        os.close(lock)
+    locked = _is_locked(folder)
     while True:
         with suppress(FileNotFoundError):  # its owner removes segments as they are delivered
             held = survey_folder(folder)
-            held.locked = lock is None
+            held.locked = locked
             return held
+
+
+def _is_locked(folder: Path) -> bool:
+    try:
+        lock = os.open(folder / LOCK, os.O_RDWR | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return False
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return False
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(lock)
 
 
 def _remove_if_empty(folder: Path) -> None:
@@ -199,11 +211,9 @@ def lock_folder(folder: Path, make: bool = True) -> int | None:
 
 
 def remove_folder(folder: Path) -> None:
-    """Remove a folder whose lock the caller holds, if nothing but the lock is in it."""
-    if any(path.name != LOCK for path in folder.iterdir()):
-        return
+    """Remove the lock, which the caller holds, and the folder if nothing else is in it."""
     (folder / LOCK).unlink()
-    with suppress(OSError):  # another process has just begun to look into it; it removes it then
+    with suppress(OSError):  # what was set aside stays; or another process has just begun to look into it, and removes it
         folder.rmdir()
         fsync_dir(folder.parent)
 

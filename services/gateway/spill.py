@@ -178,8 +178,12 @@ class Spill:
     def peek(self, most: int) -> list[Entry]:
         """Up to `most` of the oldest entries that are not released; none only if none is held. SpillError if the disk no longer gives
         what it took (end, and let the next start set it aside); OSError."""
-        while len(self._ahead) < most and self._load():
-            pass
+        try:
+            while len(self._ahead) < most and self._load():
+                pass
+        except (SpillError, OSError):
+            if not self._ahead:  # what is sound in front of it goes out first
+                raise
         return self._ahead[:most]
 
     def _load(self) -> bool:
