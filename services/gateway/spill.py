@@ -11,7 +11,8 @@ from contextlib import suppress
 from pathlib import Path
 from threading import Lock
 
-from services.gateway.held import Damage, Held, Segment, clear, folder_of, fsync_dir, lock_folder, log, remove_folder, survey_folder
+from services.gateway.folders import clear, fsync_dir, lock_folder, log, remove_folder
+from services.gateway.held import Damage, Held, Segment, folder_of, survey_folder
 from services.gateway.segment import HEAD_BYTES, Header, Owner, SpillError, body_length, decode_entries, encode_entries, encode_header
 from tickbus.streams import Entry, StreamWriter
 

@@ -9,8 +9,10 @@ from pathlib import Path
 import pytest
 from gateway.spilled import drained, entries, files, opened, stream_of
 
+from services.gateway.folders import check_spill_dir
 from services.gateway.held import find
 from services.gateway.spill import Budget, Spill
+from tickbus.errors import ConfigError
 
 
 @pytest.fixture
@@ -81,10 +83,20 @@ def test_a_read_only_disk_refuses_and_keeps(small_disk: Path) -> None:
     spill.append(entries(1, 10))
     spill.close()
     subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
+    with pytest.raises(ConfigError, match=f"^--spill-dir {small_disk}: Read-only file system; name a folder on a local disk"):
+        check_spill_dir(small_disk)
     other = opened(small_disk / "other")
     assert not other.append(entries(1, 10))
     assert other.trouble == f"{other.folder}: Read-only file system"
     assert [held.entries for held in find(small_disk, "vendor")] == [10]
+
+
+def test_the_folder_is_tried_at_the_start(tmp_path: Path) -> None:
+    check_spill_dir(tmp_path / "new/spill")
+    assert list((tmp_path / "new/spill").iterdir()) == []
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConfigError, match=r"--spill-dir .*/file: (Not a directory|File exists); name a folder"):
+        check_spill_dir(tmp_path / "file")
 
 
 @pytest.mark.parametrize("fails", ["fsync", "fsync and ftruncate"])
