@@ -73,14 +73,6 @@ SPILL_TICKS = Metric("tickbus_spill_ticks", "gauge", "ticks", (), "of the backlo
 SPILL_BYTES = Metric("tickbus_spill_bytes", "gauge", "bytes", (), "the same in bytes; bounded by --spill-bytes")
 BACKLOG_TICKS = Metric("tickbus_backlog_ticks", "gauge", "ticks", (), "received and not yet acknowledged by Redis")
 BACKLOG_BYTES = Metric("tickbus_backlog_bytes", "gauge", "bytes", (), "the same in bytes; bounded by --backlog-bytes")
-SPILL_BYTES = Metric("tickbus_spill_bytes", "gauge", "bytes", (), "on the disk because Redis is away; bounded by --spill-bytes")
-SPILL_ENTRIES = Metric("tickbus_spill_entries", "gauge", "entries", (), "held on the disk and not yet acknowledged by Redis")
-SPILL_BLOCKED = Metric("tickbus_spill_blocked", "gauge", "bool", (), "1 while the disk takes nothing more: full, not writable or past --spill-bytes")
-SPILLED = Metric("tickbus_spilled_total", "counter", "entries", (), "entries written to the disk")
-SPILL_DRAINED = Metric("tickbus_spill_drained_total", "counter", "entries", (), "entries from the disk that Redis has acknowledged, or had already")
-SPILL_LEFT = Metric(
-    "tickbus_spill_left_entries", "gauge", "entries", ("feed",), "found on the disk at the start and never to be merged: somebody else wrote since"
-)
 EVENT_TO_RECEIVE = Metric(
     "tickbus_event_to_receive_seconds", "histogram", "seconds", ("feed",), "vendor's time to ours: its latency plus the clocks' difference", _LATENCY
 )
