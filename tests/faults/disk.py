@@ -2,6 +2,8 @@
 
 import os
 import subprocess
+import tempfile
+from functools import cache
 from pathlib import Path
 
 
@@ -12,18 +14,31 @@ class SmallDisk:
         command = ["mount", "-t", "tmpfs", "-o", f"size={megabytes}m", "none", str(folder)]
         self.small = subprocess.run(command, capture_output=True, check=False).returncode == 0
         """Whether it is one: only then can it be filled."""
+        self.was_small = self.small
 
     def fill(self) -> None:
+        if not self.small:
+            return  # what would be filled is the machine's own disk
         space = os.statvfs(self.folder)
         (self.folder / "ballast").write_bytes(bytes(space.f_bavail * space.f_frsize))
 
     def clear(self) -> None:
         (self.folder / "ballast").unlink(missing_ok=True)
 
-    def close(self, keep: Path | None = None) -> None:
-        """Unmounted; what it held is copied to `keep`."""
+    def keep(self, where: Path) -> None:
+        """Copy what it holds: the disk is gone with the system."""
         if self.small:
-            if keep is not None:
-                subprocess.run(["cp", "-r", str(self.folder), str(keep)], check=False)
+            subprocess.run(["cp", "-r", str(self.folder), str(where)], check=False)
+
+    def close(self) -> None:
+        if self.small:
             subprocess.run(["umount", "-l", str(self.folder)], check=False)
             self.small = False
+
+
+@cache
+def may_mount() -> bool:
+    with tempfile.TemporaryDirectory() as folder:
+        disk = SmallDisk(Path(folder), 1)
+        disk.close()
+        return disk.was_small

@@ -32,7 +32,8 @@ from tickbus.wire import decode, decode_head
 _GRACE, _HORIZON = SECOND, 120 * SECOND
 _YOUNG_SECONDS = 10.0
 """A part that found no Redis in its first seconds may end: it says so, and its supervisor starts it again."""
-_AWAY = (redis_py.RedisError, OSError)
+AWAY = (redis_py.RedisError, OSError)
+"""What looking at the system may raise while a fault is on it."""
 
 
 @dataclass(frozen=True)
@@ -245,7 +246,7 @@ class System:
             self.supervise()
             try:
                 return bool(condition())  # type: ignore[operator]
-            except _AWAY:
+            except AWAY:
                 return False
 
         until(met, seconds, what)

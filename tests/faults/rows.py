@@ -1,0 +1,213 @@
+"""The matrix: what can be done to the system, and how it is healed. One row per kind of fault and role.
+
+A fault is on a target (a part, a link of the proxy, Redis, the vendor); of the faults that share a target only one is there at
+a time, everything else may overlap.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+import redis as redis_py
+from faults.disk import may_mount
+from faults.system import Shape, System, faketime
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+Act = Callable[[System, str], None]
+ROLES = ("gateway", "bars", "recorder", "app")
+SHORT, PAUSE_1, PAUSE_30 = (0.2, 3.0), (1.0, 1.3), (30.0, 31.0)
+
+
+@dataclass(frozen=True)
+class Row:
+    name: str
+    """What, and on whom: `kill-9 gateway`."""
+    target: str
+    """A role, `redis-ROLE` or `vendor-gateway` for links, `redis`, `vendor`, `disk`, `clock`."""
+    seconds: tuple[float, float]
+    """How long it lasts, least and most."""
+    inject: Act
+    heal: Act
+    needs: Callable[[Shape], str | None] = lambda shape: None
+    """-> why it cannot be done here."""
+    once: bool = False
+    """At most once in the life of a system."""
+
+    @property
+    def fault(self) -> str:
+        return self.name.partition(" ")[0]
+
+
+def _nothing(system: System, target: str) -> None:
+    pass
+
+
+def _kill(system: System, part: str) -> None:
+    system.kill(part)
+
+
+def _restart(system: System, part: str) -> None:
+    system.restart(part)
+
+
+def _terminate(system: System, part: str) -> None:
+    system.terminate(part)
+
+
+def _ended(system: System, part: str) -> None:
+    system.ended_well(part)
+    system.restart(part)
+
+
+def _freeze(system: System, part: str) -> None:
+    system.freeze(part)
+
+
+def _thaw(system: System, part: str) -> None:
+    system.thaw(part)
+
+
+def _link(command: str, system: System, link: str) -> None:
+    word, _, value = command.partition(" ")
+    system.proxy.command(f"{word} {link} {value}".strip())
+
+
+def _cut_and_refuse(how: str, system: System, link: str) -> None:
+    system.proxy.command(f"refuse {link}")
+    system.proxy.command(f"{how} {link}")
+
+
+def _vendor(line: str, system: System, target: str) -> None:
+    system.parts["simulator"].say(line)
+
+
+def _configure(name: str, value: str, system: System, target: str) -> None:
+    with redis_py.Redis(port=system.redis.port, socket_timeout=3, retry=Retry(NoBackoff(), 0)) as client:
+        client.config_set(name, value)
+
+
+def _redis(method: str, system: System, target: str) -> None:
+    getattr(system.redis, method)()
+
+
+def _step(offset: str, system: System, target: str) -> None:
+    system.step_clock(offset)
+
+
+def _fill(system: System, target: str) -> None:
+    system.disk.fill()
+
+
+def _clear(system: System, target: str) -> None:
+    system.disk.clear()
+
+
+def _second_gateway(system: System, part: str) -> None:
+    """Another one is there when the active one is paused past its lease; both are there when it wakes."""
+    if len(system.of("gateway")) == 1:
+        system.add_gateway(2)
+    system.freeze(part)
+
+
+def _process_rows() -> list[Row]:
+    rows = []
+    for role in ROLES:
+        rows += [
+            Row(f"kill-9 {role}", role, SHORT, _kill, _restart),
+            Row(f"kill-15 {role}", role, SHORT, _terminate, _ended),
+            Row(f"pause-1s {role}", role, PAUSE_1, _freeze, _thaw),
+            Row(f"pause-30s {role}", role, PAUSE_30, _freeze, _thaw),
+        ]
+    past_lease = (System.lease_ttl + 2.0, System.lease_ttl + 5.0)
+    return [*rows, Row("two-gateways gateway", "gateway", past_lease, _second_gateway, _thaw)]
+
+
+def _redis_rows() -> list[Row]:
+    away, back = partial(_redis, "pause"), partial(_redis, "go_on")
+    return [
+        Row("redis-kill-9", "redis", SHORT, partial(_redis, "kill"), partial(_redis, "start")),
+        Row("redis-stop", "redis", SHORT, partial(_redis, "stop"), partial(_redis, "start")),
+        Row("redis-pause-1s", "redis", PAUSE_1, away, back),
+        Row("redis-pause-30s", "redis", PAUSE_30, away, back),
+        Row("redis-oom", "redis", (1.0, 6.0), partial(_configure, "maxmemory", "1mb"), partial(_configure, "maxmemory", "0")),
+    ]
+
+
+def _link_rows() -> list[Row]:
+    heal = partial(_link, "heal")
+    rows = []
+    for target in [*(f"redis-{role}" for role in ROLES), "vendor-gateway"]:
+        rows += [
+            Row(f"cut {target}", target, (0.1, 3.0), partial(_cut_and_refuse, "cut"), heal),
+            Row(f"reset {target}", target, (0.0, 0.1), partial(_link, "reset"), heal),
+            Row(f"half-open {target}", target, (3.0, 10.0), partial(_link, "half-open"), heal),
+            Row(f"stall {target}", target, (0.5, 8.0), partial(_link, "stall"), heal),
+            Row(f"slow {target}", target, (2.0, 5.0), partial(_link, "slow 40"), heal),
+            Row(f"slice {target}", target, (2.0, 5.0), partial(_link, "slice 64"), heal),
+        ]
+    return rows
+
+
+_VENDOR = {
+    "duplicate": "duplicate=50", "reorder": "reorder=20", "drop": "drop=20", "jump": "jump=500", "reset": "reset=1000000", "mute": "mute=1s",
+    "mute-connection": "mute-connection=20s", "close": "close=1008 reason=policy", "cut": "cut", "half-open": "half-open", "garbage": "garbage=5",
+    "binary": "binary=5", "huge": "huge=5MB", "corrupt": "corrupt=10", "refuse": "refuse=3s", "slow-down": "slow-down", "shutdown": "shutdown=2s",
+}  # fmt: skip
+_LASTING = {"mute": 1.0, "mute-connection": 4.0, "half-open": 4.0, "refuse": 3.0, "shutdown": 2.5}
+
+
+def _close_after_login(system: System, target: str) -> None:
+    for after in (0, 100, 400, 800, 1500):
+        system.parts["simulator"].say(f"at={after}ms close=1008 reason=policy")
+
+
+def _vendor_rows() -> list[Row]:
+    rows = [
+        Row(f"vendor-{name}", "vendor", (_LASTING.get(name, 0.1), _LASTING.get(name, 0.1) + 0.1), partial(_vendor, line), _nothing, once=name == "reset")
+        for name, line in _VENDOR.items()
+    ]
+    return [*rows, Row("vendor-close-after-login", "vendor", (1.6, 1.8), _close_after_login, _nothing)]
+
+
+def _machine_rows() -> list[Row]:
+    def clock(shape: Shape) -> str | None:
+        return None if shape.clock else "needs libfaketime"
+
+    def small(shape: Shape) -> str | None:
+        return None if may_mount() else "needs the right to mount a small disk"
+
+    return [
+        Row("clock+1h gateway", "clock", (2.0, 8.0), partial(_step, "+3600"), partial(_step, "+0"), clock),
+        Row("clock-1h gateway", "clock", (2.0, 8.0), partial(_step, "-3600"), partial(_step, "+0"), clock),
+        Row("disk-full recorder", "disk", (1.0, 8.0), _fill, _clear, small),
+    ]
+
+
+ROWS = {row.name: row for row in (*_process_rows(), *_redis_rows(), *_link_rows(), *_vendor_rows(), *_machine_rows())}
+
+
+def choose(words: str) -> list[Row]:
+    """Rows by the beginnings of their names, parted by commas (`kill,redis-stop,slow vendor`); empty: all. ValueError if one fits nothing."""
+    if not words:
+        return list(ROWS.values())
+    chosen: dict[str, Row] = {}
+    for word in words.split(","):
+        found = {name: row for name, row in ROWS.items() if name.startswith(word.strip())}
+        if not found:
+            raise ValueError(f"--faults: nothing begins with {word!r}; there are {', '.join(sorted({row.fault for row in ROWS.values()}))}")
+        chosen |= found
+    return list(chosen.values())
+
+
+def possible(rows: list[Row], shape: Shape) -> list[Row]:
+    return [row for row in rows if row.needs(shape) is None]
+
+
+def has_clock() -> bool:
+    return faketime() is not None
+
+
+def worst_seconds(rows: list[Row]) -> int:
+    return math.ceil(max(row.seconds[1] for row in rows))
