@@ -26,7 +26,7 @@ METRICS = ("tickbus_gaps_total", "tickbus_gaps_repaired_total", "tickbus_missing
 @dataclass(frozen=True)
 class Verdict:
     kind: str
-    """lost, doubled, order, invented, contradicted, counter, epoch, app, recorder, bars, metrics; of the run: crashed, stuck."""
+    """lost, doubled, mistimed (a Gap where the hole lies, with other times), order, invented, contradicted, counter, epoch, app, recorder, bars, metrics; of the run: crashed, stuck."""
     where: str
     text: str
 
@@ -152,9 +152,14 @@ def check_quotes(result: Result, name: str, sent: list[Sent], entries: list[Entr
 
 
 def _check_hole(result: Result, name: str, missing: Sequence[Sent], gaps: list[Gap]) -> None:
-    lost = [tick for tick in missing if not any(gap.from_ts - SLACK <= tick.at <= gap.to_ts + SLACK for gap in gaps)]
-    result.told += len(missing) - len(lost)
-    _tell_lost(result, name, lost)
+    if not gaps:
+        _tell_lost(result, name, missing)
+        return
+    result.told += len(missing)
+    outside = [tick for tick in missing if not any(gap.from_ts - SLACK <= tick.at <= gap.to_ts + SLACK for gap in gaps)]
+    if outside:
+        ranges = [f"{gap.kind.name} {gap.from_ts / SECOND:.1f} to {gap.to_ts / SECOND:.1f}" for gap in gaps]
+        result.add("mistimed", name, f"{len(outside)} ticks were sent {outside[0].at / SECOND:.1f} to {outside[-1].at / SECOND:.1f}, told as {ranges}")
 
 
 def _tell_lost(result: Result, name: str, lost: Sequence[Sent]) -> None:
