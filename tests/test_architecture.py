@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[1]
 
 PURE = {
     "tickbus": "errors units messages names wire",
-    "services.gateway": "feeds.* frames sequencer symbols hours backoff",
+    "services.gateway": "feeds.* catching_up frames segment sequencer symbols hours backoff",
     "services.bars": "specs sessions digits cells tally stretch holes time_bars count_bars builder state",
     "services.recorder": "manifest sheet draft buffer",
     "services.recorded": "columns",

@@ -13,9 +13,10 @@ from tickbus.errors import RedisUnfit
 from tickbus.lease import Lease
 from tickbus.link import Link
 from tickbus.names import Keys
-from tickbus.publisher import Publisher, Transaction
+from tickbus.publisher import Publisher
 from tickbus.registry import check_meta, read_heads
 from tickbus.streams import Entry
+from tickbus.transaction import Transaction
 from tickbus.units import MILLISECOND, MINUTE, SECOND, Duration, format_duration
 
 log = logging.getLogger("tickbus.gateway")
@@ -58,7 +59,7 @@ class Gateway:
         link = await connect()
         await check_meta(link, self._keys)
         link.close()  # a standby may wait for days
-        await self._lease.acquire()
+        await self._lease.acquire(self.publisher.released)
         await self.publisher.take_over()
         link = await connect()
         heads = await read_heads(link, self._keys, sorted({state.shard for state in streams}))
@@ -110,6 +111,7 @@ class Gateway:
             log.error("%s: Redis did not take %d held ticks in time; the next start tells them as missing", self.name, len(self.backlog))
 
     async def close(self) -> None:
+        await self.publisher.release()
         await self._lease.release()
         self.publisher.close()
 

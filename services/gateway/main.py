@@ -60,8 +60,9 @@ async def _run(options: Options, setup: FeedSetup, name: str, session: Session |
     backlog = Backlog(options.backlog_bytes)
     sequencer = Sequencer(streams, backlog.put, feed.repairable)
     intake = Intake(clock, sequencer, backlog)
-    lease = Lease(connect, keys, name, options.lease_ttl)
-    gateway = Gateway(name, keys, clock, lease, Publisher(connect, keys, name, clock, home=streams[0].shard), intake)
+    publisher = Publisher(lambda key: Link.open(options.redis), keys, name, clock, home=streams[0].shard)
+    lease = Lease(connect, keys, name, options.lease_ttl, publisher.fences.holder)
+    gateway = Gateway(name, keys, clock, lease, publisher, intake)
     upstream = Upstream(
         make_feed, intake, clock, tolerance=options.future_tolerance, most=options.max_frame,
         silence=options.silence, session=session, max_age=options.max_connection_age,

@@ -122,7 +122,7 @@ async def _replay(options: Options, recorded: Iterator[Step], feed: str, speed: 
     await check_meta(link, keys)
     lease = Lease(connect, keys, feed, options.lease_ttl)
     await _take(link, keys, lease, feed)
-    publisher = Publisher(connect, keys, feed, clock)
+    publisher = Publisher(lambda key: Link.open(options.redis), keys, feed, clock, home=0)
     try:
         await publisher.take_over()
         rewriter = Rewriter(keys, feed, await read_heads(link, keys, range(keys.shards)), publisher.epoch)
@@ -144,6 +144,7 @@ async def _replay(options: Options, recorded: Iterator[Step], feed: str, speed: 
                 task.cancel()
         print(("\r\x1b[K" if sys.stderr.isatty() else "") + _progress(player, "replayed"), file=sys.stderr)
     finally:
+        await publisher.release()
         await lease.release()
         publisher.close()
         link.close()
