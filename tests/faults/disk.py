@@ -1,8 +1,8 @@
 """A small disk of its own for the recorder, that can be filled. Needs the right to mount; without it, an ordinary folder."""
 
-import os
 import subprocess
 import tempfile
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
@@ -19,8 +19,9 @@ class SmallDisk:
     def fill(self) -> None:
         if not self.small:
             return  # what would be filled is the machine's own disk
-        space = os.statvfs(self.folder)
-        (self.folder / "ballast").write_bytes(bytes(space.f_bavail * space.f_frsize))
+        with (self.folder / "ballast").open("wb", buffering=0) as ballast, suppress(OSError):  # the disk is full
+            while ballast.write(bytes(1 << 16)):
+                pass
 
     def clear(self) -> None:
         (self.folder / "ballast").unlink(missing_ok=True)

@@ -155,7 +155,8 @@ _VENDOR = {
     "mute-connection": "mute-connection=20s", "close": "close=1008 reason=policy", "cut": "cut", "half-open": "half-open", "garbage": "garbage=5",
     "binary": "binary=5", "huge": "huge=5MB", "corrupt": "corrupt=10", "refuse": "refuse=3s", "slow-down": "slow-down", "shutdown": "shutdown=2s",
 }  # fmt: skip
-_LASTING = {"mute": 1.0, "mute-connection": 4.0, "half-open": 4.0, "refuse": 3.0, "shutdown": 2.5}
+_LASTING = {"mute": 1.0, "mute-connection": 4.0, "half-open": 4.0, "refuse": 3.0, "shutdown": 2.5, "slow-down": 33.0}
+"""Seconds until nothing of it is left; after `slow-down` a gateway keeps away for 30 s, as the vendor wants it."""
 
 
 def _close_after_login(system: System, target: str) -> None:
