@@ -44,7 +44,10 @@ def main() -> int:
         return 0
     folder = asked.folder or Path(tempfile.mkdtemp(prefix="tickbus-soak-"))
     clock = has_clock()
-    print(f"seed {asked.seed}, {len(rows)} faults{'' if clock else ', without faketime: no steps of the clock'}; logs and ledgers in {folder}", flush=True)
+    print(
+        f"seed {asked.seed}, {len(rows)} faults{'' if clock else ', without faketime: no steps of the clock'}; logs and ledgers in {folder}",
+        flush=True,
+    )
     total = Total(asked.seed)
     planned: Counter[str] = Counter()
     number = 1

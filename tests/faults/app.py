@@ -57,17 +57,19 @@ async def flush(output: BinaryIO) -> None:
         output.flush()
 
 
-async def main(redis: str, ledger: Path) -> None:
-    cursor: dict[str, str] = {}
-    if ledger.exists():
-        rows = read(ledger)
-        cursor = positions(rows)
-        os.truncate(ledger, ledger.read_bytes().rfind(b"\n") + 1)
-    with ledger.open("ab") as output:
-        async with tickbus.connect(redis) as bus, asyncio.TaskGroup() as tasks:
-            for kind in KINDS:
-                tasks.create_task(keep(bus, kind, cursor, output))
-            tasks.create_task(flush(output))
+async def main(redis: str, cursor: dict[str, str], output: BinaryIO) -> None:
+    async with tickbus.connect(redis) as bus, asyncio.TaskGroup() as tasks:
+        for kind in KINDS:
+            tasks.create_task(keep(bus, kind, cursor, output))
+        tasks.create_task(flush(output))
+
+
+def mend(ledger: Path) -> dict[str, str]:
+    """Cut off what a kill tore; -> where to go on."""
+    if not ledger.exists():
+        return {}
+    os.truncate(ledger, ledger.read_bytes().rfind(b"\n") + 1)
+    return positions(read(ledger))
 
 
 def command() -> None:
@@ -75,8 +77,10 @@ def command() -> None:
     parser.add_argument("--redis", required=True)
     parser.add_argument("--ledger", required=True, type=Path)
     options = parser.parse_args()
+    cursor = mend(options.ledger)
     try:
-        asyncio.run(main(options.redis, options.ledger))
+        with options.ledger.open("ab") as output:
+            asyncio.run(main(options.redis, cursor, output))
     except* TickbusError as group:
         print(group.exceptions)
         raise SystemExit(3) from None

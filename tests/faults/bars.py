@@ -41,7 +41,10 @@ def undisturbed(symbol: str, entries: Sequence[Entry], spec: str, grace: int, ho
 def _compare(name: str, found: list[tuple[int, Any]], wanted: list[tuple[int, Bar]]) -> Iterator[tuple[str, str]]:
     if found != wanted:
         at = next((n for n, pair in enumerate(zip(found, wanted, strict=False)) if pair[0] != pair[1]), min(len(found), len(wanted)))
-        yield name, f"{len(found)} bars, an undisturbed builder makes {len(wanted)}; the first that differs: {found[at : at + 1]}, there {wanted[at : at + 1]}"
+        yield (
+            name,
+            f"{len(found)} bars, an undisturbed builder makes {len(wanted)}; the first that differs: {found[at : at + 1]}, there {wanted[at : at + 1]}",
+        )
 
 
 def newest_revisions(found: Sequence[tuple[int, Any]]) -> dict[int, Bar]:

@@ -159,7 +159,9 @@ def _check_hole(result: Result, name: str, missing: Sequence[Sent], gaps: list[G
     outside = [tick for tick in missing if not any(gap.from_ts - SLACK <= tick.at <= gap.to_ts + SLACK for gap in gaps)]
     if outside:
         ranges = [f"{gap.kind.name} {gap.from_ts / SECOND:.1f} to {gap.to_ts / SECOND:.1f}" for gap in gaps]
-        result.add("mistimed", name, f"{len(outside)} ticks were sent {outside[0].at / SECOND:.1f} to {outside[-1].at / SECOND:.1f}, told as {ranges}")
+        result.add(
+            "mistimed", name, f"{len(outside)} ticks were sent {outside[0].at / SECOND:.1f} to {outside[-1].at / SECOND:.1f}, told as {ranges}"
+        )
 
 
 def _tell_lost(result: Result, name: str, lost: Sequence[Sent]) -> None:
@@ -239,7 +241,9 @@ def check_delivered(result: Result, ledgers: Ledgers) -> None:
         result.doubles(f"app, {name}", [id for id, _ in got])
         missing, extra = [row for row in want if row not in set(got)], [row for row in got if row not in set(want)]
         if len(missing) > told[name] or extra or not missing:
-            result.add("app", name, f"{len(missing)} of {len(want)} entries missing {missing[:2]}, {told[name]} told; {len(extra)} others {extra[:2]}")
+            result.add(
+                "app", name, f"{len(missing)} of {len(want)} entries missing {missing[:2]}, {told[name]} told; {len(extra)} others {extra[:2]}"
+            )
     for name in by_stream.keys() - ledgers.published.keys():
         result.add("app", name, "was delivered and is not on the bus")
 
@@ -297,7 +301,11 @@ def check_counters(result: Result, ledgers: Ledgers) -> None:
         counted = sum(gap.count or 0 for gap in gaps if not gap.repaired) - sum(gap.count or 0 for gap in gaps if gap.repaired)
         mended = sum(gap.repaired for gap in gaps)
         if (head := ledgers.heads.get(name)) and (Counter(head.gaps), head.repaired, head.missing) != (kinds, mended, counted):
-            result.add("metrics", name, f"head counts {head.gaps}, {head.repaired} repaired, {head.missing} missing; found {dict(kinds)}, {mended}, {counted}")
+            result.add(
+                "metrics",
+                name,
+                f"head counts {head.gaps}, {head.repaired} repaired, {head.missing} missing; found {dict(kinds)}, {mended}, {counted}",
+            )
         total += kinds
         repaired, missing = repaired + mended, missing + counted
     for name, found in zip(METRICS, (dict(total), {"": repaired}, {"": missing}), strict=True):

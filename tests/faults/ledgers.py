@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-from faults import app
 from support.recording import Recording
 from support.redis_server import RedisServer
 
+from faults import app
 from tickbus.messages import Message
 from tickbus.names import Keys, Stream, StreamId
 from tickbus.wire import Head, decode, decode_head
@@ -67,23 +67,21 @@ def read_sent(path: Path, canonical: Callable[[str], str]) -> list[Sent]:
         row = decoder.decode(line)
         names = ("price", "size", "side") if row["kind"] == "trade" else ("bid", "bid_size", "ask", "ask_size")
         values = tuple(row[name] for name in names)
-        rows.append(Sent(row["n"], row["kind"], canonical(row["symbol"]), int(row["id"]), values, row["ts_event"], row["at"], row["sent"], row["fault"]))
+        rows.append(
+            Sent(row["n"], row["kind"], canonical(row["symbol"]), int(row["id"]), values, row["ts_event"], row["at"], row["sent"], row["fault"])
+        )
     return rows
 
 
 def read_published(redis: RedisServer, keys: Keys) -> tuple[dict[str, list[Entry]], dict[str, Head]]:
     """Every stream that the registry names, and its head."""
-    heads = {
-        name.decode(): decode_head(head) for shard in range(keys.shards) for name, head in redis.client.hgetall(keys.last(shard)).items()
-    }
+    heads = {name.decode(): decode_head(head) for shard in range(keys.shards) for name, head in redis.client.hgetall(keys.last(shard)).items()}
     return {name: read_stream(redis, keys, name) for name in heads}, heads
 
 
 def read_stream(redis: RedisServer, keys: Keys, name: str) -> list[Entry]:
     rows = redis.client.xrange(keys.stream(Stream.parse(name)))
-    return [
-        Entry(StreamId.parse(id), decode(field, payload), zlib.crc32(payload)) for id, fields in rows for field, payload in fields.items()
-    ]
+    return [Entry(StreamId.parse(id), decode(field, payload), zlib.crc32(payload)) for id, fields in rows for field, payload in fields.items()]
 
 
 def read_delivered(path: Path) -> list[list[Any]]:

@@ -5,10 +5,10 @@ from collections import Counter
 from dataclasses import replace
 
 import msgspec
+
 from faults.bars import undisturbed
 from faults.checker import METRICS, facts
 from faults.ledgers import FEED, Entry, Ledgers, Sent
-
 from tickbus.messages import Gap, GapKind, Message, Quote, Side, StreamKind, Trade
 from tickbus.names import Stream, StreamId
 from tickbus.units import MILLISECOND, SECOND

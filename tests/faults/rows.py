@@ -4,16 +4,16 @@ A fault is on a target (a part, a link of the proxy, Redis, the vendor); of the 
 a time, everything else may overlap.
 """
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
 import redis as redis_py
-from faults.disk import may_mount
-from faults.system import Shape, System, faketime
 from redis.backoff import NoBackoff
 from redis.retry import Retry
+
+from faults.disk import may_mount
+from faults.system import Shape, System, faketime
 
 Act = Callable[[System, str], None]
 ROLES = ("gateway", "bars", "recorder", "app")
@@ -165,10 +165,10 @@ def _close_after_login(system: System, target: str) -> None:
 
 
 def _vendor_rows() -> list[Row]:
-    rows = [
-        Row(f"vendor-{name}", "vendor", (_LASTING.get(name, 0.1), _LASTING.get(name, 0.1) + 0.1), partial(_vendor, line), _nothing, once=name == "reset")
-        for name, line in _VENDOR.items()
-    ]
+    rows = []
+    for name, line in _VENDOR.items():
+        seconds = _LASTING.get(name, 0.1)
+        rows.append(Row(f"vendor-{name}", "vendor", (seconds, seconds + 0.1), partial(_vendor, line), _nothing, once=name == "reset"))
     return [*rows, Row("vendor-close-after-login", "vendor", (1.6, 1.8), _close_after_login, _nothing)]
 
 
@@ -202,13 +202,5 @@ def choose(words: str) -> list[Row]:
     return list(chosen.values())
 
 
-def possible(rows: list[Row], shape: Shape) -> list[Row]:
-    return [row for row in rows if row.needs(shape) is None]
-
-
 def has_clock() -> bool:
     return faketime() is not None
-
-
-def worst_seconds(rows: list[Row]) -> int:
-    return math.ceil(max(row.seconds[1] for row in rows))

@@ -13,9 +13,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import redis as redis_py
-from faults import app, ledgers
-from faults.checker import METRICS, Result, Verdict, check
-from faults.disk import SmallDisk
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 from support.parts import Part
@@ -23,6 +20,9 @@ from support.proxy import ProxyProcess
 from support.redis_server import RedisServer
 from support.waiting import until
 
+from faults import app, ledgers
+from faults.checker import METRICS, Result, Verdict, check
+from faults.disk import SmallDisk
 from services.bars.specs import parse
 from tickbus.messages import Bar, Trade
 from tickbus.names import Keys, Stream, StreamId
@@ -125,7 +125,8 @@ class System:
         return name
 
     def _common(self, name: str) -> tuple[str, ...]:
-        return ("--redis", self._redis_url(name), "--shards", str(self.keys.shards), "--lease-ttl", f"{int(self.lease_ttl * 1000)}ms", "--stop-deadline", "5s")
+        ttl = f"{int(self.lease_ttl * 1000)}ms"
+        return ("--redis", self._redis_url(name), "--shards", str(self.keys.shards), "--lease-ttl", ttl, "--stop-deadline", "5s")
 
     def _redis_url(self, name: str) -> str:
         return f"redis://127.0.0.1:{self._link(f'redis-{name}', self.redis.port)}/0"

@@ -5,10 +5,11 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from faults.rows import Row
-from faults.run import Outcome
 from rich.console import Console
 from rich.table import Table
+
+from faults.rows import Row
+from faults.run import Outcome
 
 
 @dataclass

@@ -3,12 +3,13 @@
 from collections.abc import Callable
 from dataclasses import replace
 
+import msgspec
 import pytest
+
 from faults import made
 from faults.checker import METRICS, Result, check
 from faults.ledgers import Entry, Ledgers
 from faults.made import BARS, GRACE, HORIZON, QUOTES, SPEC, TRADES, books, hole, quote, sent, stream, trade, well
-
 from tickbus.messages import Flag, GapKind
 from tickbus.names import StreamId
 
@@ -92,7 +93,7 @@ def test_what_was_never_sent_is_found() -> None:
 def test_a_late_tick_that_repairs_its_gap_is_well_and_one_that_does_not_is_found() -> None:
     ledgers = well()
     ticks = [entry.message for entry in ledgers.published[TRADES]]
-    late = type(ticks[9])(**{**{name: getattr(ticks[9], name) for name in ticks[9].__struct_fields__}, "flags": int(Flag.LATE), "ts_recv": ticks[10].ts_recv + 1})
+    late = msgspec.structs.replace(ticks[9], flags=int(Flag.LATE), ts_recv=ticks[10].ts_recv + 1)
     lines = [line for line in ledgers.sent if (line.kind, line.id) != ("trade", 10)]
     lines.insert(20, sent(10, "trade", n=23))
     lines = [replace(line, n=number) for number, line in enumerate(lines)]

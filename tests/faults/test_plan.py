@@ -3,6 +3,7 @@
 from collections import Counter
 
 import pytest
+
 from faults.plan import Round, draw
 from faults.rows import ROWS, choose
 

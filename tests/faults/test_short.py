@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+
 from faults.plan import Injection, Round
 from faults.rows import ROWS
 from faults.run import run_round

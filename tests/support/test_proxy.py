@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 
 import pytest
+
 from support.proxy import Proxy
 from support.waiting import until_async
 
