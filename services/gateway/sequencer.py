@@ -122,8 +122,9 @@ class StreamState(StreamWriter):
         )  # fmt: skip
 
     def begin(self, epoch: int) -> None:
-        """From here on `epoch` writes."""
-        self.epochs = [*self.epochs, (epoch, self.seq + 1)][-EPOCHS:]
+        """From here on `epoch` writes, unless it did already."""
+        if not self.epochs or self.epochs[-1][0] != epoch:
+            self.epochs = [*self.epochs, (epoch, self.seq + 1)][-EPOCHS:]
 
     def first_head(self, recv: int) -> Head:
         """The head of a stream that is subscribed and has no entry yet."""
@@ -143,7 +144,8 @@ class Sequencer:
         """No ID is older than this: the newest entry found at the start."""
         self.duplicates = 0
         self.told = 0
-        """Gap entries made."""
+        """Gap entries made, and those of them that are stored."""
+        self.told_stored = 0
         self.unwanted = 0
         """Ticks of a kind that was not asked for: some vendors send trades and quotes alike."""
         self._offset = 0

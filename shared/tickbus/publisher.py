@@ -14,14 +14,14 @@ from tickbus.fences import Fence, Fences, new_holder
 from tickbus.lane import Choose, Lane
 from tickbus.link import Link
 from tickbus.names import Keys
-from tickbus.replay_ring import ReplayRing, Window
+from tickbus.replay_ring import DEFAULT_WINDOW, ReplayRing, Window
 from tickbus.transaction import Transaction
 
 
 class Publisher:
     def __init__(
         self, link: Callable[[str], Awaitable[Link]], keys: Keys, owner: str, clock: BusClock, *,
-        sharded: bool = False, home: int | None = None, window: Window = Window(), holder: str | None = None,
+        sharded: bool = False, home: int | None = None, window: Window = DEFAULT_WINDOW, holder: str | None = None,
     ) -> None:  # fmt: skip
         """`link`: opens a connection to the server that holds a key; `sharded`: there are several (tickbus.topology).
 
