@@ -36,6 +36,7 @@ def draw(rows: Sequence[Row], seed: int, number: int, done: Mapping[str, int], *
     shape = Shape(
         gateways=chance.choice((1, 1, 2)), bars=chance.choice((1, 2, 3)), recorders=chance.choice((1, 2)), rate=rate,
         seed=chance.randrange(1 << 30), clock=chance.random() < 0.5 and clock,
+        backlog=chance.choice(("128KB", "512KB", "64MB")), spill=chance.choice(("256KB", "8MB", "48MB")),
     )  # fmt: skip
     usable = [row for row in rows if row.needs(shape) is None]
     count = max(1, round(seconds / chance.choice((1.0, 1.5, 2.5))))

@@ -104,6 +104,28 @@ def _clear(system: System, target: str) -> None:
     system.disk.clear()
 
 
+def _fill_spill(system: System, target: str) -> None:
+    """Redis is away too: otherwise nobody wants that disk."""
+    system.spill_disk.fill()
+    system.redis.pause()
+
+
+def _clear_spill(system: System, target: str) -> None:
+    system.spill_disk.clear()
+    system.redis.go_on()
+
+
+def _note_size(system: System, target: str) -> None:
+    system.redis.synced = system.redis.log_size()
+
+
+def _lose_power(system: System, target: str) -> None:
+    """What Redis wrote since the fault began was never on its disk: acknowledged, and gone."""
+    system.redis.kill()
+    system.redis.truncate_log(system.redis.synced)
+    system.redis.start()
+
+
 def _second_gateway(system: System, part: str) -> None:
     """Another one is there when the active one is paused past its lease; both are there when it wakes."""
     if len(system.of("gateway")) == 1:
@@ -131,6 +153,7 @@ def _redis_rows() -> list[Row]:
         Row("redis-stop", "redis", SHORT, partial(_redis, "stop"), partial(_redis, "start")),
         Row("redis-pause-1s", "redis", PAUSE_1, away, back),
         Row("redis-pause-30s", "redis", PAUSE_30, away, back),
+        Row("redis-power-loss", "redis", (0.5, 1.5), _note_size, _lose_power),
         Row("redis-oom", "redis", (1.0, 6.0), partial(_configure, "maxmemory", "1mb"), partial(_configure, "maxmemory", "0")),
     ]
 
@@ -183,6 +206,7 @@ def _machine_rows() -> list[Row]:
         Row("clock+1h gateway", "clock", (2.0, 8.0), partial(_step, "+3600"), partial(_step, "+0"), clock),
         Row("clock-1h gateway", "clock", (2.0, 8.0), partial(_step, "-3600"), partial(_step, "+0"), clock),
         Row("disk-full recorder", "disk", (1.0, 8.0), _fill, _clear, small),
+        Row("disk-full gateway", "redis", (2.0, 8.0), _fill_spill, _clear_spill, small),
     ]
 
 

@@ -131,6 +131,7 @@ def run_round(folder: Path, plan: Round, say: Say) -> Outcome:
         outcome.restarts = system.restarts
         if outcome.result.verdicts:
             system.disk.keep(folder / "data-kept")
+            system.spill_disk.keep(folder / "spill-kept")
         return outcome
     finally:
         system.close()

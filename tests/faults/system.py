@@ -48,9 +48,15 @@ class Shape:
     seed: int = 1
     clock: bool = False
     """Whether the gateways run under faketime, so that their wall clock can be stepped."""
+    backlog: str = "512KB"
+    """A gateway's memory for what Redis has not taken: small, so that the spill is used in seconds."""
+    spill: str = "64MB"
 
     def __str__(self) -> str:
-        return f"{self.gateways} gateways, {self.bars} bars, {self.recorders} recorders, {self.symbols} symbols, {self.rate} ticks/s"
+        return (
+            f"{self.gateways} gateways (backlog {self.backlog}, spill {self.spill}{', faketime' if self.clock else ''}), {self.bars} bars, "
+            f"{self.recorders} recorders, {self.symbols} symbols, {self.rate} ticks/s"
+        )
 
 
 class App(Part):
@@ -90,6 +96,7 @@ class System:
         self.redis = RedisServer(folder / "redis")
         self.proxy = ProxyProcess(folder / "proxy.log")
         self.disk = SmallDisk(folder / "data")
+        self.spill_disk = SmallDisk(folder / "spill")
         self.clock_file = folder / "faketime"
 
     # start and end
@@ -120,7 +127,8 @@ class System:
         vendor = self._link(f"vendor-{name}", self._vendor_port)
         self._add(
             name, "gateway", *self._common(name), "--feed", "binance", "--url", f"ws://127.0.0.1:{vendor}", "--symbols", ",".join(self.symbols),
-            "--kinds", "trade,quote", "--silence", "3s", **self._clock(),
+            "--kinds", "trade,quote", "--silence", "3s", "--takeover-delay", "0s", "--backlog-bytes", self.shape.backlog,
+            "--spill-dir", str(self.spill_disk.folder / name), "--spill-bytes", self.shape.spill, **self._clock(),
         )  # fmt: skip
         return name
 
@@ -160,6 +168,7 @@ class System:
             self.redis.go_on()
         self.redis.close()
         self.disk.close()
+        self.spill_disk.close()
 
     # who is who
 
@@ -231,7 +240,8 @@ class System:
                 watch.ended = now
                 code = part.wait(1)
                 young = now - watch.started < _YOUNG_SECONDS
-                if not (code == 5 or (code == 3 and young)):
+                # 2: a recorder that finds its disk full when it starts says so and ends
+                if not (code == 5 or (code == 3 and young) or (code == 2 and young and "No space left" in part.output)):
                     self._blame(name, code)
             elif now - watch.ended > 0.5:
                 self.restarts += 1
