@@ -16,7 +16,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 
 PURE = {
-    "tickbus": "errors units messages names wire",
+    "tickbus": "address errors messages names reads slots streams units wire",
     "services.gateway": "feeds.* catching_up frames segment sequencer symbols hours backoff",
     "services.bars": "specs sessions digits cells tally stretch holes time_bars count_bars builder state",
     "services.recorder": "manifest sheet draft buffer",

@@ -13,7 +13,7 @@ from services.gateway.upstream import Upstream
 from tickbus.clock import BusClock
 from tickbus.errors import Fenced, RedisUnfit
 from tickbus.lease import Lease
-from tickbus.link import Link
+from tickbus.link import Connection
 from tickbus.names import Keys
 from tickbus.publisher import Publisher
 from tickbus.registry import check_meta, read_heads
@@ -52,7 +52,7 @@ class Gateway:
         self._paused = False
         """Whether the socket is left unread because Redis is slower than the vendor."""
 
-    async def open(self, connect: Callable[[], Awaitable[Link]], spill_dir: Path) -> None:
+    async def open(self, connect: Callable[[], Awaitable[Connection]], spill_dir: Path) -> None:
         """Become the writer: lease, fences, what an earlier gateway spilled, heads; then put the streams that are new on the register."""
         streams, sequencer, publisher = self.streams, self.sequencer, self.publisher
         link = await connect()

@@ -20,7 +20,7 @@ from services.gateway.held import LOCK, Held, find
 from services.gateway.segment import SpillError
 from services.gateway.spill import Budget, Spill
 from tickbus.fences import Fence
-from tickbus.link import Link
+from tickbus.link import Connection
 from tickbus.names import Keys, Stream, StreamId
 from tickbus.publisher import Publisher
 from tickbus.registry import read_heads
@@ -97,7 +97,7 @@ class Inheritance:
             spills.append((held, spill))
         return cls(spills)
 
-    async def write(self, publisher: Publisher, keys: Keys, link: Link, before: Mapping[int, Fence]) -> int:
+    async def write(self, publisher: Publisher, keys: Keys, link: Connection, before: Mapping[int, Fence]) -> int:
         """With the fences raised: write what was spilled and is not stored; -> the number of entries. `before`: the fences as they were."""
         written = 0
         for held, spill in self.spills:
@@ -110,7 +110,7 @@ class Inheritance:
         return written
 
 
-async def _drain(spill: Spill, publisher: Publisher, keys: Keys, link: Link) -> int:
+async def _drain(spill: Spill, publisher: Publisher, keys: Keys, link: Connection) -> int:
     total, written, told = len(spill), 0, time.monotonic()
     heads: dict[StreamWriter, Head] = {}
     while len(spill):
@@ -136,7 +136,7 @@ async def _drain(spill: Spill, publisher: Publisher, keys: Keys, link: Link) -> 
     return written
 
 
-async def _look_up(heads: dict[StreamWriter, Head], entries: list[Entry], keys: Keys, link: Link) -> None:
+async def _look_up(heads: dict[StreamWriter, Head], entries: list[Entry], keys: Keys, link: Connection) -> None:
     """The heads of streams that were not seen before; where a stream is ahead of its head, its own end counts."""
     new = list({entry[0]: None for entry in entries if entry[0] not in heads})
     if not new:

@@ -20,12 +20,12 @@ from services.gateway.upstream import Upstream
 from tickbus.clock import BusClock
 from tickbus.errors import ConfigError
 from tickbus.lease import Lease
-from tickbus.link import Link, open_checked
 from tickbus.names import Keys, Stream, check_name
 from tickbus.publisher import Publisher
 from tickbus.replay_ring import Window
 from tickbus.retention import Sweeper, SweepMeters
 from tickbus.service import Service, run
+from tickbus.topology import locate
 
 ABOUT = "Hold the one upstream connection that the vendor allows and publish every tick to Redis Streams, exact and in order."
 POSITIONALS = ()
@@ -57,19 +57,19 @@ async def _run(options: Options, setup: FeedSetup, name: str, session: Session |
     delay = feed.takeover_delay if options.takeover_delay is None else options.takeover_delay
     keys = Keys(options.prefix, options.shards)
     clock = BusClock()
-    (await open_checked(options.redis)).close()
-    connect = partial(Link.open, options.redis)
+    redis = locate(options.redis)
+    (await redis.open_checked()).close()
     streams = [
         StreamState(keys, Stream(kind, name, symbol), feed.sequenced and kind == "trade") for symbol in setup.symbols.vendor for kind in setup.kinds
     ]
     window = Window(options.replay_window, options.replay_bytes)
-    publisher = Publisher(lambda key: Link.open(options.redis), keys, name, clock, home=streams[0].shard, window=window)
-    backlogs = {lane: Backlog(options.backlog_bytes) for lane in {publisher.lane(state.shard) for state in streams}}
-    by_shard = {state.shard: backlogs[publisher.lane(state.shard)] for state in streams}
+    publisher = Publisher(redis, keys, name, clock, home=streams[0].shard, window=window)
+    backlogs = {lane: Backlog(options.backlog_bytes) for lane in publisher.lanes}
+    by_shard = {shard: backlogs[publisher.lane(shard)] for shard in range(keys.shards)}
     backlog = next(iter(backlogs.values())) if len(backlogs) == 1 else Backlogs(by_shard, options.backlog_bytes)
     sequencer = Sequencer(streams, backlog.put, feed.repairable)
     intake = Intake(clock, sequencer, backlog)
-    lease = Lease(connect, keys, name, options.lease_ttl, publisher.fences.holder)
+    lease = Lease(partial(redis.link, keys.lease(name)), keys, name, options.lease_ttl, publisher.fences.holder)
     budget = Budget(options.spill_bytes)
     resolve = {state.name: state for state in streams}.__getitem__
 
@@ -86,11 +86,11 @@ async def _run(options: Options, setup: FeedSetup, name: str, session: Session |
         silence=options.silence, session=session, max_age=options.max_connection_age,
     )  # fmt: skip
     service.why_not_ready = "waiting for the lease of this feed"
-    await service.until_stopping(gateway.open(connect, options.spill_dir))
+    await service.until_stopping(gateway.open(redis.connect, options.spill_dir))
     if service.stopping.is_set():
         await lease.release()
         return
-    sweeper = Sweeper(name, options, keys, connect, lambda: [state.key for state in streams])
+    sweeper = Sweeper(name, options, keys, redis.connect, lambda: [state.key for state in streams])
     await sweeper.declare()
     SweepMeters(service.meters, sweeper.total)
     GatewayMeters(service.meters, gateway, upstream)

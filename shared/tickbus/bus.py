@@ -16,13 +16,15 @@ from functools import partial
 from operator import length_hint
 from types import TracebackType
 
-from tickbus.errors import ConfigError, RedisUnfit
-from tickbus.link import Link, Reply
+from tickbus.errors import ConfigError
+from tickbus.link import Reply
+from tickbus.merged import AnyReader, open_reader
 from tickbus.messages import Gap, GapKind, Message, StreamKind
 from tickbus.names import DEFAULT_PREFIX, DEFAULT_SHARDS, KINDS, Keys, Stream, StreamId
-from tickbus.reader import FROM_START, NOW, Read, Reader, Start, parse_start
+from tickbus.reads import FROM_START, NOW, Read, Start, parse_start
 from tickbus.registry import read_heads, read_meta
 from tickbus.selection import Selection
+from tickbus.topology import locate
 from tickbus.units import MILLISECOND
 from tickbus.wire import DECODE, TICK_FIELD, decode
 
@@ -33,13 +35,13 @@ _HANDED_OVER = 16
 
 
 def connect(url: str = "redis://127.0.0.1:6379/0", *, prefix: str = DEFAULT_PREFIX) -> "Bus":
-    """A bus to read from; connects when it is entered. redis://, rediss:// (TLS) or unix://."""
+    """A bus to read from; connects when it is entered. `url`: any form that tickbus.topology knows."""
     return Bus(url, prefix)
 
 
 class Bus:
     def __init__(self, url: str, prefix: str = DEFAULT_PREFIX) -> None:
-        self._link = partial(Link.open, url)
+        self._url = url
         self._prefix = prefix
         self._readings: list[Reading] = []
 
@@ -74,9 +76,9 @@ class Bus:
 
     async def last(self, kind: str = "trade", *, symbols: Collection[str] | None = None) -> dict[Stream, Message]:
         """The newest message of each stream that has one: no replay needed."""
-        link = await self._link()
+        link = await locate(self._url).connect()
         try:
-            keys = Keys(self._prefix, await self._shards(link))
+            keys = Keys(self._prefix, await read_meta(link, self._prefix) or DEFAULT_SHARDS)
             shards = range(keys.shards) if symbols is None else sorted({keys.shard(symbol) for symbol in symbols})
             heads = {Stream.parse(name): head for name, head in (await read_heads(link, keys, shards)).items()}
         finally:
@@ -87,8 +89,9 @@ class Bus:
                 found[stream] = decode(TICK_FIELD[kind], bytes(head.tick))
         return found
 
-    async def _reader(self, wanted: Selection, start: "str | StreamId", positions: dict[str, StreamId]) -> Reader:
-        link = await self._link()
+    async def _reader(self, wanted: Selection, start: "str | StreamId", positions: dict[str, StreamId]) -> AnyReader:
+        redis = locate(self._url)  # each time anew: it belongs to the loop that reads
+        link = await redis.connect()
         try:
             while (number := await read_meta(link, self._prefix)) is None:
                 # nobody has written yet: what comes is all new, so nothing of it may be skipped
@@ -98,17 +101,12 @@ class Bus:
             link.close()
         keys = Keys(self._prefix, number)
         shards = {keys.shard(symbol) for symbol in wanted.symbols} or None
-        return Reader(self._link, keys, wanted, start, positions, shards)
-
-    async def _shards(self, link: Link) -> int:
-        return await read_meta(link, self._prefix) or DEFAULT_SHARDS
+        return open_reader(redis, keys, wanted, start, positions, shards)
 
     async def __aenter__(self) -> "Bus":
-        link = await self._link()
+        link = await locate(self._url).connect()
         try:
             await read_meta(link, self._prefix)
-        except RedisUnfit:
-            raise
         finally:
             link.close()
         return self
@@ -130,13 +128,13 @@ class Bus:
 class Reading:
     """An endless iterator over messages, for `async for` or `for`. `cursor` says where it stands."""
 
-    def __init__(self, make_reader: Callable[[], Awaitable[Reader]], kind: str, gaps: bool) -> None:
+    def __init__(self, make_reader: Callable[[], Awaitable[AnyReader]], kind: str, gaps: bool) -> None:
         self._make_reader = make_reader
         self._kind = kind
         self._gaps = gaps
         self._field = TICK_FIELD[kind]
-        self._reader: Reader | None = None
-        self._delivered: dict[Stream, StreamId] = {}
+        self._reader: AnyReader | None = None
+        self._delivered: dict[Stream, bytes] = {}
         self._reads: list[Read] = []
         """What is given out now; `_at` which of them, then its entries and the messages that are left of it."""
         self._at = 0
@@ -147,7 +145,7 @@ class Reading:
     @property
     def cursor(self) -> dict[str, str]:
         """Stream name -> ID of the newest message given out. Save it, and `read(..., cursor=...)` goes on right after it."""
-        at = {stream.name: str(position) for stream, position in self._delivered.items()}
+        at = {stream.name: id.decode() for stream, id in self._delivered.items()}
         for read in self._reads[: self._at]:
             at[read.stream.name] = str(read.last)
         if self._reads:
@@ -190,7 +188,7 @@ class Reading:
     async def _rounds(self) -> AsyncIterator[list[Read]]:
         self._reader = reader = await self._make_reader()
         await reader.prepare()
-        self._delivered = {Stream.parse(name): position for name, position in reader.positions.items()}
+        self._delivered = {Stream.parse(name): str(position).encode() for name, position in reader.positions.items()}
         async for result in reader.rounds():
             if result.reads:
                 yield result.reads
@@ -198,7 +196,7 @@ class Reading:
     def _begin(self, reads: list[Read]) -> Iterator[Read]:
         """A new round: the one before is given out whole."""
         for read in self._reads:
-            self._delivered[read.stream] = read.last
+            self._delivered[read.stream] = read.entries[-1][0]
         self._reads = reads
         for self._at, read in enumerate(reads):
             yield read
@@ -254,10 +252,10 @@ class _Thread:
 
 
 def trimmed_gap(read: Read, source: str) -> Gap:
-    """What retention took before it was read, as a Gap; its times are bus time, from the IDs around it."""
-    assert read.lost is not None
-    kinds = {"trade": StreamKind.TRADE, "quote": StreamKind.QUOTE}
-    return Gap(
-        kinds.get(read.stream.kind, StreamKind.BAR), source, GapKind.TRIMMED,
-        read.lost.after.ms * MILLISECOND, read.lost.before.ms * MILLISECOND, count=read.lost.count, symbol=read.stream.symbol,
-    )  # fmt: skip
+    """What retention took before it was read, or that the stream went back, as a Gap; its times are bus time, from the IDs around it."""
+    lost = read.lost
+    assert lost is not None
+    stream = {"trade": StreamKind.TRADE, "quote": StreamKind.QUOTE}.get(read.stream.kind, StreamKind.BAR)
+    begin, end = (ms * MILLISECOND for ms in sorted((lost.after.ms, lost.before.ms)))
+    kind, count = (GapKind.RESET, None) if lost.reset else (GapKind.TRIMMED, lost.count)
+    return Gap(stream, source, kind, begin, end, count=count, symbol=read.stream.symbol)

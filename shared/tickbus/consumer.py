@@ -27,6 +27,7 @@ from tickbus.reader import FROM_START, Reader, Round
 from tickbus.registry import check_meta, read_heads
 from tickbus.selection import Selection, encode_selection
 from tickbus.streams import Entry, StreamWriter
+from tickbus.topology import locate
 from tickbus.transaction import Field, Transaction
 from tickbus.units import Duration
 from tickbus.wire import FIELDS, NIL, Head, encode
@@ -63,7 +64,7 @@ class Consumer:
         self.reads = reads
         self._kind = writes
         self.clock = BusClock()
-        self.publisher = Publisher(lambda key: Link.open(url), keys, service, self.clock, home=0)
+        self.publisher = Publisher(locate(url), keys, service, self.clock, home=0)
         self.lease = Lease(self._link, keys, service, lease_ttl, self.publisher.fences.holder)
         self.committed = Committed()
         self._outputs: dict[str, StreamWriter] = {}

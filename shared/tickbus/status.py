@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from tickbus.lag import StreamLag, measure
-from tickbus.link import Link
+from tickbus.link import Connection
 from tickbus.messages import Flag, Quote, Trade
 from tickbus.names import Keys, Stream, StreamId
 from tickbus.registry import read_heads, read_meta
@@ -121,7 +121,7 @@ class BusStatus:
     heads: dict[str, Head] = field(repr=False)
 
 
-async def read_status(link: Link, prefix: str) -> BusStatus | None:
+async def read_status(link: Connection, prefix: str) -> BusStatus | None:
     """None if nobody has written to this bus yet. Costs about 20 us a stream."""
     shards = await read_meta(link, prefix)
     if shards is None:
@@ -159,7 +159,7 @@ def _stream(name: str, head: Head) -> StreamStatus:
     return StreamStatus(stream, id, last, dict(head.gaps), head.repaired, head.missing)
 
 
-async def _feed(link: Link, keys: Keys, name: str, streams: Iterable[StreamStatus], bell: Bell | None, now_ms: int) -> FeedStatus:
+async def _feed(link: Connection, keys: Keys, name: str, streams: Iterable[StreamStatus], bell: Bell | None, now_ms: int) -> FeedStatus:
     own = [stream for stream in streams if stream.stream.feed == name and stream.stream.kind in ("trade", "quote")]
     holder, epoch = await _owner(link, keys, name)
     age = None if bell is None else max(0, now_ms - bell.bus_ms)
@@ -171,7 +171,7 @@ async def _feed(link: Link, keys: Keys, name: str, streams: Iterable[StreamStatu
     return FeedStatus(name, state, None if age is None else age / 1000, holder, epoch, own, last_tick_age)
 
 
-async def _service(link: Link, keys: Keys, name: str, reads: Selection, heads: Mapping[str, Head]) -> ServiceStatus:
+async def _service(link: Connection, keys: Keys, name: str, reads: Selection, heads: Mapping[str, Head]) -> ServiceStatus:
     holder, epoch = await _owner(link, keys, name)
     positions: dict[str, StreamId] = {}
     for flat in await link.ask_all([("HGETALL", keys.position(shard, name)) for shard in range(keys.shards)]):
@@ -179,14 +179,14 @@ async def _service(link: Link, keys: Keys, name: str, reads: Selection, heads: M
     return ServiceStatus(name, holder, epoch, await measure(link, keys, heads, positions, reads))
 
 
-async def _owner(link: Link, keys: Keys, owner: str) -> tuple[str | None, int]:
+async def _owner(link: Connection, keys: Keys, owner: str) -> tuple[str | None, int]:
     """Who holds the lease of a feed or service, and the epoch that may write."""
     holder = await link.ask("GET", keys.lease(owner))
     fences = await link.ask_all([("GET", keys.fence(shard, owner)) for shard in range(keys.shards)])
     return None if holder is None else holder.decode(), max(int(fence or 0) for fence in fences)
 
 
-async def _newest_bells(link: Link, keys: Keys, feeds: Iterable[str]) -> dict[str, Bell]:
+async def _newest_bells(link: Connection, keys: Keys, feeds: Iterable[str]) -> dict[str, Bell]:
     """Of each feed the newest ring that says whether it is up. Others ring the same bells: first a few are read, then all."""
     newest: dict[str, Bell] = {}
     for count in (_FEW_BELLS, _ALL_BELLS):
