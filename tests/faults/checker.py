@@ -26,7 +26,7 @@ METRICS = ("tickbus_gaps_total", "tickbus_gaps_repaired_total", "tickbus_missing
 @dataclass(frozen=True)
 class Verdict:
     kind: str
-    """lost, doubled, mistimed (a Gap where the hole lies, with other times), order, invented, contradicted, counter, epoch, app, recorder, bars, metrics; of the run: crashed, stuck."""
+    """lost, doubled, mistimed (a Gap where the hole lies, with other times), order, invented, contradicted, counter, epoch, app, recorder, bars, metrics; of the run: crashed, stuck, harness."""
     where: str
     text: str
 

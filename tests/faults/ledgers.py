@@ -8,7 +8,6 @@ from typing import Any
 
 import msgspec
 from support.recording import Recording
-from support.redis_server import RedisServer
 
 from faults import app
 from tickbus.messages import Message
@@ -73,14 +72,14 @@ def read_sent(path: Path, canonical: Callable[[str], str]) -> list[Sent]:
     return rows
 
 
-def read_published(redis: RedisServer, keys: Keys) -> tuple[dict[str, list[Entry]], dict[str, Head]]:
+def read_published(client: Any, keys: Keys) -> tuple[dict[str, list[Entry]], dict[str, Head]]:
     """Every stream that the registry names, and its head."""
-    heads = {name.decode(): decode_head(head) for shard in range(keys.shards) for name, head in redis.client.hgetall(keys.last(shard)).items()}
-    return {name: read_stream(redis, keys, name) for name in heads}, heads
+    heads = {name.decode(): decode_head(head) for shard in range(keys.shards) for name, head in client.hgetall(keys.last(shard)).items()}
+    return {name: read_stream(client, keys, name) for name in heads}, heads
 
 
-def read_stream(redis: RedisServer, keys: Keys, name: str) -> list[Entry]:
-    rows = redis.client.xrange(keys.stream(Stream.parse(name)))
+def read_stream(client: Any, keys: Keys, name: str) -> list[Entry]:
+    rows = client.xrange(keys.stream(Stream.parse(name)))
     return [Entry(StreamId.parse(id), decode(field, payload), zlib.crc32(payload)) for id, fields in rows for field, payload in fields.items()]
 
 

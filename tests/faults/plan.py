@@ -33,12 +33,14 @@ class Round:
 def draw(rows: Sequence[Row], seed: int, number: int, done: Mapping[str, int], *, seconds: float, rate: int, clock: bool) -> Round:
     """Round `number` of a soak. Rows that were injected least so far are drawn first, so that all of the matrix gets its share."""
     chance = Random(f"{seed}:{number}")
+    special = {row.only for row in rows} - {None}
+    kinds = [kind for kind in ("server", "server", "server", "sentinel", "cluster") if not special or kind in special]
     shape = Shape(
-        gateways=chance.choice((1, 1, 2)), bars=chance.choice((1, 2, 3)), recorders=chance.choice((1, 2)), rate=rate,
-        seed=chance.randrange(1 << 30), clock=chance.random() < 0.5 and clock,
+        redis=chance.choice(kinds), gateways=chance.choice((1, 1, 2)), bars=chance.choice((1, 2, 3)), recorders=chance.choice((1, 2)),
+        rate=rate, seed=chance.randrange(1 << 30), clock=chance.random() < 0.5 and clock,
         backlog=chance.choice(("128KB", "512KB", "64MB")), spill=chance.choice(("256KB", "8MB", "48MB")),
     )  # fmt: skip
-    usable = [row for row in rows if row.needs(shape) is None]
+    usable = [row for row in rows if row.fits(shape)]
     count = max(1, round(seconds / chance.choice((1.0, 1.5, 2.5))))
     counts = {row.name: done.get(row.name, 0) for row in usable}
     chosen: list[Row] = []

@@ -5,15 +5,17 @@ a time, everything else may overlap.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import redis as redis_py
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+from faults.backends import Cluster, OneServer, Sentinels
 from faults.disk import may_mount
 from faults.system import Shape, System, faketime
+from tickbus.slots import key_slot
 
 Act = Callable[[System, str], None]
 ROLES = ("gateway", "bars", "recorder", "app")
@@ -30,10 +32,15 @@ class Row:
     """How long it lasts, least and most."""
     inject: Act
     heal: Act
-    needs: Callable[[Shape], str | None] = lambda shape: None
-    """-> why it cannot be done here."""
+    only: str | None = None
+    """The kind of backend that it is for; None: all."""
+    machine: Callable[[Shape], bool] = lambda shape: True
+    """Whether the machine can do it."""
     once: bool = False
     """At most once in the life of a system."""
+
+    def fits(self, shape: Shape) -> bool:
+        return self.only in (None, shape.redis) and self.machine(shape)
 
     @property
     def fault(self) -> str:
@@ -146,8 +153,64 @@ def _process_rows() -> list[Row]:
     return [*rows, Row("two-gateways gateway", "gateway", past_lease, _second_gateway, _thaw)]
 
 
+def _fail_over(system: System, target: str) -> None:
+    """As an operator does it; the old master is a second one for a while."""
+    assert isinstance(system.backend, Sentinels)
+    system.backend.servers.fail_over()
+
+
+def _master(how: str, system: System, target: str) -> None:
+    assert isinstance(system.backend, Sentinels)
+    getattr(system.backend.servers.master(), how)()
+
+
+def _cluster_fail_over(system: System, target: str) -> None:
+    assert isinstance(system.backend, Cluster)
+    system.backend.servers.fail_over(_busy_key(system))
+
+
+def _cluster_master(how: str, system: System, target: str) -> None:
+    assert isinstance(system.backend, Cluster)
+    getattr(system.backend.servers.master(_busy_key(system)), how)()
+
+
+def _move(system: System, target: str) -> None:
+    """A slot with streams in it goes to another master, under load."""
+    assert isinstance(system.backend, Cluster)
+    servers, key = system.backend.servers, _busy_key(system)
+    holder = servers.master(key)
+    servers.move(key_slot(key), next(node for node in servers.masters() if node is not holder))
+
+
+def _busy_key(system: System) -> str:
+    return system.keys.bell(system.keys.shard(system.symbols[0]))
+
+
+def _healed(system: System, target: str) -> None:
+    assert not isinstance(system.backend, OneServer)
+    system.backend.servers.heal()
+
+
+def _replicated_rows() -> list[Row]:
+    sentinel, cluster = "sentinel", "cluster"
+    return [
+        Row("sentinel-failover", "redis", (2.0, 4.0), _fail_over, _healed, sentinel),
+        Row("sentinel-master-kill-9", "redis", (4.0, 8.0), partial(_master, "kill"), _healed, sentinel),
+        Row("sentinel-master-pause-1s", "redis", PAUSE_1, partial(_master, "pause"), _healed, sentinel),
+        Row("sentinel-master-paused-past-failover", "redis", (5.0, 8.0), partial(_master, "pause"), _healed, sentinel),
+        Row("cluster-failover", "redis", (1.0, 3.0), _cluster_fail_over, _healed, cluster),
+        Row("cluster-master-kill-9", "redis", (5.0, 9.0), partial(_cluster_master, "kill"), _healed, cluster),
+        Row("cluster-master-paused-past-failover", "redis", (6.0, 9.0), partial(_cluster_master, "pause"), _healed, cluster),
+        Row("cluster-slot-migration", "redis", (0.1, 0.2), _move, _nothing, cluster),
+    ]
+
+
 def _redis_rows() -> list[Row]:
     away, back = partial(_redis, "pause"), partial(_redis, "go_on")
+    return [replace(row, only="server") for row in _server_rows(away, back)]
+
+
+def _server_rows(away: Act, back: Act) -> list[Row]:
     return [
         Row("redis-kill-9", "redis", SHORT, partial(_redis, "kill"), partial(_redis, "start")),
         Row("redis-stop", "redis", SHORT, partial(_redis, "stop"), partial(_redis, "start")),
@@ -170,7 +233,7 @@ def _link_rows() -> list[Row]:
             Row(f"slow {target}", target, (2.0, 5.0), partial(_link, "slow 40"), heal),
             Row(f"slice {target}", target, (2.0, 5.0), partial(_link, "slice 64"), heal),
         ]
-    return rows
+    return [replace(row, only="server") if row.target.startswith("redis-") else row for row in rows]
 
 
 _VENDOR = {
@@ -196,21 +259,21 @@ def _vendor_rows() -> list[Row]:
 
 
 def _machine_rows() -> list[Row]:
-    def clock(shape: Shape) -> str | None:
-        return None if shape.clock else "needs libfaketime"
+    def clock(shape: Shape) -> bool:
+        return shape.clock
 
-    def small(shape: Shape) -> str | None:
-        return None if may_mount() else "needs the right to mount a small disk"
+    def disk(shape: Shape) -> bool:
+        return may_mount()
 
     return [
-        Row("clock+1h gateway", "clock", (2.0, 8.0), partial(_step, "+3600"), partial(_step, "+0"), clock),
-        Row("clock-1h gateway", "clock", (2.0, 8.0), partial(_step, "-3600"), partial(_step, "+0"), clock),
-        Row("disk-full recorder", "disk", (1.0, 8.0), _fill, _clear, small),
-        Row("disk-full gateway", "redis", (2.0, 8.0), _fill_spill, _clear_spill, small),
+        Row("clock+1h gateway", "clock", (2.0, 8.0), partial(_step, "+3600"), partial(_step, "+0"), machine=clock),
+        Row("clock-1h gateway", "clock", (2.0, 8.0), partial(_step, "-3600"), partial(_step, "+0"), machine=clock),
+        Row("disk-full recorder", "disk", (1.0, 8.0), _fill, _clear, machine=disk),
+        Row("disk-full gateway", "redis", (2.0, 8.0), _fill_spill, _clear_spill, only="server", machine=disk),
     ]
 
 
-ROWS = {row.name: row for row in (*_process_rows(), *_redis_rows(), *_link_rows(), *_vendor_rows(), *_machine_rows())}
+ROWS = {row.name: row for row in (*_process_rows(), *_redis_rows(), *_replicated_rows(), *_link_rows(), *_vendor_rows(), *_machine_rows())}
 
 
 def choose(words: str) -> list[Row]:

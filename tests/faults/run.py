@@ -8,6 +8,7 @@ from pathlib import Path
 
 from faults.checker import Result, Verdict
 from faults.plan import Injection, Round
+from faults.rows import Act
 from faults.system import AWAY, System
 
 _STEP = 0.05
@@ -64,7 +65,7 @@ class Runner:
         if target is None:
             return False
         self._say(f"inject {one.row.name} on {target} for {one.seconds:.1f} s")
-        one.row.inject(self._system, target)
+        self._do(one.row.inject, one, target)
         self._active.append((now + one.seconds, one, target))
         self.outcome.injected[one.row.name] += 1
         self._healed_at = None
@@ -88,9 +89,15 @@ class Runner:
     def _heal(self, due: tuple[float, Injection, str]) -> None:
         self._active.remove(due)
         _, one, target = due
-        one.row.heal(self._system, target)
+        self._do(one.row.heal, one, target)
         self._say(f"heal   {one.row.name} on {target}")
         self._healed_at, self._healed = time.monotonic(), one.row.name
+
+    def _do(self, act: Act, one: Injection, target: str) -> None:
+        try:
+            act(self._system, target)
+        except (AssertionError, *AWAY) as error:
+            self._system.verdicts.append(Verdict("harness", one.row.name, f"could not be done: {str(error)[:500]}"))
 
     def _look(self) -> None:
         """Between faults: whether everything is caught up since the last heal."""

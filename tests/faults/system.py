@@ -13,14 +13,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import redis as redis_py
-from redis.backoff import NoBackoff
-from redis.retry import Retry
 from support.parts import Part
 from support.proxy import ProxyProcess
 from support.redis_server import RedisServer
 from support.waiting import until
 
 from faults import app, ledgers
+from faults.backends import OneServer, backend
 from faults.checker import METRICS, Result, Verdict, check
 from faults.disk import SmallDisk
 from services.bars.specs import parse
@@ -46,6 +45,8 @@ class Shape:
     symbols: int = 12
     rate: int = 600
     seed: int = 1
+    redis: str = "server"
+    """server, sentinel or cluster."""
     clock: bool = False
     """Whether the gateways run under faketime, so that their wall clock can be stepped."""
     backlog: str = "512KB"
@@ -54,7 +55,7 @@ class Shape:
 
     def __str__(self) -> str:
         return (
-            f"{self.gateways} gateways (backlog {self.backlog}, spill {self.spill}{', faketime' if self.clock else ''}), {self.bars} bars, "
+            f"{self.redis}, {self.gateways} gateways (backlog {self.backlog}, spill {self.spill}{', faketime' if self.clock else ''}), {self.bars} bars, "
             f"{self.recorders} recorders, {self.symbols} symbols, {self.rate} ticks/s"
         )
 
@@ -93,7 +94,7 @@ class System:
         self._app_read = 0
         self.symbols = [f"S{number:02d}-USDT" for number in range(1, shape.symbols + 1)]
         self._spelled = {symbol.replace("-", ""): symbol for symbol in self.symbols}
-        self.redis = RedisServer(folder / "redis")
+        self.backend = backend(shape.redis, folder / "redis")
         self.proxy = ProxyProcess(folder / "proxy.log")
         self.disk = SmallDisk(folder / "data")
         self.spill_disk = SmallDisk(folder / "spill")
@@ -102,8 +103,7 @@ class System:
     # start and end
 
     def start(self) -> None:
-        self.redis.start()
-        self._client = redis_py.Redis(port=self.redis.port, socket_timeout=1, retry=Retry(NoBackoff(), 0))
+        self.backend.start()
         simulator = self._add(
             "simulator", "simulate", "--rate", str(self.shape.rate), "--seed", str(self.shape.seed), "--symbols", ",".join(self._spelled),
             "--ledger", str(self.folder / "sent.jsonl"),
@@ -137,7 +137,7 @@ class System:
         return ("--redis", self._redis_url(name), "--shards", str(self.keys.shards), "--lease-ttl", ttl, "--stop-deadline", "5s")
 
     def _redis_url(self, name: str) -> str:
-        return f"redis://127.0.0.1:{self._link(f'redis-{name}', self.redis.port)}/0"
+        return self.backend.url(lambda port: self._link(f"redis-{name}", port))
 
     def _link(self, name: str, port: int) -> int:
         self.links.append(name)
@@ -164,11 +164,15 @@ class System:
         for part in self.parts.values():
             part.close()
         self.proxy.close()
-        if self.redis.process is not None and self.redis.process.poll() is None:
-            self.redis.go_on()
-        self.redis.close()
+        self.backend.close()
         self.disk.close()
         self.spill_disk.close()
+
+    @property
+    def redis(self) -> RedisServer:
+        """Of a system with one server."""
+        assert isinstance(self.backend, OneServer)
+        return self.backend.server
 
     # who is who
 
@@ -264,7 +268,7 @@ class System:
 
     def heads(self) -> dict[str, StreamId]:
         """Stream -> its newest ID, as the registry has it. Raises redis's errors."""
-        with self._client.pipeline(transaction=False) as pipe:
+        with self.backend.client.pipeline(transaction=False) as pipe:
             for shard in range(self.keys.shards):
                 pipe.hgetall(self.keys.last(shard))
             return {name.decode(): StreamId.parse(decode_head(head).id) for found in pipe.execute() for name, head in found.items()}
@@ -273,7 +277,7 @@ class System:
         return sum(max(0, head.seq - done.get(name, StreamId(0, 0)).seq) for name, head in heads.items())
 
     def _positions(self, service: str) -> dict[str, StreamId]:
-        with self._client.pipeline(transaction=False) as pipe:
+        with self.backend.client.pipeline(transaction=False) as pipe:
             for shard in range(self.keys.shards):
                 pipe.hgetall(self.keys.position(shard, service))
             return {name.decode(): StreamId.parse(id) for found in pipe.execute() for name, id in found.items()}
@@ -314,7 +318,7 @@ class System:
         )
 
     def _now_ms(self) -> int:
-        seconds, micros = self._client.time()
+        seconds, micros = self.backend.now()
         return int(seconds) * 1000 + int(micros) // 1000
 
     # the end of a run
@@ -365,7 +369,7 @@ class System:
         return True
 
     def _newest(self, stream: Stream, count: int) -> list[object]:
-        rows = self._client.xrevrange(self.keys.stream(stream), count=count)
+        rows = self.backend.client.xrevrange(self.keys.stream(stream), count=count)
         return [decode(name, payload) for _, fields in rows for name, payload in fields.items()]
 
     def _all_is_recorded(self) -> bool:
@@ -384,7 +388,7 @@ class System:
         for name in [*self.of("gateway"), *self.of("bars"), *self.of("recorder")]:
             self.ended_well(name)
         self.down.add("app")
-        books.published, books.heads = ledgers.read_published(self.redis, self.keys)
+        books.published, books.heads = ledgers.read_published(self.backend.client, self.keys)
         self.delivered()
         books.sent = ledgers.read_sent(self.folder / "sent.jsonl", self._spelled.__getitem__)
         books.delivered = ledgers.read_delivered(self.folder / "delivered.jsonl")
