@@ -175,8 +175,8 @@ class Lane:
             self._outage.end(self)
             self.unfinished = None
 
-    async def _send(self, link: Link, transaction: Transaction) -> str | None:
-        """One try; -> what went wrong, None if it is stored."""
+    async def _send(self, link: Link, transaction: Transaction, keep: bool = True) -> str | None:
+        """One try; -> what went wrong, None if it is stored. `keep`: in the replay ring, where it is not there already."""
         watched = (self._home,) if self._home is not None else tuple(sorted(transaction.shards()))
         if not set(watched) <= set(self._armed):
             await self._arm(link, watched)
@@ -198,7 +198,8 @@ class Lane:
         for reply in done:
             if type(reply) is ReplyError:
                 return f"Redis stored only a part: {reply}"
-        self.ring.keep(transaction, len(body), monotonic_ns())
+        if keep:
+            self.ring.keep(transaction, len(body), monotonic_ns())
         return None
 
     async def _arm(self, link: Link, shards: tuple[int, ...]) -> None:
@@ -255,7 +256,9 @@ class Lane:
         if older:
             log.error("%s: Redis lost %d entries that are older than --replay-window: readers are told by the counters", self._fences.owner, older)
         log.warning("%s: Redis lost %d entries that it had acknowledged; they are sent again", self._fences.owner, len(lost))
-        problem = await self._send(link, self.ring.whole(lost, self._clock.now_ms()))
+        # what was received since waits behind the lost tail: its IDs are older than now, so the bus clock must not be ahead of them
+        newest = max((entry[1] for entry in self.ring.entries), default=0)
+        problem = await self._send(link, self.ring.whole(lost, newest), keep=False)
         if problem is not None:
             raise RedisAway(problem)
         self.resent += len(lost)
