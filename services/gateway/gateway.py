@@ -49,6 +49,8 @@ class Gateway:
         self._lease = lease
         self._died = False
         """Whether the gateway before us was replaced without a word from it."""
+        self._spilled = False
+        """Whether something was left on the disk."""
         self._paused = False
         """Whether the socket is left unread because Redis is slower than the vendor."""
 
@@ -150,6 +152,7 @@ class Gateway:
                     "%s: %d held ticks find no room on the disk (%s); the next start tells them as missing", self.name, lost, outlet.spill.trouble
                 )
             outlet.spill.close()
+        self._spilled = spilled > 0
         if spilled:
             log.warning("%s: %d entries lie in %s; the next start writes them", self.name, spilled, self.outlets[0].spill.folder.parent)
 
@@ -163,7 +166,8 @@ class Gateway:
             outlet.spill.close()
 
     async def close(self) -> None:
-        await self.publisher.release()
+        if not self._spilled:  # else the fences must name us: the next start sees by them that nobody wrote after our spill
+            await self.publisher.release()
         await self._lease.release()
         self.publisher.close()
 

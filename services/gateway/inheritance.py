@@ -15,7 +15,7 @@ from pathlib import Path
 
 import msgspec
 
-from services.gateway.catching_up import advance
+from services.gateway.catching_up import advance_over
 from services.gateway.folders import LOCK
 from services.gateway.held import Held, find
 from services.gateway.segment import SpillError
@@ -117,13 +117,13 @@ async def _drain(spill: Spill, publisher: Publisher, keys: Keys, link: Connectio
     while len(spill):
         entries = await asyncio.to_thread(spill.peek, _BATCH)
         await _look_up(heads, entries, keys, link)
-        fresh: list[Entry] = []
-        moved: dict[StreamWriter, Head] = {}
-        for entry in entries:
-            stream = entry[0]
-            if id_of(entry) > StreamId.parse(heads[stream].id):
-                fresh.append(entry)
-                heads[stream] = moved[stream] = advance(heads[stream], entry, publisher.fences.held[stream.shard])
+        stored = {stream: StreamId.parse(head.id) for stream, head in heads.items()}
+        fresh = [entry for entry in entries if id_of(entry) > stored[entry[0]]]
+        by_stream: dict[StreamWriter, list[Entry]] = {}
+        for entry in fresh:
+            by_stream.setdefault(entry[0], []).append(entry)
+        moved = {stream: advance_over(heads[stream], added, publisher.fences.held[stream.shard]) for stream, added in by_stream.items()}
+        heads |= moved
         if fresh:
             transaction = Transaction(fresh[-1][1])
             transaction.entries, transaction.heads = fresh, moved

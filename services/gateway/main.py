@@ -1,11 +1,14 @@
 """`tickbus gateway`: from options to a running gateway."""
 
 import asyncio
+import logging
 from functools import partial
+from pathlib import Path
 
 from services.gateway.backlog import Backlog, Backlogs
 from services.gateway.feeds import feed_class
 from services.gateway.feeds.base import FeedSetup
+from services.gateway.folders import check_spill_dir
 from services.gateway.gateway import Gateway
 from services.gateway.hours import Session
 from services.gateway.intake import Intake
@@ -26,6 +29,8 @@ from tickbus.replay_ring import Window
 from tickbus.retention import Sweeper, SweepMeters
 from tickbus.service import Service, run
 from tickbus.topology import locate
+
+log = logging.getLogger("tickbus.gateway")
 
 ABOUT = "Hold the one upstream connection that the vendor allows and publish every tick to Redis Streams, exact and in order."
 POSITIONALS = ()
@@ -85,6 +90,8 @@ async def _run(options: Options, setup: FeedSetup, name: str, session: Session |
         make_feed, intake, clock, tolerance=options.future_tolerance, most=options.max_frame,
         silence=options.silence, session=session, max_age=options.max_connection_age,
     )  # fmt: skip
+    if options.spill_bytes:
+        _try_spill_dir(options.spill_dir)
     service.why_not_ready = "waiting for the lease of this feed"
     await service.until_stopping(gateway.open(redis.connect, options.spill_dir))
     if service.stopping.is_set():
@@ -101,6 +108,14 @@ async def _run(options: Options, setup: FeedSetup, name: str, session: Session |
         for task in others:
             task.cancel()
         await gateway.close()
+
+
+def _try_spill_dir(folder: Path) -> None:
+    """A gateway without a disk is better than none; but its operator should know now."""
+    try:
+        check_spill_dir(folder)
+    except ConfigError as error:
+        log.warning("%s; until then ticks that memory has no room for become a Gap", error)
 
 
 async def _tell_readiness(service: Service, gateway: Gateway, upstream: Upstream) -> None:
