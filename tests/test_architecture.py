@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[1]
 PURE = {
     "tickbus": "errors units messages names wire",
     "services.gateway": "feeds.* frames sequencer symbols hours backoff",
-    "services.bars": "specs sessions digits cells tally stretch holes time_bars count_bars builder state",
+    "services.bars": "specs sessions digits cells tally stretch holes watermark time_bars timeline count_bars builder state",
     "services.recorder": "manifest sheet draft buffer",
     "services.recorded": "columns",
     "services.tools": "lines rewriting",

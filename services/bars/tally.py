@@ -4,14 +4,15 @@ Tallies of two runs, one after the other, merge into the tally of both: that is 
 every length. Prices, sizes and what follows from them are scaled integers (services.bars.digits) at the tally's own scales.
 """
 
-from dataclasses import dataclass, replace
+import msgspec
 
 from services.bars.digits import PLACES, TENS, half_even, to_text
 from tickbus.messages import Side, Trade
 
+_BUY, _SELL = Side.BUY, Side.SELL
 
-@dataclass(slots=True)
-class Tally:
+
+class Tally(msgspec.Struct, gc=False):
     """The builder adds the next trade of a run in place, in its hot loop; everybody else treats tallies as values."""
 
     price_scale: int
@@ -36,10 +37,10 @@ class Tally:
     @classmethod
     def of(cls, trade: Trade, price: int, size: int, price_scale: int, size_scale: int) -> "Tally":
         """The tally of one trade."""
-        text, ts = trade.price_text, trade.ts_event
+        text, ts, side = trade.price_text, trade.ts_event, trade.side
         return cls(
             price_scale, size_scale, ts, ts, text, text, text, text, price, price, 1, size, price * size,
-            size if trade.side is Side.BUY else 0, size if trade.side is Side.SELL else 0,
+            size if side is _BUY else 0, size if side is _SELL else 0,
         )  # fmt: skip
 
     def merge(self, later: "Tally") -> "Tally":
@@ -59,7 +60,7 @@ class Tally:
         if price_scale == self.price_scale and size_scale == self.size_scale:
             return self
         prices, sizes = TENS[price_scale - self.price_scale], TENS[size_scale - self.size_scale]
-        return replace(
+        return msgspec.structs.replace(
             self, price_scale=price_scale, size_scale=size_scale, highest=self.highest * prices, lowest=self.lowest * prices,
             volume=self.volume * sizes, value=self.value * prices * sizes, buys=self.buys * sizes, sells=self.sells * sizes,
         )  # fmt: skip
