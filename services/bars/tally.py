@@ -4,7 +4,7 @@ Tallies of two runs, one after the other, merge into the tally of both: that is 
 every length. Prices, sizes and what follows from them are scaled integers (services.bars.digits) at the tally's own scales.
 """
 
-import msgspec
+from dataclasses import dataclass, replace
 
 from services.bars.digits import PLACES, TENS, half_even, to_text
 from tickbus.messages import Side, Trade
@@ -12,7 +12,8 @@ from tickbus.messages import Side, Trade
 _BUY, _SELL = Side.BUY, Side.SELL
 
 
-class Tally(msgspec.Struct, gc=False):
+@dataclass(slots=True)
+class Tally:
     """The builder adds the next trade of a run in place, in its hot loop; everybody else treats tallies as values."""
 
     price_scale: int
@@ -60,7 +61,7 @@ class Tally(msgspec.Struct, gc=False):
         if price_scale == self.price_scale and size_scale == self.size_scale:
             return self
         prices, sizes = TENS[price_scale - self.price_scale], TENS[size_scale - self.size_scale]
-        return msgspec.structs.replace(
+        return replace(
             self, price_scale=price_scale, size_scale=size_scale, highest=self.highest * prices, lowest=self.lowest * prices,
             volume=self.volume * sizes, value=self.value * prices * sizes, buys=self.buys * sizes, sells=self.sells * sizes,
         )  # fmt: skip
