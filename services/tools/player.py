@@ -9,7 +9,8 @@ from itertools import islice
 from services.tools.rewriting import Rewriter, Step
 from tickbus.clock import BusClock
 from tickbus.messages import Gap
-from tickbus.publisher import Publisher, Transaction
+from tickbus.publisher import Publisher
+from tickbus.transaction import Transaction
 from tickbus.units import SECOND
 
 _BATCH = 2_000

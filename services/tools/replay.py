@@ -118,13 +118,12 @@ def _only_feed(options: Options) -> str:
 async def _replay(options: Options, recorded: Iterator[Step], feed: str, speed: float | None, service: Service) -> None:
     redis = locate(options.redis)
     keys = Keys(options.prefix, options.shards)
-    connect = partial(redis.link, keys.meta)
     clock = BusClock()
     link = await redis.open_checked()
     await check_meta(link, keys)
-    lease = Lease(connect, keys, feed, options.lease_ttl)
+    lease = Lease(partial(redis.link, keys.lease(feed)), keys, feed, options.lease_ttl)
     await _take(link, keys, lease, feed)
-    publisher = Publisher(connect, keys, feed, clock)
+    publisher = Publisher(redis, keys, feed, clock, home=0)
     try:
         await publisher.take_over()
         rewriter = Rewriter(keys, feed, await read_heads(link, keys, range(keys.shards)), publisher.epoch)
@@ -146,6 +145,7 @@ async def _replay(options: Options, recorded: Iterator[Step], feed: str, speed: 
                 task.cancel()
         print(("\r\x1b[K" if sys.stderr.isatty() else "") + _progress(player, "replayed"), file=sys.stderr)
     finally:
+        await publisher.release()
         await lease.release()
         publisher.close()
         link.close()

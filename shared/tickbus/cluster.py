@@ -9,7 +9,8 @@ from collections.abc import Iterable, Sequence
 
 from tickbus.address import Address, Node
 from tickbus.errors import RedisAway, RedisError, RedisUnfit
-from tickbus.link import NOT_HERE, REPLY_SECONDS, Command, Link, Reply, ReplyError, check_fit, pack, raise_error
+from tickbus.link import NOT_HERE, REPLY_SECONDS, Link, Reply, ReplyError, check_fit, raise_error
+from tickbus.resp import Command, pack
 from tickbus.slots import SlotMap, command_slot, key_slot, parse_slots
 
 _FRESH_SECONDS = 0.2

@@ -22,11 +22,13 @@ from tickbus.lease import Lease
 from tickbus.link import Link
 from tickbus.messages import Gap, Message
 from tickbus.names import Keys, Stream, StreamId
-from tickbus.publisher import Publisher, Transaction
+from tickbus.publisher import Publisher
 from tickbus.reader import FROM_START, Reader, Round
 from tickbus.registry import check_meta, read_heads
 from tickbus.selection import Selection, encode_selection
 from tickbus.streams import Entry, StreamWriter
+from tickbus.topology import locate
+from tickbus.transaction import Field, Transaction
 from tickbus.units import Duration
 from tickbus.wire import FIELDS, NIL, Head, encode
 
@@ -62,8 +64,8 @@ class Consumer:
         self.reads = reads
         self._kind = writes
         self.clock = BusClock()
-        self.lease = Lease(self._link, keys, service, lease_ttl)
-        self.publisher = Publisher(self._link, keys, service, self.clock)
+        self.publisher = Publisher(locate(url), keys, service, self.clock, home=0)
+        self.lease = Lease(self._link, keys, service, lease_ttl, self.publisher.fences.holder)
         self.committed = Committed()
         self._outputs: dict[str, StreamWriter] = {}
         self._heads: dict[str, Head] = {}
@@ -77,7 +79,7 @@ class Consumer:
         link = await self._link()
         await check_meta(link, self._keys)
         link.close()  # a standby may wait for days
-        await self.lease.acquire()
+        await self.lease.acquire(self.publisher.released)
         await self.publisher.take_over()
         link = await self._link()
         shards = range(self._keys.shards)
@@ -120,18 +122,16 @@ class Consumer:
         transaction = Transaction(self.clock.now_ms())
         transaction.entries = entries = [self._entry(output) for output in outputs]
         transaction.heads = {entry[0]: self._heads[entry[0].name] for entry in entries}
-        by_shard: dict[int, dict[str, bytes]] = {}
-        for stream_read, position in positions.items():
-            by_shard.setdefault(self._keys.shard(stream_read.symbol), {})[stream_read.name] = str(position).encode()
-        transaction.hashes = [(self._keys.position(shard, self.service), fields) for shard, fields in by_shard.items()]
-        states: dict[int, dict[str, bytes]] = {}
-        for stream_read, value in (state or {}).items():
-            states.setdefault(self._keys.shard(stream_read.symbol), {})[stream_read.name] = value
-        transaction.hashes += [(self._keys.state(shard, self.service), fields) for shard, fields in states.items()]
+        for stream, position in positions.items():
+            shard = self._keys.shard(stream.symbol)
+            transaction.fields.append(Field(shard, self._keys.position(shard, self.service), stream.name, str(position).encode()))
+        for stream, value in (state or {}).items():
+            shard = self._keys.shard(stream.symbol)
+            transaction.fields.append(Field(shard, self._keys.state(shard, self.service), stream.name, value))
         await self.publisher.commit(transaction)
         self.commits += 1
-        for stream_read, position in positions.items():
-            self.committed.positions[stream_read.name] = position
+        for stream, position in positions.items():
+            self.committed.positions[stream.name] = position
 
     def _entry(self, output: Output) -> Entry:
         name = output.stream.name
@@ -162,6 +162,7 @@ class Consumer:
     async def close(self) -> None:
         if self.reader is not None:
             self.reader.close()
+        await self.publisher.release()
         await self.lease.release()
         self.publisher.close()
 

@@ -12,6 +12,8 @@ TickbusError                what went wrong and what to do about it, in one line
 A service ends with `exit_code` of the error that ended it; anything else that escapes is a bug, exit 1.
 """
 
+from collections.abc import Iterable
+
 
 class TickbusError(Exception):
     exit_code = 1
@@ -39,6 +41,11 @@ class VendorRefused(TickbusError):
 
 class Fenced(TickbusError):
     exit_code = 5
+
+    def __init__(self, text: str, shards: Iterable[int] = ()) -> None:
+        """`shards`: those that somebody else writes now, where that is known."""
+        super().__init__(text)
+        self.shards = frozenset(shards)
 
 
 class WireError(TickbusError):

@@ -1,17 +1,19 @@
 """A lease: at most one process at a time is the one that should write for an owner (a feed or a service).
 
-It only says who should; the fences say who may (tickbus.publisher). So an expired lease takes nothing away from its holder
+It only says who should; the fences say who may (tickbus.fences). So an expired lease takes nothing away from its holder
 until somebody else takes over, and a holder that was cut off from Redis goes on if nobody did.
+
+A lease that is gone proves nothing by itself: a failover of Redis may have lost it. So a standby takes it only after it has
+watched for a whole TTL, on one connection, that nobody renews it; at once where the holder said that it ended.
 """
 
 import asyncio
 import logging
-import os
-import secrets
-import socket
+import time
 from collections.abc import Awaitable, Callable
 
 from tickbus.errors import Fenced, RedisError
+from tickbus.fences import new_holder
 from tickbus.link import Link, ReplyError
 from tickbus.names import Keys
 from tickbus.units import MILLISECOND, SECOND, Duration, format_duration
@@ -20,31 +22,53 @@ log = logging.getLogger("tickbus.lease")
 
 
 class Lease:
-    def __init__(self, connect: Callable[[], Awaitable[Link]], keys: Keys, owner: str, ttl: Duration) -> None:
+    def __init__(self, connect: Callable[[], Awaitable[Link]], keys: Keys, owner: str, ttl: Duration, holder: str | None = None) -> None:
         self._connect = connect
         self._key = keys.lease(owner)
         self._owner = owner
         self._ttl = ttl
         self._link: Link | None = None
-        self.holder = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
+        self._watching_since = 0.0
+        self._looked_at = 0.0
+        self.holder = holder or new_holder()
 
-    async def acquire(self) -> None:
-        """Wait until nobody holds it, then hold it. A holder that is alive is waited for, for ever: that is a standby."""
-        said = False
+    async def acquire(self, released: Callable[[], Awaitable[bool]] | None = None) -> bool:
+        """Wait until nobody holds it, then hold it. A holder that is alive is waited for, for ever: that is a standby.
+
+        `released`: whether the last holder said that it ended, or there never was one; without it a free lease is taken at once.
+        -> whether it was taken from a holder that did not say so: it died, or stands still.
+        """
+        said = ""
         while True:
             try:
                 link = await self._linked()
-                held = await self._take(link)
-            except (RedisError, ReplyError) as error:
-                log.warning("%s: %s", self._owner, error)
-                held = None
-            else:
+                held = await link.ask("GET", self._key)
+                self._look()
                 if held is None:
-                    return
-            if not said and held is not None:
-                log.info("%s: %s holds the lease; waiting until it ends or dies", self._owner, held.decode())
-                said = True
+                    ended = released is None or await released()
+                    if (ended or self._watched_a_ttl) and await self._take(link) is None:
+                        return not ended
+                waits_for = (
+                    "the lease was not given back; waiting whether it is renewed" if held is None else f"{held.decode()} holds the lease; standing by"
+                )
+            except (RedisError, ReplyError) as error:
+                waits_for = str(error)
+                self.close()
+            if waits_for != said:
+                log.info("%s: %s", self._owner, waits_for)
+                said = waits_for
             await asyncio.sleep(self._ttl / SECOND / 6)
+
+    def _look(self) -> None:
+        """A process that stood still has not watched."""
+        now = time.monotonic()
+        if now - self._looked_at > self._ttl / SECOND / 2:
+            self._watching_since = now
+        self._looked_at = now
+
+    @property
+    def _watched_a_ttl(self) -> bool:
+        return self._looked_at - self._watching_since >= self._ttl / SECOND
 
     async def keep(self) -> None:
         """Renew it, for ever. Fenced if another process holds it."""
@@ -62,6 +86,7 @@ class Lease:
                         raise Fenced(f"{self._owner}: {held.decode()} holds the lease now; this process steps down")
             except (RedisError, ReplyError) as error:
                 log.debug("%s: lease not renewed: %s", self._owner, error)
+                self.close()
 
     async def release(self) -> None:
         try:
@@ -86,4 +111,5 @@ class Lease:
     async def _linked(self) -> Link:
         if self._link is None or self._link.closed:
             self._link = await self._connect()
+            self._looked_at = 0.0  # an interrupted watch begins again
         return self._link

@@ -8,7 +8,7 @@ import asyncio
 import logging
 import re
 from collections import deque
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Coroutine, Iterable
 from typing import Any, Protocol, cast
 from urllib.parse import urlsplit
 
@@ -21,13 +21,12 @@ from redis.exceptions import AuthenticationError, AuthorizationError, Connection
 from tickbus.clock import BusClock, monotonic_ns
 from tickbus.errors import ConfigError, RedisAway, RedisUnfit
 from tickbus.options import redact
+from tickbus.resp import Command, pack
 
 log = logging.getLogger("tickbus.redis")
 
 Reply = Any
 ReplyError = hiredis.ReplyError
-Command = tuple["bytes | str | int", ...]
-pack = cast("Callable[[Command], bytes]", hiredis.pack_command)
 
 _CONNECT_SECONDS = 2.0
 REPLY_SECONDS = 5.0

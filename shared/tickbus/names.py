@@ -111,6 +111,10 @@ class Keys:
         """`owner`: the name of a feed or service."""
         return self.of_shard(shard, f"fence:{owner}")
 
+    def holder(self, shard: int, owner: str) -> str:
+        """The process that raised the fence; empty when it ended cleanly."""
+        return self.of_shard(shard, f"holder:{owner}")
+
     def position(self, shard: int, service: str) -> str:
         return self.of_shard(shard, f"position:{service}")
 

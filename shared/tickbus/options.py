@@ -77,6 +77,10 @@ class WriterOptions(OwnerOptions, frozen=True, kw_only=True):
     retention: Annotated[Duration, Option("age at which entries leave the streams", least=SECOND)] = Duration(24 * HOUR)
     retention_entries: Annotated[int, Option("most entries per stream", least=1)] = 1_000_000
     retention_bytes: Annotated[Size, Option("memory in Redis for all streams of this part together; 0 = no bound")] = Size(0)
+    replay_window: Annotated[Duration, Option("what Redis acknowledged is kept this long, to be sent again should it lose it")] = Duration(
+        30 * SECOND
+    )
+    replay_bytes: Annotated[Size, Option("memory for that")] = Size(64 << 20)
     retention_interval: Annotated[Duration, Option("how often is swept", least=100 * MILLISECOND)] = Duration(30 * SECOND)
 
 

@@ -18,9 +18,10 @@ from itertools import islice
 from typing import NamedTuple
 
 from tickbus.errors import RedisAway, RedisError, RedisUnfit
-from tickbus.link import Command, Link, Reply, ReplyError, pack
+from tickbus.link import Link, Reply, ReplyError
 from tickbus.names import START, Keys, Stream, StreamId
 from tickbus.reads import FROM_START, NOW, Lost, Read, Round, Start, parse_start
+from tickbus.resp import Command, pack
 from tickbus.wire import Bell, Head, decode_bell, decode_head
 
 __all__ = ["FROM_START", "NOW", "PER_READ", "Lost", "Read", "Reader", "Round", "Start", "parse_start"]

@@ -1,6 +1,5 @@
 """A writer on the bus for the tests of publisher and reader: dense streams of trades, and what Redis holds of them."""
 
-from functools import partial
 from itertools import pairwise
 
 import msgspec
@@ -10,9 +9,11 @@ from tickbus.clock import BusClock
 from tickbus.link import Link
 from tickbus.messages import Message, Side, Trade
 from tickbus.names import Keys, Stream, StreamId
-from tickbus.publisher import Publisher, Transaction
+from tickbus.publisher import Publisher
 from tickbus.registry import check_meta
 from tickbus.streams import Entry, StreamWriter
+from tickbus.topology import locate
+from tickbus.transaction import Transaction
 from tickbus.wire import FIELDS, Head, decode, encode
 
 KEYS = Keys(shards=8)
@@ -30,7 +31,7 @@ class Writer:
         self.keys = keys
         self.owner = owner
         self.clock = BusClock()
-        self.publisher = Publisher(partial(Link.open, url), keys, owner, self.clock, keys.shard("A"))
+        self.publisher = Publisher(locate(url), keys, owner, self.clock, home=keys.shard("A"))
         self.streams: dict[Stream, StreamWriter] = {}
         self.seqs: dict[Stream, int] = {}
 

@@ -1,0 +1,81 @@
+"""Fences: which process may write a shard of an owner, a feed or a service. Pure.
+
+Per shard stand the epoch (`fence:<owner>`) and the process that raised it (`holder:<owner>`; empty = it ended cleanly). Both
+are set in one transaction that is void if anybody else touched them since they were looked at. A writer owns the shard while it
+finds its own pair there. A higher epoch, or its own epoch raised by another process, means that it was replaced. A lower one, or
+none, means that Redis lost history (a failover, a flush) and that nobody else wrote since: it is set again.
+"""
+
+import os
+import secrets
+import socket
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import NamedTuple
+
+from tickbus.errors import Fenced
+from tickbus.names import Keys
+from tickbus.resp import pack
+
+
+def new_holder() -> str:
+    """A name for this process that no other ever has."""
+    return f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
+
+
+class Fence(NamedTuple):
+    """What stands in Redis for one shard."""
+
+    epoch: int
+    """0: none."""
+    holder: str
+    """Empty: it was released, or never held."""
+
+
+class Fences:
+    """The fences of one owner, and those of them that this process holds."""
+
+    def __init__(self, keys: Keys, owner: str, holder: str) -> None:
+        self.owner = owner
+        self.holder = holder
+        self.held: dict[int, int] = {}
+        """Shard -> the epoch under which this process writes it."""
+        self._keys = keys
+
+    def watch(self, shards: Iterable[int]) -> bytes:
+        """WATCH: one command."""
+        return pack(("WATCH", *[self._keys.fence(shard, self.owner) for shard in shards]))
+
+    def look(self, shards: Iterable[int]) -> bytes:
+        """One command; `read` understands its reply."""
+        names = [name for shard in shards for name in (self._keys.fence(shard, self.owner), self._keys.holder(shard, self.owner))]
+        return pack(("MGET", *names))
+
+    def read(self, shards: Collection[int], reply: Sequence[bytes | None]) -> dict[int, Fence]:
+        epochs, holders = reply[::2], reply[1::2]
+        return {shard: Fence(int(epoch or 0), (holder or b"").decode()) for shard, epoch, holder in zip(shards, epochs, holders, strict=True)}
+
+    def set(self, epochs: Mapping[int, int], holder: str | None = None) -> list[bytes]:
+        """The commands that raise fences to these epochs; `holder=""` releases them."""
+        by = self.holder if holder is None else holder
+        return [
+            pack(("MSET", self._keys.fence(shard, self.owner), epoch, self._keys.holder(shard, self.owner), by)) for shard, epoch in epochs.items()
+        ]
+
+    def expected(self, shards: Iterable[int]) -> list[bytes]:
+        """The reply to `look` while nobody else took these shards."""
+        return [value for shard in shards for value in (b"%d" % self.held[shard], self.holder.encode())]
+
+    def judge(self, found: Mapping[int, Fence]) -> list[int]:
+        """-> shards of ours whose fence is gone or older than ours. Fenced if a shard was taken over by another process."""
+        taken = {
+            shard: fence
+            for shard, fence in found.items()
+            if fence.epoch > self.held[shard] or (fence.epoch == self.held[shard] and fence.holder not in ("", self.holder))
+        }
+        if taken:
+            shard, fence = next(iter(taken.items()))
+            raise Fenced(
+                f"{self.owner}: epoch {fence.epoch} writes now, this process had epoch {self.held[shard]}; what it still held is not merged",
+                taken,
+            )
+        return [shard for shard, fence in found.items() if fence != (self.held[shard], self.holder)]

@@ -1,0 +1,88 @@
+"""What Redis has acknowledged lately, to be sent again should it lose it. Pure.
+
+A failover drops acknowledged entries without an error, and a killed server the last second of its file: always a tail of what
+was written. So the newest entries are kept until they are old enough, with the newest head of each stream and the newest value
+of each hash field, which may be lost with them.
+"""
+
+from collections import deque
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from itertools import chain
+from typing import NamedTuple
+
+from tickbus.names import StreamId
+from tickbus.streams import Entry, StreamWriter
+from tickbus.transaction import Field, Transaction, id_of
+from tickbus.units import SECOND, Duration, Size
+from tickbus.wire import Head
+
+_OVERHEAD = 250
+"""Bytes that an entry takes besides its payload, about."""
+
+
+class Window(NamedTuple):
+    """How much is kept: at most this old and this big."""
+
+    age: Duration = Duration(30 * SECOND)
+    bytes: Size = Size(64 << 20)
+
+
+DEFAULT_WINDOW = Window()
+
+
+class ReplayRing:
+    def __init__(self, window: Window) -> None:
+        self.heads: dict[StreamWriter, Head] = {}
+        """The newest acknowledged head of every stream, however old."""
+        self.bytes = 0
+        self._fields: dict[tuple[str, str], Field] = {}
+        """The newest acknowledged value of every hash field."""
+        self._window = window
+        self._batches: deque[tuple[int, int, Sequence[Entry]]] = deque()
+        """(monotonic ns of the acknowledgement, bytes, entries), oldest first."""
+
+    def __len__(self) -> int:
+        return sum(len(entries) for _, _, entries in self._batches)
+
+    def keep(self, transaction: Transaction, size: int, now: int) -> None:
+        """It is acknowledged. `size`: of its commands; `now`: monotonic ns."""
+        self.heads.update(transaction.heads)
+        for field in transaction.fields:
+            self._fields[field.key, field.name] = field
+        batches, (age, most) = self._batches, self._window
+        if transaction.entries:
+            size += _OVERHEAD * len(transaction.entries)
+            batches.append((now, size, transaction.entries))
+            self.bytes += size
+        while batches and (batches[0][0] < now - age or self.bytes > most):
+            self.bytes -= batches.popleft()[1]
+
+    @property
+    def entries(self) -> list[Entry]:
+        """In the order in which they were written."""
+        return list(chain.from_iterable(entries for _, _, entries in self._batches))
+
+    def after(self, ends: Mapping[StreamWriter, StreamId]) -> list[Entry]:
+        """The entries that lie behind the ends of their streams."""
+        return [entry for entry in self.entries if id_of(entry) > ends[entry[0]]]
+
+    def whole(self, entries: Sequence[Entry], bus_ms: int) -> Transaction:
+        """The transaction that makes good a loss: these entries, and all heads and fields as they were acknowledged last."""
+        transaction = Transaction(bus_ms)
+        transaction.entries = entries
+        transaction.heads = dict(self.heads)
+        transaction.fields = list(self._fields.values())
+        return transaction
+
+    def forget(self, shards: Collection[int]) -> None:
+        """These are another writer's now."""
+        self._batches = deque(
+            (at, size, kept) for at, size, entries in self._batches if (kept := [entry for entry in entries if entry[0].shard not in shards])
+        )
+        self.bytes = sum(size for _, size, _ in self._batches)
+        self.heads = {stream: head for stream, head in self.heads.items() if stream.shard not in shards}
+        self._fields = {name: field for name, field in self._fields.items() if field.shard not in shards}
+
+
+def streams_of(entries: Iterable[Entry]) -> list[StreamWriter]:
+    return list({entry[0]: None for entry in entries})

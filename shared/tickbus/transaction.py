@@ -1,0 +1,103 @@
+"""A transaction as the publisher stores it, and its commands as bytes. Pure.
+
+Entries, the heads of their streams, hash fields and the rings of the doorbells stand in one MULTI/EXEC: all of it or nothing.
+"""
+
+from collections.abc import Callable, Collection, Iterable, Sequence
+from typing import NamedTuple
+
+from tickbus.names import Keys, StreamId
+from tickbus.resp import pack
+from tickbus.streams import Entry, StreamWriter
+from tickbus.wire import Bell, Head, encode
+
+_BELL_LENGTH = 512
+"""Rings kept per shard: a reader that misses more sweeps the shard by `last`."""
+
+
+class Field(NamedTuple):
+    """A field of a hash to set: position or state. An empty value deletes it."""
+
+    shard: int
+    key: str
+    name: str
+    value: bytes
+
+
+class Transaction:
+    """What is to be stored together: entries in order, the heads of their streams, and hash fields."""
+
+    __slots__ = ("bus_ms", "entries", "feed_up", "fields", "heads", "ring_all")
+
+    def __init__(self, bus_ms: int, feed_up: bool | None = None) -> None:
+        self.bus_ms = bus_ms
+        """Bus time for the doorbell: a promise that no later entry of this writer is older."""
+        self.feed_up = feed_up
+        self.entries: Sequence[Entry] = []
+        self.heads: dict[StreamWriter, Head] = {}
+        self.fields: list[Field] = []
+        self.ring_all = False
+        """Ring every shard of the writer, news or not: the bus clock."""
+
+    def shards(self) -> set[int]:
+        """Those that it writes to, but for the rings of the bus clock."""
+        return {entry[0].shard for entry in self.entries} | {stream.shard for stream in self.heads} | {field.shard for field in self.fields}
+
+
+class Packer:
+    """Transactions of one writer -> commands, packed, and their number."""
+
+    def __init__(self, keys: Keys, shards: Collection[int], writer: Callable[[int], str]) -> None:
+        """`writer`: shard -> who rings its bell."""
+        self._keys = keys
+        self._writer = writer
+        # packed once, up to where they differ: with many symbols there are nearly as many of these as ticks
+        self._hset_last = {shard: arguments("HSET", keys.last(shard)) for shard in shards}
+        self._ring = {shard: b"*8\r\n" + arguments("XADD", keys.bell(shard), "MAXLEN", "~", str(_BELL_LENGTH), "*", "d") for shard in shards}
+        self._bells = dict.fromkeys(shards, 0)
+
+    def pack(self, transaction: Transaction, ring: Iterable[int]) -> tuple[bytes, int]:
+        """`ring`: the shards whose bells ring for the bus clock."""
+        parts: list[bytes] = []
+        append = parts.append
+        for stream, ms, seq, field, payload, _, _ in transaction.entries:
+            # 15 = 13 digits of ms, a dash, one digit; packing by one format is 3 times faster than pack_command
+            size = 15 if seq < 10 else 14 + len(str(seq))
+            append(b"%b%d\r\n%d-%d\r\n$1\r\n%b\r\n$%d\r\n%b\r\n" % (stream.xadd, size, ms, seq, field, len(payload), payload))
+        news: dict[int, list[str]] = {shard: [] for shard in ring}
+        heads: dict[int, list[bytes]] = {}
+        for stream, head in transaction.heads.items():
+            shard, value = stream.shard, encode(head)
+            if shard not in heads:
+                heads[shard] = []
+                news.setdefault(shard, [])
+            heads[shard].append(b"%b%d\r\n%b\r\n" % (stream.name_packed, len(value), value))
+            news[shard].append(stream.name)
+        for shard, packed in heads.items():
+            append(b"*%d\r\n%b%b" % (2 + 2 * len(packed), self._hset_last[shard], b"".join(packed)))
+        parts += _pack_fields(transaction.fields)
+        for shard, names in news.items():
+            self._bells[shard] += 1
+            bell = encode(Bell(self._writer(shard), self._bells[shard], transaction.bus_ms, transaction.feed_up, names))
+            append(b"%b$%d\r\n%b\r\n" % (self._ring[shard], len(bell), bell))
+        return b"".join(parts), len(parts)
+
+
+def _pack_fields(fields: Iterable[Field]) -> list[bytes]:
+    sets: dict[str, list[str | bytes]] = {}
+    gone: dict[str, list[str]] = {}
+    for _, key, name, value in fields:
+        if value:
+            sets.setdefault(key, []).extend((name, value))
+        else:
+            gone.setdefault(key, []).append(name)
+    return [pack(("HSET", key, *pairs)) for key, pairs in sets.items()] + [pack(("HDEL", key, *names)) for key, names in gone.items()]
+
+
+def arguments(*texts: str) -> bytes:
+    """Part of a command as it is sent."""
+    return b"".join(b"$%d\r\n%b\r\n" % (len(text), text.encode()) for text in texts)
+
+
+def id_of(entry: Entry) -> StreamId:
+    return StreamId(entry[1], entry[2])
