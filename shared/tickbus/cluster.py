@@ -15,6 +15,8 @@ from tickbus.slots import SlotMap, command_slot, key_slot, parse_slots
 
 _FRESH_SECONDS = 0.2
 """A map younger than this is not asked for again: 64 shards that lose their node together ask once."""
+_LEARN_SECONDS = 1.0
+"""A node that hangs must not hold up those who want to know where else to go."""
 _PATIENCE_SECONDS = 3.0
 """How long a command is tried again that no node has executed. A failover may take longer: then the caller decides."""
 _RETRY_FIRST, _RETRY_LAST = 0.02, 0.5
@@ -85,11 +87,15 @@ class Cluster:
             why: RedisError | None = None
             for node in candidates[start:] + candidates[:start]:
                 try:
-                    await self._learn_from(node)
-                    self._learned_at = now
-                    return
+                    async with asyncio.timeout(_LEARN_SECONDS):
+                        await self._learn_from(node)
                 except RedisAway as error:
                     why = error
+                except TimeoutError:
+                    why = RedisAway(f"{node} does not answer")
+                else:
+                    self._learned_at = now
+                    return
             raise RedisAway(f"no node of the cluster at {self} answers: {why}")
 
     async def _learn_from(self, node: Node) -> None:

@@ -66,6 +66,9 @@ class Link(asyncio.Protocol):
         connection = cast(redis_py.Connection, check_url(url).make_connection())  # type: ignore[no-untyped-call]
         try:
             await connection.connect()  # type: ignore[no-untyped-call]
+        except asyncio.CancelledError:
+            await connection.disconnect(nowait=True)
+            raise
         except (AuthenticationError, AuthorizationError) as error:
             raise RedisUnfit(f"Redis at {redact(url)} refuses the login: {error}; put user and password into the URL") from None
         except (ConnectionError, TimeoutError, OSError) as error:

@@ -159,6 +159,34 @@ async def test_through_failovers_under_load(redis_cluster: RedisCluster) -> None
         await live.stop()
 
 
+async def test_while_a_slot_is_on_its_way_its_shard_is_held_and_the_others_go_on(redis_cluster: RedisCluster) -> None:
+    async with bench(redis_cluster) as (redis, writers):
+        live = Collecting(open_reader(redis, KEYS, all_trades, FROM_START))
+        moved, *others = writers
+        for writer in writers:
+            await writer.write(5)
+        await live.have({writer.symbol: 5 for writer in writers})
+        to = next(node for node in redis_cluster.masters() if node is not redis_cluster.master(KEYS.bell(moved.shard)))
+        loop, half, go_on = asyncio.get_running_loop(), asyncio.Event(), asyncio.Event()
+
+        def between() -> None:
+            loop.call_soon_threadsafe(half.set)
+            asyncio.run_coroutine_threadsafe(go_on.wait(), loop).result(20)
+
+        moving = asyncio.create_task(asyncio.to_thread(redis_cluster.move, key_slot(KEYS.bell(moved.shard)), to, between))
+        await half.wait()
+        held = asyncio.create_task(moved.write(5))
+        for writer in others:
+            await writer.write(5)
+        await live.have({writer.symbol: 10 for writer in others} | {moved.symbol: 5})
+        assert not held.done()
+        go_on.set()
+        await moving
+        await held
+        await live.have({writer.symbol: 10 for writer in writers})
+        await live.stop()
+
+
 async def test_a_master_that_hangs_delays_only_its_own_shards(redis_cluster: RedisCluster) -> None:
     async with bench(redis_cluster) as (redis, writers):
         for writer in writers:
