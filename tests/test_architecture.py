@@ -19,7 +19,7 @@ PURE = {
     "tickbus": "address errors messages names reads slots streams units wire",
     "services.gateway": "feeds.* catching_up frames segment sequencer symbols hours backoff",
     "services.bars": "specs sessions digits cells tally stretch holes time_bars count_bars builder state",
-    "services.recorder": "manifest sheet draft buffer",
+    "services.recorder": "manifest sheet draft buffer records",
     "services.recorded": "columns",
     "services.tools": "lines rewriting",
     "services.simulator": "protocols.* market synthetic faults tampering ledger",

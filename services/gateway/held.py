@@ -7,20 +7,15 @@
 The names are for people; who owns a folder stands in its segments.
 """
 
-import fcntl
-import logging
 import os
 import re
-from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from services.gateway.folders import clear, is_locked, lock_folder, remove_folder
 from services.gateway.segment import Header, Owner, SpillError, read_header, survey
 
-log = logging.getLogger("tickbus.gateway")
-
-LOCK = "lock"
 _LONGEST_HEADER = 8192
 
 
@@ -117,13 +112,11 @@ def find(spill_dir: Path, feed: str) -> list[Held]:
 
 def _look(folder: Path) -> Held:
     # the lock is not kept while all is read: the owner may want it
-    lock = lock_folder(folder, make=False)
-    if lock is not None:
-        os.close(lock)
+    locked = is_locked(folder)
     while True:
         with suppress(FileNotFoundError):  # its owner removes segments as they are delivered
             held = survey_folder(folder)
-            held.locked = lock is None
+            held.locked = locked
             return held
 
 
@@ -172,65 +165,3 @@ def _header(path: Path) -> Header | None:
             return read_header(file.read(_LONGEST_HEADER))[0]
         except SpillError:
             return None
-
-
-def lock_folder(folder: Path, make: bool = True) -> int | None:
-    """-> the descriptor that holds the lock; None if a live process holds it. FileNotFoundError if the folder is gone and not to be made."""
-    while True:
-        if make:
-            make_dir(folder)
-        lock = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            # somebody may have removed the folder between the two calls, and the lock then guards nothing
-            if os.path.samestat(os.fstat(lock), (folder / LOCK).stat()):
-                return lock
-        except BlockingIOError:
-            os.close(lock)
-            return None
-        except FileNotFoundError:
-            if not make:
-                os.close(lock)
-                raise
-        except OSError:
-            os.close(lock)
-            raise
-        os.close(lock)
-
-
-def remove_folder(folder: Path) -> None:
-    """Remove a folder whose lock the caller holds, if nothing but the lock is in it."""
-    if any(path.name != LOCK for path in folder.iterdir()):
-        return
-    (folder / LOCK).unlink()
-    with suppress(OSError):  # another process has just begun to look into it; it removes it then
-        folder.rmdir()
-        fsync_dir(folder.parent)
-
-
-def clear(paths: Iterable[Path]) -> None:
-    """Remove files whose entries are delivered. One that stays does no harm: what Redis has is skipped by its ID."""
-    for path in paths:
-        try:
-            path.unlink(missing_ok=True)
-        except OSError as error:
-            log.error("%s: cannot be removed (%s); nothing in it is needed any more", path, error)
-
-
-def fsync_dir(path: Path) -> None:
-    """Make the names in a folder durable."""
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
-
-
-def make_dir(path: Path) -> None:
-    """Make a folder, and those above it, if absent; durable."""
-    if path.is_dir():
-        return
-    make_dir(path.parent)
-    with suppress(FileExistsError):
-        path.mkdir()
-    fsync_dir(path.parent)

@@ -16,7 +16,8 @@ from pathlib import Path
 import msgspec
 
 from services.gateway.catching_up import advance
-from services.gateway.held import LOCK, Held, find
+from services.gateway.folders import LOCK
+from services.gateway.held import Held, find
 from services.gateway.segment import SpillError
 from services.gateway.spill import Budget, Spill
 from tickbus.fences import Fence
@@ -148,8 +149,11 @@ async def _look_up(heads: dict[StreamWriter, Head], entries: list[Entry], keys: 
 
 def _read_heirs(folder: Path) -> list[Heir]:
     """They stand in the lock, a line each; a line that was not written whole was never acted upon."""
-    heirs = []
-    for line in (folder / LOCK).read_bytes().splitlines():
+    heirs: list[Heir] = []
+    lock = folder / LOCK
+    if not lock.exists():
+        return heirs
+    for line in lock.read_bytes().splitlines():
         try:
             heirs.append(_decode(line))
         except msgspec.MsgspecError:

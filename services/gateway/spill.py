@@ -11,7 +11,8 @@ from contextlib import suppress
 from pathlib import Path
 from threading import Lock
 
-from services.gateway.held import Damage, Held, Segment, clear, folder_of, fsync_dir, lock_folder, log, remove_folder, survey_folder
+from services.gateway.folders import clear, fsync_dir, lock_folder, log, remove_folder
+from services.gateway.held import Damage, Held, Segment, folder_of, survey_folder
 from services.gateway.segment import HEAD_BYTES, Header, Owner, SpillError, body_length, decode_entries, encode_entries, encode_header
 from tickbus.streams import Entry, StreamWriter
 
@@ -178,8 +179,12 @@ class Spill:
     def peek(self, most: int) -> list[Entry]:
         """Up to `most` of the oldest entries that are not released; none only if none is held. SpillError if the disk no longer gives
         what it took (end, and let the next start set it aside); OSError."""
-        while len(self._ahead) < most and self._load():
-            pass
+        try:
+            while len(self._ahead) < most and self._load():
+                pass
+        except (SpillError, OSError):
+            if not self._ahead:  # what is sound in front of it goes out first
+                raise
         return self._ahead[:most]
 
     def _load(self) -> bool:

@@ -12,6 +12,8 @@ from contextlib import suppress
 
 import msgspec
 
+from services.recorder.buffer import Rows
+from services.recorder.entries import Entries
 from services.recorder.options import Options
 from services.recorder.store import Committed, ShardStore
 from tickbus.bus import trimmed_gap
@@ -25,6 +27,7 @@ log = logging.getLogger("tickbus.recorder")
 
 _RETRY_SECONDS = 1.0
 _SHOW_SECONDS = 2.0
+_SYNC_SECONDS = 1.0
 _AT_ONCE = 8
 """Shards that are committed at the same time: most of a commit is waiting for the disk, and it syncs several as fast as one."""
 _HELD_FACTOR = 4
@@ -40,6 +43,8 @@ class Recorder:
         self._stores = {shard: ShardStore(options.data_dir, keys.tag(shard), epoch=consumer.publisher.epoch) for shard in range(keys.shards)}
         self.positions: dict[str, StreamId] = {}
         """What the manifests say: committed to disk."""
+        self._begin: dict[str, StreamId] = {}
+        """Where to read on: beyond that, where an earlier run had spooled more."""
         self.rows: Counter[str] = Counter()
         self.files: Counter[str] = Counter()
         self.aside: Counter[str] = Counter()
@@ -59,7 +64,8 @@ class Recorder:
     async def recover(self) -> None:
         """Finish or set aside what an earlier run left behind; find the positions."""
         for store in self._stores.values():
-            self.positions |= await asyncio.to_thread(store.recover)
+            self._begin |= await asyncio.to_thread(store.recover)
+            self.positions |= store.committed
         log.info("%s: %d streams with a position in the manifests", self._consumer.service, len(self.positions))
 
     async def run(self, begin: "str | StreamId", stopping: asyncio.Event) -> None:
@@ -68,18 +74,21 @@ class Recorder:
             reading = group.create_task(self._read(begin))
             flushing = group.create_task(self._flush_when_due(stopping))
             showing = group.create_task(self._show_positions())
+            syncing = group.create_task(self._sync())
             await stopping.wait()
             # in this order: no row comes after the last commit, and no commit is cancelled, as its thread would go on
             reading.cancel()
             self._due.set()
             self._room.set()
             await flushing
+            syncing.cancel()
             await self._show_the_rest(showing)
 
     async def _read(self, begin: "str | StreamId") -> None:
-        async for result in self._consumer.batches(begin, self.positions):
+        async for result in self._consumer.batches(begin, self._begin):
             for read in result.reads:
                 self._add(read)
+            self._spool({self._keys.shard(read.stream.symbol) for read in result.reads})
             if self._since is None and result.reads:
                 self._since = time.monotonic()
             self._bound()
@@ -90,19 +99,52 @@ class Recorder:
         stream = read.stream
         if read.lost is not None:
             gap = trimmed_gap(read, self._consumer.service)
-            store.add(stream, StreamId(read.lost.before.ms, read.lost.before.seq - 1), 0, gap, encode(gap))
-        first = read.last.seq - len(read.entries) + 1
-        epoch = self._consumer.epoch_of(stream, first)
-        one_epoch = epoch == self._consumer.epoch_of(stream, read.last.seq)
+            id = StreamId(read.lost.before.ms, read.lost.before.seq - 1)
+            store.add_many(Rows(stream, Entries([id.ms], [id.seq], [0]), b"\1", [encode(gap)]))
+        ms: list[int] = []
+        seqs: list[int] = []
+        gaps = bytearray()
+        payloads: list[bytes] = []
         for raw, (field, payload) in read.entries:
-            id = StreamId.parse(raw)
             try:
-                message = DECODE[field](payload)
+                DECODE[field](payload)
             except (KeyError, msgspec.MsgspecError) as error:
                 self.aside["unreadable"] += 1
-                log.error("%s %s: an entry that is no message of this version is left out: %s", stream.name, id, error)
+                log.error("%s %s: an entry that is no message of this version is left out: %s", stream.name, raw.decode(), error)
                 continue
-            store.add(stream, id, epoch if one_epoch else self._consumer.epoch_of(stream, id.seq), message, payload)
+            left, _, right = raw.partition(b"-")
+            ms.append(int(left))
+            seqs.append(int(right))
+            gaps.append(field == b"g")
+            payloads.append(payload)
+        if payloads:
+            store.add_many(Rows(stream, Entries(ms, seqs, self._epochs(stream, seqs)), bytes(gaps), payloads))
+
+    def _epochs(self, stream: Stream, seqs: list[int]) -> list[int]:
+        first = self._consumer.epoch_of(stream, seqs[0])
+        if first == self._consumer.epoch_of(stream, seqs[-1]):
+            return [first] * len(seqs)
+        return [self._consumer.epoch_of(stream, seq) for seq in seqs]
+
+    def _spool(self, shards: set[int]) -> None:
+        """What was read outlives this process from here on."""
+        try:
+            for shard in shards:
+                self._stores[shard].spool()
+        except OSError as error:
+            self._block(error)
+            self._due.set()
+
+    async def _sync(self) -> None:
+        """Once a second what was spooled goes to the disk itself: a power cut takes a second at most."""
+        while True:
+            await asyncio.sleep(_SYNC_SECONDS)
+            try:
+                for store in self._stores.values():
+                    await asyncio.to_thread(store.sync)
+            except OSError as error:
+                self._block(error)
+                self._due.set()
 
     def _bound(self) -> None:
         waiting = sum(store.bytes for store in self._stores.values())
@@ -142,9 +184,7 @@ class Recorder:
         try:
             committed = await asyncio.to_thread(store.commit)
         except OSError as error:
-            if not self.blocked:
-                log.error("cannot write files: %s; reading stops, nothing is lost, trying again until there is room", error)
-            self.blocked = True
+            self._block(error)
             return False
         if self.blocked:
             log.info("files can be written again")
@@ -155,6 +195,11 @@ class Recorder:
             self._unshown |= committed.positions
             self._moved.set()
         return True
+
+    def _block(self, error: OSError) -> None:
+        if not self.blocked:
+            log.error("cannot write files: %s; reading stops, nothing is lost, trying again until there is room", error)
+        self.blocked = True
 
     def _count(self, committed: Committed) -> None:
         self.rows.update(committed.rows)

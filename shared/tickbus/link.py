@@ -219,16 +219,24 @@ async def open_checked(url: str) -> Link:
 
 async def check_fit(link: Link, where: str, cluster: bool = False) -> None:
     """Closes the link and raises RedisUnfit, with the remedy, unless this server may carry a bus. `cluster`: it may be a node of one."""
-    try:
-        info = _parse_info(await link.ask("INFO"))
-    except RedisUnfit as error:
-        link.close()
-        raise RedisUnfit(f"{error}{'; allow it: ACL SETUSER <user> +info' if 'NOPERM' in str(error) else ''}") from None
+    info = _parse_info(await ask_permitted(link, "INFO"))
     if problem := _problem(info, cluster):
         link.close()
         raise RedisUnfit(f"Redis at {where} {problem}")
     if info.get("aof_enabled") == "0":
         log.warning("Redis at %s keeps no append-only file: a restart of it loses the bus; mend it with: redis-cli CONFIG SET appendonly yes", where)
+
+
+async def ask_permitted(link: Link, command: str) -> Reply:
+    """As `ask`; closes the link on an error, and says how to allow what the user may not do."""
+    try:
+        return await link.ask(command)
+    except RedisUnfit as error:
+        link.close()
+        raise RedisUnfit(f"{error}{f'; allow it: ACL SETUSER <user> +{command.lower()}' if 'NOPERM' in str(error) else ''}") from None
+    except RedisAway:
+        link.close()
+        raise
 
 
 def _problem(info: dict[str, str], cluster: bool) -> str | None:

@@ -13,7 +13,7 @@ from typing import Protocol
 from tickbus.address import Address, Node, parse_address
 from tickbus.cluster import Cluster
 from tickbus.errors import RedisAway, RedisError, RedisUnfit
-from tickbus.link import Connection, Link, check_fit, check_url, open_checked
+from tickbus.link import Connection, Link, ask_permitted, check_fit, check_url, open_checked
 from tickbus.options import redact
 
 _WATCH_SECONDS = 1.0
@@ -127,11 +127,7 @@ class Sentinel:
 
     async def _open(self, master: Node) -> Link:
         link = await Link.open(self._address.server(master))
-        try:
-            role, *_ = await link.ask("ROLE")
-        except RedisUnfit as error:
-            link.close()
-            raise RedisUnfit(f"{error}{'; allow it: ACL SETUSER <user> +role' if 'NOPERM' in str(error) else ''}") from None
+        role, *_ = await ask_permitted(link, "ROLE")
         if role != b"master":
             link.close()
             raise RedisAway(f"{master} is not the master yet, or no longer")

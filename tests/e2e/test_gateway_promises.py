@@ -8,69 +8,15 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from support.bus import entries_in, gaps_in, messages_in
-from support.parts import Part, read_ledger
+from support.bus import entries_in, gaps_in
+from support.market import SYMBOLS, Market, published, publishes
+from support.parts import Part
 from support.redis_server import RedisServer
 from support.waiting import until
 
-from tickbus.messages import Message, Trade
-from tickbus.names import Keys
-from tickbus.wire import decode_head
+from tickbus.messages import Message
 
 Start = Callable[..., Part]
-
-SYMBOLS = ("AA-USD", "BB-USD", "CC-USD", "DD-USD")
-
-
-class Feed:
-    """A simulated market over the binance protocol, its ledger, and gateways for it."""
-
-    def __init__(self, start: Start, redis: RedisServer, folder: Path, rate: int = 3000) -> None:
-        self._start = start
-        self._redis = redis
-        self._folder = folder
-        self.ledger = folder / "ledger.jsonl"
-        self.simulator = start(
-            "simulate", "--source", "synthetic", "--symbols", ",".join(SYMBOLS), "--rate", str(rate), "--quotes-per-trade", "0",
-            "--ledger", str(self.ledger), "--start", "first-subscribe",
-        )  # fmt: skip
-        self.url = self.simulator.wait_for(r"listening on (ws://\S+)")[1]
-
-    def gateway(self, *more: str) -> Part:
-        return self._start(
-            "gateway", "--feed", "binance", "--url", self.url, "--symbols", ",".join(SYMBOLS), "--redis", self._redis.url,
-            "--lease-ttl", "1s", "--spill-dir", str(self._folder / "spill"), *more,
-        )  # fmt: skip
-
-    def sent(self) -> dict[str, list[int]]:
-        """Ids of the trades that were sent to anybody, by symbol."""
-        ids: dict[str, list[int]] = {symbol: [] for symbol in SYMBOLS}
-        for row in read_ledger(self.ledger):
-            if row.get("kind") == "trade":
-                ids[str(row["symbol"])].append(int(str(row["id"])))
-        return ids
-
-    def stored(self, symbol: str) -> list[int]:
-        return [int(trade.trade_id or -1) for trade in messages_in(self._redis, "trade", "binance", symbol) if isinstance(trade, Trade)]
-
-    def check(self) -> int:
-        """Stored = sent less what Gaps name; -> the number of trades that Gaps name."""
-        told = 0
-        for symbol, sent in self.sent().items():
-            stored = self.stored(symbol)
-            assert stored == sorted(set(stored)), symbol
-            named = {id for gap in gaps_in(self._redis, "trade", "binance", symbol) for id in range(int(gap.from_id or 0), int(gap.to_id or -1) + 1)}
-            assert not named & set(stored), symbol
-            last = stored[-1]
-            assert {id for id in sent if id <= last} <= set(stored) | named, f"{symbol}: lost in silence"
-            told += len(named)
-        return told
-
-    def epochs(self, symbol: str) -> list[tuple[int, int]]:
-        keys = Keys()
-        head = self._redis.client.hget(keys.last(keys.shard(symbol)), f"trade:binance:{symbol}")
-        assert head is not None
-        return decode_head(head).epochs
 
 
 def entries(redis: RedisServer, symbol: str) -> list[tuple[str, Message]]:
@@ -78,22 +24,12 @@ def entries(redis: RedisServer, symbol: str) -> list[tuple[str, Message]]:
 
 
 @pytest.fixture
-def feed(start: Start, redis_server: RedisServer, tmp_path: Path) -> Feed:
-    return Feed(start, redis_server, tmp_path)
-
-
-def published(gateway: Part) -> float:
-    return gateway.metric("tickbus_ticks_published_total", kind="trade")
-
-
-def publishes(gateway: Part, more: int) -> None:
-    """It goes on: so many more are acknowledged."""
-    before = published(gateway)
-    until(lambda: published(gateway) > before + more)
+def feed(start: Start, redis_server: RedisServer, tmp_path: Path) -> Market:
+    return Market(start, redis_server, tmp_path)
 
 
 @pytest.mark.timeout(90)
-def test_redis_away_for_longer_than_memory_lasts(feed: Feed, redis_server: RedisServer, tmp_path: Path) -> None:
+def test_redis_away_for_longer_than_memory_lasts(feed: Market, redis_server: RedisServer, tmp_path: Path) -> None:
     gateway = feed.gateway("--backlog-bytes", "1MB").ready()
     until(lambda: published(gateway) > 1000)
     redis_server.stop()
@@ -110,7 +46,7 @@ def test_redis_away_for_longer_than_memory_lasts(feed: Feed, redis_server: Redis
 
 @pytest.mark.timeout(90)
 @pytest.mark.parametrize("how", ["killed", "stopped"])
-def test_what_was_spilled_is_written_by_the_next_start(how: str, feed: Feed, redis_server: RedisServer, tmp_path: Path) -> None:
+def test_what_was_spilled_is_written_by_the_next_start(how: str, feed: Market, redis_server: RedisServer, tmp_path: Path) -> None:
     gateway = feed.gateway("--backlog-bytes", "256KB", "--stop-deadline", "500ms").ready()
     until(lambda: published(gateway) > 1000)
     before = {symbol: feed.stored(symbol) for symbol in SYMBOLS}
@@ -141,7 +77,7 @@ def test_what_was_spilled_is_written_by_the_next_start(how: str, feed: Feed, red
 
 
 @pytest.mark.timeout(90)
-def test_what_a_replaced_gateway_spilled_is_not_merged(feed: Feed, redis_server: RedisServer, tmp_path: Path) -> None:
+def test_what_a_replaced_gateway_spilled_is_not_merged(feed: Market, redis_server: RedisServer, tmp_path: Path) -> None:
     gateway = feed.gateway("--backlog-bytes", "256KB").ready()
     until(lambda: published(gateway) > 1000)
     redis_server.pause()
@@ -160,7 +96,7 @@ def test_what_a_replaced_gateway_spilled_is_not_merged(feed: Feed, redis_server:
 
 
 @pytest.mark.timeout(90)
-def test_a_gateway_that_stood_still_is_replaced_and_writes_nothing_more(feed: Feed, redis_server: RedisServer) -> None:
+def test_a_gateway_that_stood_still_is_replaced_and_writes_nothing_more(feed: Market, redis_server: RedisServer) -> None:
     first = feed.gateway().ready()
     until(lambda: published(first) > 1000)
     second = feed.gateway()
@@ -185,7 +121,7 @@ def test_a_gateway_that_stood_still_is_replaced_and_writes_nothing_more(feed: Fe
 
 
 @pytest.mark.timeout(90)
-def test_redis_comes_back_without_what_it_acknowledged_last(feed: Feed, redis_server: RedisServer) -> None:
+def test_redis_comes_back_without_what_it_acknowledged_last(feed: Market, redis_server: RedisServer) -> None:
     gateway = feed.gateway().ready()
     until(lambda: published(gateway) > 2000)
     redis_server.pause()

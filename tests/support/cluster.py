@@ -8,6 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import redis
+from redis.cluster import ClusterNode
 
 from support.redis_server import RedisServer, needs
 from support.waiting import until
@@ -32,6 +33,11 @@ class RedisCluster:
         command = [needs("redis-cli"), "--cluster", "create", *addresses, "--cluster-replicas", "1", "--cluster-yes"]
         subprocess.run(command, check=True, capture_output=True, timeout=30)
         self.settled()
+
+    @property
+    def client(self) -> "redis.RedisCluster":
+        """For any key; its connections end with it."""
+        return redis.RedisCluster(startup_nodes=[ClusterNode("127.0.0.1", node.port) for node in self.nodes], socket_timeout=5)
 
     def settled(self) -> None:
         """Wait until all nodes run, agree on who holds what, and every master has a replica in step."""

@@ -93,6 +93,10 @@ class RedisWithSentinels:
                 server.start()
             else:
                 server.go_on()
+        master = self.master()
+        for server in self.servers:
+            if server is not master:  # the sentinels would do it too, after 10 s
+                server.client.execute_command("REPLICAOF", "127.0.0.1", master.port)
         self.settled()
 
     def close(self) -> None:
