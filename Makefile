@@ -4,7 +4,7 @@ BIN := .venv/bin
 UV ?= $(firstword $(wildcard $(BIN)/uv) uv)
 LOCK = $(UV) pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --no-annotate \
 	--no-emit-package tickbus pyproject.toml
-.PHONY: help setup demo test lint format bench docs lock clean
+.PHONY: help setup demo test lint format soak bench docs lock clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):[^#]*## /\1\t/p' Makefile
@@ -32,6 +32,9 @@ lint: setup ## style, types and formatting, as CI asks for them
 format: setup ## mend what a machine can mend of lint's findings
 	$(BIN)/ruff check --fix-only .
 	$(BIN)/ruff format .
+
+soak: setup ## random faults on the whole system, then a checker over all ledgers; ARGS="--minutes 10 --seed 1234 --faults kill,pause"
+	PYTHONPATH=tests $(BIN)/python -m faults $(ARGS)
 
 bench: setup ## speed as ratios to peers and floors on this machine; ARGS="--help" says more
 	$(BIN)/python -m benchmarks $(ARGS)

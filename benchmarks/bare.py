@@ -21,8 +21,8 @@ import msgspec
 from benchmarks.floor import stored_trade
 from benchmarks.frames import market, symbols
 from benchmarks.pacing import due
-from tickbus.link import pack
 from tickbus.messages import Trade
+from tickbus.resp import pack
 from tickbus.wire import encode
 
 _KEY = "bare"

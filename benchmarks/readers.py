@@ -21,9 +21,9 @@ import msgspec
 
 import tickbus
 from benchmarks.frames import symbols
-from tickbus.link import pack
 from tickbus.messages import Trade
 from tickbus.names import Keys, Stream
+from tickbus.resp import pack
 
 _RECEIVE_BYTES = 1 << 16
 

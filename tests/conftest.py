@@ -4,8 +4,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from support.cluster import RedisCluster
 from support.parts import Part
 from support.redis_server import RedisServer
+from support.sentinel import RedisWithSentinels
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 
@@ -16,6 +18,42 @@ def redis_server(tmp_path: Path) -> Iterator[RedisServer]:
     server.start()
     yield server
     server.close()
+
+
+@pytest.fixture(scope="session")
+def shared_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisCluster]:
+    cluster = RedisCluster(tmp_path_factory.mktemp("cluster"))
+    try:
+        cluster.start()
+        yield cluster
+    finally:
+        cluster.close()
+
+
+@pytest.fixture
+def redis_cluster(shared_cluster: RedisCluster) -> RedisCluster:
+    """Three masters with a replica each, empty, all there: also after a test that killed some."""
+    shared_cluster.heal()
+    shared_cluster.flush()
+    return shared_cluster
+
+
+@pytest.fixture(scope="session")
+def shared_sentinels(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisWithSentinels]:
+    servers = RedisWithSentinels(tmp_path_factory.mktemp("sentinels"))
+    try:
+        servers.start()
+        yield servers
+    finally:
+        servers.close()
+
+
+@pytest.fixture
+def redis_sentinels(shared_sentinels: RedisWithSentinels) -> RedisWithSentinels:
+    """A master, its replica, three sentinels. Empty."""
+    shared_sentinels.heal()
+    shared_sentinels.master().client.flushall()
+    return shared_sentinels
 
 
 @pytest.fixture

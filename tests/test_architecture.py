@@ -16,10 +16,10 @@ import pytest
 ROOT = Path(__file__).parents[1]
 
 PURE = {
-    "tickbus": "errors units messages names wire",
-    "services.gateway": "feeds.* frames sequencer symbols hours backoff",
-    "services.bars": "specs sessions digits cells tally stretch holes time_bars count_bars builder state",
-    "services.recorder": "manifest sheet draft buffer",
+    "tickbus": "address assignment delivered errors gaps messages names outputs reads slots streams units wire",
+    "services.gateway": "feeds.* catching_up frames segment sequencer symbols hours backoff",
+    "services.bars": "specs sessions digits cells tally stretch holes watermark time_bars timeline count_bars builder state",
+    "services.recorder": "manifest sheet draft buffer records",
     "services.recorded": "columns",
     "services.tools": "lines rewriting",
     "services.simulator": "protocols.* market synthetic faults tampering ledger",

@@ -25,35 +25,29 @@ into the bars when anything else happens. So a further spec costs per bar, not p
 tallied column by column (services.bars.stretch).
 """
 
-from bisect import bisect_left
 from collections.abc import Sequence
 from math import inf
-from operator import attrgetter
-from typing import NamedTuple
 
 from services.bars.cells import HAS_GAP, REPAIRED, Cell
 from services.bars.count_bars import CountBars, least_room
 from services.bars.digits import Finer, fitting, scaled
 from services.bars.specs import Spec
 from services.bars.state import VERSION, StreamState, dump, load
-from services.bars.stretch import WORTHWHILE, Columns
+from services.bars.stretch import WORTHWHILE, Columns, Entries
 from services.bars.stretch import columns as make_columns
 from services.bars.tally import Tally
-from services.bars.time_bars import ALWAYS, NEVER, TimeBars
-from tickbus.messages import Bar, Flag, Gap, Side, Trade
+from services.bars.time_bars import ALWAYS, NEVER
+from services.bars.timeline import Emitted, Timeline
+from services.bars.watermark import Watermark
+from tickbus.messages import Flag, Gap, Side, Trade
 from tickbus.names import StreamId
 from tickbus.units import MILLISECOND
+
+__all__ = ["Emitted", "StreamBars"]
 
 _CANCELLED, _OFF_BOOK, _FUTURE = int(Flag.CANCELLED), int(Flag.OFF_BOOK), int(Flag.FUTURE_TIME)
 _APART = _CANCELLED | _OFF_BOOK | _FUTURE
 _BUY, _SELL = Side.BUY, Side.SELL
-_END = attrgetter("end")
-
-
-class Emitted(NamedTuple):
-    cause_ms: int
-    """Bus time of what made it: the entry, or the instant at which it closed. Never falls from one emitted bar to the next."""
-    bar: Bar
 
 
 class StreamBars:
@@ -67,17 +61,14 @@ class StreamBars:
         old = load(state) if state is not None else StreamState(VERSION, NEVER, 0, 0, 0, {}, {})
         self.counters = {"too_late": 0, "off_book": 0, "zero": 0, "cancelled": 0}
         """Trades that moved no bar, by reason, since this object was made; too late counts if it was so for any spec."""
-        self._grace, self._keep = grace, grace + horizon
-        self._time = [TimeBars(symbol, spec, old.time.get(spec.text)) for spec in specs if spec.measure == "time"]
+        self._watermark = Watermark(old.newest, old.newest_at)
+        timed = [spec for spec in specs if spec.measure == "time"]
+        self._time = Timeline(symbol, timed, grace, horizon, self._watermark, old.time)
         self._counts = [CountBars(symbol, spec, old.counts.get(spec.text)) for spec in specs if spec.measure != "time"]
         self._by_amount = any(bars.measure != "tick" for bars in self._counts)
-        self._began = all(bars.began for bars in self._counts) and all(bars.known for bars in self._time)
-        self._first_is_due = not self._began or any(bars.partial_until == ALWAYS for bars in self._time)
-        self._newest, self._newest_at = old.newest, old.newest_at
-        """Newest ts_event, and the bus time in ms of the entry that brought it."""
+        self._began = all(bars.began for bars in self._counts) and all(bars.known for bars in self._time.specs)
+        self._first_is_due = not self._began or self._time.first_is_due
         self._prices, self._sizes = scaled(old.price_scale), scaled(old.size_scale)
-        self._due = self._next_due()
-        """The watermark at which the next time bar closes."""
         self._run: Tally | None = None
         """Trades since the bars were last brought up to date; they belong to `_cells` and to every count bar."""
         self._cells: list[Cell] = []
@@ -88,12 +79,12 @@ class StreamBars:
 
     @property
     def open_bars(self) -> int:
-        return sum(len(bars.open) for bars in self._time) + sum(bars.open for bars in self._counts)
+        return sum(len(bars.open) for bars in self._time.specs) + sum(bars.open for bars in self._counts)
 
     @property
     def closes_at_ms(self) -> int | None:
         """Bus time at which the next time bar closes if nothing else comes; a `clock` beyond it emits the bar."""
-        return None if self._due == ALWAYS else self._closing(self._due)
+        return None if self._time.due == ALWAYS else self._watermark.instant(self._time.due)
 
     def apply(self, id: StreamId, message: Trade | Gap) -> list[Emitted]:
         """The next entry of the stream. WireError if its numbers are none."""
@@ -101,7 +92,7 @@ class StreamBars:
         self._apply(id, message, emitted)
         return emitted
 
-    def apply_many(self, entries: Sequence[tuple[StreamId, Trade | Gap]]) -> list[Emitted]:
+    def apply_many(self, entries: Entries) -> list[Emitted]:
         """The next entries of the stream: the same as one after the other, and faster from some twenty on."""
         emitted: list[Emitted] = []
         columns = None
@@ -117,9 +108,9 @@ class StreamBars:
 
     def _apply(self, id: StreamId, message: Trade | Gap, emitted: list[Emitted]) -> None:
         """One entry. A trade that goes on with the run is dealt with here, and here is where the time goes."""
-        ms = id[0]
-        watermark = self._newest + (ms - 1 - self._newest_at) * MILLISECOND
-        if watermark >= self._due and ms > self._newest_at:
+        ms, mark = id[0], self._watermark
+        watermark = mark.newest + (ms - 1 - mark.newest_at) * MILLISECOND
+        if watermark >= self._time.due and ms > mark.newest_at:
             self._close(watermark, emitted)
         if not isinstance(message, Trade):
             self._gap(id, message, emitted)
@@ -148,85 +139,77 @@ class StreamBars:
             run.buys += size
         elif side is _SELL:
             run.sells += size
-        if ts > self._newest:
-            self._newest, self._newest_at = ts, ms
+        if ts > mark.newest:
+            mark.newest, mark.newest_at = ts, ms
         if self._counts:
             trades, volume, value = self._room
             if run.trades >= trades or run.volume >= volume or run.value >= value:
                 self._fill(ms, emitted)
 
-    def _apply_columns(self, entries: Sequence[tuple[StreamId, Trade | Gap]], columns: Columns, emitted: list[Emitted]) -> None:
+    def _apply_columns(self, entries: Entries, columns: Columns, emitted: list[Emitted]) -> None:
         """The entries after the first, run by run: as `_apply` and `_trade` do, for trades of which nothing is left to ask."""
-        position, count, stamps = 1, len(entries), columns.stamps
-        while (position := self._stretch(columns, position)) < count:
-            id, trade = entries[position]
-            ms, ts = id[0], stamps[position]
+        position, count, mark = 1, len(entries), self._watermark
+        stamps, prices, sizes = columns.stamps, columns.prices, columns.sizes
+        while (position := self._stretch(columns, position, emitted)) < count:
+            (id, trade), ts = entries[position], stamps[position]
+            ms = id[0]
+            watermark = mark.newest + (ms - 1 - mark.newest_at) * MILLISECOND
+            if watermark >= self._time.due and ms > mark.newest_at:
+                self._close(watermark, emitted)
             if self._start <= ts < self._end or not isinstance(trade, Trade):
-                # it goes on with the run, but the watermark may be there before it, or a count bar is full with it
+                # it goes on with the run, and fills a count bar
                 self._apply(id, trade, emitted)
             else:
-                watermark = self._newest + (ms - 1 - self._newest_at) * MILLISECOND
-                if watermark >= self._due and ms > self._newest_at:
-                    self._close(watermark, emitted)
-                if self._run is not None:
-                    self._end_run()
-                if ts > self._newest:
-                    self._newest, self._newest_at = ts, ms
-                self._start_run(ms, trade, columns.prices[position], columns.sizes[position], emitted)
+                self._end_run()
+                if ts > mark.newest:
+                    mark.newest, mark.newest_at = ts, ms
+                self._start_run(ms, trade, prices[position], sizes[position], emitted)
             position += 1
 
-    def _stretch(self, columns: Columns, begin: int) -> int:
+    def _stretch(self, columns: Columns, begin: int, emitted: list[Emitted]) -> int:
         """Add to the run, if there is one, what goes on with it from `begin` on; -> the index behind."""
         run = self._run
         # the first was in [_start, _end) and the batch is in order, so only the end is of interest
         if run is None or not self._end:
             return begin
         # the trade that fills a count bar is left out: it does more than go on
-        most = self._room[0] - run.trades - 1
-        end = columns.extent(begin, most, self._end, self._due, self._newest, self._newest_at)
+        end = columns.extent(begin, self._room[0] - run.trades - 1, self._end)
+        position = begin
+        while (position := columns.passing(position, end, self._time.due, self._watermark)) < end:
+            watermark = self._watermark.before(columns.entries[position][0][0])
+            if self._time.closes(self._end, watermark):
+                # the run's own bars; the others need not wait for it
+                end = position
+            else:
+                self._time.close(watermark, emitted)
         if end > begin:
             columns.tally(run, begin, end)
-            if run.last_ts > self._newest:
-                self._newest, self._newest_at = run.last_ts, columns.bus_ms[bisect_left(columns.stamps, run.last_ts, begin, end)]
         return end
 
     def clock(self, bus_ms: int) -> list[Emitted]:
         """Bus time: every entry of this stream with id.ms < bus_ms has been applied, and none will come."""
         emitted: list[Emitted] = []
-        watermark = self._watermark(bus_ms)
-        if watermark >= self._due and bus_ms > self._newest_at:
-            self._close(watermark, emitted)
+        if self._watermark.passed(self._time.due, bus_ms):
+            self._close(self._watermark.before(bus_ms), emitted)
         return emitted
 
     def state(self) -> bytes:
         """All that is needed to go on after the last entry applied."""
         self._end_run()
-        for bars in self._time:
-            # neither a late trade nor a Gap reaches further back: the watermark is never below the newest ts_event
-            bars.forget(self._newest - self._keep)
-        return dump(
-            StreamState(
-                VERSION,
-                self._newest,
-                self._newest_at,
-                self._prices.scale,
-                self._sizes.scale,
-                {bars.spec: bars.state() for bars in self._time},
-                {bars.spec: bars.state() for bars in self._counts},
-            )
-        )
+        mark, counts = self._watermark, {bars.spec: bars.state() for bars in self._counts}
+        return dump(StreamState(VERSION, mark.newest, mark.newest_at, self._prices.scale, self._sizes.scale, self._time.states(), counts))
 
     def _trade(self, id: StreamId, trade: Trade, emitted: list[Emitted]) -> None:
         """Any trade that does not simply go on with the run."""
-        if self._run is not None:
-            self._end_run()
+        self._end_run()
         if not self._began:
             self._begin(id)
         ms, flags, ts = id[0], trade.flags, trade.ts_event
-        if self._first_is_due and not flags & _FUTURE:
-            self._first_trade(ts)
-        if ts > self._newest and not flags & _FUTURE:
-            self._newest, self._newest_at = ts, ms
+        if not flags & _FUTURE:
+            if self._first_is_due:
+                self._first_is_due = False
+                self._time.first(ts)
+            self._watermark.bring(ts, ms)
         if flags & _CANCELLED:
             self.counters["cancelled"] += 1
         elif flags & _OFF_BOOK:
@@ -244,28 +227,10 @@ class StreamBars:
     def _start_run(self, ms: int, trade: Trade, price: int, size: int, emitted: list[Emitted]) -> None:
         """No run is open, and what was due is closed."""
         run = self._run = Tally.of(trade, price, size, self._prices.scale, self._sizes.scale)
-        ts, cells = trade.ts_event, self._cells
-        # a bar that ends at one of these or before is closed; is out of reach
-        watermark = self._watermark(ms) if ms > self._newest_at else self._newest
-        closed, gone = watermark - self._grace, watermark - self._keep
-        low, high, too_late = NEVER, ALWAYS, False
-        for bars in self._time:
-            start, end = bars.interval(ts)
-            if start not in bars.closed and (end > closed or start in bars.open):
-                cells.append(bars.opened(start, end))
-                if start > low:
-                    low = start
-                if end < high:
-                    high = end
-            elif end > gone:
-                emitted.append(Emitted(ms, bars.revise(start, end, run)))
-            else:
-                too_late = True
-        if high + self._grace < self._due:
-            self._due = high + self._grace
+        self._cells, low, high, too_late = self._time.start(ms, run, emitted)
         if too_late:
             self.counters["too_late"] += 1
-        if len(cells) == len(self._time) and not self._first_is_due:
+        if len(self._cells) == len(self._time.specs) and not self._first_is_due:
             self._start, self._end = low, high
         if self._counts:
             self._room = least_room(self._counts, self._prices.scale, self._sizes.scale)
@@ -290,8 +255,7 @@ class StreamBars:
         quality = REPAIRED if gap.repaired else HAS_GAP
         # two clocks may have made the range: one that is upside down still says where the hole is
         low, high = sorted((gap.from_ts, gap.to_ts))
-        for bars in self._time:
-            emitted += [Emitted(id.ms, bar) for bar in bars.mark(low, high, quality, self._newest - self._keep)]
+        emitted += [Emitted(id.ms, bar) for bar in self._time.mark(low, high, quality)]
         for counted in self._counts:
             counted.mark(quality)
 
@@ -299,19 +263,10 @@ class StreamBars:
         """Before the first entry of a spec without history: is the stream read from its birth?"""
         self._began = True
         complete = id.seq == 1
-        for bars in self._time:
-            if not bars.known:
-                bars.begin(complete)
+        self._time.begin(complete)
         for counted in self._counts:
             if not counted.began:
                 counted.begin(complete)
-
-    def _first_trade(self, ts: int) -> None:
-        """It tells which bars are partial: those of its time and before."""
-        self._first_is_due = False
-        for bars in self._time:
-            if bars.partial_until == ALWAYS:
-                bars.partial_until = ts
 
     def _end_run(self) -> None:
         """Bring the bars up to date; the next trade starts a run of its own."""
@@ -326,34 +281,8 @@ class StreamBars:
         self._start = self._end = 0
 
     def _close(self, watermark: int, emitted: list[Emitted]) -> None:
-        """Close what was to be closed at a watermark that is not behind `_due`, by end; of bars that end together, by spec."""
-        grace = self._grace
-        until, reach, due = watermark - grace, self._newest - self._keep, ALWAYS
-        if self._end <= until:
+        """Close what was to be closed at a watermark that is not behind what is due."""
+        if self._time.closes(self._end, watermark):
             # else the bars of the run are among those that stay open
             self._end_run()
-        closed: list[Bar] = []
-        for bars in self._time:
-            if bars.first_end <= until:
-                closed += bars.close(until, reach)
-            if bars.first_end < due:
-                due = bars.first_end
-        self._due = due if due == ALWAYS else due + grace
-        if len(closed) > 1:
-            closed.sort(key=_END)
-        emitted += [Emitted(self._closing(bar.end + grace), bar) for bar in closed]
-
-    def _watermark(self, ms: int) -> int:
-        """At the end of the ms before `ms`; of the entries so far, if some were of this ms."""
-        passed = ms - 1 - self._newest_at
-        return self._newest + passed * MILLISECOND if passed > 0 else self._newest
-
-    def _closing(self, watermark: int) -> int:
-        """The first ms, from the newest entry on, at which the watermark is there."""
-        # rounded up
-        ahead = -((self._newest - watermark) // MILLISECOND)
-        return self._newest_at + ahead if ahead > 0 else self._newest_at
-
-    def _next_due(self) -> int:
-        first = min([bars.first_end for bars in self._time], default=ALWAYS)
-        return first if first == ALWAYS else first + self._grace
+        self._time.close(watermark, emitted)

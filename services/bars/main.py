@@ -19,7 +19,6 @@ from tickbus.consumer_metrics import ConsumerMeters, tell_readiness
 from tickbus.errors import ConfigError
 from tickbus.gaps import trimmed_gap
 from tickbus.lag import LagMeter
-from tickbus.link import Link, open_checked
 from tickbus.messages import Gap, StreamKind, Trade
 from tickbus.metrics import Meters
 from tickbus.names import Keys, Stream, StreamId, check_name
@@ -29,6 +28,7 @@ from tickbus.reader import FROM_START, Read, parse_start
 from tickbus.retention import Sweeper, SweepMeters
 from tickbus.selection import Selection
 from tickbus.service import Service, run
+from tickbus.topology import locate
 from tickbus.units import SECOND, Duration, canonical, canonical_size
 from tickbus.wire import DECODE
 
@@ -60,14 +60,15 @@ def start(options: Options) -> int:
 
 
 async def _run(options: Options, specs: tuple[Spec, ...], begin: "str | StreamId", service: Service) -> None:
-    (await open_checked(options.redis)).close()
+    redis = locate(options.redis)
+    (await redis.open_checked()).close()
     keys = Keys(options.prefix, options.shards)
     reads = Selection.of(("trade",), options.feeds)
     consumer = Consumer(options.redis, keys, options.name, reads, options.lease_ttl, start=begin, writes=("bar",))
     builder = BarService(consumer, keys, specs, options.grace, options.horizon)
     meters = BarMeters(service.meters, consumer, builder)
-    lag = LagMeter(service.meters, options.name, keys, partial(Link.open, options.redis), consumer.works, lambda: consumer.positions)
-    sweeper = Sweeper(options.name, options, keys, partial(Link.open, options.redis), lambda: consumer.outputs.keys)
+    lag = LagMeter(service.meters, options.name, keys, redis.connect, consumer.works, lambda: consumer.positions)
+    sweeper = Sweeper(options.name, options, keys, redis.connect, lambda: consumer.outputs.keys)
     SweepMeters(service.meters, sweeper.total)
     try:
         await consumer.open()

@@ -4,17 +4,19 @@ It is a shortcut only: what it gives is what one trade after the other would giv
 declines and leaves the trade to the long way.
 """
 
-from bisect import bisect_left, bisect_right
+from bisect import bisect_left
 from collections.abc import Mapping, Sequence
-from itertools import repeat
-from operator import mul, sub
+from operator import mul
 from typing import cast
 
 from services.bars.digits import Finer
 from services.bars.tally import Tally
+from services.bars.watermark import Watermark
 from tickbus.messages import Gap, Side, Trade
 from tickbus.names import StreamId
 from tickbus.units import MILLISECOND
+
+Entries = Sequence[tuple[StreamId, Trade | Gap]]
 
 WORTHWHILE = 20
 """Entries from which on the columns cost less than they save."""
@@ -23,60 +25,61 @@ _BUY, _SELL = Side.BUY, Side.SELL
 
 
 class Columns:
-    def __init__(self, bus_ms: list[int], stamps: list[int], texts: list[str], prices: list[int], sizes: list[int], sides: list[Side]) -> None:
-        self.bus_ms, self.stamps, self.texts, self.prices, self.sizes = bus_ms, stamps, texts, prices, sizes
-        self.values = list(map(mul, prices, sizes))
+    def __init__(self, entries: Entries, stamps: list[int], texts: list[str], prices: list[int], sizes: list[int], sides: list[Side]) -> None:
+        self.entries, self.stamps, self.texts, self.prices, self.sizes = entries, stamps, texts, prices, sizes
         self.sided = sides.count(Side.UNKNOWN) < len(sides)
         """Are there buys and sells at all? Most tapes of shares do not tell."""
         self.buys = [size if side is _BUY else 0 for side, size in zip(sides, sizes, strict=True)] if self.sided else []
         self.sells = [size if side is _SELL else 0 for side, size in zip(sides, sizes, strict=True)] if self.sided else []
-        self._ahead: int | None = None
 
-    def extent(self, begin: int, most: float, end_ts: int, due: int, newest: int, newest_at: int) -> int:
-        """-> the index behind the trades from `begin` on, at most so many, that lie before `end_ts` and come surely before the
-        watermark has reached `due`. It starts from `newest` at the bus time `newest_at`, ms."""
-        stamps, bus_ms = self.stamps, self.bus_ms
-        end = bisect_left(stamps, end_ts, begin)
-        if end - begin > most:
-            end = begin + int(most)
-        if end <= begin:
-            return begin
-        last = stamps[end - 1]
-        if (last if last > newest else newest) + (bus_ms[end - 1] - newest_at) * MILLISECOND < due:
-            return end
-        # closer: no trade can bring the watermark further ahead of bus time than it is itself, nor than any of the batch is
-        if self._ahead is None:
-            self._ahead = _ahead(stamps, bus_ms)
-        ahead = newest - newest_at * MILLISECOND
-        if max(ahead, self._ahead) + (bus_ms[end - 1] - 1) * MILLISECOND < due:
-            return end
-        ahead = max(ahead, _ahead(stamps[begin:end], bus_ms[begin:end]))
-        return bisect_right(bus_ms, -((ahead - due) // MILLISECOND), begin, end)
+    def extent(self, begin: int, most: float, end_ts: int) -> int:
+        """-> the index behind the trades from `begin` on, at most so many, that lie before `end_ts`."""
+        end = bisect_left(self.stamps, end_ts, begin)
+        return end if end - begin <= most else max(begin, begin + int(most))
+
+    def passing(self, begin: int, end: int, due: int, watermark: Watermark) -> int:
+        """-> the index of the first of the trades [begin, end) before which the watermark has passed `due`, or else `end`. The
+        watermark is brought along up to there."""
+        stamps, entries = self.stamps, self.entries
+        newest, newest_at = watermark.newest, watermark.newest_at
+        position, stop = begin, end
+        while position < end:
+            last, ms = stamps[stop - 1], entries[stop - 1][0][0]
+            passed = (ms - 1 - newest_at) * MILLISECOND
+            if (last if last > newest else newest) + passed < due:
+                # not before any of [position, stop), for there it is never further than this
+                if last > newest:
+                    newest, newest_at = last, entries[bisect_left(stamps, last, position, stop)][0][0]
+                position, stop = stop, end
+            elif stop - position > 1:
+                stop = (position + stop) // 2
+            elif newest + passed >= due and ms > newest_at:
+                break
+            else:
+                if last > newest:
+                    newest, newest_at = last, ms
+                position, stop = stop, end
+        watermark.newest, watermark.newest_at = newest, newest_at
+        return position
 
     def tally(self, run: Tally, begin: int, end: int) -> None:
         """Add the trades [begin, end) to the run."""
-        prices = self.prices[begin:end]
+        prices, sizes, last = self.prices[begin:end], self.sizes[begin:end], end - 1
         highest, lowest = max(prices), min(prices)
         if highest > run.highest:
             run.highest, run.high = highest, self.texts[begin + prices.index(highest)]
         if lowest < run.lowest:
             run.lowest, run.low = lowest, self.texts[begin + prices.index(lowest)]
-        run.close, run.last_ts = self.texts[end - 1], self.stamps[end - 1]
+        run.close, run.last_ts = self.texts[last], self.stamps[last]
         run.trades += end - begin
-        run.volume += sum(self.sizes[begin:end])
-        run.value += sum(self.values[begin:end])
+        run.volume += sum(sizes)
+        run.value += sum(map(mul, prices, sizes))
         if self.sided:
             run.buys += sum(self.buys[begin:end])
             run.sells += sum(self.sells[begin:end])
 
 
-def _ahead(stamps: list[int], bus_ms: list[int]) -> int:
-    """The most by which a trade's ts_event is ahead of its bus time, ns; below zero where all of them are behind."""
-    ahead: int = max(map(sub, stamps, map(mul, bus_ms, repeat(MILLISECOND))))
-    return ahead
-
-
-def columns(entries: Sequence[tuple[StreamId, Trade | Gap]], prices: Mapping[str, int], sizes: Mapping[str, int], apart: int) -> Columns | None:
+def columns(entries: Entries, prices: Mapping[str, int], sizes: Mapping[str, int], apart: int) -> Columns | None:
     """None if the batch holds anything but trades in order of time, with price and size, at these scales, without a flag of `apart`."""
     messages = [message for _, message in entries]
     if set(map(type, messages)) != {Trade}:
@@ -95,4 +98,4 @@ def columns(entries: Sequence[tuple[StreamId, Trade | Gap]], prices: Mapping[str
         return None
     if not all(scaled_prices) or not all(scaled_sizes):
         return None
-    return Columns([id[0] for id, _ in entries], stamps, texts, scaled_prices, scaled_sizes, [trade.side for trade in trades])
+    return Columns(entries, stamps, texts, scaled_prices, scaled_sizes, [trade.side for trade in trades])

@@ -9,6 +9,8 @@ from dataclasses import dataclass, replace
 from services.bars.digits import PLACES, TENS, half_even, to_text
 from tickbus.messages import Side, Trade
 
+_BUY, _SELL = Side.BUY, Side.SELL
+
 
 @dataclass(slots=True)
 class Tally:
@@ -36,10 +38,10 @@ class Tally:
     @classmethod
     def of(cls, trade: Trade, price: int, size: int, price_scale: int, size_scale: int) -> "Tally":
         """The tally of one trade."""
-        text, ts = trade.price_text, trade.ts_event
+        text, ts, side = trade.price_text, trade.ts_event, trade.side
         return cls(
             price_scale, size_scale, ts, ts, text, text, text, text, price, price, 1, size, price * size,
-            size if trade.side is Side.BUY else 0, size if trade.side is Side.SELL else 0,
+            size if side is _BUY else 0, size if side is _SELL else 0,
         )  # fmt: skip
 
     def merge(self, later: "Tally") -> "Tally":

@@ -23,6 +23,11 @@ class Folder:
         return self.path / "data"
 
     @property
+    def spill(self) -> Path:
+        """What the gateway could not hand to the server."""
+        return self.path / "spill"
+
+    @property
     def logs(self) -> Path:
         return self.path / "logs"
 

@@ -42,6 +42,7 @@ class Stack:
         # AllTick's protocol: it has quotes, and no ids that would have to go on from the demo before
         await self._start(
             "gateway", *common, "--feed", "alltick", "--name", FEED, "--url", address, "--token", "demo", "--kinds", "trade,quote",
+            "--takeover-delay", "0s", "--spill-dir", str(self._folder.spill),
             "--symbols", ",".join(self._symbols), "--retention", "1h",
         )  # fmt: skip
         await self._start("bars", *common, "--specs", ",".join(SPECS))

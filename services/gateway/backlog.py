@@ -1,7 +1,7 @@
 """What was received and is not yet acknowledged by Redis: a queue bounded in bytes. Pure but for its wake-up event."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from operator import itemgetter
 
 from tickbus.streams import Entry
@@ -57,10 +57,52 @@ class Backlog:
         self.bytes -= self._taken_bytes
         self._taken = self._taken_bytes = 0
 
+    def oldest(self, most: int) -> list[Entry]:
+        """A look at what is not taken, to be put elsewhere; then `drop` it."""
+        return self._waiting[:most]
+
+    def drop(self, entries: Sequence[Entry]) -> None:
+        """The oldest, as `oldest` showed them, are held elsewhere now."""
+        self.settle()
+        del self._waiting[: len(entries)]
+        self._settled -= len(entries)
+        self.bytes -= _size(entries)
+
     @property
     def oldest_waiting_ms(self) -> int | None:
         """ID time of the oldest entry that is not taken."""
         return self._waiting[0][1] if self._waiting else None
+
+
+class Backlogs:
+    """Several backlogs as the intake sees them: one bound, each entry in that of its shard."""
+
+    def __init__(self, by_shard: Mapping[int, Backlog], bound: int) -> None:
+        self.bound = bound
+        self._by_shard = by_shard
+        self._all = list({id(backlog): backlog for backlog in by_shard.values()}.values())
+        self._touched: set[int] = set()
+
+    def put(self, entry: Entry) -> None:
+        shard = entry[0].shard
+        self._touched.add(shard)
+        self._by_shard[shard].put(entry)
+
+    def __len__(self) -> int:
+        return sum(map(len, self._all))
+
+    @property
+    def bytes(self) -> int:
+        return sum(backlog.bytes for backlog in self._all)
+
+    @property
+    def full(self) -> bool:
+        return self.bytes >= self.bound
+
+    def settle(self) -> None:
+        for shard in self._touched:
+            self._by_shard[shard].settle()
+        self._touched.clear()
 
 
 def _size(entries: Sequence[Entry]) -> int:

@@ -4,7 +4,7 @@ import logging
 from collections import Counter
 from collections.abc import Sequence
 
-from services.gateway.backlog import Backlog
+from services.gateway.backlog import Backlog, Backlogs
 from services.gateway.feeds.base import Alive, Closing, Ignored, Mapped, Mapper, Notice, Refused, Rejected, Subscribed
 from services.gateway.sequencer import Sequencer
 from tickbus.clock import BusClock
@@ -19,7 +19,7 @@ _TOLD = 5
 class Intake:
     """What all connections of a feed share. Totals are plain integers, copied to the metrics at each scrape."""
 
-    def __init__(self, clock: BusClock, sequencer: Sequencer, backlog: Backlog) -> None:
+    def __init__(self, clock: BusClock, sequencer: Sequencer, backlog: Backlog | Backlogs) -> None:
         self._clock = clock
         self.sequencer = sequencer
         self.backlog = backlog

@@ -1,27 +1,36 @@
 """`tickbus gateway`: from options to a running gateway."""
 
 import asyncio
+import logging
 from functools import partial
+from pathlib import Path
 
-from services.gateway.backlog import Backlog
+from services.gateway.backlog import Backlog, Backlogs
 from services.gateway.feeds import feed_class
 from services.gateway.feeds.base import FeedSetup
+from services.gateway.folders import check_spill_dir
 from services.gateway.gateway import Gateway
 from services.gateway.hours import Session
 from services.gateway.intake import Intake
 from services.gateway.metering import GatewayMeters
 from services.gateway.options import Options
+from services.gateway.outlet import Outlet
+from services.gateway.segment import Owner
 from services.gateway.sequencer import Sequencer, StreamState
+from services.gateway.spill import Budget, Spill
 from services.gateway.symbols import SymbolMap, read_symbol_map, read_symbols
 from services.gateway.upstream import Upstream
 from tickbus.clock import BusClock
 from tickbus.errors import ConfigError
 from tickbus.lease import Lease
-from tickbus.link import Link, open_checked
 from tickbus.names import Keys, Stream, check_name
 from tickbus.publisher import Publisher
+from tickbus.replay_ring import Window
 from tickbus.retention import Sweeper, SweepMeters
 from tickbus.service import Service, run
+from tickbus.topology import locate
+
+log = logging.getLogger("tickbus.gateway")
 
 ABOUT = "Hold the one upstream connection that the vendor allows and publish every tick to Redis Streams, exact and in order."
 POSITIONALS = ()
@@ -50,39 +59,63 @@ def _setup(options: Options) -> tuple[FeedSetup, str]:
 async def _run(options: Options, setup: FeedSetup, name: str, session: Session | None, service: Service) -> None:
     make_feed = partial(feed_class(options.feed), setup)
     feed = make_feed()
+    delay = feed.takeover_delay if options.takeover_delay is None else options.takeover_delay
     keys = Keys(options.prefix, options.shards)
     clock = BusClock()
-    (await open_checked(options.redis)).close()
-    connect = partial(Link.open, options.redis)
+    redis = locate(options.redis)
+    (await redis.open_checked()).close()
     streams = [
         StreamState(keys, Stream(kind, name, symbol), feed.sequenced and kind == "trade") for symbol in setup.symbols.vendor for kind in setup.kinds
     ]
-    backlog = Backlog(options.backlog_bytes)
+    window = Window(options.replay_window, options.replay_bytes)
+    publisher = Publisher(redis, keys, name, clock, home=streams[0].shard, window=window)
+    backlogs = {lane: Backlog(options.backlog_bytes) for lane in publisher.lanes}
+    by_shard = {shard: backlogs[publisher.lane(shard)] for shard in range(keys.shards)}
+    backlog = next(iter(backlogs.values())) if len(backlogs) == 1 else Backlogs(by_shard, options.backlog_bytes)
     sequencer = Sequencer(streams, backlog.put, feed.repairable)
     intake = Intake(clock, sequencer, backlog)
-    publisher = Publisher(lambda key: Link.open(options.redis), keys, name, clock, home=streams[0].shard)
-    lease = Lease(connect, keys, name, options.lease_ttl, publisher.fences.holder)
-    gateway = Gateway(name, keys, clock, lease, publisher, intake)
+    lease = Lease(partial(redis.link, keys.lease(name)), keys, name, options.lease_ttl, publisher.fences.holder)
+    budget = Budget(options.spill_bytes)
+    resolve = {state.name: state for state in streams}.__getitem__
+
+    def make_outlets() -> list[Outlet]:
+        outlets = []
+        for lane, waiting in backlogs.items():
+            owner = Owner(name, publisher.epoch, publisher.fences.holder, str(lane.held[0]) if len(publisher.lanes) > 1 else "")
+            outlets.append(Outlet(lane, waiting, Spill(options.spill_dir, owner, budget, resolve), clock, sequencer))
+        return outlets
+
+    gateway = Gateway(name, keys, clock, lease, publisher, intake, make_outlets)
     upstream = Upstream(
         make_feed, intake, clock, tolerance=options.future_tolerance, most=options.max_frame,
         silence=options.silence, session=session, max_age=options.max_connection_age,
     )  # fmt: skip
+    if options.spill_bytes:
+        _try_spill_dir(options.spill_dir)
     service.why_not_ready = "waiting for the lease of this feed"
-    await service.until_stopping(gateway.open(connect))
+    await service.until_stopping(gateway.open(redis.connect, options.spill_dir))
     if service.stopping.is_set():
         await lease.release()
         return
-    sweeper = Sweeper(name, options, keys, connect, lambda: [state.key for state in streams])
+    sweeper = Sweeper(name, options, keys, redis.connect, lambda: [state.key for state in streams])
     await sweeper.declare()
     SweepMeters(service.meters, sweeper.total)
     GatewayMeters(service.meters, gateway, upstream)
     others = [asyncio.create_task(work) for work in (_tell_readiness(service, gateway, upstream), sweeper.run())]
     try:
-        await gateway.run(upstream, service.stopping, options.stop_deadline)
+        await gateway.run(upstream, service.stopping, options.stop_deadline, delay)
     finally:
         for task in others:
             task.cancel()
         await gateway.close()
+
+
+def _try_spill_dir(folder: Path) -> None:
+    """A gateway without a disk is better than none; but its operator should know now."""
+    try:
+        check_spill_dir(folder)
+    except ConfigError as error:
+        log.warning("%s; until then ticks that memory has no room for become a Gap", error)
 
 
 async def _tell_readiness(service: Service, gateway: Gateway, upstream: Upstream) -> None:

@@ -27,10 +27,14 @@ class GatewayMeters:
         self._repaired = total(m.GAPS_REPAIRED, feed)
         self._missing = total(m.MISSING_TICKS, feed)
         self._retries = total(m.PUBLISH_RETRIES)
+        self._resent = total(m.RESENT_TICKS)
+        self._spilled = total(m.SPILLED_TICKS)
+        self._spill_ticks = meters.gauge(m.SPILL_TICKS)
+        self._spill_bytes = meters.gauge(m.SPILL_BYTES)
         self._redis_reconnects = total(m.REDIS_RECONNECTS)
         self._reconnects = {reason: total(m.FEED_RECONNECTS, feed, reason) for reason in _REASONS}
         self._rejected = {reason: total(m.FEED_REJECTED, feed, reason) for reason in _REJECTS}
-        self._published = {kind: total(m.TICKS_PUBLISHED, feed, kind) for kind in gateway.published}
+        self._published = {kind: total(m.TICKS_PUBLISHED, feed, kind) for kind in ("trade", "quote")}
         self._gaps = {kind.name.lower(): total(m.GAPS, feed, kind.name.lower()) for kind in GapKind}
         self._connected = meters.gauge(m.FEED_CONNECTED).labels(feed)
         self._last_message = meters.gauge(m.FEED_LAST_MESSAGE).labels(feed)
@@ -76,21 +80,25 @@ class GatewayMeters:
         symbols = {state.symbol for state in streams}
         self._wanted.set(len(symbols))
         self._silent.set(len(symbols - {state.symbol for state in streams if state.last_event}))
+        published = self._gateway.published
         for kind, counter in self._published.items():
-            counter.bring_to(self._gateway.published[kind])
+            counter.bring_to(published[kind])
 
     def _refresh_redis(self) -> None:
         gateway = self._gateway
-        self._backlog_ticks.set(len(gateway.backlog))
+        self._backlog_ticks.set(gateway.held)
         self._backlog_bytes.set(gateway.backlog.bytes)
         self._retries.bring_to(gateway.publisher.retries)
+        self._resent.bring_to(gateway.publisher.resent)
+        self._spilled.bring_to(sum(outlet.spill.appended for outlet in gateway.outlets))
+        self._spill_ticks.set(sum(len(outlet.spill) for outlet in gateway.outlets))
+        self._spill_bytes.set(sum(outlet.spill.bytes for outlet in gateway.outlets))
         self._redis_reconnects.bring_to(gateway.publisher.reconnects)
         self._redis_up.set(gateway.publisher.up)
         self._epoch.set(gateway.publisher.epoch)
 
     def _refresh_histograms(self) -> None:
-        batches, self._gateway.batches = self._gateway.batches, []
-        for entries, seconds, oldest, newest in batches:
+        for entries, seconds, oldest, newest in self._gateway.take_batches():
             self._batch.observe(entries)
             self._publish.observe(seconds)
             self._receive_to_publish.observe(oldest / SECOND)

@@ -20,7 +20,12 @@ class Options(WriterOptions, frozen=True, kw_only=True):
     session: Annotated[str | None, Option("when ticks are expected, like 'mon-fri 09:30-16:00 America/New_York'; default always")] = None
     future_tolerance: Annotated[Duration, Option("ts_event further than this ahead of the clock is flagged")] = Duration(5 * SECOND)
     max_frame: Annotated[Size, Option("longer frames are rejected", least=1024)] = Size(4 << 20)
-    backlog_bytes: Annotated[Size, Option("memory for ticks that Redis has not taken yet; past it they become a Gap", least=1 << 16)] = Size(
-        256 << 20
+    backlog_bytes: Annotated[Size, Option("memory for ticks that Redis has not taken yet; past half of it the oldest go to disk", least=1 << 16)] = (
+        Size(256 << 20)
     )
+    spill_dir: Annotated[Path, Option("folder for ticks that Redis has not taken and memory has no room for")] = Path("spill")
+    spill_bytes: Annotated[Size, Option("disk for them; past it ticks become a Gap; 0: never spill")] = Size(4 << 30)
+    takeover_delay: Annotated[
+        Duration | None, Option("wait this long before connecting in place of a gateway that died; default the time its vendor takes to let go")
+    ] = None
     max_connection_age: Annotated[Duration | None, Option("replace the upstream connection at this age; default the vendor's rule")] = None

@@ -30,10 +30,10 @@ _WINDOW = 100_000
 """A fall of the vendor id by more than this is a reset, not a repeat."""
 _REPEATS = 64
 """A fall of at most this is a repeat, whatever its time says: vendors send the last ticks again after a reconnect."""
-_HOLES = 64
+HOLES = 64
 """Told holes that are remembered per stream, the newest."""
-
-_EPOCHS = 16
+EPOCHS = 16
+"""Writers that a head remembers, the newest."""
 
 SOURCE = "gateway"
 
@@ -122,8 +122,9 @@ class StreamState(StreamWriter):
         )  # fmt: skip
 
     def begin(self, epoch: int) -> None:
-        """From here on `epoch` writes."""
-        self.epochs = [*self.epochs, (epoch, self.seq + 1)][-_EPOCHS:]
+        """From here on `epoch` writes, unless it did already."""
+        if not self.epochs or self.epochs[-1][0] != epoch:
+            self.epochs = [*self.epochs, (epoch, self.seq + 1)][-EPOCHS:]
 
     def first_head(self, recv: int) -> Head:
         """The head of a stream that is subscribed and has no entry yet."""
@@ -143,7 +144,8 @@ class Sequencer:
         """No ID is older than this: the newest entry found at the start."""
         self.duplicates = 0
         self.told = 0
-        """Gap entries made."""
+        """Gap entries made, and those of them that are stored."""
+        self.told_stored = 0
         self.unwanted = 0
         """Ticks of a kind that was not asked for: some vendors send trades and quotes alike."""
         self._offset = 0
@@ -306,7 +308,7 @@ class Sequencer:
                 self._gap(state, GapKind.REJECTED, self.event_time(since), self.event_time(recv), recv)
 
     def _hole(self, state: StreamState, first: int, last: int, kind: GapKind, from_ts: int, tick: Trade | Quote | None, recv: int = 0) -> None:
-        state.holes = [*state.holes, Hole(first, last)][-_HOLES:]
+        state.holes = [*state.holes, Hole(first, last)][-HOLES:]
         to_ts = tick.ts_event if tick is not None else from_ts
         self._gap(state, kind, from_ts, max(from_ts, to_ts), tick.ts_recv if tick is not None else recv, first, last)
 

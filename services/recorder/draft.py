@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from services.recorded.columns import GAP, KINDS, Kind
 from services.recorder import aside
-from services.recorder.buffer import Cut
+from services.recorder.buffer import Rows
 from services.recorder.entries import Entries
 from services.recorder.sheet import BATCH, Row, Sheet, day_name
 from tickbus.messages import Message
@@ -33,7 +33,7 @@ class Draft:
     """Name of each stream in the file -> its first and last ID there."""
 
 
-def drafts(cuts: Sequence[Cut], shard: str, number: int) -> tuple[list[Draft], list[Row]]:
+def drafts(cuts: Sequence[Rows], shard: str, number: int) -> tuple[list[Draft], list[Row]]:
     """The files of commit `number` -> them, and the rows that are not in the Parquet files but in the one of kind aside."""
     stem = f"s{shard}-{number:08d}"
     about = {"tickbus.version": VERSION, "tickbus.shard": shard, "tickbus.number": str(number)}
@@ -76,7 +76,7 @@ class _Batch(NamedTuple):
     messages: list[Message]
 
 
-def _batches(cuts: Sequence[Cut]) -> Iterator[_Batch]:
+def _batches(cuts: Sequence[Rows]) -> Iterator[_Batch]:
     for stream, entries, gaps, payloads in cuts:
         for start in range(0, len(payloads), BATCH):
             end = start + BATCH

@@ -12,11 +12,11 @@ from tickbus.consumer import Consumer
 from tickbus.consumer_metrics import tell_readiness
 from tickbus.errors import ConfigError
 from tickbus.lag import LagMeter
-from tickbus.link import Link, open_checked
 from tickbus.names import Keys, StreamId, check_name
 from tickbus.reader import parse_start
 from tickbus.selection import Selection
 from tickbus.service import Service, run
+from tickbus.topology import locate
 
 ABOUT = "Write trades, quotes, bars and gaps to Parquet files, exactly once, readable by DuckDB, Polars and pandas."
 POSITIONALS = ()
@@ -40,7 +40,8 @@ def start(options: Options) -> int:
 
 
 async def _run(options: Options, begin: "str | StreamId", service: Service) -> None:
-    (await open_checked(options.redis)).close()
+    redis = locate(options.redis)
+    (await redis.open_checked()).close()
     keys = Keys(options.prefix, options.shards)
     reads = Selection.of(options.kinds, options.feeds)
     stores = Stores(options.data_dir, keys)
@@ -48,7 +49,7 @@ async def _run(options: Options, begin: "str | StreamId", service: Service) -> N
     stores.epochs = consumer.epochs
     recorder = Recorder(consumer, keys, options, stores)
     RecorderMeters(service.meters, consumer, recorder)
-    lag = LagMeter(service.meters, options.name, keys, partial(Link.open, options.redis), consumer.works, lambda: stores.positions)
+    lag = LagMeter(service.meters, options.name, keys, redis.connect, consumer.works, lambda: stores.positions)
     try:
         await consumer.open()
         async with asyncio.TaskGroup() as group:

@@ -13,6 +13,8 @@ from contextlib import suppress
 
 import msgspec
 
+from services.recorder.buffer import Rows
+from services.recorder.entries import Entries
 from services.recorder.options import Options
 from services.recorder.store import Committed, ShardStore
 from services.recorder.stores import Stores
@@ -28,6 +30,7 @@ log = logging.getLogger("tickbus.recorder")
 
 _RETRY_SECONDS = 1.0
 _SHOW_SECONDS = 2.0
+_SYNC_SECONDS = 1.0
 _AT_ONCE = 8
 """Shards that are committed at the same time: most of a commit is waiting for the disk, and it syncs several as fast as one."""
 _HELD_FACTOR = 4
@@ -63,18 +66,21 @@ class Recorder:
             reading = group.create_task(self._read())
             flushing = group.create_task(self._flush_when_due(stopping))
             showing = group.create_task(self._show_positions())
+            syncing = group.create_task(self._sync())
             await stopping.wait()
             # in this order: no row comes after the last commit, and no commit is cancelled, as its thread would go on
             reading.cancel()
             self._due.set()
             self._room.set()
             await flushing
+            syncing.cancel()
             await self._show_the_rest(showing)
 
     async def _read(self) -> None:
         async for batch in self._consumer.batches():
             for read in batch.reads:
                 self._add(read)
+            self._spool({self._keys.shard(read.stream.symbol) for read in batch.reads})
             if batch.lost:
                 await self._leave(batch.lost)
             if self._since is None and batch.reads:
@@ -93,22 +99,54 @@ class Recorder:
         stream = read.stream
         if read.lost is not None:
             gap = trimmed_gap(read, self._consumer.service)
-            store.add(stream, StreamId(read.lost.before.ms, read.lost.before.seq - 1), 0, gap, encode(gap))
-        first = read.last.seq - len(read.entries) + 1
-        epoch = self._consumer.epoch_of(stream, first)
-        one_epoch = epoch == self._consumer.epoch_of(stream, read.last.seq)
+            id = StreamId(read.lost.before.ms, read.lost.before.seq - 1)
+            store.add_many(Rows(stream, Entries([id.ms], [id.seq], [0]), b"\1", [encode(gap)]))
+        ms: list[int] = []
+        seqs: list[int] = []
+        gaps = bytearray()
+        payloads: list[bytes] = []
         for raw, (field, payload) in read.entries:
-            id = StreamId.parse(raw)
             try:
-                message = DECODE[field](payload)
+                DECODE[field](payload)
             except (KeyError, msgspec.MsgspecError) as error:
                 self.aside["unreadable"] += 1
-                log.error("%s %s: an entry that is no message of this version is left out: %s", stream.name, id, error)
+                log.error("%s %s: an entry that is no message of this version is left out: %s", stream.name, raw.decode(), error)
                 continue
-            store.add(stream, id, epoch if one_epoch else self._consumer.epoch_of(stream, id.seq), message, payload)
+            left, _, right = raw.partition(b"-")
+            ms.append(int(left))
+            seqs.append(int(right))
+            gaps.append(field == b"g")
+            payloads.append(payload)
+        if payloads:
+            store.add_many(Rows(stream, Entries(ms, seqs, self._epochs(stream, seqs)), bytes(gaps), payloads))
+
+    def _epochs(self, stream: Stream, seqs: list[int]) -> list[int]:
+        first = self._consumer.epoch_of(stream, seqs[0])
+        if first == self._consumer.epoch_of(stream, seqs[-1]):
+            return [first] * len(seqs)
+        return [self._consumer.epoch_of(stream, seq) for seq in seqs]
+
+    def _spool(self, shards: set[int]) -> None:
+        """What was read outlives this process from here on."""
+        try:
+            for shard in shards:
+                self._stores[shard].spool()
+        except OSError as error:
+            self._block(error)
+            self._due.set()
+
+    async def _sync(self) -> None:
+        """Once a second what was spooled goes to the disk itself: a power cut takes a second at most."""
+        while True:
+            await asyncio.sleep(_SYNC_SECONDS)
+            try:
+                await self._stores.sync()
+            except OSError as error:
+                self._block(error)
+                self._due.set()
 
     def _bound(self) -> None:
-        waiting = sum(store.bytes for _, store in self._stores.items())
+        waiting = sum(store.bytes for store in self._stores.values())
         if waiting >= self._most:
             self._due.set()
         if waiting >= self._most * _HELD_FACTOR or self.blocked:
@@ -149,9 +187,7 @@ class Recorder:
                 raise  # then it is no replica of ours that writes there
             return True
         except OSError as error:
-            if not self.blocked:
-                log.error("cannot write files: %s; reading stops, nothing is lost, trying again until there is room", error)
-            self.blocked = True
+            self._block(error)
             return False
         if self.blocked:
             log.info("files can be written again")
@@ -172,6 +208,11 @@ class Recorder:
         except TimeoutError:
             return False
         return shard in self._consumer.epochs and shard not in members.plan(self._consumer.epochs).taken
+
+    def _block(self, error: OSError) -> None:
+        if not self.blocked:
+            log.error("cannot write files: %s; reading stops, nothing is lost, trying again until there is room", error)
+        self.blocked = True
 
     def _count(self, committed: Committed) -> None:
         self.rows.update(committed.rows)

@@ -1,4 +1,5 @@
-"""What one shard's rows go through on their way to the disk: buffered, written, committed by a manifest, named. Exactly once.
+"""What one shard's rows go through on their way to the disk: buffered and spooled, written, committed by a manifest, named.
+Exactly once.
 
 A commit: (1) write the files under temporary names and fsync them, (2) create manifest n + 1 exclusively: this is the commit,
 (3) fsync it, rename the files to their final names, fsync the folders. Killed before 2, nothing happened: the temporary
@@ -7,10 +8,9 @@ start does step 3.
 
 `recover` takes the shard over with an empty manifest of its own. From then on a paused writer that wakes finds its number
 taken and commits nothing more; and as each writer's temporary files lie in a folder named after its first manifest, those with
-a lower number can be moved without a race.
+a lower number can be moved without a race. What earlier writers had read and not committed comes from their spools.
 """
 
-import builtins
 import logging
 import zlib
 from collections import Counter
@@ -20,13 +20,13 @@ from pathlib import Path
 from uuid import uuid4
 
 from services.recorder import files, manifest, strays
-from services.recorder.buffer import Buffer, Cut
+from services.recorder.buffer import Buffer, Rows
 from services.recorder.draft import ASIDE, Draft, drafts
 from services.recorder.manifest import File, Manifest
 from services.recorder.sheet import Row
+from services.recorder.spool import Inherited, Spool, discard, inherit
 from tickbus.errors import Fenced, TickbusError
-from tickbus.messages import Message
-from tickbus.names import Stream, StreamId
+from tickbus.names import StreamId
 
 log = logging.getLogger(__name__)
 
@@ -48,7 +48,7 @@ class Committed:
 
 
 class ShardStore:
-    """Blocking. One thread may `add` while another one runs `commit`; two commits at once are not allowed."""
+    """Blocking. One thread may `add_many` and `spool` while another one runs `commit`; two commits at once are not allowed."""
 
     def __init__(self, data_dir: Path, shard_tag: str, *, epoch: int = 0, step: Callable[[str], None] = lambda name: None) -> None:
         """`epoch`: the recorder's own for this shard. `step` is told of each step of a commit when it is done (tests end or
@@ -66,14 +66,11 @@ class ShardStore:
         self._attempt = 0
         self._positions: dict[str, StreamId] = {}
         self._buffer = Buffer(self._positions)
-        self.add: Callable[[Stream, StreamId, int, Message, builtins.bytes], None] = self._buffer.add
-        """Buffer one entry: add(stream, id, epoch of who wrote it, message, payload as it stood on the bus).
-
-        One at or below the stream's position, or added before, is dropped: a repeated read is harmless. ValueError for a stream
-        of a kind that is not recorded. The buffer's own method: a call less on the hot path.
-        """
-        self._unnamed: tuple[Manifest, Committed] | None = None
-        """A commit whose files do not all have their final names yet."""
+        self._spool_dir = data_dir / "_spool" / shard_tag
+        self._spool = Spool(self._spool_dir, 0)
+        self._inherited: list[Inherited] = []
+        self._unnamed: tuple[Manifest, Committed, int] | None = None
+        """A commit whose files do not all have their names yet, and the first window of the spool that it does not hold."""
         self._fenced = False
 
     @property
@@ -91,21 +88,59 @@ class ShardStore:
         """Messages that `add` dropped because they had been added before, ever."""
         return self._buffer.repeated
 
+    @property
+    def committed(self) -> dict[str, StreamId]:
+        """Position by name of stream: what the last manifest says."""
+        return dict(self._positions)
+
     def recover(self) -> dict[str, StreamId]:
-        """Once: finish the last commit, take the shard over, set aside what no manifest names -> position by name of stream.
+        """Once: finish the last commit, take the shard over, set aside what no manifest names, buffer what earlier writers had
+        spooled -> by name of stream, the ID to read on from. It is beyond `committed` where rows wait here for the first commit.
 
         Any other store on this shard is fenced from then on. OSError, or TickbusError where a named file is missing.
         """
         if self._number:
             raise RuntimeError("a store recovers once; after Fenced, open another one")
-        for folder in (self._manifests, self._aside, self._temporary.parent):
+        for folder in (self._manifests, self._aside, self._temporary.parent, self._spool_dir):
             files.make_dir(folder)
         last = self._take_over()
         self._positions.update({name: StreamId.parse(id) for name, id in last.positions.items()})
         if moved := strays.set_aside(self._data_dir, self._shard, last.number):
             log.warning("shard %s: no manifest names %d files that an earlier writer left: set aside as %s ...", self._shard, len(moved), moved[0])
+        self._inherited = inherit(self._spool_dir, last.number, self._buffer)
+        if rows := self._buffer.rows:
+            log.info("shard %s: %d rows that an earlier writer had read are committed with the next ones", self._shard, rows)
+        else:
+            self._forget_inherited()
+        self._spool = Spool(self._spool_dir, last.number)
         self._number = last.number
-        return dict(self._positions)
+        return self._positions | self._buffer.lasts()
+
+    def add_many(self, rows: Rows) -> None:
+        """Buffer what a read brought; `spool` makes it outlive this process.
+
+        Rows at or below the stream's position, or added before, are dropped: a repeated read is harmless. ValueError for a
+        stream of a kind that is not recorded.
+        """
+        if new := self._buffer.add(rows):
+            self._spool.note(new)
+
+    def spool(self) -> None:
+        """What was added counts as read when this returns: it comes into the files even if this process is killed and Redis lost.
+
+        OSError (no room, no access): nothing is lost. Read no more until this or a commit has succeeded; either makes it good.
+        """
+        if not self._number:
+            raise RuntimeError("recover() comes first")
+        self._spool.write()
+
+    def sync(self) -> None:
+        """What was spooled outlives a power cut too. From any thread; at once if there is nothing new. OSError: commit."""
+        self._spool.sync()
+
+    def close(self) -> None:
+        """The last call, while no other runs. What is not committed stays in the spool, for who takes the shard over next."""
+        self._spool.close()
 
     def commit(self) -> Committed | None:
         """Make what is buffered durable -> what that was; None if nothing waited.
@@ -118,16 +153,25 @@ class ShardStore:
         if self._fenced:
             raise self._fence(self._number + 1)
         if self._unnamed is None:
+            window = self._spool.cut()
             cuts = self._buffer.cut()
             if not cuts:
                 return None
-            self._commit(cuts)
+            self._commit(cuts, window)
         assert self._unnamed is not None
-        made, committed = self._unnamed
+        made, committed, window = self._unnamed
         self._name(made)
         files.remove([self._manifest_draft(made.number)])
         self._unnamed = None
+        self._spool.covered(window)
+        self._forget_inherited()
+        self._step("forgotten")
         return committed
+
+    def _forget_inherited(self) -> None:
+        """They were in the buffer before the first row of our own, and so in the first commit, whichever it was."""
+        discard(self._inherited, self._aside)
+        self._inherited = []
 
     def _take_over(self) -> Manifest:
         """-> our own, empty manifest, the last of the shard. Whatever comes before it is complete."""
@@ -150,7 +194,7 @@ class ShardStore:
                 files.remove(self._temporary.glob("*.json.tmp"))
                 return own
 
-    def _commit(self, cuts: list[Cut]) -> None:
+    def _commit(self, cuts: list[Rows], window: int) -> None:
         """Steps 1 and 2. After an OSError everything is as it was before."""
         number = self._number + 1
         made, unfit = drafts(cuts, self._shard, number)
@@ -179,7 +223,7 @@ class ShardStore:
                 files.set_aside(path, self._aside)
             raise self._fence(number)
         # committed: from here on these rows are the files', whatever happens
-        self._unnamed = own, _summary(number, made, unfit, moved)
+        self._unnamed = own, _summary(number, made, unfit, moved), window
         self._number = number
         self._positions.update(moved)
         self._buffer.drop(cuts)

@@ -28,6 +28,7 @@ class Stores:
         self._data_dir = data_dir
         self._keys = keys
         self._open: dict[int, ShardStore] = {}
+        self._syncing = asyncio.Lock()
         self._running: dict[int, asyncio.Task[Committed | None]] = {}
 
     def __getitem__(self, shard: int) -> ShardStore:
@@ -36,17 +37,19 @@ class Stores:
     def get(self, shard: int) -> ShardStore | None:
         return self._open.get(shard)
 
+    def values(self) -> Iterable[ShardStore]:
+        return list(self._open.values())
+
     def items(self) -> Iterable[tuple[int, ShardStore]]:
         return list(self._open.items())
 
     async def recover(self, shards: Collection[int]) -> dict[str, StreamId]:
-        """Take these shards over: finish or set aside what their last writer left -> positions by name of stream."""
+        """Take these shards over: finish or set aside what their last writer left -> where to read on, by name of stream."""
         limit = asyncio.Semaphore(_AT_ONCE)
         positions: dict[str, StreamId] = {}
         for found in await asyncio.gather(*(self._recover(shard, limit) for shard in shards)):
             positions |= found
-        self.positions |= positions
-        log.info("%d shards, %d streams with a position in the manifests", len(shards), len(positions))
+        log.info("%d shards, %d streams with a position in the manifests", len(shards), len(self.positions))
         return positions
 
     async def _recover(self, shard: int, limit: asyncio.Semaphore) -> dict[str, StreamId]:
@@ -55,7 +58,7 @@ class Stores:
             store = ShardStore(self._data_dir, self._keys.tag(shard), epoch=self.epochs.get(shard, 0))
             try:
                 async with limit:
-                    positions = await asyncio.to_thread(store.recover)
+                    begin = await asyncio.to_thread(store.recover)
             except OSError as error:
                 if not said:
                     log.error("shard %s: its files cannot be looked through: %s; trying again", self._keys.tag(shard), error)
@@ -63,7 +66,8 @@ class Stores:
                 await asyncio.sleep(_RETRY_SECONDS)
             else:
                 self._open[shard] = store
-                return positions
+                self.positions |= store.committed
+                return begin
 
     async def commit(self, shard: int, store: ShardStore) -> Committed | None:
         """`store.commit` in a thread; raises what it raises."""
@@ -74,12 +78,22 @@ class Stores:
             if self._running.get(shard) is running and running.done():
                 del self._running[shard]
 
+    async def sync(self) -> None:
+        """What was spooled goes to the disk itself. OSError as of `ShardStore.sync`."""
+        for shard, store in self.items():
+            async with self._syncing:
+                if self._open.get(shard) is store:
+                    await asyncio.to_thread(store.sync)
+
     async def leave(self, shards: Collection[int]) -> None:
-        """Close these stores; a commit under way is waited for. What waits in them is dropped: it is read again."""
+        """Close these stores; a commit under way is waited for. What waits in them is in the spool, for who works them next."""
         for shard in shards:
-            self._open.pop(shard, None)
+            store = self._open.pop(shard, None)
             if (running := self._running.get(shard)) is not None:
                 await asyncio.wait((running,))
+            if store is not None:
+                async with self._syncing:
+                    await asyncio.to_thread(store.close)
         gone = [name for name in self.positions if self._keys.shard(Stream.parse(name).symbol) in shards]
         for name in gone:
             del self.positions[name]

@@ -15,13 +15,14 @@ from services.tools.rewriting import Rewriter, Step, steps
 from tickbus.clock import BusClock
 from tickbus.errors import ConfigError, RedisUnfit
 from tickbus.lease import Lease
-from tickbus.link import Link, open_checked
+from tickbus.link import Connection
 from tickbus.names import Keys, check_name, check_symbol
 from tickbus.options import Option, WriterOptions
 from tickbus.publisher import Publisher
 from tickbus.registry import check_meta, read_heads
 from tickbus.retention import Sweeper
 from tickbus.service import Service, run
+from tickbus.topology import locate
 from tickbus.units import MILLISECOND, MINUTE, SECOND, Duration, parse_time
 
 ABOUT = """Put recorded ticks onto a bus again, under the feed name replay-NAME, in the order in which they were received.
@@ -115,14 +116,14 @@ def _only_feed(options: Options) -> str:
 
 
 async def _replay(options: Options, recorded: Iterator[Step], feed: str, speed: float | None, service: Service) -> None:
-    connect = partial(Link.open, options.redis)
+    redis = locate(options.redis)
     keys = Keys(options.prefix, options.shards)
     clock = BusClock()
-    link = await open_checked(options.redis)
+    link = await redis.open_checked()
     await check_meta(link, keys)
-    lease = Lease(connect, keys, feed, options.lease_ttl)
+    lease = Lease(partial(redis.link, keys.lease(feed)), keys, feed, options.lease_ttl)
     await _take(link, keys, lease, feed)
-    publisher = Publisher(lambda key: Link.open(options.redis), keys, feed, clock, home=0)
+    publisher = Publisher(redis, keys, feed, clock, home=0)
     try:
         await publisher.take_over()
         rewriter = Rewriter(keys, feed, await read_heads(link, keys, range(keys.shards)), publisher.epoch)
@@ -131,7 +132,7 @@ async def _replay(options: Options, recorded: Iterator[Step], feed: str, speed: 
                 f"streams of {feed!r} hold entries ahead of the server's clock; set the clock of the Redis machine, or use another --name"
             )
         clock.not_before(rewriter.newest_ms * MILLISECOND)
-        sweeper = Sweeper(feed, options, keys, connect, lambda: rewriter.keys)
+        sweeper = Sweeper(feed, options, keys, redis.connect, lambda: rewriter.keys)
         await sweeper.declare()
         player = Player(rewriter, publisher, clock, speed)
         print(f"replaying {options.data_dir} as feed {feed}", file=sys.stderr)
@@ -158,7 +159,7 @@ async def _close(player: Player, seconds: float) -> None:
         print("Redis is away: whether the last ticks are stored is unknown", file=sys.stderr)
 
 
-async def _take(link: Link, keys: Keys, lease: Lease, feed: str) -> None:
+async def _take(link: Connection, keys: Keys, lease: Lease, feed: str) -> None:
     """The lease, at once or not at all: a replay does not stand by."""
     held = await link.ask("GET", keys.lease(feed))
     if held is None:

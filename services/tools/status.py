@@ -11,10 +11,11 @@ from services.tools.output import pipe_may_close, stop_with_pipe
 from services.tools.overview import as_object, heading, tables
 from services.tools.tables import for_terminal, plain_text, rich_tables
 from tickbus.errors import RedisError
-from tickbus.link import Link
+from tickbus.link import Connection
 from tickbus.options import CommonOptions, Option, redact
 from tickbus.service import Service, run
 from tickbus.status import BusStatus, read_status
+from tickbus.topology import Redis, locate
 from tickbus.units import SECOND, Duration
 
 if TYPE_CHECKING:
@@ -49,23 +50,24 @@ def start(options: Options) -> int:
 
 
 async def _status(options: Options, service: Service) -> None:
-    link = await Link.open(options.redis)
+    redis = locate(options.redis)
+    link = await redis.connect()
     with pipe_may_close():
         if options.watch:
             stop_with_pipe(service.stopping)
-            await service.until_stopping(_watch(options, link))
+            await service.until_stopping(_watch(options, redis, link))
         else:
             _print(options, await read_status(link, options.prefix))
     link.close()
 
 
-async def _watch(options: Options, link: Link) -> None:
+async def _watch(options: Options, redis: Redis, link: Connection) -> None:
     screen = _live() if for_terminal() and not options.json else nullcontext(None)
     with screen as live:
         while True:
             try:
                 if link.closed:
-                    link = await Link.open(options.redis)
+                    link = await redis.connect()
                 status = await read_status(link, options.prefix)
             except RedisError as error:
                 if live is not None:

@@ -11,13 +11,14 @@ import tickbus
 from services.tools.lines import human_line, json_line
 from services.tools.output import pipe_may_close, stop_with_pipe
 from tickbus.errors import ConfigError
-from tickbus.link import Link
+from tickbus.link import Connection
 from tickbus.messages import Gap
 from tickbus.names import Keys, Stream, check_name, check_symbol
 from tickbus.options import CommonOptions, Option
 from tickbus.reader import NOW, parse_start
 from tickbus.registry import read_heads, read_meta
 from tickbus.service import Service, run
+from tickbus.topology import locate
 
 ABOUT = """Print the messages of some streams, one a line, oldest first, then new ones as they come, until Ctrl-C or --count.
 
@@ -59,7 +60,7 @@ async def _tail(options: Options, service: Service) -> None:
 
 async def _print(options: Options) -> None:
     kinds = ("trade", "quote", "bar") if options.kind == "gap" else (options.kind,)
-    link = await Link.open(options.redis)
+    link = await locate(options.redis).connect()
     await _tell_absent(link, options, kinds)
     link.close()
     printer = _Printer(options)
@@ -101,7 +102,7 @@ class _Printer:
                     raise _Enough
 
 
-async def _tell_absent(link: Link, options: Options, kinds: Iterable[str]) -> None:
+async def _tell_absent(link: Connection, options: Options, kinds: Iterable[str]) -> None:
     """What is asked for and is not there is waited for; a misspelt name must not look like a quiet market."""
     shards = await read_meta(link, options.prefix)
     if shards is None:

@@ -7,7 +7,7 @@ from tickbus.gaps import trimmed_gap
 from tickbus.messages import Message
 from tickbus.names import Stream, StreamId
 from tickbus.outputs import Output
-from tickbus.reader import Round
+from tickbus.reads import Round
 from tickbus.wire import decode
 
 if TYPE_CHECKING:

@@ -18,14 +18,16 @@ from types import TracebackType
 
 from tickbus.batch import Batch
 from tickbus.consumer import Consumer
-from tickbus.errors import ConfigError, RedisUnfit
+from tickbus.errors import ConfigError
 from tickbus.gaps import trimmed_gap
-from tickbus.link import Link, Reply
+from tickbus.link import Reply
+from tickbus.merged import AnyReader, open_reader
 from tickbus.messages import Message
 from tickbus.names import DEFAULT_PREFIX, DEFAULT_SHARDS, KINDS, Keys, Stream, StreamId, check_name
-from tickbus.reader import FROM_START, NOW, Read, Reader, Start, parse_start
+from tickbus.reads import FROM_START, NOW, Read, Start, parse_start
 from tickbus.registry import read_heads, read_meta
 from tickbus.selection import Selection
+from tickbus.topology import locate
 from tickbus.units import Duration, parse_duration
 from tickbus.wire import DECODE, TICK_FIELD, decode
 
@@ -36,15 +38,14 @@ _HANDED_OVER = 16
 
 
 def connect(url: str = "redis://127.0.0.1:6379/0", *, prefix: str = DEFAULT_PREFIX) -> "Bus":
-    """A bus to read from; connects when it is entered. redis://, rediss:// (TLS) or unix://."""
+    """A bus to read from; connects when it is entered. `url`: any form that tickbus.topology knows."""
     return Bus(url, prefix)
 
 
 class Bus:
     def __init__(self, url: str, prefix: str = DEFAULT_PREFIX) -> None:
-        self._link = partial(Link.open, url)
-        self._prefix = prefix
         self._url = url
+        self._prefix = prefix
         self._readings: list[Reading] = []
         self._consumings: list[Consuming] = []
 
@@ -107,9 +108,9 @@ class Bus:
 
     async def last(self, kind: str = "trade", *, symbols: Collection[str] | None = None) -> dict[Stream, Message]:
         """The newest message of each stream that has one: no replay needed."""
-        link = await self._link()
+        link = await locate(self._url).connect()
         try:
-            keys = Keys(self._prefix, await self._shards(link))
+            keys = Keys(self._prefix, await read_meta(link, self._prefix) or DEFAULT_SHARDS)
             shards = range(keys.shards) if symbols is None else sorted({keys.shard(symbol) for symbol in symbols})
             heads = {Stream.parse(name): head for name, head in (await read_heads(link, keys, shards)).items()}
         finally:
@@ -129,7 +130,7 @@ class Bus:
                 raise ConfigError(f"{name}: name at least one, or leave it out for all")
 
     async def _consumer(self, service: str, wanted: Selection, start: "str | StreamId", lease_ttl: Duration) -> Consumer:
-        link = await self._link()
+        link = await locate(self._url).connect()
         try:
             while (number := await read_meta(link, self._prefix)) is None:
                 await asyncio.sleep(_EMPTY_SECONDS)
@@ -137,8 +138,9 @@ class Bus:
             link.close()
         return Consumer(self._url, Keys(self._prefix, number), service, wanted, lease_ttl, start=start, writes=("bar", "signal"))
 
-    async def _reader(self, wanted: Selection, start: "str | StreamId", positions: dict[str, StreamId]) -> Reader:
-        link = await self._link()
+    async def _reader(self, wanted: Selection, start: "str | StreamId", positions: dict[str, StreamId]) -> AnyReader:
+        redis = locate(self._url)  # each time anew: it belongs to the loop that reads
+        link = await redis.connect()
         try:
             while (number := await read_meta(link, self._prefix)) is None:
                 # nobody has written yet: what comes is all new, so nothing of it may be skipped
@@ -148,17 +150,12 @@ class Bus:
             link.close()
         keys = Keys(self._prefix, number)
         shards = {keys.shard(symbol) for symbol in wanted.symbols} or None
-        return Reader(self._link, keys, wanted, start, positions, shards)
-
-    async def _shards(self, link: Link) -> int:
-        return await read_meta(link, self._prefix) or DEFAULT_SHARDS
+        return open_reader(redis, keys, wanted, start, positions, shards)
 
     async def __aenter__(self) -> "Bus":
-        link = await self._link()
+        link = await locate(self._url).connect()
         try:
             await read_meta(link, self._prefix)
-        except RedisUnfit:
-            raise
         finally:
             link.close()
         return self
@@ -182,13 +179,13 @@ class Bus:
 class Reading:
     """An endless iterator over messages, for `async for` or `for`. `cursor` says where it stands."""
 
-    def __init__(self, make_reader: Callable[[], Awaitable[Reader]], kind: str, gaps: bool) -> None:
+    def __init__(self, make_reader: Callable[[], Awaitable[AnyReader]], kind: str, gaps: bool) -> None:
         self._make_reader = make_reader
         self._kind = kind
         self._gaps = gaps
         self._field = TICK_FIELD[kind]
-        self._reader: Reader | None = None
-        self._delivered: dict[Stream, StreamId] = {}
+        self._reader: AnyReader | None = None
+        self._delivered: dict[Stream, bytes] = {}
         self._reads: list[Read] = []
         """What is given out now; `_at` which of them, then its entries and the messages that are left of it."""
         self._at = 0
@@ -199,7 +196,7 @@ class Reading:
     @property
     def cursor(self) -> dict[str, str]:
         """Stream name -> ID of the newest message given out. Save it, and `read(..., cursor=...)` goes on right after it."""
-        at = {stream.name: str(position) for stream, position in self._delivered.items()}
+        at = {stream.name: id.decode() for stream, id in self._delivered.items()}
         for read in self._reads[: self._at]:
             at[read.stream.name] = str(read.last)
         if self._reads:
@@ -242,7 +239,7 @@ class Reading:
     async def _rounds(self) -> AsyncIterator[list[Read]]:
         self._reader = reader = await self._make_reader()
         await reader.prepare()
-        self._delivered = {Stream.parse(name): position for name, position in reader.positions.items()}
+        self._delivered = {Stream.parse(name): str(position).encode() for name, position in reader.positions.items()}
         async for result in reader.rounds():
             if result.reads:
                 yield result.reads
@@ -250,7 +247,7 @@ class Reading:
     def _begin(self, reads: list[Read]) -> Iterator[Read]:
         """A new round: the one before is given out whole."""
         for read in self._reads:
-            self._delivered[read.stream] = read.last
+            self._delivered[read.stream] = read.entries[-1][0]
         self._reads = reads
         for self._at, read in enumerate(reads):
             yield read
@@ -272,6 +269,7 @@ class Consuming:
     def __init__(self, make_consumer: Callable[[], Awaitable[Consumer]]) -> None:
         self._make_consumer = make_consumer
         self._consumer: Consumer | None = None
+        self._closing: asyncio.Task[None] | None = None
 
     async def __aiter__(self) -> AsyncIterator[Batch]:
         self._consumer = consumer = await self._make_consumer()
@@ -285,7 +283,9 @@ class Consuming:
     async def close(self) -> None:
         consumer, self._consumer = self._consumer, None
         if consumer is not None:
-            await consumer.close()
+            self._closing = asyncio.create_task(consumer.close())
+        if self._closing is not None:  # an iteration that was left open may be closing it already
+            await asyncio.shield(self._closing)
 
 
 class _Thread:

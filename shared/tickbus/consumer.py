@@ -15,7 +15,6 @@ nothing had happened. A service whose output is elsewhere (the recorder's files)
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
-from functools import partial
 
 from tickbus.batch import Batch
 from tickbus.clock import BusClock
@@ -23,15 +22,17 @@ from tickbus.delivered import Delivered
 from tickbus.errors import Fenced, RedisError
 from tickbus.fences import Fence
 from tickbus.groups import GroupMirror
-from tickbus.link import Link, ReplyError
+from tickbus.link import ReplyError
 from tickbus.members import Membership
+from tickbus.merged import AnyReader, open_reader
 from tickbus.names import Keys, Stream, StreamId
 from tickbus.outputs import Output, OutputStreams
 from tickbus.publisher import Publisher
-from tickbus.reader import FROM_START, NOW, Reader, Round
+from tickbus.reads import FROM_START, NOW, Round
 from tickbus.registry import check_meta, read_heads
 from tickbus.selection import Selection, encode_selection
 from tickbus.streams import Entry, StreamWriter
+from tickbus.topology import locate
 from tickbus.transaction import Field, Transaction
 from tickbus.units import Duration
 from tickbus.wire import Head
@@ -54,7 +55,8 @@ class Consumer:
         start: str | StreamId = FROM_START, writes: Collection[str] = (), recover: Recover | None = None,
     ) -> None:  # fmt: skip
         """`reads`: which streams; `start`: where streams without a position begin; `writes`: the kinds of its own streams."""
-        self._connect = partial(Link.open, url)
+        self._redis = locate(url)
+        self._connect = self._redis.connect
         self._keys = keys
         self.service = service
         self.reads = reads
@@ -62,7 +64,7 @@ class Consumer:
         self._writes = writes
         self._recover = recover
         self.clock = BusClock()
-        self.publisher = Publisher(lambda key: Link.open(url), keys, service, self.clock)
+        self.publisher = Publisher(self._redis, keys, service, self.clock)
         self.members = Membership(self._connect, keys, service, lease_ttl, self.publisher.fences.holder)
         self.positions: dict[str, StreamId] = {}
         """Committed, by stream name, of the shards that are held."""
@@ -70,7 +72,7 @@ class Consumer:
         self.outputs = OutputStreams(keys)
         self._delivered = Delivered()
         self._groups = GroupMirror(self._connect, keys, service)
-        self._reader: Reader | None = None
+        self._reader: AnyReader | None = None
         self._read_to: dict[str, StreamId] = {}
         """Where a new reader goes on: what was delivered, committed or not."""
         self._taken: set[int] = set()
@@ -145,7 +147,8 @@ class Consumer:
 
     def _batch(self, news: Round, gained: Mapping[int, Mapping[str, bytes]] | None = None, lost: frozenset[int] = frozenset()) -> Batch:
         self._number += 1
-        self._delivered.add(self._number, {read.stream: read.last for read in news.reads})
+        if self._recover is None:
+            self._delivered.add(self._number, {read.stream: read.last for read in news.reads})
         for read in news.reads:
             self.read += len(read.entries)
             if read.lost is not None:
@@ -155,7 +158,7 @@ class Consumer:
 
     def _begin_reading(self) -> AsyncIterator[Round]:
         start = FROM_START if self._start == NOW else self._start  # where NOW was is in the positions
-        self._reader = Reader(self._connect, self._keys, self.reads, start, self._read_to, sorted(self.epochs))
+        self._reader = open_reader(self._redis, self._keys, self.reads, start, self._read_to, sorted(self.epochs))
         return self._reader.rounds()
 
     def _end_reading(self) -> None:
@@ -337,7 +340,7 @@ class Consumer:
                 if not error.shards:
                     raise
                 self._drop(error.shards)
-                if len(self.publisher.lanes) > 1:  # each shard is a transaction of its own: those of the others are stored
+                if self._redis.sharded:  # each shard is a transaction of its own: those of the others are stored
                     break
         self.outputs.stored({writer: head for writer, head in heads.items() if writer.shard in self.epochs})
 

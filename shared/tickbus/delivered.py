@@ -20,7 +20,8 @@ class Delivered:
         if len(self._batches) > _MOST:
             _, oldest = self._batches.popleft()
             later, merged = self._batches.popleft()
-            self._batches.appendleft((later, oldest | merged))
+            oldest.update(merged)
+            self._batches.appendleft((later, oldest))
 
     def up_to(self, number: int) -> dict[Stream, StreamId]:
         """Positions after batch `number` and all before it, of what is not committed yet."""

@@ -13,8 +13,8 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from tickbus.errors import Fenced
-from tickbus.link import pack
 from tickbus.names import Keys
+from tickbus.resp import pack
 
 
 def new_holder() -> str:

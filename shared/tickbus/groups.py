@@ -8,8 +8,9 @@ import logging
 from collections.abc import Awaitable, Callable, Mapping
 
 from tickbus.errors import RedisError
-from tickbus.link import Command, Link, ReplyError, pack
+from tickbus.link import Connection, ReplyError
 from tickbus.names import Keys, Stream, StreamId
+from tickbus.resp import Command
 
 log = logging.getLogger("tickbus.groups")
 
@@ -18,7 +19,7 @@ _PIECE = 250
 
 
 class GroupMirror:
-    def __init__(self, connect: Callable[[], Awaitable[Link]], keys: Keys, service: str) -> None:
+    def __init__(self, connect: Callable[[], Awaitable[Connection]], keys: Keys, service: str) -> None:
         self._connect = connect
         self._keys = keys
         self._service = service
@@ -36,7 +37,7 @@ class GroupMirror:
 
     async def run(self) -> None:
         """For ever, once a second; slower for thousands of streams. Redis away is no error."""
-        link: Link | None = None
+        link: Connection | None = None
         try:
             while True:
                 await asyncio.sleep(max(_INTERVAL, len(self._moved) / 2_000))
@@ -50,29 +51,32 @@ class GroupMirror:
             if link is not None:
                 link.close()
 
-    async def show(self, link: Link) -> None:
+    async def show(self, link: Connection) -> None:
         moved, self._moved = list(self._moved.items()), {}
         for start in range(0, len(moved), _PIECE):
             piece = moved[start : start + _PIECE]
-            await self._count(link, [stream for stream, _ in piece if stream not in self._added])
-            left = await self._set(link, "SETID", piece)
-            if left:  # no such group, or the stream was deleted since: both are found out again
-                await self._count(link, [stream for stream, _ in left])
-                await self._set(link, "CREATE", left)
+            try:
+                await self._count(link, [stream for stream, _ in piece if stream not in self._added])
+                await link.ask_all([self._group("SETID", stream, id) for stream, id in piece])
+            except ReplyError:  # some have no such group yet, or the stream was deleted since
+                for stream, id in piece:
+                    await self._show_one(link, stream, id)
 
-    async def _set(self, link: Link, how: str, positions: list[tuple[Stream, StreamId]]) -> list[tuple[Stream, StreamId]]:
-        """-> those that were refused."""
-        commands: list[Command] = [
-            ("XGROUP", how, self._keys.stream(stream), self._service, str(id), "ENTRIESREAD", max(0, id.seq + self._added.get(stream, 0)))
-            for stream, id in positions
-        ]
-        replies = await link.send(b"".join(map(pack, commands)), len(commands)) if commands else []
-        return [one for one, reply in zip(positions, replies, strict=True) if isinstance(reply, ReplyError)]
+    async def _show_one(self, link: Connection, stream: Stream, id: StreamId) -> None:
+        try:
+            await link.ask(*self._group("SETID", stream, id))
+        except ReplyError:
+            try:
+                await self._count(link, [stream])
+                await link.ask(*self._group("CREATE", stream, id))
+            except ReplyError as error:
+                log.debug("%s: %s: no group: %s", self._service, stream.name, error)
 
-    async def _count(self, link: Link, streams: list[Stream]) -> None:
-        commands: list[Command] = [("XINFO", "STREAM", self._keys.stream(stream)) for stream in streams]
-        replies = await link.send(b"".join(map(pack, commands)), len(commands)) if commands else []
+    def _group(self, how: str, stream: Stream, id: StreamId) -> Command:
+        return ("XGROUP", how, self._keys.stream(stream), self._service, str(id), "ENTRIESREAD", max(0, id.seq + self._added.get(stream, 0)))
+
+    async def _count(self, link: Connection, streams: list[Stream]) -> None:
+        replies = await link.ask_all([("XINFO", "STREAM", self._keys.stream(stream)) for stream in streams])
         for stream, reply in zip(streams, replies, strict=True):
-            if not isinstance(reply, ReplyError):
-                info = dict(zip(reply[::2], reply[1::2], strict=True))
-                self._added[stream] = int(info[b"entries-added"]) - StreamId.parse(info[b"last-generated-id"]).seq
+            info = dict(zip(reply[::2], reply[1::2], strict=True))
+            self._added[stream] = int(info[b"entries-added"]) - StreamId.parse(info[b"last-generated-id"]).seq

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from tickbus import metrics as m
 from tickbus.errors import RedisError
-from tickbus.link import Link, ReplyError
+from tickbus.link import Connection, ReplyError
 from tickbus.metrics import Meters
 from tickbus.names import START, Keys, Stream, StreamId
 from tickbus.registry import read_heads
@@ -38,7 +38,7 @@ class StreamLag:
     """Seconds until retention takes an entry that is not committed."""
 
 
-async def retentions(link: Link, keys: Keys) -> dict[str, tuple[int, int]]:
+async def retentions(link: Connection, keys: Keys) -> dict[str, tuple[int, int]]:
     """Writer -> (ms, entries) that its streams are kept, as it says itself."""
     flat = await link.ask("HGETALL", keys.meta)
     found = {}
@@ -50,7 +50,7 @@ async def retentions(link: Link, keys: Keys) -> dict[str, tuple[int, int]]:
 
 
 async def measure(
-    link: Link, keys: Keys, heads: Mapping[str, Head], positions: Mapping[str, StreamId], wanted: Callable[[Stream], bool]
+    link: Connection, keys: Keys, heads: Mapping[str, Head], positions: Mapping[str, StreamId], wanted: Callable[[Stream], bool]
 ) -> list[StreamLag]:
     """The lag of a service with these positions in every stream that it wants."""
     seconds, micros = await link.ask("TIME")
@@ -100,7 +100,7 @@ class LagMeter:
     """Measures a service's own lag every few seconds and puts it into its metrics."""
 
     def __init__(
-        self, meters: Meters, service: str, keys: Keys, connect: Callable[[], Awaitable[Link]],
+        self, meters: Meters, service: str, keys: Keys, connect: Callable[[], Awaitable[Connection]],
         wanted: Callable[[Stream], bool], positions: Callable[[], Mapping[str, StreamId]],
     ) -> None:  # fmt: skip
         self._keys = keys
@@ -112,7 +112,7 @@ class LagMeter:
         self._headroom = meters.gauge(m.RETENTION_HEADROOM).labels(service)
 
     async def run(self) -> None:
-        link: Link | None = None
+        link: Connection | None = None
         interval = 1.0
         while True:
             try:

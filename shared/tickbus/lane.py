@@ -18,10 +18,11 @@ from typing import NamedTuple
 from tickbus.clock import BusClock, monotonic_ns
 from tickbus.errors import Fenced, RedisAway, RedisError
 from tickbus.fences import Fence, Fences
-from tickbus.link import Link, ReplyError, pack, set_clock
+from tickbus.link import Link, ReplyError, set_clock
 from tickbus.names import START, Keys, StreamId
 from tickbus.registry import make_eras
 from tickbus.replay_ring import ReplayRing, streams_of
+from tickbus.resp import pack
 from tickbus.streams import Entry
 from tickbus.transaction import Packer, Transaction, id_of
 
@@ -32,6 +33,30 @@ _MULTI = pack(("MULTI",))
 _EXEC = pack(("EXEC",))
 _UNWATCH = pack(("UNWATCH",))
 
+
+class Outage:
+    """One line when the first of several lanes is held up, and one when the last goes on."""
+
+    def __init__(self, owner: str) -> None:
+        self._owner = owner
+        self._held: set[object] = set()
+        self._since = 0.0
+
+    def begin(self, lane: object, problem: str) -> None:
+        if not self._held:
+            self._since = time.monotonic()
+            log.warning("%s: %s; holding what arrives and trying again", self._owner, problem)
+        else:
+            log.debug("%s: held too: %s", self._owner, problem)
+        self._held.add(lane)
+
+    def end(self, lane: object) -> None:
+        if lane in self._held:
+            self._held.remove(lane)
+            if not self._held:
+                log.info("%s: Redis took what was held, after %.1f s", self._owner, time.monotonic() - self._since)
+
+
 Choose = Callable[[Mapping[int, Fence]], Mapping[int, int]]
 """Fences as they stand -> shards to take over, with their new epochs."""
 
@@ -41,7 +66,7 @@ class Lane:
 
     def __init__(
         self, link: Callable[[], Awaitable[Link]], keys: Keys, fences: Fences, clock: BusClock, ring: ReplayRing, shards: Collection[int],
-        home: int | None = None,
+        outage: Outage, home: int | None = None,
     ) -> None:  # fmt: skip
         """`home`: the shard whose fence is raised together with those of all others, so that watching it is enough; None: those
         of a transaction's own shards are watched."""
@@ -59,6 +84,7 @@ class Lane:
         self._clock = clock
         self._shards = frozenset(shards)
         self._home = home
+        self._outage = outage
         self._packer = Packer(keys, shards, lambda shard: f"{fences.owner}#{fences.held.get(shard, 0)}")
         self._link: Link | None = None
         self._armed: tuple[int, ...] = ()
@@ -130,7 +156,7 @@ class Lane:
         """Store it. Fenced if another process took over one of its shards: then nothing more of it is stored."""
         async with self._lock:
             self.unfinished = transaction
-            wait, first, since = _RETRY_FIRST, True, time.monotonic()
+            wait, first = _RETRY_FIRST, True
             while True:
                 try:
                     link = await self._connected()
@@ -142,17 +168,15 @@ class Lane:
                         break
                 except (RedisError, ReplyError) as error:
                     problem = str(error)
-                if first:
-                    log.warning("%s: %s; holding what arrives and trying again", self._fences.owner, problem)
+                self._outage.begin(self, problem)
                 first = False
                 await self._lost(problem, wait)
                 wait = min(2 * wait, _RETRY_LAST)
-            if not first:
-                log.info("%s: Redis took what was held, after %.1f s", self._fences.owner, time.monotonic() - since)
+            self._outage.end(self)
             self.unfinished = None
 
-    async def _send(self, link: Link, transaction: Transaction) -> str | None:
-        """One try; -> what went wrong, None if it is stored."""
+    async def _send(self, link: Link, transaction: Transaction, keep: bool = True) -> str | None:
+        """One try; -> what went wrong, None if it is stored. `keep`: in the replay ring, where it is not there already."""
         watched = (self._home,) if self._home is not None else tuple(sorted(transaction.shards()))
         if not set(watched) <= set(self._armed):
             await self._arm(link, watched)
@@ -174,7 +198,8 @@ class Lane:
         for reply in done:
             if type(reply) is ReplyError:
                 return f"Redis stored only a part: {reply}"
-        self.ring.keep(transaction, len(body), monotonic_ns())
+        if keep:
+            self.ring.keep(transaction, len(body), monotonic_ns())
         return None
 
     async def _arm(self, link: Link, shards: tuple[int, ...]) -> None:
@@ -233,7 +258,9 @@ class Lane:
         if older:
             log.error("%s: Redis lost %d entries that are older than --replay-window: readers are told by the counters", self._fences.owner, older)
         log.warning("%s: Redis lost %d entries that it had acknowledged; they are sent again", self._fences.owner, len(lost))
-        problem = await self._send(link, self.ring.whole(lost, self._clock.now_ms()))
+        # what was received since waits behind the lost tail: its IDs are older than now, so the bus clock must not be ahead of them
+        newest = max((entry[1] for entry in self.ring.entries), default=0)
+        problem = await self._send(link, self.ring.whole(lost, newest), keep=False)
         if problem is not None:
             raise RedisAway(problem)
         self.resent += len(lost)

@@ -53,6 +53,7 @@ class Lease:
                 )
             except (RedisError, ReplyError) as error:
                 waits_for = str(error)
+                self.close()
             if waits_for != said:
                 log.info("%s: %s", self._owner, waits_for)
                 said = waits_for
@@ -85,6 +86,7 @@ class Lease:
                         raise Fenced(f"{self._owner}: {held.decode()} holds the lease now; this process steps down")
             except (RedisError, ReplyError) as error:
                 log.debug("%s: lease not renewed: %s", self._owner, error)
+                self.close()
 
     async def release(self) -> None:
         try:

@@ -8,8 +8,8 @@ import asyncio
 import logging
 import re
 from collections import deque
-from collections.abc import Callable, Iterable
-from typing import Any, cast
+from collections.abc import Coroutine, Iterable
+from typing import Any, Protocol, cast
 from urllib.parse import urlsplit
 
 import hiredis
@@ -21,17 +21,29 @@ from redis.exceptions import AuthenticationError, AuthorizationError, Connection
 from tickbus.clock import BusClock, monotonic_ns
 from tickbus.errors import ConfigError, RedisAway, RedisUnfit
 from tickbus.options import redact
+from tickbus.resp import Command, pack
 
 log = logging.getLogger("tickbus.redis")
 
 Reply = Any
 ReplyError = hiredis.ReplyError
-Command = tuple["bytes | str | int", ...]
-pack = cast("Callable[[Command], bytes]", hiredis.pack_command)
 
 _CONNECT_SECONDS = 2.0
 REPLY_SECONDS = 5.0
 """A server that has not answered for this long counts as away."""
+
+
+class Connection(Protocol):
+    """What carries single commands: a Link, or on a cluster something that finds the node of each."""
+
+    @property
+    def closed(self) -> bool: ...
+
+    async def ask(self, *command: "bytes | str | int", timeout: float = REPLY_SECONDS) -> Reply: ...
+
+    async def ask_all(self, commands: Iterable[Command], timeout: float = REPLY_SECONDS) -> list[Reply]: ...
+
+    def close(self) -> None: ...
 
 
 class Link(asyncio.Protocol):
@@ -45,26 +57,20 @@ class Link(asyncio.Protocol):
         self._watchdog: asyncio.TimerHandle | None = None
         self._received_at = 0.0
         self._why = "closed"
+        self._beside: asyncio.Task[None] | None = None
         self.closed = False
 
     @classmethod
     async def open(cls, url: str) -> "Link":
         """Connect; RedisAway if the server is not there, RedisUnfit if it does not let us in, ConfigError if `url` is none."""
-        database = urlsplit(url)
-        if database.scheme in ("redis", "rediss") and not re.fullmatch(r"/?|/\d+", database.path):
-            # redis-py takes what is no number for database 0
-            raise ConfigError(f"--redis {redact(url)}: the database {database.path[1:]!r} is no number; write redis://host:port/0")
-        try:
-            pool = redis_py.ConnectionPool.from_url(
-                url, protocol=2, retry=Retry(NoBackoff(), 0), socket_connect_timeout=_CONNECT_SECONDS, socket_timeout=REPLY_SECONDS
-            )
-        except ValueError as error:
-            raise ConfigError(f"--redis {redact(url)}: {error}") from None
-        connection = cast(redis_py.Connection, pool.make_connection())  # type: ignore[no-untyped-call]
         task = asyncio.current_task()
         cancelled = task.cancelling() if task is not None else 0
+        connection = cast(redis_py.Connection, check_url(url).make_connection())  # type: ignore[no-untyped-call]
         try:
             await connection.connect()  # type: ignore[no-untyped-call]
+        except asyncio.CancelledError:
+            await connection.disconnect(nowait=True)
+            raise
         except (AuthenticationError, AuthorizationError) as error:
             raise RedisUnfit(f"Redis at {redact(url)} refuses the login: {error}; put user and password into the URL") from None
         except (ConnectionError, TimeoutError, OSError) as error:
@@ -97,9 +103,9 @@ class Link(asyncio.Protocol):
         return future
 
     async def ask(self, *command: "bytes | str | int", timeout: float = REPLY_SECONDS) -> Reply:
-        """Send one command; -> its reply. An error reply is raised: RedisAway while the server is still starting, RedisUnfit, else ReplyError."""
+        """Send one command; -> its reply. An error reply is raised: RedisAway while this server cannot serve it, RedisUnfit, else ReplyError."""
         (reply,) = await self.send(pack(command), 1, timeout)
-        _raise_error(reply)
+        raise_error(reply)
         return reply
 
     async def ask_all(self, commands: Iterable[Command], timeout: float = REPLY_SECONDS) -> list[Reply]:
@@ -107,7 +113,7 @@ class Link(asyncio.Protocol):
         packed = [pack(command) for command in commands]
         replies = await self.send(b"".join(packed), len(packed), timeout) if packed else []
         for reply in replies:
-            _raise_error(reply)
+            raise_error(reply)
         return replies
 
     def close(self, why: str = "closed") -> None:
@@ -115,6 +121,10 @@ class Link(asyncio.Protocol):
             self._why = why
             self._transport.abort()
             self._end()
+
+    def while_open(self, work: Coroutine[Any, Any, None]) -> None:
+        """Run `work` beside this link; it is cancelled when the link ends."""
+        self._beside = self._loop.create_task(work)
 
     # asyncio.Protocol
 
@@ -151,6 +161,8 @@ class Link(asyncio.Protocol):
         if self._watchdog is not None:
             self._watchdog.cancel()
             self._watchdog = None
+        if self._beside is not None:
+            self._beside.cancel()
         while self._waiting:
             future, _, _ = self._waiting.popleft()
             if not future.done():
@@ -173,13 +185,31 @@ class Link(asyncio.Protocol):
     _writer: asyncio.StreamWriter
 
 
-_REFUSALS = ("MISCONF", "NOPERM", "NOREPLICAS", "OOM", "READONLY", "WRONGTYPE")
+def check_url(url: str) -> redis_py.ConnectionPool:
+    """ConfigError unless `url` names one server. Nothing is connected."""
+    try:
+        database = urlsplit(url)
+        if database.scheme in ("redis", "rediss") and not re.fullmatch(r"/?|/\d+", database.path):
+            # redis-py takes what is no number for database 0
+            raise ConfigError(f"--redis {redact(url)}: the database {database.path[1:]!r} is no number; write redis://host:port/0")
+        return redis_py.ConnectionPool.from_url(
+            url, protocol=2, retry=Retry(NoBackoff(), 0), socket_connect_timeout=_CONNECT_SECONDS, socket_timeout=REPLY_SECONDS
+        )
+    except ValueError as error:
+        raise ConfigError(f"--redis {redact(url)}: {error}") from None
+
+
+NOT_HERE = ("MOVED", "ASK", "TRYAGAIN", "CLUSTERDOWN", "READONLY", "LOADING", "MASTERDOWN", "UNBLOCKED")
+"""This server does not serve this key, or not now: it is starting, was demoted, or the slot is on its way to another node. The
+command was not executed; another server will take it, or this one a little later."""
+_REFUSALS = ("MISCONF", "NOPERM", "NOREPLICAS", "OOM", "WRONGTYPE")
 """What the operator can mend; any other error reply to a command of ours is a bug."""
 
 
-def _raise_error(reply: Reply) -> None:
+def raise_error(reply: Reply) -> None:
+    """RedisAway, RedisUnfit or the ReplyError itself if `reply` is an error."""
     if isinstance(reply, ReplyError):
-        if str(reply).startswith(("LOADING", "MASTERDOWN")):
+        if str(reply).startswith(NOT_HERE):
             raise RedisAway(f"Redis is not ready: {reply}")
         if str(reply).startswith("NOAUTH"):
             raise RedisUnfit("Redis wants a password; put it into the URL: redis://:password@host:port/0")
@@ -191,31 +221,49 @@ def _raise_error(reply: Reply) -> None:
 async def open_checked(url: str) -> Link:
     """Connect and make sure that this server may carry a bus; RedisUnfit says the command that mends it."""
     link = await Link.open(url)
+    await check_fit(link, redact(url))
+    return link
+
+
+async def check_fit(link: Link, where: str, cluster: bool = False) -> None:
+    """Closes the link and raises RedisUnfit, with the remedy, unless this server may carry a bus. `cluster`: it may be a node of one."""
+    info = _parse_info(await ask_permitted(link, "INFO"))
+    if problem := _problem(info, cluster):
+        link.close()
+        raise RedisUnfit(f"Redis at {where} {problem}")
+    if info.get("aof_enabled") == "0":
+        log.warning("Redis at %s keeps no append-only file: a restart of it loses the bus; mend it with: redis-cli CONFIG SET appendonly yes", where)
+
+
+async def ask_permitted(link: Link, command: str) -> Reply:
+    """As `ask`; closes the link on an error, and says how to allow what the user may not do."""
     try:
-        info = _parse_info(await link.ask("INFO"))
+        return await link.ask(command)
     except RedisUnfit as error:
         link.close()
-        raise RedisUnfit(f"{error}{'; allow it: ACL SETUSER <user> +info' if 'NOPERM' in str(error) else ''}") from None
-    problem = None
+        raise RedisUnfit(f"{error}{f'; allow it: ACL SETUSER <user> +{command.lower()}' if 'NOPERM' in str(error) else ''}") from None
+    except RedisAway:
+        link.close()
+        raise
+
+
+def _problem(info: dict[str, str], cluster: bool) -> str | None:
     version = info.get("valkey_version") or info.get("redis_version", "0")
     if int(version.partition(".")[0]) < 7:
-        problem = f"is version {version}; tickbus needs Redis or Valkey 7 or newer"
-    elif info.get("loading") == "1":
-        problem = "is still loading its data; wait and start again"
-    elif info.get("role") == "slave":
-        problem = "is a replica; name the master"
-    elif (policy := info.get("maxmemory_policy", "noeviction")) != "noeviction":
-        problem = (
+        return f"is version {version}; tickbus needs Redis or Valkey 7 or newer"
+    if info.get("loading") == "1":
+        return "is still loading its data; wait and start again"
+    if info.get("cluster_enabled") == "1" and not cluster:
+        return "is a node of a cluster; write redis+cluster://host:port"
+    if info.get("cluster_enabled") == "0" and cluster:
+        return "is no node of a cluster; write redis://host:port/0"
+    if info.get("role") == "slave":
+        return "is a replica; name the master"
+    if (policy := info.get("maxmemory_policy", "noeviction")) != "noeviction":
+        return (
             f"has maxmemory-policy {policy}, which deletes ticks when memory is short; mend it with: redis-cli CONFIG SET maxmemory-policy noeviction"
         )
-    if problem:
-        link.close()
-        raise RedisUnfit(f"Redis at {redact(url)} {problem}")
-    if info.get("aof_enabled") == "0":
-        log.warning(
-            "Redis at %s keeps no append-only file: a restart of it loses the bus; mend it with: redis-cli CONFIG SET appendonly yes", redact(url)
-        )
-    return link
+    return None
 
 
 async def set_clock(link: Link, clock: BusClock) -> None:

@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable, Collection, Mapping
 from tickbus.assignment import Plan, Watch, assign, plan
 from tickbus.errors import RedisError
 from tickbus.fences import Fence
-from tickbus.link import Link, ReplyError
+from tickbus.link import Connection, ReplyError
 from tickbus.names import Keys
 from tickbus.units import MILLISECOND, SECOND, Duration
 
@@ -26,7 +26,7 @@ _KEPT_TTLS = 10
 class Membership:
     """One replica's place among the others. `beat` once before anything else, then `run`."""
 
-    def __init__(self, connect: Callable[[], Awaitable[Link]], keys: Keys, service: str, ttl: Duration, token: str) -> None:
+    def __init__(self, connect: Callable[[], Awaitable[Connection]], keys: Keys, service: str, ttl: Duration, token: str) -> None:
         self.token = token
         self.fences: dict[int, Fence] = {}
         """As they were seen last."""
@@ -37,7 +37,7 @@ class Membership:
         self.interval = ttl / SECOND / 6
         """Seconds between two beats."""
         self._watch = Watch(token, ttl / SECOND)
-        self._link: Link | None = None
+        self._link: Connection | None = None
         self._alive: frozenset[str] = frozenset()
         self._assigned: dict[int, str] = {}
         self._known: dict[int, int] = {}
@@ -120,19 +120,19 @@ class Membership:
         if self._link is not None:
             self._link.close()
 
-    async def _look(self, link: Link) -> tuple[dict[str, int], int, dict[int, Fence]]:
+    async def _look(self, link: Connection) -> tuple[dict[str, int], int, dict[int, Fence]]:
         shards = range(self._keys.shards)
         pairs = [("MGET", self._keys.fence(shard, self._service), self._keys.holder(shard, self._service)) for shard in shards]
         (seconds, micros), flat, *found = await link.ask_all([("TIME",), ("HGETALL", self._keys.members(self._service)), *pairs])
         fences = {shard: Fence(int(epoch or 0), (holder or b"").decode()) for shard, (epoch, holder) in zip(shards, found, strict=True)}
         return read_heartbeats(flat), _ms(seconds, micros), fences
 
-    async def _write(self, link: Link, until: int, old: Collection[str]) -> None:
+    async def _write(self, link: Connection, until: int, old: Collection[str]) -> None:
         key = self._keys.members(self._service)
         gone = [("HDEL", key, *old)] if old else []
         await link.ask_all([("HSET", key, self.token, until), ("PEXPIRE", key, _KEPT_TTLS * self._ttl_ms), *gone])
 
-    async def _linked(self) -> Link:
+    async def _linked(self) -> Connection:
         if self._link is None or self._link.closed:
             self._watch.interrupt()
             self._link = await self._connect()

@@ -65,6 +65,12 @@ BATCH_TICKS = Metric(
 PUBLISH_RETRIES = Metric(
     "tickbus_publish_retries_total", "counter", "transactions", (), "transactions sent again because their outcome was unknown or refused"
 )
+RESENT_TICKS = Metric(
+    "tickbus_resent_ticks_total", "counter", "ticks", (), "entries that Redis had acknowledged and lost, sent again from the replay ring"
+)
+SPILLED_TICKS = Metric("tickbus_spilled_ticks_total", "counter", "ticks", (), "entries written to the spill because Redis took nothing")
+SPILL_TICKS = Metric("tickbus_spill_ticks", "gauge", "ticks", (), "of the backlog, what lies on the disk")
+SPILL_BYTES = Metric("tickbus_spill_bytes", "gauge", "bytes", (), "the same in bytes; bounded by --spill-bytes")
 BACKLOG_TICKS = Metric("tickbus_backlog_ticks", "gauge", "ticks", (), "received and not yet acknowledged by Redis")
 BACKLOG_BYTES = Metric("tickbus_backlog_bytes", "gauge", "bytes", (), "the same in bytes; bounded by --backlog-bytes")
 EVENT_TO_RECEIVE = Metric(

@@ -41,9 +41,15 @@ class Option:
 class CommonOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What every part of tickbus takes."""
 
-    redis: Annotated[str, Option("Redis or Valkey >= 7: redis://[user:password@]host:port/db, rediss:// (TLS) or unix://path", secret=True)] = (
-        "redis://127.0.0.1:6379/0"
-    )
+    redis: Annotated[
+        str,
+        Option(
+            "Redis or Valkey >= 7: redis://[user:password@]host:port/db, rediss:// (TLS) or unix://path; "
+            "redis+sentinel://[user:password@]host:port,host:port/<master name>/db[?sentinel_password=...]; "
+            "redis+cluster://[user:password@]host:port,host:port; with TLS rediss+sentinel://, rediss+cluster://",
+            secret=True,
+        ),
+    ] = "redis://127.0.0.1:6379/0"
     prefix: Annotated[str, Option("first part of every key on the bus")] = DEFAULT_PREFIX
     shards: Annotated[int, Option("number of shards; fixed by the first process that uses a bus", least=1, most=1000)] = DEFAULT_SHARDS
     log_level: Annotated[Literal["debug", "info", "warning", "error"], Option("how much is logged to standard error")] = "info"
@@ -71,6 +77,10 @@ class WriterOptions(OwnerOptions, frozen=True, kw_only=True):
     retention: Annotated[Duration, Option("age at which entries leave the streams", least=SECOND)] = Duration(24 * HOUR)
     retention_entries: Annotated[int, Option("most entries per stream", least=1)] = 1_000_000
     retention_bytes: Annotated[Size, Option("memory in Redis for all streams of this part together; 0 = no bound")] = Size(0)
+    replay_window: Annotated[Duration, Option("what Redis acknowledged is kept this long, to be sent again should it lose it")] = Duration(
+        30 * SECOND
+    )
+    replay_bytes: Annotated[Size, Option("memory for that")] = Size(64 << 20)
     retention_interval: Annotated[Duration, Option("how often is swept", least=100 * MILLISECOND)] = Duration(30 * SECOND)
 
 
@@ -174,6 +184,9 @@ def _parse_other(kind: Any, value: object) -> object:
 
 def redact(url: str) -> str:
     """A URL without user, password and query: fit for a log."""
+    if re.search(r"\?[^@]*=.*@", url):
+        # an @ in the value of an option, or a password with ?, = and @ in it: nobody can tell where the secret ends
+        return url.partition("//")[0] + "//***"
     # to the last @: a password that was pasted as it is may hold any of / ? @
     return re.sub(r"(?<=//).*@", "***@", url).partition("?")[0]
 

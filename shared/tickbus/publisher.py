@@ -5,34 +5,31 @@ has a lane of its own: a shard whose node is away is held, the others go on.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from functools import partial
 
 from tickbus.clock import BusClock
 from tickbus.errors import Fenced
 from tickbus.fences import Fence, Fences, new_holder
-from tickbus.lane import Choose, Lane
-from tickbus.link import Link
+from tickbus.lane import Choose, Lane, Outage
 from tickbus.names import Keys
-from tickbus.replay_ring import ReplayRing, Window
+from tickbus.replay_ring import DEFAULT_WINDOW, ReplayRing, Window
+from tickbus.topology import Redis
 from tickbus.transaction import Transaction
 
 
 class Publisher:
     def __init__(
-        self, link: Callable[[str], Awaitable[Link]], keys: Keys, owner: str, clock: BusClock, *,
-        sharded: bool = False, home: int | None = None, window: Window = Window(), holder: str | None = None,
+        self, redis: Redis, keys: Keys, owner: str, clock: BusClock, *, home: int | None = None, window: Window = DEFAULT_WINDOW, holder: str | None = None,
     ) -> None:  # fmt: skip
-        """`link`: opens a connection to the server that holds a key; `sharded`: there are several (tickbus.topology).
-
-        `home`: for an owner that always holds all shards, one that it writes to: docs/decisions/0003-fences.md.
-        """
+        """`home`: for an owner that always holds all shards, one that it writes to: docs/decisions/0003-fences.md."""
         self.fences = Fences(keys, owner, holder or new_holder())
-        groups: list[Collection[int]] = [[shard] for shard in range(keys.shards)] if sharded else [range(keys.shards)]
+        outage = Outage(owner)
+        groups: list[Collection[int]] = [[shard] for shard in range(keys.shards)] if redis.sharded else [range(keys.shards)]
         self.lanes = [
             Lane(
-                partial(link, keys.bell(next(iter(shards)))), keys, self.fences, clock, ReplayRing(_share(window, len(groups))), shards,
-                next(iter(shards)) if sharded else home,
+                partial(redis.link, keys.bell(next(iter(shards)))), keys, self.fences, clock, ReplayRing(_share(window, len(groups))), shards, outage,
+                next(iter(shards)) if redis.sharded else home,
             )
             for shards in groups
         ]  # fmt: skip

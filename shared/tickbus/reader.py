@@ -2,82 +2,71 @@
 
 Reading costs by ticks, not by symbols: one XREAD over 10,000 streams takes the server 5 ms however few have news. A blocked
 XREAD waits on the bells (one small stream per shard); what they name is read next. Bells may be missed: on a jump of a
-writer's counter, an unknown writer, another era, and at the start, the shard is swept by its `last` hash.
+writer's counter, an unknown writer, and at every connect, the shard is swept by its `last` hash.
+
+A position is never given up because a stream went back (Redis was flushed, restored from an old copy, or lost its newest entries
+in a failover): IDs are bus time, so what is new lies above it, and what a gateway sends again lies below it and was read. The
+counter of the first new entry tells what happened: too high = trimmed, too low = another history. Only where a writer's clock is
+behind our position can something new lie below it; its bell says so, and then the position is lowered.
 """
 
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
 from itertools import islice
 from typing import NamedTuple
 
-from tickbus.errors import ConfigError, RedisAway, RedisError, RedisUnfit
-from tickbus.link import Command, Link, Reply, ReplyError, pack
+from tickbus.errors import RedisAway, RedisError, RedisUnfit
+from tickbus.link import Link, Reply, ReplyError
 from tickbus.names import START, Keys, Stream, StreamId
-from tickbus.units import MILLISECOND, parse_time
-from tickbus.wire import Head, decode_bell, decode_head
+from tickbus.reads import FROM_START, NOW, Lost, Read, Round, Start, parse_start
+from tickbus.resp import Command, pack
+from tickbus.wire import Bell, Head, decode_bell, decode_head
+
+__all__ = ["FROM_START", "NOW", "PER_READ", "Lost", "Read", "Reader", "Round", "Start", "parse_start"]
 
 log = logging.getLogger("tickbus.reader")
 
 _BLOCK_MS = 1_000
 _BLOCK_SECONDS = _BLOCK_MS / 1000 + 5.0
-_PER_READ = 10_000
+PER_READ = 10_000
 """Entries in one reply at most, about: COUNT is per stream, so it is shared out over the streams of the call."""
 _STREAMS_PER_READ = 250
 _ROUNDS_UNHEARD = 8
 _RETRY_SECONDS = (0.05, 1.0)
 
-NOW = "now"
-FROM_START = "start"
-Start = str | int | datetime
-
-
-@dataclass(frozen=True)
-class Lost:
-    """Entries of a stream that were trimmed before they were read."""
-
-    count: int
-    after: StreamId
-    """The position before the loss."""
-    before: StreamId
-    """The first entry that is still there."""
-
-
-class Read(NamedTuple):
-    """Consecutive entries of one stream, as Redis gave them: [ID, [field, payload]], and the position after them."""
-
-    stream: Stream
-    entries: list[Reply]
-    last: StreamId
-    lost: Lost | None
-
-
-@dataclass
-class Round:
-    """What one round brought: reads in order per stream, and the bus clocks that hold once they are applied."""
-
-    reads: list[Read] = field(default_factory=list)
-    clocks: dict[tuple[int, str], int] = field(default_factory=dict)
-    """(shard, feed) -> bus ms: every entry of that feed's trade and quote streams with an older ID has been delivered."""
-
 
 class _Followed:
     """One stream that is read."""
 
-    __slots__ = ("exact", "key", "name", "position", "read_to", "shard", "stream")
+    __slots__ = ("back", "elder", "exact", "key", "left", "name", "read_to", "seq", "shard", "stream")
 
     def __init__(self, keys: Keys, stream: Stream, position: StreamId, exact: bool) -> None:
         self.stream = stream
         self.name = stream.name
         self.shard = keys.shard(stream.symbol)
-        self.key = keys.stream(stream)
-        self.position = position
+        self.key = keys.stream(stream).encode()
         self.read_to: bytes = str(position).encode()
-        """The position as Redis writes it."""
+        """The position, as Redis writes it."""
+        self.seq = position.seq
+        """Its counter."""
         self.exact = exact
-        """Whether the position's counter is ours: what is missing after it was lost. Not so for a time, or the oldest entry."""
+        """Whether that counter is ours: what is missing after it was lost. Not so for a time, or the oldest entry."""
+        self.back = False
+        """Whether its head was seen below the position, and nothing new has come since."""
+        self.elder = False
+        """Whether the position is from before the shard's present era."""
+        self.left: StreamId | None = None
+        """The position that was given up, until that is told."""
+
+    @property
+    def position(self) -> StreamId:
+        return StreamId.parse(self.read_to)
+
+    def lower(self, position: StreamId) -> None:
+        self.left = self.left or self.position
+        self.read_to, self.seq = str(position).encode(), position.seq
 
 
 class _Request(NamedTuple):
@@ -98,7 +87,11 @@ class _Shard:
     """Feed -> bus ms, from bells whose news is not all read yet."""
     era: bytes | None = None
     known: bool = False
-    bell_id: str = "0-0"
+    bell_id: bytes = b"0-0"
+    below: dict[str, list[tuple[_Followed, StreamId]]] = field(default_factory=dict)
+    """Feed -> its streams whose head was below our position at the newest sweep, and that head."""
+    swept_at: bytes = b"0-0"
+    """The newest bell at that sweep."""
 
 
 class Reader:
@@ -111,14 +104,20 @@ class Reader:
     def __init__(
         self, connect: Callable[[], Awaitable[Link]], keys: Keys, wanted: Callable[[Stream], bool],
         start: str | StreamId = NOW, positions: Mapping[str, StreamId] | None = None, shards: Iterable[int] | None = None,
+        per_read: int = PER_READ,
     ) -> None:  # fmt: skip
         self._connect = connect
         self._keys = keys
         self._wanted = wanted
         self._start = start
+        self._per_read = per_read
         self._positions = dict(positions or {})
         self._shards = {shard: _Shard(keys.bell(shard)) for shard in (range(keys.shards) if shards is None else shards)}
         self._by_bell = {state.bell.encode(): shard for shard, state in self._shards.items()}
+        bells = [state.bell for state in self._shards.values()]
+        self._look = _unfinished(("XREAD", "COUNT", 1000, "STREAMS", *bells), len(bells))
+        self._wait = _unfinished(("XREAD", "COUNT", 1000, "BLOCK", _BLOCK_MS, "STREAMS", *bells), len(bells))
+        """What asks for news, packed, but for the IDs after which it is news."""
         self._followed: dict[str, _Followed] = {}
         self._by_key: dict[bytes, _Followed] = {}
         self._ignored: set[str] = set()
@@ -191,19 +190,20 @@ class Reader:
             else:
                 result = Round(self._take(request, replies))
                 unheard += 1
-            self._settle(result)
+            given = bool(result.reads) or not self._pending
+            if given:
+                self._settle(result)
             # The next request goes out before this round is worked on. While catching up the bells are still heard now and
             # then: streams with fresh news must not wait for the end of an old backlog.
             request = self._listen(link) if not self._pending or unheard >= _ROUNDS_UNHEARD else self._ask(link)
-            if result.reads or not self._pending:
+            if given:
                 yield result
 
     def _listen(self, link: Link) -> "_Request":
         """Ask for news: the bells, blocked unless something is known to be unread."""
-        shards = self._shards.values()
-        options: Command = () if self._pending else ("BLOCK", _BLOCK_MS)
-        command = ("XREAD", "COUNT", 1000, *options, "STREAMS", *[s.bell for s in shards], *[s.bell_id for s in shards])
-        return _Request([], 0, link.send(pack(command), 1, _BLOCK_SECONDS))
+        command = self._look if self._pending else self._wait
+        ids = pack(tuple([state.bell_id for state in self._shards.values()]))
+        return _Request([], 0, link.send(command + ids[ids.index(b"\n") + 1 :], 1, _BLOCK_SECONDS))
 
     async def _hear(self, link: Link, reply: Reply) -> None:
         _raise(reply)
@@ -229,7 +229,9 @@ class Reader:
             if bell.feed_up is not None:
                 state.clocks[bell.writer.partition("#")[0]] = bell.bus_ms
                 self._told.add(shard)
-            state.bell_id = id.decode()
+                if state.below:
+                    self._judge(state, StreamId.parse(id), bell)
+            state.bell_id = id
 
     def _settle(self, result: Round) -> None:
         """All news is read: the clocks of the bells that told it hold."""
@@ -244,13 +246,16 @@ class Reader:
     def _ask(self, link: Link) -> "_Request":
         """Ask for the entries of streams with news: as many as one round takes."""
         asked = list(islice(self._pending.values(), 4 * _STREAMS_PER_READ))
-        count = max(10, _PER_READ // len(asked))
+        count = max(10, self._per_read // len(asked))
         commands = []
         for first in range(0, len(asked), _STREAMS_PER_READ):
             piece = asked[first : first + _STREAMS_PER_READ]
             commands.append(pack(("XREAD", "COUNT", count, "STREAMS", *[f.key for f in piece], *[f.read_to for f in piece])))
-        for followed in asked:
-            del self._pending[followed.name]
+        if len(asked) == len(self._pending):
+            self._pending.clear()
+        else:
+            for followed in asked:
+                del self._pending[followed.name]
         return _Request(asked, count, link.send(b"".join(commands), len(commands)))
 
     def _take(self, request: "_Request", replies: list[Reply]) -> list[Read]:
@@ -262,16 +267,15 @@ class Reader:
                 _raise(reply)
             for key, entries in reply or ():
                 followed = self._by_key[key]
-                followed.read_to = entries[-1][0]
-                last = StreamId.parse(followed.read_to)
-                before, lost = followed.position, None
+                last = entries[-1][0]
+                seq = int(last[last.index(b"-") + 1 :])
                 # IDs are dense: what was read ends where it must unless something is missing in front of it
-                if last.seq - before.seq > len(entries) and followed.exact:
-                    lost = Lost(last.seq - before.seq - len(entries), before, StreamId.parse(entries[0][0]))
-                followed.position, followed.exact = last, True
+                lost = _missing(followed, entries) if seq - followed.seq != len(entries) or followed.left is not None else None
+                followed.read_to, followed.seq = last, seq
+                followed.exact, followed.elder, followed.back = True, False, False
                 if len(entries) == request.most:
                     self._pending[followed.name] = followed
-                reads.append(Read(followed.stream, entries, last, lost))
+                reads.append(Read(followed.stream, entries, lost))
         return reads
 
     async def _sweep(self, link: Link, shards: Iterable[int]) -> None:
@@ -288,18 +292,20 @@ class Reader:
 
     def _sweep_shard(self, shard: int, era: bytes | None, bells: list[Reply], flat: list[bytes]) -> None:
         state = self._shards[shard]
-        if state.era is not None and era != state.era:
-            log.error(
-                "shard %s has another history than before (flushed, or restored from an old copy); reading it from its start", self._keys.tag(shard)
-            )
-            for followed in self._followed.values():
-                if followed.shard == shard:
-                    followed.position, followed.read_to = START, b"0-0"
-        state.era = era
+        if era is not None and era != state.era:
+            if state.era is not None:
+                log.error("shard %s was flushed; going on with what is new in it", self._keys.tag(shard))
+                for followed in self._followed.values():
+                    followed.elder |= followed.shard == shard
+            state.era = era
+        state.swept_at = bells[0][0] if bells else b"0-0"
         if not state.known and bells:
-            state.bell_id = bells[0][0].decode()
+            state.bell_id = state.swept_at
             bell = decode_bell(bells[0][1][1])
             state.rings[bell.writer] = bell.counter
+        elif StreamId.parse(state.swept_at) < StreamId.parse(state.bell_id):
+            state.bell_id = state.swept_at  # the bells went back too
+        back: list[tuple[_Followed, StreamId]] = []
         for raw, value in zip(flat[::2], flat[1::2], strict=True):
             name = raw.decode()
             if name in self._ignored:
@@ -312,9 +318,37 @@ class Reader:
                     continue
                 known = self._follow_new(stream, head, fresh=not state.known)
             self.heads[name] = head
-            if StreamId.parse(head.id) > known.position:
+            at, position = StreamId.parse(head.id), known.position
+            if at > position:
                 self._pending[name] = known
+            elif at < position:
+                back.append((known, at))
+        self._note(shard, back)
         state.known = True
+
+    def _note(self, shard: int, back: list[tuple[_Followed, StreamId]]) -> None:
+        """Some heads are below our positions: either their writer will soon have sent again what is missing, or that is gone."""
+        below = self._shards[shard].below = {}
+        for followed, head in back:
+            if followed.stream.kind in ("trade", "quote"):
+                below.setdefault(followed.stream.feed, []).append((followed, head))
+        if fresh := [(followed, head) for followed, head in back if not followed.back]:
+            followed, head = fresh[0]
+            log.warning(
+                "shard %s: %d streams went back (%s from %s to %s); going on with what is new in them",
+                self._keys.tag(shard), len(fresh), followed.name, followed.position, head,
+            )  # fmt: skip
+            for followed, _ in fresh:
+                followed.back = True
+
+    def _judge(self, state: _Shard, id: StreamId, bell: Bell) -> None:
+        """A gateway rings some of whose streams went back: does it write above our positions, or below?"""
+        if id <= StreamId.parse(state.swept_at):
+            return
+        for followed, head in state.below.pop(bell.writer.partition("#")[0], ()):
+            if bell.bus_ms < followed.position.ms:
+                followed.lower(START if followed.elder else head)
+                self._pending[followed.name] = followed
 
     def _follow_new(self, stream: Stream, head: Head, fresh: bool) -> _Followed:
         name = stream.name
@@ -325,24 +359,8 @@ class Reader:
         else:
             followed = _Followed(self._keys, stream, self._start if isinstance(self._start, StreamId) else START, exact=False)
         self._followed[name] = followed
-        self._by_key[followed.key.encode()] = followed
+        self._by_key[followed.key] = followed
         return followed
-
-
-def parse_start(start: Start) -> str | StreamId:
-    """`now`, `start`, or a time (ns since the epoch, datetime, text as of units.parse_time) -> where a Reader begins."""
-    if start in (NOW, FROM_START):
-        return str(start)
-    if isinstance(start, datetime):
-        ns = int(start.timestamp() * 1_000_000) * 1000
-    elif isinstance(start, int):
-        ns = start
-    else:
-        try:
-            ns = parse_time(start)
-        except ValueError as error:
-            raise ConfigError(f"where to begin: {error}; or use now or start") from None
-    return StreamId(ns // MILLISECOND, 0)
 
 
 def _raise(reply: Reply) -> None:
@@ -351,3 +369,22 @@ def _raise(reply: Reply) -> None:
         if text.startswith(("NOPERM", "NOAUTH", "WRONGTYPE")):
             raise RedisUnfit(f"Redis refuses to read: {text}")
         raise RedisAway(f"Redis refuses to read: {text}")
+
+
+def _unfinished(command: Command, more: int) -> bytes:
+    """A packed command that `more` arguments are still to follow."""
+    packed = pack(command)
+    return b"*%d\r\n" % (len(command) + more) + packed[packed.index(b"\n") + 1 :]
+
+
+def _missing(followed: _Followed, entries: list[Reply]) -> Lost | None:
+    """What is missing between the position of a stream and the entries that follow it."""
+    first = StreamId.parse(entries[0][0])
+    if followed.left is not None:
+        left, followed.left = followed.left, None
+        return Lost(0, left, first, reset=True)
+    if not followed.exact:
+        return None
+    if first.seq <= followed.seq:
+        return Lost(0, followed.position, first, reset=True)
+    return Lost(StreamId.parse(entries[-1][0]).seq - followed.seq - len(entries), followed.position, first)

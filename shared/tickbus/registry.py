@@ -4,14 +4,14 @@ import secrets
 from collections.abc import Iterable
 
 from tickbus.errors import ConfigError
-from tickbus.link import Link
+from tickbus.link import Connection
 from tickbus.names import Keys
 from tickbus.wire import Head, decode_head
 
 SCHEMA = "1"
 
 
-async def check_meta(link: Link, keys: Keys) -> None:
+async def check_meta(link: Connection, keys: Keys) -> None:
     """Fix the bus's shard number at first use; ConfigError if this process is configured otherwise."""
     _, _, shards, schema = await link.ask_all(
         [
@@ -31,18 +31,18 @@ async def check_meta(link: Link, keys: Keys) -> None:
         )
 
 
-async def read_meta(link: Link, prefix: str) -> int | None:
+async def read_meta(link: Connection, prefix: str) -> int | None:
     """Shard number of a bus, for readers, which need not be told; None if nobody has written yet."""
     shards = await link.ask("HGET", Keys(prefix).meta, "shards")
     return None if shards is None else int(shards)
 
 
-async def make_eras(link: Link, keys: Keys, shards: Iterable[int]) -> None:
+async def make_eras(link: Connection, keys: Keys, shards: Iterable[int]) -> None:
     """Mark each shard with a random era unless it has one: another era means another history."""
     await link.ask_all([("SET", keys.era(shard), secrets.token_hex(8), "NX") for shard in shards])
 
 
-async def read_heads(link: Link, keys: Keys, shards: Iterable[int]) -> dict[str, Head]:
+async def read_heads(link: Connection, keys: Keys, shards: Iterable[int]) -> dict[str, Head]:
     """The heads of all streams in some shards, by stream name."""
     replies = await link.ask_all([("HGETALL", keys.last(shard)) for shard in shards])
     heads = {}

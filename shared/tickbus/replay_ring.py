@@ -27,6 +27,9 @@ class Window(NamedTuple):
     bytes: Size = Size(64 << 20)
 
 
+DEFAULT_WINDOW = Window()
+
+
 class ReplayRing:
     def __init__(self, window: Window) -> None:
         self.heads: dict[StreamWriter, Head] = {}

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from tickbus import metrics as m
 from tickbus.errors import RedisError
-from tickbus.link import Link, ReplyError
+from tickbus.link import Connection, ReplyError
 from tickbus.metrics import Meters
 from tickbus.names import Keys
 from tickbus.options import WriterOptions
@@ -43,7 +43,7 @@ class Sweeper:
     """Sweeps the streams of one writer, a feed or a service, while it runs."""
 
     def __init__(
-        self, owner: str, options: WriterOptions, keys: Keys, connect: Callable[[], Awaitable[Link]], streams: Callable[[], Sequence[bytes]]
+        self, owner: str, options: WriterOptions, keys: Keys, connect: Callable[[], Awaitable[Connection]], streams: Callable[[], Sequence[bytes]]
     ) -> None:
         self.total = Swept()
         self._policy = Retention(options.retention, options.retention_entries, options.retention_bytes)
@@ -61,7 +61,7 @@ class Sweeper:
 
     async def run(self) -> None:
         """For ever. Redis away is no error: the next sweep does it."""
-        link: Link | None = None
+        link: Connection | None = None
         while True:
             await asyncio.sleep(self._interval / SECOND)
             try:
@@ -88,7 +88,7 @@ class SweepMeters:
         self._bytes.set(self._total.bytes)
 
 
-async def sweep(link: Link, keys: Sequence[bytes], policy: Retention) -> Swept:
+async def sweep(link: Connection, keys: Sequence[bytes], policy: Retention) -> Swept:
     """Trim every stream of `keys`, quiet ones too, by the server's own time. By number whole nodes only: a little more may stay."""
     seconds, micros = await link.ask("TIME")
     now_ms = int(seconds) * 1000 + int(micros) // 1000
@@ -107,7 +107,7 @@ async def sweep(link: Link, keys: Sequence[bytes], policy: Retention) -> Swept:
     return swept
 
 
-async def _shrink(link: Link, keys: Sequence[bytes], policy: Retention, now_ms: int, swept: Swept) -> None:
+async def _shrink(link: Connection, keys: Sequence[bytes], policy: Retention, now_ms: int, swept: Swept) -> None:
     """While the streams take more than the budget, remove their older half-lives: the oldest time goes first, from all alike."""
     for _ in range(20):
         if swept.bytes <= policy.bytes:
@@ -124,14 +124,14 @@ async def _shrink(link: Link, keys: Sequence[bytes], policy: Retention, now_ms: 
         swept.bytes = await _memory(link, keys)
 
 
-async def _memory(link: Link, keys: Sequence[bytes]) -> int:
+async def _memory(link: Connection, keys: Sequence[bytes]) -> int:
     total = 0
     for start in range(0, len(keys), _PIECE):
         total += sum(size or 0 for size in await link.ask_all([("MEMORY", "USAGE", key) for key in keys[start : start + _PIECE]]))
     return total
 
 
-async def _oldest_ms(link: Link, keys: Sequence[bytes]) -> int | None:
+async def _oldest_ms(link: Connection, keys: Sequence[bytes]) -> int | None:
     oldest = None
     for start in range(0, len(keys), _PIECE):
         for rows in await link.ask_all([("XRANGE", key, "-", "+", "COUNT", 1) for key in keys[start : start + _PIECE]]):

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from tickbus.lag import StreamLag, measure
-from tickbus.link import Link
+from tickbus.link import Connection
 from tickbus.members import read_heartbeats
 from tickbus.messages import Flag, Quote, Trade
 from tickbus.names import Keys, Stream, StreamId
@@ -139,7 +139,7 @@ class BusStatus:
     heads: dict[str, Head] = field(repr=False)
 
 
-async def read_status(link: Link, prefix: str) -> BusStatus | None:
+async def read_status(link: Connection, prefix: str) -> BusStatus | None:
     """None if nobody has written to this bus yet. Costs about 20 us a stream."""
     shards = await read_meta(link, prefix)
     if shards is None:
@@ -177,7 +177,7 @@ def _stream(name: str, head: Head) -> StreamStatus:
     return StreamStatus(stream, id, last, dict(head.gaps), head.repaired, head.missing)
 
 
-async def _feed(link: Link, keys: Keys, name: str, streams: Iterable[StreamStatus], bell: Bell | None, now_ms: int) -> FeedStatus:
+async def _feed(link: Connection, keys: Keys, name: str, streams: Iterable[StreamStatus], bell: Bell | None, now_ms: int) -> FeedStatus:
     own = [stream for stream in streams if stream.stream.feed == name and stream.stream.kind in ("trade", "quote")]
     holder, epoch = await _owner(link, keys, name)
     age = None if bell is None else max(0, now_ms - bell.bus_ms)
@@ -189,7 +189,7 @@ async def _feed(link: Link, keys: Keys, name: str, streams: Iterable[StreamStatu
     return FeedStatus(name, state, None if age is None else age / 1000, holder, epoch, own, last_tick_age)
 
 
-async def _service(link: Link, keys: Keys, name: str, reads: Selection, heads: Mapping[str, Head], now_ms: int) -> ServiceStatus:
+async def _service(link: Connection, keys: Keys, name: str, reads: Selection, heads: Mapping[str, Head], now_ms: int) -> ServiceStatus:
     shards = range(keys.shards)
     pairs = await link.ask_all([("MGET", keys.fence(shard, name), keys.holder(shard, name)) for shard in shards])
     heartbeats = read_heartbeats(await link.ask("HGETALL", keys.members(name)))
@@ -210,14 +210,14 @@ def _members(holders: Sequence[str], alive: Collection[str], lags: Iterable[Stre
     return [MemberStatus(token, token in alive, holders.count(token), ticks[token]) for token in sorted({*alive, *holders} - {""})]
 
 
-async def _owner(link: Link, keys: Keys, owner: str) -> tuple[str | None, int]:
+async def _owner(link: Connection, keys: Keys, owner: str) -> tuple[str | None, int]:
     """Who holds the lease of a feed or service, and the epoch that may write."""
     holder = await link.ask("GET", keys.lease(owner))
     fences = await link.ask_all([("GET", keys.fence(shard, owner)) for shard in range(keys.shards)])
     return None if holder is None else holder.decode(), max(int(fence or 0) for fence in fences)
 
 
-async def _newest_bells(link: Link, keys: Keys, feeds: Iterable[str]) -> dict[str, Bell]:
+async def _newest_bells(link: Connection, keys: Keys, feeds: Iterable[str]) -> dict[str, Bell]:
     """Of each feed the newest ring that says whether it is up. Others ring the same bells: first a few are read, then all."""
     newest: dict[str, Bell] = {}
     for count in (_FEW_BELLS, _ALL_BELLS):

@@ -6,8 +6,8 @@ Entries, the heads of their streams, hash fields and the rings of the doorbells 
 from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import NamedTuple
 
-from tickbus.link import pack
 from tickbus.names import Keys, StreamId
+from tickbus.resp import pack
 from tickbus.streams import Entry, StreamWriter
 from tickbus.wire import Bell, Head, encode
 

@@ -140,9 +140,9 @@ STEPS = st.lists(
 )
 
 
-def play(steps: list[tuple[str, int]]) -> tuple[Bench, set[int]]:
+def play(steps: list[tuple[str, int]], bench: Bench | None = None) -> tuple[Bench, set[int]]:
     """-> the bench, with all stored, and the ids that the sequencer was given and that no kill took."""
-    bench, vendor = Bench(), Vendor()
+    bench, vendor = bench or Bench(), Vendor()
     given_ids: set[int] = set()
 
     def send(vendor_id: int) -> None:

@@ -1,32 +1,39 @@
-"""A recorder that dies: `python crashing.py ROWS DATA_DIR,PLAN,PLAN... ...`. Each life takes a fixed market from the position that it
-recovers and commits it piece by piece; the plan of a life is `step:N`, killed at its Nth step inside commits, or `ms:N`, killed
-by a timer at any instruction. The last life in a folder has no plan and ends the market. Prints per folder how many were killed.
+"""A recorder that dies: `python crashing.py ROWS BUS DATA_DIR,PLAN,PLAN... ...`. Each life takes a fixed market from where it is to
+read on, spools each round and commits piece by piece; the plan of a life is `step:N`, killed at its Nth step, `ms:N`, killed by a timer at
+any instruction, or `stop:N`, paused at its Nth step until the life after it has ended or is paused too. The last life in a folder
+has no plan and ends the market. Prints per folder how many were killed or paused.
+
+BUS is `there`: a life reads what it asks for, and a bit more; or `lost`: what a life before had read is nowhere to be read again.
 """
 
 import os
 import signal
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pyarrow as pa
 
+from tickbus.errors import Fenced
 from tickbus.messages import Message, StreamKind
-from tickbus.names import START, Stream, StreamId
-from tickbus.wire import encode
+from tickbus.names import Stream, StreamId
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from recorder.recorded import BTC, ETH, MIDNIGHT, QUOTES, gap, quote, trade
+from recorder.recorded import BTC, ETH, MIDNIGHT, QUOTES, gap, quote, rows, trade
 
 from services.recorder.store import ShardStore
 
 PIECE = 40
+ROUND = 15
+"""Entries, of three streams in turn."""
+_ENDS = {"step": signal.SIGKILL, "stop": signal.SIGSTOP}
 
 
-def market(rows: int) -> Iterator[tuple[Stream, StreamId, Message]]:
+def market(count: int) -> Iterator[tuple[Stream, StreamId, Message]]:
     """Trades of two symbols, quotes, Gaps, messages that fit no row, over midnight: dense counters per stream."""
-    for seq in range(1, rows + 1):
-        time = MIDNIGHT + (seq - rows // 2) * 1000
+    for seq in range(1, count + 1):
+        time = MIDNIGHT + (seq - count // 2) * 1000
         id = StreamId(MIDNIGHT // 1_000_000 + seq, seq)
         odd = trade(seq, time=time, price="0.1234567890123456789")
         yield BTC, id, gap(time=time) if seq % 10 == 0 else odd if seq % 17 == 0 else trade(seq, time=time)
@@ -34,50 +41,72 @@ def market(rows: int) -> Iterator[tuple[Stream, StreamId, Message]]:
         yield QUOTES, id, gap(StreamKind.QUOTE, time=time) if seq % 13 == 0 else quote(seq, time=time)
 
 
-def live(data_dir: Path, rows: int, plan: str) -> None:
+def live(data_dir: Path, count: int, bus: str, plan: str) -> None:
     how, _, number = plan.partition(":")
     left = int(number or 0)
 
     def step(name: str) -> None:
         nonlocal left
         left -= 1
-        if how == "step" and left == 0:
-            os.kill(os.getpid(), signal.SIGKILL)
+        if left == 0 and how in _ENDS:
+            os.kill(os.getpid(), _ENDS[how])
 
     if how == "ms":
         # nobody catches it, so the process ends as it stands
         signal.setitimer(signal.ITIMER_REAL, left / 1000)
     store = ShardStore(data_dir, "07", step=step)
     positions = store.recover()
-    for stream, id, message in market(rows):
-        # three entries back, as a reader may that does not know exactly where it was
-        if id.seq > positions.get(stream.name, START).seq - 3:
-            store.add(stream, id, 1, message, encode(message))
+    read = os.open(data_dir / "read", os.O_RDWR | os.O_CREAT)
+    # three entries back, as a reader may that does not know exactly where it was
+    begin = os.fstat(read).st_size if bus == "lost" else min((id.seq for id in positions.values()), default=0) - 3
+    entries = [entry for entry in market(count) if entry[1].seq > begin]
+    for start in range(0, len(entries), ROUND):
+        for stream, id, message in entries[start : start + ROUND]:
+            store.add_many(rows(stream, [(id, message)], 1))
+        step("added")
+        store.spool()
+        # from here on it counts as read: the size of this file
+        os.pwrite(read, b".", entries[min(start + ROUND, len(entries)) - 1][1].seq - 1)
+        step("spooled")
         if store.rows >= PIECE:
             store.commit()
     while store.rows:
         store.commit()
+    store.close()
 
 
 def main() -> None:
-    rows, *folders = sys.argv[1:]
+    count, bus, *folders = sys.argv[1:]
     # the first value makes pyarrow load numpy and pandas where they are: once here, not in every life
     pa.array([1])
     for folder in folders:
         data_dir, *plans = folder.split(",")
-        print(sum(die(Path(data_dir), int(rows), plan) for plan in [*plans, ""]))
+        print(outlived(Path(data_dir), int(count), bus, plans))
 
 
-def die(data_dir: Path, rows: int, plan: str) -> bool:
-    """-> whether that life was killed."""
-    child = os.fork()
-    if not child:
-        live(data_dir, rows, plan)
-        os._exit(0)
-    _, status = os.waitpid(child, 0)
-    if not os.WIFSIGNALED(status) and status:
+def outlived(data_dir: Path, count: int, bus: str, plans: list[str]) -> int:
+    """-> how many lives were killed or paused."""
+    ended, paused = 0, 0
+    # after one that was woken there is one more: it finds what he left behind
+    for plan in [*plans, "", ""] if "stop" in str(plans) else [*plans, ""]:
+        child = os.fork()
+        if not child:
+            with suppress(Fenced):
+                live(data_dir, count, bus, plan)
+            os._exit(0)
+        _, status = os.waitpid(child, os.WUNTRACED)
+        if paused:
+            os.kill(paused, signal.SIGCONT)
+            check(plan, os.waitpid(paused, 0)[1])
+        paused = child if os.WIFSTOPPED(status) else 0
+        ended += bool(paused) or os.WIFSIGNALED(status)
+        check(plan, status)
+    return ended
+
+
+def check(plan: str, status: int) -> None:
+    if os.WIFEXITED(status) and status:
         raise SystemExit(f"{plan}: the child ended with {os.waitstatus_to_exitcode(status)}")
-    return os.WIFSIGNALED(status)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Messages to record, and what is in the files afterwards, read by pyarrow alone."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -8,6 +8,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from services.recorder.buffer import Rows
+from services.recorder.entries import Entries
 from services.recorder.store import ShardStore
 from tickbus.messages import Bar, Gap, GapKind, Message, Quote, Side, StreamKind, Trade
 from tickbus.names import START, Stream, StreamId
@@ -45,7 +47,15 @@ def gap(stream: StreamKind = StreamKind.TRADE, time: int = NOON) -> Gap:
 
 
 def add(store: ShardStore, stream: Stream, seq: int, message: Message, *, epoch: int = 4, time: int = NOON) -> None:
-    store.add(stream, id_of(seq, time), epoch, message, encode(message))
+    """In memory only: `store.spool()` is the test's."""
+    store.add_many(rows(stream, [(id_of(seq, time), message)], epoch))
+
+
+def rows(stream: Stream, entries: Sequence[tuple[StreamId, Message]], epoch: int = 4) -> Rows:
+    ids, messages = zip(*entries, strict=True)
+    ms, seqs = zip(*ids, strict=True)
+    gaps = bytes(isinstance(message, Gap) for message in messages)
+    return Rows(stream, Entries(ms, seqs, [epoch] * len(ids)), gaps, [encode(message) for message in messages])
 
 
 def opened(data_dir: Path, **more: Any) -> ShardStore:

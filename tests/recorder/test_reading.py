@@ -5,14 +5,13 @@ from decimal import Decimal
 from pathlib import Path
 
 import pytest
-from recorder.recorded import BARS, BTC, ETH, MIDNIGHT, NOON, QUOTES, add, bar, gap, id_of, opened, quote, trade
+from recorder.recorded import BARS, BTC, ETH, MIDNIGHT, NOON, QUOTES, add, bar, gap, id_of, opened, quote, rows, trade
 
 from services.recorded.reading import Recorded, read_recorded
 from services.recorder.store import ShardStore
 from tickbus.messages import Gap, StreamKind, Trade
 from tickbus.names import Stream, StreamId
 from tickbus.units import DAY, MILLISECOND
-from tickbus.wire import encode
 
 
 def normal(message: Trade) -> Trade:
@@ -72,7 +71,7 @@ def test_a_gap_comes_before_the_tick_that_follows_it(tmp_path: Path) -> None:
     for seq in range(1, 9):
         time = NOON + seq * MILLISECOND // 4
         message: Trade | Gap = gap(time=time) if seq in (3, 6) else trade(seq, time=time)
-        store.add(BTC, StreamId((time + late) // MILLISECOND, seq), 1, message, encode(message))
+        store.add_many(rows(BTC, [(StreamId((time + late) // MILLISECOND, seq), message)]))
         add(store, ETH, seq, trade(seq, "ETH-USDT", time=time + 3))
     store.commit()
     merged = listed(tmp_path, "trade", "gap")

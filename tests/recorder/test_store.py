@@ -24,6 +24,7 @@ from recorder.recorded import (
     opened_at,
     plain_files,
     quote,
+    rows,
     rows_of,
     seqs,
     trade,
@@ -32,9 +33,9 @@ from recorder.recorded import (
 from services.recorder.store import ShardStore
 from tickbus.errors import Fenced, TickbusError
 from tickbus.messages import StreamKind, Trade
-from tickbus.names import Stream, StreamId
+from tickbus.names import Stream
 from tickbus.version import VERSION
-from tickbus.wire import DECODE, encode
+from tickbus.wire import DECODE
 
 
 def manifest_of(data_dir: Path, number: int) -> dict[str, object]:
@@ -102,18 +103,13 @@ def test_rows_lie_by_symbol_then_in_stream_order(tmp_path: Path) -> None:
 def test_a_large_commit_keeps_every_row_in_order(tmp_path: Path) -> None:
     """More than a batch and more than a row group, with a Gap in the middle."""
     store = opened(tmp_path)
-    rows = 150_000
-    payload = encode(trade(1))
-    message = trade(1)
-    for seq in range(1, rows + 1):
-        if seq == 100_000:
-            add(store, BTC, seq, gap())
-        else:
-            store.add(BTC, StreamId(NOON // 1_000_000 + seq, seq), 1, message, payload)
+    count = 150_000
+    for start in range(1, count + 1, 1000):
+        store.add_many(rows(BTC, [(id_of(seq), gap() if seq == 100_000 else trade(seq)) for seq in range(start, start + 1000)]))
     store.commit()
     (path,) = files_of(tmp_path, "trade")
     assert pq.ParquetFile(path).metadata.num_row_groups == 2
-    assert pq.ParquetFile(path).read(["seq"])["seq"].to_pylist() == [*range(1, 100_000), *range(100_001, rows + 1)]
+    assert pq.ParquetFile(path).read(["seq"])["seq"].to_pylist() == [*range(1, 100_000), *range(100_001, count + 1)]
     assert seqs(tmp_path, "gap") == [100_000]
 
 
@@ -270,14 +266,14 @@ def test_of_writers_that_race_one_wins_each_number(tmp_path: Path) -> None:
 
 def test_adding_while_committing_loses_nothing(tmp_path: Path) -> None:
     store = opened(tmp_path)
-    rows = 20_000
-    adding = threading.Thread(target=lambda: [add(store, BTC, seq, trade(seq)) for seq in range(1, rows + 1)])
+    count = 20_000
+    adding = threading.Thread(target=lambda: [add(store, BTC, seq, trade(seq)) for seq in range(1, count + 1)])
     adding.start()
     while adding.is_alive():
         store.commit()
     adding.join(30)
     store.commit()
-    assert seqs(tmp_path) == list(range(1, rows + 1))
+    assert seqs(tmp_path) == list(range(1, count + 1))
     assert (store.rows, store.bytes) == (0, 0)
 
 

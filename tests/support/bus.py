@@ -1,18 +1,22 @@
 """Reading streams straight from Redis, for checks."""
 
-from support.redis_server import RedisServer
+from typing import TYPE_CHECKING
+
 from tickbus.messages import Gap, Message
 from tickbus.names import Keys, Stream
 from tickbus.wire import decode
 
+if TYPE_CHECKING:
+    from support.market import Server
 
-def entries_in(redis: RedisServer, kind: str, feed: str, symbol: str, spec: str = "") -> list[tuple[str, Message]]:
+
+def entries_in(redis: "Server", kind: str, feed: str, symbol: str, spec: str = "") -> list[tuple[str, Message]]:
     """(ID, message) of every entry of a stream, in order."""
     key = Keys().stream(Stream(kind, feed, symbol, spec))
     return [(id.decode(), decode(field, payload)) for id, fields in redis.client.xrange(key) for field, payload in fields.items()]
 
 
-def messages_in(redis: RedisServer, kind: str, feed: str, symbol: str, spec: str = "") -> list[Message]:
+def messages_in(redis: "Server", kind: str, feed: str, symbol: str, spec: str = "") -> list[Message]:
     """All but the Gaps. On the way it is checked that the IDs are as promised."""
     entries = entries_in(redis, kind, feed, symbol, spec)
     parsed = [tuple(map(int, id.split("-"))) for id, _ in entries]
@@ -21,5 +25,5 @@ def messages_in(redis: RedisServer, kind: str, feed: str, symbol: str, spec: str
     return [message for _, message in entries if not isinstance(message, Gap)]
 
 
-def gaps_in(redis: RedisServer, kind: str, feed: str, symbol: str, spec: str = "") -> list[Gap]:
+def gaps_in(redis: "Server", kind: str, feed: str, symbol: str, spec: str = "") -> list[Gap]:
     return [message for _, message in entries_in(redis, kind, feed, symbol, spec) if isinstance(message, Gap)]

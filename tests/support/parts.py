@@ -23,6 +23,9 @@ def tickbus(*args: str, timeout: float = 30.0, **environ: str) -> subprocess.Com
 class Part:
     """A running part; its output is in a file, so that it never blocks on a full pipe."""
 
+    command = _TICKBUS
+    """What is run, before the arguments."""
+
     def __init__(self, log: Path, *args: str, **environ: str) -> None:
         self._log = log
         self._args = args
@@ -34,7 +37,7 @@ class Part:
         with self._log.open("ab") as output:
             self._from = output.tell()
             self.process = subprocess.Popen(
-                [*_TICKBUS, *self._args], stdin=subprocess.PIPE, stdout=output, stderr=subprocess.STDOUT, env={**os.environ, **self._environ}
+                [*self.command, *self._args], stdin=subprocess.PIPE, stdout=output, stderr=subprocess.STDOUT, env={**os.environ, **self._environ}
             )
 
     @property

@@ -38,6 +38,8 @@ class RedisServer:
         self.port = free_port()
         self.url = f"redis://127.0.0.1:{self.port}/0"
         self.process: subprocess.Popen[bytes] | None = None
+        self.synced = 0
+        """A size of its log, noted by who wants to take the rest away."""
 
     def start(self) -> None:
         self._folder.mkdir(parents=True, exist_ok=True)
@@ -65,6 +67,18 @@ class RedisServer:
         assert self.process is not None
         self.process.kill()
         self.process.wait(10)
+
+    @property
+    def _log(self) -> Path:
+        """The newest file of its append-only log."""
+        return max(self._folder.glob("appendonlydir/*.incr.aof"))
+
+    def log_size(self) -> int:
+        return self._log.stat().st_size
+
+    def truncate_log(self, size: int) -> None:
+        """As after a loss of power, while it is killed: what was written since the log had `size` bytes is gone."""
+        os.truncate(self._log, size)
 
     def pause(self) -> None:
         assert self.process is not None

@@ -12,6 +12,7 @@ from tickbus.names import Keys, Stream, StreamId
 from tickbus.publisher import Publisher
 from tickbus.registry import check_meta
 from tickbus.streams import Entry, StreamWriter
+from tickbus.topology import locate
 from tickbus.transaction import Transaction
 from tickbus.wire import FIELDS, Head, decode, encode
 
@@ -30,7 +31,7 @@ class Writer:
         self.keys = keys
         self.owner = owner
         self.clock = BusClock()
-        self.publisher = Publisher(lambda key: Link.open(url), keys, owner, self.clock, home=keys.shard("A"))
+        self.publisher = Publisher(locate(url), keys, owner, self.clock, home=keys.shard("A"))
         self.streams: dict[Stream, StreamWriter] = {}
         self.seqs: dict[Stream, int] = {}
 

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager
+from itertools import chain
 
 import pytest
 from support.redis_server import RedisServer
@@ -119,12 +120,16 @@ def sums(server: RedisServer) -> dict[str, list[int]]:
     return found
 
 
+def everywhere(expected: list[int]) -> dict[str, list[int]]:
+    return dict.fromkeys(SYMBOLS, expected)
+
+
 async def test_one_replica_works_everything_at_once_and_commits(redis_server: RedisServer) -> None:
     async with bench(redis_server) as (writer, bus):
         await write_all(writer, 1, 2, 3)
         app = await App(bus).has(range(8))
         await app.saw(72)
-        await until_async(lambda: sums(redis_server) == dict.fromkeys(SYMBOLS, [1, 3, 6]))
+        await until_async(lambda: sums(redis_server) == everywhere([1, 3, 6]))
         assert redis_server.client.hget(KEYS.state(KEYS.shard("S3"), "app"), "trade:test:S3") == b"6"
         assert redis_server.client.hgetall(KEYS.position(KEYS.shard("S3"), "app"))[b"trade:test:S3"].endswith(b"-3")
         await app.stop()
@@ -132,7 +137,7 @@ async def test_one_replica_works_everything_at_once_and_commits(redis_server: Re
         again = await App(bus).has(range(8))
         await write_all(writer, 10)
         await again.saw(24)
-        await until_async(lambda: sums(redis_server) == dict.fromkeys(SYMBOLS, [1, 3, 6, 16]))
+        await until_async(lambda: sums(redis_server) == everywhere([1, 3, 6, 16]))
         assert sorted(again.seen) == sorted((symbol, 10) for symbol in SYMBOLS)
         await again.stop()
 
@@ -141,14 +146,14 @@ async def test_a_crash_between_read_and_commit(redis_server: RedisServer) -> Non
     async with bench(redis_server) as (writer, bus):
         await write_all(writer, 1)
         app = App(bus)
-        await until_async(lambda: sums(redis_server) == dict.fromkeys(SYMBOLS, [1]))
+        await until_async(lambda: sums(redis_server) == everywhere([1]))
         app.commits = False
         await write_all(writer, 2)
         await app.saw(48)
         await app.crash()
         again = App(bus)
         await again.saw(24)
-        await until_async(lambda: sums(redis_server) == dict.fromkeys(SYMBOLS, [1, 3]))
+        await until_async(lambda: sums(redis_server) == everywhere([1, 3]))
         assert sorted(again.seen) == sorted((symbol, 2) for symbol in SYMBOLS)
         await again.stop()
 
@@ -169,7 +174,7 @@ async def test_replicas_that_join_leave_and_die(redis_server: RedisServer) -> No
         stack.callback(writing.cancel)
         second, third = App(bus), App(bus)
         apps = [first, second, third]
-        await until_async(lambda: all(app.shards for app in apps) and sorted(sum((list(app.shards) for app in apps), [])) == list(range(8)))
+        await until_async(lambda: all(app.shards for app in apps) and sorted(chain.from_iterable(app.shards for app in apps)) == list(range(8)))
         assert first.gained == [set(range(8))]
         assert set().union(*first.lost) == set(range(8)) - first.shards
         await second.crash()
@@ -191,7 +196,7 @@ async def test_one_that_stood_still_drops_what_others_took_and_goes_on(redis_ser
     async with bench(redis_server) as (writer, bus):
         await write_all(writer, 1)
         app = App(bus)
-        await until_async(lambda: sums(redis_server) == dict.fromkeys(SYMBOLS, [1]))
+        await until_async(lambda: sums(redis_server) == everywhere([1]))
         # somebody raises two fences, as a successor would, and is gone again
         taken = {0, 3}
         for shard in taken:
@@ -202,7 +207,7 @@ async def test_one_that_stood_still_drops_what_others_took_and_goes_on(redis_ser
         await until_async(lambda: all(sums(redis_server)[symbol] == [1, 3] for symbol in untouched))
         # nobody says that he is alive under that name: after a while these are free
         await app.has(range(8))
-        await until_async(lambda: sums(redis_server) == dict.fromkeys(SYMBOLS, [1, 3]))
+        await until_async(lambda: sums(redis_server) == everywhere([1, 3]))
         assert redis_server.client.get(KEYS.fence(0, "app")) == b"8"
         await app.stop()
 
@@ -278,7 +283,7 @@ async def test_flushed_under_a_consumer(idle: bool, redis_server: RedisServer) -
     async with bench(redis_server) as (writer, bus):
         app = App(bus)
         await write_all(writer, 1, 2)
-        await until_async(lambda: sums(redis_server) == dict.fromkeys(SYMBOLS, [1, 3]))
+        await until_async(lambda: sums(redis_server) == everywhere([1, 3]))
         if idle:
             redis_server.client.flushall()
         else:
@@ -287,7 +292,7 @@ async def test_flushed_under_a_consumer(idle: bool, redis_server: RedisServer) -
             await app.saw(72)
         await write_all(writer, 4)
         expected = [1, 3, 7] if idle else [1, 3, 6, 10]
-        await until_async(lambda: sums(redis_server) == dict.fromkeys(SYMBOLS, expected), what="all sums")
+        await until_async(lambda: sums(redis_server) == everywhere(expected), what="all sums")
         assert len(app.seen) == 24 * len(expected)
         await app.stop()
 
@@ -318,7 +323,12 @@ async def test_consumer_groups_show_the_lag(redis_server: RedisServer) -> None:
 
 async def test_a_bus_that_nobody_has_written_to_and_arguments_that_are_none(redis_server: RedisServer) -> None:
     async with tickbus.connect(redis_server.url) as bus:
-        for wrong in ({"service": "No Name"}, {"service": "x", "kind": "ticks"}, {"service": "x", "symbols": []}, {"service": "x", "lease_ttl": "soon"}):
+        for wrong in (
+            {"service": "No Name"},
+            {"service": "x", "kind": "ticks"},
+            {"service": "x", "symbols": []},
+            {"service": "x", "lease_ttl": "soon"},
+        ):
             with pytest.raises(ConfigError):
                 bus.consume(**wrong)  # type: ignore[arg-type]
         app = App(bus)

@@ -158,6 +158,7 @@ class AllTick(Feed):
     default_path: ClassVar[str] = "/quote-b-ws-api"
     request_interval: ClassVar[Duration] = Duration(1_100_000_000)
     reconnect_interval: ClassVar[Duration] = Duration(3 * SECOND)
+    takeover_delay: ClassVar[Duration] = Duration(30 * SECOND)
     heartbeat_interval: ClassVar[Duration | None] = Duration(10 * SECOND)
     heartbeat_answers: ClassVar[bool] = True
 

@@ -139,6 +139,8 @@ class Feed(ABC):
     """Least time between two frames that we send."""
     reconnect_interval: ClassVar[Duration] = Duration(0)
     """Least time between two connections."""
+    takeover_delay: ClassVar[Duration] = Duration(0)
+    """How long the vendor takes to let go of the connection of a gateway that died."""
     heartbeat_interval: ClassVar[Duration | None] = None
     heartbeat_answers: ClassVar[bool] = False
     """Whether the vendor answers heartbeats; three unanswered ones mean a dead connection."""

@@ -1,0 +1,106 @@
+"""Folders that one process has open at a time, and names in them that outlive a power cut. All raise OSError."""
+
+import fcntl
+import logging
+import os
+from collections.abc import Iterable
+from contextlib import suppress
+from pathlib import Path
+from uuid import uuid4
+
+from tickbus.errors import ConfigError
+
+log = logging.getLogger("tickbus.gateway")
+
+LOCK = "lock"
+
+
+def is_locked(folder: Path) -> bool:
+    """By a live process."""
+    try:
+        lock = os.open(folder / LOCK, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return False
+    try:
+        fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)  # an exclusive one would ask for the right to write
+        return False
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(lock)
+
+
+def lock_folder(folder: Path, make: bool = True) -> int | None:
+    """-> the descriptor that holds the lock; None if a live process holds it. FileNotFoundError if the folder is gone and not to be made."""
+    while True:
+        if make:
+            make_dir(folder)
+        lock = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # somebody may have removed the folder between the two calls, and the lock then guards nothing
+            if os.path.samestat(os.fstat(lock), (folder / LOCK).stat()):
+                return lock
+        except BlockingIOError:
+            os.close(lock)
+            return None
+        except FileNotFoundError:
+            if not make:
+                os.close(lock)
+                raise
+        except OSError:
+            os.close(lock)
+            raise
+        os.close(lock)
+
+
+def remove_folder(folder: Path) -> None:
+    """Remove the lock, which the caller holds, and the folder if nothing else is in it."""
+    (folder / LOCK).unlink()
+    with suppress(OSError):  # what was set aside stays; or another process has just begun to look into it, and removes it
+        folder.rmdir()
+        fsync_dir(folder.parent)
+
+
+def clear(paths: Iterable[Path]) -> None:
+    """Remove files whose entries are delivered. One that stays does no harm: what Redis has is skipped by its ID."""
+    for path in paths:
+        try:
+            path.unlink(missing_ok=True)
+        except OSError as error:
+            log.error("%s: cannot be removed (%s); nothing in it is needed any more", path, error)
+
+
+def fsync_dir(path: Path) -> None:
+    """Make the names in a folder durable."""
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def make_dir(path: Path) -> None:
+    """Make a folder, and those above it, if absent; durable."""
+    if path.is_dir():
+        return
+    make_dir(path.parent)
+    with suppress(FileExistsError):
+        path.mkdir()
+    fsync_dir(path.parent)
+
+
+def check_spill_dir(spill_dir: Path) -> None:
+    """ConfigError, in one line, unless files can be made here."""
+    probe = spill_dir / f"_probe-{uuid4().hex[:8]}"
+    try:
+        make_dir(spill_dir)
+        with probe.open("xb", buffering=0) as file:
+            file.write(b"tickbus")
+            os.fsync(file.fileno())
+        probe.unlink()
+        fsync_dir(spill_dir)
+    except OSError as error:
+        with suppress(OSError):
+            probe.unlink()
+        raise ConfigError(f"--spill-dir {spill_dir}: {error.strerror or error}; name a folder on a local disk that this user may write to") from None

@@ -1,0 +1,167 @@
+"""The way out of the gateway on one lane: memory (newest), in front of it the disk (oldest), then the transactions to Redis.
+
+First in, first out: as long as entries lie on the disk, the next ones come from there. So what a killed gateway loses is only a
+tail, which the next start tells.
+"""
+
+import asyncio
+import logging
+import time
+from collections import Counter
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from services.gateway.backlog import Backlog
+from services.gateway.sequencer import Sequencer, StreamState
+from services.gateway.spill import Spill
+from tickbus.clock import BusClock
+from tickbus.lane import Lane
+from tickbus.streams import Entry
+from tickbus.transaction import Transaction
+
+log = logging.getLogger("tickbus.gateway")
+
+_BATCH = 5_000
+"""Entries in one transaction at most: about 10 ms of the server's time."""
+_WELL_SECONDS = 1.0
+_MOST_UNMEASURED = 100_000
+
+
+class Batch(NamedTuple):
+    """One acknowledged transaction, for the metrics."""
+
+    entries: int
+    seconds: float
+    """From sent to acknowledged."""
+    oldest: int
+    """ns from received to acknowledged, of the oldest entry and of the newest."""
+    newest: int
+
+
+class Outlet:
+    def __init__(self, lane: Lane, backlog: Backlog, spill: Spill, clock: BusClock, sequencer: Sequencer) -> None:
+        self.lane = lane
+        self.backlog = backlog
+        self.spill = spill
+        self.published: Counter[str] = Counter()
+        """Ticks acknowledged, by kind; Gaps are not counted."""
+        self.batches: list[Batch] = []
+        """Not yet in the metrics."""
+        self.ring_due = True
+        self.committing = False
+        self._clock = clock
+        self._sequencer = sequencer
+        self._disk = asyncio.Lock()
+        """One at a time is at the spill."""
+        self._acknowledged_at = time.monotonic()
+
+    def __len__(self) -> int:
+        """Entries held."""
+        return len(self.backlog) + len(self.spill)
+
+    @property
+    def idle(self) -> bool:
+        """Whether everything is stored, and said."""
+        return not (len(self) or self.ring_due or self.committing)
+
+    @property
+    def stuck(self) -> bool:
+        """Whether Redis takes nothing."""
+        return not self.lane.up or (self.committing and time.monotonic() - self._acknowledged_at > _WELL_SECONDS)
+
+    def tick(self) -> None:
+        """The bus clock is due."""
+        self.ring_due = True
+        self.backlog.news.set()
+
+    async def commit(self, feed_up: bool) -> None:
+        """Wait for news; then everything that waits, up to a batch, as one transaction."""
+        await self.backlog.news.wait()
+        entries, spilled = await self._next()
+        transaction = Transaction(self._bus_ms(spilled), feed_up)
+        transaction.ring_all, self.ring_due = self.ring_due, False
+        # what was acknowledged, or in flight, when the spilling began was put in front of it, for the case that we are killed
+        transaction.entries = entries = [entry for entry in entries if entry[2] > _state(entry).acked] if spilled else entries
+        newest: dict[StreamState, Entry] = {_state(entry): entry for entry in entries}
+        ticks = {state: entry[4] for state, entry in newest.items() if entry[3] != b"g"}
+        if len(ticks) < len(newest):
+            ticks |= _ticks_before_gaps(entries, newest.keys() - ticks.keys())
+        transaction.heads = {state: state.head(entry, ticks.get(state, state.tick)) for state, entry in newest.items()}
+        started = self._acknowledged_at = time.monotonic()
+        self.committing = True
+        await self.lane.commit(transaction)
+        self.committing = False
+        if entries:
+            self._count(entries, newest, ticks, started)
+        await self._release(spilled)
+
+    async def _next(self) -> tuple[list[Entry], list[Entry]]:
+        """The oldest entries; then the same once more if they lie on the disk."""
+        async with self._disk:
+            if len(self.spill):
+                found = await asyncio.to_thread(self.spill.peek, _BATCH)
+                return found, found
+            return self.backlog.take(_BATCH), []
+
+    def _bus_ms(self, spilled: list[Entry]) -> int:
+        """What comes after this batch is not older."""
+        if spilled:
+            return spilled[-1][1]
+        waiting = self.backlog.oldest_waiting_ms
+        return self._clock.now_ms() if waiting is None else waiting
+
+    async def _release(self, spilled: list[Entry]) -> None:
+        self.backlog.release()
+        if spilled:
+            async with self._disk:
+                await asyncio.to_thread(self.spill.release, len(spilled))
+                if len(self.spill) or len(self.backlog):
+                    self.backlog.news.set()
+                else:
+                    log.info("what was spilled is in Redis")
+
+    def _count(self, entries: list[Entry], newest: dict[StreamState, Entry], ticks: dict[StreamState, bytes], started: float) -> None:
+        for state, entry in newest.items():
+            self.published[state.stream.kind] += entry[2] - state.acked
+            state.acked = entry[2]
+        for state, tick in ticks.items():
+            state.tick = tick
+        if self._sequencer.told > self._sequencer.told_stored:
+            # rare, so that looking for Gaps costs nothing otherwise
+            for entry in entries:
+                if entry[3] == b"g":
+                    self._sequencer.told_stored += 1
+                    self.published[entry[0].stream.kind] -= 1
+        now = self._clock.now_ns()
+        if len(self.batches) < _MOST_UNMEASURED:
+            self.batches.append(Batch(len(entries), time.monotonic() - started, now - entries[0][6], now - entries[-1][6]))
+
+    async def spill_oldest(self, most: int = _BATCH) -> bool:
+        """Move the oldest of memory to the disk; -> whether there was room, and something to move.
+
+        What comes before it goes along the first time: what Redis acknowledged lately and may have lost, and what is in flight.
+        They stay in memory too; but were this process killed, the disk must hold all that lies between Redis and the tail.
+        """
+        async with self._disk:
+            moved = self.backlog.oldest(most)
+            before = [*self.lane.ring.entries, *self._in_flight] if not len(self.spill) else []
+            if not (before or moved) or not await asyncio.to_thread(self.spill.append, [*before, *moved]):
+                return False
+            if before:
+                log.warning("Redis takes nothing, and memory is for what comes: the oldest ticks go to %s", self.spill.folder)
+            self.backlog.drop(moved)
+            return True
+
+    @property
+    def _in_flight(self) -> list[Entry]:
+        return list(self.lane.unfinished.entries) if self.lane.unfinished is not None else []
+
+
+def _state(entry: Entry) -> StreamState:
+    """Ours are StreamStates."""
+    return entry[0]  # type: ignore[return-value]
+
+
+def _ticks_before_gaps(entries: Iterable[Entry], wanted: "set[StreamState]") -> dict[StreamState, bytes]:
+    """The newest tick of those streams whose newest entry is a Gap."""
+    return {_state(entry): entry[4] for entry in entries if entry[0] in wanted and entry[3] != b"g"}

@@ -1,0 +1,134 @@
+"""Where the bus lives: one server, a master that sentinels watch over, or a cluster.
+
+    redis = locate("redis+sentinel://10.0.0.1:26379,10.0.0.2:26379/mymaster/0")
+    link = await redis.link(keys.bell(7))       the raw connection to whoever is master of that key now
+    connection = await redis.connect()          carries single commands for any key
+
+Nothing is kept alive in here: after a failure the next `link` finds out anew who the master is.
+"""
+
+import asyncio
+from typing import Protocol
+
+from tickbus.address import Address, Node, parse_address
+from tickbus.cluster import Cluster
+from tickbus.errors import RedisAway, RedisError, RedisUnfit
+from tickbus.link import Connection, Link, ask_permitted, check_fit, check_url, open_checked
+from tickbus.options import redact
+
+_WATCH_SECONDS = 1.0
+
+
+class Redis(Protocol):
+    """`str()` of it is its URL without secrets."""
+
+    @property
+    def sharded(self) -> bool:
+        """Whether the shards lie on several masters, so that one link serves one shard only."""
+
+    async def link(self, key: str) -> Link:
+        """A raw link to the master that holds `key` now. RedisAway if that cannot be reached, RedisUnfit if it does not let us in."""
+
+    async def connect(self) -> Connection:
+        """What carries single commands for any key. The same errors."""
+
+    async def open_checked(self) -> Connection:
+        """The same, after a check that every master may carry a bus; RedisUnfit says the command that mends it."""
+
+
+def locate(url: str) -> Redis:
+    """ConfigError if `url` is none of the forms; connects to nothing yet."""
+    scheme = url.partition("://")[0]
+    if scheme in ("redis+sentinel", "rediss+sentinel"):
+        return Sentinel(parse_address(url))
+    if scheme in ("redis+cluster", "rediss+cluster"):
+        return Cluster(parse_address(url))
+    check_url(url)
+    return OneServer(url)
+
+
+class OneServer:
+    sharded = False
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+
+    def __str__(self) -> str:
+        return redact(self._url)
+
+    async def link(self, key: str) -> Link:
+        return await Link.open(self._url)
+
+    async def connect(self) -> Link:
+        return await Link.open(self._url)
+
+    async def open_checked(self) -> Link:
+        return await open_checked(self._url)
+
+
+class Sentinel:
+    """One master at a time, as the sentinels say; what they say is checked with the server itself.
+
+    After `SENTINEL FAILOVER` the old master goes on taking writes for about 10 s, which are lost when it becomes a replica. So
+    each link is closed as soon as the sentinels name another one.
+    """
+
+    sharded = False
+
+    def __init__(self, address: Address) -> None:
+        self._address = address
+
+    def __str__(self) -> str:
+        return self._address.shown
+
+    async def link(self, key: str) -> Link:
+        return await self._master()
+
+    async def connect(self) -> Link:
+        return await self._master()
+
+    async def open_checked(self) -> Link:
+        link = await self._master()
+        await check_fit(link, str(self))
+        return link
+
+    async def _master(self) -> Link:
+        why: RedisAway | None = None
+        for node in self._address.nodes:
+            try:
+                master = await self._ask(node)
+                link = await self._open(master)
+            except RedisAway as error:  # this one, or what it says, may be cut off or old
+                why = error
+            else:
+                link.while_open(self._watch(link, master))
+                return link
+        raise RedisAway(f"no master at {self}: {why}")
+
+    async def _watch(self, link: Link, master: Node) -> None:
+        at = 0
+        while True:
+            await asyncio.sleep(_WATCH_SECONDS)
+            try:
+                if await self._ask(self._address.nodes[at]) != master:
+                    link.close("the sentinels name another master")
+            except RedisError:  # it says nothing about the master
+                at = (at + 1) % len(self._address.nodes)
+
+    async def _ask(self, node: Node) -> Node:
+        link = await Link.open(self._address.sentinel(node))
+        try:
+            reply = await link.ask("SENTINEL", "GET-MASTER-ADDR-BY-NAME", self._address.master)
+        finally:
+            link.close()
+        if reply is None:
+            raise RedisUnfit(f"the sentinel {node} knows no master {self._address.master!r}; see: redis-cli -p {node.port} SENTINEL MASTERS")
+        return Node(reply[0].decode(), int(reply[1]))
+
+    async def _open(self, master: Node) -> Link:
+        link = await Link.open(self._address.server(master))
+        role, *_ = await ask_permitted(link, "ROLE")
+        if role != b"master":
+            link.close()
+            raise RedisAway(f"{master} is not the master yet, or no longer")
+        return link

@@ -1,0 +1,328 @@
+"""One checker over the ledgers of a run. Pure: ledgers in, verdicts out.
+
+A tick that was sent must be in its stream once, or lie in a hole that a Gap names: by id where there are ids, else by place
+(the Gap stands between the two neighbours of the hole) and by time. What is in the streams must be with the app and in the files, exactly.
+"""
+
+from bisect import bisect_left, bisect_right
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from decimal import Decimal
+from itertools import pairwise
+from typing import Any
+
+from faults.bars import check_bars
+from faults.ledgers import FEED, Entry, Ledgers, Sent
+from tickbus.messages import Bar, Gap, Message, Quote, Side, Trade
+from tickbus.names import Stream
+from tickbus.units import MILLISECOND, SECOND
+
+SLACK = 2 * SECOND
+"""How far the times of a Gap may be off where the vendor has no ids: its times are receive times, the ledger's those of sending."""
+METRICS = ("tickbus_gaps_total", "tickbus_gaps_repaired_total", "tickbus_missing_ticks_total")
+
+
+@dataclass(frozen=True)
+class Verdict:
+    kind: str
+    """lost, doubled, mistimed (a Gap where the hole lies, with other times), order, invented, contradicted, counter, epoch, app, recorder, bars, metrics; of the run: crashed, stuck, harness."""
+    where: str
+    text: str
+
+    def __str__(self) -> str:
+        return f"{self.kind}: {self.where}: {self.text}"
+
+
+@dataclass
+class Result:
+    verdicts: list[Verdict] = field(default_factory=list)
+    sent: int = 0
+    published: int = 0
+    lost: int = 0
+    doubled: int = 0
+    told: int = 0
+    """Ticks sent that are in no stream, and a Gap names them."""
+
+    def add(self, kind: str, where: str, text: str) -> None:
+        self.verdicts.append(Verdict(kind, where, text))
+
+    def doubles(self, where: str, keys: Iterable[Any]) -> None:
+        """Each key may be there once."""
+        repeated = {key: count for key, count in Counter(keys).items() if count > 1}
+        if repeated:
+            self.doubled += sum(repeated.values()) - len(repeated)
+            self.add("doubled", where, f"{len(repeated)} are there more than once, like {next(iter(repeated.items()))}")
+
+
+def check(ledgers: Ledgers, specs: Sequence[str], grace: int, horizon: int) -> Result:
+    result = Result()
+    by_stream: dict[str, list[Sent]] = defaultdict(list)
+    for tick in ledgers.sent:
+        by_stream[Stream(tick.kind, FEED, tick.symbol).name].append(tick)
+    for name, entries in ledgers.published.items():
+        check_stream(result, name, entries)
+    for name, ticks in sorted(by_stream.items()):
+        entries = ledgers.published.get(name, [])
+        (check_trades if name.startswith("trade:") else check_quotes)(result, name, ticks, entries)
+    check_delivered(result, ledgers)
+    check_recorded(result, ledgers)
+    check_counters(result, ledgers)
+    for where, text in check_bars(ledgers.published, specs, grace, horizon):
+        result.add("bars", where, text)
+    return result
+
+
+def check_stream(result: Result, name: str, entries: list[Entry]) -> None:
+    """IDs as promised: the counter dense from 1, bus time never falling; the receive time strictly rising."""
+    seqs = [entry.id.seq for entry in entries]
+    if seqs != list(range(1, len(seqs) + 1)):
+        jump = next((f"{a} to {b}" for a, b in pairwise([0, *seqs]) if b != a + 1), "")
+        result.add("counter", name, f"not dense: from {jump}")
+    if any(b.id.ms < a.id.ms for a, b in pairwise(entries)):
+        result.add("order", name, "bus time falls")
+    received = [entry.message.ts_recv for entry in entries if isinstance(entry.message, Trade | Quote)]
+    if backwards := next((pair for pair in pairwise(received) if pair[1] <= pair[0]), None):
+        result.add("epoch", name, f"ts_recv does not rise: {backwards}: two writers?")
+
+
+def check_trades(result: Result, name: str, sent: list[Sent], entries: list[Entry]) -> None:
+    """By vendor id. Lines of repeats stand for the tick that they repeat."""
+    wanted = {(tick.id, tick.ts_event // MILLISECOND): tick for tick in reversed(sent)}
+    result.sent += len(wanted)
+    stored: list[tuple[int, int]] = []
+    for entry in entries:
+        if isinstance(entry.message, Trade):
+            key = (int(entry.message.trade_id or -1), entry.message.ts_event // MILLISECOND)
+            tick = wanted.get(key)
+            if tick is None or tick.fault == "corrupt":
+                result.add("invented", name, f"{entry.id} was never sent: {entry.message}")
+            elif not _same(_values(entry.message), tick.values):
+                result.add("invented", name, f"{entry.id} is {_values(entry.message)}, sent was {tick.values}")
+            else:
+                stored.append(key)
+    result.published += len(stored)
+    result.doubles(name, stored)
+    numbers = [wanted[key].n for key in stored]
+    if wrong := next((pair for pair in pairwise(numbers) if pair[1] < pair[0]), None):
+        result.add("order", name, f"line {wrong[1]} of the sender's ledger stands after line {wrong[0]}")
+    told = Told([entry.message for entry in entries if isinstance(entry.message, Gap)])
+    for text in told.overlaps:
+        result.add("contradicted", name, text)
+    if there := [key for key in stored if told.names(key[0])]:
+        result.add("contradicted", name, f"{len(there)} ticks are there and told as missing, like {there[0]}")
+    have = set(stored)
+    lost = []
+    for key, tick in wanted.items():
+        if key not in have and _must_be_known(tick, numbers):
+            if told.covers(tick):
+                result.told += 1
+            else:
+                lost.append(tick)
+    _tell_lost(result, name, lost)
+
+
+def check_quotes(result: Result, name: str, sent: list[Sent], entries: list[Entry]) -> None:
+    """By values, in order: quotes have no ids. A hole must have its Gap where it lies, with times that hold it."""
+    sent = [tick for tick in sent if tick.fault not in ("drop", "mute")]
+    result.sent += len(sent)
+    places: dict[tuple[Decimal | None, ...], list[int]] = defaultdict(list)
+    for place, tick in enumerate(sent):
+        places[_numbers(tick.values)].append(place)
+    last = -1
+    first: int | None = None
+    gaps: list[Gap] = []
+    """Since the last quote."""
+    before = 0
+    """Its ts_event."""
+    before = 0
+    """ts_event of the last quote."""
+    for entry in entries:
+        if isinstance(entry.message, Gap):
+            gaps.append(entry.message)
+        elif isinstance(entry.message, Quote):
+            found = places.get(_numbers(_values(entry.message)), [])
+            at = bisect_right(found, last)
+            if at == len(found):
+                result.doubled += bool(found)
+                result.add("doubled" if found else "invented", name, f"{entry.id}: {entry.message}; sent on lines {[sent[n].n for n in found]}")
+                continue
+            if first is not None:
+                _check_hole(result, name, sent[last + 1 : found[at]], gaps, before, entry.message.ts_event)
+            first = found[at] if first is None else first
+            last, gaps, before = found[at], [], entry.message.ts_event
+            result.published += 1
+    _check_hole(result, name, [tick for tick in sent[last + 1 :] if tick.sent], gaps, before, 1 << 63)
+
+
+def _check_hole(result: Result, name: str, missing: Sequence[Sent], gaps: list[Gap], before: int, after: int) -> None:
+    """`before`, `after`: times of the neighbours. What a paused gateway reads late has late times: so have the holes in it."""
+    if not gaps:
+        _tell_lost(result, name, missing)
+        return
+    result.told += len(missing)
+    times = [min(max(tick.at, before), after) for tick in missing]
+    outside = [at for at in times if not any(gap.from_ts - SLACK <= at <= gap.to_ts + SLACK for gap in gaps)]
+    if outside:
+        ranges = [f"{gap.kind.name} {gap.from_ts / SECOND:.1f} to {gap.to_ts / SECOND:.1f}" for gap in gaps]
+        result.add("mistimed", name, f"{len(outside)} ticks of {outside[0] / SECOND:.1f} to {outside[-1] / SECOND:.1f} are told as {ranges}")
+
+
+def _tell_lost(result: Result, name: str, lost: Sequence[Sent]) -> None:
+    if lost:
+        result.lost += len(lost)
+        shown = ", ".join(f"line {tick.n} (id {tick.id}, {'sent' if tick.sent else 'to nobody'}, fault {tick.fault})" for tick in lost[:3])
+        result.add("lost", name, f"{len(lost)} ticks: {shown}{', ...' if len(lost) > 3 else ''}")
+
+
+def _must_be_known(tick: Sent, stored: list[int]) -> bool:
+    """Between the first and the last that is there, all; after the last, what a connection was given; before the first, none."""
+    if not stored:
+        return tick.sent
+    return stored[0] < tick.n and (tick.n < stored[-1] or tick.sent)
+
+
+def _numbers(values: Iterable[str | None]) -> tuple[Decimal | None, ...]:
+    return tuple(None if value is None else Decimal(value) for value in values)
+
+
+def _same(found: tuple[str | None, ...], wanted: tuple[str | None, ...]) -> bool:
+    """Of a trade: price and size by value, the side as it is."""
+    return found == wanted or (_numbers(found[:2]) == _numbers(wanted[:2]) and found[2:] == wanted[2:])
+
+
+def _values(message: Message) -> tuple[str | None, ...]:
+    if isinstance(message, Trade):
+        return message.price_text, message.size_text, None if message.side is Side.UNKNOWN else message.side.name.lower()
+    assert isinstance(message, Quote)
+    return message.bid_text, message.bid_size_text, message.ask_text, message.ask_size_text
+
+
+class Told:
+    """What a stream's Gaps name as missing in the end: ranges of ids, less what was repaired; and ranges of time without ids."""
+
+    def __init__(self, gaps: Sequence[Gap]) -> None:
+        self.overlaps: list[str] = []
+        self._ranges: list[tuple[int, int]] = []
+        self._times: list[tuple[int, int]] = []
+        for gap in gaps:
+            if gap.from_id is None or gap.to_id is None:
+                self._times.append((gap.from_ts, gap.to_ts))
+            elif gap.repaired:
+                self._repair(int(gap.from_id), int(gap.to_id))
+            else:
+                self._add(int(gap.from_id), int(gap.to_id))
+
+    def _add(self, first: int, last: int) -> None:
+        if other := next((told for told in self._ranges if told[0] <= last and first <= told[1]), None):
+            self.overlaps.append(f"ids {first} to {last} are told as missing, and so were {other[0]} to {other[1]}")
+        self._ranges.append((first, last))
+        self._ranges.sort()
+
+    def _repair(self, first: int, last: int) -> None:
+        holder = next((told for told in self._ranges if told[0] <= first and last <= told[1]), None)
+        if holder is None:
+            self.overlaps.append(f"ids {first} to {last} are told as repaired, and were never missing")
+            return
+        self._ranges.remove(holder)
+        self._ranges += [part for part in ((holder[0], first - 1), (last + 1, holder[1])) if part[0] <= part[1]]
+        self._ranges.sort()
+
+    def names(self, id: int) -> bool:
+        at = bisect_left(self._ranges, (id + 1, 0)) - 1
+        return at >= 0 and id <= self._ranges[at][1]
+
+    def covers(self, tick: Sent) -> bool:
+        # the vendor's clock has whole ms
+        return self.names(tick.id) or any(first - MILLISECOND < tick.ts_event < last + MILLISECOND for first, last in self._times)
+
+
+def check_delivered(result: Result, ledgers: Ledgers) -> None:
+    """The app has every entry of every stream once, in order, with its content; what the library called lost is told."""
+    by_stream: dict[str, list[list[Any]]] = defaultdict(list)
+    told: Counter[str] = Counter()
+    for row in ledgers.delivered:
+        if row[2] == "lost":
+            told[row[0]] += row[3] or 0
+        else:
+            by_stream[row[0]].append(row)
+    for name, entries in ledgers.published.items():
+        got = [(row[1], row[3]) for row in by_stream.get(name, [])]
+        crcs = {row[1]: row[3] for row in by_stream.get(name, [])}
+        want = [(id, crcs.get(id) if entry.crc is None else entry.crc) for entry in entries for id in [str(entry.id)]]
+        if got == want:
+            continue
+        result.doubles(f"app, {name}", [id for id, _ in got])
+        missing, extra = [row for row in want if row not in set(got)], [row for row in got if row not in set(want)]
+        if len(missing) > told[name] or extra or not missing:
+            result.add(
+                "app", name, f"{len(missing)} of {len(want)} entries missing {missing[:2]}, {told[name]} told; {len(extra)} others {extra[:2]}"
+            )
+    for name in by_stream.keys() - ledgers.published.keys():
+        result.add("app", name, "was delivered and is not on the bus")
+
+
+def check_recorded(result: Result, ledgers: Ledgers) -> None:
+    """The files have every entry of every stream once, with its values; epochs never fall."""
+    result.doubles("files", [row[:3] for row in ledgers.recorded])
+    got = {row[:3]: row[4] for row in ledgers.recorded}
+    want = {(name, *entry.id): facts(entry.message) for name, entries in ledgers.published.items() for entry in entries}
+    for text, keys in (("on the bus and not in the files", want.keys() - got.keys()), ("in the files and not on the bus", got.keys() - want.keys())):
+        by_stream = Counter(key[0] for key in keys)
+        for name, count in sorted(by_stream.items()):
+            result.add("recorder", name, f"{count} entries {text}, like {min(key for key in keys if key[0] == name)}")
+    if wrong := next((key for key in want.keys() & got.keys() if want[key] != _plain(got[key])), None):
+        result.add("recorder", wrong[0], f"{wrong} is {_plain(got[wrong])} in the files, {want[wrong]} on the bus")
+    epochs: dict[str, list[tuple[int, int]]] = defaultdict(list)
+    for name, _, seq, epoch, _ in ledgers.recorded:
+        epochs[name].append((seq, epoch))
+    for name, rows in epochs.items():
+        rows.sort()
+        if fall := next((pair for pair in pairwise(rows) if pair[1][1] < pair[0][1]), None):
+            result.add("epoch", name, f"entry {fall[1][0]} of epoch {fall[1][1]} stands after one of epoch {fall[0][1]}")
+
+
+def facts(message: Message) -> tuple[Any, ...]:
+    """What the files must say of a message, in the order of their columns."""
+    if isinstance(message, Trade):
+        return "trade", message.trade_id, message.price, message.size, None if message.side is Side.UNKNOWN else message.side.name.lower()
+    if isinstance(message, Quote):
+        return "quote", message.bid, message.bid_size, message.ask, message.ask_size
+    if isinstance(message, Bar):
+        return "bar", str(message.start), str(message.revision), message.close, str(message.trades)
+    assert isinstance(message, Gap)
+    count = None if message.count is None else str(message.count)
+    return "gap", message.kind.name.lower(), message.from_id, message.to_id, count, str(message.repaired).lower()
+
+
+_DECIMALS = {"trade": (2, 3), "quote": (1, 2, 3, 4), "bar": (3,), "gap": ()}
+
+
+def _plain(row: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Numbers of the files by value: they are filled up with zeros there."""
+    return tuple(Decimal(value) if place in _DECIMALS[row[0]] and value is not None else value for place, value in enumerate(row))
+
+
+def check_counters(result: Result, ledgers: Ledgers) -> None:
+    """Gap messages in the streams = those that the heads count = those that the gateway's /metrics count."""
+    total: Counter[str] = Counter()
+    repaired = missing = 0
+    for name, entries in ledgers.published.items():
+        if name.startswith("bar:"):
+            continue
+        gaps = [entry.message for entry in entries if isinstance(entry.message, Gap)]
+        kinds = Counter(gap.kind.name.lower() for gap in gaps if not gap.repaired)
+        counted = sum(gap.count or 0 for gap in gaps if not gap.repaired) - sum(gap.count or 0 for gap in gaps if gap.repaired)
+        mended = sum(gap.repaired for gap in gaps)
+        if (head := ledgers.heads.get(name)) and (Counter(head.gaps), head.repaired, head.missing) != (kinds, mended, counted):
+            result.add(
+                "metrics",
+                name,
+                f"head counts {head.gaps}, {head.repaired} repaired, {head.missing} missing; found {dict(kinds)}, {mended}, {counted}",
+            )
+        total += kinds
+        repaired, missing = repaired + mended, missing + counted
+    for name, found in zip(METRICS, (dict(total), {"": repaired}, {"": missing}), strict=True):
+        shown = {kind: value for kind, value in ledgers.metrics.get(name, {}).items() if value}
+        if shown != {kind: float(value) for kind, value in found.items() if value}:
+            result.add("metrics", name, f"the gateway says {shown}, the streams hold {found}")

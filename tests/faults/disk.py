@@ -1,0 +1,45 @@
+"""A small disk of its own for the recorder, that can be filled. Needs the right to mount; without it, an ordinary folder."""
+
+import subprocess
+import tempfile
+from contextlib import suppress
+from functools import cache
+from pathlib import Path
+
+
+class SmallDisk:
+    def __init__(self, folder: Path, megabytes: int = 64) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self.folder = folder
+        command = ["mount", "-t", "tmpfs", "-o", f"size={megabytes}m", "none", str(folder)]
+        self.small = subprocess.run(command, capture_output=True, check=False).returncode == 0
+        """Whether it is one: only then can it be filled."""
+        self.was_small = self.small
+
+    def fill(self) -> None:
+        if not self.small:
+            return  # what would be filled is the machine's own disk
+        with (self.folder / "ballast").open("wb", buffering=0) as ballast, suppress(OSError):  # the disk is full
+            while ballast.write(bytes(1 << 16)):
+                pass
+
+    def clear(self) -> None:
+        (self.folder / "ballast").unlink(missing_ok=True)
+
+    def keep(self, where: Path) -> None:
+        """Copy what it holds: the disk is gone with the system."""
+        if self.small:
+            subprocess.run(["cp", "-r", str(self.folder), str(where)], check=False)
+
+    def close(self) -> None:
+        if self.small:
+            subprocess.run(["umount", "-l", str(self.folder)], check=False)
+            self.small = False
+
+
+@cache
+def may_mount() -> bool:
+    with tempfile.TemporaryDirectory() as folder:
+        disk = SmallDisk(Path(folder), 1)
+        disk.close()
+        return disk.was_small

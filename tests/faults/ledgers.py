@@ -1,0 +1,131 @@
+"""The ledgers of a run: what was sent, published, delivered and recorded, as plain rows for the checker."""
+
+import zlib
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from support.recording import Recording
+
+from faults import app
+from services.recorded import reading
+from tickbus.messages import Message
+from tickbus.names import Keys, Stream, StreamId
+from tickbus.wire import Head, decode, decode_head
+
+FEED = "binance"
+
+
+@dataclass(frozen=True)
+class Sent:
+    """One line of the simulator's ledger."""
+
+    n: int
+    kind: str
+    symbol: str
+    id: int
+    values: tuple[str | None, ...]
+    """Trade: price, size, side. Quote: bid, bid size, ask, ask size."""
+    ts_event: int
+    at: int
+    sent: bool
+    fault: str | None
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One entry of a stream in Redis."""
+
+    id: StreamId
+    message: Message
+    crc: int | None
+    """Of the bytes in Redis; None for an entry that only the files still have."""
+
+
+@dataclass
+class Ledgers:
+    sent: list[Sent] = field(default_factory=list)
+    published: dict[str, list[Entry]] = field(default_factory=dict)
+    """Stream name -> its entries, in Redis's order."""
+    heads: dict[str, Head] = field(default_factory=dict)
+    delivered: list[list[Any]] = field(default_factory=list)
+    """The app's ledger."""
+    recorded: list[tuple[Any, ...]] = field(default_factory=list)
+    """(stream name, ms, seq, epoch, values) of every row in the files; values as `facts` gives them."""
+    metrics: dict[str, dict[str, float]] = field(default_factory=dict)
+    """The writing gateway's gap metrics: name -> kind (or empty) -> value."""
+
+
+def read_sent(path: Path, canonical: Callable[[str], str]) -> list[Sent]:
+    """Ticks only, in the order of sending."""
+    decoder = msgspec.json.Decoder()
+    rows = []
+    for line in path.read_bytes().splitlines(keepends=True):
+        if not line.endswith(b"\n") or b'"n":' not in line[:8]:
+            continue
+        row = decoder.decode(line)
+        names = ("price", "size", "side") if row["kind"] == "trade" else ("bid", "bid_size", "ask", "ask_size")
+        values = tuple(row[name] for name in names)
+        rows.append(
+            Sent(row["n"], row["kind"], canonical(row["symbol"]), int(row["id"]), values, row["ts_event"], row["at"], row["sent"], row["fault"])
+        )
+    return rows
+
+
+def read_published(client: Any, keys: Keys) -> tuple[dict[str, list[Entry]], dict[str, Head]]:
+    """Every stream that the registry names, and its head."""
+    heads = {name.decode(): decode_head(head) for shard in range(keys.shards) for name, head in client.hgetall(keys.last(shard)).items()}
+    return {name: read_stream(client, keys, name) for name in heads}, heads
+
+
+def read_stream(client: Any, keys: Keys, name: str) -> list[Entry]:
+    rows = client.xrange(keys.stream(Stream.parse(name)))
+    return [Entry(StreamId.parse(id), decode(field, payload), zlib.crc32(payload)) for id, fields in rows for field, payload in fields.items()]
+
+
+def with_files(published: dict[str, list[Entry]], folder: Path) -> dict[str, list[Entry]]:
+    """After a flush: in front of what Redis has, what only the files have. Their digits are without zeros at the end."""
+    first = {name: entries[0].id for name, entries in published.items() if entries}
+    before: dict[str, list[Entry]] = {}
+    for stream, id, message in reading.read_recorded(folder, ("trade", "quote", "bar", "gap")):
+        if stream.name not in first or id < first[stream.name]:
+            before.setdefault(stream.name, []).append(Entry(id, message, None))
+    for entries in before.values():
+        entries.sort(key=lambda entry: entry.id)
+    return {name: [*before.get(name, []), *published.get(name, [])] for name in published | before}
+
+
+def read_delivered(path: Path) -> list[list[Any]]:
+    return app.read(path)
+
+
+_SQL = {
+    "trade": "feed, symbol, '', id_ms, seq, epoch, [trade_id, price::text, size::text, side] from FILES",
+    "quote": "feed, symbol, '', id_ms, seq, epoch, [bid::text, bid_size::text, ask::text, ask_size::text] from FILES",
+    "bar": "feed, symbol, spec, id_ms, seq, epoch, [epoch_ns(start)::text, revision::text, close::text, trades::text] from FILES",
+    "gap": "feed, symbol, coalesce(spec, ''), id_ms, seq, epoch, [kind, from_id, to_id, count::text, repaired::text], stream from FILES",
+}
+
+
+def read_recorded(folder: Path) -> list[tuple[Any, ...]]:
+    """By DuckDB: no code of ours stands between the files and the check."""
+    rows = []
+    for kind, columns in _SQL.items():
+        for feed, symbol, spec, ms, seq, epoch, values, *stream in Recording(folder).query(f"select {columns}", kind):
+            name = Stream(stream[0] if stream else kind, feed, symbol, spec).name
+            rows.append((name, ms, seq, epoch, (kind, *values)))
+    return rows
+
+
+def parse_metrics(text: str, names: Iterable[str]) -> dict[str, dict[str, float]]:
+    """Samples of these metrics: name -> the label `kind` (or empty) -> value."""
+    found: dict[str, dict[str, float]] = {name: {} for name in names}
+    for line in text.splitlines():
+        name, _, rest = line.partition("{")
+        if name in found:
+            labels, _, value = rest.rpartition("} ")
+            kind = labels.partition('kind="')[2].partition('"')[0]
+            found[name][kind] = found[name].get(kind, 0.0) + float(value)
+    return found

@@ -1,0 +1,69 @@
+"""Which faults, when, on whom and for how long: all of it from the seed. Pure."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from random import Random
+
+from faults.rows import Row
+from faults.system import Shape
+
+_LONG = 20.0
+"""Faults of so many seconds get a round that has room for them, and are chosen less often."""
+
+
+@dataclass(frozen=True)
+class Injection:
+    row: Row
+    number: int
+    """Which replica, counted from 0, modulo those there are. Of gateways: even means the active one."""
+    at: float
+    """Seconds from the start of the round."""
+    seconds: float
+
+    def __str__(self) -> str:
+        return f"{self.at:5.1f} s {self.row.name} for {self.seconds:.1f} s"
+
+
+@dataclass(frozen=True)
+class Round:
+    shape: Shape
+    injections: tuple[Injection, ...]
+
+
+def draw(rows: Sequence[Row], seed: int, number: int, done: Mapping[str, int], *, seconds: float, rate: int, clock: bool) -> Round:
+    """Round `number` of a soak. Rows that were injected least so far are drawn first, so that all of the matrix gets its share."""
+    chance = Random(f"{seed}:{number}")
+    special = {row.only for row in rows} - {None}
+    kinds = [kind for kind in ("server", "server", "server", "sentinel", "cluster") if not special or kind in special]
+    shape = Shape(
+        redis=chance.choice(kinds), gateways=chance.choice((1, 1, 2)), bars=chance.choice((1, 2, 3)), recorders=chance.choice((1, 2)),
+        rate=rate, seed=chance.randrange(1 << 30), clock=chance.random() < 0.5 and clock,
+        backlog=chance.choice(("1MB", "4MB", "64MB")), spill=chance.choice(("256KB", "8MB", "48MB")),
+    )  # fmt: skip
+    usable = [row for row in rows if row.fits(shape)]
+    # who is killed while Redis is empty has lost the other copy too: such a round is for one of the two
+    without = "redis-flush" if chance.random() < 0.75 else "kill"
+    usable = [row for row in usable if not row.name.startswith(without)] or usable
+    count = max(1, round(seconds / chance.choice((1.0, 1.5, 2.5))))
+    counts = {row.name: done.get(row.name, 0) for row in usable}
+    chosen: list[Row] = []
+    while usable and len(chosen) < count:
+        # the long ones count for more than they are: a soak of minutes must not be made of them
+        least = min(counts[row.name] * (4 if row.seconds[1] > _LONG else 1) for row in usable)
+        row = chance.choice([row for row in usable if counts[row.name] * (4 if row.seconds[1] > _LONG else 1) <= least + 1])
+        chosen.append(row)
+        counts[row.name] += 1
+        if row.once or row.seconds[1] > _LONG:
+            usable = [other for other in usable if other is not row and not (row.seconds[1] > _LONG and other.target == row.target)]
+    return Round(shape, tuple(sorted(_placed(chosen, chance, seconds), key=lambda one: one.at)))
+
+
+def _placed(chosen: Sequence[Row], chance: Random, seconds: float) -> list[Injection]:
+    """At random times, in clusters with quiet between them."""
+    clusters = sorted(chance.uniform(0, seconds) for _ in range(max(1, len(chosen) // 3)))
+    placed = []
+    for row in chosen:
+        at = min(seconds, max(0.0, chance.choice(clusters) + chance.uniform(-0.5, 1.5)))
+        long = row.seconds[1] > _LONG
+        placed.append(Injection(row, chance.randrange(6), 0.0 if long else at, chance.uniform(*row.seconds)))
+    return placed

@@ -1,0 +1,299 @@
+"""The matrix: what can be done to the system, and how it is healed. One row per kind of fault and role.
+
+A fault is on a target (a part, a link of the proxy, Redis, the vendor); of the faults that share a target only one is there at
+a time, everything else may overlap.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+
+import redis as redis_py
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from faults.backends import Cluster, OneServer, Sentinels
+from faults.disk import may_mount
+from faults.system import Shape, System, faketime
+from tickbus.slots import key_slot
+
+Act = Callable[[System, str], None]
+ROLES = ("gateway", "bars", "recorder", "app")
+SHORT, PAUSE_1, PAUSE_30 = (0.2, 3.0), (1.0, 1.3), (30.0, 31.0)
+
+
+@dataclass(frozen=True)
+class Row:
+    name: str
+    """What, and on whom: `kill-9 gateway`."""
+    target: str
+    """A role, `redis-ROLE` or `vendor-gateway` for links, `redis`, `vendor`, `disk`, `clock`."""
+    seconds: tuple[float, float]
+    """How long it lasts, least and most."""
+    inject: Act
+    heal: Act
+    only: str | None = None
+    """The kind of backend that it is for; None: all."""
+    machine: Callable[[Shape], bool] = lambda shape: True
+    """Whether the machine can do it."""
+    once: bool = False
+    """At most once in the life of a system."""
+
+    def fits(self, shape: Shape) -> bool:
+        return self.only in (None, shape.redis) and self.machine(shape)
+
+    @property
+    def fault(self) -> str:
+        return self.name.partition(" ")[0]
+
+
+def _nothing(system: System, target: str) -> None:
+    pass
+
+
+def _kill(system: System, part: str) -> None:
+    system.kill(part)
+
+
+def _restart(system: System, part: str) -> None:
+    system.restart(part)
+
+
+def _terminate(system: System, part: str) -> None:
+    system.terminate(part)
+
+
+def _ended(system: System, part: str) -> None:
+    system.ended_well(part)
+    system.restart(part)
+
+
+def _freeze(system: System, part: str) -> None:
+    system.freeze(part)
+
+
+def _thaw(system: System, part: str) -> None:
+    system.thaw(part)
+
+
+def _link(command: str, system: System, link: str) -> None:
+    word, _, value = command.partition(" ")
+    system.proxy.command(f"{word} {link} {value}".strip())
+
+
+def _cut_and_refuse(how: str, system: System, link: str) -> None:
+    system.proxy.command(f"refuse {link}")
+    system.proxy.command(f"{how} {link}")
+
+
+def _vendor(line: str, system: System, target: str) -> None:
+    system.parts["simulator"].say(line)
+
+
+def _configure(name: str, value: str, system: System, target: str) -> None:
+    with redis_py.Redis(port=system.redis.port, socket_timeout=3, retry=Retry(NoBackoff(), 0)) as client:
+        client.config_set(name, value)
+
+
+def _redis(method: str, system: System, target: str) -> None:
+    getattr(system.redis, method)()
+
+
+def _flush(system: System, target: str) -> None:
+    system.flushed = True
+    system.redis.client.flushall()
+
+
+def _step(offset: str, system: System, target: str) -> None:
+    system.step_clock(offset)
+
+
+def _fill(system: System, target: str) -> None:
+    system.disk.fill()
+
+
+def _clear(system: System, target: str) -> None:
+    system.disk.clear()
+
+
+def _fill_spill(system: System, target: str) -> None:
+    """Redis is away too: otherwise nobody wants that disk."""
+    system.spill_disk.fill()
+    system.redis.pause()
+
+
+def _clear_spill(system: System, target: str) -> None:
+    system.spill_disk.clear()
+    system.redis.go_on()
+
+
+def _note_size(system: System, target: str) -> None:
+    system.redis.synced = system.redis.log_size()
+
+
+def _lose_power(system: System, target: str) -> None:
+    """What Redis wrote since the fault began was never on its disk: acknowledged, and gone."""
+    system.redis.kill()
+    system.redis.truncate_log(system.redis.synced)
+    system.redis.start()
+
+
+def _second_gateway(system: System, part: str) -> None:
+    """Another one is there when the active one is paused past its lease; both are there when it wakes."""
+    if len(system.of("gateway")) == 1:
+        system.add_gateway(2)
+    system.freeze(part)
+
+
+def _process_rows() -> list[Row]:
+    rows = []
+    for role in ROLES:
+        rows += [
+            Row(f"kill-9 {role}", role, SHORT, _kill, _restart),
+            Row(f"kill-15 {role}", role, SHORT, _terminate, _ended),
+            Row(f"pause-1s {role}", role, PAUSE_1, _freeze, _thaw),
+            Row(f"pause-30s {role}", role, PAUSE_30, _freeze, _thaw),
+        ]
+    past_lease = (System.lease_ttl + 2.0, System.lease_ttl + 5.0)
+    return [*rows, Row("two-gateways gateway", "gateway", past_lease, _second_gateway, _thaw)]
+
+
+def _fail_over(system: System, target: str) -> None:
+    """As an operator does it; the old master is a second one for a while."""
+    assert isinstance(system.backend, Sentinels)
+    system.backend.servers.fail_over()
+
+
+def _master(how: str, system: System, target: str) -> None:
+    assert isinstance(system.backend, Sentinels)
+    getattr(system.backend.servers.master(), how)()
+
+
+def _cluster_fail_over(system: System, target: str) -> None:
+    assert isinstance(system.backend, Cluster)
+    system.backend.servers.fail_over(_busy_key(system))
+
+
+def _cluster_master(how: str, system: System, target: str) -> None:
+    assert isinstance(system.backend, Cluster)
+    getattr(system.backend.servers.master(_busy_key(system)), how)()
+
+
+def _move(system: System, target: str) -> None:
+    """A slot with streams in it goes to another master, under load."""
+    assert isinstance(system.backend, Cluster)
+    servers, key = system.backend.servers, _busy_key(system)
+    holder = servers.master(key)
+    servers.move(key_slot(key), next(node for node in servers.masters() if node is not holder))
+
+
+def _busy_key(system: System) -> str:
+    return system.keys.bell(system.keys.shard(system.symbols[0]))
+
+
+def _healed(system: System, target: str) -> None:
+    assert not isinstance(system.backend, OneServer)
+    system.backend.servers.heal()
+
+
+def _replicated_rows() -> list[Row]:
+    sentinel, cluster = "sentinel", "cluster"
+    return [
+        Row("sentinel-failover", "redis", (2.0, 4.0), _fail_over, _healed, sentinel),
+        Row("sentinel-master-kill-9", "redis", (4.0, 8.0), partial(_master, "kill"), _healed, sentinel),
+        Row("sentinel-master-pause-1s", "redis", PAUSE_1, partial(_master, "pause"), _healed, sentinel),
+        Row("sentinel-master-paused-past-failover", "redis", (5.0, 8.0), partial(_master, "pause"), _healed, sentinel),
+        Row("cluster-failover", "redis", (1.0, 3.0), _cluster_fail_over, _healed, cluster),
+        Row("cluster-master-kill-9", "redis", (5.0, 9.0), partial(_cluster_master, "kill"), _healed, cluster),
+        Row("cluster-master-paused-past-failover", "redis", (6.0, 9.0), partial(_cluster_master, "pause"), _healed, cluster),
+        Row("cluster-slot-migration", "redis", (0.1, 0.2), _move, _nothing, cluster),
+    ]
+
+
+def _redis_rows() -> list[Row]:
+    away, back = partial(_redis, "pause"), partial(_redis, "go_on")
+    return [replace(row, only="server") for row in _server_rows(away, back)]
+
+
+def _server_rows(away: Act, back: Act) -> list[Row]:
+    return [
+        Row("redis-kill-9", "redis", SHORT, partial(_redis, "kill"), partial(_redis, "start")),
+        Row("redis-stop", "redis", SHORT, partial(_redis, "stop"), partial(_redis, "start")),
+        Row("redis-pause-1s", "redis", PAUSE_1, away, back),
+        Row("redis-pause-30s", "redis", PAUSE_30, away, back),
+        Row("redis-power-loss", "redis", (0.5, 1.5), _note_size, _lose_power),
+        Row("redis-flush", "redis", (3.0, 3.5), _flush, _nothing, once=True),
+        Row("redis-oom", "redis", (1.0, 6.0), partial(_configure, "maxmemory", "1mb"), partial(_configure, "maxmemory", "0")),
+    ]
+
+
+def _link_rows() -> list[Row]:
+    heal = partial(_link, "heal")
+    rows = []
+    for target in [*(f"redis-{role}" for role in ROLES), "vendor-gateway"]:
+        rows += [
+            Row(f"cut {target}", target, (0.1, 3.0), partial(_cut_and_refuse, "cut"), heal),
+            Row(f"reset {target}", target, (0.0, 0.1), partial(_link, "reset"), heal),
+            Row(f"half-open {target}", target, (3.0, 10.0), partial(_link, "half-open"), heal),
+            Row(f"stall {target}", target, (0.5, 8.0), partial(_link, "stall"), heal),
+            Row(f"slow {target}", target, (2.0, 5.0), partial(_link, "slow 40"), heal),
+            Row(f"slice {target}", target, (2.0, 5.0), partial(_link, "slice 64"), heal),
+        ]
+    return [replace(row, only="server") if row.target.startswith("redis-") else row for row in rows]
+
+
+_VENDOR = {
+    "duplicate": "duplicate=50", "reorder": "reorder=20", "drop": "drop=20", "jump": "jump=500", "reset": "reset=1000000", "mute": "mute=1s",
+    "mute-connection": "mute-connection=20s", "close": "close=1008 reason=policy", "cut": "cut", "half-open": "half-open", "garbage": "garbage=5",
+    "binary": "binary=5", "huge": "huge=5MB", "corrupt": "corrupt=10", "refuse": "refuse=3s", "slow-down": "slow-down", "shutdown": "shutdown=2s",
+}  # fmt: skip
+_LASTING = {"mute": 1.0, "mute-connection": 4.0, "half-open": 4.0, "refuse": 3.0, "shutdown": 2.5, "slow-down": 33.0}
+"""Seconds until nothing of it is left; after `slow-down` a gateway keeps away for 30 s, as the vendor wants it."""
+
+
+def _close_after_login(system: System, target: str) -> None:
+    for after in (0, 100, 400, 800, 1500):
+        system.parts["simulator"].say(f"at={after}ms close=1008 reason=policy")
+
+
+def _vendor_rows() -> list[Row]:
+    rows = []
+    for name, line in _VENDOR.items():
+        seconds = _LASTING.get(name, 0.1)
+        rows.append(Row(f"vendor-{name}", "vendor", (seconds, seconds + 0.1), partial(_vendor, line), _nothing, once=name == "reset"))
+    return [*rows, Row("vendor-close-after-login", "vendor", (1.6, 1.8), _close_after_login, _nothing)]
+
+
+def _machine_rows() -> list[Row]:
+    def clock(shape: Shape) -> bool:
+        return shape.clock
+
+    def disk(shape: Shape) -> bool:
+        return may_mount()
+
+    return [
+        Row("clock+1h gateway", "clock", (2.0, 8.0), partial(_step, "+3600"), partial(_step, "+0"), machine=clock),
+        Row("clock-1h gateway", "clock", (2.0, 8.0), partial(_step, "-3600"), partial(_step, "+0"), machine=clock),
+        Row("disk-full recorder", "disk", (1.0, 8.0), _fill, _clear, machine=disk),
+        Row("disk-full gateway", "redis", (2.0, 8.0), _fill_spill, _clear_spill, only="server", machine=disk),
+    ]
+
+
+ROWS = {row.name: row for row in (*_process_rows(), *_redis_rows(), *_replicated_rows(), *_link_rows(), *_vendor_rows(), *_machine_rows())}
+
+
+def choose(words: str) -> list[Row]:
+    """Rows by the beginnings of their names, parted by commas (`kill,redis-stop,slow vendor`); empty: all. ValueError if one fits nothing."""
+    if not words:
+        return list(ROWS.values())
+    chosen: dict[str, Row] = {}
+    for word in words.split(","):
+        found = {name: row for name, row in ROWS.items() if name.startswith(word.strip())}
+        if not found:
+            raise ValueError(f"--faults: nothing begins with {word!r}; there are {', '.join(sorted({row.fault for row in ROWS.values()}))}")
+        chosen |= found
+    return list(chosen.values())
+
+
+def has_clock() -> bool:
+    return faketime() is not None

@@ -1,0 +1,421 @@
+"""The whole system as real processes: simulator -> gateways -> Redis -> bars, recorders, an app; a proxy on every connection.
+
+`supervise` does what an operator's supervisor does: what ended is started again. It also judges how it ended.
+"""
+
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import redis as redis_py
+from support.parts import Part
+from support.proxy import ProxyProcess
+from support.redis_server import RedisServer
+from support.waiting import until
+
+from faults import app, ledgers
+from faults.backends import OneServer, backend
+from faults.checker import METRICS, Result, Verdict, check
+from faults.disk import SmallDisk
+from services.bars.specs import parse
+from tickbus.messages import Bar, Trade
+from tickbus.names import Keys, Stream, StreamId
+from tickbus.units import SECOND
+from tickbus.wire import decode, decode_head
+
+_GRACE, _HORIZON = SECOND, 120 * SECOND
+_YOUNG_SECONDS = 20.0
+"""A part that found no Redis in its first seconds may end: it says so, and its supervisor starts it again."""
+AWAY = (redis_py.RedisError, OSError)
+"""What looking at the system may raise while a fault is on it."""
+
+
+@dataclass(frozen=True)
+class Shape:
+    """How large a system is."""
+
+    gateways: int = 1
+    bars: int = 1
+    recorders: int = 1
+    symbols: int = 12
+    rate: int = 600
+    seed: int = 1
+    redis: str = "server"
+    """server, sentinel or cluster."""
+    clock: bool = False
+    """Whether the gateways run under faketime, so that their wall clock can be stepped."""
+    backlog: str = "1MB"
+    """A gateway's memory for what Redis has not taken: small, so that the spill is used in seconds."""
+    spill: str = "64MB"
+
+    def __str__(self) -> str:
+        return (
+            f"{self.redis}, {self.gateways} gateways (backlog {self.backlog}, spill {self.spill}{', faketime' if self.clock else ''}), {self.bars} bars, "
+            f"{self.recorders} recorders, {self.symbols} symbols, {self.rate} ticks/s"
+        )
+
+
+class App(Part):
+    command = [sys.executable, app.__file__]
+
+
+@dataclass
+class Watch:
+    """What the supervisor knows of a part."""
+
+    started: float = field(default_factory=time.monotonic)
+    ended: float | None = None
+
+
+class System:
+    specs = ("time:1s", "time:5s", "tick:50")
+    lease_ttl = 1.5
+
+    def __init__(self, folder: Path, shape: Shape = Shape()) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self.folder = folder
+        self.shape = shape
+        self.keys = Keys(shards=16)
+        self.parts: dict[str, Part] = {}
+        self.down: set[str] = set()
+        """Parts that a fault keeps down."""
+        self.frozen: set[str] = set()
+        """Parts that a fault has stopped by a signal."""
+        self.verdicts: list[Verdict] = []
+        self.restarts = 0
+        self.flushed = False
+        self.links: list[str] = []
+        self._watched: dict[str, Watch] = {}
+        self._delivered: dict[str, StreamId] = {}
+        self._app_read = 0
+        self.symbols = [f"S{number:02d}-USDT" for number in range(1, shape.symbols + 1)]
+        self._spelled = {symbol.replace("-", ""): symbol for symbol in self.symbols}
+        self.backend = backend(shape.redis, folder / "redis")
+        self.proxy = ProxyProcess(folder / "proxy.log")
+        self.disk = SmallDisk(folder / "data")
+        self.spill_disk = SmallDisk(folder / "spill")
+        self.clock_file = folder / "faketime"
+
+    # start and end
+
+    def start(self) -> None:
+        self.backend.start()
+        simulator = self._add(
+            "simulator", "simulate", "--rate", str(self.shape.rate), "--seed", str(self.shape.seed), "--symbols", ",".join(self._spelled),
+            "--ledger", str(self.folder / "sent.jsonl"),
+        )  # fmt: skip
+        self._vendor_port = int(simulator.wait_for(r"listening on ws://[\d.]+:(\d+)")[1])
+        for number in range(1, self.shape.gateways + 1):
+            self.add_gateway(number)
+        for number in range(1, self.shape.bars + 1):
+            name = f"bars-{number}"
+            self._add(name, "bars", *self._common(name), "--specs", ",".join(self.specs), "--grace", "1s", "--horizon", "2m")
+        for number in range(1, self.shape.recorders + 1):
+            name = f"recorder-{number}"
+            self._add(name, "recorder", *self._common(name), "--data-dir", str(self.disk.folder), "--flush-interval", "500ms")
+        self.parts["app"] = App(self.folder / "app.log", "--redis", self._redis_url("app"), "--ledger", str(self.folder / "delivered.jsonl"))
+        self._watched["app"] = Watch()
+        self.until(lambda: all(self.heads().get(name, StreamId(0, 0)).seq > 2 for name in self.tick_streams()), 30, "every stream has ticks")
+        self.until(self._all_work, 30, "bars and recorder work")
+        self.until(self.caught_up, 30, "the system works")
+
+    def _all_work(self) -> bool:
+        streams = set(self.tick_streams())
+        trades = {name for name in streams if name.startswith("trade:")}
+        return trades <= self._positions("bars").keys() and streams <= self._positions("recorder").keys()
+
+    def add_gateway(self, number: int) -> str:
+        name = f"gateway-{number}"
+        vendor = self._link(f"vendor-{name}", self._vendor_port)
+        self._add(
+            name, "gateway", *self._common(name), "--feed", "binance", "--url", f"ws://127.0.0.1:{vendor}", "--symbols", ",".join(self.symbols),
+            "--kinds", "trade,quote", "--silence", "3s", "--takeover-delay", "0s", "--backlog-bytes", self.shape.backlog,
+            "--spill-dir", str(self.spill_disk.folder / name), "--spill-bytes", self.shape.spill, **self._clock(),
+        )  # fmt: skip
+        return name
+
+    def _common(self, name: str) -> tuple[str, ...]:
+        ttl = f"{int(self.lease_ttl * 1000)}ms"
+        return ("--redis", self._redis_url(name), "--shards", str(self.keys.shards), "--lease-ttl", ttl, "--stop-deadline", "5s")
+
+    def _redis_url(self, name: str) -> str:
+        return self.backend.url(lambda port: self._link(f"redis-{name}", port))
+
+    def _link(self, name: str, port: int) -> int:
+        self.links.append(name)
+        return self.proxy.open(name, "127.0.0.1", port)
+
+    def _clock(self) -> dict[str, str]:
+        if not self.shape.clock:
+            return {}
+        self.step_clock("+0")
+        return {
+            "LD_PRELOAD": "libfaketime.so.1", "LD_LIBRARY_PATH": str(faketime() or ""), "FAKETIME_TIMESTAMP_FILE": str(self.clock_file),
+            "FAKETIME_CACHE_DURATION": "1", "FAKETIME_DONT_FAKE_MONOTONIC": "1", "FAKETIME_NO_CACHE": "0",
+        }  # fmt: skip
+
+    def step_clock(self, offset: str) -> None:
+        self.clock_file.write_text(f"{offset}\n")
+
+    def _add(self, name: str, *args: str, **environ: str) -> Part:
+        part = self.parts[name] = Part(self.folder / f"{name}.log", *args, **environ)
+        self._watched[name] = Watch()
+        return part
+
+    def close(self) -> None:
+        for part in self.parts.values():
+            part.close()
+        self.proxy.close()
+        self.backend.close()
+        self.disk.close()
+        self.spill_disk.close()
+
+    @property
+    def redis(self) -> RedisServer:
+        """Of a system with one server."""
+        assert isinstance(self.backend, OneServer)
+        return self.backend.server
+
+    # who is who
+
+    def of(self, role: str) -> list[str]:
+        return [name for name in self.parts if name.rpartition("-")[0] == role or name == role]
+
+    def active_gateway(self) -> str | None:
+        """The one that says it is ready, among those that can answer."""
+        able = [name for name in self.of("gateway") if name not in self.down | self.frozen]
+        return next((name for name in able if self._get(name, "/readyz")[0] == 200), None)
+
+    def _get(self, name: str, path: str) -> tuple[int, str]:
+        part = self.parts[name]
+        if part.process.poll() is not None or "metrics on http" not in part.output:
+            return 0, ""
+        try:
+            return part.get(path)
+        except OSError:  # URLError is one; it has just ended, or does not answer
+            return 0, ""
+
+    def tick_streams(self) -> list[str]:
+        return [Stream(kind, ledgers.FEED, symbol).name for kind in ("trade", "quote") for symbol in self.symbols]
+
+    # faults' hands
+
+    def kill(self, name: str) -> None:
+        self.down.add(name)
+        self.parts[name].kill()
+
+    def terminate(self, name: str) -> None:
+        self.down.add(name)
+        self.parts[name].signal(signal.SIGTERM)
+
+    def ended_well(self, name: str) -> None:
+        """After `terminate`: it ends by itself, with 0, or 3 where it had not found Redis yet."""
+        try:
+            code = self.parts[name].wait(20)
+        except subprocess.TimeoutExpired:
+            self.verdicts.append(Verdict("stuck", name, "did not end within 20 s of SIGTERM"))
+            self.parts[name].kill()
+            return
+        good = (0, 3, 5, -signal.SIGTERM) if time.monotonic() - self._watched[name].started < _YOUNG_SECONDS or name == "app" else (0, 5)
+        if code not in good:
+            self._blame(name, code)
+
+    def restart(self, name: str) -> None:
+        self.parts[name].start()
+        self._watched[name] = Watch()
+        self.down.discard(name)
+
+    def freeze(self, name: str) -> None:
+        self.frozen.add(name)
+        self.parts[name].signal(signal.SIGSTOP)
+
+    def thaw(self, name: str) -> None:
+        self.frozen.discard(name)
+        self.parts[name].signal(signal.SIGCONT)
+
+    # watching
+
+    def supervise(self) -> None:
+        """Start again what ended by itself, half a second after it did."""
+        now = time.monotonic()
+        for name, part in self.parts.items():
+            if name in self.down or part.process.poll() is None:
+                continue
+            watch = self._watched[name]
+            if watch.ended is None:
+                watch.ended = now
+                code = part.wait(1)
+                young = now - watch.started < _YOUNG_SECONDS
+                # 2: a recorder that finds its disk full when it starts says so and ends
+                if not (code == 5 or (code == 3 and young) or (code == 2 and young and "No space left" in part.output)):
+                    self._blame(name, code)
+            elif now - watch.ended > 0.5:
+                self.restarts += 1
+                self.restart(name)
+
+    def _blame(self, name: str, code: int) -> None:
+        self.verdicts.append(Verdict("crashed", name, f"exit code {code}: {self.parts[name].output[-1500:]}"))
+
+    def until(self, condition: object, seconds: float, what: str) -> None:
+        """`support.waiting.until`, with the supervisor at work meanwhile."""
+
+        def met() -> bool:
+            self.supervise()
+            try:
+                return bool(condition())  # type: ignore[operator]
+            except AWAY:
+                return False
+
+        until(met, seconds, what)
+
+    def heads(self) -> dict[str, StreamId]:
+        """Stream -> its newest ID, as the registry has it. Raises redis's errors."""
+        with self.backend.client.pipeline(transaction=False) as pipe:
+            for shard in range(self.keys.shards):
+                pipe.hgetall(self.keys.last(shard))
+            return {name.decode(): StreamId.parse(decode_head(head).id) for found in pipe.execute() for name, head in found.items()}
+
+    def _behind(self, heads: dict[str, StreamId], done: dict[str, StreamId]) -> int:
+        return sum(max(0, head.seq - done.get(name, StreamId(0, 0)).seq) for name, head in heads.items())
+
+    def _positions(self, service: str) -> dict[str, StreamId]:
+        with self.backend.client.pipeline(transaction=False) as pipe:
+            for shard in range(self.keys.shards):
+                pipe.hgetall(self.keys.position(shard, service))
+            return {name.decode(): StreamId.parse(id) for found in pipe.execute() for name, id in found.items()}
+
+    def delivered(self) -> dict[str, StreamId]:
+        """Stream -> the newest ID in the app's ledger, read on from where it was read before."""
+        path = self.folder / "delivered.jsonl"
+        if path.exists():
+            with path.open("rb") as file:
+                file.seek(self._app_read)
+                piece = file.read()
+            whole = piece[: piece.rfind(b"\n") + 1]
+            self._app_read += len(whole)
+            for line in whole.splitlines():
+                stream, id, field_name, *_ = app.parse(line)
+                if field_name != "lost":
+                    self._delivered[str(stream)] = StreamId.parse(str(id))
+        return self._delivered
+
+    def caught_up(self) -> bool:
+        """Under load: the ticks of now are with everybody within two seconds or so."""
+        active = self.active_gateway()
+        if active is None or self.parts[active].metric("tickbus_feed_connected") != 1:
+            return False
+        allowed = self.shape.rate * 2
+        if self.parts[active].metric("tickbus_backlog_ticks") > allowed:
+            return False
+        heads = self.heads()
+        ticks = {name: head for name, head in heads.items() if not name.startswith("bar:")}
+        newest = max((head.ms for head in ticks.values()), default=0)
+        if self._now_ms() - newest > 2_000:
+            return False
+        trades = {name: head for name, head in ticks.items() if name.startswith("trade:")}
+        return (
+            self._behind(heads, self.delivered()) < allowed
+            and self._behind(trades, self._positions("bars")) < allowed
+            and self._behind(heads, self._positions("recorder")) < allowed
+        )
+
+    def _now_ms(self) -> int:
+        seconds, micros = self.backend.now()
+        return int(seconds) * 1000 + int(micros) // 1000
+
+    # the end of a run
+
+    def drain(self, seconds: float = 40.0) -> None:
+        """Ticks for every symbol after the last fault; then the market ends, and everybody gets all of it."""
+        before = self.heads()
+        self.until(lambda: all(self.heads()[name].seq > before[name].seq + 2 for name in self.tick_streams()), 30, "every stream goes on")
+        self.parts["simulator"].stop()
+        self.down.add("simulator")
+        with self._judged("drain"):
+            self.until(self._gateway_is_empty, seconds, "the gateway's backlog is empty")
+            self.until(lambda: self._behind(self.trade_heads(), self._positions("bars")) == 0, seconds, "bars have read everything")
+            self.until(self._bars_are_closed, seconds, "the last bars are closed")
+            self.until(lambda: self._behind(self.heads(), self.delivered()) == 0, seconds, "the app has everything")
+            self.until(self._all_is_recorded, seconds, "everything is recorded")
+
+    @contextmanager
+    def _judged(self, where: str) -> Iterator[None]:
+        try:
+            yield
+        except AssertionError as error:
+            self.verdicts.append(Verdict("stuck", where, str(error)[:500]))
+
+    def trade_heads(self) -> dict[str, StreamId]:
+        return {name: head for name, head in self.heads().items() if name.startswith("trade:")}
+
+    def _gateway_is_empty(self) -> bool:
+        # not connected any more, so not ready: the one that publishes is the one whose gaps are counted
+        name = self._writer()
+        return name is not None and self.parts[name].metric("tickbus_backlog_ticks") == 0
+
+    def _writer(self) -> str | None:
+        """The gateway with the highest epoch."""
+        epochs = {name: self.parts[name].metric("tickbus_epoch") for name in self.of("gateway") if self._get(name, "/healthz")[0] == 200}
+        return max(epochs, key=lambda name: epochs[name], default=None)
+
+    def _bars_are_closed(self) -> bool:
+        for symbol in self.symbols:
+            trades = self._newest(Stream("trade", ledgers.FEED, symbol), 50)
+            newest = max((trade.ts_event for trade in trades if isinstance(trade, Trade)), default=0)
+            for spec in self.specs:
+                if newest and spec.startswith("time:"):
+                    start = newest // int(parse(spec).size) * int(parse(spec).size)
+                    bars = self._newest(Stream("bar", ledgers.FEED, symbol, spec), 20)
+                    if start not in {bar.start for bar in bars if isinstance(bar, Bar)}:
+                        return False
+        return True
+
+    def _newest(self, stream: Stream, count: int) -> list[object]:
+        rows = self.backend.client.xrevrange(self.keys.stream(stream), count=count)
+        return [decode(name, payload) for _, fields in rows for name, payload in fields.items()]
+
+    def _all_is_recorded(self) -> bool:
+        newest: dict[str, int] = {}
+        for name, _, seq, _, _ in ledgers.read_recorded(self.disk.folder):
+            newest[name] = max(newest.get(name, 0), seq)
+        return all(newest.get(name, 0) >= head.seq for name, head in self.heads().items())
+
+    def finish(self) -> Result:
+        """After `drain`: stop everybody, read all ledgers, check them."""
+        books = ledgers.Ledgers()
+        if (writer := self._writer()) is not None:
+            books.metrics = ledgers.parse_metrics(self._get(writer, "/metrics")[1], METRICS)
+        for name in [*self.of("gateway"), *self.of("bars"), *self.of("recorder")]:
+            self.terminate(name)
+        for name in [*self.of("gateway"), *self.of("bars"), *self.of("recorder")]:
+            self.ended_well(name)
+        self.down.add("app")
+        books.published, books.heads = ledgers.read_published(self.backend.client, self.keys)
+        if self.flushed:
+            books.published = ledgers.with_files(books.published, self.disk.folder)
+        books.sent = ledgers.read_sent(self.folder / "sent.jsonl", self._spelled.__getitem__)
+        books.delivered = ledgers.read_delivered(self.folder / "delivered.jsonl")
+        books.recorded = ledgers.read_recorded(self.disk.folder)
+        result = check(books, self.specs, _GRACE, _HORIZON)
+        result.verdicts += self.verdicts
+        result.verdicts += self._tracebacks()
+        return result
+
+    def _tracebacks(self) -> list[Verdict]:
+        found = []
+        for log in sorted(self.folder.glob("*.log")):
+            text = log.read_text(errors="replace")
+            if "Traceback" in text:
+                at = text.index("Traceback")
+                found.append(Verdict("crashed", log.name, text[at : at + 1500]))
+        return found
+
+
+def faketime() -> Path | None:
+    """The folder of libfaketime, if it is installed."""
+    return next((path.parent for path in Path("/usr/lib").glob("*/faketime/libfaketime.so.1")), None)

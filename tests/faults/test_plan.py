@@ -1,0 +1,36 @@
+"""The choice of faults: all of it from the seed, and all rows get their share."""
+
+from collections import Counter
+
+import pytest
+
+from faults.plan import Round, draw
+from faults.rows import ROWS, choose
+
+
+def drawn(seed: int, rounds: int) -> list[Round]:
+    planned: Counter[str] = Counter()
+    plans = []
+    for number in range(1, rounds + 1):
+        plans.append(draw(list(ROWS.values()), seed, number, planned, seconds=20, rate=500, clock=True))
+        planned.update(one.row.name for one in plans[-1].injections)
+    return plans
+
+
+def test_the_same_seed_gives_the_same_plan() -> None:
+    assert drawn(1, 5) == drawn(1, 5)
+    assert drawn(1, 5) != drawn(2, 5)
+
+
+def test_every_row_comes_up_about_as_often() -> None:
+    counts = Counter(one.row.name for plan in drawn(3, 120) for one in plan.injections)
+    short = {name: counts[name] for name, row in ROWS.items() if row.seconds[1] < 20}
+    assert min(short.values()) >= max(short.values()) / 2
+    assert min(counts[name] for name in ROWS) >= max(short.values()) / 8
+
+
+def test_rows_are_chosen_by_the_beginnings_of_their_names() -> None:
+    assert {row.name for row in choose("kill-9,redis-oom")} == {"kill-9 gateway", "kill-9 bars", "kill-9 recorder", "kill-9 app", "redis-oom"}
+    assert choose("") == list(ROWS.values())
+    with pytest.raises(ValueError, match="nothing begins with 'kil-9'"):
+        choose("kil-9")

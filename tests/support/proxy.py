@@ -1,0 +1,214 @@
+"""A TCP proxy that breaks on request: between a part and Redis, between the vendor and a gateway.
+
+As a program it takes commands on standard input, one a line, each answered by one line, `ok ...` or `error: ...`:
+
+    open NAME HOST:PORT     listen on a free port and forward to there; answers `ok PORT`
+    cut NAME                close every connection of the link, orderly
+    reset NAME              the same with a TCP reset: what was on its way is lost
+    half-open NAME          connections of now are dead for good and are not closed; new ones hang until `heal`
+    stall NAME              nothing goes through until `heal`; then all of it does
+    slow NAME MS            each piece waits for so long, in both directions
+    slice NAME BYTES        pieces of so many bytes, each in a packet of its own
+    refuse NAME             new connections are reset at once
+    heal NAME               no condition any more
+"""
+
+import asyncio
+import socket
+import struct
+import subprocess
+import sys
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+_PIECE = 1 << 16
+_RESET = struct.pack("ii", 1, 0)
+
+
+class Link:
+    """One listening port and what is wrong with it at the moment."""
+
+    def __init__(self, host: str, port: int) -> None:
+        self.target = (host, port)
+        self.port = 0
+        self._connections: set[_Connection] = set()
+        self._flowing = asyncio.Event()
+        self.heal()
+
+    async def open(self) -> None:
+        self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
+        self.port = self._server.sockets[0].getsockname()[1]
+
+    def heal(self) -> None:
+        self.delay = 0.0
+        self.slice = _PIECE
+        self.refusing = self.hanging = False
+        self._flowing.set()
+
+    def stall(self) -> None:
+        self._flowing.clear()
+
+    async def flows(self) -> None:
+        await self._flowing.wait()
+
+    def cut(self, reset: bool = False) -> None:
+        for connection in list(self._connections):
+            connection.end(reset)
+
+    def half_open(self) -> None:
+        self.hanging = True
+        for connection in self._connections:
+            connection.die()
+
+    async def close(self) -> None:
+        self._server.close()
+        self.cut(reset=True)
+        await asyncio.sleep(0)
+
+    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if self.refusing:
+            _end(writer, reset=True)
+            return
+        connection = _Connection(self, writer)
+        self._connections.add(connection)
+        try:
+            if self.hanging:
+                connection.die()
+            await connection.run(reader)
+        finally:
+            self._connections.discard(connection)
+
+
+class _Connection:
+    def __init__(self, link: Link, client: asyncio.StreamWriter) -> None:
+        self._link = link
+        self._writers = [client]
+        self._dead = False
+        self._task = asyncio.current_task()
+        self._pumps: list[asyncio.Task[None]] = []
+
+    async def run(self, reader: asyncio.StreamReader) -> None:
+        client = self._writers[0]
+        try:
+            if not self._dead:
+                upstream, server = await asyncio.open_connection(*self._link.target)
+                self._writers.append(server)
+                self._pumps = [asyncio.create_task(self._pump(reader, server)), asyncio.create_task(self._pump(upstream, client))]
+                # an end in one direction ends both: neither Redis nor WebSocket lives on half a connection
+                await asyncio.wait(self._pumps, return_when=asyncio.FIRST_COMPLETED)
+            if self._dead:
+                await asyncio.get_running_loop().create_future()
+        except (OSError, asyncio.CancelledError):
+            pass  # the target is down: the client sees its connection end; or the link is cut
+        finally:
+            for pump in self._pumps:
+                pump.cancel()
+            self.end(reset=False)
+
+    async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(OSError):
+            while data := await reader.read(_PIECE):
+                for start in range(0, len(data), self._link.slice):
+                    if self._link.delay:
+                        await asyncio.sleep(self._link.delay)
+                    await self._link.flows()
+                    writer.write(data[start : start + self._link.slice])
+                    await writer.drain()
+
+    def die(self) -> None:
+        """Nothing is read, nothing is written, nothing is closed, for ever."""
+        self._dead = True
+        for pump in self._pumps:
+            pump.cancel()
+        for writer in self._writers:
+            transport = writer.transport
+            if isinstance(transport, asyncio.ReadTransport) and not transport.is_closing():
+                transport.pause_reading()
+
+    def end(self, reset: bool) -> None:
+        for writer in self._writers:
+            _end(writer, reset)
+        self._dead = False
+        if self._task is not None and self._task is not asyncio.current_task():
+            self._task.cancel()
+
+
+def _end(writer: asyncio.StreamWriter, reset: bool) -> None:
+    if reset and (sock := writer.get_extra_info("socket")) is not None and not writer.transport.is_closing():
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+        writer.transport.abort()
+    elif not writer.transport.is_closing():
+        writer.close()
+
+
+class Proxy:
+    """All links, by name, and the commands."""
+
+    def __init__(self) -> None:
+        self.links: dict[str, Link] = {}
+
+    async def command(self, line: str) -> str:
+        """One command -> its answer."""
+        try:
+            word, name, *values = line.split()
+            if word == "open":
+                host, _, port = values[0].rpartition(":")
+                link = self.links[name] = Link(host, int(port))
+                await link.open()
+                return f"ok {link.port}"
+            link, number = self.links[name], int(values[0]) if values else 0
+            actions: dict[str, Callable[[], None]] = {
+                "cut": link.cut, "reset": lambda: link.cut(reset=True), "half-open": link.half_open, "stall": link.stall, "heal": link.heal,
+                "slow": lambda: setattr(link, "delay", number / 1000), "slice": lambda: setattr(link, "slice", number),
+                "refuse": lambda: setattr(link, "refusing", True),
+            }  # fmt: skip
+            actions[word]()
+        except (ValueError, KeyError, IndexError) as error:
+            return f"error: {line!r}: {type(error).__name__} {error}"
+        return f"ok {word}"
+
+    async def close(self) -> None:
+        for link in self.links.values():
+            await link.close()
+
+
+class ProxyProcess:
+    """The program, from outside."""
+
+    def __init__(self, log: Path) -> None:
+        self._log = log.open("ab")
+        self._process = subprocess.Popen([sys.executable, __file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._log)
+
+    def command(self, line: str) -> str:
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.write(line.encode() + b"\n")
+        self._process.stdin.flush()
+        answer = self._process.stdout.readline().decode().strip()
+        assert answer.startswith("ok"), f"proxy: {line}: {answer or 'it has ended'}"
+        return answer.removeprefix("ok").strip()
+
+    def open(self, name: str, host: str, port: int) -> int:
+        """-> the port to connect to instead."""
+        return int(self.command(f"open {name} {host}:{port}"))
+
+    def close(self) -> None:
+        self._process.kill()
+        self._process.wait(10)
+        for pipe in (self._process.stdin, self._process.stdout, self._log):
+            if pipe is not None:
+                pipe.close()
+
+
+async def _serve() -> None:
+    proxy = Proxy()
+    loop = asyncio.get_running_loop()
+    while line := await loop.run_in_executor(None, sys.stdin.readline):
+        sys.stdout.write(await proxy.command(line) + "\n")
+        sys.stdout.flush()
+    await proxy.close()
+
+
+if __name__ == "__main__":
+    asyncio.run(_serve())

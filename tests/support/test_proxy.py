@@ -1,0 +1,144 @@
+"""The proxy: what goes in comes out, but for what was asked for."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+
+import pytest
+
+from support.proxy import Proxy
+from support.waiting import until_async
+
+Client = tuple[asyncio.StreamReader, asyncio.StreamWriter]
+
+
+class Echo:
+    """A server that sends back what it gets, and counts its connections."""
+
+    def __init__(self) -> None:
+        self.open = 0
+        self.pieces: list[bytes] = []
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.open += 1
+        try:
+            while data := await reader.read(1 << 16):
+                self.pieces.append(data)
+                writer.write(data)
+        except ConnectionError:
+            pass
+        finally:
+            self.open -= 1
+            writer.close()
+
+
+@pytest.fixture
+async def echo() -> AsyncIterator[tuple[Echo, Proxy, Callable[[], "asyncio.Future[Client]"]]]:
+    server = Echo()
+    listening = await asyncio.start_server(server.serve, "127.0.0.1", 0)
+    proxy = Proxy()
+    answer = await proxy.command(f"open link 127.0.0.1:{listening.sockets[0].getsockname()[1]}")
+    port = int(answer.removeprefix("ok "))
+    clients: list[asyncio.StreamWriter] = []
+
+    async def connect() -> Client:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        clients.append(writer)
+        return reader, writer
+
+    yield server, proxy, connect  # type: ignore[misc]
+    for writer in clients:
+        writer.close()
+    await proxy.close()
+    listening.close()
+    await until_async(lambda: server.open == 0, 5)
+
+
+async def said(client: Client, text: bytes) -> bytes:
+    client[1].write(text)
+    return await asyncio.wait_for(client[0].readexactly(len(text)), 5)
+
+
+async def ended(client: Client) -> bool:
+    try:
+        return await asyncio.wait_for(client[0].read(), 5) == b""
+    except ConnectionResetError:
+        return True
+
+
+async def silent(client: Client) -> bool:
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(client[0].read(1), 0.1)
+    return True
+
+
+async def test_bytes_go_through(echo) -> None:
+    _, _, connect = echo
+    assert await said(await connect(), bytes(range(256)) * 4000) == bytes(range(256)) * 4000
+
+
+@pytest.mark.parametrize("how", ["cut", "reset"])
+async def test_connections_end_and_new_ones_work(how: str, echo) -> None:
+    server, proxy, connect = echo
+    client = await connect()
+    assert await said(client, b"before") == b"before"
+    await proxy.command(f"{how} link")
+    assert await ended(client)
+    await until_async(lambda: server.open == 0, 5, "the other side is told too")
+    assert await said(await connect(), b"after") == b"after"
+
+
+async def test_refused_until_healed(echo) -> None:
+    _, proxy, connect = echo
+    await proxy.command("refuse link")
+    assert await ended(await connect())
+    await proxy.command("heal link")
+    assert await said(await connect(), b"again") == b"again"
+
+
+async def test_half_open_is_for_good_and_new_ones_hang_until_healed(echo) -> None:
+    server, proxy, connect = echo
+    old = await connect()
+    assert await said(old, b"before") == b"before"
+    await proxy.command("half-open link")
+    new = await connect()
+    for client in (old, new):
+        client[1].write(b"lost")
+        assert await silent(client)
+    await proxy.command("heal link")
+    assert await silent(old)
+    assert await said(await connect(), b"after") == b"after"
+    assert b"lost" not in server.pieces
+
+
+async def test_a_stall_loses_nothing(echo) -> None:
+    _, proxy, connect = echo
+    client = await connect()
+    assert await said(client, b"before") == b"before"
+    await proxy.command("stall link")
+    client[1].write(b"meanwhile")
+    assert await silent(client)
+    await proxy.command("heal link")
+    assert await asyncio.wait_for(client[0].readexactly(9), 5) == b"meanwhile"
+
+
+async def test_slices_and_delays(echo) -> None:
+    server, proxy, connect = echo
+    client = await connect()
+    await proxy.command("slice link 3")
+    await proxy.command("slow link 1")
+    assert await said(client, b"0123456789") == b"0123456789"
+    assert len(server.pieces) > 1
+
+
+async def test_a_target_that_is_down_ends_the_connection(echo) -> None:
+    _, proxy, _ = echo
+    port = int((await proxy.command("open nowhere 127.0.0.1:1")).removeprefix("ok "))
+    client = await asyncio.open_connection("127.0.0.1", port)
+    assert await ended(client)
+    client[1].close()
+
+
+@pytest.mark.parametrize("line", ["", "open", "open link", "open link nowhere", "cut other", "slow link x", "explode link"])
+async def test_a_command_that_is_none_is_answered(line: str, echo) -> None:
+    _, proxy, _ = echo
+    assert (await proxy.command(line)).startswith("error")
