@@ -183,7 +183,7 @@ class Recorder:
         try:
             committed = await self._stores.commit(shard, store)
         except Fenced:
-            if await self._surely_ours(shard):
+            if await self._surely_ours(shard, store):
                 raise  # then it is no replica of ours that writes there
             return True
         except OSError as error:
@@ -199,15 +199,16 @@ class Recorder:
             self._moved.set()
         return True
 
-    async def _surely_ours(self, shard: int) -> bool:
-        """Whether the fences still say so, now. While Redis is away nothing is sure."""
+    async def _surely_ours(self, shard: int, store: ShardStore) -> bool:
+        """Whether the fences still say that the shard is ours since this store was opened. While Redis is away nothing is sure."""
         members = self._consumer.members
         try:
             async with asyncio.timeout(4 * members.interval):
                 await members.looked()
         except TimeoutError:
             return False
-        return shard in self._consumer.epochs and shard not in members.plan(self._consumer.epochs).taken
+        # lost and won again in between, it has another store
+        return self._stores.get(shard) is store and shard in self._consumer.epochs and shard not in members.plan(self._consumer.epochs).taken
 
     def _block(self, error: OSError) -> None:
         if not self.blocked:

@@ -12,17 +12,19 @@ from support.parts import Part
 from support.recording import Recording
 from support.redis_server import RedisServer
 from support.waiting import until_async
-from support.writing import KEYS, Writer, stored
+from support.writing import Writer, stored
 
 from services.bars.builder import StreamBars
 from services.bars.specs import parse_all
 from tickbus.messages import Bar, Gap, GapKind, Side, StreamKind, Trade
-from tickbus.names import Stream, StreamId
+from tickbus.names import Keys, Stream, StreamId
 from tickbus.streams import Entry
 from tickbus.units import SECOND
 
 Start = Callable[..., Part]
-SYMBOLS = [f"S{number}" for number in range(24)]
+KEYS = Keys(shards=40)
+"""So many that hardly ever one of three replicas has none."""
+SYMBOLS = [f"S{number}" for number in range(40)]
 SPECS = ("time:1s", "tick:20")
 GRACE, HORIZON = SECOND // 5, 60 * SECOND
 
@@ -68,23 +70,25 @@ class Market:
 def holders(client: "redis.Redis[bytes]", service: str) -> list[str]:
     """By shard: who holds it, as host:pid."""
     return [
-        value.decode().rpartition(":")[0].rpartition(":")[2] for value in client.mget([KEYS.holder(shard, service) for shard in range(8)]) if value
+        value.decode().rpartition(":")[0].rpartition(":")[2]
+        for value in client.mget([KEYS.holder(shard, service) for shard in range(KEYS.shards)])
+        if value
     ]
 
 
 def shared_by(client: "redis.Redis[bytes]", service: str, *parts: Part) -> Callable[[], bool]:
     """Whether these work all shards between them, each its part."""
-    return lambda: len(found := holders(client, service)) == 8 and set(found) == {str(part.process.pid) for part in parts}
+    return lambda: len(found := holders(client, service)) == KEYS.shards and set(found) == {str(part.process.pid) for part in parts}
 
 
 def gone_from(client: "redis.Redis[bytes]", service: str, part: Part) -> Callable[[], bool]:
-    return lambda: str(part.process.pid) not in (found := holders(client, service)) and len(found) == 8
+    return lambda: str(part.process.pid) not in (found := holders(client, service)) and len(found) == KEYS.shards
 
 
 @pytest.mark.timeout(120)
 async def test_replicas_killed_paused_woken_and_added_under_load(start: Start, redis_server: RedisServer, tmp_path: Path) -> None:
-    client, common = redis_server.client, ("--redis", redis_server.url, "--shards", "8", "--lease-ttl", "700ms")
-    writer = await Writer(redis_server.url).open()
+    client, common = redis_server.client, ("--redis", redis_server.url, "--shards", str(KEYS.shards), "--lease-ttl", "700ms")
+    writer = await Writer(redis_server.url, keys=KEYS).open()
     market = Market(writer)
 
     def bars() -> Part:
@@ -164,7 +168,7 @@ def lasts(client: "redis.Redis[bytes]") -> dict[bytes, bytes]:
 
 def positions(client: "redis.Redis[bytes]", service: str) -> dict[bytes, int]:
     found = {}
-    for shard in range(8):
+    for shard in range(KEYS.shards):
         found |= {name: StreamId.parse(id).seq for name, id in client.hgetall(KEYS.position(shard, service)).items()}
     return found
 

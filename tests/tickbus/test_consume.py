@@ -1,9 +1,11 @@
 """`bus.consume` on a real Redis: whole shards, each worked by one; position, state and output are one thing."""
 
 import asyncio
+import sys
 from collections.abc import AsyncIterator, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager
 from itertools import chain
+from pathlib import Path
 
 import pytest
 from support.redis_server import RedisServer
@@ -14,7 +16,7 @@ import tickbus
 from tickbus.batch import Batch
 from tickbus.bus import Bus
 from tickbus.errors import ConfigError
-from tickbus.messages import Gap, GapKind, Signal, Trade
+from tickbus.messages import Gap, GapKind, Quote, Signal, Trade
 from tickbus.names import Stream, StreamId
 from tickbus.outputs import Output
 
@@ -357,3 +359,29 @@ async def test_redis_stands_still_and_a_commit_is_cancelled(redis_server: RedisS
         rows = stored(redis_server.client, KEYS.stream(output.stream))
         assert [(id, message.value) for id, message in rows if isinstance(message, Signal)] == [(StreamId(NOON, 1), 1), (StreamId(NOON, 2), 2)]
         await app.stop()
+
+
+async def test_the_example_app_started_twice_and_killed(redis_server: RedisServer) -> None:
+    """Two processes of it; one is killed; every record is told once."""
+    script = Path(__file__).parents[2] / "examples" / "spread_app.py"
+    widths = [1, 2, 2, 5, 3, 7]
+    async with bench(redis_server) as (writer, _):
+        apps = [await asyncio.create_subprocess_exec(sys.executable, str(script), redis_server.url) for _ in range(2)]
+        try:
+            for at, width in enumerate(widths):
+                for symbol in SYMBOLS:
+                    quote = Quote(symbol, "100", "1", str(100 + width), "1", 7, 8)
+                    await writer.publisher.commit(writer.transaction([writer.entry(Stream("quote", "test", symbol), quote)]))
+                if at == 2:
+                    holders = [KEYS.holder(shard, "widest") for shard in range(8)]
+                    await until_async(lambda holders=holders: len(set(redis_server.client.mget(holders))) == 2)  # type: ignore[misc]
+                    apps[0].kill()
+            signals = [KEYS.stream(Stream("signal", "test", symbol)) for symbol in SYMBOLS]
+            await until_async(lambda: all(redis_server.client.xlen(key) >= 4 for key in signals))
+            for key in signals:
+                assert [message.value for _, message in stored(redis_server.client, key) if isinstance(message, Signal)] == [1, 2, 5, 7]
+        finally:
+            for app in apps:
+                if app.returncode is None:
+                    app.kill()
+                await app.wait()
