@@ -97,7 +97,7 @@ def check_trades(result: Result, name: str, sent: list[Sent], entries: list[Entr
             tick = wanted.get(key)
             if tick is None or tick.fault == "corrupt":
                 result.add("invented", name, f"{entry.id} was never sent: {entry.message}")
-            elif _values(entry.message) != tick.values:
+            elif not _same(_values(entry.message), tick.values):
                 result.add("invented", name, f"{entry.id} is {_values(entry.message)}, sent was {tick.values}")
             else:
                 stored.append(key)
@@ -126,42 +126,46 @@ def check_quotes(result: Result, name: str, sent: list[Sent], entries: list[Entr
     """By values, in order: quotes have no ids. A hole must have its Gap where it lies, with times that hold it."""
     sent = [tick for tick in sent if tick.fault not in ("drop", "mute")]
     result.sent += len(sent)
-    places: dict[tuple[str | None, ...], list[int]] = defaultdict(list)
+    places: dict[tuple[Decimal | None, ...], list[int]] = defaultdict(list)
     for place, tick in enumerate(sent):
-        places[tick.values].append(place)
+        places[_numbers(tick.values)].append(place)
     last = -1
     first: int | None = None
     gaps: list[Gap] = []
     """Since the last quote."""
+    before = 0
+    """Its ts_event."""
+    before = 0
+    """ts_event of the last quote."""
     for entry in entries:
         if isinstance(entry.message, Gap):
             gaps.append(entry.message)
         elif isinstance(entry.message, Quote):
-            found = places.get(_values(entry.message), [])
+            found = places.get(_numbers(_values(entry.message)), [])
             at = bisect_right(found, last)
             if at == len(found):
                 result.doubled += bool(found)
                 result.add("doubled" if found else "invented", name, f"{entry.id}: {entry.message}; sent on lines {[sent[n].n for n in found]}")
                 continue
             if first is not None:
-                _check_hole(result, name, sent[last + 1 : found[at]], gaps)
+                _check_hole(result, name, sent[last + 1 : found[at]], gaps, before, entry.message.ts_event)
             first = found[at] if first is None else first
-            last, gaps = found[at], []
+            last, gaps, before = found[at], [], entry.message.ts_event
             result.published += 1
-    _check_hole(result, name, [tick for tick in sent[last + 1 :] if tick.sent], gaps)
+    _check_hole(result, name, [tick for tick in sent[last + 1 :] if tick.sent], gaps, before, 1 << 63)
 
 
-def _check_hole(result: Result, name: str, missing: Sequence[Sent], gaps: list[Gap]) -> None:
+def _check_hole(result: Result, name: str, missing: Sequence[Sent], gaps: list[Gap], before: int, after: int) -> None:
+    """`before`, `after`: times of the neighbours. What a paused gateway reads late has late times: so have the holes in it."""
     if not gaps:
         _tell_lost(result, name, missing)
         return
     result.told += len(missing)
-    outside = [tick for tick in missing if not any(gap.from_ts - SLACK <= tick.at <= gap.to_ts + SLACK for gap in gaps)]
+    times = [min(max(tick.at, before), after) for tick in missing]
+    outside = [at for at in times if not any(gap.from_ts - SLACK <= at <= gap.to_ts + SLACK for gap in gaps)]
     if outside:
         ranges = [f"{gap.kind.name} {gap.from_ts / SECOND:.1f} to {gap.to_ts / SECOND:.1f}" for gap in gaps]
-        result.add(
-            "mistimed", name, f"{len(outside)} ticks were sent {outside[0].at / SECOND:.1f} to {outside[-1].at / SECOND:.1f}, told as {ranges}"
-        )
+        result.add("mistimed", name, f"{len(outside)} ticks of {outside[0] / SECOND:.1f} to {outside[-1] / SECOND:.1f} are told as {ranges}")
 
 
 def _tell_lost(result: Result, name: str, lost: Sequence[Sent]) -> None:
@@ -176,6 +180,15 @@ def _must_be_known(tick: Sent, stored: list[int]) -> bool:
     if not stored:
         return tick.sent
     return stored[0] < tick.n and (tick.n < stored[-1] or tick.sent)
+
+
+def _numbers(values: Iterable[str | None]) -> tuple[Decimal | None, ...]:
+    return tuple(None if value is None else Decimal(value) for value in values)
+
+
+def _same(found: tuple[str | None, ...], wanted: tuple[str | None, ...]) -> bool:
+    """Of a trade: price and size by value, the side as it is."""
+    return found == wanted or (_numbers(found[:2]) == _numbers(wanted[:2]) and found[2:] == wanted[2:])
 
 
 def _values(message: Message) -> tuple[str | None, ...]:
@@ -235,7 +248,8 @@ def check_delivered(result: Result, ledgers: Ledgers) -> None:
             by_stream[row[0]].append(row)
     for name, entries in ledgers.published.items():
         got = [(row[1], row[3]) for row in by_stream.get(name, [])]
-        want = [(str(entry.id), entry.crc) for entry in entries]
+        crcs = {row[1]: row[3] for row in by_stream.get(name, [])}
+        want = [(id, crcs.get(id) if entry.crc is None else entry.crc) for entry in entries for id in [str(entry.id)]]
         if got == want:
             continue
         result.doubles(f"app, {name}", [id for id, _ in got])

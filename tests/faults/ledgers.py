@@ -10,6 +10,7 @@ import msgspec
 from support.recording import Recording
 
 from faults import app
+from services.recorded import reading
 from tickbus.messages import Message
 from tickbus.names import Keys, Stream, StreamId
 from tickbus.wire import Head, decode, decode_head
@@ -39,7 +40,8 @@ class Entry:
 
     id: StreamId
     message: Message
-    crc: int
+    crc: int | None
+    """Of the bytes in Redis; None for an entry that only the files still have."""
 
 
 @dataclass
@@ -81,6 +83,18 @@ def read_published(client: Any, keys: Keys) -> tuple[dict[str, list[Entry]], dic
 def read_stream(client: Any, keys: Keys, name: str) -> list[Entry]:
     rows = client.xrange(keys.stream(Stream.parse(name)))
     return [Entry(StreamId.parse(id), decode(field, payload), zlib.crc32(payload)) for id, fields in rows for field, payload in fields.items()]
+
+
+def with_files(published: dict[str, list[Entry]], folder: Path) -> dict[str, list[Entry]]:
+    """After a flush: in front of what Redis has, what only the files have. Their digits are without zeros at the end."""
+    first = {name: entries[0].id for name, entries in published.items() if entries}
+    before: dict[str, list[Entry]] = {}
+    for stream, id, message in reading.read_recorded(folder, ("trade", "quote", "bar", "gap")):
+        if stream.name not in first or id < first[stream.name]:
+            before.setdefault(stream.name, []).append(Entry(id, message, None))
+    for entries in before.values():
+        entries.sort(key=lambda entry: entry.id)
+    return {name: [*before.get(name, []), *published.get(name, [])] for name in published | before}
 
 
 def read_delivered(path: Path) -> list[list[Any]]:

@@ -99,6 +99,11 @@ def _redis(method: str, system: System, target: str) -> None:
     getattr(system.redis, method)()
 
 
+def _flush(system: System, target: str) -> None:
+    system.flushed = True
+    system.redis.client.flushall()
+
+
 def _step(offset: str, system: System, target: str) -> None:
     system.step_clock(offset)
 
@@ -217,6 +222,7 @@ def _server_rows(away: Act, back: Act) -> list[Row]:
         Row("redis-pause-1s", "redis", PAUSE_1, away, back),
         Row("redis-pause-30s", "redis", PAUSE_30, away, back),
         Row("redis-power-loss", "redis", (0.5, 1.5), _note_size, _lose_power),
+        Row("redis-flush", "redis", (3.0, 3.5), _flush, _nothing, once=True),
         Row("redis-oom", "redis", (1.0, 6.0), partial(_configure, "maxmemory", "1mb"), partial(_configure, "maxmemory", "0")),
     ]
 

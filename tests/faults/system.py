@@ -29,7 +29,7 @@ from tickbus.units import SECOND
 from tickbus.wire import decode, decode_head
 
 _GRACE, _HORIZON = SECOND, 120 * SECOND
-_YOUNG_SECONDS = 10.0
+_YOUNG_SECONDS = 20.0
 """A part that found no Redis in its first seconds may end: it says so, and its supervisor starts it again."""
 AWAY = (redis_py.RedisError, OSError)
 """What looking at the system may raise while a fault is on it."""
@@ -49,7 +49,7 @@ class Shape:
     """server, sentinel or cluster."""
     clock: bool = False
     """Whether the gateways run under faketime, so that their wall clock can be stepped."""
-    backlog: str = "512KB"
+    backlog: str = "1MB"
     """A gateway's memory for what Redis has not taken: small, so that the spill is used in seconds."""
     spill: str = "64MB"
 
@@ -88,6 +88,7 @@ class System:
         """Parts that a fault has stopped by a signal."""
         self.verdicts: list[Verdict] = []
         self.restarts = 0
+        self.flushed = False
         self.links: list[str] = []
         self._watched: dict[str, Watch] = {}
         self._delivered: dict[str, StreamId] = {}
@@ -120,7 +121,13 @@ class System:
         self.parts["app"] = App(self.folder / "app.log", "--redis", self._redis_url("app"), "--ledger", str(self.folder / "delivered.jsonl"))
         self._watched["app"] = Watch()
         self.until(lambda: all(self.heads().get(name, StreamId(0, 0)).seq > 2 for name in self.tick_streams()), 30, "every stream has ticks")
+        self.until(self._all_work, 30, "bars and recorder work")
         self.until(self.caught_up, 30, "the system works")
+
+    def _all_work(self) -> bool:
+        streams = set(self.tick_streams())
+        trades = {name for name in streams if name.startswith("trade:")}
+        return trades <= self._positions("bars").keys() and streams <= self._positions("recorder").keys()
 
     def add_gateway(self, number: int) -> str:
         name = f"gateway-{number}"
@@ -389,7 +396,8 @@ class System:
             self.ended_well(name)
         self.down.add("app")
         books.published, books.heads = ledgers.read_published(self.backend.client, self.keys)
-        self.delivered()
+        if self.flushed:
+            books.published = ledgers.with_files(books.published, self.disk.folder)
         books.sent = ledgers.read_sent(self.folder / "sent.jsonl", self._spelled.__getitem__)
         books.delivered = ledgers.read_delivered(self.folder / "delivered.jsonl")
         books.recorded = ledgers.read_recorded(self.disk.folder)

@@ -1,0 +1,44 @@
+"""Redis loses what it had acknowledged: what is sent again, and what the bus clock says meanwhile. Both were found by the soak."""
+
+from support.redis_server import RedisServer
+from support.waiting import until_async
+from support.writing import KEYS, Writer, numbers, trade
+
+from tickbus.wire import decode_bell
+
+
+def lose_power(redis_server: RedisServer, size: int) -> None:
+    redis_server.kill()
+    redis_server.truncate_log(size)
+    redis_server.start()
+
+
+async def test_the_bus_clock_does_not_pass_what_waits_behind_a_lost_tail(redis_server: RedisServer) -> None:
+    writer = await Writer(redis_server.url).open()
+    await writer.write(1)
+    size = redis_server.log_size()
+    await writer.write(2)
+    waiting = writer.transaction([writer.entry(writer.of(), trade(3))])
+    lose_power(redis_server, size)
+    received = waiting.bus_ms
+    await until_async(lambda: writer.clock.now_ms() > received + 10, what="time goes by")
+    await writer.publisher.commit(waiting)
+    bells = [decode_bell(fields[b"d"]) for _, fields in redis_server.client.xrange(KEYS.bell(KEYS.shard("A")))]
+    assert max(bell.bus_ms for bell in bells) <= received
+    assert numbers(redis_server.client, writer.key()) == [1, 2, 3]
+    writer.close()
+
+
+async def test_what_was_sent_again_once_is_sent_again_once_the_next_time(redis_server: RedisServer) -> None:
+    writer = await Writer(redis_server.url).open()
+    await writer.write(1)
+    size = redis_server.log_size()
+    await writer.write(2, 3)
+    lose_power(redis_server, size)
+    await writer.write(4)
+    assert writer.publisher.resent == 2
+    lose_power(redis_server, size)
+    await writer.write(5)
+    assert writer.publisher.resent == 2 + 3
+    assert numbers(redis_server.client, writer.key()) == [1, 2, 3, 4, 5]
+    writer.close()
