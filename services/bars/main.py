@@ -4,6 +4,7 @@ import asyncio
 import logging
 import time
 from collections import Counter
+from collections.abc import Collection
 from functools import partial
 from typing import Annotated
 
@@ -12,20 +13,22 @@ import msgspec
 from services.bars.builder import Emitted, StreamBars
 from services.bars.specs import Spec, parse_all
 from tickbus import metrics as m
-from tickbus.bus import trimmed_gap
-from tickbus.consumer import Consumer, Output
-from tickbus.consumer_metrics import ConsumerMeters
+from tickbus.batch import Batch
+from tickbus.consumer import Consumer
+from tickbus.consumer_metrics import ConsumerMeters, tell_readiness
 from tickbus.errors import ConfigError
+from tickbus.gaps import trimmed_gap
 from tickbus.lag import LagMeter
-from tickbus.link import Link, open_checked
 from tickbus.messages import Gap, StreamKind, Trade
 from tickbus.metrics import Meters
 from tickbus.names import Keys, Stream, StreamId, check_name
 from tickbus.options import Option, WriterOptions
-from tickbus.reader import FROM_START, Read, Round, parse_start
+from tickbus.outputs import Output
+from tickbus.reader import FROM_START, Read, parse_start
 from tickbus.retention import Sweeper, SweepMeters
 from tickbus.selection import Selection
 from tickbus.service import Service, run
+from tickbus.topology import locate
 from tickbus.units import SECOND, Duration, canonical, canonical_size
 from tickbus.wire import DECODE
 
@@ -44,7 +47,7 @@ class Options(WriterOptions, frozen=True, kw_only=True):
     grace: Annotated[Duration, Option("a time bar closes this long after its end")] = Duration(2 * SECOND)
     horizon: Annotated[Duration, Option("a late trade revises its bar for this long after the close")] = Duration(60 * SECOND)
     from_: Annotated[str, Option("where to begin without a committed position: start, now or a time")] = FROM_START
-    name: Annotated[str, Option("name of this service: its position, state and lease")] = "bars"
+    name: Annotated[str, Option("name of this service: its position, state and members; processes of one name share the work")] = "bars"
 
 
 def start(options: Options) -> int:
@@ -57,27 +60,25 @@ def start(options: Options) -> int:
 
 
 async def _run(options: Options, specs: tuple[Spec, ...], begin: "str | StreamId", service: Service) -> None:
-    (await open_checked(options.redis)).close()
+    redis = locate(options.redis)
+    (await redis.open_checked()).close()
     keys = Keys(options.prefix, options.shards)
     reads = Selection.of(("trade",), options.feeds)
-    consumer = Consumer(options.redis, keys, options.name, reads, options.lease_ttl, writes="bar")
-    service.why_not_ready = "waiting for the lease of this service"
-    await service.until_stopping(consumer.open())
+    consumer = Consumer(options.redis, keys, options.name, reads, options.lease_ttl, start=begin, writes=("bar",))
     builder = BarService(consumer, keys, specs, options.grace, options.horizon)
     meters = BarMeters(service.meters, consumer, builder)
-    lag = LagMeter(service.meters, options.name, keys, partial(Link.open, options.redis), reads, lambda: consumer.committed.positions)
-    sweeper = Sweeper(options.name, options, keys, partial(Link.open, options.redis), consumer.output_keys)
+    lag = LagMeter(service.meters, options.name, keys, redis.connect, consumer.works, lambda: consumer.positions)
+    sweeper = Sweeper(options.name, options, keys, redis.connect, lambda: consumer.outputs.keys)
     SweepMeters(service.meters, sweeper.total)
     try:
-        if not service.stopping.is_set():
-            await sweeper.declare()
-            service.ready = True
-            async with asyncio.TaskGroup() as group:
-                others = [group.create_task(work) for work in (lag.run(), consumer.lease.keep(), sweeper.run())]
-                await service.until_stopping(builder.run(begin))
-                meters.refresh()
-                for task in others:
-                    task.cancel()
+        await consumer.open()
+        await sweeper.declare()
+        async with asyncio.TaskGroup() as group:
+            others = [group.create_task(work) for work in (lag.run(), sweeper.run(), tell_readiness(service, consumer))]
+            await service.until_stopping(builder.run())
+            meters.refresh()
+            for task in others:
+                task.cancel()
     finally:
         await consumer.close()
 
@@ -93,35 +94,45 @@ class BarService:
         self._bars: dict[Stream, StreamBars] = {}
         self._by_clock: dict[tuple[int, str], list[Stream]] = {}
         """(shard, feed) -> its streams, which a bus clock concerns."""
+        self._moved: set[Stream] = set()
+        """Streams whose bars are not as committed."""
         self.emitted: Counter[str] = Counter()
         self.revised: Counter[str] = Counter()
         self.unreadable = 0
 
-    async def run(self, begin: "str | StreamId") -> None:
-        for name, state in self._consumer.committed.states.items():
-            self._add(Stream.parse(name), state)
+    async def run(self) -> None:
         committed = time.monotonic()
-        moved: dict[Stream, StreamId] = {}
-        async for result in self._consumer.batches(begin):
-            outputs = self._apply(result, moved)
-            if outputs or (moved and time.monotonic() - committed > _COMMIT_SECONDS):
-                touched = {Stream("trade", output.stream.feed, output.stream.symbol) for output in outputs}
-                states = {stream: self._bars[stream].state() for stream in moved.keys() | touched}
-                await self._consumer.commit(moved, outputs, states)
-                moved = {}
+        async for batch in self._consumer.batches():
+            for states in batch.gained.values():
+                for name, state in states.items():
+                    self._add(Stream.parse(name), state)
+            outputs = self._apply(batch)
+            # what is given back is committed first: who works it next need not read it again
+            if outputs or (self._moved and (batch.lost or time.monotonic() - committed > _COMMIT_SECONDS)):
+                await batch.commit(outputs, {stream: self._bars[stream].state() for stream in self._moved})
+                self._moved.clear()
                 committed = time.monotonic()
+            if batch.lost:
+                self._leave(batch.lost)
 
-    def _apply(self, result: Round, moved: dict[Stream, StreamId]) -> list[Output]:
+    def _apply(self, batch: Batch) -> list[Output]:
         outputs: list[Output] = []
-        for read in result.reads:
+        for read in batch.reads:
             self._read(read, outputs)
-            moved[read.stream] = read.last
-        for clock, bus_ms in result.clocks.items():
+            self._moved.add(read.stream)
+        for clock, bus_ms in batch.clocks.items():
             for stream in self._by_clock.get(clock, ()):
                 bars = self._bars[stream]
                 if (due := bars.closes_at_ms) is not None and due < bus_ms:
                     self._emit(stream, bars.clock(bus_ms), outputs)
         return outputs
+
+    def _leave(self, shards: Collection[int]) -> None:
+        """Another replica goes on with these from what is committed."""
+        gone = {stream for stream in self._bars if self._keys.shard(stream.symbol) in shards}
+        self._bars = {stream: bars for stream, bars in self._bars.items() if stream not in gone}
+        self._by_clock = {clock: streams for clock, streams in self._by_clock.items() if clock[0] not in shards}
+        self._moved -= gone
 
     def _read(self, read: Read, outputs: list[Output]) -> None:
         bars = self._bars.get(read.stream) or self._add(read.stream, None)
@@ -151,6 +162,7 @@ class BarService:
     def _emit(self, stream: Stream, emitted: list[Emitted], outputs: list[Output]) -> None:
         for ms, bar in emitted:
             outputs.append(Output(self._stream(stream, bar.spec), ms, bar))
+            self._moved.add(stream)
             self.emitted[bar.spec] += 1
             self.revised[bar.spec] += bar.revision > 0
 

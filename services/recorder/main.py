@@ -7,14 +7,16 @@ from services.recorder.files import check_writable
 from services.recorder.metering import RecorderMeters
 from services.recorder.options import Options
 from services.recorder.recorder import Recorder
+from services.recorder.stores import Stores
 from tickbus.consumer import Consumer
+from tickbus.consumer_metrics import tell_readiness
 from tickbus.errors import ConfigError
 from tickbus.lag import LagMeter
-from tickbus.link import Link, open_checked
 from tickbus.names import Keys, StreamId, check_name
 from tickbus.reader import parse_start
 from tickbus.selection import Selection
 from tickbus.service import Service, run
+from tickbus.topology import locate
 
 ABOUT = "Write trades, quotes, bars and gaps to Parquet files, exactly once, readable by DuckDB, Polars and pandas."
 POSITIONALS = ()
@@ -38,32 +40,23 @@ def start(options: Options) -> int:
 
 
 async def _run(options: Options, begin: "str | StreamId", service: Service) -> None:
-    (await open_checked(options.redis)).close()
+    redis = locate(options.redis)
+    (await redis.open_checked()).close()
     keys = Keys(options.prefix, options.shards)
     reads = Selection.of(options.kinds, options.feeds)
-    consumer = Consumer(options.redis, keys, options.name, reads, options.lease_ttl)
-    service.why_not_ready = "waiting for the lease of this service"
-    await service.until_stopping(consumer.open())
-    if service.stopping.is_set():
-        await consumer.close()
-        return
-    service.why_not_ready = "looking through the manifests"
-    recorder = Recorder(consumer, keys, options)
-    await recorder.recover()
+    stores = Stores(options.data_dir, keys)
+    consumer = Consumer(options.redis, keys, options.name, reads, options.lease_ttl, start=begin, recover=stores.recover)
+    stores.epochs = consumer.epochs
+    recorder = Recorder(consumer, keys, options, stores)
     RecorderMeters(service.meters, consumer, recorder)
-    lag = LagMeter(service.meters, options.name, keys, partial(Link.open, options.redis), reads, lambda: recorder.positions)
+    lag = LagMeter(service.meters, options.name, keys, redis.connect, consumer.works, lambda: stores.positions)
     try:
+        await consumer.open()
         async with asyncio.TaskGroup() as group:
-            others = [group.create_task(work) for work in (lag.run(), consumer.lease.keep(), _tell_readiness(service, recorder))]
-            await recorder.run(begin, service.stopping)
+            readiness = tell_readiness(service, consumer, lambda: "files cannot be written" if recorder.blocked else "")
+            others = [group.create_task(work) for work in (lag.run(), readiness)]
+            await recorder.run(service.stopping)
             for task in others:
                 task.cancel()
     finally:
         await consumer.close()
-
-
-async def _tell_readiness(service: Service, recorder: Recorder) -> None:
-    while True:
-        service.ready = not recorder.blocked
-        service.why_not_ready = "files cannot be written"
-        await asyncio.sleep(0.2)

@@ -8,6 +8,7 @@ import asyncio
 import logging
 import time
 from collections import Counter
+from collections.abc import Collection
 from contextlib import suppress
 
 import msgspec
@@ -16,8 +17,10 @@ from services.recorder.buffer import Rows
 from services.recorder.entries import Entries
 from services.recorder.options import Options
 from services.recorder.store import Committed, ShardStore
-from tickbus.bus import trimmed_gap
+from services.recorder.stores import Stores
 from tickbus.consumer import Consumer
+from tickbus.errors import Fenced
+from tickbus.gaps import trimmed_gap
 from tickbus.names import Keys, Stream, StreamId
 from tickbus.reader import Read
 from tickbus.units import SECOND
@@ -35,16 +38,12 @@ _HELD_FACTOR = 4
 
 
 class Recorder:
-    def __init__(self, consumer: Consumer, keys: Keys, options: Options) -> None:
+    def __init__(self, consumer: Consumer, keys: Keys, options: Options, stores: Stores) -> None:
         self._consumer = consumer
         self._keys = keys
+        self._stores = stores
         self._interval = options.flush_interval / SECOND
         self._most = int(options.flush_bytes)
-        self._stores = {shard: ShardStore(options.data_dir, keys.tag(shard), epoch=consumer.publisher.epoch) for shard in range(keys.shards)}
-        self.positions: dict[str, StreamId] = {}
-        """What the manifests say: committed to disk."""
-        self._begin: dict[str, StreamId] = {}
-        """Where to read on: beyond that, where an earlier run had spooled more."""
         self.rows: Counter[str] = Counter()
         self.files: Counter[str] = Counter()
         self.aside: Counter[str] = Counter()
@@ -61,17 +60,10 @@ class Recorder:
         self._since: float | None = None
         """When the oldest row that waits was read."""
 
-    async def recover(self) -> None:
-        """Finish or set aside what an earlier run left behind; find the positions."""
-        for store in self._stores.values():
-            self._begin |= await asyncio.to_thread(store.recover)
-            self.positions |= store.committed
-        log.info("%s: %d streams with a position in the manifests", self._consumer.service, len(self.positions))
-
-    async def run(self, begin: "str | StreamId", stopping: asyncio.Event) -> None:
+    async def run(self, stopping: asyncio.Event) -> None:
         """Until `stopping`: then what was read is committed once more; what cannot be written is read again at the next start."""
         async with asyncio.TaskGroup() as group:
-            reading = group.create_task(self._read(begin))
+            reading = group.create_task(self._read())
             flushing = group.create_task(self._flush_when_due(stopping))
             showing = group.create_task(self._show_positions())
             syncing = group.create_task(self._sync())
@@ -84,15 +76,23 @@ class Recorder:
             syncing.cancel()
             await self._show_the_rest(showing)
 
-    async def _read(self, begin: "str | StreamId") -> None:
-        async for result in self._consumer.batches(begin, self._begin):
-            for read in result.reads:
+    async def _read(self) -> None:
+        async for batch in self._consumer.batches():
+            for read in batch.reads:
                 self._add(read)
-            self._spool({self._keys.shard(read.stream.symbol) for read in result.reads})
-            if self._since is None and result.reads:
+            self._spool({self._keys.shard(read.stream.symbol) for read in batch.reads})
+            if batch.lost:
+                await self._leave(batch.lost)
+            if self._since is None and batch.reads:
                 self._since = time.monotonic()
             self._bound()
             await self._room.wait()
+
+    async def _leave(self, shards: Collection[int]) -> None:
+        """What waits of these is another recorder's to read again."""
+        await self._stores.leave(shards)
+        of = self._keys.shard
+        self._unshown = {name: id for name, id in self._unshown.items() if of(Stream.parse(name).symbol) not in shards}
 
     def _add(self, read: Read) -> None:
         store = self._stores[self._keys.shard(read.stream.symbol)]
@@ -140,8 +140,7 @@ class Recorder:
         while True:
             await asyncio.sleep(_SYNC_SECONDS)
             try:
-                for store in self._stores.values():
-                    await asyncio.to_thread(store.sync)
+                await self._stores.sync()
             except OSError as error:
                 self._block(error)
                 self._due.set()
@@ -162,14 +161,15 @@ class Recorder:
                     await self._due.wait()
             self._due.clear()
             self._since = None
-            await asyncio.gather(*(self._commit_until_done(shard, limit, stopping) for shard, store in self._stores.items() if store.rows))
+            waiting = [(shard, store) for shard, store in self._stores.items() if store.rows]
+            await asyncio.gather(*(self._commit_until_done(shard, store, limit, stopping) for shard, store in waiting))
             self._room.set()
             if last:
                 return
 
-    async def _commit_until_done(self, shard: int, limit: asyncio.Semaphore, stopping: asyncio.Event) -> None:
+    async def _commit_until_done(self, shard: int, store: ShardStore, limit: asyncio.Semaphore, stopping: asyncio.Event) -> None:
         async with limit:
-            while self._stores[shard].rows and not await self._commit(shard) and not stopping.is_set():
+            while self._stores.get(shard) is store and store.rows and not await self._commit(shard, store) and not stopping.is_set():
                 with suppress(TimeoutError):
                     async with asyncio.timeout(_RETRY_SECONDS):
                         await stopping.wait()
@@ -177,12 +177,15 @@ class Recorder:
     def _until_due(self) -> float:
         return self._interval if self._since is None else max(0.0, self._since + self._interval - time.monotonic())
 
-    async def _commit(self, shard: int) -> bool:
-        """-> whether the shard's rows are on the disk."""
-        store = self._stores[shard]
+    async def _commit(self, shard: int, store: ShardStore) -> bool:
+        """-> whether there is no more to do about the shard's rows: they are on the disk, or another recorder's."""
         started = time.monotonic()
         try:
-            committed = await asyncio.to_thread(store.commit)
+            committed = await self._stores.commit(shard, store)
+        except Fenced:
+            if await self._surely_ours(shard):
+                raise  # then it is no replica of ours that writes there
+            return True
         except OSError as error:
             self._block(error)
             return False
@@ -196,6 +199,16 @@ class Recorder:
             self._moved.set()
         return True
 
+    async def _surely_ours(self, shard: int) -> bool:
+        """Whether the fences still say so, now. While Redis is away nothing is sure."""
+        members = self._consumer.members
+        try:
+            async with asyncio.timeout(4 * members.interval):
+                await members.looked()
+        except TimeoutError:
+            return False
+        return shard in self._consumer.epochs and shard not in members.plan(self._consumer.epochs).taken
+
     def _block(self, error: OSError) -> None:
         if not self.blocked:
             log.error("cannot write files: %s; reading stops, nothing is lost, trying again until there is room", error)
@@ -206,7 +219,7 @@ class Recorder:
         self.files.update(committed.files)
         self.aside.update(committed.aside)
         self.bytes += committed.bytes
-        self.positions |= committed.positions
+        self._stores.positions |= committed.positions
         self.last_commit = time.time()
 
     async def _show_positions(self) -> None:

@@ -2,7 +2,7 @@
 
 from services.tools.tables import Table
 from tickbus.lag import StreamLag
-from tickbus.status import BusStatus, FeedStatus, ServiceStatus, StreamStatus
+from tickbus.status import BusStatus, FeedStatus, MemberStatus, ServiceStatus, StreamStatus
 from tickbus.units import MILLISECOND, format_time
 
 _SILENT_LISTED = 20
@@ -28,8 +28,14 @@ def tables(status: BusStatus | None) -> list[Table]:
         ),
         Table(
             "Services",
-            ("service", "lease", ">streams", ">lag", ">oldest unread", ">lost", ">headroom", ">epoch"),
-            [_service_row(service) for service in status.services],
+            ("service", ">members", ">shards", ">streams", ">lag", ">oldest unread", ">lost", ">headroom", ">epoch"),
+            [_service_row(service, status.shards) for service in status.services],
+        ),
+        Table(
+            "Members",
+            ("service", "member", "state", ">shards", ">lag"),
+            [_member_row(service, member) for service in status.services for member in service.members],
+            "nobody works for a service",
         ),
         Table(
             "Furthest behind", ("service", "stream", ">lag", ">oldest unread", ">lost", ">headroom"),
@@ -77,11 +83,16 @@ def _feed_row(feed: FeedStatus) -> tuple[str, ...]:
     )  # fmt: skip
 
 
-def _service_row(service: ServiceStatus) -> tuple[str, ...]:
+def _service_row(service: ServiceStatus, shards: int) -> tuple[str, ...]:
+    alive = sum(member.alive for member in service.members)
     return (
-        service.name, service.holder or "nobody", str(len(service.lags)), f"{service.ticks:,}", _age(service.seconds), f"{service.lost:,}",
-        _age(service.headroom), str(service.epoch),
+        service.name, str(alive), f"{shards - service.free} of {shards}", str(len(service.lags)), f"{service.ticks:,}",
+        _age(service.seconds), f"{service.lost:,}", _age(service.headroom), str(service.epoch),
     )  # fmt: skip
+
+
+def _member_row(service: ServiceStatus, member: MemberStatus) -> tuple[str, ...]:
+    return service.name, member.token, "alive" if member.alive else "gone", str(member.shards), f"{member.ticks:,}"
 
 
 def _kinds(gaps: dict[str, int]) -> str:
@@ -107,8 +118,11 @@ def _feed_object(feed: FeedStatus) -> dict[str, object]:
 
 def _service_object(service: ServiceStatus) -> dict[str, object]:
     return {
-        "name": service.name, "holder": service.holder, "epoch": service.epoch, "streams": len(service.lags), "lag_ticks": service.ticks,
-        "lag_seconds": service.seconds, "lost_ticks": service.lost, "headroom_seconds": service.headroom,
+        "name": service.name, "epoch": service.epoch, "streams": len(service.lags), "lag_ticks": service.ticks,
+        "lag_seconds": service.seconds, "lost_ticks": service.lost, "headroom_seconds": service.headroom, "free_shards": service.free,
+        "members": [
+            {"member": member.token, "alive": member.alive, "shards": member.shards, "lag_ticks": member.ticks} for member in service.members
+        ],
     }  # fmt: skip
 
 

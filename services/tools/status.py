@@ -31,7 +31,8 @@ streams of the kinds they read, for other services over the streams that they ha
   bus, redis, time (ns), shards (null: nobody has written yet)
   feeds:    name, state, clock_age_seconds, holder, epoch, streams, ticks, last_tick_age_seconds, gaps {kind: number},
             repaired, missing, silent (how many streams never had a tick), silent_streams (the first 20)
-  services: name, holder (null: nobody has the lease), epoch, streams, lag_ticks, lag_seconds, lost_ticks, headroom_seconds
+  services: name, epoch (the highest of its shards), streams, lag_ticks, lag_seconds, lost_ticks, headroom_seconds,
+            free_shards (nobody holds them), members: member, alive, shards, lag_ticks (of its shards)
   lags:     the 10 streams furthest behind: service, stream, ticks, seconds, lost, headroom_seconds
   streams:  all of them: stream, id, ticks, last_tick_age_seconds, gaps {kind: number}, repaired, missing"""
 POSITIONALS = ()

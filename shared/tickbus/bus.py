@@ -16,16 +16,19 @@ from functools import partial
 from operator import length_hint
 from types import TracebackType
 
+from tickbus.batch import Batch
+from tickbus.consumer import Consumer
 from tickbus.errors import ConfigError
+from tickbus.gaps import trimmed_gap
 from tickbus.link import Reply
 from tickbus.merged import AnyReader, open_reader
-from tickbus.messages import Gap, GapKind, Message, StreamKind
-from tickbus.names import DEFAULT_PREFIX, DEFAULT_SHARDS, KINDS, Keys, Stream, StreamId
+from tickbus.messages import Message
+from tickbus.names import DEFAULT_PREFIX, DEFAULT_SHARDS, KINDS, Keys, Stream, StreamId, check_name
 from tickbus.reads import FROM_START, NOW, Read, Start, parse_start
 from tickbus.registry import read_heads, read_meta
 from tickbus.selection import Selection
 from tickbus.topology import locate
-from tickbus.units import MILLISECOND
+from tickbus.units import Duration, parse_duration
 from tickbus.wire import DECODE, TICK_FIELD, decode
 
 _EMPTY_SECONDS = 0.2
@@ -44,6 +47,7 @@ class Bus:
         self._url = url
         self._prefix = prefix
         self._readings: list[Reading] = []
+        self._consumings: list[Consuming] = []
 
     def read(
         self,
@@ -63,16 +67,44 @@ class Bus:
         cursor: as from `Reading.cursor`: go on exactly there instead.
         gaps: whether Gap messages are given too: what the gateway told, and what was trimmed before it was read.
         """
-        if kind not in KINDS:
-            raise ConfigError(f"kind {kind!r}: read one of {', '.join(KINDS)}")
-        for name, chosen in (("symbols", symbols), ("feeds", feeds), ("specs", specs)):
-            if chosen is not None and not chosen:
-                raise ConfigError(f"{name}: name at least one, or leave it out for all")
+        self._check(kind, symbols, feeds, specs)
         wanted = Selection.of((kind,), feeds or (), symbols or (), specs or ())
         positions = {name: StreamId.parse(id) for name, id in (cursor or {}).items()}
         reading = Reading(partial(self._reader, wanted, parse_start(start), positions), kind, gaps)
         self._readings.append(reading)
         return reading
+
+    def consume(
+        self,
+        service: str,
+        *,
+        kind: str | Collection[str] = "trade",
+        symbols: Collection[str] | None = None,
+        feeds: Collection[str] | None = None,
+        specs: Collection[str] | None = None,
+        start: Start = FROM_START,
+        lease_ttl: str = "3s",
+    ) -> "Consuming":
+        """Batches of the streams that this process works as one replica of `service`, for ever: tickbus.batch.
+
+        Start the program as often as you like: each process gets whole shards, no symbol is ever worked by two, and when one
+        joins, leaves or dies the others take over within `lease_ttl` and a second or two. Positions, states and outputs are
+        committed together: `await batch.commit(...)`.
+        kind: one or several of `trade`, `quote`, `bar`, `signal`; start: where streams without a committed position begin.
+        All replicas of a service read the same.
+        """
+        check_name(service)
+        kinds = (kind,) if isinstance(kind, str) else tuple(kind)
+        for one in kinds:
+            self._check(one, symbols, feeds, specs)
+        wanted = Selection.of(kinds, feeds or (), symbols or (), specs or ())
+        try:
+            ttl = parse_duration(lease_ttl)
+        except ValueError as error:
+            raise ConfigError(f"lease_ttl: {error}") from None
+        consuming = Consuming(partial(self._consumer, service, wanted, parse_start(start), ttl))
+        self._consumings.append(consuming)
+        return consuming
 
     async def last(self, kind: str = "trade", *, symbols: Collection[str] | None = None) -> dict[Stream, Message]:
         """The newest message of each stream that has one: no replay needed."""
@@ -88,6 +120,23 @@ class Bus:
             if stream.kind == kind and (symbols is None or stream.symbol in symbols) and bytes(head.tick) != b"\xc0":
                 found[stream] = decode(TICK_FIELD[kind], bytes(head.tick))
         return found
+
+    @staticmethod
+    def _check(kind: str, symbols: Collection[str] | None, feeds: Collection[str] | None, specs: Collection[str] | None) -> None:
+        if kind not in KINDS:
+            raise ConfigError(f"kind {kind!r}: read one of {', '.join(KINDS)}")
+        for name, chosen in (("symbols", symbols), ("feeds", feeds), ("specs", specs)):
+            if chosen is not None and not chosen:
+                raise ConfigError(f"{name}: name at least one, or leave it out for all")
+
+    async def _consumer(self, service: str, wanted: Selection, start: "str | StreamId", lease_ttl: Duration) -> Consumer:
+        link = await locate(self._url).connect()
+        try:
+            while (number := await read_meta(link, self._prefix)) is None:
+                await asyncio.sleep(_EMPTY_SECONDS)
+        finally:
+            link.close()
+        return Consumer(self._url, Keys(self._prefix, number), service, wanted, lease_ttl, start=start, writes=("bar", "signal"))
 
     async def _reader(self, wanted: Selection, start: "str | StreamId", positions: dict[str, StreamId]) -> AnyReader:
         redis = locate(self._url)  # each time anew: it belongs to the loop that reads
@@ -113,6 +162,8 @@ class Bus:
 
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._close()
+        for consuming in self._consumings:
+            await consuming.close()
 
     def __enter__(self) -> "Bus":
         return self
@@ -212,6 +263,31 @@ class Reading:
         return self._giving
 
 
+class Consuming:
+    """An endless iterator over batches, for one `async for`. Ending it, or leaving the bus, gives the shards to the other replicas."""
+
+    def __init__(self, make_consumer: Callable[[], Awaitable[Consumer]]) -> None:
+        self._make_consumer = make_consumer
+        self._consumer: Consumer | None = None
+        self._closing: asyncio.Task[None] | None = None
+
+    async def __aiter__(self) -> AsyncIterator[Batch]:
+        self._consumer = consumer = await self._make_consumer()
+        try:
+            await consumer.open()
+            async for batch in consumer.batches():
+                yield batch
+        finally:
+            await self.close()
+
+    async def close(self) -> None:
+        consumer, self._consumer = self._consumer, None
+        if consumer is not None:
+            self._closing = asyncio.create_task(consumer.close())
+        if self._closing is not None:  # an iteration that was left open may be closing it already
+            await asyncio.shield(self._closing)
+
+
 class _Thread:
     """A loop of its own for a plain `for`: notebooks run one already in theirs."""
 
@@ -249,13 +325,3 @@ class _Thread:
             while not self._queue.empty():
                 self._queue.get_nowait()
             self._thread.join(0.05)
-
-
-def trimmed_gap(read: Read, source: str) -> Gap:
-    """What retention took before it was read, or that the stream went back, as a Gap; its times are bus time, from the IDs around it."""
-    lost = read.lost
-    assert lost is not None
-    stream = {"trade": StreamKind.TRADE, "quote": StreamKind.QUOTE}.get(read.stream.kind, StreamKind.BAR)
-    begin, end = (ms * MILLISECOND for ms in sorted((lost.after.ms, lost.before.ms)))
-    kind, count = (GapKind.RESET, None) if lost.reset else (GapKind.TRIMMED, lost.count)
-    return Gap(stream, source, kind, begin, end, count=count, symbol=read.stream.symbol)

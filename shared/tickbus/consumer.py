@@ -1,169 +1,376 @@
-"""A service's side of the bus: read whole shards, commit position, state and output together.
+"""A service's side of the bus: read the shards that are its own, commit position, state and output together.
 
-    consumer = await Consumer.open(..., service="bars", ...)
+    consumer = Consumer(url, keys, "bars", reads, lease_ttl)
+    await consumer.open()
     async for batch in consumer.batches():
         ...
-        await consumer.commit(positions, outputs, state)
+        await batch.commit(outputs, state)
 
-Position and state stand in Redis beside the streams, and a commit is one fenced transaction with the outputs: after a crash
-anywhere the service goes on as if nothing had happened. A service whose output is elsewhere (the recorder's files) keeps its
-position there, and commits it here only to show it.
+Any number of processes share the shards of a service (tickbus.members). Position and state stand in Redis beside the streams,
+and a commit is one fenced transaction with the outputs: after a crash anywhere whoever works the shard next goes on as if
+nothing had happened. A service whose output is elsewhere (the recorder's files) keeps its position there, says so by
+`recover`, and commits it here only to show it.
 """
 
+import asyncio
 import logging
-from collections.abc import AsyncIterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import partial
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
 
-import msgspec
-
+from tickbus.batch import Batch
 from tickbus.clock import BusClock
-from tickbus.lease import Lease
-from tickbus.link import Link
-from tickbus.messages import Gap, Message
+from tickbus.delivered import Delivered
+from tickbus.errors import Fenced, RedisError
+from tickbus.fences import Fence
+from tickbus.groups import GroupMirror
+from tickbus.link import ReplyError
+from tickbus.members import Membership
+from tickbus.merged import AnyReader, open_reader
 from tickbus.names import Keys, Stream, StreamId
+from tickbus.outputs import Output, OutputStreams
 from tickbus.publisher import Publisher
-from tickbus.reader import FROM_START, Reader, Round
+from tickbus.reads import FROM_START, NOW, Round
 from tickbus.registry import check_meta, read_heads
 from tickbus.selection import Selection, encode_selection
 from tickbus.streams import Entry, StreamWriter
 from tickbus.topology import locate
 from tickbus.transaction import Field, Transaction
 from tickbus.units import Duration
-from tickbus.wire import FIELDS, NIL, Head, encode
+from tickbus.wire import Head
 
 log = logging.getLogger("tickbus.consumer")
 
+_RETRY_SECONDS = 0.2
+_LAST_COMMIT_SECONDS = 2.0
+"""A commit under way may take this long when the service ends."""
 
-@dataclass(frozen=True)
-class Output:
-    """A message to add to one of the service's own streams. `ms` comes from what caused it, so that a repeat gives the same ID."""
-
-    stream: Stream
-    ms: int
-    message: Message
-
-
-@dataclass
-class Committed:
-    """What a service has in Redis: read at the start."""
-
-    positions: dict[str, StreamId] = field(default_factory=dict)
-    states: dict[str, bytes] = field(default_factory=dict)
-    """By stream name."""
+Recover = Callable[[list[int]], Awaitable[Mapping[str, StreamId]]]
+"""Shards that were just taken over -> positions by stream name, of a service that keeps them elsewhere than in Redis."""
 
 
 class Consumer:
-    """One service's reading and committing. It owns all shards: a second one started waits as a standby."""
+    """One replica of a service."""
 
-    def __init__(self, url: str, keys: Keys, service: str, reads: Selection, lease_ttl: Duration, writes: str = "") -> None:
-        """`reads`: which streams; `writes`: the kind of its own streams, if it has any."""
-        self._link = partial(Link.open, url)
+    def __init__(
+        self, url: str, keys: Keys, service: str, reads: Selection, lease_ttl: Duration, *,
+        start: str | StreamId = FROM_START, writes: Collection[str] = (), recover: Recover | None = None,
+    ) -> None:  # fmt: skip
+        """`reads`: which streams; `start`: where streams without a position begin; `writes`: the kinds of its own streams."""
+        self._redis = locate(url)
+        self._connect = self._redis.connect
         self._keys = keys
         self.service = service
         self.reads = reads
-        self._kind = writes
+        self._start = start
+        self._writes = writes
+        self._recover = recover
         self.clock = BusClock()
-        self.publisher = Publisher(locate(url), keys, service, self.clock, home=0)
-        self.lease = Lease(self._link, keys, service, lease_ttl, self.publisher.fences.holder)
-        self.committed = Committed()
-        self._outputs: dict[str, StreamWriter] = {}
-        self._heads: dict[str, Head] = {}
-        self.reader: Reader | None = None
+        self.publisher = Publisher(self._redis, keys, service, self.clock)
+        self.members = Membership(self._connect, keys, service, lease_ttl, self.publisher.fences.holder)
+        self.positions: dict[str, StreamId] = {}
+        """Committed, by stream name, of the shards that are held."""
+        self.states: dict[str, bytes] = {}
+        self.outputs = OutputStreams(keys)
+        self._delivered = Delivered()
+        self._groups = GroupMirror(self._connect, keys, service)
+        self._reader: AnyReader | None = None
+        self._read_to: dict[str, StreamId] = {}
+        """Where a new reader goes on: what was delivered, committed or not."""
+        self._taken: set[int] = set()
+        """Shards that another process took over, and the service is not told yet."""
+        self._lock = asyncio.Lock()
+        """One commit or change of shards at a time."""
+        self._committing: asyncio.Task[None] | None = None
+        self._tasks: list[asyncio.Task[None]] = []
+        self._number = 0
+        self._planned = -1
+        """The news of the members that was acted on."""
+        self._reconnects = 0
         self.read = 0
         self.commits = 0
         self.lost = 0
+        """Entries that were trimmed before they were read."""
+        self.rebalances = 0
+
+    @property
+    def epochs(self) -> Mapping[int, int]:
+        """The shards that this process works -> the epoch under which it does."""
+        return self.publisher.fences.held
+
+    def works(self, stream: Stream) -> bool:
+        """Whether this process is the one that reads it for the service."""
+        return self.reads(stream) and self._owns(stream)
+
+    def _owns(self, stream: Stream) -> bool:
+        return self._keys.shard(stream.symbol) in self.epochs
+
+    @property
+    def ready(self) -> bool:
+        """Whether it works its part, or there is no part left for it."""
+        return bool(self.members.alive) and bool(self.epochs or not self.members.wanted)
+
+    @property
+    def reconnects(self) -> int:
+        return self.publisher.reconnects + self._reconnects + (self._reader.reconnects if self._reader is not None else 0)
 
     async def open(self) -> None:
-        """Become the one that works: lease, fences; then read what was committed before."""
-        link = await self._link()
+        """Become a member. RedisError or ConfigError if that is not possible."""
+        link = await self._connect()
         await check_meta(link, self._keys)
-        link.close()  # a standby may wait for days
-        await self.lease.acquire(self.publisher.released)
-        await self.publisher.take_over()
-        link = await self._link()
-        shards = range(self._keys.shards)
-        positions = await link.ask_all([("HGETALL", self._keys.position(shard, self.service)) for shard in shards])
-        states = await link.ask_all([("HGETALL", self._keys.state(shard, self.service)) for shard in shards])
-        for flat in positions:
-            self.committed.positions |= {name.decode(): StreamId.parse(id) for name, id in _pairs(flat)}
-        for flat in states:
-            self.committed.states |= {name.decode(): value for name, value in _pairs(flat)}
-        heads = await read_heads(link, self._keys, shards)
-        self._heads = {name: head for name, head in heads.items() if Stream.parse(name).kind == self._kind}
-        self._outputs = {name: StreamWriter(self._keys, Stream.parse(name)) for name in self._heads}
         await link.ask("HSET", self._keys.meta, f"service:{self.service}", encode_selection(self.reads))
         link.close()
-        log.info("%s: epoch %d, %d streams with a position", self.service, self.publisher.epoch, len(self.committed.positions))
+        await self.members.beat()
+        self._tasks = [asyncio.create_task(work) for work in (self.members.run(), self._groups.run())]
 
-    async def batches(self, start: "str | StreamId" = FROM_START, positions: Mapping[str, StreamId] | None = None) -> AsyncIterator[Round]:
-        """Rounds of reads, for ever. `positions` instead of the committed ones: for a service that keeps its own."""
-        given = self.committed.positions if positions is None else positions
-        self.reader = Reader(self._link, self._keys, self.reads, start, given)
-        async for result in self.reader.rounds():
-            for read in result.reads:
-                self.read += len(read.entries)
-                if read.lost is not None:
-                    self.lost += read.lost.count
-                    log.error("%s: %d entries of %s were trimmed before they were read", self.service, read.lost.count, read.stream.name)
-            yield result
+    # reading
+
+    async def batches(self) -> AsyncIterator[Batch]:
+        """For ever. Shards are taken over and given back between two batches, so one that takes long holds that up."""
+        rounds: AsyncIterator[Round] | None = None
+        while True:
+            self._raise_bugs()
+            if self._taken or self._planned != self.members.news:
+                self._planned = self.members.news
+                if leaving := await self._leaving():
+                    rounds = None
+                    self._end_reading()
+                    yield self._batch(Round(), lost=leaving)
+                    await self._give_back(leaving)
+                if gained := await self._take():
+                    rounds = None
+                    self._end_reading()
+                    yield self._batch(Round(), gained=gained)
+            elif not self.epochs:
+                await self.members.next_look()
+            else:
+                rounds = rounds or self._begin_reading()
+                yield self._batch(await anext(rounds))
+
+    def _batch(self, news: Round, gained: Mapping[int, Mapping[str, bytes]] | None = None, lost: frozenset[int] = frozenset()) -> Batch:
+        self._number += 1
+        if self._recover is None:
+            self._delivered.add(self._number, {read.stream: read.last for read in news.reads})
+        for read in news.reads:
+            self.read += len(read.entries)
+            if read.lost is not None:
+                self.lost += read.lost.count
+                log.error("%s: %d entries of %s were trimmed before they were read", self.service, read.lost.count, read.stream.name)
+        return Batch(self, self._number, news, gained or {}, lost)
+
+    def _begin_reading(self) -> AsyncIterator[Round]:
+        start = FROM_START if self._start == NOW else self._start  # where NOW was is in the positions
+        self._reader = open_reader(self._redis, self._keys, self.reads, start, self._read_to, sorted(self.epochs))
+        return self._reader.rounds()
+
+    def _end_reading(self) -> None:
+        """The shards change: another reader goes on where this one is."""
+        if self._reader is not None:
+            self._read_to |= self._reader.resumable
+            self._reader.close()
+            self._reconnects += self._reader.reconnects
+            self._reader = None
 
     def epoch_of(self, stream: Stream, seq: int) -> int:
         """The epoch under which an entry was written; 0 if that is no longer known."""
-        head = self.reader.heads.get(stream.name) if self.reader is not None else None
+        head = self._reader.heads.get(stream.name) if self._reader is not None else None
         found = 0
         for epoch, first in head.epochs if head is not None else ():
             if first <= seq:
                 found = epoch
         return found
 
+    # which shards
+
+    async def _leaving(self) -> frozenset[int]:
+        """Shards that are worked no more; those that nobody took over yet are still held."""
+        plan = self.members.plan(self.epochs)
+        if plan.taken:
+            async with self._lock:
+                self._drop(self.members.plan(self.epochs).taken)
+        gone, self._taken = frozenset(self._taken), set()
+        return gone | (plan.leave & self.epochs.keys())
+
+    async def _give_back(self, shards: Collection[int]) -> None:
+        async with self._lock:
+            await self._release(shards)
+            self._forget(shards)
+        self.rebalances += 1
+        log.info("%s: %d shards less, %d are worked here", self.service, len(shards), len(self.epochs))
+
+    async def _release(self, shards: Collection[int]) -> None:
+        given = {shard: self.epochs[shard] for shard in shards if shard in self.epochs}
+        await self.publisher.release(given)
+        self.members.note({shard: Fence(epoch, "") for shard, epoch in given.items()})
+
+    def _drop(self, shards: Collection[int]) -> None:
+        """Another process took these over."""
+        if gone := {shard for shard in shards if shard in self.epochs}:
+            log.warning("%s: another process works %d shards of this one now; what was not committed of them is its to do", self.service, len(gone))
+            self._taken |= gone
+        self.publisher.drop(shards)
+        self._forget(shards)
+
+    def _forget(self, shards: Collection[int]) -> None:
+        of = self._keys.shard
+        gone = {name for name in self._read_to.keys() | self.positions.keys() | self.states.keys() if of(Stream.parse(name).symbol) in shards}
+        for name in gone:
+            for kept in (self._read_to, self.positions, self.states):
+                kept.pop(name, None)
+        self._delivered.forget(lambda stream: of(stream.symbol) in shards)
+        self._groups.forget(lambda stream: of(stream.symbol) in shards)
+        self.outputs.forget(shards)
+
+    async def _take(self) -> dict[int, dict[str, bytes]]:
+        """Take over what is ours and free -> the states of these shards."""
+        async with self._lock:
+            plan = self.members.plan(self.epochs)
+            if stray := await self._claim(plan.stray, self._in_our_name):
+                await self._release(stray)
+            claimed = await self._claim(plan.claim - self._taken, self.members.choose)
+            states = await self._load(claimed) if claimed else {}
+        if claimed:
+            self.rebalances += 1
+            log.info("%s: %d shards more, %d are worked here", self.service, len(claimed), len(self.epochs))
+        return states
+
+    def _in_our_name(self, found: Mapping[int, Fence]) -> dict[int, int]:
+        return {shard: epoch for shard, epoch in self.members.choose(found).items() if found[shard].holder == self.members.token}
+
+    async def _claim(self, shards: Collection[int], choose: Callable[[Mapping[int, Fence]], dict[int, int]]) -> dict[int, Fence]:
+        while True:
+            try:
+                claimed = await self.publisher.claim(shards, choose) if shards else {}
+            except Fenced as error:
+                if not error.shards:
+                    raise
+                self._drop(error.shards)
+            else:
+                self.members.note({shard: Fence(self.epochs[shard], self.members.token) for shard in claimed})
+                return claimed
+
+    async def _load(self, claimed: Mapping[int, Fence]) -> dict[int, dict[str, bytes]]:
+        """Everything that stands in Redis for these shards; nobody else can change it any more."""
+        shards = sorted(claimed)
+        while True:
+            try:
+                link = await self._connect()
+                found = await link.ask_all([("HGETALL", self._keys.position(shard, self.service)) for shard in shards])
+                stored = await link.ask_all([("HGETALL", self._keys.state(shard, self.service)) for shard in shards])
+                heads = await read_heads(link, self._keys, shards)
+                link.close()
+                break
+            except (RedisError, ReplyError) as error:
+                log.warning("%s: positions not read: %s; trying again", self.service, error)
+                await asyncio.sleep(_RETRY_SECONDS)
+        positions = {name.decode(): StreamId.parse(id) for flat in found for name, id in _pairs(flat)}
+        fresh = {shard for shard, before in claimed.items() if not before.epoch}
+        if self._recover is not None:
+            positions = dict(await self._recover(shards))
+            fresh = claimed.keys() - {self._keys.shard(Stream.parse(name).symbol) for name in positions}
+        if self._start == NOW:
+            positions |= await self._begin_now(heads, fresh)
+        states = {shard: {name.decode(): value for name, value in _pairs(flat)} for shard, flat in zip(shards, stored, strict=True)}
+        self.positions |= positions
+        self._read_to |= positions
+        for of_shard in states.values():
+            self.states |= of_shard
+        self.outputs.load({name: head for name, head in heads.items() if Stream.parse(name).kind in self._writes})
+        return states
+
+    async def _begin_now(self, heads: Mapping[str, Head], fresh: Collection[int]) -> dict[str, StreamId]:
+        """Positions at the heads of shards that this service works for the first time ever: what appears later is read whole."""
+        begin = {
+            name: StreamId.parse(head.id)
+            for name, head in heads.items()
+            if self.reads(stream := Stream.parse(name)) and self._keys.shard(stream.symbol) in fresh
+        }
+        if self._recover is None:
+            await self._store([], {}, self._position_fields({Stream.parse(name): id for name, id in begin.items()}))
+        return begin
+
+    # committing
+
     async def commit(self, positions: Mapping[Stream, StreamId], outputs: Sequence[Output] = (), state: Mapping[Stream, bytes] | None = None) -> None:
-        """Store outputs, positions and states as one transaction; returns when it is stored. Fenced if another took over."""
-        transaction = Transaction(self.clock.now_ms())
-        transaction.entries = entries = [self._entry(output) for output in outputs]
-        transaction.heads = {entry[0]: self._heads[entry[0].name] for entry in entries}
-        for stream, position in positions.items():
-            shard = self._keys.shard(stream.symbol)
-            transaction.fields.append(Field(shard, self._keys.position(shard, self.service), stream.name, str(position).encode()))
-        for stream, value in (state or {}).items():
-            shard = self._keys.shard(stream.symbol)
-            transaction.fields.append(Field(shard, self._keys.state(shard, self.service), stream.name, value))
-        await self.publisher.commit(transaction)
-        self.commits += 1
-        for stream, position in positions.items():
-            self.committed.positions[stream.name] = position
+        """Store these as one transaction, as far as their shards are held; returns when it is stored."""
+        await self._shielded(self._commit(positions, outputs, state or {}, dict(self.epochs)))
 
-    def _entry(self, output: Output) -> Entry:
-        name = output.stream.name
-        writer = self._outputs.get(name)
-        if writer is None:
-            writer = self._outputs[name] = StreamWriter(self._keys, output.stream)
-        head = self._heads.get(name, Head("0-0", None, 0, NIL))
-        last = StreamId.parse(head.id)
-        id = StreamId(max(output.ms, last.ms), last.seq + 1)
-        payload = encode(output.message)
-        tick, gaps, missing = msgspec.Raw(payload), head.gaps, head.missing
-        if isinstance(output.message, Gap):
-            kind = output.message.kind.name.lower()
-            tick, gaps, missing = head.tick, gaps | {kind: gaps.get(kind, 0) + 1}, missing + (output.message.count or 0)
-        # the head is brought up at once, so that the next output of this commit counts on from it
-        self._heads[name] = Head(str(id), None, 0, tick, gaps=gaps, missing=missing, epochs=self._epochs(head.epochs, id.seq))
-        return writer, id.ms, id.seq, FIELDS[type(output.message)], payload, -1, 0
+    async def commit_batch(self, number: int, epochs: Mapping[int, int], outputs: Sequence[Output], state: Mapping[Stream, bytes]) -> None:
+        """As `commit`, for all that was delivered up to batch `number`. `epochs`: the shards as they were held with it."""
+        foreign = next((output.stream for output in outputs if self._keys.shard(output.stream.symbol) not in epochs), None)
+        if foreign is not None:
+            raise ValueError(f"{foreign.name}: its shard is not worked here; give an output the symbol of what caused it")
+        await self._shielded(self._commit(self._delivered.up_to(number), outputs, state, epochs))
+        self._delivered.committed(number)
 
-    def _epochs(self, epochs: list[tuple[int, int]], seq: int) -> list[tuple[int, int]]:
-        if not epochs or epochs[-1][0] != self.publisher.epoch:
-            epochs = [*epochs, (self.publisher.epoch, seq)][-16:]
-        return epochs
+    async def _shielded(self, commit: Awaitable[None]) -> None:
+        """A commit is never cut in half: nobody would know what of it is stored."""
+        self._committing = asyncio.ensure_future(commit)
+        await asyncio.shield(self._committing)
 
-    def output_keys(self) -> list[bytes]:
-        """Keys of the service's own streams, for the retention sweep: those written since the start, and those found at it."""
-        return [writer.key for writer in self._outputs.values()]
+    async def _commit(
+        self, positions: Mapping[Stream, StreamId], outputs: Sequence[Output], state: Mapping[Stream, bytes], epochs: Mapping[int, int]
+    ) -> None:
+        async with self._lock:
+            # a shard that was lost and won again in between is another matter than the one that this was read from
+            ours = {shard for shard, epoch in epochs.items() if self.epochs.get(shard) == epoch}
+            positions = {stream: id for stream, id in positions.items() if self._keys.shard(stream.symbol) in ours}
+            state = {stream: value for stream, value in state.items() if self._keys.shard(stream.symbol) in ours}
+            heads: dict[StreamWriter, Head] = {}
+            entries = [
+                self.outputs.entry(output, epochs[shard], heads) for output in outputs if (shard := self._keys.shard(output.stream.symbol)) in ours
+            ]
+            await self._store(entries, heads, self._position_fields(positions) + self._state_fields(state))
+            self.commits += 1
+            self.positions |= {stream.name: id for stream, id in positions.items() if self._owns(stream)}
+            self.states |= {stream.name: value for stream, value in state.items() if self._owns(stream)}
+            self._groups.move({stream: id for stream, id in positions.items() if self._owns(stream)})
+
+    async def _store(self, entries: list[Entry], heads: Mapping[StreamWriter, Head], fields: list[Field]) -> None:
+        """Store what of it is in shards that nobody took over; the counters of the others' outputs have not moved."""
+        while True:
+            transaction = Transaction(self.clock.now_ms())
+            transaction.entries = [entry for entry in entries if entry[0].shard in self.epochs]
+            transaction.heads = {writer: head for writer, head in heads.items() if writer.shard in self.epochs}
+            transaction.fields = [field for field in fields if field.shard in self.epochs]
+            if not transaction.shards():
+                break
+            try:
+                await self.publisher.commit(transaction)
+                break
+            except Fenced as error:
+                if not error.shards:
+                    raise
+                self._drop(error.shards)
+                if self._redis.sharded:  # each shard is a transaction of its own: those of the others are stored
+                    break
+        self.outputs.stored({writer: head for writer, head in heads.items() if writer.shard in self.epochs})
+
+    def _position_fields(self, positions: Mapping[Stream, StreamId]) -> list[Field]:
+        shards = [(self._keys.shard(stream.symbol), stream.name, str(id).encode()) for stream, id in positions.items()]
+        return [Field(shard, self._keys.position(shard, self.service), name, id) for shard, name, id in shards]
+
+    def _state_fields(self, states: Mapping[Stream, bytes]) -> list[Field]:
+        shards = [(self._keys.shard(stream.symbol), stream.name, value) for stream, value in states.items()]
+        return [Field(shard, self._keys.state(shard, self.service), name, value) for shard, name, value in shards]
+
+    # the end
+
+    def _raise_bugs(self) -> None:
+        for task in self._tasks:
+            if task.done():
+                task.result()
 
     async def close(self) -> None:
-        if self.reader is not None:
-            self.reader.close()
+        """Give all shards back and leave; a commit under way is waited for, for a moment."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self._committing is not None:
+            await asyncio.wait((self._committing,), timeout=_LAST_COMMIT_SECONDS)
+            self._committing.cancel()
+            await asyncio.gather(self._committing, return_exceptions=True)
+        self._end_reading()
         await self.publisher.release()
-        await self.lease.release()
+        await self.members.leave()
         self.publisher.close()
 
 

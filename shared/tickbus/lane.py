@@ -212,7 +212,9 @@ class Lane:
                 self._armed = shards
                 return
             await self._check(link, self.held)
-        raise RedisAway("the fences change all the time")
+            if self._history_lost:  # what else was lost comes before anything new
+                break
+        raise RedisAway("the fences were gone, or change all the time")
 
     async def _connected(self) -> Link:
         """A connection to a server whose history is ours: what it lost was sent again."""

@@ -63,6 +63,8 @@ class Link(asyncio.Protocol):
     @classmethod
     async def open(cls, url: str) -> "Link":
         """Connect; RedisAway if the server is not there, RedisUnfit if it does not let us in, ConfigError if `url` is none."""
+        task = asyncio.current_task()
+        cancelled = task.cancelling() if task is not None else 0
         connection = cast(redis_py.Connection, check_url(url).make_connection())  # type: ignore[no-untyped-call]
         try:
             await connection.connect()  # type: ignore[no-untyped-call]
@@ -83,6 +85,9 @@ class Link(asyncio.Protocol):
         connection._reader = connection._writer = None
         link._transport.set_protocol(link)
         link._transport.resume_reading()
+        if task is not None and task.cancelling() > cancelled:  # redis-py swallows it while it says hello
+            link.close()
+            raise asyncio.CancelledError
         return link
 
     def send(self, packed: bytes, replies: int, timeout: float = REPLY_SECONDS) -> "asyncio.Future[list[Reply]]":

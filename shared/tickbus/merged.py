@@ -41,6 +41,13 @@ class MergedReader:
         return dict(self._positions)
 
     @property
+    def resumable(self) -> dict[str, StreamId]:
+        """As that of a Reader."""
+        waiting = {read.stream.name for result in self._brought.values() for read in result.reads}
+        found = {name: at for reader in self._readers.values() for name, at in reader.resumable.items() if name not in waiting}
+        return found | {name: at for name, at in self._positions.items() if name in waiting}
+
+    @property
     def reconnects(self) -> int:
         return sum(reader.reconnects for reader in self._readers.values())
 

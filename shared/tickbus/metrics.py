@@ -79,18 +79,27 @@ EVENT_TO_RECEIVE = Metric(
 RECEIVE_TO_PUBLISH = Metric(
     "tickbus_receive_to_publish_seconds", "histogram", "seconds", ("feed",), "read from the socket until acknowledged by Redis", _LATENCY
 )
-EPOCH = Metric("tickbus_epoch", "gauge", "epochs", ("owner",), "the epoch under which this process writes")
+EPOCH = Metric("tickbus_epoch", "gauge", "epochs", ("owner",), "the epoch under which this process writes; of a replica the highest of its shards")
 RETENTION_TRIMMED = Metric("tickbus_retention_trimmed_total", "counter", "entries", (), "entries removed by the retention sweep")
 RETENTION_BYTES = Metric("tickbus_retention_bytes", "gauge", "bytes", (), "memory of this process's streams in Redis at the last sweep")
 
 # consumer side: bars, recorder, users' services
 CONSUMER_LAG_TICKS = Metric(
-    "tickbus_consumer_lag_ticks", "gauge", "ticks", ("service",), "entries in the streams that the service has not committed, summed"
+    "tickbus_consumer_lag_ticks",
+    "gauge",
+    "ticks",
+    ("service",),
+    "entries in the streams of the shards that this replica works, not committed, summed",
 )
 CONSUMER_LAG_SECONDS = Metric("tickbus_consumer_lag_seconds", "gauge", "seconds", ("service",), "age of the oldest entry not committed; 0 if none")
 CONSUMER_LOST = Metric("tickbus_consumer_lost_ticks_total", "counter", "ticks", ("service",), "entries trimmed before the service read them")
 CONSUMER_READ = Metric("tickbus_consumer_read_total", "counter", "entries", ("service",), "entries read")
 CONSUMER_COMMITS = Metric("tickbus_consumer_commits_total", "counter", "commits", ("service",), "commits of output and position together")
+MEMBERS = Metric("tickbus_members", "gauge", "processes", ("service",), "replicas of the service that this one sees alive, itself among them")
+SHARDS_OWNED = Metric("tickbus_shards_owned", "gauge", "shards", ("service",), "shards that this replica works; over all replicas: all shards")
+REBALANCES = Metric(
+    "tickbus_rebalances_total", "counter", "changes", ("service",), "times that this replica took shards over, gave some back or was replaced"
+)
 RETENTION_HEADROOM = Metric(
     "tickbus_retention_headroom_seconds", "gauge", "seconds", ("service",), "smallest time until retention takes an entry the service has not read"
 )

@@ -135,6 +135,11 @@ class Reader:
         """Stream name -> ID of the last entry delivered, for all streams that are followed."""
         return {name: followed.position for name, followed in self._followed.items()}
 
+    @property
+    def resumable(self) -> dict[str, StreamId]:
+        """`positions` for another reader to go on by: of the streams whose first entry is known."""
+        return {name: followed.position for name, followed in self._followed.items() if followed.exact}
+
     async def rounds(self) -> AsyncIterator[Round]:
         """For ever, over reconnects. An empty round is given at least each second: time goes on."""
         wait = _RETRY_SECONDS[0]

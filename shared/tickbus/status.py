@@ -5,12 +5,13 @@ is right also about one that is stopped, cut off or dead.
 """
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
 from tickbus.lag import StreamLag, measure
 from tickbus.link import Connection
+from tickbus.members import read_heartbeats
 from tickbus.messages import Flag, Quote, Trade
 from tickbus.names import Keys, Stream, StreamId
 from tickbus.registry import read_heads, read_meta
@@ -83,11 +84,28 @@ class FeedStatus:
 
 
 @dataclass(frozen=True)
+class MemberStatus:
+    """A replica of a service."""
+
+    token: str
+    """host:pid:token."""
+    alive: bool
+    """Whether it says so. One that does not may still hold shards, until others have taken them over."""
+    shards: int
+    """Held by it."""
+    ticks: int
+    """Its lag: entries of these shards that are not committed."""
+
+
+@dataclass(frozen=True)
 class ServiceStatus:
     """A service that commits positions. `lags` has one item for each stream that it reads."""
 
     name: str
-    holder: str | None
+    members: list[MemberStatus]
+    """Those that are alive, and those that hold shards."""
+    free: int
+    """Shards that nobody holds."""
     epoch: int
     lags: list[StreamLag]
 
@@ -142,7 +160,7 @@ async def read_status(link: Connection, prefix: str) -> BusStatus | None:
     return BusStatus(
         now_ms, shards,
         [await _feed(link, keys, name, streams, bells.get(name), now_ms) for name in sorted(feeds)],
-        [await _service(link, keys, name, reads, heads) for name, reads in sorted(services.items())],
+        [await _service(link, keys, name, reads, heads, now_ms) for name, reads in sorted(services.items())],
         streams, heads,
     )  # fmt: skip
 
@@ -171,12 +189,25 @@ async def _feed(link: Connection, keys: Keys, name: str, streams: Iterable[Strea
     return FeedStatus(name, state, None if age is None else age / 1000, holder, epoch, own, last_tick_age)
 
 
-async def _service(link: Connection, keys: Keys, name: str, reads: Selection, heads: Mapping[str, Head]) -> ServiceStatus:
-    holder, epoch = await _owner(link, keys, name)
+async def _service(link: Connection, keys: Keys, name: str, reads: Selection, heads: Mapping[str, Head], now_ms: int) -> ServiceStatus:
+    shards = range(keys.shards)
+    pairs = await link.ask_all([("MGET", keys.fence(shard, name), keys.holder(shard, name)) for shard in shards])
+    heartbeats = read_heartbeats(await link.ask("HGETALL", keys.members(name)))
     positions: dict[str, StreamId] = {}
-    for flat in await link.ask_all([("HGETALL", keys.position(shard, name)) for shard in range(keys.shards)]):
+    for flat in await link.ask_all([("HGETALL", keys.position(shard, name)) for shard in shards]):
         positions |= {stream.decode(): StreamId.parse(id) for stream, id in zip(flat[::2], flat[1::2], strict=True)}
-    return ServiceStatus(name, holder, epoch, await measure(link, keys, heads, positions, reads))
+    lags = await measure(link, keys, heads, positions, reads)
+    holders = [(holder or b"").decode() for _, holder in pairs]
+    members = _members(holders, {member for member, until in heartbeats.items() if until > now_ms}, lags, keys)
+    return ServiceStatus(name, members, holders.count(""), max(int(epoch or 0) for epoch, _ in pairs), lags)
+
+
+def _members(holders: Sequence[str], alive: Collection[str], lags: Iterable[StreamLag], keys: Keys) -> list[MemberStatus]:
+    """`holders`: by shard."""
+    ticks: Counter[str] = Counter()
+    for lag in lags:
+        ticks[holders[keys.shard(lag.stream.symbol)]] += lag.ticks
+    return [MemberStatus(token, token in alive, holders.count(token), ticks[token]) for token in sorted({*alive, *holders} - {""})]
 
 
 async def _owner(link: Connection, keys: Keys, owner: str) -> tuple[str | None, int]:

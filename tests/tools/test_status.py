@@ -80,12 +80,14 @@ def test_a_paused_recorder_a_mute_and_the_end(start: Start, redis_server: RedisS
     now = status(redis_server)
     assert_true(now, redis_server)
     service = named(now["services"], "recorder")
-    # its lease has run out; that it is behind is told by its positions all the same
-    assert service["holder"] is None
+    # it does not say that it is alive; that it is behind is told by its positions all the same
+    (member,) = service["members"]
+    assert (member["alive"], member["shards"], member["lag_ticks"], service["free_shards"]) == (False, 64, service["lag_ticks"], 0)
     assert service["lag_ticks"] > first["lag_ticks"] + 300
     assert service["lag_seconds"] > 1
     assert now["lags"][0]["service"] == "recorder"
-    assert named(now["services"], "bars")["lag_ticks"] == 0
+    stopped = named(now["services"], "bars")
+    assert (stopped["lag_ticks"], stopped["members"], stopped["free_shards"]) == (0, [], 64)
     human = tickbus("status", "--redis", redis_server.url).stdout
     assert f"{service['lag_ticks']:,}" in human
     assert "Never ticked: quote:json:NEVER, trade:json:NEVER" in human

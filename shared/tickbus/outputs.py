@@ -1,0 +1,80 @@
+"""A service's own streams: messages -> entries with dense counters, and the heads that go with them. Pure.
+
+Nothing moves until it is stored: entries are made against a draft of the heads, and `stored` adopts it. So what a fenced
+transaction held can be made again without a counter used twice.
+"""
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+
+import msgspec
+
+from tickbus.messages import Gap, Message
+from tickbus.names import Keys, Stream, StreamId
+from tickbus.streams import Entry, StreamWriter
+from tickbus.wire import FIELDS, NIL, Head, encode
+
+_EMPTY = Head("0-0", None, 0, NIL)
+
+
+@dataclass(frozen=True)
+class Output:
+    """A message to add to one of the service's own streams. ValueError if `ms` is no time of our days."""
+
+    stream: Stream
+    ms: int
+    """Bus time in ms since the epoch, from the ID of what caused it, so that a repeat gives the same ID."""
+    message: Message
+
+    def __post_init__(self) -> None:
+        if not 10**12 <= self.ms < 10**13:  # an ID has 13 digits in front
+            raise ValueError(f"{self.stream.name}: {self.ms} is no bus time in ms; take it from the ID of the entry that caused the output")
+
+
+class OutputStreams:
+    def __init__(self, keys: Keys) -> None:
+        self._keys = keys
+        self._writers: dict[str, StreamWriter] = {}
+        self._heads: dict[str, Head] = {}
+
+    def load(self, heads: Mapping[str, Head]) -> None:
+        """Streams that are there already, as their shards were taken over."""
+        self._heads |= heads
+        for name in heads:
+            self._writer(Stream.parse(name))
+
+    def forget(self, shards: Collection[int]) -> None:
+        """These are another process's now."""
+        self._writers = {name: writer for name, writer in self._writers.items() if writer.shard not in shards}
+        self._heads = {name: head for name, head in self._heads.items() if name in self._writers}
+
+    def entry(self, output: Output, epoch: int, draft: dict[StreamWriter, Head]) -> Entry:
+        """The next entry of its stream. `draft`: heads as far as this transaction has moved them; it is brought up."""
+        writer = self._writer(output.stream)
+        head = draft.get(writer) or self._heads.get(writer.name, _EMPTY)
+        last = StreamId.parse(head.id)
+        id = StreamId(max(output.ms, last.ms), last.seq + 1)
+        payload = encode(output.message)
+        tick, gaps, missing = msgspec.Raw(payload), head.gaps, head.missing
+        if isinstance(output.message, Gap):
+            kind = output.message.kind.name.lower()
+            tick, gaps, missing = head.tick, gaps | {kind: gaps.get(kind, 0) + 1}, missing + (output.message.count or 0)
+        epochs = head.epochs
+        if not epochs or epochs[-1][0] != epoch:
+            epochs = [*epochs, (epoch, id.seq)][-16:]
+        draft[writer] = Head(str(id), None, 0, tick, gaps=gaps, missing=missing, epochs=epochs)
+        return writer, id.ms, id.seq, FIELDS[type(output.message)], payload, -1, 0
+
+    def stored(self, draft: Mapping[StreamWriter, Head]) -> None:
+        self._heads |= {writer.name: head for writer, head in draft.items()}
+
+    @property
+    def keys(self) -> list[bytes]:
+        """Keys of all streams, for the retention sweep: those found when their shard was taken over, and those written since."""
+        return [writer.key for writer in self._writers.values()]
+
+    def _writer(self, stream: Stream) -> StreamWriter:
+        writer = self._writers.get(stream.name)
+        if writer is None:
+            writer = self._writers[stream.name] = StreamWriter(self._keys, stream)
+        return writer

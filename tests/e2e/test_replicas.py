@@ -1,0 +1,180 @@
+"""Replicas of bars and recorder that are killed, paused, woken and added under load: nobody can tell from what they made."""
+
+import asyncio
+import random
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import redis
+from support.parts import Part
+from support.recording import Recording
+from support.redis_server import RedisServer
+from support.waiting import until_async
+from support.writing import KEYS, Writer, stored
+
+from services.bars.builder import StreamBars
+from services.bars.specs import parse_all
+from tickbus.messages import Bar, Gap, GapKind, Side, StreamKind, Trade
+from tickbus.names import Stream, StreamId
+from tickbus.streams import Entry
+from tickbus.units import SECOND
+
+Start = Callable[..., Part]
+SYMBOLS = [f"S{number}" for number in range(24)]
+SPECS = ("time:1s", "tick:20")
+GRACE, HORIZON = SECOND // 5, 60 * SECOND
+
+
+class Market:
+    """Trades in many symbols as fast as they are taken, some late, with a Gap now and then; the bus clock goes on with it."""
+
+    def __init__(self, writer: Writer) -> None:
+        self._writer = writer
+        self._chance = random.Random(5)
+        self.rounds = 0
+        self._task = asyncio.create_task(self._run())
+
+    async def _run(self) -> None:
+        while True:
+            await self._writer.publisher.commit(
+                self._writer.transaction([self._entry(symbol) for symbol in SYMBOLS for _ in range(3)], ring_all=True)
+            )
+            self.rounds += 1
+            await asyncio.sleep(0.02)
+
+    def _entry(self, symbol: str) -> Entry:
+        now = self._writer.clock.now_ns()
+        if self._chance.random() < 0.002:
+            gap = Gap(StreamKind.TRADE, "test", GapKind.STALE, now - 2 * SECOND, now, symbol=symbol)
+            return self._writer.entry(self._writer.of(symbol), gap)
+        late = self._chance.choice((0, 0, 0, 0, 0, 0, 0, 0, 0, 2 * SECOND))
+        price, size = f"{self._chance.randrange(1, 10**6)}.5", str(self._chance.randrange(1, 100))
+        return self._writer.entry(self._writer.of(symbol), Trade(symbol, price, size, Side.BUY, None, now - late, now))
+
+    async def go_on(self, rounds: int) -> None:
+        """At least so many more."""
+        goal = self.rounds + rounds
+        await until_async(lambda: self._task.done() or self.rounds >= goal)
+        if self._task.done():
+            self._task.result()
+
+    async def end(self) -> None:
+        self._task.cancel()
+        await asyncio.gather(self._task, return_exceptions=True)
+
+
+def holders(client: "redis.Redis[bytes]", service: str) -> list[str]:
+    """By shard: who holds it, as host:pid."""
+    return [
+        value.decode().rpartition(":")[0].rpartition(":")[2] for value in client.mget([KEYS.holder(shard, service) for shard in range(8)]) if value
+    ]
+
+
+def shared_by(client: "redis.Redis[bytes]", service: str, *parts: Part) -> Callable[[], bool]:
+    """Whether these work all shards between them, each its part."""
+    return lambda: len(found := holders(client, service)) == 8 and set(found) == {str(part.process.pid) for part in parts}
+
+
+def gone_from(client: "redis.Redis[bytes]", service: str, part: Part) -> Callable[[], bool]:
+    return lambda: str(part.process.pid) not in (found := holders(client, service)) and len(found) == 8
+
+
+@pytest.mark.timeout(120)
+async def test_replicas_killed_paused_woken_and_added_under_load(start: Start, redis_server: RedisServer, tmp_path: Path) -> None:
+    client, common = redis_server.client, ("--redis", redis_server.url, "--shards", "8", "--lease-ttl", "700ms")
+    writer = await Writer(redis_server.url).open()
+    market = Market(writer)
+
+    def bars() -> Part:
+        return start("bars", *common, "--specs", ",".join(SPECS), "--grace", "200ms")
+
+    def recorder() -> Part:
+        return start("recorder", *common, "--data-dir", str(tmp_path / "data"), "--flush-interval", "200ms")
+
+    first, second, third = bars(), bars(), bars()
+    one, two = recorder(), recorder()
+    await until_async(shared_by(client, "bars", first, second, third))
+    await until_async(shared_by(client, "recorder", one, two))
+    await market.go_on(20)
+
+    first.kill()
+    one.kill()
+    await until_async(shared_by(client, "bars", second, third))
+    await until_async(shared_by(client, "recorder", two))
+    await market.go_on(20)
+
+    # the only one that works is paused until another one does: what it holds when it wakes is nobody's any more
+    three = recorder()
+    await until_async(shared_by(client, "recorder", two, three))
+    second.signal(signal.SIGSTOP)
+    two.signal(signal.SIGSTOP)
+    await until_async(gone_from(client, "bars", second))
+    await until_async(gone_from(client, "recorder", two))
+    await market.go_on(20)
+    second.signal(signal.SIGCONT)
+    two.signal(signal.SIGCONT)
+    fourth = bars()
+    await until_async(shared_by(client, "bars", second, third, fourth))
+    await until_async(shared_by(client, "recorder", two, three))
+    await market.go_on(60)
+    await market.end()
+
+    expected = {symbol: undisturbed(client, writer, symbol) for symbol in SYMBOLS}
+
+    def made(symbol: str, spec: str) -> list[tuple[int, Bar]]:
+        rows = stored(client, KEYS.stream(Stream("bar", "test", symbol, spec)))
+        assert [id.seq for id, _ in rows] == list(range(1, len(rows) + 1))
+        return [(id.ms, message) for id, message in rows if isinstance(message, Bar)]
+
+    async def settled() -> bool:
+        await writer.ring()
+        return all(
+            client.xlen(KEYS.stream(Stream("bar", "test", symbol, spec))) >= len(expected[symbol][spec]) for symbol in SYMBOLS for spec in SPECS
+        )
+
+    await until_async(settled, 20, "all bars are there")
+    assert {symbol: {spec: made(symbol, spec) for spec in SPECS} for symbol in SYMBOLS} == expected
+    assert sum(bar.revision > 0 for of in expected.values() for _, bar in of["time:1s"]) > 20, "late trades and Gaps have made revisions"
+    heads = {name: int(id.rpartition(b"-")[2]) for name, id in lasts(client).items()}
+    await until_async(lambda: positions(client, "recorder") == heads, 20, "everything is recorded")
+    assert [part.stop() for part in (second, third, fourth, two, three)] == [0] * 5
+    assert recorded(Recording(tmp_path / "data")) == heads
+    writer.close()
+
+
+def undisturbed(client: "redis.Redis[bytes]", writer: Writer, symbol: str) -> dict[str, list[tuple[int, Bar]]]:
+    """What one builder that nothing happens to makes of the stream, once all time bars are closed."""
+    bars = StreamBars(symbol, parse_all(SPECS), GRACE, HORIZON)
+    entries = [(id, message) for id, message in stored(client, writer.key(symbol)) if isinstance(message, Trade | Gap)]
+    emitted = bars.apply_many(entries) + bars.clock(writer.clock.now_ms() + 10_000)
+    return {spec: [(ms, bar) for ms, bar in emitted if bar.spec == spec] for spec in SPECS}
+
+
+def lasts(client: "redis.Redis[bytes]") -> dict[bytes, bytes]:
+    """Newest ID of every stream."""
+    found = {}
+    for key in client.scan_iter(f"{KEYS.prefix}:*", count=1000, _type="stream"):
+        name = key.partition(b"}:")[2]
+        if name != b"bell":
+            found[name] = client.xinfo_stream(key)["last-generated-id"]
+    return found
+
+
+def positions(client: "redis.Redis[bytes]", service: str) -> dict[bytes, int]:
+    found = {}
+    for shard in range(8):
+        found |= {name: StreamId.parse(id).seq for name, id in client.hgetall(KEYS.position(shard, service)).items()}
+    return found
+
+
+def recorded(recording: Recording) -> dict[bytes, int]:
+    """Rows per stream. Checked on the way: dense counters, each once, over ticks and Gaps together."""
+    found: dict[bytes, list[int]] = {}
+    for kind, name in (("trade", "'trade:test:' || symbol"), ("bar", "'bar:' || spec || ':test:' || symbol"), ("gap", "'trade:test:' || symbol")):
+        for stream, seq in recording.query(f"select {name}, seq from FILES", kind):
+            found.setdefault(stream.encode(), []).append(seq)
+    for seqs in found.values():
+        assert sorted(seqs) == list(range(1, len(seqs) + 1))
+    return {stream: len(seqs) for stream, seqs in found.items()}
