@@ -52,8 +52,8 @@ class Ledgers:
     heads: dict[str, Head] = field(default_factory=dict)
     delivered: list[list[Any]] = field(default_factory=list)
     """The app's ledger."""
-    recorded: list[tuple[Any, ...]] = field(default_factory=list)
-    """(stream name, ms, seq, epoch, values) of every row in the files; values as `facts` gives them."""
+    recorded: list[tuple[Any, ...]] | None = None
+    """(stream name, ms, seq, epoch, values) of every row in the files; values as `facts` gives them. None: there was no recorder."""
     metrics: dict[str, dict[str, float]] = field(default_factory=dict)
     """The writing gateway's gap metrics: name -> kind (or empty) -> value."""
 

@@ -1,7 +1,7 @@
 """Which faults, when, on whom and for how long: all of it from the seed. Pure."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from random import Random
 
 from faults.rows import Row
@@ -56,6 +56,12 @@ def draw(rows: Sequence[Row], seed: int, number: int, done: Mapping[str, int], *
         if row.once or row.seconds[1] > _LONG:
             usable = [other for other in usable if other is not row and not (row.seconds[1] > _LONG and other.target == row.target)]
     return Round(shape, tuple(sorted(_placed(chosen, chance, seconds), key=lambda one: one.at)))
+
+
+def alone(plan: Round) -> Round:
+    """The same without bars and recorders, and without what would be done to them."""
+    kept = tuple(one for one in plan.injections if not one.row.target.endswith(("bars", "recorder", "disk")))
+    return Round(replace(plan.shape, bars=0, recorders=0), kept)
 
 
 def _placed(chosen: Sequence[Row], chance: Random, seconds: float) -> list[Injection]:

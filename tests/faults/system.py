@@ -127,7 +127,8 @@ class System:
     def _all_work(self) -> bool:
         streams = set(self.tick_streams())
         trades = {name for name in streams if name.startswith("trade:")}
-        return trades <= self._positions("bars").keys() and streams <= self._positions("recorder").keys()
+        wanted = {"bars": trades if self.shape.bars else set(), "recorder": streams if self.shape.recorders else set()}
+        return all(names <= self._positions(service).keys() for service, names in wanted.items() if names)
 
     def add_gateway(self, number: int) -> str:
         name = f"gateway-{number}"
@@ -320,8 +321,8 @@ class System:
         trades = {name: head for name, head in ticks.items() if name.startswith("trade:")}
         return (
             self._behind(heads, self.delivered()) < allowed
-            and self._behind(trades, self._positions("bars")) < allowed
-            and self._behind(heads, self._positions("recorder")) < allowed
+            and (not self.shape.bars or self._behind(trades, self._positions("bars")) < allowed)
+            and (not self.shape.recorders or self._behind(heads, self._positions("recorder")) < allowed)
         )
 
     def _now_ms(self) -> int:
@@ -338,10 +339,12 @@ class System:
         self.down.add("simulator")
         with self._judged("drain"):
             self.until(self._gateway_is_empty, seconds, "the gateway's backlog is empty")
-            self.until(lambda: self._behind(self.trade_heads(), self._positions("bars")) == 0, seconds, "bars have read everything")
-            self.until(self._bars_are_closed, seconds, "the last bars are closed")
+            if self.shape.bars:
+                self.until(lambda: self._behind(self.trade_heads(), self._positions("bars")) == 0, seconds, "bars have read everything")
+                self.until(self._bars_are_closed, seconds, "the last bars are closed")
             self.until(lambda: self._behind(self.heads(), self.delivered()) == 0, seconds, "the app has everything")
-            self.until(self._all_is_recorded, seconds, "everything is recorded")
+            if self.shape.recorders:
+                self.until(self._all_is_recorded, seconds, "everything is recorded")
 
     @contextmanager
     def _judged(self, where: str) -> Iterator[None]:
@@ -400,8 +403,9 @@ class System:
             books.published = ledgers.with_files(books.published, self.disk.folder)
         books.sent = ledgers.read_sent(self.folder / "sent.jsonl", self._spelled.__getitem__)
         books.delivered = ledgers.read_delivered(self.folder / "delivered.jsonl")
-        books.recorded = ledgers.read_recorded(self.disk.folder)
-        result = check(books, self.specs, _GRACE, _HORIZON)
+        if self.shape.recorders:
+            books.recorded = ledgers.read_recorded(self.disk.folder)
+        result = check(books, self.specs if self.shape.bars else (), _GRACE, _HORIZON)
         result.verdicts += self.verdicts
         result.verdicts += self._tracebacks()
         return result
