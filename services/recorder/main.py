@@ -49,7 +49,10 @@ async def _run(options: Options, begin: "str | StreamId", service: Service) -> N
         return
     service.why_not_ready = "looking through the manifests"
     recorder = Recorder(consumer, keys, options)
-    await recorder.recover()
+    try:
+        await recorder.recover()
+    except OSError as error:
+        raise ConfigError(f"--data-dir {options.data_dir}: {error.strerror}; make room, or name another folder") from None
     RecorderMeters(service.meters, consumer, recorder)
     lag = LagMeter(service.meters, options.name, keys, partial(Link.open, options.redis), reads, lambda: recorder.positions)
     try:
