@@ -41,8 +41,8 @@ def draw(rows: Sequence[Row], seed: int, number: int, done: Mapping[str, int], *
         backlog=chance.choice(("1MB", "4MB", "64MB")), spill=chance.choice(("256KB", "8MB", "48MB")),
     )  # fmt: skip
     usable = [row for row in rows if row.fits(shape)]
-    # who is killed while Redis is empty has lost the other copy too: such a round is for one of the two
-    without = "redis-flush" if chance.random() < 0.75 else "kill"
+    # the gateway sends again what a flush took: a round that takes its copy too, by a kill or a takeover, is for one of the two
+    without = "redis-flush" if chance.random() < 0.7 or shape.gateways > 1 else ("kill", "two-gateways")
     usable = [row for row in usable if not row.name.startswith(without)] or usable
     count = max(1, round(seconds / chance.choice((1.0, 1.5, 2.5))))
     counts = {row.name: done.get(row.name, 0) for row in usable}

@@ -399,6 +399,7 @@ class System:
             self.ended_well(name)
         self.down.add("app")
         books.published, books.heads = ledgers.read_published(self.backend.client, self.keys)
+        books.flushed = self.flushed
         if self.flushed:
             books.published = ledgers.with_files(books.published, self.disk.folder)
         books.sent = ledgers.read_sent(self.folder / "sent.jsonl", self._spelled.__getitem__)
