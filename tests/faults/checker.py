@@ -21,6 +21,7 @@ from tickbus.units import MILLISECOND, SECOND
 SLACK = 2 * SECOND
 """How far the times of a Gap may be off where the vendor has no ids: its times are receive times, the ledger's those of sending."""
 METRICS = ("tickbus_gaps_total", "tickbus_gaps_repaired_total", "tickbus_missing_ticks_total")
+RESENT = "tickbus_resent_ticks_total"
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,8 @@ class Result:
     doubled: int = 0
     told: int = 0
     """Ticks sent that are in no stream, and a Gap names them."""
+    resent: int = 0
+    """Entries that Redis had acknowledged and lost, and the gateway sent again."""
 
     def add(self, kind: str, where: str, text: str) -> None:
         self.verdicts.append(Verdict(kind, where, text))

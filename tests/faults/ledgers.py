@@ -128,9 +128,9 @@ def parse_metrics(text: str, names: Iterable[str]) -> dict[str, dict[str, float]
     """Samples of these metrics: name -> the label `kind` (or empty) -> value."""
     found: dict[str, dict[str, float]] = {name: {} for name in names}
     for line in text.splitlines():
-        name, _, rest = line.partition("{")
+        sample, _, value = line.rpartition(" ")
+        name, _, labels = sample.partition("{")
         if name in found:
-            labels, _, value = rest.rpartition("} ")
             kind = labels.partition('kind="')[2].partition('"')[0]
             found[name][kind] = found[name].get(kind, 0.0) + float(value)
     return found

@@ -169,6 +169,27 @@ def _master(how: str, system: System, target: str) -> None:
     getattr(system.backend.servers.master(), how)()
 
 
+def _behind(system: System, target: str) -> None:
+    """The replica is kept from the master for a while; then the master is killed: what was acknowledged meanwhile is gone."""
+    assert isinstance(system.backend, Sentinels)
+    servers = system.backend.servers
+    master = servers.master()
+    replica = next(server for server in servers.servers if server is not master)
+    replica.client.config_set("masterauth", "none-is-wanted")  # refused by a master without a password
+    before = system.heads()
+    master.client.execute_command("CLIENT", "KILL", "TYPE", "replica")
+    system.until(lambda: all(system.heads()[name].seq > before[name].seq + 10 for name in system.tick_streams()), 10, "the master goes on")
+    master.kill()
+
+
+def _trusted_again(system: System, target: str) -> None:
+    assert isinstance(system.backend, Sentinels)
+    for server in system.backend.servers.servers:
+        if server.process is not None and server.process.poll() is None:
+            server.client.config_set("masterauth", "")
+    _healed(system, target)
+
+
 def _cluster_fail_over(system: System, target: str) -> None:
     assert isinstance(system.backend, Cluster)
     system.backend.servers.fail_over(_busy_key(system))
@@ -201,6 +222,7 @@ def _replicated_rows() -> list[Row]:
     return [
         Row("sentinel-failover", "redis", (2.0, 4.0), _fail_over, _healed, sentinel),
         Row("sentinel-master-kill-9", "redis", (4.0, 8.0), partial(_master, "kill"), _healed, sentinel),
+        Row("sentinel-replica-behind", "redis", (4.0, 8.0), _behind, _trusted_again, sentinel),
         Row("sentinel-master-pause-1s", "redis", PAUSE_1, partial(_master, "pause"), _healed, sentinel),
         Row("sentinel-master-paused-past-failover", "redis", (5.0, 8.0), partial(_master, "pause"), _healed, sentinel),
         Row("cluster-failover", "redis", (1.0, 3.0), _cluster_fail_over, _healed, cluster),

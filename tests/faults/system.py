@@ -20,7 +20,7 @@ from support.waiting import until
 
 from faults import app, ledgers
 from faults.backends import OneServer, backend
-from faults.checker import METRICS, Result, Verdict, check
+from faults.checker import METRICS, RESENT, Result, Verdict, check
 from faults.disk import SmallDisk
 from services.bars.specs import parse
 from tickbus.messages import Bar, Trade
@@ -390,9 +390,10 @@ class System:
 
     def finish(self) -> Result:
         """After `drain`: stop everybody, read all ledgers, check them."""
-        books = ledgers.Ledgers()
+        books, resent = ledgers.Ledgers(), 0
         if (writer := self._writer()) is not None:
-            books.metrics = ledgers.parse_metrics(self._get(writer, "/metrics")[1], METRICS)
+            shown = ledgers.parse_metrics(self._get(writer, "/metrics")[1], (*METRICS, RESENT))
+            resent, books.metrics = int(sum(shown.pop(RESENT).values())), shown
         for name in [*self.of("gateway"), *self.of("bars"), *self.of("recorder")]:
             self.terminate(name)
         for name in [*self.of("gateway"), *self.of("bars"), *self.of("recorder")]:
@@ -407,6 +408,7 @@ class System:
         if self.shape.recorders:
             books.recorded = ledgers.read_recorded(self.disk.folder)
         result = check(books, self.specs if self.shape.bars else (), _GRACE, _HORIZON)
+        result.resent = resent
         result.verdicts += self.verdicts
         result.verdicts += self._tracebacks()
         return result
