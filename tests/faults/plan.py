@@ -41,9 +41,11 @@ def draw(rows: Sequence[Row], seed: int, number: int, done: Mapping[str, int], *
         backlog=chance.choice(("1MB", "4MB", "64MB")), spill=chance.choice(("256KB", "8MB", "48MB")),
     )  # fmt: skip
     usable = [row for row in rows if row.fits(shape)]
-    # the gateway sends again what a flush took: a round that takes its copy too, by a kill or a takeover, is for one of the two
-    without = "redis-flush" if chance.random() < 0.7 or shape.gateways > 1 else ("kill", "two-gateways")
-    usable = [row for row in usable if not row.name.startswith(without)] or usable
+    # What Redis acknowledged and lost, the gateway sends again. A round that takes its copy too is for one of the two.
+    lossy = chance.random() < 0.5
+    usable = [row for row in usable if not (row.takes_copy(shape) if lossy else row.loses)] or usable
+    if shape.gateways > 1:
+        usable = [row for row in usable if row.name != "redis-flush"] or usable  # the lease is gone too: a standby takes over
     count = max(1, round(seconds / chance.choice((1.0, 1.5, 2.5))))
     counts = {row.name: done.get(row.name, 0) for row in usable}
     chosen: list[Row] = []
