@@ -4,6 +4,7 @@ import asyncio
 import logging
 from collections import Counter
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from pathlib import Path
 
 from services.gateway.inheritance import Inheritance
@@ -11,7 +12,7 @@ from services.gateway.intake import Intake
 from services.gateway.outlet import Batch, Outlet
 from services.gateway.upstream import Upstream
 from tickbus.clock import BusClock
-from tickbus.errors import Fenced, RedisUnfit
+from tickbus.errors import Fenced, RedisError, RedisUnfit
 from tickbus.lease import Lease
 from tickbus.link import Connection
 from tickbus.names import Keys
@@ -91,15 +92,20 @@ class Gateway:
             )
         self.clock.not_before(self.sequencer.floor_ms * MILLISECOND)
 
-    async def run(self, upstream: Upstream, stopping: asyncio.Event, deadline: Duration, takeover_delay: Duration) -> None:
-        """Until `stopping`, then write what is held, for `deadline` at most, and spill the rest. VendorRefused and Fenced end it too."""
+    async def run(
+        self, upstream: Upstream, stopping: asyncio.Event, deadline: Duration, takeover_delay: Duration, register: Callable[[], Awaitable[None]]
+    ) -> None:
+        """Until `stopping`, then write what is held, for `deadline` at most, and spill the rest. VendorRefused and Fenced end it too.
+
+        `register` says what stands in `tickbus:meta`; again after Redis lost its data.
+        """
         delay = takeover_delay if self._died else Duration(0)
         try:
             async with asyncio.TaskGroup() as group:
                 delivering = asyncio.create_task(self._deliver(upstream, delay), name="upstream")
                 works = (
                     *(self._publish(outlet, upstream) for outlet in self.outlets),
-                    self._tick(upstream),
+                    self._tick(upstream, register),
                     self._spill_when_full(),
                     self._lease.keep(),
                 )
@@ -198,9 +204,14 @@ class Gateway:
             elif self._paused and self.backlog.bytes < _RESUME_BYTES:
                 self._resume(upstream)
 
-    async def _tick(self, upstream: Upstream) -> None:
-        """Each second: the bus clock is due; a Redis that went away lets the socket be read again."""
+    async def _tick(self, upstream: Upstream, register: Callable[[], Awaitable[None]]) -> None:
+        """Each second: the bus clock is due; a Redis that went away lets the socket be read again, one that was flushed learns who we are."""
+        lost = -1
         while True:
+            if lost != self.publisher.histories_lost and self.publisher.up:
+                with suppress(RedisError):
+                    await register()
+                    lost = self.publisher.histories_lost
             await asyncio.sleep(_TICK_SECONDS)
             for outlet in self.outlets:
                 outlet.tick()

@@ -25,6 +25,7 @@ from tickbus.errors import ConfigError
 from tickbus.lease import Lease
 from tickbus.names import Keys, Stream, check_name
 from tickbus.publisher import Publisher
+from tickbus.registry import check_meta
 from tickbus.replay_ring import Window
 from tickbus.retention import Sweeper, SweepMeters
 from tickbus.service import Service, run
@@ -98,12 +99,18 @@ async def _run(options: Options, setup: FeedSetup, name: str, session: Session |
         await lease.release()
         return
     sweeper = Sweeper(name, options, keys, redis.connect, lambda: [state.key for state in streams])
-    await sweeper.declare()
+
+    async def register() -> None:
+        connection = await redis.connect()
+        await check_meta(connection, keys)
+        connection.close()
+        await sweeper.declare()
+
     SweepMeters(service.meters, sweeper.total)
     GatewayMeters(service.meters, gateway, upstream)
     others = [asyncio.create_task(work) for work in (_tell_readiness(service, gateway, upstream), sweeper.run())]
     try:
-        await gateway.run(upstream, service.stopping, options.stop_deadline, delay)
+        await gateway.run(upstream, service.stopping, options.stop_deadline, delay, register)
     finally:
         for task in others:
             task.cancel()

@@ -89,8 +89,10 @@ class Lane:
         self._link: Link | None = None
         self._armed: tuple[int, ...] = ()
         """Shards whose fences the connection watches."""
+        self.histories_lost = 0
+        """How often fences were found gone: Redis was flushed, or replaced by an older copy."""
         self._history_lost = False
-        """Fences were gone: more may be than what the ring's entries show."""
+        """And not made good yet: more may be gone than what the ring's entries show."""
         self._lock = asyncio.Lock()
 
     @property
@@ -239,6 +241,7 @@ class Lane:
                 "%s: fences are gone from Redis: it was flushed, or lost its newest data; what it lost lately is sent again", self._fences.owner
             )
             self._history_lost = True
+            self.histories_lost += 1
             sets = self._fences.set({shard: self._fences.held[shard] for shard in again})
             *_, done = await link.send(b"".join([_MULTI, *sets, _EXEC]), len(sets) + 2)
             if isinstance(done, ReplyError):

@@ -57,6 +57,11 @@ class Publisher:
     def resent(self) -> int:
         return sum(lane.resent for lane in self.lanes)
 
+    @property
+    def histories_lost(self) -> int:
+        """How often Redis was found without what it held: the owner then says again what stands in no stream (tickbus:meta)."""
+        return sum(lane.histories_lost for lane in self.lanes)
+
     def lane(self, shard: int) -> Lane:
         return self._by_shard[shard]
 

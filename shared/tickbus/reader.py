@@ -88,8 +88,8 @@ class _Shard:
     era: bytes | None = None
     known: bool = False
     bell_id: bytes = b"0-0"
-    below: dict[str, list[tuple[_Followed, StreamId]]] = field(default_factory=dict)
-    """Feed -> its streams whose head was below our position at the newest sweep, and that head."""
+    below: dict[str, list[tuple[_Followed, StreamId, StreamId]]] = field(default_factory=dict)
+    """Feed -> its streams whose head was below our position at the newest sweep, that head and that position."""
     swept_at: bytes = b"0-0"
     """The newest bell at that sweep."""
 
@@ -175,6 +175,9 @@ class Reader:
             again = self._link is not None
             self._link = await self._connect()
             self.reconnects += again
+            for shard in self._told:  # the news that came with these clocks may be lost, and come again later
+                self._shards[shard].clocks.clear()
+            self._told.clear()
             await self._sweep(self._link, self._shards)
         return self._link
 
@@ -331,7 +334,7 @@ class Reader:
         below = self._shards[shard].below = {}
         for followed, head in back:
             if followed.stream.kind in ("trade", "quote"):
-                below.setdefault(followed.stream.feed, []).append((followed, head))
+                below.setdefault(followed.stream.feed, []).append((followed, head, followed.position))
         if fresh := [(followed, head) for followed, head in back if not followed.back]:
             followed, head = fresh[0]
             log.warning(
@@ -345,8 +348,9 @@ class Reader:
         """A gateway rings some of whose streams went back: does it write above our positions, or below?"""
         if id <= StreamId.parse(state.swept_at):
             return
-        for followed, head in state.below.pop(bell.writer.partition("#")[0], ()):
-            if bell.bus_ms < followed.position.ms:
+        for followed, head, position in state.below.pop(bell.writer.partition("#")[0], ()):
+            # what was read since lies above it, and says as much; the bell may be older than that
+            if bell.bus_ms < position.ms and followed.position == position:
                 followed.lower(START if followed.elder else head)
                 self._pending[followed.name] = followed
 

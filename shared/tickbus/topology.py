@@ -93,27 +93,32 @@ class Sentinel:
         return link
 
     async def _master(self) -> Link:
-        why: RedisAway | None = None
-        for node in self._address.nodes:
+        why: RedisError | None = None
+        for at, node in enumerate(self._address.nodes):
             try:
                 master = await self._ask(node)
                 link = await self._open(master)
-            except RedisAway as error:  # this one, or what it says, may be cut off or old
+            except RedisError as error:  # this one may be cut off or new, what it says may be old
                 why = error
             else:
-                link.while_open(self._watch(link, master))
+                link.while_open(self._watch(link, master, at))
                 return link
+        if isinstance(why, RedisUnfit):
+            raise why
         raise RedisAway(f"no master at {self}: {why}")
 
-    async def _watch(self, link: Link, master: Node) -> None:
-        at = 0
+    async def _watch(self, link: Link, master: Node, at: int) -> None:
+        """`at`: the sentinel that named this master."""
+        nodes = self._address.nodes
         while True:
             await asyncio.sleep(_WATCH_SECONDS)
             try:
-                if await self._ask(self._address.nodes[at]) != master:
+                named = await self._ask(nodes[at % len(nodes)])
+                if named != master:
+                    (await self._open(named)).close()
                     link.close("the sentinels name another master")
-            except RedisError:  # it says nothing about the master
-                at = (at + 1) % len(self._address.nodes)
+            except RedisError:  # it does not answer, or names one that is no master: old news
+                at += 1
 
     async def _ask(self, node: Node) -> Node:
         link = await Link.open(self._address.sentinel(node))

@@ -15,6 +15,7 @@ from support.redis_server import RedisServer
 from support.waiting import until
 
 from tickbus.messages import Message
+from tickbus.names import Keys
 
 Start = Callable[..., Part]
 
@@ -139,3 +140,19 @@ def test_redis_comes_back_without_what_it_acknowledged_last(feed: Market, redis_
     assert gateway.stop() == 0
     assert feed.check() == 0
     assert all(gaps_in(redis_server, "trade", "binance", symbol) == [] for symbol in SYMBOLS)
+
+
+@pytest.mark.timeout(90)
+def test_redis_is_flushed_under_load(feed: Market, redis_server: RedisServer) -> None:
+    gateway = feed.gateway().ready()
+    publishes(gateway, 1500)
+    before = {symbol: feed.stored(symbol) for symbol in SYMBOLS}
+    redis_server.client.flushall()
+    publishes(gateway, 1500)
+    meta = Keys().meta
+    until(lambda: redis_server.client.hget(meta, "shards") == b"64", 10, "the bus says its shards again")
+    until(lambda: redis_server.client.hexists(meta, "retention:binance"))
+    assert gateway.stop() == 0
+    assert feed.check() == 0
+    # all of it was young enough for the replay ring
+    assert all(feed.stored(symbol)[: len(before[symbol])] == before[symbol] for symbol in SYMBOLS)

@@ -69,7 +69,7 @@ class Chain:
 @pytest.fixture
 def chain(start: Start, redis_server: RedisServer, data: Path, tmp_path: Path, request: pytest.FixtureRequest) -> Chain:
     # nine kills take their time; a Redis that goes away needs less
-    chain = Chain(start, redis_server, data, tmp_path / "data", speed=40 if "kill_9" in request.node.name else 80)
+    chain = Chain(start, redis_server, data, tmp_path / "data", speed=20 if "kill_9" in request.node.name else 80)
     chain._data = data
     return chain
 

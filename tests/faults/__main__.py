@@ -10,7 +10,7 @@ import time
 from collections import Counter
 from pathlib import Path
 
-from faults.plan import draw
+from faults.plan import alone, draw
 from faults.rows import choose, has_clock
 from faults.run import Outcome, run_round
 from faults.table import Total, show
@@ -27,6 +27,7 @@ def options() -> argparse.Namespace:
     parser.add_argument("--rate", type=int, default=600, help="ticks per second (default 600)")
     parser.add_argument("--folder", type=Path, help="where logs and ledgers go (default a new temporary folder)")
     parser.add_argument("--json", type=Path, help="write the result there too")
+    parser.add_argument("--alone", action="store_true", help="gateways and the app only, without bars and recorders")
     parser.add_argument("--list", action="store_true", help="list the faults and end")
     parser.add_argument("--stop-at-first", action="store_true", help="end after the first round with a violation")
     return parser.parse_args()
@@ -53,6 +54,8 @@ def main() -> int:
     number = 1
     while (number < asked.first + asked.rounds) if asked.rounds else (time.monotonic() - total.began < asked.minutes * 60):
         plan = draw(rows, asked.seed, number, planned, seconds=asked.round, rate=asked.rate, clock=clock)
+        if asked.alone:
+            plan = alone(plan)
         planned.update(one.row.name for one in plan.injections)
         number += 1
         if number <= asked.first:

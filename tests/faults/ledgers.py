@@ -11,11 +11,12 @@ from support.recording import Recording
 
 from faults import app
 from services.recorded import reading
-from tickbus.messages import Message
+from tickbus.messages import Gap, Message
 from tickbus.names import Keys, Stream, StreamId
 from tickbus.wire import Head, decode, decode_head
 
 FEED = "binance"
+RECORDER = "recorder"
 
 
 @dataclass(frozen=True)
@@ -52,8 +53,10 @@ class Ledgers:
     heads: dict[str, Head] = field(default_factory=dict)
     delivered: list[list[Any]] = field(default_factory=list)
     """The app's ledger."""
-    recorded: list[tuple[Any, ...]] = field(default_factory=list)
-    """(stream name, ms, seq, epoch, values) of every row in the files; values as `facts` gives them."""
+    recorded: list[tuple[Any, ...]] | None = None
+    """(stream name, ms, seq, epoch, values) of every row in the files; values as `facts` gives them. None: there was no recorder."""
+    flushed: bool = False
+    """Redis was emptied: consumers may tell that streams went back, though the gateway sent all of it again."""
     metrics: dict[str, dict[str, float]] = field(default_factory=dict)
     """The writing gateway's gap metrics: name -> kind (or empty) -> value."""
 
@@ -90,6 +93,8 @@ def with_files(published: dict[str, list[Entry]], folder: Path) -> dict[str, lis
     first = {name: entries[0].id for name, entries in published.items() if entries}
     before: dict[str, list[Entry]] = {}
     for stream, id, message in reading.read_recorded(folder, ("trade", "quote", "bar", "gap")):
+        if isinstance(message, Gap) and message.source == RECORDER:
+            continue  # what it says itself: that entries it had read are gone
         if stream.name not in first or id < first[stream.name]:
             before.setdefault(stream.name, []).append(Entry(id, message, None))
     for entries in before.values():
@@ -105,7 +110,7 @@ _SQL = {
     "trade": "feed, symbol, '', id_ms, seq, epoch, [trade_id, price::text, size::text, side] from FILES",
     "quote": "feed, symbol, '', id_ms, seq, epoch, [bid::text, bid_size::text, ask::text, ask_size::text] from FILES",
     "bar": "feed, symbol, spec, id_ms, seq, epoch, [epoch_ns(start)::text, revision::text, close::text, trades::text] from FILES",
-    "gap": "feed, symbol, coalesce(spec, ''), id_ms, seq, epoch, [kind, from_id, to_id, count::text, repaired::text], stream from FILES",
+    "gap": "feed, symbol, coalesce(spec, ''), id_ms, seq, epoch, [kind, from_id, to_id, count::text, repaired::text, source], stream from FILES",
 }
 
 
@@ -123,9 +128,9 @@ def parse_metrics(text: str, names: Iterable[str]) -> dict[str, dict[str, float]
     """Samples of these metrics: name -> the label `kind` (or empty) -> value."""
     found: dict[str, dict[str, float]] = {name: {} for name in names}
     for line in text.splitlines():
-        name, _, rest = line.partition("{")
+        sample, _, value = line.rpartition(" ")
+        name, _, labels = sample.partition("{")
         if name in found:
-            labels, _, value = rest.rpartition("} ")
             kind = labels.partition('kind="')[2].partition('"')[0]
             found[name][kind] = found[name].get(kind, 0.0) + float(value)
     return found

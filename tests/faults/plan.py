@@ -1,7 +1,7 @@
 """Which faults, when, on whom and for how long: all of it from the seed. Pure."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from random import Random
 
 from faults.rows import Row
@@ -41,9 +41,11 @@ def draw(rows: Sequence[Row], seed: int, number: int, done: Mapping[str, int], *
         backlog=chance.choice(("1MB", "4MB", "64MB")), spill=chance.choice(("256KB", "8MB", "48MB")),
     )  # fmt: skip
     usable = [row for row in rows if row.fits(shape)]
-    # who is killed while Redis is empty has lost the other copy too: such a round is for one of the two
-    without = "redis-flush" if chance.random() < 0.75 else "kill"
-    usable = [row for row in usable if not row.name.startswith(without)] or usable
+    # What Redis acknowledged and lost, the gateway sends again. A round that takes its copy too is for one of the two.
+    lossy = chance.random() < 0.5
+    usable = [row for row in usable if not (row.takes_copy(shape) if lossy else row.loses)] or usable
+    if shape.gateways > 1:
+        usable = [row for row in usable if row.name != "redis-flush"] or usable  # the lease is gone too: a standby takes over
     count = max(1, round(seconds / chance.choice((1.0, 1.5, 2.5))))
     counts = {row.name: done.get(row.name, 0) for row in usable}
     chosen: list[Row] = []
@@ -56,6 +58,12 @@ def draw(rows: Sequence[Row], seed: int, number: int, done: Mapping[str, int], *
         if row.once or row.seconds[1] > _LONG:
             usable = [other for other in usable if other is not row and not (row.seconds[1] > _LONG and other.target == row.target)]
     return Round(shape, tuple(sorted(_placed(chosen, chance, seconds), key=lambda one: one.at)))
+
+
+def alone(plan: Round) -> Round:
+    """The same without bars and recorders, and without what would be done to them."""
+    kept = tuple(one for one in plan.injections if not one.row.target.endswith(("bars", "recorder", "disk")))
+    return Round(replace(plan.shape, bars=0, recorders=0), kept)
 
 
 def _placed(chosen: Sequence[Row], chance: Random, seconds: float) -> list[Injection]:

@@ -38,9 +38,17 @@ class Row:
     """Whether the machine can do it."""
     once: bool = False
     """At most once in the life of a system."""
+    loses: bool = False
+    """Redis loses what it had acknowledged: the gateway alone still has it."""
 
     def fits(self, shape: Shape) -> bool:
         return self.only in (None, shape.redis) and self.machine(shape)
+
+    def takes_copy(self, shape: Shape) -> bool:
+        """Whether a gateway can be gone after it, with what it alone had."""
+        if shape.gateways > 1 and self.target in ("gateway", "redis-gateway"):
+            return True  # whatever lasts longer than the lease brings the standby
+        return self.target == "gateway" and not self.fault.startswith("pause")
 
     @property
     def fault(self) -> str:
@@ -169,6 +177,27 @@ def _master(how: str, system: System, target: str) -> None:
     getattr(system.backend.servers.master(), how)()
 
 
+def _behind(system: System, target: str) -> None:
+    """The replica is kept from the master for a while; then the master is killed: what was acknowledged meanwhile is gone."""
+    assert isinstance(system.backend, Sentinels)
+    servers = system.backend.servers
+    master = servers.master()
+    replica = next(server for server in servers.servers if server is not master)
+    replica.client.config_set("masterauth", "none-is-wanted")  # refused by a master without a password
+    before = system.heads()
+    master.client.execute_command("CLIENT", "KILL", "TYPE", "replica")
+    system.until(lambda: all(system.heads()[name].seq > before[name].seq + 10 for name in system.tick_streams()), 10, "the master goes on")
+    master.kill()
+
+
+def _trusted_again(system: System, target: str) -> None:
+    assert isinstance(system.backend, Sentinels)
+    for server in system.backend.servers.servers:
+        if server.process is not None and server.process.poll() is None:
+            server.client.config_set("masterauth", "")
+    _healed(system, target)
+
+
 def _cluster_fail_over(system: System, target: str) -> None:
     assert isinstance(system.backend, Cluster)
     system.backend.servers.fail_over(_busy_key(system))
@@ -199,13 +228,14 @@ def _healed(system: System, target: str) -> None:
 def _replicated_rows() -> list[Row]:
     sentinel, cluster = "sentinel", "cluster"
     return [
-        Row("sentinel-failover", "redis", (2.0, 4.0), _fail_over, _healed, sentinel),
-        Row("sentinel-master-kill-9", "redis", (4.0, 8.0), partial(_master, "kill"), _healed, sentinel),
+        Row("sentinel-failover", "redis", (2.0, 4.0), _fail_over, _healed, sentinel, loses=True),
+        Row("sentinel-master-kill-9", "redis", (4.0, 8.0), partial(_master, "kill"), _healed, sentinel, loses=True),
+        Row("sentinel-replica-behind", "redis", (4.0, 8.0), _behind, _trusted_again, sentinel, loses=True),
         Row("sentinel-master-pause-1s", "redis", PAUSE_1, partial(_master, "pause"), _healed, sentinel),
-        Row("sentinel-master-paused-past-failover", "redis", (5.0, 8.0), partial(_master, "pause"), _healed, sentinel),
+        Row("sentinel-master-paused-past-failover", "redis", (5.0, 8.0), partial(_master, "pause"), _healed, sentinel, loses=True),
         Row("cluster-failover", "redis", (1.0, 3.0), _cluster_fail_over, _healed, cluster),
-        Row("cluster-master-kill-9", "redis", (5.0, 9.0), partial(_cluster_master, "kill"), _healed, cluster),
-        Row("cluster-master-paused-past-failover", "redis", (6.0, 9.0), partial(_cluster_master, "pause"), _healed, cluster),
+        Row("cluster-master-kill-9", "redis", (5.0, 9.0), partial(_cluster_master, "kill"), _healed, cluster, loses=True),
+        Row("cluster-master-paused-past-failover", "redis", (6.0, 9.0), partial(_cluster_master, "pause"), _healed, cluster, loses=True),
         Row("cluster-slot-migration", "redis", (0.1, 0.2), _move, _nothing, cluster),
     ]
 
@@ -221,8 +251,8 @@ def _server_rows(away: Act, back: Act) -> list[Row]:
         Row("redis-stop", "redis", SHORT, partial(_redis, "stop"), partial(_redis, "start")),
         Row("redis-pause-1s", "redis", PAUSE_1, away, back),
         Row("redis-pause-30s", "redis", PAUSE_30, away, back),
-        Row("redis-power-loss", "redis", (0.5, 1.5), _note_size, _lose_power),
-        Row("redis-flush", "redis", (3.0, 3.5), _flush, _nothing, once=True),
+        Row("redis-power-loss", "redis", (0.5, 1.5), _note_size, _lose_power, loses=True),
+        Row("redis-flush", "redis", (3.0, 3.5), _flush, _nothing, once=True, loses=True),
         Row("redis-oom", "redis", (1.0, 6.0), partial(_configure, "maxmemory", "1mb"), partial(_configure, "maxmemory", "0")),
     ]
 

@@ -13,6 +13,8 @@ from faults.system import AWAY, System
 
 _STEP = 0.05
 _RECOVERY_SECONDS = 60.0
+_LATE_SECONDS = 20.0
+"""How long after the planned end a fault may begin that waited for another one on its target."""
 Say = Callable[[str], None]
 
 
@@ -43,7 +45,7 @@ class Runner:
     def run(self, injections: tuple[Injection, ...]) -> Outcome:
         began = time.monotonic()
         waiting = list(injections)
-        end = began + max((one.at + one.seconds for one in injections), default=0.0) + 5.0
+        end = began + max((one.at + one.seconds for one in injections), default=0.0) + _LATE_SECONDS
         while waiting or self._active:
             now = time.monotonic()
             for one in [one for one in waiting if began + one.at <= now]:

@@ -20,7 +20,7 @@ from support.waiting import until
 
 from faults import app, ledgers
 from faults.backends import OneServer, backend
-from faults.checker import METRICS, Result, Verdict, check
+from faults.checker import METRICS, RESENT, Result, Verdict, check
 from faults.disk import SmallDisk
 from services.bars.specs import parse
 from tickbus.messages import Bar, Trade
@@ -127,7 +127,8 @@ class System:
     def _all_work(self) -> bool:
         streams = set(self.tick_streams())
         trades = {name for name in streams if name.startswith("trade:")}
-        return trades <= self._positions("bars").keys() and streams <= self._positions("recorder").keys()
+        wanted = {"bars": trades if self.shape.bars else set(), "recorder": streams if self.shape.recorders else set()}
+        return all(names <= self._positions(service).keys() for service, names in wanted.items() if names)
 
     def add_gateway(self, number: int) -> str:
         name = f"gateway-{number}"
@@ -320,8 +321,8 @@ class System:
         trades = {name: head for name, head in ticks.items() if name.startswith("trade:")}
         return (
             self._behind(heads, self.delivered()) < allowed
-            and self._behind(trades, self._positions("bars")) < allowed
-            and self._behind(heads, self._positions("recorder")) < allowed
+            and (not self.shape.bars or self._behind(trades, self._positions("bars")) < allowed)
+            and (not self.shape.recorders or self._behind(heads, self._positions("recorder")) < allowed)
         )
 
     def _now_ms(self) -> int:
@@ -338,10 +339,12 @@ class System:
         self.down.add("simulator")
         with self._judged("drain"):
             self.until(self._gateway_is_empty, seconds, "the gateway's backlog is empty")
-            self.until(lambda: self._behind(self.trade_heads(), self._positions("bars")) == 0, seconds, "bars have read everything")
-            self.until(self._bars_are_closed, seconds, "the last bars are closed")
+            if self.shape.bars:
+                self.until(lambda: self._behind(self.trade_heads(), self._positions("bars")) == 0, seconds, "bars have read everything")
+                self.until(self._bars_are_closed, seconds, "the last bars are closed")
             self.until(lambda: self._behind(self.heads(), self.delivered()) == 0, seconds, "the app has everything")
-            self.until(self._all_is_recorded, seconds, "everything is recorded")
+            if self.shape.recorders:
+                self.until(self._all_is_recorded, seconds, "everything is recorded")
 
     @contextmanager
     def _judged(self, where: str) -> Iterator[None]:
@@ -387,21 +390,25 @@ class System:
 
     def finish(self) -> Result:
         """After `drain`: stop everybody, read all ledgers, check them."""
-        books = ledgers.Ledgers()
+        books, resent = ledgers.Ledgers(), 0
         if (writer := self._writer()) is not None:
-            books.metrics = ledgers.parse_metrics(self._get(writer, "/metrics")[1], METRICS)
+            shown = ledgers.parse_metrics(self._get(writer, "/metrics")[1], (*METRICS, RESENT))
+            resent, books.metrics = int(sum(shown.pop(RESENT).values())), shown
         for name in [*self.of("gateway"), *self.of("bars"), *self.of("recorder")]:
             self.terminate(name)
         for name in [*self.of("gateway"), *self.of("bars"), *self.of("recorder")]:
             self.ended_well(name)
         self.down.add("app")
         books.published, books.heads = ledgers.read_published(self.backend.client, self.keys)
+        books.flushed = self.flushed
         if self.flushed:
             books.published = ledgers.with_files(books.published, self.disk.folder)
         books.sent = ledgers.read_sent(self.folder / "sent.jsonl", self._spelled.__getitem__)
         books.delivered = ledgers.read_delivered(self.folder / "delivered.jsonl")
-        books.recorded = ledgers.read_recorded(self.disk.folder)
-        result = check(books, self.specs, _GRACE, _HORIZON)
+        if self.shape.recorders:
+            books.recorded = ledgers.read_recorded(self.disk.folder)
+        result = check(books, self.specs if self.shape.bars else (), _GRACE, _HORIZON)
+        result.resent = resent
         result.verdicts += self.verdicts
         result.verdicts += self._tracebacks()
         return result

@@ -29,7 +29,7 @@ class Total:
         self.rounds += 1
         self.injected += outcome.injected
         result = outcome.result
-        for name in ("sent", "published", "lost", "doubled", "told"):
+        for name in ("sent", "published", "lost", "doubled", "told", "resent"):
             self.figures[name] += getattr(result, name)
         self.figures["restarts"] += outcome.restarts
         if outcome.slowest > self.slowest:
@@ -41,7 +41,7 @@ class Total:
     def as_json(self) -> dict[str, object]:
         return {
             "seed": self.seed, "seconds": round(time.monotonic() - self.began), "rounds": self.rounds, "injected": dict(self.injected),
-            **{name: self.figures[name] for name in ("sent", "published", "lost", "doubled", "told", "restarts")},
+            **{name: self.figures[name] for name in ("sent", "published", "lost", "doubled", "told", "resent", "restarts")},
             "slowest_recovery_seconds": round(self.slowest, 2), "slowest_after": self.after, "violations": self.violations,
         }  # fmt: skip
 
@@ -57,7 +57,7 @@ def show(total: Total, rows: Sequence[Row]) -> None:
     figures = total.figures
     for name, value in (
         ("faults injected", sum(total.injected.values())), ("ticks sent", figures["sent"]), ("lost in silence", figures["lost"]),
-        ("doubled", figures["doubled"]), ("told as gaps", figures["told"]), ("rounds with a violation", len(total.violations)),
+        ("doubled", figures["doubled"]), ("told as gaps", figures["told"]), ("lost by Redis and sent again", figures["resent"]), ("rounds with a violation", len(total.violations)),
         ("slowest recovery", f"{total.slowest:.1f} s ({total.after})"),
     ):  # fmt: skip
         table.add_row(name, str(value), "")

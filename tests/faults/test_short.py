@@ -16,17 +16,17 @@ def plan(shape: Shape, *rows: tuple[float, str, float]) -> Round:
 
 
 SCENARIOS = {
-    "kills, a Redis that comes back without its last second, and a vendor who misbehaves": plan(
+    "kills of every part and of Redis, and a vendor who misbehaves": plan(
         Shape(bars=1, recorders=1),
         (0.0, "kill-9 gateway", 0.4), (0.2, "vendor-duplicate", 0.1), (0.4, "kill-9 recorder", 0.3), (0.6, "kill-9 bars", 0.3),
         (0.8, "kill-9 app", 0.3), (1.8, "vendor-reorder", 0.1), (2.0, "redis-kill-9", 0.3), (3.5, "vendor-corrupt", 0.1),
         (3.6, "vendor-drop", 0.1), (4.0, "vendor-close", 0.1), (4.5, "kill-15 gateway", 0.3), (5.5, "vendor-jump", 0.1), (6.0, "vendor-reset", 0.1),
     ),
-    "a leader paused past its lease wakes beside its successor; connections stall and break": plan(
+    "a leader paused past its lease wakes beside its successor, connections stall, Redis loses power": plan(
         Shape(gateways=2, bars=2, recorders=2),
         (0.0, "two-gateways gateway", 4.0), (0.5, "kill-9 bars", 1.0), (0.7, "pause-1s recorder", 1.0), (1.5, "stall redis-app", 1.0),
         (4.5, "stall redis-gateway", 1.5), (5.0, "redis-oom", 1.0), (6.5, "reset redis-bars", 0.1), (7.0, "cut vendor-gateway", 0.2),
-        (7.3, "redis-pause-1s", 1.0),
+        (7.3, "redis-pause-1s", 1.0), (9.5, "redis-power-loss", 0.8),
     ),
 }  # fmt: skip
 

@@ -134,7 +134,7 @@ def _node(folder: Path) -> RedisServer:
     """The nodes talk to each other on port + 10000; both are outside the range from which the system gives ports away."""
     node = RedisServer(folder, *_OPTIONS)
     while True:
-        node.port = random.randrange(10_000, 22_000)
+        node.port = random.randrange(10_000, 20_000)
         with socket.socket() as one, socket.socket() as other:
             try:
                 one.bind(("127.0.0.1", node.port))

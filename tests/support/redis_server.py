@@ -1,10 +1,12 @@
 """A real redis-server per test: its own folder, its own port, killed and started again at will."""
 
 import os
+import random
 import shutil
 import signal
 import socket
 import subprocess
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -14,9 +16,12 @@ from support.waiting import until
 
 
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """One that nobody listens on, outside the range from which the system gives ports away, so that nobody gets it meanwhile."""
+    while True:
+        with socket.socket() as probe, suppress(OSError):
+            port = random.randrange(10_000, 20_000)
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 def needs(program: str) -> str:
