@@ -84,6 +84,8 @@ class Consumer:
         self._number = 0
         self._planned = -1
         """The news of the members that was acted on."""
+        self._registered = 0
+        """How many losses of Redis's history this service has answered by registering again."""
         self._reconnects = 0
         self.read = 0
         self.commits = 0
@@ -114,12 +116,25 @@ class Consumer:
 
     async def open(self) -> None:
         """Become a member. RedisError or ConfigError if that is not possible."""
-        link = await self._connect()
-        await check_meta(link, self._keys)
-        await link.ask("HSET", self._keys.meta, f"service:{self.service}", encode_selection(self.reads))
-        link.close()
+        await self._register()
         await self.members.beat()
         self._tasks = [asyncio.create_task(work) for work in (self.members.run(), self._groups.run())]
+
+    async def _register(self) -> None:
+        link = await self._connect()
+        try:
+            await check_meta(link, self._keys)
+            await link.ask("HSET", self._keys.meta, f"service:{self.service}", encode_selection(self.reads))
+        finally:
+            link.close()
+
+    async def _register_again(self) -> None:
+        """Redis lost its data, and with them what others know of this service."""
+        try:
+            await self._register()
+            self._registered = self.publisher.histories_lost
+        except (RedisError, ReplyError) as error:
+            log.debug("%s: not registered again yet: %s", self.service, error)
 
     # reading
 
@@ -130,6 +145,8 @@ class Consumer:
             self._raise_bugs()
             if self._taken or self._planned != self.members.news:
                 self._planned = self.members.news
+                if self._registered != self.publisher.histories_lost:
+                    await self._register_again()
                 if leaving := await self._leaving():
                     rounds = None
                     self._end_reading()

@@ -296,6 +296,7 @@ async def test_flushed_under_a_consumer(idle: bool, redis_server: RedisServer) -
         expected = [1, 3, 7] if idle else [1, 3, 6, 10]
         await until_async(lambda: sums(redis_server) == everywhere(expected), what="all sums")
         assert len(app.seen) == 24 * len(expected)
+        await until_async(lambda: redis_server.client.hget(KEYS.meta, "service:app"))
         await app.stop()
 
 
