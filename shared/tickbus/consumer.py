@@ -170,7 +170,8 @@ class Consumer:
             self.read += len(read.entries)
             if read.lost is not None:
                 self.lost += read.lost.count
-                log.error("%s: %d entries of %s were trimmed before they were read", self.service, read.lost.count, read.stream.name)
+                what = "went back: Redis lost entries that were read" if read.lost.reset else f"lost {read.lost.count} entries to trimming, unread"
+                log.error("%s: %s %s", self.service, read.stream.name, what)
         return Batch(self, self._number, news, gained or {}, lost)
 
     def _begin_reading(self) -> AsyncIterator[Round]:
