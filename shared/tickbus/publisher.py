@@ -33,6 +33,8 @@ class Publisher:
             )
             for shards in groups
         ]  # fmt: skip
+        self._seen = 0
+        """Highest epoch that was found in a fence."""
         self._by_shard = {shard: lane for lane, shards in zip(self.lanes, groups, strict=True) for shard in shards}
 
     @property
@@ -68,19 +70,17 @@ class Publisher:
     async def take_over(self) -> dict[int, Fence]:
         """Raise all fences to a new epoch, the same everywhere; -> the fences as they stood before."""
         before: dict[int, Fence] = {}
-        epoch = 0
 
         def higher(found: Mapping[int, Fence]) -> dict[int, int]:
             before.update(found)
-            return dict.fromkeys(found, max(epoch, 1 + max(fence.epoch for fence in found.values())))
+            return dict.fromkeys(found, 1 + max(self._seen, *(fence.epoch for fence in found.values())))
 
-        if len(self.lanes) > 1:
-            epoch = 1 + max(fence.epoch for fence in (await self.look()).values())
+        await self.look()
         await self._all(higher)
         return before
 
     async def look(self) -> dict[int, Fence]:
-        """The fences of all shards as they stand."""
+        """The fences of all shards as they stand; an epoch that was seen once is never given out again."""
         found: dict[int, Fence] = {}
 
         def note(stands: Mapping[int, Fence]) -> dict[int, int]:
@@ -88,11 +88,13 @@ class Publisher:
             return {}
 
         await self._all(note)
+        self._seen = max(self._seen, *(fence.epoch for fence in found.values()))
         return found
 
     async def released(self) -> bool:
-        """Whether nobody writes for this owner: whoever did said that it ended."""
-        return not any(fence.holder for fence in (await self.look()).values())
+        """Whether nobody writes for this owner: whoever did said that it ended. Fences that are gone, or older than before, do not say so."""
+        fences = (await self.look()).values()
+        return not any(fence.holder for fence in fences) and max(fence.epoch for fence in fences) == self._seen
 
     async def _all(self, choose: Choose) -> None:
         await asyncio.gather(*(lane.claim(shards, choose) for lane, shards in self._groups(self._by_shard).items()))

@@ -269,3 +269,31 @@ async def test_nothing_is_lost_when_the_server_is_away_at_the_start(redis_server
     await writer.write(1)
     assert until(lambda: numbers(redis_server.client, writer.key())) == [1]
     writer.close()
+
+
+async def test_a_flush_gives_no_standby_the_idea_that_the_writer_ended(redis_server: RedisServer) -> None:
+    writer = await Writer(redis_server.url).open()
+    await writer.write(1)
+    standby = Writer(redis_server.url)
+    assert not await standby.publisher.released()
+    redis_server.client.flushall()
+    assert not await standby.publisher.released()
+    await writer.write(2)  # the writer is alive, and heals
+    assert numbers(redis_server.client, writer.key()) == [1, 2]
+    redis_server.client.flushall()
+    await standby.publisher.take_over()
+    assert standby.publisher.epoch == 2  # an epoch that was seen is not given out again
+    with pytest.raises(Fenced):
+        await writer.write(3)
+    writer.close()
+    standby.close()
+
+
+async def test_one_that_ended_cleanly_says_so(redis_server: RedisServer) -> None:
+    writer = await Writer(redis_server.url).open()
+    standby = Writer(redis_server.url)
+    assert not await standby.publisher.released()
+    await writer.publisher.release()
+    assert await standby.publisher.released()
+    writer.close()
+    standby.close()
