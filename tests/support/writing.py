@@ -6,7 +6,6 @@ import msgspec
 import redis
 
 from tickbus.clock import BusClock
-from tickbus.link import Link
 from tickbus.messages import Message, Side, Trade
 from tickbus.names import Keys, Stream, StreamId
 from tickbus.publisher import Publisher
@@ -36,7 +35,7 @@ class Writer:
         self.seqs: dict[Stream, int] = {}
 
     async def open(self) -> "Writer":
-        link = await Link.open(self.url)
+        link = await locate(self.url).connect()
         await check_meta(link, self.keys)
         link.close()
         await self.publisher.take_over()

@@ -8,6 +8,7 @@ from itertools import chain
 from pathlib import Path
 
 import pytest
+from support.cluster import RedisCluster
 from support.redis_server import RedisServer
 from support.waiting import until_async
 from support.writing import KEYS, Writer, stored, trade
@@ -100,7 +101,7 @@ class App:
 
 
 @asynccontextmanager
-async def bench(server: RedisServer) -> AsyncIterator[tuple[Writer, Bus]]:
+async def bench(server: "RedisServer | RedisCluster") -> AsyncIterator[tuple[Writer, Bus]]:
     writer = await Writer(server.url).open()
     async with tickbus.connect(server.url) as bus:
         yield writer, bus
@@ -112,11 +113,11 @@ async def write_all(writer: Writer, *numbers: int) -> None:
         await writer.write(*numbers, symbol=symbol)
 
 
-def sums(server: RedisServer) -> dict[str, list[int]]:
+def sums(server: "RedisServer | RedisCluster") -> dict[str, list[int]]:
     """What the app has put out; counters dense, checked."""
-    found = {}
+    found, client = {}, server.client
     for symbol in SYMBOLS:
-        rows = stored(server.client, KEYS.stream(Stream("signal", "app", symbol)))
+        rows = stored(client, KEYS.stream(Stream("signal", "app", symbol)))
         assert [id.seq for id, _ in rows] == list(range(1, len(rows) + 1))
         found[symbol] = [int(message.value) for _, message in rows if isinstance(message, Signal)]
     return found
@@ -386,3 +387,21 @@ async def test_the_example_app_started_twice_and_killed(redis_server: RedisServe
                 if app.returncode is None:
                     app.kill()
                 await app.wait()
+
+
+async def test_on_a_cluster_replicas_join_and_die_and_a_master_is_replaced(redis_cluster: RedisCluster) -> None:
+    async with bench(redis_cluster) as (writer, bus):
+        await write_all(writer, 1)
+        first = await App(bus).has(range(8))
+        second = App(bus)
+        await until_async(lambda: first.shards and second.shards and first.shards | second.shards == set(range(8)))
+        await write_all(writer, 2)
+        await until_async(lambda: sums(redis_cluster) == everywhere([1, 3]))
+        await asyncio.to_thread(redis_cluster.fail_over, KEYS.bell(next(iter(second.shards))))
+        await write_all(writer, 3)
+        await until_async(lambda: sums(redis_cluster) == everywhere([1, 3, 6]))
+        await second.crash()
+        await write_all(writer, 4)
+        await first.has(range(8))
+        await until_async(lambda: sums(redis_cluster) == everywhere([1, 3, 6, 10]))
+        await first.stop()
