@@ -140,6 +140,8 @@ class ShardStore:
 
     def close(self) -> None:
         """The last call, while no other runs. What is not committed stays in the spool, for who takes the shard over next."""
+        if not (self.rows or self._unnamed or self._fenced):
+            self._spool.covered(self._spool.cut())  # a read that was cut by a commit may have been noted after it
         self._spool.close()
 
     def commit(self) -> Committed | None:
