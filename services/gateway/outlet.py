@@ -54,6 +54,8 @@ class Outlet:
         self._disk = asyncio.Lock()
         """One at a time is at the spill."""
         self._acknowledged_at = time.monotonic()
+        self._said_ms = 0
+        """The newest bus time on the doorbells."""
 
     def __len__(self) -> int:
         """Entries held."""
@@ -104,11 +106,11 @@ class Outlet:
             return self.backlog.take(_BATCH), []
 
     def _bus_ms(self, spilled: list[Entry]) -> int:
-        """What comes after this batch is not older."""
-        if spilled:
-            return spilled[-1][1]
-        waiting = self.backlog.oldest_waiting_ms
-        return self._clock.now_ms() if waiting is None else waiting
+        """What comes after this batch is not older; and the bus clock never goes back."""
+        waiting = spilled[-1][1] if spilled else self.backlog.oldest_waiting_ms
+        # spilled entries may be copies of what was acknowledged long ago
+        self._said_ms = max(self._said_ms, self._clock.now_ms() if waiting is None else waiting)
+        return self._said_ms
 
     async def _release(self, spilled: list[Entry]) -> None:
         self.backlog.release()

@@ -16,6 +16,7 @@ from support.waiting import until
 
 from tickbus.messages import Message
 from tickbus.names import Keys
+from tickbus.wire import decode_bell
 
 Start = Callable[..., Part]
 
@@ -32,7 +33,7 @@ def feed(start: Start, redis_server: RedisServer, tmp_path: Path) -> Market:
 @pytest.mark.timeout(90)
 def test_redis_away_for_longer_than_memory_lasts(feed: Market, redis_server: RedisServer, tmp_path: Path) -> None:
     gateway = feed.gateway("--backlog-bytes", "1MB").ready()
-    until(lambda: published(gateway) > 1000)
+    until(lambda: published(gateway) > 7_000)  # so that the first batches from the disk will be copies of what is acknowledged
     redis_server.stop()
     redis_server.client.close()
     until(lambda: gateway.metric("tickbus_spilled_ticks_total") > 15_000, 40, "spilled")
@@ -43,6 +44,12 @@ def test_redis_away_for_longer_than_memory_lasts(feed: Market, redis_server: Red
     assert feed.check() == 0
     assert all(gaps_in(redis_server, "trade", "binance", symbol) == [] for symbol in SYMBOLS)
     assert not list((tmp_path / "spill").rglob("*.segment"))
+    for shard in range(Keys().shards):
+        # also while what was acknowledged long ago is skipped on the disk
+        said = [
+            bell.bus_ms for _, fields in redis_server.client.xrange(Keys().bell(shard)) if (bell := decode_bell(fields[b"d"])).feed_up is not None
+        ]
+        assert said == sorted(said), "the bus clock never goes back"
 
 
 @pytest.mark.timeout(90)
