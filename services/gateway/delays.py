@@ -7,19 +7,28 @@ which the least delay tells.
 
 from collections.abc import Iterable
 
+_NEVER = 1 << 62
+
 
 class Delays:
     def __init__(self) -> None:
+        self.least = _NEVER
+        """ns, over all ticks noted so far that bear a time of the vendor's."""
         self._newest = 0
-        self._least: int | None = None
+
+    def note(self, event: int, recv: int) -> None:
+        """A tick without flags, now and then. Equal times are no time of the vendor's."""
+        if event != recv and recv - event < self.least:
+            self.least = recv - event
 
     def measure(self, ticks: Iterable[tuple[int, int]]) -> None:
-        """(ts_event, ts_recv) of the newest tick of each stream. Equal ones carry no time of the vendor's."""
-        timed = [(event, recv - event) for event, recv in ticks if recv and recv != event]
+        """(ts_event, ts_recv) of the newest tick of each stream, at an outage."""
+        timed = [(event, recv) for event, recv in ticks if recv and recv != event]
         if timed:
-            self._newest = max(timed)[1]
-            least = min(delay for _, delay in timed)
-            self._least = least if self._least is None else min(self._least, least)
+            event, recv = max(timed)
+            self._newest = recv - event
+        for event, recv in timed:
+            self.note(event, recv)
 
     def missing_from(self, recv: int) -> int:
         """Event time of what came at `recv`, the last before an outage."""
@@ -27,4 +36,4 @@ class Delays:
 
     def missing_to(self, recv: int) -> int:
         """Event time of what is made when `recv` is received, after it."""
-        return recv - (self._least or 0)
+        return recv - self.least if self.least != _NEVER else recv

@@ -149,7 +149,7 @@ class Sequencer:
         self.told_stored = 0
         self.unwanted = 0
         """Ticks of a kind that was not asked for: some vendors send trades and quotes alike."""
-        self._delays = Delays()
+        self.delays = Delays()
         """As of the last outage."""
         self._unreadable_since = 0
 
@@ -190,7 +190,7 @@ class Sequencer:
         if last < 0:
             state.first_seen = vendor_id
             if state.outage is not None:  # subscribed before, and nobody can know what came meanwhile
-                self._gap(state, state.outage, self._delays.missing_from(state.outage_since), tick.ts_event, tick.ts_recv)
+                self._gap(state, state.outage, self.delays.missing_from(state.outage_since), tick.ts_event, tick.ts_recv)
         elif vendor_id > last:
             kind = state.outage if state.outage is not None and state.outage_at == state.next_id else GapKind.SEQUENCE
             self._hole(state, last + 1, vendor_id - 1, kind, state.last_event, tick)
@@ -254,7 +254,7 @@ class Sequencer:
 
     def _tell_outage(self, state: StreamState, recv: int) -> None:
         assert state.outage is not None
-        self._gap(state, state.outage, self._delays.missing_from(state.outage_since), self._delays.missing_to(recv), recv)
+        self._gap(state, state.outage, self.delays.missing_from(state.outage_since), self.delays.missing_to(recv), recv)
         state.outage = None
 
     def rejected(self, notice: Rejected, recv: int) -> None:
@@ -271,10 +271,10 @@ class Sequencer:
             return
         self._measure_delays()
         if not state.sequenced:
-            at = self._delays.missing_from(recv)
+            at = self.delays.missing_from(recv)
             self._gap(state, GapKind.REJECTED, at, at, recv, count=1)
         elif notice.vendor_id == state.next_id and state.next_id > 0:
-            at = self._delays.missing_from(recv)
+            at = self.delays.missing_from(recv)
             self._hole(state, notice.vendor_id, notice.vendor_id, GapKind.REJECTED, at, None, recv)
             state.next_id = notice.vendor_id + 1
         # any other id shows itself as a jump at the next tick
@@ -307,7 +307,7 @@ class Sequencer:
         since, self._unreadable_since = self._unreadable_since, 0
         for state in self.streams:
             if not state.sequenced:
-                self._gap(state, GapKind.REJECTED, self._delays.missing_from(since), self._delays.missing_to(recv), recv)
+                self._gap(state, GapKind.REJECTED, self.delays.missing_from(since), self.delays.missing_to(recv), recv)
 
     def _hole(self, state: StreamState, first: int, last: int, kind: GapKind, from_ts: int, tick: Trade | Quote | None, recv: int = 0) -> None:
         state.holes = [*state.holes, Hole(first, last)][-HOLES:]
@@ -340,7 +340,7 @@ class Sequencer:
         self._emit((state, max(recv // MILLISECOND, self.floor_ms), state.seq, b"g", encode(gap), vendor_id, recv))
 
     def _measure_delays(self) -> None:
-        self._delays.measure((state.last_event, state.recv_of_last_event) for state in self.streams)
+        self.delays.measure((state.last_event, state.recv_of_last_event) for state in self.streams)
 
     def restore(self, heads: dict[str, Head]) -> int:
         """Go on after a restart; -> number of streams that have a history."""
@@ -357,7 +357,7 @@ class Sequencer:
             since = max(since, head.ts_recv)
             if (tick := state.newest_tick(head)) is not None and not tick.flags:
                 ticks.append((tick.ts_event, tick.ts_recv))
-        self._delays.measure(ticks)
+        self.delays.measure(ticks)
         for state in self.streams:
             state.outage_since = since  # the feed's newest entry: until then the connection delivered, to all streams
         return restored
