@@ -1,5 +1,8 @@
 """TLS and passwords, against servers that want them: what lets us in, and that what does not is one line that says what would."""
 
+import asyncio
+import os
+import ssl
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -46,6 +49,21 @@ async def test_tls(secured: tuple[str, Path]) -> None:
         await locate(f"rediss://{place}/0").connect()
     with pytest.raises(RedisAway, match=r"; if it speaks TLS, write rediss instead of redis"):
         await locate(f"redis://{place}/0").connect()
+
+
+async def test_many_connections_share_one_tls_context(secured: tuple[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    """64 of their own, each with all the CAs of the system, hold up a loop for longer than a connection may take."""
+    made = []
+    make = ssl.create_default_context
+    monkeypatch.setattr(ssl, "create_default_context", lambda: made.append(1) or make())
+    place, ca = secured
+    redis = locate(f"rediss://{place}/0?ssl_ca_certs={ca}")
+    for link in await asyncio.gather(*(redis.link("any") for _ in range(20))):
+        link.close()
+    assert len(made) == 1
+    os.utime(ca)  # a new certificate
+    (await redis.link("any")).close()
+    assert len(made) == 2
 
 
 @pytest.fixture
