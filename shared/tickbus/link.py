@@ -99,6 +99,7 @@ class Link(asyncio.Protocol):
         future: asyncio.Future[list[Reply]] = self._loop.create_future()
         if self.closed:
             future.set_exception(RedisAway(self._why))
+            future.exception()  # seen, as in _end
             return future
         self._waiting.append((future, replies, self._loop.time() + timeout))
         if self._watchdog is None:
