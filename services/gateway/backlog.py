@@ -31,6 +31,11 @@ class Backlog:
         return len(self._waiting) + self._taken
 
     @property
+    def waiting(self) -> int:
+        """Entries that are not taken."""
+        return len(self._waiting)
+
+    @property
     def full(self) -> bool:
         return self.bytes >= self.bound
 
