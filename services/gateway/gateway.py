@@ -62,6 +62,8 @@ class Gateway:
         await check_meta(link, self._keys)
         link.close()  # a standby may wait for days
         self._died = await self._lease.acquire(publisher.released)
+        if self._died:
+            log.warning("%s: the gateway before this one no longer renews its lease and gave nothing back; taking over", self.name)
         keeping = asyncio.create_task(self._lease.keep())
         try:
             inherited = await asyncio.to_thread(Inheritance.find, spill_dir, self.name, self._keys, publisher.fences.holder, await publisher.look())
@@ -156,8 +158,7 @@ class Gateway:
             while not outlet.idle and await outlet.spill_oldest():
                 pass
             spilled += len(outlet.spill)
-            # what was in flight went to the disk with the first of the others
-            if lost := outlet.backlog.waiting if len(outlet.spill) else len(outlet.backlog):
+            if lost := outlet.at_risk:
                 log.error(
                     "%s: %d held ticks find no room on the disk (%s); the next start tells them as missing", self.name, lost, outlet.spill.trouble
                 )
@@ -234,10 +235,15 @@ class Gateway:
 
     async def _spill_when_full(self) -> None:
         """With Redis away, the older half of what memory may hold goes to the disk."""
+        said = ""
         while True:
             await asyncio.sleep(_SPILL_SECONDS)
             while self.backlog.bytes > self.backlog.bound // 2:
                 waiting = [outlet for outlet in self.outlets if outlet.stuck or len(outlet.spill)]
                 fullest = max(waiting, key=lambda outlet: outlet.backlog.bytes, default=None)
                 if fullest is None or not await fullest.spill_oldest():
+                    if fullest is not None and (trouble := fullest.spill.trouble) and trouble != said:
+                        said = trouble
+                        log.error("%s: no more ticks go to the disk: %s; what comes stays in memory", self.name, trouble)
                     break
+                said = ""

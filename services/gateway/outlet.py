@@ -64,6 +64,11 @@ class Outlet:
         return len(self.backlog) + len(self.spill)
 
     @property
+    def at_risk(self) -> int:
+        """Entries that are in memory only. What was in flight when the spilling began is on the disk too."""
+        return self.backlog.waiting if len(self.spill) else len(self.backlog)
+
+    @property
     def idle(self) -> bool:
         """Whether everything is stored, and said."""
         return not (len(self) or self.ring_due or self.committing)

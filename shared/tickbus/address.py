@@ -1,6 +1,6 @@
 """The URLs of a bus that has several servers: Redis Sentinel and Redis Cluster. Pure.
 
-    redis+sentinel://[user:password@]host:port,host:port/<master name>[/<database>][?sentinel_password=...]
+    redis+sentinel://[user:password@]host:port,host:port/<master name>[/<database>][?sentinel_password=...&sentinel_username=...]
     redis+cluster://[user:password@]host:port,host:port
 
 `rediss+...` is the same over TLS. User, password and the other options after `?` (`ssl_ca_certs=...`) hold for every server;
@@ -46,7 +46,8 @@ class Address:
     master: str = ""
     """The name that the sentinels know; empty for a cluster."""
     database: int = 0
-    sentinel_password: str | None = None
+    sentinel_login: str = ""
+    """As `login`, for the sentinels."""
 
     def server(self, node: Node) -> str:
         """The URL of one server that holds data."""
@@ -54,7 +55,7 @@ class Address:
 
     def sentinel(self, node: Node) -> str:
         """The URL of one sentinel. They have a password of their own, or none."""
-        return self._url("" if self.sentinel_password is None else f":{quote(self.sentinel_password, safe='')}@", node, 0)
+        return self._url(self.sentinel_login, node, 0)
 
     def _url(self, login: str, node: Node, database: int) -> str:
         return f"{'rediss' if self.tls else 'redis'}://{login}{node}/{database}{'?' if self.options else ''}{urlencode(self.options)}"
@@ -73,9 +74,12 @@ def parse_address(url: str) -> Address:
     login, at, hosts = parts.netloc.rpartition("@")
     if parts.fragment or "@" in parts.path + parts.query:
         raise _wrong(url, "write / ? # @ in user, password and options as %2F %3F %23 %40", form)
-    password = options.pop("sentinel_password", None) if sentinel else None
+    if {"username", "password"} & options.keys():  # the sentinels would get them too
+        raise _wrong(url, "user and password stand before the hosts: user:password@", form)
+    user, password = (options.pop(name, "") if sentinel else "" for name in ("sentinel_username", "sentinel_password"))
+    sentinel_login = f"{quote(user, safe='')}:{quote(password, safe='')}@" if user or password else ""
     nodes = tuple(_node(url, host, SENTINEL_PORT if sentinel else REDIS_PORT, form) for host in hosts.split(","))
-    address = Address(redact(url), nodes, scheme.startswith("rediss"), login + at, tuple(options.items()), sentinel_password=password)
+    address = Address(redact(url), nodes, scheme.startswith("rediss"), login + at, tuple(options.items()), sentinel_login=sentinel_login)
     return _with_master(url, address, parts.path) if sentinel else _of_cluster(url, address, parts.path)
 
 

@@ -44,8 +44,8 @@ class CommonOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     redis: Annotated[
         str,
         Option(
-            "Redis or Valkey >= 7: redis://[user:password@]host:port/db, rediss:// (TLS) or unix://path; "
-            "redis+sentinel://[user:password@]host:port,host:port/<master name>/db[?sentinel_password=...]; "
+            "Redis or Valkey >= 7: redis://[user:password@]host:port/db, rediss:// (TLS; ?ssl_ca_certs=FILE) or unix://path; "
+            "redis+sentinel://[user:password@]host:port,host:port/<master name>/db[?sentinel_password=...&sentinel_username=...]; "
             "redis+cluster://[user:password@]host:port,host:port; with TLS rediss+sentinel://, rediss+cluster://",
             secret=True,
         ),

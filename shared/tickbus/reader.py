@@ -129,6 +129,7 @@ class Reader:
         """As of the last sweep of their shard: who wrote what."""
         self.reconnects = 0
         self._link: Link | None = None
+        self._closed = False
 
     @property
     def positions(self) -> dict[str, StreamId]:
@@ -141,12 +142,15 @@ class Reader:
         return {name: followed.position for name, followed in self._followed.items() if followed.exact}
 
     async def rounds(self) -> AsyncIterator[Round]:
-        """For ever, over reconnects. An empty round is given at least each second: time goes on."""
+        """Until `close`, over reconnects. An empty round is given at least each second: time goes on."""
         wait = _RETRY_SECONDS[0]
         said = False
         while True:
             try:
                 link = await self._linked()
+                if self._closed:
+                    link.close()
+                    return
                 if said:
                     log.info("Redis is back")
                     said = False
@@ -154,6 +158,8 @@ class Reader:
                     wait = _RETRY_SECONDS[0]
                     yield result
             except RedisError as error:
+                if self._closed:
+                    return
                 if not said:
                     log.warning("%s; trying again", error)
                     said = True
@@ -163,6 +169,7 @@ class Reader:
                 wait = min(2 * wait, _RETRY_SECONDS[1])
 
     def close(self) -> None:
+        self._closed = True
         if self._link is not None:
             self._link.close()
 

@@ -13,7 +13,7 @@ from typing import Protocol
 from tickbus.address import Address, Node, parse_address
 from tickbus.cluster import Cluster
 from tickbus.errors import RedisAway, RedisError, RedisUnfit
-from tickbus.link import Connection, Link, ask_permitted, check_fit, check_url, open_checked
+from tickbus.link import Connection, Link, ReplyError, ask_permitted, check_alone, check_fit, check_options, check_url, open_checked
 from tickbus.options import redact
 
 _WATCH_SECONDS = 1.0
@@ -40,11 +40,17 @@ def locate(url: str) -> Redis:
     """ConfigError if `url` is none of the forms; connects to nothing yet."""
     scheme = url.partition("://")[0]
     if scheme in ("redis+sentinel", "rediss+sentinel"):
-        return Sentinel(parse_address(url))
+        return Sentinel(_checked(parse_address(url)))
     if scheme in ("redis+cluster", "rediss+cluster"):
-        return Cluster(parse_address(url))
+        return Cluster(_checked(parse_address(url)))
     check_url(url)
+    check_options(url)
     return OneServer(url)
+
+
+def _checked(address: Address) -> Address:
+    check_options(address.server(address.nodes[0]))
+    return address
 
 
 class OneServer:
@@ -52,6 +58,8 @@ class OneServer:
 
     def __init__(self, url: str) -> None:
         self._url = url
+        self._alone = False
+        """Whether it was asked, and is neither sentinel nor node of a cluster."""
 
     def __str__(self) -> str:
         return redact(self._url)
@@ -60,7 +68,11 @@ class OneServer:
         return await Link.open(self._url)
 
     async def connect(self) -> Link:
-        return await Link.open(self._url)
+        link = await Link.open(self._url)
+        if not self._alone:
+            await check_alone(link, str(self))
+            self._alone = True
+        return link
 
     async def open_checked(self) -> Link:
         return await open_checked(self._url)
@@ -121,11 +133,19 @@ class Sentinel:
                 at += 1
 
     async def _ask(self, node: Node) -> Node:
-        link = await Link.open(self._address.sentinel(node))
         try:
-            reply = await link.ask("SENTINEL", "GET-MASTER-ADDR-BY-NAME", self._address.master)
-        finally:
-            link.close()
+            link = await Link.open(self._address.sentinel(node))
+            try:
+                reply = await link.ask("SENTINEL", "GET-MASTER-ADDR-BY-NAME", self._address.master)
+            finally:
+                link.close()
+        except RedisUnfit as error:
+            why = str(error).partition(";")[0]
+            raise RedisUnfit(
+                f"the sentinel {node}: {why}; sentinels have a password of their own, or none: ?sentinel_password=... in the URL"
+            ) from None
+        except ReplyError as error:
+            raise RedisUnfit(f"{node} is no sentinel ({error}); write redis://host:port/0") from None
         if reply is None:
             raise RedisUnfit(f"the sentinel {node} knows no master {self._address.master!r}; see: redis-cli -p {node.port} SENTINEL MASTERS")
         return Node(reply[0].decode(), int(reply[1]))

@@ -68,6 +68,7 @@ def test_what_was_spilled_is_written_by_the_next_start(how: str, feed: Market, r
     else:
         assert gateway.stop() == 0
         assert "the next start writes them" in gateway.output
+        assert "find no room" not in gateway.output, "what was in flight when the spilling began is on the disk"
     assert list((tmp_path / "spill").rglob("*.segment"))
     redis_server.start()
     again = feed.gateway().ready()

@@ -14,9 +14,11 @@ SENTINEL = "redis+sentinel://ann:p%40ss@10.0.0.1:26379,[::1],sen.tinel:1/mymaste
 def test_a_sentinel_url_in_full() -> None:
     address = parse_address(SENTINEL)
     assert address.nodes == (Node("10.0.0.1", 26379), Node("::1", 26379), Node("sen.tinel", 1))
-    assert (address.master, address.database, address.sentinel_password) == ("mymaster", 3, "w&tch")
+    assert (address.master, address.database) == ("mymaster", 3)
     assert address.server(Node("::2", 7)) == "redis://ann:p%40ss@[::2]:7/3?ssl_ca_certs=%2Fca"
     assert address.sentinel(Node("h", 8)) == "redis://:w%26tch@h:8/0?ssl_ca_certs=%2Fca"
+    named = parse_address("redis+sentinel://s/m?sentinel_username=eve&sentinel_password=w/tch")
+    assert named.sentinel(Node("h", 8)) == "redis://eve:w%2Ftch@h:8/0"
     assert address.shown == "redis+sentinel://***@10.0.0.1:26379,[::1],sen.tinel:1/mymaster/3"
 
 
@@ -45,6 +47,8 @@ def test_a_cluster_url_and_the_least_of_both() -> None:
         ("redis+cluster://ann:se/cret@a:7001", "%2F %3F %23 %40"),
         ("redis+cluster://ann:se#cret@a:7001", "%2F %3F %23 %40"),
         ("redis+cluster://a:7001?x", "cannot be taken apart"),
+        ("redis+cluster://a:7001?password=secret", "stand before the hosts"),
+        ("redis+sentinel://a/m?username=ann&password=secret", "stand before the hosts"),
     ],
 )
 def test_what_is_refused(url: str, said: str) -> None:

@@ -1,9 +1,10 @@
 """`bus.consume` on a real Redis: whole shards, each worked by one; position, state and output are one thing."""
 
 import asyncio
+import sqlite3
 import sys
 from collections.abc import AsyncIterator, Iterable
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, closing, suppress
 from itertools import chain
 from pathlib import Path
 
@@ -382,6 +383,37 @@ async def test_the_example_app_started_twice_and_killed(redis_server: RedisServe
             await until_async(lambda: all(redis_server.client.xlen(key) >= 4 for key in signals))
             for key in signals:
                 assert [message.value for _, message in stored(redis_server.client, key) if isinstance(message, Signal)] == [1, 2, 5, 7]
+        finally:
+            for app in apps:
+                if app.returncode is None:
+                    app.kill()
+                await app.wait()
+
+
+async def test_the_example_with_a_database_started_twice_and_killed(redis_server: RedisServer, tmp_path: Path) -> None:
+    """Two processes of it on one file; both are killed in turns, anywhere; every trade is in the sums once."""
+    script = Path(__file__).parents[2] / "examples" / "sqlite_app.py"
+    file = tmp_path / "volume.db"
+
+    async def begin() -> asyncio.subprocess.Process:
+        return await asyncio.create_subprocess_exec(sys.executable, str(script), redis_server.url, str(file))
+
+    def sums() -> set[tuple[str, str, int]]:
+        with closing(sqlite3.connect(file, timeout=30)) as database, suppress(sqlite3.OperationalError):  # no table yet
+            return {(Stream.parse(name).symbol, *row) for name, *row in database.execute("SELECT stream, traded, trades FROM volume")}
+        return set()
+
+    async with bench(redis_server) as (writer, _):
+        apps = [await begin() for _ in range(2)]
+        try:
+            for value in range(1, 41):
+                await write_all(writer, value)
+                if value % 10 == 0:
+                    at = value // 10 % 2
+                    apps[at].kill()
+                    await apps[at].wait()
+                    apps[at] = await begin()
+            await until_async(lambda: sums() == {(symbol, "40", 40) for symbol in SYMBOLS}, 40)
         finally:
             for app in apps:
                 if app.returncode is None:

@@ -1,10 +1,12 @@
 """Reading from a real cluster: every entry once, in order per stream, whatever becomes of one of its masters."""
 
 import asyncio
+import gc
 import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+import pytest
 from support.cluster import RedisCluster
 from support.redis_server import RedisServer
 from support.shard_writing import ShardWriter
@@ -121,6 +123,18 @@ async def test_everything_in_order_positions_heads_and_clocks(redis_cluster: Red
         await second.have({writer.symbol: 9 for writer in half})
         await until_async(lambda: set(second.clocks) == {(writer.shard, "test") for writer in half})
         await second.stop()
+
+
+async def test_a_reading_that_is_left_ends_without_a_word(redis_cluster: RedisCluster, caplog: pytest.LogCaptureFixture) -> None:
+    async with bench(redis_cluster) as (_, writers), tickbus.connect(redis_cluster.url) as bus:
+        for writer in writers:
+            await writer.write(3)
+        async for _ in bus.read("trade", start="start"):
+            break
+    await asyncio.sleep(0.3)
+    gc.collect()
+    await asyncio.sleep(0)
+    assert not [record for record in caplog.records if record.levelname != "DEBUG" and record.name != "tickbus.redis"]
 
 
 async def test_now_is_the_moment_of_prepare_and_a_new_stream_is_read_whole(redis_cluster: RedisCluster) -> None:

@@ -47,6 +47,25 @@ async def test_one_server_is_linked_whatever_the_key(redis_server: RedisServer) 
         one.close()
 
 
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [
+        ("redis://h:1/0?foo=1", "unknown option 'foo'; there are ssl_..., client_name"),
+        ("redis://h:1/0?protocol=3", "unknown option 'protocol'"),
+        ("redis+cluster://h?foo=1", "unknown option 'foo'"),
+        ("redis+sentinel://h/m?ssl_ca_certs=/ca", "ssl_ca_certs is for TLS; write rediss instead of redis"),
+        ("rediss://h:1/0?ssl_ca_certs=/not/there", "ssl_ca_certs: cannot read /not/there: No such file"),
+        ("rediss+cluster://h?ssl_nonsense=1", "unexpected keyword argument 'ssl_nonsense'"),
+        ("rediss://h:1/0?ssl_cert_reqs=bogus", "Invalid SSL Certificate Requirements Flag: bogus"),
+        ("redis://ann:se/cr@t@h:1/0", "write / [?] # @ in user and password as %2F"),
+    ],
+)
+def test_what_a_url_asks_for_and_cannot_have(url: str, said: str) -> None:
+    with pytest.raises(ConfigError, match=said) as error:
+        locate(url)
+    assert "cr@t" not in str(error.value) and "t@h" not in str(error.value)
+
+
 @pytest.mark.parametrize("url", ["http://host", "redis://host:1/one", "redis+sentinel://host", "redis+cluster://host/1", "nothing", ""])
 def test_what_is_no_address_is_refused_before_anything_is_connected(url: str) -> None:
     with pytest.raises(ConfigError, match="--redis"):
@@ -59,6 +78,10 @@ def test_what_is_no_address_is_refused_before_anything_is_connected(url: str) ->
 async def test_the_wrong_form_of_url_is_told(redis_cluster: RedisCluster, redis_server: RedisServer) -> None:
     with pytest.raises(RedisUnfit, match=r"is a node of a cluster; write redis\+cluster://"):
         await locate(redis_cluster.nodes[0].url).open_checked()
+    with pytest.raises(RedisUnfit, match=r"is a node of a cluster; write redis\+cluster://"):  # a reader's
+        await locate(redis_cluster.nodes[0].url).connect()
+    with pytest.raises(RedisUnfit, match=r"is no sentinel .*; write redis://"):
+        await locate(f"redis+sentinel://127.0.0.1:{redis_server.port}/{MASTER}").connect()
     with pytest.raises(RedisUnfit, match=r"is no node of a cluster .*; write redis://"):
         await locate(f"redis+cluster://127.0.0.1:{redis_server.port}").connect()
 
