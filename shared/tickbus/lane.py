@@ -277,8 +277,13 @@ class Lane:
         ends = dict(zip(streams, await stream_ends(link, [stream.key for stream in streams]), strict=True))
         stored = [entry for entry in entries if id_of(entry) <= ends[entry[0]].last]
         found = await link.ask_all([("XRANGE", entry[0].key, id, id) for entry in stored for id in [str(id_of(entry))]])
-        for entry, rows in zip(stored, found, strict=True):
-            if not rows and id_of(entry) >= ends[entry[0]].first:  # an older one was trimmed since
+        absent = [entry for entry, rows in zip(stored, found, strict=True) if not rows and id_of(entry) >= ends[entry[0]].first]
+        if absent:
+            entry = absent[0]
+            (end,) = await stream_ends(link, [entry[0].key])
+            if end.last < id_of(entry):
+                raise RedisAway("Redis lost its data between two questions")
+            if end.first <= id_of(entry):  # else it was trimmed since
                 raise Fenced(f"{entry[0].name}: entry {id_of(entry)} is not stored, yet newer ones are; another program has written to this stream")
         return [entry for entry in entries if id_of(entry) > ends[entry[0]].last]
 

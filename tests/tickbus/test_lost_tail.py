@@ -1,9 +1,15 @@
 """Redis loses what it had acknowledged: what is sent again, and what the bus clock says meanwhile. Both were found by the soak."""
 
+from collections.abc import Iterable
+
+import pytest
 from support.redis_server import RedisServer
 from support.waiting import until_async
 from support.writing import KEYS, Writer, numbers, trade
 
+from tickbus.errors import RedisAway
+from tickbus.link import Link, Reply
+from tickbus.resp import Command
 from tickbus.wire import decode_bell
 
 
@@ -41,4 +47,22 @@ async def test_what_was_sent_again_once_is_sent_again_once_the_next_time(redis_s
     await writer.write(5)
     assert writer.publisher.resent == 2 + 3
     assert numbers(redis_server.client, writer.key()) == [1, 2, 3, 4, 5]
+    writer.close()
+
+
+async def test_a_flush_between_two_questions_is_no_foreign_hand(redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    writer = await Writer(redis_server.url).open()
+    transaction = writer.transaction([writer.entry(writer.of(), trade(number)) for number in (1, 2, 3)])
+    await writer.publisher.commit(transaction)
+    link = await Link.open(redis_server.url)
+    ask_all = link.ask_all
+
+    async def flushed_first(commands: Iterable[Command]) -> list[Reply]:
+        redis_server.client.flushall()
+        return await ask_all(commands)
+
+    monkeypatch.setattr(link, "ask_all", flushed_first)
+    with pytest.raises(RedisAway, match="lost its data"):
+        await writer.publisher.lanes[0]._missing(link, transaction.entries)
+    link.close()
     writer.close()
