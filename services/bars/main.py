@@ -25,6 +25,7 @@ from tickbus.names import Keys, Stream, StreamId, check_name
 from tickbus.options import Option, WriterOptions
 from tickbus.outputs import Output
 from tickbus.reader import FROM_START, Read, parse_start
+from tickbus.replay_ring import Window
 from tickbus.retention import Sweeper, SweepMeters
 from tickbus.selection import Selection
 from tickbus.service import Service, run
@@ -64,7 +65,8 @@ async def _run(options: Options, specs: tuple[Spec, ...], begin: "str | StreamId
     (await redis.open_checked()).close()
     keys = Keys(options.prefix, options.shards)
     reads = Selection.of(("trade",), options.feeds)
-    consumer = Consumer(options.redis, keys, options.name, reads, options.lease_ttl, start=begin, writes=("bar",))
+    window = Window(options.replay_window, options.replay_bytes)
+    consumer = Consumer(options.redis, keys, options.name, reads, options.lease_ttl, start=begin, writes=("bar",), window=window)
     builder = BarService(consumer, keys, specs, options.grace, options.horizon)
     meters = BarMeters(service.meters, consumer, builder)
     lag = LagMeter(service.meters, options.name, keys, redis.connect, consumer.works, lambda: consumer.positions)

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from operator import itemgetter
 
+from services.gateway.together import together
 from tickbus.streams import Entry
 
 _OVERHEAD = 300
@@ -47,8 +48,9 @@ class Backlog:
         self.news.set()
 
     def take(self, most: int) -> list[Entry]:
-        """Up to `most` of the oldest. They count as held until `release`."""
+        """Up to `most` of the oldest, or one more (services.gateway.together). They count as held until `release`."""
         self.settle()
+        most = together(self._waiting, most)
         batch = self._waiting[:most]
         del self._waiting[:most]
         self._settled -= len(batch)
@@ -64,7 +66,7 @@ class Backlog:
 
     def oldest(self, most: int) -> list[Entry]:
         """A look at what is not taken, to be put elsewhere; then `drop` it."""
-        return self._waiting[:most]
+        return self._waiting[: together(self._waiting, most)]
 
     def drop(self, entries: Sequence[Entry]) -> None:
         """The oldest, as `oldest` showed them, are held elsewhere now."""

@@ -126,8 +126,11 @@ class Gateway:
                     delivering.cancel()
                     for task in others:
                         task.cancel()
-        except* Fenced:
-            self._report_held()
+        except ExceptionGroup as group:
+            if group.subgroup(Fenced):
+                self._report_held()
+            else:  # refused by the vendor, or a bug: what is held is no less worth for that
+                await self._spill_the_rest()
             raise
         await self._spill_the_rest()
 
@@ -200,7 +203,7 @@ class Gateway:
         while True:
             await outlet.commit(upstream.up)
             current = upstream.current
-            if current is not None and self.backlog.bytes > _PAUSE_BYTES and not len(outlet.spill):
+            if current is not None and self.backlog.bytes > _PAUSE_BYTES and not self._held_up:
                 self._paused = True
                 current.socket.pause()
             elif self._paused and self.backlog.bytes < _RESUME_BYTES:
@@ -217,8 +220,13 @@ class Gateway:
             await asyncio.sleep(_TICK_SECONDS)
             for outlet in self.outlets:
                 outlet.tick()
-            if self._paused and any(outlet.stuck for outlet in self.outlets):
+            if self._paused and self._held_up:
                 self._resume(upstream)
+
+    @property
+    def _held_up(self) -> bool:
+        """Whether some lane takes nothing, or has still to catch up: the disk is for that, and the vendor's socket feeds the others too."""
+        return any(outlet.stuck or len(outlet.spill) for outlet in self.outlets)
 
     def _resume(self, upstream: Upstream) -> None:
         self._paused = False

@@ -162,10 +162,10 @@ def _read_heirs(folder: Path) -> list[Heir]:
 
 
 def _write_heirs(folder: Path, heirs: Iterable[Heir]) -> None:
-    """Durable on return."""
+    """Durable on return. Those that stand there already are written over by themselves, so a kill half-way loses none of them."""
     with (folder / LOCK).open("r+b") as file:
-        file.truncate()
         file.writelines(_encode(heir) + b"\n" for heir in heirs)
+        file.truncate()
         file.flush()
         os.fsync(file.fileno())
 

@@ -63,6 +63,8 @@ class Intake:
         self.last_frame = self.last_recv = recv
         if last_tick is not None:
             self.last_tick = last_tick.ts_recv
+            if not last_tick.flags:
+                self.sequencer.delays.note(last_tick.ts_event, last_tick.ts_recv)
             if len(self.event_delays) < 10_000:
                 self.event_delays.append(last_tick.ts_recv - last_tick.ts_event)
         backlog.settle()

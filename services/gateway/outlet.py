@@ -8,8 +8,8 @@ import asyncio
 import logging
 import time
 from collections import Counter
-from collections.abc import Iterable
-from typing import NamedTuple
+from collections.abc import Coroutine, Iterable
+from typing import Any, NamedTuple, TypeVar
 
 from services.gateway.backlog import Backlog
 from services.gateway.sequencer import Sequencer, StreamState
@@ -20,6 +20,8 @@ from tickbus.streams import Entry
 from tickbus.transaction import Transaction
 
 log = logging.getLogger("tickbus.gateway")
+
+Result = TypeVar("Result")
 
 _BATCH = 5_000
 """Entries in one transaction at most: about 10 ms of the server's time."""
@@ -54,6 +56,8 @@ class Outlet:
         self._disk = asyncio.Lock()
         """One at a time is at the spill."""
         self._acknowledged_at = time.monotonic()
+        self._said_ms = 0
+        """The newest bus time on the doorbells."""
 
     def __len__(self) -> int:
         """Entries held."""
@@ -104,22 +108,22 @@ class Outlet:
         """The oldest entries; then the same once more if they lie on the disk."""
         async with self._disk:
             if len(self.spill):
-                found = await asyncio.to_thread(self.spill.peek, _BATCH)
+                found = await _to_its_end(asyncio.to_thread(self.spill.peek, _BATCH))
                 return found, found
             return self.backlog.take(_BATCH), []
 
     def _bus_ms(self, spilled: list[Entry]) -> int:
-        """What comes after this batch is not older."""
-        if spilled:
-            return spilled[-1][1]
-        waiting = self.backlog.oldest_waiting_ms
-        return self._clock.now_ms() if waiting is None else waiting
+        """What comes after this batch is not older; and the bus clock never goes back."""
+        waiting = spilled[-1][1] if spilled else self.backlog.oldest_waiting_ms
+        # spilled entries may be copies of what was acknowledged long ago
+        self._said_ms = max(self._said_ms, self._clock.now_ms() if waiting is None else waiting)
+        return self._said_ms
 
     async def _release(self, spilled: list[Entry]) -> None:
         self.backlog.release()
         if spilled:
             async with self._disk:
-                await asyncio.to_thread(self.spill.release, len(spilled))
+                await _to_its_end(asyncio.to_thread(self.spill.release, len(spilled)))
                 if len(self.spill) or len(self.backlog):
                     self.backlog.news.set()
                 else:
@@ -147,6 +151,9 @@ class Outlet:
         What comes before it goes along the first time: what Redis acknowledged lately and may have lost, and what is in flight.
         They stay in memory too; but were this process killed, the disk must hold all that lies between Redis and the tail.
         """
+        return await _to_its_end(self._spill_oldest(most))
+
+    async def _spill_oldest(self, most: int) -> bool:
         async with self._disk:
             moved = self.backlog.oldest(most)
             before = [*self.lane.ring.entries, *self._in_flight] if not len(self.spill) else []
@@ -160,6 +167,16 @@ class Outlet:
     @property
     def _in_flight(self) -> list[Entry]:
         return list(self.lane.unfinished.entries) if self.lane.unfinished is not None else []
+
+
+async def _to_its_end(work: Coroutine[Any, Any, Result]) -> Result:
+    """Cancelled, it waits all the same: a thread at the disk goes on, and must meet nobody there who comes after."""
+    task = asyncio.ensure_future(work)
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.wait((task,))
+        raise
 
 
 def _state(entry: Entry) -> StreamState:

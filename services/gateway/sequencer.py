@@ -10,7 +10,7 @@ Rules, per stream:
 * A tick is never dropped for its value.
 
 Gap times are event time, as near as can be told: in a sequenced hole the ts_event of its two neighbours, else the receive time
-less what the feed's newest tick took to arrive.
+on the vendor's clock (services.gateway.delays).
 """
 
 from bisect import bisect_right
@@ -19,6 +19,7 @@ from operator import itemgetter
 
 import msgspec
 
+from services.gateway.delays import Delays
 from services.gateway.feeds.base import NO_ID, Mapped, Rejected
 from tickbus.messages import Flag, Gap, GapKind, Quote, StreamKind, Trade
 from tickbus.names import Keys, Stream, StreamId
@@ -148,8 +149,8 @@ class Sequencer:
         self.told_stored = 0
         self.unwanted = 0
         """Ticks of a kind that was not asked for: some vendors send trades and quotes alike."""
-        self._offset = 0
-        """What the feed's newest tick took to arrive, ns, when an outage began."""
+        self.delays = Delays()
+        """As of the last outage."""
         self._unreadable_since = 0
 
     # ticks
@@ -189,7 +190,7 @@ class Sequencer:
         if last < 0:
             state.first_seen = vendor_id
             if state.outage is not None:  # subscribed before, and nobody can know what came meanwhile
-                self._gap(state, state.outage, self.event_time(state.outage_since), tick.ts_event, tick.ts_recv)
+                self._gap(state, state.outage, self.delays.missing_from(state.outage_since), tick.ts_event, tick.ts_recv)
         elif vendor_id > last:
             kind = state.outage if state.outage is not None and state.outage_at == state.next_id else GapKind.SEQUENCE
             self._hole(state, last + 1, vendor_id - 1, kind, state.last_event, tick)
@@ -240,7 +241,7 @@ class Sequencer:
 
     def outage(self, kind: GapKind, since: int) -> None:
         """The connection ended, or is mute: ticks after the receive time `since` may be missing. Of several in a row the first counts."""
-        self._offset = self._measure_offset()
+        self._measure_delays()
         for state in self.streams:
             if state.outage is None:
                 state.outage, state.outage_at, state.outage_since = kind, state.next_id, since
@@ -253,7 +254,7 @@ class Sequencer:
 
     def _tell_outage(self, state: StreamState, recv: int) -> None:
         assert state.outage is not None
-        self._gap(state, state.outage, self.event_time(state.outage_since), self.event_time(recv), recv)
+        self._gap(state, state.outage, self.delays.missing_from(state.outage_since), self.delays.missing_to(recv), recv)
         state.outage = None
 
     def rejected(self, notice: Rejected, recv: int) -> None:
@@ -262,17 +263,18 @@ class Sequencer:
             return
         if notice.symbol is None or notice.kind is None:
             if not self._unreadable_since:
-                self._unreadable_since, self._offset = recv, self._measure_offset()
+                self._unreadable_since = recv
+                self._measure_delays()
             return
         state = (self._trades if notice.kind == "trade" else self._quotes).get(notice.symbol)
         if state is None:
             return
-        self._offset = self._measure_offset()
+        self._measure_delays()
         if not state.sequenced:
-            at = self.event_time(recv)
+            at = self.delays.missing_from(recv)
             self._gap(state, GapKind.REJECTED, at, at, recv, count=1)
         elif notice.vendor_id == state.next_id and state.next_id > 0:
-            at = self.event_time(recv)
+            at = self.delays.missing_from(recv)
             self._hole(state, notice.vendor_id, notice.vendor_id, GapKind.REJECTED, at, None, recv)
             state.next_id = notice.vendor_id + 1
         # any other id shows itself as a jump at the next tick
@@ -305,7 +307,7 @@ class Sequencer:
         since, self._unreadable_since = self._unreadable_since, 0
         for state in self.streams:
             if not state.sequenced:
-                self._gap(state, GapKind.REJECTED, self.event_time(since), self.event_time(recv), recv)
+                self._gap(state, GapKind.REJECTED, self.delays.missing_from(since), self.delays.missing_to(recv), recv)
 
     def _hole(self, state: StreamState, first: int, last: int, kind: GapKind, from_ts: int, tick: Trade | Quote | None, recv: int = 0) -> None:
         state.holes = [*state.holes, Hole(first, last)][-HOLES:]
@@ -337,18 +339,14 @@ class Sequencer:
         vendor_id = max(state.next_id - 1, last)
         self._emit((state, max(recv // MILLISECOND, self.floor_ms), state.seq, b"g", encode(gap), vendor_id, recv))
 
-    def event_time(self, recv: int) -> int:
-        """A receive time on the vendor's clock: less what the feed's newest tick took to arrive."""
-        return recv - self._offset
-
-    def _measure_offset(self) -> int:
-        newest = max(self.streams, key=lambda state: state.last_event)
-        return newest.recv_of_last_event - newest.last_event if newest.recv_of_last_event else self._offset
+    def _measure_delays(self) -> None:
+        self.delays.measure((state.last_event, state.recv_of_last_event) for state in self.streams)
 
     def restore(self, heads: dict[str, Head]) -> int:
         """Go on after a restart; -> number of streams that have a history."""
         restored = 0
-        since, newest = 0, (0, 0)
+        since = 0
+        ticks: list[tuple[int, int]] = []
         for state in self.streams:
             head = heads.get(state.name)
             if head is None:
@@ -358,8 +356,8 @@ class Sequencer:
             self.floor_ms = max(self.floor_ms, last.ms)
             since = max(since, head.ts_recv)
             if (tick := state.newest_tick(head)) is not None and not tick.flags:
-                newest = max(newest, (tick.ts_event, tick.ts_recv))
-        self._offset = newest[1] - newest[0]
+                ticks.append((tick.ts_event, tick.ts_recv))
+        self.delays.measure(ticks)
         for state in self.streams:
             state.outage_since = since  # the feed's newest entry: until then the connection delivered, to all streams
         return restored

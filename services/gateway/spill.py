@@ -14,6 +14,7 @@ from threading import Lock
 from services.gateway.folders import clear, fsync_dir, lock_folder, log, remove_folder
 from services.gateway.held import Damage, Held, Segment, folder_of, survey_folder
 from services.gateway.segment import HEAD_BYTES, Header, Owner, SpillError, body_length, decode_entries, encode_entries, encode_header
+from services.gateway.together import together
 from tickbus.streams import Entry, StreamWriter
 
 SEGMENT_BYTES = 32 << 20
@@ -177,15 +178,15 @@ class Spill:
         segment.end = segment.size = segment.end + len(records)
 
     def peek(self, most: int) -> list[Entry]:
-        """Up to `most` of the oldest entries that are not released; none only if none is held. SpillError if the disk no longer gives
+        """Up to `most` (services.gateway.together: or one more) of the oldest entries that are not released; none only if none is held. SpillError if the disk no longer gives
         what it took (end, and let the next start set it aside); OSError."""
         try:
-            while len(self._ahead) < most and self._load():
+            while len(self._ahead) <= most and self._load():
                 pass
         except (SpillError, OSError):
             if not self._ahead:  # what is sound in front of it goes out first
                 raise
-        return self._ahead[:most]
+        return self._ahead[: together(self._ahead, most)]
 
     def _load(self) -> bool:
         """One more record into memory; -> whether there was one."""

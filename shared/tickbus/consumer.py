@@ -30,6 +30,7 @@ from tickbus.outputs import Output, OutputStreams
 from tickbus.publisher import Publisher
 from tickbus.reads import FROM_START, NOW, Round
 from tickbus.registry import check_meta, read_heads
+from tickbus.replay_ring import DEFAULT_WINDOW, Window
 from tickbus.selection import Selection, encode_selection
 from tickbus.streams import Entry, StreamWriter
 from tickbus.topology import locate
@@ -53,6 +54,7 @@ class Consumer:
     def __init__(
         self, url: str, keys: Keys, service: str, reads: Selection, lease_ttl: Duration, *,
         start: str | StreamId = FROM_START, writes: Collection[str] = (), recover: Recover | None = None,
+        window: Window = DEFAULT_WINDOW,
     ) -> None:  # fmt: skip
         """`reads`: which streams; `start`: where streams without a position begin; `writes`: the kinds of its own streams."""
         self._redis = locate(url)
@@ -64,7 +66,7 @@ class Consumer:
         self._writes = writes
         self._recover = recover
         self.clock = BusClock()
-        self.publisher = Publisher(self._redis, keys, service, self.clock)
+        self.publisher = Publisher(self._redis, keys, service, self.clock, window=window)
         self.members = Membership(self._connect, keys, service, lease_ttl, self.publisher.fences.holder)
         self.positions: dict[str, StreamId] = {}
         """Committed, by stream name, of the shards that are held."""

@@ -162,10 +162,12 @@ class Lane:
             while True:
                 try:
                     link = await self._connected()
+                    sent = transaction
                     if not first:
                         self.retries += 1
-                        transaction.entries = await self._missing(link, transaction.entries)
-                    problem = await self._send(link, transaction)
+                        # asked anew each time, and all of it is kept: what is stored now may be lost before the next try, or after the last
+                        sent = transaction.with_entries(await self._missing(link, transaction.entries))
+                    problem = await self._send(link, sent, transaction)
                     if problem is None:
                         break
                 except (RedisError, ReplyError) as error:
@@ -177,8 +179,8 @@ class Lane:
             self._outage.end(self)
             self.unfinished = None
 
-    async def _send(self, link: Link, transaction: Transaction, keep: bool = True) -> str | None:
-        """One try; -> what went wrong, None if it is stored. `keep`: in the replay ring, where it is not there already."""
+    async def _send(self, link: Link, transaction: Transaction, keep: Transaction | None) -> str | None:
+        """One try; -> what went wrong, None if it is stored. `keep`: what comes into the replay ring then."""
         watched = (self._home,) if self._home is not None else tuple(sorted(transaction.shards()))
         if not set(watched) <= set(self._armed):
             await self._arm(link, watched)
@@ -200,8 +202,8 @@ class Lane:
         for reply in done:
             if type(reply) is ReplyError:
                 return f"Redis stored only a part: {reply}"
-        if keep:
-            self.ring.keep(transaction, len(body), monotonic_ns())
+        if keep is not None:
+            self.ring.keep(keep, len(body), monotonic_ns())
         return None
 
     async def _arm(self, link: Link, shards: tuple[int, ...]) -> None:
@@ -263,7 +265,7 @@ class Lane:
         log.warning("%s: Redis lost %d entries that it had acknowledged; they are sent again", self._fences.owner, len(lost))
         # what was received since waits behind the lost tail: its IDs are older than now, so the bus clock must not be ahead of them
         newest = max((entry[1] for entry in self.ring.entries), default=0)
-        problem = await self._send(link, self.ring.whole(lost, newest), keep=False)
+        problem = await self._send(link, self.ring.whole(lost, newest), None)
         if problem is not None:
             raise RedisAway(problem)
         self.resent += len(lost)

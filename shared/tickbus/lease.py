@@ -30,6 +30,9 @@ class Lease:
         self._link: Link | None = None
         self._watching_since = 0.0
         self._looked_at = 0.0
+        self._renewed_at = 0.0
+        """When the holder renewed it last, as far as could be seen."""
+        self._fences_seen_at = float("-inf")
         self.holder = holder or new_holder()
 
     async def acquire(self, released: Callable[[], Awaitable[bool]] | None = None) -> bool:
@@ -42,12 +45,15 @@ class Lease:
         while True:
             try:
                 link = await self._linked()
-                held = await link.ask("GET", self._key)
-                self._look()
+                held, left = await link.ask_all([("GET", self._key), ("PTTL", self._key)])
+                self._look(held, left)
                 if held is None:
                     ended = released is None or await released()
                     if (ended or self._watched_a_ttl) and await self._take(link) is None:
                         return not ended
+                elif released is not None and self._looked_at - self._fences_seen_at > self._ttl / SECOND:
+                    self._fences_seen_at = self._looked_at
+                    await released()  # not for the answer: what stands in the fences must be known, should they be lost
                 waits_for = (
                     "the lease was not given back; waiting whether it is renewed" if held is None else f"{held.decode()} holds the lease; standing by"
                 )
@@ -59,16 +65,19 @@ class Lease:
                 said = waits_for
             await asyncio.sleep(self._ttl / SECOND / 6)
 
-    def _look(self) -> None:
-        """A process that stood still has not watched."""
+    def _look(self, held: bytes | None, left: int) -> None:
+        """`left`: ms until it ends. A process that stood still has not watched."""
         now = time.monotonic()
+        if held is not None:
+            self._renewed_at = now - max(0, self._ttl // MILLISECOND - left) / 1000 if left >= 0 else now
         if now - self._looked_at > self._ttl / SECOND / 2:
             self._watching_since = now
         self._looked_at = now
 
     @property
     def _watched_a_ttl(self) -> bool:
-        return self._looked_at - self._watching_since >= self._ttl / SECOND
+        """Whether nobody renewed it for so long. One that is gone before its time was flushed: its holder may be well."""
+        return self._looked_at - max(self._watching_since, self._renewed_at) >= self._ttl / SECOND
 
     async def keep(self) -> None:
         """Renew it, for ever. Fenced if another process holds it."""

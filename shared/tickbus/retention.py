@@ -56,8 +56,11 @@ class Sweeper:
     async def declare(self) -> None:
         """Tell others how long the entries stay: the headroom of a reader is measured by it."""
         link = await self._connect()
-        await link.ask("HSET", self._keys.meta, f"retention:{self._owner}", f"{self._policy.age // MILLISECOND},{self._policy.entries}")
+        await self._declare(link)
         link.close()
+
+    async def _declare(self, link: Connection) -> None:
+        await link.ask("HSET", self._keys.meta, f"retention:{self._owner}", f"{self._policy.age // MILLISECOND},{self._policy.entries}")
 
     async def run(self) -> None:
         """For ever. Redis away is no error: the next sweep does it."""
@@ -67,6 +70,7 @@ class Sweeper:
             try:
                 if link is None or link.closed:
                     link = await self._connect()
+                await self._declare(link)  # again: Redis may have been flushed since
                 swept = await sweep(link, self._streams(), self._policy)
                 self.total.removed += swept.removed
                 self.total.bytes = swept.bytes

@@ -120,6 +120,10 @@ async def _serve(main: Callable[[Service], Awaitable[None]], options: CommonOpti
             # shutdown waits for the serving thread, up to half a second: the loop is done, so nothing else waits with it
             server.shutdown()
             server.server_close()
+        # it is ending: a signal that comes now must not change the exit code
+        for number in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().remove_signal_handler(number)
+            signal.signal(number, signal.SIG_IGN)
 
 
 def _catch_signals(service: Service) -> None:

@@ -39,6 +39,12 @@ class Transaction:
         self.ring_all = False
         """Ring every shard of the writer, news or not: the bus clock."""
 
+    def with_entries(self, entries: Sequence[Entry]) -> "Transaction":
+        """The same with these entries in place of its own."""
+        other = Transaction(self.bus_ms, self.feed_up)
+        other.entries, other.heads, other.fields, other.ring_all = entries, self.heads, self.fields, self.ring_all
+        return other
+
     def shards(self) -> set[int]:
         """Those that it writes to, but for the rings of the bus clock."""
         return {entry[0].shard for entry in self.entries} | {stream.shard for stream in self.heads} | {field.shard for field in self.fields}

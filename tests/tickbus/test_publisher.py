@@ -11,7 +11,7 @@ from tickbus.errors import Fenced
 from tickbus.lane import stream_ends
 from tickbus.link import Link
 from tickbus.names import START, StreamId
-from tickbus.transaction import Field
+from tickbus.transaction import Field, Transaction
 from tickbus.wire import decode_bell, decode_head
 
 
@@ -297,3 +297,36 @@ async def test_one_that_ended_cleanly_says_so(redis_server: RedisServer) -> None
     assert await standby.publisher.released()
     writer.close()
     standby.close()
+
+
+@pytest.mark.parametrize("lost", ["before it is acknowledged", "after that"])
+async def test_what_was_stored_before_its_outcome_was_known_is_sent_again_if_it_is_lost(
+    lost: str, redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    writer = await Writer(redis_server.url).open()
+    await writer.write(1)
+    (lane,), tries = writer.publisher.lanes, 0
+    send = lane._send
+
+    async def unheard(link: Link, transaction: Transaction, keep: Transaction | None) -> str | None:
+        """The first try is stored, and its answer lost; the second finds it stored."""
+        nonlocal tries
+        if keep is None:
+            return await send(link, transaction, None)
+        tries += 1
+        if tries == 1:
+            await send(link, transaction, None)
+            return "the answer was lost"
+        if tries == 2 and lost == "before it is acknowledged":
+            redis_server.client.delete(writer.key())
+            return "another server is master, and lacks it"
+        return await send(link, transaction, keep)
+
+    monkeypatch.setattr(lane, "_send", unheard)
+    await asyncio.wait_for(writer.write(2, 3), 10)
+    assert numbers(redis_server.client, writer.key()) == [1, 2, 3]
+    redis_server.client.delete(writer.key())
+    redis_server.client.client_kill_filter(_type="normal", skipme=True)
+    await writer.write(4)
+    assert numbers(redis_server.client, writer.key()) == [1, 2, 3, 4]
+    writer.close()

@@ -1,0 +1,17 @@
+"""A late tick and the Gap which says that it is no longer missing are stored together. Pure.
+
+Were a gateway killed between the two, the next would find a tick that is there and told as missing.
+"""
+
+from collections.abc import Sequence
+
+from tickbus.streams import Entry
+
+
+def together(entries: Sequence[Entry], most: int) -> int:
+    """How many of the oldest to take: `most`, or one more where that would part a tick from the Gap right behind it."""
+    if 0 < most < len(entries):
+        last, following = entries[most - 1], entries[most]
+        if following[3] == b"g" and last[3] != b"g" and following[0] is last[0]:
+            return most + 1
+    return most

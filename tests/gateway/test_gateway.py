@@ -1,0 +1,222 @@
+"""The gateway's end, whatever it is, with ticks that Redis has not taken: they come to the disk, once, and the next start writes them."""
+
+import asyncio
+import threading
+from collections import Counter
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import cast
+from unittest.mock import Mock
+
+import msgspec
+import pytest
+from gateway.spilled import entries, opened, seqs
+from support.redis_server import RedisServer
+from support.waiting import until_async
+from support.writing import KEYS, numbers, trade
+
+from services.gateway.backlog import Backlog
+from services.gateway.gateway import Gateway
+from services.gateway.inheritance import Heir, _read_heirs, _write_heirs
+from services.gateway.intake import Intake
+from services.gateway.outlet import Outlet
+from services.gateway.segment import Owner
+from services.gateway.sequencer import Sequencer, StreamState
+from services.gateway.spill import Budget, Spill
+from services.gateway.upstream import Upstream
+from tickbus.clock import BusClock
+from tickbus.errors import VendorRefused
+from tickbus.lane import Lane
+from tickbus.lease import Lease
+from tickbus.names import Stream
+from tickbus.publisher import Publisher
+from tickbus.streams import Entry
+from tickbus.topology import locate
+from tickbus.units import MILLISECOND, Duration
+
+NO_TIME = Duration(0)
+STREAM = Stream("trade", "x", "A")
+
+
+class Vendor:
+    """An upstream that sends nothing by itself, and ends with an error when it is told to."""
+
+    up = True
+
+    def __init__(self) -> None:
+        self.current: Mock | None = None
+        self.error: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    async def run(self) -> None:
+        await self.error
+
+
+class Running:
+    """A gateway of one stream on a real Redis."""
+
+    def __init__(self, server: RedisServer, spill_dir: Path) -> None:
+        redis, clock, state = locate(server.url), BusClock(), StreamState(KEYS, STREAM, True)
+        publisher = Publisher(redis, KEYS, "x", clock, home=state.shard)
+        self.backlog = Backlog(1 << 20)
+        self.sequencer = Sequencer([state], self.backlog.put)
+        lease = Lease(partial(redis.link, KEYS.lease("x")), KEYS, "x", Duration(600 * MILLISECOND), publisher.fences.holder)
+        self.clock, self.spill_dir, self.connect, self.vendor = clock, spill_dir, redis.connect, Vendor()
+
+        def outlets() -> list[Outlet]:
+            spill = Spill(spill_dir, Owner("x", publisher.epoch, publisher.fences.holder), Budget(1 << 30), {state.name: state}.__getitem__)
+            return [Outlet(publisher.lanes[0], self.backlog, spill, clock, self.sequencer)]
+
+        self.gateway = Gateway("x", KEYS, clock, lease, publisher, Intake(clock, self.sequencer, self.backlog), outlets)
+        self.stopping = asyncio.Event()
+        self.next = 1
+
+    async def open(self) -> "Running":
+        await self.gateway.open(self.connect, self.spill_dir)
+        self.next = self.sequencer.streams[0].next_id or 1
+        return self
+
+    async def run(self) -> None:
+        async def nothing() -> None: ...
+
+        try:
+            await self.gateway.run(cast(Upstream, self.vendor), self.stopping, Duration(50 * MILLISECOND), NO_TIME, nothing)
+        finally:
+            await self.gateway.close()
+
+    def receive(self, count: int) -> None:
+        for number in range(self.next, self.next + count):
+            recv = self.clock.now_ns()
+            self.sequencer.accept([(msgspec.structs.replace(trade(number), ts_event=recv, ts_recv=recv), number)])
+        self.next += count
+        self.backlog.settle()
+
+    async def stored(self, count: int) -> None:
+        await until_async(lambda: self.gateway.published["trade"] == count and not self.backlog)
+
+
+def on_the_bus(server: RedisServer) -> list[int]:
+    return numbers(server.client, KEYS.stream(STREAM))
+
+
+@pytest.mark.parametrize("why", ["stopped", "refused", "a bug"])
+async def test_whatever_ends_it_while_redis_is_away_the_next_start_writes_what_it_held(
+    why: str, redis_server: RedisServer, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    one = await Running(redis_server, tmp_path / "spill").open()
+    running = asyncio.create_task(one.run())
+    one.receive(10)
+    await one.stored(10)
+    redis_server.stop()
+    redis_server.client.close()
+    one.receive(10)
+    await until_async(lambda: one.gateway.outlets[0].stuck)
+    one.receive(10)
+    if why == "stopped":
+        one.stopping.set()
+        await running
+    else:
+        one.vendor.error.set_exception(VendorRefused("no") if why == "refused" else KeyError("bug"))
+        with pytest.RaisesGroup(VendorRefused if why == "refused" else KeyError):
+            await running
+    assert "no room" not in caplog.text
+    await asyncio.to_thread(redis_server.start)
+    two = await asyncio.wait_for(Running(redis_server, tmp_path / "spill").open(), 20)
+    assert on_the_bus(redis_server) == list(range(1, 31))
+    await two.gateway.close()
+
+
+async def test_the_fences_name_it_as_long_as_something_of_it_lies_on_the_disk(
+    redis_server: RedisServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It ends while it writes what it had spilled; were the fences given back, nobody could tell whether somebody wrote after it."""
+    one = await Running(redis_server, tmp_path / "spill").open()
+    outlet = one.gateway.outlets[0]
+    one.receive(10)
+    assert await outlet.spill_oldest(4)
+
+    async def hangs(lane: Lane, transaction: object) -> None:
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(Lane, "commit", hangs)
+    running = asyncio.create_task(one.run())
+    await until_async(lambda: outlet.committing)
+    one.vendor.error.set_exception(VendorRefused("no"))
+    with pytest.RaisesGroup(VendorRefused):
+        await running
+    monkeypatch.undo()
+    two = await asyncio.wait_for(Running(redis_server, tmp_path / "spill").open(), 20)
+    assert on_the_bus(redis_server) == list(range(1, 11))
+    await two.gateway.close()
+
+
+async def test_one_that_is_cancelled_at_the_disk_leaves_it_to_the_next_only_when_it_is_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    backlog, spill = Backlog(1 << 20), opened(tmp_path)
+    lane = cast(Lane, type("NoLane", (), {"ring": type("Ring", (), {"entries": []})(), "unfinished": None})())
+    outlet = Outlet(lane, backlog, spill, BusClock(), Sequencer([], backlog.put))
+    for entry in entries(1, 10):
+        backlog.put(entry)
+    backlog.settle()
+    append, there, go_on = spill.append, threading.Event(), threading.Event()
+
+    def slow(some: Sequence[Entry]) -> bool:
+        there.set()
+        assert go_on.wait(10)
+        return append(some)
+
+    monkeypatch.setattr(spill, "append", slow)
+    spilling = asyncio.create_task(outlet.spill_oldest(6))
+    assert await asyncio.to_thread(there.wait, 10)
+    spilling.cancel()
+    rest = asyncio.create_task(outlet.spill_oldest(6))
+    await asyncio.sleep(0)
+    go_on.set()
+    with pytest.raises(asyncio.CancelledError):
+        await spilling
+    assert await rest
+    assert seqs(spill.peek(100)) == list(range(1, 11))
+    assert backlog.waiting == 0
+
+
+def test_heirs_in_a_folder_are_gone_at_no_moment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Killed half-way, it must leave those that stood there: a spill is written only if everybody who raised the fences since is among them."""
+    lock = tmp_path / "lock"
+    lock.touch()
+    first, second = Heir("host:2:b", "host:1:a"), Heir("host:3:c", "host:2:b")
+    _write_heirs(tmp_path, [first])
+    before, cuts = lock.read_bytes(), []
+    monkeypatch.setattr("os.fsync", lambda fd: None)
+
+    def seen(heir: Heir) -> bytes:
+        cuts.append(lock.read_bytes())
+        return msgspec.json.encode(heir)
+
+    monkeypatch.setattr("services.gateway.inheritance._encode", seen)
+    _write_heirs(tmp_path, [first, second])
+    assert cuts == [before, before]
+    assert _read_heirs(tmp_path) == [first, second]
+    _write_heirs(tmp_path, [first])
+    assert _read_heirs(tmp_path) == [first]
+
+
+@pytest.mark.parametrize(("held_up", "pauses"), [(False, True), (True, False)])
+async def test_a_lane_that_takes_nothing_does_not_pause_the_socket_for_the_others(
+    held_up: bool, pauses: bool, redis_server: RedisServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("services.gateway.gateway._PAUSE_BYTES", 1)
+    one = await Running(redis_server, tmp_path / "spill").open()
+    (own,) = one.gateway.outlets
+    socket = Mock()
+    one.vendor.current = Mock(socket=socket)
+    one.gateway.outlets.append(cast(Outlet, Mock(stuck=held_up, spill=[], published=Counter())))
+    publishing = asyncio.create_task(one.gateway._publish(own, cast(Upstream, one.vendor)))
+    one.receive(10)
+    await one.stored(10)
+    own.backlog.bytes = 2  # what waits for the other lane
+    own.tick()
+    await until_async(lambda: not own.ring_due and not own.committing)
+    publishing.cancel()
+    await asyncio.gather(publishing, return_exceptions=True)
+    assert socket.pause.called == pauses
+    one.gateway.outlets.pop()
+    await one.gateway.close()
