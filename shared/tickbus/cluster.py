@@ -16,7 +16,7 @@ from tickbus.slots import SlotMap, command_slot, key_slot, parse_slots
 _FRESH_SECONDS = 0.2
 """A map younger than this is not asked for again: 64 shards that lose their node together ask once."""
 _LEARN_SECONDS = 1.0
-"""A node that hangs must not hold up those who want to know where else to go."""
+"""A node that hangs must not hold up those who want to know where else to go. Longer while few are known to ask."""
 _PATIENCE_SECONDS = 3.0
 """How long a command is tried again that no node has executed. A failover may take longer: then the caller decides."""
 _RETRY_FIRST, _RETRY_LAST = 0.02, 0.5
@@ -84,10 +84,11 @@ class Cluster:
             # another one first each time: one that was paused or cut off has an old view until it hears the others
             self._asked += 1
             start = self._asked % len(candidates)
+            patience = max(_LEARN_SECONDS, REPLY_SECONDS / len(candidates))
             why: RedisError | None = None
             for node in candidates[start:] + candidates[:start]:
                 try:
-                    async with asyncio.timeout(_LEARN_SECONDS):
+                    async with asyncio.timeout(patience):
                         await self._learn_from(node)
                 except RedisAway as error:
                     why = error
