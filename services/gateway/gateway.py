@@ -74,7 +74,7 @@ class Gateway:
                 log.warning("%s: wrote %d entries that an earlier gateway had spilled", self.name, written)
             heads = await read_heads(link, self._keys, sorted({state.shard for state in streams}))
             link.close()
-            restored = sequencer.restore(heads)
+            restored = sequencer.restore(heads, publisher.lane)
             self._check_clock()
             for state in streams:
                 state.begin(publisher.fences.held[state.shard])

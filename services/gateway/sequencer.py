@@ -14,7 +14,7 @@ on the vendor's clock (services.gateway.delays).
 """
 
 from bisect import bisect_right
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from operator import itemgetter
 
 import msgspec
@@ -342,10 +342,13 @@ class Sequencer:
     def _measure_delays(self) -> None:
         self.delays.measure((state.last_event, state.recv_of_last_event) for state in self.streams)
 
-    def restore(self, heads: dict[str, Head]) -> int:
-        """Go on after a restart; -> number of streams that have a history."""
+    def restore(self, heads: dict[str, Head], lane_of: Callable[[int], Hashable] = lambda shard: None) -> int:
+        """Go on after a restart; -> number of streams that have a history.
+
+        `lane_of`: shard -> what it was written together with. Within a lane entries are stored in the order in which they came.
+        """
         restored = 0
-        since = 0
+        since: dict[Hashable, int] = {}
         ticks: list[tuple[int, int]] = []
         for state in self.streams:
             head = heads.get(state.name)
@@ -354,12 +357,14 @@ class Sequencer:
             restored += 1
             last = state.restore(head)
             self.floor_ms = max(self.floor_ms, last.ms)
-            since = max(since, head.ts_recv)
+            lane = lane_of(state.shard)
+            since[lane] = max(since.get(lane, 0), head.ts_recv)
             if (tick := state.newest_tick(head)) is not None and not tick.flags:
                 ticks.append((tick.ts_event, tick.ts_recv))
         self.delays.measure(ticks)
         for state in self.streams:
-            state.outage_since = since  # the feed's newest entry: until then the connection delivered, to all streams
+            # the lane's newest entry: until then the connection delivered, to all its streams, and all of it was stored
+            state.outage_since = since.get(lane_of(state.shard), 0)
         return restored
 
 

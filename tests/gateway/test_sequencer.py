@@ -517,3 +517,16 @@ def test_a_kind_that_was_not_asked_for_is_counted_and_left_out() -> None:
     assert sequencer.overflow([trade(2, START, START)]) == 0
     assert [decode(entry[3], entry[4]) for entry in entries] == [quote]
     assert sequencer.unwanted == 2
+
+
+def test_what_one_lane_stored_says_nothing_of_another() -> None:
+    """On a cluster a shard may have been held for long when the gateway died."""
+    streams = [Stream("quote", "vendor", symbol) for symbol in ("A", "B")]
+    heads = {stream.name: Head("1-1", None, START + at * SECOND, NIL, epochs=[(1, 1)]) for at, stream in enumerate(streams)}
+    for lane_of, since in ((lambda shard: None, [1, 1]), (lambda shard: shard, [0, 1])):
+        entries: list[Entry] = []
+        sequencer = Sequencer([StreamState(KEYS, stream, False) for stream in streams], entries.append)
+        sequencer.restore(heads, lane_of)
+        sequencer.resumed(START + 10 * SECOND)
+        gaps = [decode(field, payload) for _, _, _, field, payload, _, _ in entries]
+        assert [(gap.from_ts - START) // SECOND for gap in gaps if isinstance(gap, Gap)] == since
