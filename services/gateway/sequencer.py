@@ -271,8 +271,7 @@ class Sequencer:
             return
         self._measure_delays()
         if not state.sequenced:
-            at = self.delays.missing_from(recv)
-            self._gap(state, GapKind.REJECTED, at, at, recv, count=1)
+            self._gap(state, GapKind.REJECTED, self.delays.missing_from(recv), self.delays.missing_to(recv), recv, count=1)
         elif notice.vendor_id == state.next_id and state.next_id > 0:
             at = self.delays.missing_from(recv)
             self._hole(state, notice.vendor_id, notice.vendor_id, GapKind.REJECTED, at, None, recv)
