@@ -24,6 +24,8 @@ log = logging.getLogger("tickbus.gateway")
 _PING_SECONDS = 20.0
 _SUBSCRIBE_SECONDS = 20.0
 _ROTATE_AGAIN_SECONDS = 30.0
+_STILL_SECONDS = 1.0
+"""A process that has not turned for so long stood still: what it then finds in its socket is old, and says nothing of the time since."""
 _SETTLE_SECONDS = 1.0
 """How long old and new connection overlap after the new one is subscribed."""
 
@@ -44,7 +46,8 @@ class Upstream:
         self._session = session
         self._max_age = max_age / SECOND if max_age else None
         self._backoff = Backoff(random.random)
-        self._delivered = False
+        self._doubted_since = 0
+        """Receive time since which nobody knows what came: we stood still, and no fresh tick has come yet. 0: all is known."""
         self.current: Connection | None = None
         self.reconnects: Counter[str] = Counter()
         self.bytes_before = 0
@@ -110,6 +113,8 @@ class Upstream:
             raise VendorRefused(refused.text)
         if connection.subscribed.is_set():
             since = self._intake.last_tick if ended == "silence" else self._intake.last_frame
+            if self._doubted_since:
+                since, self._doubted_since = min(since or self._doubted_since, self._doubted_since), 0
             self._intake.outage(GapKind.STALE if ended == "silence" else GapKind.DISCONNECT, since or self._intake.stamp())
         log.warning("upstream: connection ended (%s): %s", ended, why)
         return ("slow_down", refused.wait / SECOND) if refused is not None else (ended, 0.0)
@@ -120,11 +125,17 @@ class Upstream:
         socket = connection.socket
         quiet_since = pinged = loop.time()
         last_tick = self._intake.last_tick
+        turned, turned_at, still_at = loop.time(), self._clock.now_ns(), 0.0
         if connection.rotate_at == 0.0 and (age := self._max_age or (connection.feed.lifetime or 0) / SECOND):
             connection.rotate_at = connection.opened_at + age
         while True:
             done, _ = await asyncio.wait((socket.closed,), timeout=0.2)
             now = loop.time()
+            if now - turned > _STILL_SECONDS:
+                self._doubted_since, still_at = self._doubted_since or turned_at, now
+            elif self._intake.last_tick != last_tick and now - still_at > _STILL_SECONDS:
+                self._doubted_since = 0
+            turned, turned_at = now, self._clock.now_ns()
             if done:
                 return "refused" if connection.refused else "closed", socket.closed.result()
             if connection.valid:

@@ -4,6 +4,7 @@ The check is always the same: what the simulator says it sent is on the bus, eac
 """
 
 import signal
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,8 +15,9 @@ from support.parts import Part
 from support.redis_server import RedisServer
 from support.waiting import until
 
-from tickbus.messages import Message
+from tickbus.messages import Gap, Message, Quote
 from tickbus.names import Keys
+from tickbus.units import SECOND
 from tickbus.wire import decode_bell
 
 Start = Callable[..., Part]
@@ -164,3 +166,26 @@ def test_redis_is_flushed_under_load(feed: Market, redis_server: RedisServer) ->
     assert feed.check() == 0
     # all of it was young enough for the replay ring
     assert all(feed.stored(symbol)[: len(before[symbol])] == before[symbol] for symbol in SYMBOLS)
+
+
+@pytest.mark.timeout(90)
+def test_a_gateway_that_stood_still_while_it_was_cut_off_tells_all_of_it(start: Start, redis_server: RedisServer, tmp_path: Path) -> None:
+    market = Market(start, redis_server, tmp_path, rate=400, quotes=1)
+    gateway = market.gateway("--kinds", "trade,quote").ready()
+    publishes(gateway, 200)
+    gateway.signal(signal.SIGSTOP)
+    still = time.monotonic()
+    market.simulator.say("close=1001")
+    until(lambda: time.monotonic() > still + 3, what="the vendor goes on without it")
+    gateway.signal(signal.SIGCONT)
+    publishes(gateway, 200)
+    assert gateway.stop() == 0
+    assert market.check() > 0
+    for symbol in SYMBOLS:
+        rows = [message for _, message in entries_in(redis_server, "quote", "binance", symbol)]
+        (at,) = [number for number, row in enumerate(rows) if isinstance(row, Gap)]
+        before, gap, after = rows[at - 1 : at + 2]
+        assert isinstance(before, Quote) and isinstance(gap, Gap) and isinstance(after, Quote)
+        # quotes have no ids and no times of their own: the range must hold all that lies between the two, also where old frames were read late
+        assert gap.from_ts <= before.ts_recv + SECOND // 2 and gap.to_ts >= after.ts_recv - SECOND // 2
+        assert gap.to_ts - gap.from_ts >= 2 * SECOND

@@ -28,13 +28,13 @@ class Market:
 
     symbols = SYMBOLS
 
-    def __init__(self, start: Callable[..., Part], redis: Server, folder: Path, rate: int = 3000) -> None:
+    def __init__(self, start: Callable[..., Part], redis: Server, folder: Path, rate: int = 3000, quotes: int = 0) -> None:
         self._start = start
         self._redis = redis
         self._folder = folder
         self.ledger = folder / "ledger.jsonl"
         self.simulator = start(
-            "simulate", "--source", "synthetic", "--symbols", ",".join(self.symbols), "--rate", str(rate), "--quotes-per-trade", "0",
+            "simulate", "--source", "synthetic", "--symbols", ",".join(self.symbols), "--rate", str(rate), "--quotes-per-trade", str(quotes),
             "--ledger", str(self.ledger), "--start", "first-subscribe",
         )  # fmt: skip
         self.url = self.simulator.wait_for(r"listening on (ws://\S+)")[1]
