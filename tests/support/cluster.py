@@ -5,6 +5,7 @@ import socket
 import subprocess
 from collections.abc import Callable
 from contextlib import suppress
+from functools import cached_property
 from pathlib import Path
 
 import redis
@@ -34,9 +35,9 @@ class RedisCluster:
         subprocess.run(command, check=True, capture_output=True, timeout=30)
         self.settled()
 
-    @property
+    @cached_property
     def client(self) -> "redis.RedisCluster":
-        """For any key; its connections end with it."""
+        """For any key; it finds the masters anew where they have changed."""
         return redis.RedisCluster(startup_nodes=[ClusterNode("127.0.0.1", node.port) for node in self.nodes], socket_timeout=5)
 
     def settled(self) -> None:
@@ -126,6 +127,8 @@ class RedisCluster:
         self.settled()
 
     def close(self) -> None:
+        if "client" in vars(self):
+            self.client.close()
         for node in self.nodes:
             node.close()
 
