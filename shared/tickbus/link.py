@@ -253,7 +253,9 @@ def _remedy(url: str, error: Exception) -> str:
         return "name the file of the CA that signed its certificate: rediss://...?ssl_ca_certs=FILE"
     if "CERTIFICATE_REQUIRED" in str(error):
         return "it wants a certificate of ours: rediss://...?ssl_certfile=FILE&ssl_keyfile=FILE"
-    if "reset by peer" in str(error) and not url.startswith("rediss:"):
+    # it hung up on our first words; which error that is depends on who is faster
+    hung_up = any(sign in str(error) for sign in ("reset by peer", "Connection lost", "closed by server", "Broken pipe"))
+    if hung_up and not url.startswith("rediss:"):
         return "if it speaks TLS, write rediss instead of redis"
     if isinstance(error, TimeoutError) and url.startswith("rediss:"):
         return "if it speaks no TLS, write redis instead of rediss"
