@@ -7,7 +7,6 @@ that says what would have been right.
 import re
 from datetime import UTC, datetime
 from decimal import Decimal, InvalidOperation
-from functools import lru_cache
 from typing import NewType
 
 Duration = NewType("Duration", int)
@@ -70,13 +69,13 @@ def epoch_ns(value: int) -> int:
     The unit is told by the size: below 1e11 seconds (until the year 5138), below 1e14 ms, below 1e17 us, else ns;
     so it is right for every time between 1973 and 2262, where 64 bits of ns end: ValueError beyond.
     """
-    if value < 100_000_000_000:
-        return _in_64_bits(value * SECOND)
-    if value < 100_000_000_000_000:
-        return _in_64_bits(value * MILLISECOND)
-    if value < 100_000_000_000_000_000:
+    if value >= 100_000_000_000_000_000:
+        return _in_64_bits(value)
+    if value >= 100_000_000_000_000:
         return _in_64_bits(value * MICROSECOND)
-    return _in_64_bits(value)
+    if value >= 100_000_000_000:
+        return _in_64_bits(value * MILLISECOND)
+    return _in_64_bits(value * SECOND)
 
 
 def _in_64_bits(ns: int) -> int:
@@ -111,11 +110,10 @@ _SENSIBLE = 64
 """Longest decimal that is taken: an exponent must not blow up into gigabytes of zeros."""
 
 
-@lru_cache(maxsize=1 << 16)
 def canonical(text: str) -> str:
     """A vendor's number -> the same number, same digits, without exponent, sign or zeros in front of it. ValueError if it is none.
 
-    Trailing zeros stay: `201.187000` keeps its six places. Cached: prices and sizes repeat, and this is on the hot path.
+    Trailing zeros stay: `201.187000` keeps its six places. Not cached: of many symbols few prices repeat, and a miss costs more than the check.
     """
     if _PLAIN.fullmatch(text) and len(text) <= _SENSIBLE:
         return text
@@ -128,7 +126,6 @@ def canonical(text: str) -> str:
     return plain(value)
 
 
-@lru_cache(maxsize=1 << 16)
 def canonical_size(text: str) -> str:
     """`canonical` for what is never negative."""
     if (size := canonical(text))[0] == "-":

@@ -124,3 +124,35 @@ def test_an_error_of_the_vendor_is_told(frame: str) -> None:
     assert one.map(frame.encode(), RECV) == []
     (refused,) = one.notices
     assert isinstance(refused, Refused) and "bad token" in refused.text and not refused.fatal
+
+
+FORMS = {
+    "symbol": ('"AAPL"', '"MSFT"', '"A\\u0041PL"', '"XX"', "7", "null"),
+    "price": ('"1.50"', "1.50", "150", "-0.0", "1e2", '"1e2"', '"abc"', "null", "true", '"\\u0031"', '""'),
+    "volume": ('"2"', "2", "2.000", '"-2"', "[2]"),
+    "time": (str(AT), f'"{AT}"', "1723210200", "1723210200.5", "1.7232102e9", '"2024-08-09T13:30:00Z"', "null", "-5", "1e400", "true"),
+    "side": ('"buy"', "1", "2", "null", '"S"', "false"),
+    "id": ('"a1"', "17", "17.0", "null", "1e3", "{}"),
+}  # fmt: skip
+ITEM = st.fixed_dictionaries({}, optional={name: st.sampled_from(forms) for name, forms in FORMS.items()})
+
+
+@given(st.lists(st.lists(ITEM, min_size=1, max_size=3), min_size=1, max_size=6))
+def test_what_earlier_frames_looked_like_changes_nothing(frames: list[list[dict[str, str]]]) -> None:
+    """A mapper learns which fields come as numbers, to decode faster: each frame gives what a new mapper makes of it."""
+    used = mapper("json")
+    for items in frames:
+        frame = ('{"trades":[' + ",".join("{" + ",".join(f'"{name}":{text}' for name, text in item.items()) + "}" for item in items) + "]}").encode()
+        new = mapper("json")
+        assert (used.map(frame, RECV), used.notices) == (new.map(frame, RECV), new.notices)
+        used.notices.clear()
+
+
+@given(ITEM)
+def test_the_fast_way_gives_what_the_digits_say(item: dict[str, str]) -> None:
+    """An item decoded as texts is the same as one that stands beside an unreadable one, for which all of the frame is kept raw."""
+    text = "{" + ",".join(f'"{name}":{value}' for name, value in item.items()) + "}"
+    alone, beside = mapper("json"), mapper("json")
+    found = alone.map(f'{{"trades":[{text}]}}'.encode(), RECV)
+    assert found == beside.map(f'{{"trades":[{text},{{"price":[]}}]}}'.encode(), RECV)
+    assert [*alone.notices, Rejected("field", "a tick without symbol")] == beside.notices

@@ -85,23 +85,25 @@ class BinanceMapper(Mapper):
             return self._no_trade(outer, event, symbol, frame, recv)
         # the hot path: one trade a frame
         try:
-            vendor_id: int = event.t  # type: ignore[assignment]  # None fails in the comparisons below
+            vendor_id: int = event.t  # type: ignore[assignment]  # None fails below
             time: int = event.T  # type: ignore[assignment]
-            size = canonical_size(event.q)
+            price: str = event.p  # type: ignore[assignment]
+            size = canonical_size(event.q)  # type: ignore[arg-type]
             ts_event = time * MILLISECOND if time < _MICROSECONDS else time * MICROSECOND
             if not 0 <= vendor_id < _TOO_HIGH or not 0 <= time < _TOO_LATE:
                 raise ValueError(f"id {vendor_id}, time {time}")
             bid, ask = self.tops.get(symbol, _NO_QUOTE)
             side = _SELL if event.m else _BUY if event.m is False else Side.UNKNOWN
             flags = self.flags(ts_event, recv) if ts_event > recv else 0
-            return ((Trade(symbol, canonical(event.p), size, side, str(vendor_id), ts_event, recv, bid, ask, flags), vendor_id),)
+            return ((Trade(symbol, canonical(price), size, side, str(vendor_id), ts_event, recv, bid, ask, flags), vendor_id),)
         except (ValueError, TypeError, AttributeError) as error:
             self.reject("field", error, kind="trade", symbol=symbol, vendor_id=NO_ID if event.t is None else event.t)
             return ()
 
     def _quote(self, event: _Event, symbol: str, recv: int) -> Sequence[Mapped]:
         try:
-            bid, bid_size, ask, ask_size = canonical(event.b), canonical_size(event.B), canonical(event.a), canonical_size(event.A)
+            bid, ask = canonical(event.b), canonical(event.a)
+            bid_size, ask_size = canonical_size(event.B), canonical_size(event.A)  # type: ignore[arg-type]
         except (ValueError, TypeError, AttributeError) as error:
             self.reject("field", error, kind="quote", symbol=symbol)
             return ()

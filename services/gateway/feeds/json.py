@@ -19,6 +19,11 @@ from tickbus.messages import Quote, Side, Trade
 from tickbus.units import SECOND, Duration, canonical, canonical_size, epoch_ns, iso_ns
 
 NAMES = ("trades", "quotes", "symbol", "price", "volume", "time", "side", "id", "bid", "bid_size", "ask", "ask_size")
+_FIELDS = {
+    "trades": ("symbol", "price", "volume", "time", "side", "id"),
+    "quotes": ("symbol", "bid", "bid_size", "ask", "ask_size", "time"),
+}
+_NO_QUOTE = (None, None)
 _SIDES = {"": Side.UNKNOWN, "buy": Side.BUY, "b": Side.BUY, "1": Side.BUY, "sell": Side.SELL, "s": Side.SELL, "2": Side.SELL}
 
 
@@ -36,51 +41,54 @@ def field_names(given: tuple[str, ...]) -> dict[str, str]:
 class JsonMapper(Mapper):
     def __init__(self, symbols: SymbolMap, tolerance: Duration, names: dict[str, str]) -> None:
         super().__init__(symbols, tolerance)
-        self._decode_frame = _frame_decoder(names)
+        self._decoder = _FrameDecoder(names)
 
     def map(self, frame: bytes, recv: int) -> Sequence[Mapped]:
         try:
-            outer = self._decode_frame(frame)
+            outer = self._decoder.decode(frame)
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
             self._unreadable(frame, error)
             return ()
         ticks: list[Mapped] = []
         # quotes first: the trades of a frame bear the quote of that frame
         if outer.quotes is not None:
-            for item in outer.quotes:
-                self._map_item("quote", item, self._quote, recv, ticks)
+            self._map_all("quote", outer.quotes, self._quote, recv, ticks)
         if outer.trades is not None:
-            for item in outer.trades:
-                self._map_item("trade", item, self._trade, recv, ticks)
+            self._map_all("trade", outer.trades, self._trade, recv, ticks)
         elif outer.quotes is None:
             self._other(outer)
         return ticks
 
-    def _map_item(self, kind: str, item: Any, build: "Callable[[Any, str, int], Trade | Quote]", recv: int, ticks: list[Mapped]) -> None:
-        symbol = None
-        try:
-            spelling = raw_text(item.symbol)
-            symbol = self.symbols.get(spelling)
-            if not spelling:
-                self.reject("field", "a tick without symbol")
-            elif symbol is None:
-                self.reject("unknown_symbol", spelling, lost=False)
-            else:
-                ticks.append((build(item, symbol, recv + len(ticks)), NO_ID))
-        except (ValueError, KeyError, UnicodeDecodeError, ArithmeticError, msgspec.MsgspecError) as error:
-            self.reject("field", error, kind=kind if symbol else None, symbol=symbol)
+    def _map_all(self, kind: str, items: Sequence[Any], build: "Callable[[Any, str, int], Trade | Quote]", recv: int, ticks: list[Mapped]) -> None:
+        for item in items:
+            symbol = None
+            try:
+                spelling = item.symbol if type(item.symbol) is str else _text(item.symbol)
+                symbol = self.symbols.get(spelling)
+                if symbol is not None:
+                    ticks.append((build(item, symbol, recv + len(ticks)), NO_ID))
+                elif spelling:
+                    self.reject("unknown_symbol", spelling, lost=False)
+                else:
+                    self.reject("field", "a tick without symbol")
+            except (ValueError, KeyError, UnicodeDecodeError, ArithmeticError, msgspec.MsgspecError) as error:
+                self.reject("field", error, kind=kind if symbol else None, symbol=symbol)
 
     def _trade(self, item: Any, symbol: str, recv: int) -> Trade:
-        price, size = canonical(raw_text(item.price)), canonical_size(raw_text(item.volume))
+        price, volume, side, id = item.price, item.volume, item.side, item.id
+        price = canonical(price if type(price) is str else _text(price))
+        size = canonical_size(volume if type(volume) is str else _text(volume))
         ts_event = _time(item.time, recv)
-        side = Side.UNKNOWN if item.side is ABSENT else _SIDES.get(raw_text(item.side).lower(), Side.UNKNOWN)
-        bid, ask = self.tops.get(symbol, (None, None))
+        bid, ask = self.tops.get(symbol, _NO_QUOTE)
         flags = self.flags(ts_event, recv) if ts_event > recv else 0
-        return Trade(symbol, price, size, side, raw_text(item.id) or None, ts_event, recv, bid, ask, flags)
+        return Trade(
+            symbol, price, size, Side.UNKNOWN if side is None else _SIDES.get(_text(side).lower(), Side.UNKNOWN),
+            None if id is None else _text(id) or None, ts_event, recv, bid, ask, flags,
+        )  # fmt: skip
 
     def _quote(self, item: Any, symbol: str, recv: int) -> Quote:
-        bid, ask = (canonical(text) if (text := raw_text(raw)) else None for raw in (item.bid, item.ask))
-        bid_size, ask_size = (canonical_size(text) if (text := raw_text(raw)) else None for raw in (item.bid_size, item.ask_size))
+        bid, ask = (canonical(text) if (text := _text(value)) else None for value in (item.bid, item.ask))
+        bid_size, ask_size = (canonical_size(text) if (text := _text(value)) else None for value in (item.bid_size, item.ask_size))
         ts_event = _time(item.time, recv)
         self.tops[symbol] = (bid, ask)
         return Quote(symbol, bid, bid_size, ask, ask_size, ts_event, recv, self.flags(ts_event, recv))
@@ -102,41 +110,82 @@ class JsonMapper(Mapper):
         self.notices.append(Ignored() if not isinstance(loose, dict) else Rejected("field", str(error)[:200]))
 
 
-def _frame_decoder(names: dict[str, str]) -> Callable[[bytes], Any]:
-    """A typed decoder for the vendor's field names; unknown fields are skipped, wanted ones kept as raw JSON."""
+class _FrameDecoder:
+    """Frames -> structs with the vendor's field names; unknown fields are skipped.
 
-    def struct(name: str, *fields: str) -> Any:
-        return msgspec.defstruct(name, [(ours, msgspec.Raw, msgspec.field(name=names[ours], default=ABSENT)) for ours in fields], gc=False)
+    Texts are decoded as such, a time as an integer or a text: that is twice as fast as keeping raw JSON. What comes as another
+    number is kept raw, for its digits: at first by decoding the frame again, from the next one on by what was learned.
+    """
 
-    trade = struct("JsonTrade", "symbol", "price", "volume", "time", "side", "id")
-    quote = struct("JsonQuote", "symbol", "bid", "bid_size", "ask", "ask_size", "time")
-    frame = msgspec.defstruct(
-        "JsonFrame",
-        [
-            ("trades", list[trade] | None, msgspec.field(name=names["trades"], default=None)),  # type: ignore[valid-type]
-            ("quotes", list[quote] | None, msgspec.field(name=names["quotes"], default=None)),  # type: ignore[valid-type]
-            ("error", msgspec.Raw, msgspec.field(default=ABSENT)),
-        ],
-    )
-    return msgspec.json.Decoder(frame).decode
+    def __init__(self, names: dict[str, str]) -> None:
+        self._names = names
+        self._numbers: set[tuple[str, str]] = set()
+        """(list, our name of the field) that came as numbers."""
+        self._decode_raw = self._build(lambda *_: (msgspec.Raw, ABSENT))
+        self._decode_usual = self._build(self._usual)
+
+    def decode(self, frame: bytes) -> Any:
+        """MsgspecError, UnicodeDecodeError or RecursionError if it is no frame of the protocol."""
+        try:
+            return self._decode_usual(frame)
+        except (msgspec.MsgspecError, UnicodeDecodeError):
+            outer = self._decode_raw(frame)
+        self._learn(outer)
+        return outer
+
+    def _learn(self, outer: Any) -> None:
+        known = len(self._numbers)
+        for kind, fields in _FIELDS.items():
+            for item in getattr(outer, kind) or ():
+                for name in fields:
+                    raw = bytes(getattr(item, name))
+                    if raw[:1] in b"-0123456789" and raw and not (name == "time" and raw.isdigit()):
+                        self._numbers.add((kind, name))
+        if len(self._numbers) > known:
+            self._decode_usual = self._build(self._usual)
+
+    def _usual(self, kind: str, name: str) -> tuple[Any, Any]:
+        if (kind, name) in self._numbers:
+            return msgspec.Raw, ABSENT
+        return (int | str | None if name == "time" else str | None), None
+
+    def _build(self, type_of: "Callable[[str, str], tuple[Any, Any]]") -> Callable[[bytes], Any]:
+        lists = []
+        for kind, fields in _FIELDS.items():
+            types = [(name, type_of(kind, name)) for name in fields]
+            item = msgspec.defstruct(
+                f"Json_{kind}", [(name, of, msgspec.field(name=self._names[name], default=default)) for name, (of, default) in types], gc=False
+            )
+            lists.append((kind, list[item] | None, msgspec.field(name=self._names[kind], default=None)))  # type: ignore[valid-type]
+        frame = msgspec.defstruct("JsonFrame", [*lists, ("error", msgspec.Raw, msgspec.field(default=ABSENT))])
+        return msgspec.json.Decoder(frame).decode
 
 
-def _time(raw: msgspec.Raw, recv: int) -> int:
+def _text(value: str | int | msgspec.Raw | None) -> str:
+    """A decoded field, as the text that the vendor wrote; '' for null and for what was absent."""
+    if type(value) is str:
+        return value
+    return "" if value is None else raw_text(value)  # type: ignore[arg-type]  # an integer is a time, and has its own way
+
+
+def _time(value: int | str | msgspec.Raw | None, recv: int) -> int:
     """Number or text, whole or with a fraction, or ISO 8601 -> ns; ours where the vendor sends none."""
-    text = raw_text(raw).strip()
+    if type(value) is int and value >= 0:
+        return epoch_ns(value)
+    text = str(value) if type(value) is int else _text(value).strip()
     if not text:
         return recv
     if text.isascii() and text.isdigit() and len(text) <= 19:
         return epoch_ns(int(text))
     try:
-        value = Decimal(canonical(text))
+        number = Decimal(canonical(text))
     except ValueError:
         return iso_ns(text)
-    if value < 0:
+    if number < 0:
         raise ValueError(f"time {text[:40]}")
-    whole = int(value)
+    whole = int(number)
     unit = epoch_ns(whole) // whole if whole else SECOND
-    return int(value * unit)
+    return int(number * unit)
 
 
 class Json(Feed):
