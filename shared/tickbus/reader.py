@@ -33,7 +33,6 @@ _BLOCK_SECONDS = _BLOCK_MS / 1000 + 5.0
 PER_READ = 10_000
 """Entries in one reply at most, about: COUNT is per stream, so it is shared out over the streams of the call."""
 _STREAMS_PER_READ = 250
-_ROUNDS_UNHEARD = 8
 _RETRY_SECONDS = (0.05, 1.0)
 
 
@@ -70,7 +69,7 @@ class _Followed:
 
 
 class _Request(NamedTuple):
-    """What is asked of Redis: the entries of some streams, or news if `asked` is empty."""
+    """What is asked of Redis: the entries of some streams, then the bells."""
 
     asked: list[_Followed]
     most: int
@@ -88,10 +87,15 @@ class _Shard:
     era: bytes | None = None
     known: bool = False
     bell_id: bytes = b"0-0"
+    bell_id_packed: bytes = b"$3\r\n0-0\r\n"
     below: dict[str, list[tuple[_Followed, StreamId, StreamId]]] = field(default_factory=dict)
     """Feed -> its streams whose head was below our position at the newest sweep, that head and that position."""
     swept_at: bytes = b"0-0"
     """The newest bell at that sweep."""
+
+    def heard(self, id: bytes) -> None:
+        """Bells up to this one are known; `bell_id_packed` is how a command names it."""
+        self.bell_id, self.bell_id_packed = id, b"$%d\r\n%b\r\n" % (len(id), id)
 
 
 class Reader:
@@ -116,7 +120,7 @@ class Reader:
         self._by_bell = {state.bell.encode(): shard for shard, state in self._shards.items()}
         bells = [state.bell for state in self._shards.values()]
         self._look = _unfinished(("XREAD", "COUNT", 1000, "STREAMS", *bells), len(bells))
-        self._wait = _unfinished(("XREAD", "COUNT", 1000, "BLOCK", _BLOCK_MS, "STREAMS", *bells), len(bells))
+        self._wait = _unfinished(("XREAD", "COUNT", 1, "BLOCK", _BLOCK_MS, "STREAMS", *bells), len(bells))
         """What asks for news, packed, but for the IDs after which it is news."""
         self._followed: dict[str, _Followed] = {}
         self._by_key: dict[bytes, _Followed] = {}
@@ -189,39 +193,33 @@ class Reader:
         return self._link
 
     async def _follow(self, link: Link) -> AsyncIterator[Round]:
-        request = self._listen(link)
-        unheard = 0
+        request = self._ask(link)
         while True:
             replies = await request.replies
-            if not request.asked:
-                await self._hear(link, replies[0])
-                unheard = 0
-                result = Round()
-            else:
-                result = Round(self._take(request, replies))
-                unheard += 1
+            for reply in replies:  # before anything is taken: on the next connection all of it is asked for again
+                _raise(reply)
+            result = Round(self._take(request, replies[:-1]))
+            # in this order: the clocks of the bells that came along hold when the news which they tell is read
             given = bool(result.reads) or not self._pending
             if given:
                 self._settle(result)
-            # The next request goes out before this round is worked on. While catching up the bells are still heard now and
-            # then: streams with fresh news must not wait for the end of an old backlog.
-            request = self._listen(link) if not self._pending or unheard >= _ROUNDS_UNHEARD else self._ask(link)
+            missed = self._hear(replies[-1])
+            if missed and given:
+                yield result
+                given = False
+            if missed:
+                await self._sweep(link, missed)
+            # the next request goes out before this round is worked on
+            request = self._ask(link)
             if given:
                 yield result
 
-    def _listen(self, link: Link) -> "_Request":
-        """Ask for news: the bells, blocked unless something is known to be unread."""
-        command = self._look if self._pending else self._wait
-        ids = pack(tuple([state.bell_id for state in self._shards.values()]))
-        return _Request([], 0, link.send(command + ids[ids.index(b"\n") + 1 :], 1, _BLOCK_SECONDS))
-
-    async def _hear(self, link: Link, reply: Reply) -> None:
-        _raise(reply)
+    def _hear(self, reply: Reply) -> set[int]:
+        """Note the news that bells tell; -> shards that must be swept."""
         missed: set[int] = set()
         for key, rows in reply or ():
             self._heed(self._by_bell[key], rows, missed)
-        if missed:
-            await self._sweep(link, missed)
+        return missed
 
     def _heed(self, shard: int, rows: list[Reply], missed: set[int]) -> None:
         state = self._shards[shard]
@@ -241,7 +239,7 @@ class Reader:
                 self._told.add(shard)
                 if state.below:
                     self._judge(state, StreamId.parse(id), bell)
-            state.bell_id = id
+        state.heard(id)
 
     def _settle(self, result: Round) -> None:
         """All news is read: the clocks of the bells that told it hold."""
@@ -254,7 +252,10 @@ class Reader:
             self._told.remove(shard)
 
     def _ask(self, link: Link) -> "_Request":
-        """Ask for the entries of streams with news: as many as one round takes."""
+        """Ask for the entries of streams with news, as many as one round takes, and for the bells: blocked if there are none."""
+        ids = b"".join([state.bell_id_packed for state in self._shards.values()])
+        if not self._pending:
+            return _Request([], 0, link.send(self._wait + ids + self._look + ids, 2, _BLOCK_SECONDS))
         asked = list(islice(self._pending.values(), 4 * _STREAMS_PER_READ))
         count = max(10, self._per_read // len(asked))
         commands = []
@@ -266,15 +267,13 @@ class Reader:
         else:
             for followed in asked:
                 del self._pending[followed.name]
-        return _Request(asked, count, link.send(b"".join(commands), len(commands)))
+        return _Request(asked, count, link.send(b"".join(commands) + self._look + ids, len(commands) + 1))
 
     def _take(self, request: "_Request", replies: list[Reply]) -> list[Read]:
-        reads = []
+        reads: list[Read] = []
+        if not request.asked:  # the first bell that rang: it comes again with all others
+            return reads
         for reply in replies:
-            if isinstance(reply, ReplyError):
-                for followed in request.asked:  # nothing of this round is lost: it is asked for again
-                    self._pending[followed.name] = followed
-                _raise(reply)
             for key, entries in reply or ():
                 followed = self._by_key[key]
                 last = entries[-1][0]
@@ -310,11 +309,11 @@ class Reader:
             state.era = era
         state.swept_at = bells[0][0] if bells else b"0-0"
         if not state.known and bells:
-            state.bell_id = state.swept_at
+            state.heard(state.swept_at)
             bell = decode_bell(bells[0][1][1])
             state.rings[bell.writer] = bell.counter
         elif StreamId.parse(state.swept_at) < StreamId.parse(state.bell_id):
-            state.bell_id = state.swept_at  # the bells went back too
+            state.heard(state.swept_at)  # the bells went back too
         back: list[tuple[_Followed, StreamId]] = []
         for raw, value in zip(flat[::2], flat[1::2], strict=True):
             name = raw.decode()
