@@ -1,16 +1,24 @@
 """Part `latency`: from the upstream's socket to the consumer, against a bare XADD -> blocked XREAD at the same rate."""
 
+import os
+import time
 from array import array
+from collections.abc import Callable
+from functools import partial
+from operator import itemgetter
 from pathlib import Path
 from typing import NamedTuple
 
 from benchmarks.figures import Part, percentile
 from benchmarks.frames import symbols
-from benchmarks.processes import PYTHON, BenchmarkError, Lab, Process, upstream
+from benchmarks.processes import PYTHON, BenchmarkError, Lab, Process, stolen_seconds, upstream
 from benchmarks.publishers import Tickbus
 
 _SETTLE_NS = 500_000_000
 """The first half second of a run is not counted."""
+_STOLEN = 0.01
+"""Share of all cores' time. A run in which the hypervisor gave more of it to other machines measured those: it is done again."""
+_TRIES = 5
 
 
 class Latency(NamedTuple):
@@ -28,15 +36,38 @@ class Latency(NamedTuple):
 def measure(lab: Lab, rounds: int, rates: list[int], counts: list[int], seconds: float) -> Part:
     """Every rate with every number of symbols, `rounds` times, and the bare pair at every rate; all of a round side by side."""
     part = Part("latency", f"upstream's write until the consumer has the tick; {seconds:g} s a run, {rounds} rounds, json feed")
+    quiet = _Quiet()
     for rate in rates:
         ours: dict[int, list[Latency]] = {count: [] for count in counts}
         bare: list[Latency] = []
         for _ in range(rounds):
-            bare.append(_bare(lab, rate, int(rate * seconds)))
+            bare.append(quiet.run(partial(_bare, lab, rate, int(rate * seconds))))
             for count in counts:
-                ours[count].append(_through_the_bus(lab, count, rate, int(rate * seconds)))
+                ours[count].append(quiet.run(partial(_through_the_bus, lab, count, rate, int(rate * seconds))))
         _report(part, f"{rate:,}/s", ours, bare)
+    part.notes.append(
+        f"{quiet.repeated} runs done again because the hypervisor took over {_STOLEN:.0%} of the cores; in those that count it took {quiet.most:.1%} at most"
+    )
     return part
+
+
+class _Quiet:
+    """Does a run until the machine was ours meanwhile; if it never was, the least disturbed one counts."""
+
+    def __init__(self) -> None:
+        self.repeated = 0
+        self.most = 0.0
+
+    def run(self, run: Callable[[], Latency]) -> Latency:
+        found: list[tuple[float, Latency]] = []
+        while not found or (found[-1][0] > _STOLEN and len(found) < _TRIES):
+            begun, before = time.monotonic(), stolen_seconds()
+            latency = run()
+            found.append(((stolen_seconds() - before) / (time.monotonic() - begun) / (os.cpu_count() or 1), latency))
+        self.repeated += len(found) - 1
+        stolen, latency = min(found, key=itemgetter(0))
+        self.most = max(self.most, stolen)
+        return latency
 
 
 def _report(part: Part, at: str, ours: dict[int, list[Latency]], bare: list[Latency]) -> None:

@@ -160,3 +160,11 @@ def open_lab(folder: Path) -> Iterator[Lab]:
 def upstream(folder: Path, *args: str | Path) -> Process:
     """An upstream that listens; its port is the next news."""
     return Process("upstream", [PYTHON, "-m", "benchmarks.upstream", *args], folder)
+
+
+def stolen_seconds() -> float:
+    """Processor time that the hypervisor gave to other machines since this one was started, over all cores; 0 where Linux does not say."""
+    try:
+        return int(Path("/proc/stat").read_text().split(None, 9)[8]) / os.sysconf("SC_CLK_TCK")
+    except (OSError, IndexError, ValueError):
+        return 0.0
