@@ -27,7 +27,7 @@ from tickbus.publisher import Publisher
 from tickbus.registry import read_heads
 from tickbus.streams import Entry, StreamWriter
 from tickbus.transaction import Transaction, id_of
-from tickbus.wire import NIL, Head
+from tickbus.wire import NIL, Head, encode
 
 log = logging.getLogger("tickbus.gateway")
 
@@ -126,7 +126,7 @@ async def _drain(spill: Spill, publisher: Publisher, keys: Keys, link: Connectio
         heads |= moved
         if fresh:
             transaction = Transaction(fresh[-1][1])
-            transaction.entries, transaction.heads = fresh, moved
+            transaction.entries, transaction.heads = fresh, {stream: encode(head) for stream, head in moved.items()}
             await publisher.commit(transaction)
             written += len(fresh)
         await asyncio.to_thread(spill.release, len(entries))

@@ -9,7 +9,7 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Coroutine, Iterable
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar, cast
 
 from services.gateway.backlog import Backlog
 from services.gateway.sequencer import Sequencer, StreamState
@@ -91,11 +91,12 @@ class Outlet:
         transaction.ring_all, self.ring_due = self.ring_due, False
         # what was acknowledged, or in flight, when the spilling began was put in front of it, for the case that we are killed
         transaction.entries = entries = [entry for entry in entries if entry[2] > _state(entry).acked] if spilled else entries
-        newest: dict[StreamState, Entry] = {_state(entry): entry for entry in entries}
+        newest = cast(dict[StreamState, Entry], {entry[0]: entry for entry in entries})
         ticks = {state: entry[4] for state, entry in newest.items() if entry[3] != b"g"}
         if len(ticks) < len(newest):
-            ticks |= _ticks_before_gaps(entries, newest.keys() - ticks.keys())
-        transaction.heads = {state: state.head(entry, ticks.get(state, state.tick)) for state, entry in newest.items()}
+            gaps = newest.keys() - ticks.keys()
+            ticks |= {state: state.tick for state in gaps} | _ticks_before_gaps(entries, gaps)
+        transaction.heads = {state: state.head(entry, ticks[state]) for state, entry in newest.items()}
         started = self._acknowledged_at = time.monotonic()
         self.committing = True
         await self.lane.commit(transaction)
@@ -130,11 +131,15 @@ class Outlet:
                     log.info("what was spilled is in Redis")
 
     def _count(self, entries: list[Entry], newest: dict[StreamState, Entry], ticks: dict[StreamState, bytes], started: float) -> None:
+        trades = quotes = 0
         for state, entry in newest.items():
-            self.published[state.stream.kind] += entry[2] - state.acked
-            state.acked = entry[2]
-        for state, tick in ticks.items():
-            state.tick = tick
+            if state.field == b"t":
+                trades += entry[2] - state.acked
+            else:
+                quotes += entry[2] - state.acked
+            state.acked, state.tick = entry[2], ticks[state]
+        self.published["trade"] += trades
+        self.published["quote"] += quotes
         if self._sequencer.told > self._sequencer.told_stored:
             # rare, so that looking for Gaps costs nothing otherwise
             for entry in entries:

@@ -25,7 +25,7 @@ from tickbus.messages import Flag, Gap, GapKind, Quote, StreamKind, Trade
 from tickbus.names import Keys, Stream, StreamId
 from tickbus.streams import Entry, StreamWriter
 from tickbus.units import MILLISECOND
-from tickbus.wire import NIL, Head, Hole, decode, encode
+from tickbus.wire import NIL, Head, Hole, decode, encode, pack_epochs, pack_head, pack_holes
 
 _WINDOW = 100_000
 """A fall of the vendor id by more than this is a reset, not a repeat."""
@@ -44,7 +44,7 @@ class StreamState(StreamWriter):
 
     __slots__ = (
         "acked", "dropped", "early", "epochs", "field", "first_seen", "gaps", "history", "holes", "kind", "last_event", "missing", "next_id",
-        "outage", "outage_at", "outage_since", "recv_of_last_event", "repaired", "seq", "sequenced", "symbol", "tick",
+        "outage", "outage_at", "outage_since", "recv_of_last_event", "repaired", "seq", "sequenced", "symbol", "tick", "told", "wrote",
     )  # fmt: skip
 
     def __init__(self, keys: Keys, stream: Stream, sequenced: bool) -> None:
@@ -67,8 +67,11 @@ class StreamState(StreamWriter):
         self.gaps: dict[str, int] = {}
         self.repaired = 0
         self.missing = 0
-        self.history: list[tuple[int, list[Hole], dict[str, int], int, int]] = []
-        """(counter, holes, gaps, repaired, missing) after each entry that changed these and is in no head yet, but for the first."""
+        self.told = b""
+        """What the head says of holes, packed, and of writers."""
+        self.wrote = pack_epochs(())
+        self.history: list[tuple[int, bytes]] = []
+        """(counter, `told`) after each entry that changed it and is in no head yet."""
         self.outage: GapKind | None = None
         """The last outage: the kind of the hole over it, should there be one."""
         self.outage_at = 0
@@ -81,7 +84,7 @@ class StreamState(StreamWriter):
         """Counter of the newest entry that Redis has acknowledged."""
         self.tick: bytes = bytes(NIL)
         """The newest tick among these."""
-        self.changed()
+        self.told = self._pack_holes()
 
     def restore(self, head: Head) -> StreamId:
         """Go on where the head says; -> its ID."""
@@ -94,9 +97,9 @@ class StreamState(StreamWriter):
         self.last_event = head.ts_event if newest is None or newest.flags else newest.ts_event
         self.holes, self.gaps, self.repaired, self.missing = list(head.holes), dict(head.gaps), head.repaired, head.missing
         self.epochs = list(head.epochs)
+        self.told, self.wrote = self._pack_holes(), pack_epochs(self.epochs)
         self.tick = bytes(head.tick)
         self.outage, self.outage_at, self.outage_since = GapKind.DISCONNECT, self.next_id, head.ts_recv
-        self.changed()
         return last
 
     def newest_tick(self, head: Head) -> Trade | Quote | None:
@@ -108,28 +111,29 @@ class StreamState(StreamWriter):
 
     def changed(self) -> None:
         """The newest entry changed what is told of holes."""
-        self.history.append((self.seq, self.holes, dict(self.gaps), self.repaired, self.missing))
+        self.history.append((self.seq, self._pack_holes()))
 
-    def head(self, entry: Entry, tick: bytes) -> Head:
-        """The head after `entry`; `tick` is the newest tick at or before it."""
-        ms, seq, vendor_id, recv = entry[1], entry[2], entry[5], entry[6]
-        if len(self.history) > 1:
-            del self.history[: bisect_right(self.history, seq, key=itemgetter(0)) - 1]
+    def _pack_holes(self) -> bytes:
+        return pack_holes(self.holes, self.gaps, self.repaired, self.missing)
+
+    def head(self, entry: Entry, tick: bytes) -> bytes:
+        """The head after `entry`, packed; `tick` is the newest tick at or before it."""
+        _, ms, seq, _, _, vendor_id, recv = entry
         # as of this entry: what later ones tell of holes may die with this process before it is stored
-        _, holes, gaps, repaired, missing = self.history[0]
-        return Head(
-            f"{ms}-{seq}", None if vendor_id < 0 else vendor_id, recv, msgspec.Raw(tick), self.last_event,
-            holes, gaps, repaired, missing, self.epochs,
-        )  # fmt: skip
+        if self.history and (passed := bisect_right(self.history, seq, key=itemgetter(0))):
+            self.told = self.history[passed - 1][1]
+            del self.history[:passed]
+        return pack_head(f"{ms}-{seq}", None if vendor_id < 0 else vendor_id, recv, tick, self.last_event, self.told, self.wrote)
 
     def begin(self, epoch: int) -> None:
         """From here on `epoch` writes, unless it did already."""
         if not self.epochs or self.epochs[-1][0] != epoch:
             self.epochs = [*self.epochs, (epoch, self.seq + 1)][-EPOCHS:]
+            self.wrote = pack_epochs(self.epochs)
 
-    def first_head(self, recv: int) -> Head:
-        """The head of a stream that is subscribed and has no entry yet."""
-        return Head("0-0", None, recv, NIL, epochs=self.epochs)
+    def first_head(self, recv: int) -> bytes:
+        """The head of a stream that is subscribed and has no entry yet, packed."""
+        return encode(Head("0-0", None, recv, NIL, epochs=self.epochs))
 
 
 class Sequencer:

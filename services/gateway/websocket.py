@@ -7,6 +7,7 @@ the TCP stream directly: a third of the time of the library's own reader per fra
 import asyncio
 import ssl
 from collections.abc import Callable, Sequence
+from typing import cast
 
 from websockets.client import ClientProtocol
 from websockets.exceptions import InvalidHandshake, InvalidURI
@@ -107,8 +108,7 @@ class WebSocket(asyncio.Protocol):
     # asyncio.Protocol
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's is none by inheritance
         self._protocol.send_request(self._protocol.connect())
         self._flush()
 

@@ -7,7 +7,7 @@ import msgspec
 from tickbus.messages import Flag, Gap, Message, Quote, Trade
 from tickbus.names import Keys, Stream, StreamId
 from tickbus.streams import Entry, StreamWriter
-from tickbus.wire import FIELDS, NIL, Head, encode
+from tickbus.wire import FIELDS, NIL, Head, encode, pack_epochs, pack_head, pack_holes
 
 Step = tuple[int, list[tuple[Stream, Message]]]
 """What is due together: a tick with the Gaps that were told right before it; ts_recv of the tick, ns."""
@@ -66,11 +66,10 @@ class _Replayed(StreamWriter):
             self.gaps[kind] = self.gaps.get(kind, 0) + 1
             self.missing += gap.count or 0
 
-    def head(self) -> Head:
+    def head(self) -> bytes:
         # no vendor id: nobody looks for holes in a replay by it
-        return Head(
-            str(self.last), None, self.ts_recv, msgspec.Raw(self.tick), self.ts_event, [], self.gaps, self.repaired, self.missing, self.epochs
-        )
+        holes, epochs = pack_holes([], self.gaps, self.repaired, self.missing), pack_epochs(self.epochs)
+        return pack_head(str(self.last), None, self.ts_recv, self.tick, self.ts_event, holes, epochs)
 
 
 class Rewriter:
@@ -91,7 +90,7 @@ class Rewriter:
         """Of the streams written to so far."""
         return [stream.key for stream in self._streams.values()]
 
-    def entries(self, messages: Iterable[tuple[Stream, Message]], ms: int) -> tuple[list[Entry], dict[StreamWriter, Head]]:
+    def entries(self, messages: Iterable[tuple[Stream, Message]], ms: int) -> tuple[list[Entry], dict[StreamWriter, bytes]]:
         """-> entries under IDs of `ms`, and the heads of their streams after them."""
         entries: list[Entry] = []
         touched: dict[_Replayed, None] = {}

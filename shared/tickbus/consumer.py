@@ -36,7 +36,7 @@ from tickbus.streams import Entry, StreamWriter
 from tickbus.topology import locate
 from tickbus.transaction import Field, Transaction
 from tickbus.units import Duration
-from tickbus.wire import Head
+from tickbus.wire import Head, encode
 
 log = logging.getLogger("tickbus.consumer")
 
@@ -349,7 +349,7 @@ class Consumer:
         while True:
             transaction = Transaction(self.clock.now_ms())
             transaction.entries = [entry for entry in entries if entry[0].shard in self.epochs]
-            transaction.heads = {writer: head for writer, head in heads.items() if writer.shard in self.epochs}
+            transaction.heads = {writer: encode(head) for writer, head in heads.items() if writer.shard in self.epochs}
             transaction.fields = [field for field in fields if field.shard in self.epochs]
             if not transaction.shards():
                 break

@@ -14,7 +14,6 @@ from tickbus.names import StreamId
 from tickbus.streams import Entry, StreamWriter
 from tickbus.transaction import Field, Transaction, id_of
 from tickbus.units import SECOND, Duration, Size
-from tickbus.wire import Head
 
 _OVERHEAD = 250
 """Bytes that an entry takes besides its payload, about."""
@@ -32,8 +31,8 @@ DEFAULT_WINDOW = Window()
 
 class ReplayRing:
     def __init__(self, window: Window) -> None:
-        self.heads: dict[StreamWriter, Head] = {}
-        """The newest acknowledged head of every stream, however old."""
+        self.heads: dict[StreamWriter, bytes] = {}
+        """The newest acknowledged head of every stream, packed, however old."""
         self.bytes = 0
         self._fields: dict[tuple[str, str], Field] = {}
         """The newest acknowledged value of every hash field."""

@@ -9,7 +9,7 @@ from typing import NamedTuple
 from tickbus.names import Keys, StreamId
 from tickbus.resp import pack
 from tickbus.streams import Entry, StreamWriter
-from tickbus.wire import Bell, Head, encode
+from tickbus.wire import Bell, encode
 
 _BELL_LENGTH = 512
 """Rings kept per shard: a reader that misses more sweeps the shard by `last`."""
@@ -34,7 +34,8 @@ class Transaction:
         """Bus time for the doorbell: a promise that no later entry of this writer is older."""
         self.feed_up = feed_up
         self.entries: Sequence[Entry] = []
-        self.heads: dict[StreamWriter, Head] = {}
+        self.heads: dict[StreamWriter, bytes] = {}
+        """Packed: tickbus.wire.Head."""
         self.fields: list[Field] = []
         self.ring_all = False
         """Ring every shard of the writer, news or not: the bus clock."""
@@ -73,14 +74,16 @@ class Packer:
         news: dict[int, list[str]] = {shard: [] for shard in ring}
         heads: dict[int, list[bytes]] = {}
         for stream, head in transaction.heads.items():
-            shard, value = stream.shard, encode(head)
-            if shard not in heads:
-                heads[shard] = []
-                news.setdefault(shard, [])
-            heads[shard].append(b"%b%d\r\n%b\r\n" % (stream.name_packed, len(value), value))
-            news[shard].append(stream.name)
-        for shard, packed in heads.items():
-            append(b"*%d\r\n%b%b" % (2 + 2 * len(packed), self._hset_last[shard], b"".join(packed)))
+            shard = stream.shard
+            packed = b"%b%d\r\n%b\r\n" % (stream.name_packed, len(head), head)
+            if shard in heads:
+                heads[shard].append(packed)
+                news[shard].append(stream.name)
+            else:
+                heads[shard] = [packed]
+                news[shard] = [stream.name]
+        for shard, pairs in heads.items():
+            append(b"*%d\r\n%b%b" % (2 + 2 * len(pairs), self._hset_last[shard], b"".join(pairs)))
         parts += _pack_fields(transaction.fields)
         for shard, names in news.items():
             self._bells[shard] += 1

@@ -33,7 +33,7 @@ class Witness(Bench):
         restored = super().start()
         for state in self.states:
             if state.name not in self.heads:
-                self.heads[state.name] = decode_head(encode(state.first_head(self.recv)))
+                self.heads[state.name] = decode_head(state.first_head(self.recv))
         self._note()
         return restored
 

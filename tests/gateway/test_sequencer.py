@@ -13,7 +13,7 @@ from tickbus.messages import Flag, Gap, GapKind, Message, Quote, Side, StreamKin
 from tickbus.names import Keys, Stream
 from tickbus.streams import Entry
 from tickbus.units import MILLISECOND, SECOND
-from tickbus.wire import NIL, Head, decode, decode_head, encode
+from tickbus.wire import NIL, Head, decode, decode_head
 
 KEYS = Keys()
 TRADES = Stream("trade", "vendor", "A")
@@ -60,7 +60,7 @@ class Bench:
             ticks = [entry[4] for entry in batch if entry[0] is state and entry[3] != b"g"]
             state.tick = ticks[-1] if ticks else state.tick
             # as it comes back from Redis
-            self.heads[state.name] = decode_head(encode(state.head(newest[state], state.tick)))
+            self.heads[state.name] = decode_head(state.head(newest[state], state.tick))
         self.stored += [(entry, decode(entry[3], entry[4])) for entry in batch]
 
     def now(self) -> int:
@@ -437,7 +437,7 @@ def test_the_first_start_ever_leaves_no_gap() -> None:
 
 def test_a_stream_that_was_subscribed_and_never_ticked_has_an_outage_at_a_restart() -> None:
     bench = Bench()
-    bench.heads = {state.name: decode_head(encode(state.first_head(START))) for state in bench.states}
+    bench.heads = {state.name: decode_head(state.first_head(START)) for state in bench.states}
     assert bench.start() == 2
     bench.resumed()
     bench.send(77)
@@ -505,7 +505,7 @@ def test_what_a_head_says_of_who_wrote() -> None:
 
 
 def test_the_head_of_a_stream_without_ticks() -> None:
-    head = StreamState(KEYS, TRADES, True).first_head(START)
+    head = decode_head(StreamState(KEYS, TRADES, True).first_head(START))
     assert (head.id, head.vendor_id, bytes(head.tick)) == ("0-0", None, bytes(NIL))
 
 

@@ -51,7 +51,7 @@ class Writer:
         one.entries = entries
         one.ring_all = ring_all
         for stream, ms, seq, _, payload, _, _ in entries:
-            one.heads[stream] = Head(f"{ms}-{seq}", None, 0, msgspec.Raw(payload), epochs=[(self.publisher.epoch, 1)])
+            one.heads[stream] = encode(Head(f"{ms}-{seq}", None, 0, msgspec.Raw(payload), epochs=[(self.publisher.epoch, 1)]))
         return one
 
     async def write(self, *numbers: int, symbol: str = "A", kind: str = "trade") -> list[Trade]:

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from services.tools.rewriting import Rewriter, steps
 from tickbus.messages import Flag, Gap, GapKind, Message, Quote, Side, StreamKind, Trade
 from tickbus.names import Keys, Stream, StreamId
-from tickbus.wire import Head, decode
+from tickbus.wire import decode, decode_head
 
 KEYS = Keys()
 
@@ -48,7 +48,7 @@ def test_any_batching_gives_dense_counters_and_heads_that_agree_with_a_checker(r
     for at in range(0, len(messages), size):
         more, newest = rewriter.entries(messages[at : at + size], 1000 + at)
         entries += more
-        heads |= {stream.name: head for stream, head in newest.items()}
+        heads |= {stream.name: decode_head(head) for stream, head in newest.items()}
     of_stream: dict[str, list[tuple[int, int, Message]]] = {}
     for stream, ms, seq, field, payload, _, _ in entries:
         of_stream.setdefault(stream.name, []).append((ms, seq, decode(field, payload)))
@@ -64,7 +64,7 @@ def test_any_batching_gives_dense_counters_and_heads_that_agree_with_a_checker(r
                 assert isinstance(now, Trade | Quote)
                 assert now.flags == was.flags | Flag.REPLAYED
                 assert (now.ts_event, now.ts_recv) == (was.ts_event, was.ts_recv)
-        head: Head = heads[name]
+        head = heads[name]
         gaps = [made for made in given_ if isinstance(made, Gap)]
         assert head.id == f"{found[-1][0]}-{found[-1][1]}"
         assert sum(head.gaps.values()) == sum(not gap.repaired for gap in gaps)
@@ -77,8 +77,8 @@ def test_it_goes_on_from_the_heads_it_finds() -> None:
     first = Rewriter(KEYS, "replay-x", {}, 1)
     one = message("trade", "A", False, False, 1)
     _, heads = first.entries([(one[0], one[2])], 500)
-    second = Rewriter(KEYS, "replay-x", {stream.name: head for stream, head in heads.items()}, 2)
+    second = Rewriter(KEYS, "replay-x", {stream.name: decode_head(head) for stream, head in heads.items()}, 2)
     assert second.newest_ms == 500
     ((stream, ms, seq, *_),), after = second.entries([(one[0], one[2])], 600)
     assert (stream.name, ms, seq) == ("trade:replay-x:A", 600, 2)
-    assert [head.epochs for head in after.values()] == [[(1, 1), (2, 2)]]
+    assert [decode_head(head).epochs for head in after.values()] == [[(1, 1), (2, 2)]]

@@ -1,0 +1,25 @@
+"""Heads that are put together from packed parts are those that the encoder makes of the whole."""
+
+import msgspec
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tickbus.wire import Head, Hole, decode_head, encode, pack_epochs, pack_head, pack_holes
+
+COUNTS = st.integers(0, (1 << 63) - 1)
+
+
+@given(
+    st.from_regex(r"\d{1,13}-\d{1,19}", fullmatch=True), st.none() | COUNTS, COUNTS, st.binary(max_size=300), COUNTS,
+    st.lists(st.builds(Hole, COUNTS, COUNTS), max_size=64), st.dictionaries(st.sampled_from(["sequence", "disconnect", "overflow"]), COUNTS),
+    COUNTS, st.integers(-(1 << 40), 1 << 40), st.lists(st.tuples(COUNTS, COUNTS), max_size=16),
+)  # fmt: skip
+def test_a_head_of_packed_parts(
+    id: str, vendor_id: int | None, recv: int, text: bytes, event: int, holes: list[Hole], gaps: dict[str, int],
+    repaired: int, missing: int, epochs: list[tuple[int, int]],
+) -> None:  # fmt: skip
+    tick = encode(text)
+    packed = pack_head(id, vendor_id, recv, tick, event, pack_holes(holes, gaps, repaired, missing), pack_epochs(epochs))
+    head = Head(id, vendor_id, recv, msgspec.Raw(tick), event, holes, gaps, repaired, missing, epochs)
+    assert packed == encode(head)
+    assert encode(decode_head(packed)) == packed
