@@ -136,7 +136,7 @@ class Bus:
                 await asyncio.sleep(_EMPTY_SECONDS)
         finally:
             link.close()
-        return Consumer(self._url, Keys(self._prefix, number), service, wanted, lease_ttl, start=start, writes=("bar", "signal"))
+        return Consumer(self._url, Keys(self._prefix, number), service, wanted, lease_ttl, start=start)
 
     async def _reader(self, wanted: Selection, start: "str | StreamId", positions: dict[str, StreamId]) -> AnyReader:
         redis = locate(self._url)  # each time anew: it belongs to the loop that reads

@@ -15,6 +15,8 @@ nothing had happened. A service whose output is elsewhere (the recorder's files)
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
+from functools import partial
+from typing import TypeVar
 
 from tickbus.batch import Batch
 from tickbus.clock import BusClock
@@ -22,16 +24,16 @@ from tickbus.delivered import Delivered
 from tickbus.errors import Fenced, RedisError
 from tickbus.fences import Fence
 from tickbus.groups import GroupMirror
-from tickbus.link import ReplyError
+from tickbus.link import Connection, ReplyError
 from tickbus.members import Membership
 from tickbus.merged import AnyReader, open_reader
 from tickbus.names import Keys, Stream, StreamId
 from tickbus.outputs import Output, OutputStreams
 from tickbus.publisher import Publisher
 from tickbus.reads import FROM_START, NOW, Round
-from tickbus.registry import check_meta, read_heads
+from tickbus.registry import check_meta, read_heads, register_service
 from tickbus.replay_ring import DEFAULT_WINDOW, Window
-from tickbus.selection import Selection, encode_selection
+from tickbus.selection import Selection
 from tickbus.streams import Entry, StreamWriter
 from tickbus.topology import locate
 from tickbus.transaction import Field, Transaction
@@ -40,9 +42,12 @@ from tickbus.wire import Head, encode
 
 log = logging.getLogger("tickbus.consumer")
 
+_OUTPUT_KINDS = frozenset(("bar", "signal"))
 _RETRY_SECONDS = 0.2
 _LAST_COMMIT_SECONDS = 2.0
 """A commit under way may take this long when the service ends."""
+
+Answer = TypeVar("Answer")
 
 Recover = Callable[[list[int]], Awaitable[Mapping[str, StreamId]]]
 """Shards that were just taken over -> positions by stream name, of a service that keeps them elsewhere than in Redis."""
@@ -53,10 +58,11 @@ class Consumer:
 
     def __init__(
         self, url: str, keys: Keys, service: str, reads: Selection, lease_ttl: Duration, *,
-        start: str | StreamId = FROM_START, writes: Collection[str] = (), recover: Recover | None = None,
+        start: str | StreamId = FROM_START, writes: Selection | None = None, recover: Recover | None = None,
         window: Window = DEFAULT_WINDOW,
     ) -> None:  # fmt: skip
-        """`reads`: which streams; `start`: where streams without a position begin; `writes`: the kinds of its own streams."""
+        """`reads`: which streams; `start`: where streams without a position begin; `writes`: its own streams, which no other service may write;
+        None: nobody knows before it writes."""
         self._redis = locate(url)
         self._connect = self._redis.connect
         self._keys = keys
@@ -126,7 +132,7 @@ class Consumer:
         link = await self._connect()
         try:
             await check_meta(link, self._keys)
-            await link.ask("HSET", self._keys.meta, f"service:{self.service}", encode_selection(self.reads))
+            await register_service(link, self._keys, self.service, self.reads, self._writes)
         finally:
             link.close()
 
@@ -245,7 +251,7 @@ class Consumer:
             plan = self.members.plan(self.epochs)
             if stray := await self._claim(plan.stray, self._in_our_name):
                 await self._release(stray)
-            claimed = await self._claim(plan.claim - self._taken, self.members.choose)
+            claimed = await self._claim(plan.claim - self._taken, self.members.choose, await self._first(plan.claim))
             states = await self._load(claimed) if claimed else {}
         if claimed:
             self.rebalances += 1
@@ -255,10 +261,12 @@ class Consumer:
     def _in_our_name(self, found: Mapping[int, Fence]) -> dict[int, int]:
         return {shard: epoch for shard, epoch in self.members.choose(found).items() if found[shard].holder == self.members.token}
 
-    async def _claim(self, shards: Collection[int], choose: Callable[[Mapping[int, Fence]], dict[int, int]]) -> dict[int, Fence]:
+    async def _claim(
+        self, shards: Collection[int], choose: Callable[[Mapping[int, Fence]], dict[int, int]], first: Sequence[Field] = ()
+    ) -> dict[int, Fence]:
         while True:
             try:
-                claimed = await self.publisher.claim(shards, choose) if shards else {}
+                claimed = await self.publisher.claim(shards, choose, first) if shards else {}
             except Fenced as error:
                 if not error.shards:
                     raise
@@ -267,45 +275,54 @@ class Consumer:
                 self.members.note({shard: Fence(self.epochs[shard], self.members.token) for shard in claimed})
                 return claimed
 
+    async def _first(self, shards: Collection[int]) -> list[Field]:
+        """`start="now"`: positions at the heads, for shards that this service never worked. They are set with the first fence, or
+        whoever goes on after a replica that died in between would read from the start. What appears later is read whole."""
+        if self._start != NOW or self._recover is not None or not shards:
+            return []
+        heads = await self._patiently(partial(read_heads, keys=self._keys, shards=sorted(shards)))
+        return self._position_fields({Stream.parse(name): id for name, id in self._at_heads(heads, shards).items()})
+
     async def _load(self, claimed: Mapping[int, Fence]) -> dict[int, dict[str, bytes]]:
         """Everything that stands in Redis for these shards; nobody else can change it any more."""
         shards = sorted(claimed)
-        while True:
-            try:
-                link = await self._connect()
-                found = await link.ask_all([("HGETALL", self._keys.position(shard, self.service)) for shard in shards])
-                stored = await link.ask_all([("HGETALL", self._keys.state(shard, self.service)) for shard in shards])
-                heads = await read_heads(link, self._keys, shards)
-                link.close()
-                break
-            except (RedisError, ReplyError) as error:
-                log.warning("%s: positions not read: %s; trying again", self.service, error)
-                await asyncio.sleep(_RETRY_SECONDS)
+
+        async def ask(link: Connection) -> tuple[list[list[bytes]], list[list[bytes]], dict[str, Head]]:
+            found = await link.ask_all([("HGETALL", self._keys.position(shard, self.service)) for shard in shards])
+            stored = await link.ask_all([("HGETALL", self._keys.state(shard, self.service)) for shard in shards])
+            return found, stored, await read_heads(link, self._keys, shards)
+
+        found, stored, heads = await self._patiently(ask)
         positions = {name.decode(): StreamId.parse(id) for flat in found for name, id in _pairs(flat)}
-        fresh = {shard for shard, before in claimed.items() if not before.epoch}
         if self._recover is not None:
             positions = dict(await self._recover(shards))
-            fresh = claimed.keys() - {self._keys.shard(Stream.parse(name).symbol) for name in positions}
-        if self._start == NOW:
-            positions |= await self._begin_now(heads, fresh)
+            if self._start == NOW:
+                positions |= self._at_heads(heads, claimed.keys() - {self._keys.shard(Stream.parse(name).symbol) for name in positions})
         states = {shard: {name.decode(): value for name, value in _pairs(flat)} for shard, flat in zip(shards, stored, strict=True)}
         self.positions |= positions
         self._read_to |= positions
         for of_shard in states.values():
             self.states |= of_shard
-        self.outputs.load({name: head for name, head in heads.items() if Stream.parse(name).kind in self._writes})
+        kinds = self._writes.kinds if self._writes is not None else _OUTPUT_KINDS
+        self.outputs.load({name: head for name, head in heads.items() if Stream.parse(name).kind in kinds})
         return states
 
-    async def _begin_now(self, heads: Mapping[str, Head], fresh: Collection[int]) -> dict[str, StreamId]:
-        """Positions at the heads of shards that this service works for the first time ever: what appears later is read whole."""
-        begin = {
-            name: StreamId.parse(head.id)
-            for name, head in heads.items()
-            if self.reads(stream := Stream.parse(name)) and self._keys.shard(stream.symbol) in fresh
-        }
-        if self._recover is None:
-            await self._store([], {}, self._position_fields({Stream.parse(name): id for name, id in begin.items()}))
-        return begin
+    async def _patiently(self, ask: Callable[[Connection], Awaitable[Answer]]) -> Answer:
+        """Ask Redis until it answers."""
+        while True:
+            try:
+                link = await self._connect()
+                answer = await ask(link)
+                link.close()
+                return answer
+            except (RedisError, ReplyError) as error:
+                log.warning("%s: positions not read: %s; trying again", self.service, error)
+                await asyncio.sleep(_RETRY_SECONDS)
+
+    def _at_heads(self, heads: Mapping[str, Head], shards: Collection[int]) -> dict[str, StreamId]:
+        """Where the streams of these shards end that this service reads."""
+        of = self._keys.shard
+        return {name: StreamId.parse(head.id) for name, head in heads.items() if self.reads(at := Stream.parse(name)) and of(at.symbol) in shards}
 
     # committing
 

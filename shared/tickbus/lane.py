@@ -24,7 +24,7 @@ from tickbus.registry import make_eras
 from tickbus.replay_ring import ReplayRing, streams_of
 from tickbus.resp import pack
 from tickbus.streams import Entry
-from tickbus.transaction import Packer, Transaction, id_of
+from tickbus.transaction import Field, Packer, Transaction, id_of, pack_fields
 
 log = logging.getLogger("tickbus.publisher")
 
@@ -100,19 +100,21 @@ class Lane:
         """Shards of this lane that are ours."""
         return [shard for shard in self._fences.held if shard in self._shards]
 
-    async def claim(self, shards: Collection[int], choose: Choose) -> dict[int, Fence]:
-        """Take shards over; -> those that `choose` chose, with their fences as they stood before. Every older writer is refused from now on."""
+    async def claim(self, shards: Collection[int], choose: Choose, first: Sequence[Field] = ()) -> dict[int, Fence]:
+        """Take shards over; -> those that `choose` chose, with their fences as they stood before. Every older writer is refused from now on.
+
+        `first`: what is set together with the fence of a shard that nobody ever had."""
         async with self._lock:
             while True:
                 try:
-                    claimed = await self._claim(await self._connected(), shards, choose)
+                    claimed = await self._claim(await self._connected(), shards, choose, first)
                     if claimed is not None:
                         return claimed
                 except (RedisError, ReplyError) as error:
                     log.warning("%s: cannot take over: %s; trying again", self._fences.owner, error)
                     await self._lost(error, _RETRY_LAST)
 
-    async def _claim(self, link: Link, shards: Collection[int], choose: Choose) -> dict[int, Fence] | None:
+    async def _claim(self, link: Link, shards: Collection[int], choose: Choose, first: Sequence[Field]) -> dict[int, Fence] | None:
         """None if somebody else raised them at the same moment."""
         self._armed = ()
         watched, held = await link.send(self._fences.watch(shards) + self._fences.look(shards), 2)
@@ -121,13 +123,16 @@ class Lane:
         if not epochs:
             await link.send(_UNWATCH, 1)
             return {}
-        sets = self._fences.set(epochs)
+        beginning = Transaction(self._clock.now_ms())
+        beginning.fields = [field for field in first if field.shard in epochs and not found[field.shard].epoch]
+        sets = self._fences.set(epochs) + pack_fields(beginning.fields)
         *_, done = await link.send(b"".join([_MULTI, *sets, _EXEC]), len(sets) + 2)
         if isinstance(done, ReplyError):
             raise RedisAway(f"Redis refuses to store: {done}")
         if done is None:
             return None
         self._fences.held.update(epochs)
+        self.ring.keep(beginning, 0, monotonic_ns())
         await make_eras(link, self._keys, epochs)
         return {shard: found[shard] for shard in epochs}
 

@@ -5,7 +5,7 @@ has a lane of its own: a shard whose node is away is held, the others go on.
 """
 
 import asyncio
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from functools import partial
 
 from tickbus.clock import BusClock
@@ -15,7 +15,7 @@ from tickbus.lane import Choose, Lane, Outage
 from tickbus.names import Keys
 from tickbus.replay_ring import DEFAULT_WINDOW, ReplayRing, Window
 from tickbus.topology import Redis
-from tickbus.transaction import Transaction
+from tickbus.transaction import Field, Transaction
 
 
 class Publisher:
@@ -99,9 +99,11 @@ class Publisher:
     async def _all(self, choose: Choose) -> None:
         await asyncio.gather(*(lane.claim(shards, choose) for lane, shards in self._groups(self._by_shard).items()))
 
-    async def claim(self, shards: Collection[int], choose: Choose) -> dict[int, Fence]:
-        """Take over those of `shards` that `choose` chooses when it sees their fences; -> these, with their fences before."""
-        found = await asyncio.gather(*(lane.claim(group, choose) for lane, group in self._groups(shards).items()))
+    async def claim(self, shards: Collection[int], choose: Choose, first: Sequence[Field] = ()) -> dict[int, Fence]:
+        """Take over those of `shards` that `choose` chooses when it sees their fences; -> these, with their fences before.
+
+        `first`: what is set together with the fence of a shard that nobody ever had."""
+        found = await asyncio.gather(*(lane.claim(group, choose, first) for lane, group in self._groups(shards).items()))
         return {shard: fence for claimed in found for shard, fence in claimed.items()}
 
     async def release(self, shards: Collection[int] | None = None) -> None:

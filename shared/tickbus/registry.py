@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from tickbus.errors import ConfigError
 from tickbus.link import Connection
 from tickbus.names import Keys
+from tickbus.selection import Selection, decode_selection, encode_selection
 from tickbus.wire import Head, decode_head
 
 SCHEMA = "1"
@@ -35,6 +36,28 @@ async def read_meta(link: Connection, prefix: str) -> int | None:
     """Shard number of a bus, for readers, which need not be told; None if nobody has written yet."""
     shards = await link.ask("HGET", Keys(prefix).meta, "shards")
     return None if shards is None else int(shards)
+
+
+async def register_service(link: Connection, keys: Keys, service: str, reads: Selection, writes: Selection | None = None) -> None:
+    """Say what a service reads, so that others can tell its lag, and which streams it writes. ConfigError if another service that
+    is alive writes one of these: each would number their entries by itself."""
+    fields = {f"service:{service}": encode_selection(reads)}
+    if writes is not None:
+        rivals = [name for name, theirs in (await _writers(link, keys)).items() if name != service and writes.meets(theirs)]
+        for rival in rivals:
+            heartbeats, (seconds, micros) = await link.ask_all([("HVALS", keys.members(rival)), ("TIME",)])
+            if any(int(until) > int(seconds) * 1000 + int(micros) // 1000 for until in heartbeats):
+                raise ConfigError(
+                    f"the service {rival!r} is running and writes the same streams; replicas share a --name, another service needs other --specs or --feeds"
+                )
+        fields[f"writes:{service}"] = encode_selection(writes)
+    await link.ask("HSET", keys.meta, *[part for field in fields.items() for part in field])
+
+
+async def _writers(link: Connection, keys: Keys) -> dict[str, Selection]:
+    flat = await link.ask("HGETALL", keys.meta)
+    named = {name.decode(): value for name, value in zip(flat[::2], flat[1::2], strict=True)}
+    return {name.removeprefix("writes:"): decode_selection(value) for name, value in named.items() if name.startswith("writes:")}
 
 
 async def make_eras(link: Connection, keys: Keys, shards: Iterable[int]) -> None:

@@ -27,6 +27,11 @@ class Selection(msgspec.Struct, frozen=True, omit_defaults=True):
             and (not self.specs or stream.spec in self.specs)
         )
 
+    def meets(self, other: "Selection") -> bool:
+        """Whether there may be a stream that is in both."""
+        pairs = ((self.kinds, other.kinds), (self.feeds, other.feeds), (self.symbols, other.symbols), (self.specs, other.specs))
+        return all(not ours or not theirs or ours & theirs for ours, theirs in pairs)
+
 
 encode_selection = msgspec.json.Encoder(order="deterministic").encode
 decode_selection = msgspec.json.Decoder(Selection).decode

@@ -84,7 +84,7 @@ class Packer:
                 news[shard] = [stream.name]
         for shard, pairs in heads.items():
             append(b"*%d\r\n%b%b" % (2 + 2 * len(pairs), self._hset_last[shard], b"".join(pairs)))
-        parts += _pack_fields(transaction.fields)
+        parts += pack_fields(transaction.fields)
         for shard, names in news.items():
             self._bells[shard] += 1
             bell = encode(Bell(self._writer(shard), self._bells[shard], transaction.bus_ms, transaction.feed_up, names))
@@ -92,7 +92,8 @@ class Packer:
         return b"".join(parts), len(parts)
 
 
-def _pack_fields(fields: Iterable[Field]) -> list[bytes]:
+def pack_fields(fields: Iterable[Field]) -> list[bytes]:
+    """The commands that set them, or delete those that are empty: one a hash."""
     sets: dict[str, list[str | bytes]] = {}
     gone: dict[str, list[str]] = {}
     for _, key, name, value in fields:

@@ -249,6 +249,20 @@ def test_nobody_listens_at_the_url_until_somebody_does(redis_server: RedisServer
     assert gateway.stop() == 0
 
 
+def test_two_services_do_not_write_the_same_bars(redis_server: RedisServer, start: Start) -> None:
+    options = ("bars", "--redis", redis_server.url)
+    first = start(*options, "--specs", "time:1s,time:1m").ready()
+    replica = start(*options, "--specs", "time:1s,time:1m").ready()
+    other = start(*options, "--name", "hourly", "--specs", "time:1h").ready()
+    refused = tickbus(*options, "--name", "mine", "--specs", "time:60s,tick:9")
+    assert (
+        refused.returncode,
+        refused.stderr.count("tickbus: the service 'bars' is running and writes the same streams; replicas share a --name"),
+    ) == (2, 1)
+    assert [one.stop() for one in (first, replica, other)] == [0, 0, 0]
+    assert start(*options, "--name", "mine", "--specs", "time:60s,tick:9").ready().stop() == 0
+
+
 def test_a_symbol_that_the_vendor_does_not_know_is_shown_as_silent(redis_server: RedisServer, start: Start) -> None:
     simulator = start("simulate", "--symbols", "BTCUSDT", "--rate", "500")
     url = simulator.wait_for(r"listening on (ws://\S+)")[1]

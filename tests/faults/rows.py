@@ -5,6 +5,7 @@ a time, everything else may overlap.
 """
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -178,7 +179,8 @@ def _master(how: str, system: System, target: str) -> None:
 
 
 def _behind(system: System, target: str) -> None:
-    """The replica is kept from the master for a while; then the master is killed: what was acknowledged meanwhile is gone."""
+    """The replica is kept from the master for a while; then the master is killed: what was acknowledged meanwhile is gone. Another fault
+    may hold the ticks up, then there is less to lose."""
     assert isinstance(system.backend, Sentinels)
     servers = system.backend.servers
     master = servers.master()
@@ -186,7 +188,8 @@ def _behind(system: System, target: str) -> None:
     replica.client.config_set("masterauth", "none-is-wanted")  # refused by a master without a password
     before = system.heads()
     master.client.execute_command("CLIENT", "KILL", "TYPE", "replica")
-    system.until(lambda: all(system.heads()[name].seq > before[name].seq + 10 for name in system.tick_streams()), 10, "the master goes on")
+    with suppress(AssertionError):
+        system.until(lambda: all(system.heads()[name].seq > before[name].seq + 10 for name in system.tick_streams()), 3, "the master goes on")
     master.kill()
 
 

@@ -330,3 +330,18 @@ async def test_what_was_stored_before_its_outcome_was_known_is_sent_again_if_it_
     await writer.write(4)
     assert numbers(redis_server.client, writer.key()) == [1, 2, 3, 4]
     writer.close()
+
+
+async def test_what_a_shard_begins_with_is_set_by_the_first_who_has_it(redis_server: RedisServer) -> None:
+    """Were it set later, nothing would tell a successor of one that died in between."""
+    hashes = {shard: f"tickbus:{{0{shard}}}:position:x" for shard in (1, 2)}
+    first, second = Writer(redis_server.url), Writer(redis_server.url)
+    fields = [Field(shard, key, "trade:test:A", b"5-5") for shard, key in hashes.items()]
+    await first.publisher.claim([1], lambda found: dict.fromkeys(found, 1), fields)
+    assert [redis_server.client.hgetall(key) for key in hashes.values()] == [{b"trade:test:A": b"5-5"}, {}]
+    assert first.publisher.lane(1).ring.whole([], 0).fields == fields[:1]  # sent again should Redis lose it
+    later = [field._replace(value=b"9-9") for field in fields]
+    await second.publisher.claim([1, 2], lambda found: dict.fromkeys(found, 2), later)
+    assert [redis_server.client.hgetall(key) for key in hashes.values()] == [{b"trade:test:A": b"5-5"}, {b"trade:test:A": b"9-9"}]
+    first.close()
+    second.close()
