@@ -200,14 +200,14 @@ class Reader:
                 _raise(reply)
             result = Round(self._take(request, replies[:-1]))
             # in this order: the clocks of the bells that came along hold when the news which they tell is read
-            given = bool(result.reads) or not self._pending
-            if given:
+            if result.reads or not self._pending:
                 self._settle(result)
             missed = self._hear(replies[-1])
-            if missed and given:
-                yield result
-                given = False
+            given = bool(result.reads or result.clocks) or not self._pending
             if missed:
+                if given:
+                    yield result
+                    given = False
                 await self._sweep(link, missed)
             # the next request goes out before this round is worked on
             request = self._ask(link)
