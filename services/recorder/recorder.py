@@ -118,13 +118,7 @@ class Recorder:
             gaps.append(field == b"g")
             payloads.append(payload)
         if payloads:
-            store.add_many(Rows(stream, Entries(ms, seqs, self._epochs(stream, seqs)), bytes(gaps), payloads))
-
-    def _epochs(self, stream: Stream, seqs: list[int]) -> list[int]:
-        first = self._consumer.epoch_of(stream, seqs[0])
-        if first == self._consumer.epoch_of(stream, seqs[-1]):
-            return [first] * len(seqs)
-        return [self._consumer.epoch_of(stream, seq) for seq in seqs]
+            store.add_many(Rows(stream, Entries(ms, seqs, self._consumer.epochs_of(stream, seqs)), bytes(gaps), payloads))
 
     def _spool(self, shards: set[int]) -> None:
         """What was read outlives this process from here on."""

@@ -18,6 +18,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapp
 from functools import partial
 from typing import TypeVar
 
+from tickbus.authors import Authors
 from tickbus.batch import Batch
 from tickbus.clock import BusClock
 from tickbus.delivered import Delivered
@@ -83,6 +84,7 @@ class Consumer:
         self._reader: AnyReader | None = None
         self._read_to: dict[str, StreamId] = {}
         """Where a new reader goes on: what was delivered, committed or not."""
+        self._authors = Authors()
         self._taken: set[int] = set()
         """Shards that another process took over, and the service is not told yet."""
         self._lock = asyncio.Lock()
@@ -195,14 +197,10 @@ class Consumer:
             self._reconnects += self._reader.reconnects
             self._reader = None
 
-    def epoch_of(self, stream: Stream, seq: int) -> int:
-        """The epoch under which an entry was written; 0 if that is no longer known."""
+    def epochs_of(self, stream: Stream, seqs: Sequence[int]) -> list[int]:
+        """The epochs under which the next entries of a stream were written, by their counters."""
         head = self._reader.heads.get(stream.name) if self._reader is not None else None
-        found = 0
-        for epoch, first in head.epochs if head is not None else ():
-            if first <= seq:
-                found = epoch
-        return found
+        return self._authors.epochs(stream.name, head.epochs if head is not None else (), seqs)
 
     # which shards
 
@@ -241,6 +239,7 @@ class Consumer:
         for name in gone:
             for kept in (self._read_to, self.positions, self.states):
                 kept.pop(name, None)
+        self._authors.forget(gone)
         self._delivered.forget(lambda stream: of(stream.symbol) in shards)
         self._groups.forget(lambda stream: of(stream.symbol) in shards)
         self.outputs.forget(shards)
