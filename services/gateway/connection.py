@@ -22,6 +22,8 @@ class Connection:
         self.closing = asyncio.Event()
         """The vendor announced the end of this connection."""
         self.refused: Refused | None = None
+        self.over = False
+        """Given up: what still comes is not taken, and does not end the outage that began with its last tick."""
         self.valid = False
         """A tick has come: the vendor is well."""
         self.unanswered = 0
@@ -39,7 +41,8 @@ class Connection:
 
     async def open(self) -> None:
         """Connect, and begin to subscribe."""
-        self.socket = await WebSocket.open(self.feed.url(), self._received, self._most)
+        self.socket = WebSocket(self.feed.url(), self._received, self._most)
+        await self.socket.open()
         self._talking = asyncio.create_task(self._talk())
 
     async def close(self, why: str) -> None:
@@ -76,6 +79,8 @@ class Connection:
             self._deliver(held)
 
     def _received(self, payloads: Sequence[bytes]) -> None:
+        if self.over:
+            return
         if (skipped := self.socket.splitter.oversize) > self._oversize:
             for _ in range(skipped - self._oversize):
                 self._intake.reject(Rejected("oversize", f"a frame of more than {self._most} bytes (--max-frame)"))
@@ -127,7 +132,7 @@ class Connection:
                     pass
 
     def _is_subscribed(self) -> None:
-        if not self.subscribed.is_set():
+        if not self.subscribed.is_set() and not self.over:
             self.subscribed.set()
             if not self.holding:
                 self._intake.resumed()

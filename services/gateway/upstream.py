@@ -108,10 +108,10 @@ class Upstream:
             await last.close("left")
 
     def _lost(self, connection: Connection, ended: str, why: str) -> tuple[str, float]:
-        refused = connection.refused
+        refused, connection.over = connection.refused, True
         if refused is not None and refused.fatal:
             raise VendorRefused(refused.text)
-        if connection.subscribed.is_set():
+        if connection.subscribed.is_set() or connection.valid:  # some send ticks before they acknowledge
             since = self._intake.last_tick if ended == "silence" else self._intake.last_frame
             if self._doubted_since:
                 since, self._doubted_since = min(since or self._doubted_since, self._doubted_since), 0
@@ -133,6 +133,7 @@ class Upstream:
             now = loop.time()
             if now - turned > _STILL_SECONDS:
                 self._doubted_since, still_at = self._doubted_since or turned_at, now
+                quiet_since = now  # its socket is still to be read
             elif self._intake.last_tick != last_tick and now - still_at > _STILL_SECONDS:
                 self._doubted_since = 0
             turned, turned_at = now, self._clock.now_ns()

@@ -31,7 +31,8 @@ class HandshakeRefused(Exception):
 
 
 class WebSocket(asyncio.Protocol):
-    """An open connection. `on_messages(payloads)` is called for what each read from the socket brought, in order."""
+    """A connection, once `open` has returned. `on_messages(payloads)` is called for what each read from the socket brought, in order;
+    the first of it may come before that: some servers speak at once."""
 
     def __init__(self, url: str, on_messages: Callable[[Sequence[bytes]], None], most: int) -> None:
         loop = asyncio.get_running_loop()
@@ -40,7 +41,11 @@ class WebSocket(asyncio.Protocol):
         self.last_received = loop.time()
         self.closed: asyncio.Future[str] = loop.create_future()
         """Done when the connection has ended, with the reason."""
-        self._protocol = ClientProtocol(parse_uri(url), max_size=CONTROL_BYTES)  # it sees no other frames
+        try:
+            self._uri = parse_uri(url)
+        except (InvalidURI, ValueError) as error:
+            raise ConfigError(f"--url: {error}") from None
+        self._protocol = ClientProtocol(self._uri, max_size=CONTROL_BYTES)  # it sees no other frames
         self._on_messages = on_messages
         self._opened: asyncio.Future[None] = loop.create_future()
         self._head: bytes | None = b""
@@ -48,30 +53,23 @@ class WebSocket(asyncio.Protocol):
         self._loop = loop
         self._failure = ""
 
-    @classmethod
-    async def open(cls, url: str, on_messages: Callable[[Sequence[bytes]], None], most: int) -> "WebSocket":
+    async def open(self) -> None:
         """Connect and shake hands. OSError or TimeoutError if nobody answers, HandshakeRefused if the answer is no."""
-        try:
-            uri = parse_uri(url)
-            socket = cls(url, on_messages, most)
-        except (InvalidURI, ValueError) as error:
-            raise ConfigError(f"--url: {error}") from None
-        context = ssl.create_default_context() if uri.secure else None
+        context = ssl.create_default_context() if self._uri.secure else None
         try:
             async with asyncio.timeout(_OPEN_SECONDS):
-                await socket._loop.create_connection(lambda: socket, uri.host, uri.port, ssl=context)
-                await socket._opened
+                await self._loop.create_connection(lambda: self, self._uri.host, self._uri.port, ssl=context)
+                await self._opened
         except TimeoutError:
-            socket.abort("no answer to the handshake")
-            if socket._head:  # a refusal whose end did not come
-                raise _refusal(socket._head) from None
+            self.abort("no answer to the handshake")
+            if self._head:  # a refusal whose end did not come
+                raise _refusal(self._head) from None
             raise
         except asyncio.CancelledError:
-            socket.abort("given up")
+            self.abort("given up")
             raise
         except UnicodeError as error:
-            raise ConfigError(f"--url: {uri.host} is no host name: {error}") from None
-        return socket
+            raise ConfigError(f"--url: {self._uri.host} is no host name: {error}") from None
 
     def send(self, text: str) -> None:
         if self._protocol.state is State.OPEN:

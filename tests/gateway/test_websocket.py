@@ -6,11 +6,10 @@ from contextlib import asynccontextmanager
 from http import HTTPStatus
 
 import pytest
+from gateway.servers import accepted, raw, text
 from support.waiting import until_async
 from websockets.asyncio.server import ServerConnection, serve
-from websockets.frames import Frame, Opcode
 from websockets.http11 import Request, Response
-from websockets.utils import accept_key
 
 from services.gateway import websocket
 from services.gateway.websocket import HandshakeRefused, WebSocket
@@ -34,7 +33,8 @@ class Client:
         return [message for read in self.reads for message in read]
 
     async def open(self, port: int) -> WebSocket:
-        self.socket = await WebSocket.open(f"ws://127.0.0.1:{port}/ws", self, MOST)
+        self.socket = WebSocket(f"ws://127.0.0.1:{port}/ws", self, MOST)
+        await self.socket.open()
         return self.socket
 
 
@@ -42,46 +42,6 @@ class Client:
 async def server(talk: Callable[[ServerConnection], Awaitable[None]], **options: object) -> AsyncIterator[int]:
     async with serve(talk, "127.0.0.1", 0, compression=None, close_timeout=1, **options) as running:  # type: ignore[arg-type]
         yield running.sockets[0].getsockname()[1]
-
-
-@asynccontextmanager
-async def raw(talk: Callable[[asyncio.StreamReader, asyncio.StreamWriter, bytes], Awaitable[None]]) -> AsyncIterator[int]:
-    """A TCP server that reads the request and leaves the answer to `talk`."""
-    writers: list[asyncio.StreamWriter] = []
-    talks: set[asyncio.Task[None] | None] = set()
-
-    async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        writers.append(writer)
-        talks.add(asyncio.current_task())
-        try:
-            await talk(reader, writer, await reader.readuntil(b"\r\n\r\n"))
-        except (asyncio.IncompleteReadError, ConnectionError):
-            pass  # the client has left
-        finally:
-            writer.close()
-
-    running = await asyncio.start_server(connected, "127.0.0.1", 0)
-    try:
-        yield running.sockets[0].getsockname()[1]
-    finally:
-        running.close()
-        for writer in writers:
-            writer.transport.abort()
-        await asyncio.wait_for(asyncio.gather(*(talk for talk in talks if talk is not None)), 5)
-
-
-def accepted(request: bytes) -> bytes:
-    """The answer to a handshake."""
-    key = next(line.split(b": ")[1] for line in request.split(b"\r\n") if line.lower().startswith(b"sec-websocket-key"))
-    return (
-        b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: "
-        + accept_key(key.decode()).encode()
-        + b"\r\n\r\n"
-    )
-
-
-def text(payload: bytes) -> bytes:
-    return Frame(Opcode.TEXT, payload).serialize(mask=False)
 
 
 async def ended(client: Client) -> str:
@@ -276,7 +236,7 @@ async def test_a_wrong_key_is_no_handshake() -> None:
 @pytest.mark.parametrize("url", ["ws://" + "a" * 70, "ws://a..b", "ws://x:99999", "http://x", "ws://[::1", "ws://", "nonsense"])
 async def test_addresses_that_are_none(url: str) -> None:
     with pytest.raises(ConfigError, match="--url"):
-        await WebSocket.open(url, Client(), MOST)
+        await WebSocket(url, Client(), MOST).open()
 
 
 async def test_nobody_listens() -> None:
