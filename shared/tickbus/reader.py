@@ -203,6 +203,8 @@ class Reader:
             if result.reads or not self._pending:
                 self._settle(result)
             missed = self._hear(replies[-1])
+            if not missed and not self._pending:  # they told no news: their clocks hold at once
+                self._settle(result)
             given = bool(result.reads or result.clocks) or not self._pending
             if missed:
                 if given:
