@@ -32,7 +32,7 @@ from tickbus.names import Keys, Stream, StreamId
 from tickbus.outputs import Output, OutputStreams
 from tickbus.publisher import Publisher
 from tickbus.reads import FROM_START, NOW, Round
-from tickbus.registry import check_meta, read_heads, register_service
+from tickbus.registry import check_meta, check_rivals, read_heads, register_service
 from tickbus.replay_ring import DEFAULT_WINDOW, Window
 from tickbus.selection import Selection
 from tickbus.streams import Entry, StreamWriter
@@ -43,7 +43,7 @@ from tickbus.wire import Head, encode
 
 log = logging.getLogger("tickbus.consumer")
 
-_OUTPUT_KINDS = frozenset(("bar", "signal"))
+_ANY_OUTPUT = Selection.of(("bar", "signal"))
 _RETRY_SECONDS = 0.2
 _LAST_COMMIT_SECONDS = 2.0
 """A commit under way may take this long when the service ends."""
@@ -128,6 +128,8 @@ class Consumer:
         """Become a member. RedisError or ConfigError if that is not possible."""
         await self._register()
         await self.members.beat()
+        if self._writes is not None:
+            await self._patiently(partial(check_rivals, keys=self._keys, service=self.service, writes=self._writes))
         self._tasks = [asyncio.create_task(work) for work in (self.members.run(), self._groups.run())]
 
     async def _register(self) -> None:
@@ -180,6 +182,8 @@ class Consumer:
             self.read += len(read.entries)
             if read.lost is not None:
                 self.lost += read.lost.count
+                if read.lost.reset:
+                    self._authors.forget([read.stream.name])
                 what = "went back: Redis lost entries that were read" if read.lost.reset else f"lost {read.lost.count} entries to trimming, unread"
                 log.error("%s: %s %s", self.service, read.stream.name, what)
         return Batch(self, self._number, news, gained or {}, lost)
@@ -302,8 +306,8 @@ class Consumer:
         self._read_to |= positions
         for of_shard in states.values():
             self.states |= of_shard
-        kinds = self._writes.kinds if self._writes is not None else _OUTPUT_KINDS
-        self.outputs.load({name: head for name, head in heads.items() if Stream.parse(name).kind in kinds})
+        writes = self._writes or _ANY_OUTPUT
+        self.outputs.load({name: head for name, head in heads.items() if writes(Stream.parse(name))})
         return states
 
     async def _patiently(self, ask: Callable[[Connection], Awaitable[Answer]]) -> Answer:
@@ -315,7 +319,7 @@ class Consumer:
                 link.close()
                 return answer
             except (RedisError, ReplyError) as error:
-                log.warning("%s: positions not read: %s; trying again", self.service, error)
+                log.warning("%s: %s; trying again", self.service, error)
                 await asyncio.sleep(_RETRY_SECONDS)
 
     def _at_heads(self, heads: Mapping[str, Head], shards: Collection[int]) -> dict[str, StreamId]:

@@ -39,25 +39,25 @@ async def read_meta(link: Connection, prefix: str) -> int | None:
 
 
 async def register_service(link: Connection, keys: Keys, service: str, reads: Selection, writes: Selection | None = None) -> None:
-    """Say what a service reads, so that others can tell its lag, and which streams it writes. ConfigError if another service that
-    is alive writes one of these: each would number their entries by itself."""
-    fields = {f"service:{service}": encode_selection(reads)}
-    if writes is not None:
-        rivals = [name for name, theirs in (await _writers(link, keys)).items() if name != service and writes.meets(theirs)]
-        for rival in rivals:
-            heartbeats, (seconds, micros) = await link.ask_all([("HVALS", keys.members(rival)), ("TIME",)])
-            if any(int(until) > int(seconds) * 1000 + int(micros) // 1000 for until in heartbeats):
-                raise ConfigError(
-                    f"the service {rival!r} is running and writes the same streams; replicas share a --name, another service needs other --specs or --feeds"
-                )
-        fields[f"writes:{service}"] = encode_selection(writes)
-    await link.ask("HSET", keys.meta, *[part for field in fields.items() for part in field])
+    """Say what a service reads, so that others can tell its lag, and which streams it alone writes."""
+    told = ("HDEL", keys.meta, f"writes:{service}") if writes is None else ("HSET", keys.meta, f"writes:{service}", encode_selection(writes))
+    await link.ask_all([("HSET", keys.meta, f"service:{service}", encode_selection(reads)), told])
 
 
-async def _writers(link: Connection, keys: Keys) -> dict[str, Selection]:
+async def check_rivals(link: Connection, keys: Keys, service: str, writes: Selection) -> None:
+    """ConfigError if another service that is alive writes streams of these: each would number their entries by itself. Of two that are
+    registered and alive before they look, at least one sees the other."""
     flat = await link.ask("HGETALL", keys.meta)
-    named = {name.decode(): value for name, value in zip(flat[::2], flat[1::2], strict=True)}
-    return {name.removeprefix("writes:"): decode_selection(value) for name, value in named.items() if name.startswith("writes:")}
+    for field, value in zip(flat[::2], flat[1::2], strict=True):
+        owner = field.decode()
+        rival = owner.removeprefix("writes:")
+        if rival in (owner, service) or not writes.meets(decode_selection(value)):
+            continue
+        heartbeats, (seconds, micros) = await link.ask_all([("HVALS", keys.members(rival)), ("TIME",)])
+        if any(int(until) > int(seconds) * 1000 + int(micros) // 1000 for until in heartbeats):
+            raise ConfigError(
+                f"the service {rival!r} is running and writes the same streams; replicas share a --name, another service needs other --specs or --feeds"
+            )
 
 
 async def make_eras(link: Connection, keys: Keys, shards: Iterable[int]) -> None:

@@ -263,6 +263,14 @@ def test_two_services_do_not_write_the_same_bars(redis_server: RedisServer, star
     assert start(*options, "--name", "mine", "--specs", "time:60s,tick:9").ready().stop() == 0
 
 
+def test_of_two_services_for_the_same_bars_that_start_together_not_both_run(redis_server: RedisServer, start: Start) -> None:
+    both = [start("bars", "--redis", redis_server.url, "--name", name) for name in ("one", "other")]
+    until(lambda: any(part.process.poll() is not None for part in both), 20, "one ends")
+    ended = next(part for part in both if part.process.poll() is not None)
+    assert ended.process.returncode == 2
+    assert "is running and writes the same streams" in ended.output
+
+
 def test_a_symbol_that_the_vendor_does_not_know_is_shown_as_silent(redis_server: RedisServer, start: Start) -> None:
     simulator = start("simulate", "--symbols", "BTCUSDT", "--rate", "500")
     url = simulator.wait_for(r"listening on (ws://\S+)")[1]
