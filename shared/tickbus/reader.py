@@ -14,6 +14,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from itertools import islice
 from typing import NamedTuple
 
@@ -39,7 +40,7 @@ _RETRY_SECONDS = (0.05, 1.0)
 class _Followed:
     """One stream that is read."""
 
-    __slots__ = ("back", "elder", "exact", "key", "left", "name", "read_to", "seq", "shard", "stream")
+    __slots__ = ("back", "elder", "epoch", "exact", "key", "left", "name", "read_to", "seq", "shard", "stream")
 
     def __init__(self, keys: Keys, stream: Stream, position: StreamId, exact: bool) -> None:
         self.stream = stream
@@ -56,6 +57,8 @@ class _Followed:
         """Whether its head was seen below the position, and nothing new has come since."""
         self.elder = False
         """Whether the position is from before the shard's present era."""
+        self.epoch = 0
+        """The newest that was heard to write it, or that its head names."""
         self.left: StreamId | None = None
         """The position that was given up, until that is told."""
 
@@ -130,7 +133,9 @@ class Reader:
         self._told: set[int] = set()
         """Shards with clocks that are not given out yet."""
         self.heads: dict[str, Head] = {}
-        """As of the last sweep of their shard: who wrote what."""
+        """Who wrote what: as of the last sweep of their shard, or of the first bell since of a newer epoch."""
+        self._outdated: list[_Followed] = []
+        """Streams whose head does not name the epoch that was heard to write them."""
         self.reconnects = 0
         self._link: Link | None = None
         self._closed = False
@@ -206,11 +211,12 @@ class Reader:
             if not missed and not self._pending:  # they told no news: their clocks hold at once
                 self._settle(result)
             given = bool(result.reads or result.clocks) or not self._pending
-            if missed:
+            if missed or self._outdated:
                 if given:
                     yield result
                     given = False
                 await self._sweep(link, missed)
+                await self._look_up(link)
             # the next request goes out before this round is worked on
             request = self._ask(link)
             if given:
@@ -230,10 +236,14 @@ class Reader:
             if state.rings.get(bell.writer, -1) + 1 != bell.counter:
                 missed.add(shard)
             state.rings[bell.writer] = bell.counter
+            epoch = _epoch(bell.writer)
             for name in bell.streams:
                 followed = self._followed.get(name)
                 if followed is not None:
                     self._pending[name] = followed
+                    if epoch > followed.epoch:
+                        followed.epoch = epoch
+                        self._outdated.append(followed)
                 elif name not in self._ignored:
                     missed.add(shard)
             if bell.feed_up is not None:
@@ -329,6 +339,8 @@ class Reader:
                     continue
                 known = self._follow_new(stream, head, fresh=not state.known)
             self.heads[name] = head
+            if head.epochs:
+                known.epoch = max(known.epoch, head.epochs[-1][0])
             at, position = StreamId.parse(head.id), known.position
             if at > position:
                 self._pending[name] = known
@@ -336,6 +348,14 @@ class Reader:
                 back.append((known, at))
         self._note(shard, back)
         state.known = True
+
+    async def _look_up(self, link: Link) -> None:
+        """The heads of streams that have a new writer: its first entry is still to be read."""
+        outdated, self._outdated = self._outdated, []
+        replies = await link.ask_all([("HGET", self._keys.last(followed.shard), followed.name) for followed in outdated])
+        for followed, value in zip(outdated, replies, strict=True):
+            if value is not None:
+                self.heads[followed.name] = decode_head(value)
 
     def _note(self, shard: int, back: list[tuple[_Followed, StreamId]]) -> None:
         """Some heads are below our positions: either their writer will soon have sent again what is missing, or that is gone."""
@@ -373,6 +393,12 @@ class Reader:
         self._followed[name] = followed
         self._by_key[followed.key] = followed
         return followed
+
+
+@lru_cache(maxsize=1024)
+def _epoch(writer: str) -> int:
+    _, _, epoch = writer.rpartition("#")
+    return int(epoch) if epoch.isdecimal() else 0
 
 
 def _raise(reply: Reply) -> None:
