@@ -100,6 +100,8 @@ class RedisWithSentinels:
             else:
                 server.go_on()
         master = self.master()
+        # a master that comes back before the sentinels replaced it is one still, whatever it was started as; else none is left
+        master.client.execute_command("REPLICAOF", "NO", "ONE")
         for server in self.servers:
             if server is not master:  # the sentinels would do it too, after 10 s
                 server.client.execute_command("REPLICAOF", "127.0.0.1", master.port)
