@@ -25,6 +25,7 @@ from tickbus.delivered import Delivered
 from tickbus.errors import Fenced, RedisError
 from tickbus.fences import Fence
 from tickbus.groups import GroupMirror
+from tickbus.handover import Handover, read_handover
 from tickbus.link import Connection, ReplyError
 from tickbus.members import Membership
 from tickbus.merged import AnyReader, open_reader
@@ -38,7 +39,7 @@ from tickbus.selection import Selection
 from tickbus.streams import Entry, StreamWriter
 from tickbus.topology import locate
 from tickbus.transaction import Field, Transaction
-from tickbus.units import Duration
+from tickbus.units import MILLISECOND, Duration
 from tickbus.wire import Head, encode
 
 log = logging.getLogger("tickbus.consumer")
@@ -72,6 +73,7 @@ class Consumer:
         self._start = start
         self._writes = writes
         self._recover = recover
+        self._window = window
         self.clock = BusClock()
         self.publisher = Publisher(self._redis, keys, service, self.clock, window=window)
         self.members = Membership(self._connect, keys, service, lease_ttl, self.publisher.fences.holder)
@@ -288,27 +290,27 @@ class Consumer:
 
     async def _load(self, claimed: Mapping[int, Fence]) -> dict[int, dict[str, bytes]]:
         """Everything that stands in Redis for these shards; nobody else can change it any more."""
-        shards = sorted(claimed)
-
-        async def ask(link: Connection) -> tuple[list[list[bytes]], list[list[bytes]], dict[str, Head]]:
-            found = await link.ask_all([("HGETALL", self._keys.position(shard, self.service)) for shard in shards])
-            stored = await link.ask_all([("HGETALL", self._keys.state(shard, self.service)) for shard in shards])
-            return found, stored, await read_heads(link, self._keys, shards)
-
-        found, stored, heads = await self._patiently(ask)
-        positions = {name.decode(): StreamId.parse(id) for flat in found for name, id in _pairs(flat)}
+        shards, window = sorted(claimed), self._window
+        since = self.clock.now_ms() - window.age // MILLISECOND
+        found = await self._patiently(partial(self._look, shards=shards, since_ms=since))
+        positions, heads = found.positions, found.heads
+        fields = self._position_fields({Stream.parse(name): id for name, id in positions.items()})
+        fields += self._state_fields({Stream.parse(name): value for states in found.states.values() for name, value in states.items()})
+        writes = self._writes or _ANY_OUTPUT
+        self.outputs.load({name: head for name, head in heads.items() if writes(Stream.parse(name))})
+        self.publisher.inherit(found.transaction(self.clock.now_ms(), fields, lambda name: self.outputs.writer(Stream.parse(name))))
         if self._recover is not None:
             positions = dict(await self._recover(shards))
             if self._start == NOW:
                 positions |= self._at_heads(heads, claimed.keys() - {self._keys.shard(Stream.parse(name).symbol) for name in positions})
-        states = {shard: {name.decode(): value for name, value in _pairs(flat)} for shard, flat in zip(shards, stored, strict=True)}
         self.positions |= positions
         self._read_to |= positions
-        for of_shard in states.values():
+        for of_shard in found.states.values():
             self.states |= of_shard
-        writes = self._writes or _ANY_OUTPUT
-        self.outputs.load({name: head for name, head in heads.items() if writes(Stream.parse(name))})
-        return states
+        return found.states
+
+    async def _look(self, link: Connection, shards: Sequence[int], since_ms: int) -> Handover:
+        return await read_handover(link, self._keys, self.service, shards, self._writes, since_ms, self._window.bytes)
 
     async def _patiently(self, ask: Callable[[Connection], Awaitable[Answer]]) -> Answer:
         """Ask Redis until it answers."""
@@ -412,7 +414,3 @@ class Consumer:
         await self.publisher.release()
         await self.members.leave()
         self.publisher.close()
-
-
-def _pairs(flat: list[bytes]) -> "zip[tuple[bytes, bytes]]":
-    return zip(flat[::2], flat[1::2], strict=True)

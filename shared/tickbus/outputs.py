@@ -41,7 +41,7 @@ class OutputStreams:
         """Streams that are there already, as their shards were taken over."""
         self._heads |= heads
         for name in heads:
-            self._writer(Stream.parse(name))
+            self.writer(Stream.parse(name))
 
     def forget(self, shards: Collection[int]) -> None:
         """These are another process's now."""
@@ -50,7 +50,7 @@ class OutputStreams:
 
     def entry(self, output: Output, epoch: int, draft: dict[StreamWriter, Head]) -> Entry:
         """The next entry of its stream. `draft`: heads as far as this transaction has moved them; it is brought up."""
-        writer = self._writer(output.stream)
+        writer = self.writer(output.stream)
         head = draft.get(writer) or self._heads.get(writer.name, _EMPTY)
         last = StreamId.parse(head.id)
         id = StreamId(max(output.ms, last.ms), last.seq + 1)
@@ -73,7 +73,7 @@ class OutputStreams:
         """Keys of all streams, for the retention sweep: those found when their shard was taken over, and those written since."""
         return [writer.key for writer in self._writers.values()]
 
-    def _writer(self, stream: Stream) -> StreamWriter:
+    def writer(self, stream: Stream) -> StreamWriter:
         writer = self._writers.get(stream.name)
         if writer is None:
             writer = self._writers[stream.name] = StreamWriter(self._keys, stream)

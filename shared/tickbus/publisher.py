@@ -8,7 +8,7 @@ import asyncio
 from collections.abc import Collection, Mapping, Sequence
 from functools import partial
 
-from tickbus.clock import BusClock
+from tickbus.clock import BusClock, monotonic_ns
 from tickbus.errors import Fenced
 from tickbus.fences import Fence, Fences, new_holder
 from tickbus.lane import Choose, Lane, Outage
@@ -105,6 +105,11 @@ class Publisher:
         `first`: what is set together with the fence of a shard that nobody ever had."""
         found = await asyncio.gather(*(lane.claim(group, choose, first) for lane, group in self._groups(shards).items()))
         return {shard: fence for claimed in found for shard, fence in claimed.items()}
+
+    def inherit(self, written: Transaction) -> None:
+        """What our predecessor stored lately: should Redis lose it, we send it again."""
+        for shard, part in _split(written).items():
+            self._by_shard[shard].ring.keep(part, sum(len(entry[4]) for entry in part.entries), monotonic_ns())
 
     async def release(self, shards: Collection[int] | None = None) -> None:
         """Give shards back, or all that are held: who wants them next need not wait. Best effort."""

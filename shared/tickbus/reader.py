@@ -126,7 +126,6 @@ class Reader:
         self._wait = _unfinished(("XREAD", "COUNT", 1, "BLOCK", _BLOCK_MS, "STREAMS", *bells), len(bells))
         """What asks for news, packed, but for the IDs after which it is news."""
         self._followed: dict[str, _Followed] = {}
-        self._by_key: dict[bytes, _Followed] = {}
         self._ignored: set[str] = set()
         self._pending: dict[str, _Followed] = {}
         """Streams with news that is not read yet."""
@@ -285,9 +284,13 @@ class Reader:
         reads: list[Read] = []
         if not request.asked:  # the first bell that rang: it comes again with all others
             return reads
+        asked = iter(request.asked)
         for reply in replies:
             for key, entries in reply or ():
-                followed = self._by_key[key]
+                # Redis answers in the order in which it was asked, without those that have nothing: no look-up among all
+                followed = next(asked)
+                while followed.key != key:
+                    followed = next(asked)
                 last = entries[-1][0]
                 seq = int(last[last.index(b"-") + 1 :])
                 # IDs are dense: what was read ends where it must unless something is missing in front of it
@@ -391,7 +394,6 @@ class Reader:
         else:
             followed = _Followed(self._keys, stream, self._start if isinstance(self._start, StreamId) else START, exact=False)
         self._followed[name] = followed
-        self._by_key[followed.key] = followed
         return followed
 
 

@@ -15,7 +15,7 @@ from tickbus.streams import Entry, StreamWriter
 from tickbus.transaction import Field, Transaction, id_of
 from tickbus.units import SECOND, Duration, Size
 
-_OVERHEAD = 250
+OVERHEAD = 250
 """Bytes that an entry takes besides its payload, about."""
 
 
@@ -50,7 +50,7 @@ class ReplayRing:
             self._fields[field.key, field.name] = field
         batches, (age, most) = self._batches, self._window
         if transaction.entries:
-            size += _OVERHEAD * len(transaction.entries)
+            size += OVERHEAD * len(transaction.entries)
             batches.append((now, size, transaction.entries))
             self.bytes += size
         while batches and (batches[0][0] < now - age or self.bytes > most):

@@ -309,6 +309,31 @@ async def test_flushed_under_a_consumer(idle: bool, redis_server: RedisServer) -
         await app.stop()
 
 
+@pytest.mark.parametrize("crashed", [False, True])
+@pytest.mark.parametrize("flushed", [False, True])
+async def test_what_a_replica_wrote_before_it_was_replaced_is_sent_again_by_its_successor(
+    crashed: bool, flushed: bool, redis_server: RedisServer
+) -> None:
+    async with bench(redis_server) as (writer, bus):
+        await write_all(writer, 1)
+        first = await App(bus).has(range(8))
+        await until_async(lambda: sums(redis_server) == everywhere([1]))
+        size = redis_server.log_size()
+        await write_all(writer, 2, 3)
+        await until_async(lambda: sums(redis_server) == everywhere([1, 3, 6]))
+        await (first.crash() if crashed else first.stop())
+        second = await App(bus).has(range(8))
+        if flushed:
+            redis_server.client.flushall()
+        else:
+            redis_server.kill()
+            redis_server.truncate_log(size)
+            redis_server.start()
+        await write_all(writer, 4)
+        await until_async(lambda: second._check() or sums(redis_server) == everywhere([1, 3, 6, 10]), what="all sums")
+        await second.stop()
+
+
 async def test_consumer_groups_show_the_lag(redis_server: RedisServer) -> None:
     async with bench(redis_server) as (writer, bus):
         await writer.write(*range(1, 301))
