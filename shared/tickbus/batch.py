@@ -61,6 +61,9 @@ class Batch:
     async def commit(self, outputs: Sequence[Output] = (), state: Mapping[Stream, bytes] | None = None) -> None:
         """Store outputs, states and the positions of all that was delivered so far: one transaction, however long Redis is away.
 
+        On a cluster it is one per shard. A master that is away holds up its own shards only: this returns when the others have stored
+        their parts, and of the shard that is held nothing more is delivered until its part is stored too.
+
         An output's symbol must be of a shard that this batch could have held: best the symbol that caused it. An empty state
         is deleted. Cancelled, it goes on by itself, and the next commit waits for it.
         """

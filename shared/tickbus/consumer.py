@@ -46,6 +46,8 @@ log = logging.getLogger("tickbus.consumer")
 
 _ANY_OUTPUT = Selection.of(("bar", "signal"))
 _RETRY_SECONDS = 0.2
+_PATIENCE_SECONDS = 0.5
+"""So long a commit waits for the slowest shard of a cluster before it goes on with the others."""
 _LAST_COMMIT_SECONDS = 2.0
 """A commit under way may take this long when the service ends."""
 
@@ -78,7 +80,7 @@ class Consumer:
         self.publisher = Publisher(self._redis, keys, service, self.clock, window=window)
         self.members = Membership(self._connect, keys, service, lease_ttl, self.publisher.fences.holder)
         self.positions: dict[str, StreamId] = {}
-        """Committed, by stream name, of the shards that are held."""
+        """Committed, by stream name, of the shards that are held; on a cluster perhaps still on the way to a master that is away."""
         self.states: dict[str, bytes] = {}
         self.outputs = OutputStreams(keys)
         self._delivered = Delivered()
@@ -157,6 +159,8 @@ class Consumer:
         rounds: AsyncIterator[Round] | None = None
         while True:
             self._raise_bugs()
+            if self.publisher.held:
+                await self._look_at_held()
             if self._taken or self._planned != self.members.news:
                 self._planned = self.members.news
                 if self._registered != self.publisher.histories_lost:
@@ -192,8 +196,12 @@ class Consumer:
 
     def _begin_reading(self) -> AsyncIterator[Round]:
         start = FROM_START if self._start == NOW else self._start  # where NOW was is in the positions
-        self._reader = open_reader(self._redis, self._keys, self.reads, start, self._read_to, sorted(self.epochs))
+        self._reader = open_reader(self._redis, self._keys, self.reads, start, self._read_to, sorted(self.epochs), self._held)
         return self._reader.rounds()
+
+    def _held(self) -> frozenset[int]:
+        """Shards of which nothing more is delivered until what was committed of them is stored."""
+        return self.publisher.held.shards
 
     def _end_reading(self) -> None:
         """The shards change: another reader goes on where this one is."""
@@ -376,7 +384,7 @@ class Consumer:
             if not transaction.shards():
                 break
             try:
-                await self.publisher.commit(transaction)
+                await self.publisher.commit(transaction, _PATIENCE_SECONDS)
                 break
             except Fenced as error:
                 if not error.shards:
@@ -385,6 +393,16 @@ class Consumer:
                 if self._redis.sharded:  # each shard is a transaction of its own: those of the others are stored
                     break
         self.outputs.stored({writer: head for writer, head in heads.items() if writer.shard in self.epochs})
+
+    async def _look_at_held(self) -> None:
+        """What became of commits that were on their way."""
+        async with self._lock:
+            try:
+                self.publisher.held.check()
+            except Fenced as error:
+                if not error.shards:
+                    raise
+                self._drop(error.shards)
 
     def _position_fields(self, positions: Mapping[Stream, StreamId]) -> list[Field]:
         shards = [(self._keys.shard(stream.symbol), stream.name, str(id).encode()) for stream, id in positions.items()]
@@ -410,6 +428,7 @@ class Consumer:
             await asyncio.wait((self._committing,), timeout=_LAST_COMMIT_SECONDS)
             self._committing.cancel()
             await asyncio.gather(self._committing, return_exceptions=True)
+        await self.publisher.held.finish(_LAST_COMMIT_SECONDS)
         self._end_reading()
         await self.publisher.release()
         await self.members.leave()

@@ -50,6 +50,9 @@ class Outage:
             log.debug("%s: held too: %s", self._owner, problem)
         self._held.add(lane)
 
+    def give_up(self, lane: object) -> None:
+        self._held.discard(lane)
+
     def end(self, lane: object) -> None:
         if lane in self._held:
             self._held.remove(lane)
@@ -160,29 +163,39 @@ class Lane:
         self.ring.forget(frozenset(shards))
 
     async def commit(self, transaction: Transaction) -> None:
-        """Store it. Fenced if another process took over one of its shards: then nothing more of it is stored."""
+        """Store it. Fenced if another process took over one of its shards: then nothing more of it is stored.
+
+        Cancelled, it is stored or not; `unfinished` says what it was."""
         async with self._lock:
             self.unfinished = transaction
-            wait, first = _RETRY_FIRST, True
-            while True:
-                try:
-                    link = await self._connected()
-                    sent = transaction
-                    if not first:
-                        self.retries += 1
-                        # asked anew each time, and all of it is kept: what is stored now may be lost before the next try, or after the last
-                        sent = transaction.with_entries(await self._missing(link, transaction.entries))
-                    problem = await self._send(link, sent, transaction)
-                    if problem is None:
-                        break
-                except (RedisError, ReplyError) as error:
-                    problem = str(error)
-                self._outage.begin(self, problem)
-                first = False
-                await self._lost(problem, wait)
-                wait = min(2 * wait, _RETRY_LAST)
+            try:
+                await self._until_stored(transaction)
+            except BaseException:
+                self._armed = ()  # what the fences said meanwhile was not seen
+                self._outage.give_up(self)
+                raise
             self._outage.end(self)
             self.unfinished = None
+
+    async def _until_stored(self, transaction: Transaction) -> None:
+        wait, first = _RETRY_FIRST, True
+        while True:
+            try:
+                link = await self._connected()
+                sent = transaction
+                if not first:
+                    self.retries += 1
+                    # asked anew each time, and all of it is kept: what is stored now may be lost before the next try, or after the last
+                    sent = transaction.with_entries(await self._missing(link, transaction.entries))
+                problem = await self._send(link, sent, transaction)
+                if problem is None:
+                    return
+            except (RedisError, ReplyError) as error:
+                problem = str(error)
+            self._outage.begin(self, problem)
+            first = False
+            await self._lost(problem, wait)
+            wait = min(2 * wait, _RETRY_LAST)
 
     async def _send(self, link: Link, transaction: Transaction, keep: Transaction | None) -> str | None:
         """One try; -> what went wrong, None if it is stored. `keep`: what comes into the replay ring then."""

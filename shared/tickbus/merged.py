@@ -5,7 +5,7 @@ what is held is bounded. A shard whose master is away delays only itself.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping
 from contextlib import suppress
 from functools import partial
 
@@ -22,9 +22,10 @@ _EMPTY_SECONDS = 1.0
 class MergedReader:
     """The same to the outside as a Reader."""
 
-    def __init__(self, readers: Mapping[int, Reader]) -> None:
-        """`readers`: by shard."""
+    def __init__(self, readers: Mapping[int, Reader], held: Callable[[], Collection[int]] = tuple) -> None:
+        """`readers`: by shard; `held`: shards of which nothing is given out for now."""
         self._readers = dict(readers)
+        self._held = held
         self._brought: dict[int, Round] = {}
         """Rounds that are not given out yet, one of a shard at most."""
         self._news = asyncio.Event()
@@ -95,11 +96,12 @@ class MergedReader:
                 task.result()
         self._news.clear()
         merged = Round()
-        for shard, result in self._brought.items():
+        held = self._held()
+        for shard in [shard for shard in self._brought if shard not in held]:
+            result = self._brought.pop(shard)
             merged.reads += result.reads
             merged.clocks |= result.clocks
             self._taken[shard].set()
-        self._brought.clear()
         return merged
 
 
@@ -109,8 +111,10 @@ AnyReader = Reader | MergedReader
 def open_reader(
     redis: Redis, keys: Keys, wanted: Callable[[Stream], bool],
     start: str | StreamId = NOW, positions: Mapping[str, StreamId] | None = None, shards: Iterable[int] | None = None,
+    held: Callable[[], Collection[int]] = tuple,
 ) -> AnyReader:  # fmt: skip
-    """A reader of some shards (None: all); the other arguments are those of Reader. Connects to nothing yet."""
+    """A reader of some shards (None: all). `held`: on a cluster, shards of which nothing is given out for now; the other arguments are
+    those of Reader. Connects to nothing yet."""
     asked = sorted(range(keys.shards) if shards is None else shards)
     if not redis.sharded:
         return Reader(partial(redis.link, keys.meta), keys, wanted, start, positions, asked)
@@ -119,6 +123,5 @@ def open_reader(
         if (shard := keys.shard(Stream.parse(name).symbol)) in own:
             own[shard][name] = position
     per_read = max(_LEAST_PER_READ, PER_READ // max(1, len(asked)))
-    return MergedReader(
-        {shard: Reader(partial(redis.link, keys.bell(shard)), keys, wanted, start, own[shard], (shard,), per_read) for shard in asked}
-    )
+    readers = {shard: Reader(partial(redis.link, keys.bell(shard)), keys, wanted, start, own[shard], (shard,), per_read) for shard in asked}
+    return MergedReader(readers, held)

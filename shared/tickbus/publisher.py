@@ -9,8 +9,8 @@ from collections.abc import Collection, Mapping, Sequence
 from functools import partial
 
 from tickbus.clock import BusClock, monotonic_ns
-from tickbus.errors import Fenced
 from tickbus.fences import Fence, Fences, new_holder
+from tickbus.held import Held, raise_failed
 from tickbus.lane import Choose, Lane, Outage
 from tickbus.names import Keys
 from tickbus.replay_ring import DEFAULT_WINDOW, ReplayRing, Window
@@ -33,6 +33,8 @@ class Publisher:
             )
             for shards in groups
         ]  # fmt: skip
+        self.held = Held()
+        """What of commits is still on its way."""
         self._seen = 0
         """Highest epoch that was found in a fence."""
         self._by_shard = {shard: lane for lane, shards in zip(self.lanes, groups, strict=True) for shard in shards}
@@ -112,30 +114,41 @@ class Publisher:
             self._by_shard[shard].ring.keep(part, sum(len(entry[4]) for entry in part.entries), monotonic_ns())
 
     async def release(self, shards: Collection[int] | None = None) -> None:
-        """Give shards back, or all that are held: who wants them next need not wait. Best effort."""
+        """Give shards back, or all that are held: who wants them next need not wait. Best effort. What of them is not stored never will be."""
         given = list(self.fences.held) if shards is None else shards
+        await asyncio.gather(*self.held.cancel(given), return_exceptions=True)
         await asyncio.gather(*(lane.release(group) for lane, group in self._groups(given).items()))
 
     def drop(self, shards: Collection[int]) -> None:
         """Shards that somebody else took over."""
+        self.held.cancel(shards)
         for lane, group in self._groups(shards).items():
             lane.drop(group)
 
-    async def commit(self, transaction: Transaction) -> None:
+    async def commit(self, transaction: Transaction, patience: float | None = None) -> None:
         """Store it; returns when it is stored, however long Redis is away. On a cluster it is one transaction per shard.
 
+        `patience`: seconds after which the shards of a cluster that have not stored their part yet hold up the others no longer: `held`.
         Fenced if another process took over one of its shards; `shards` of the error says which. Of these nothing is stored.
         """
         if len(self.lanes) == 1:
             await self.lanes[0].commit(transaction)
             return
-        parts = [self._by_shard[shard].commit(part) for shard, part in _split(transaction).items()]
-        outcomes = await asyncio.gather(*parts, return_exceptions=True)
-        errors = [outcome for outcome in outcomes if isinstance(outcome, BaseException)]
-        if errors and all(isinstance(error, Fenced) for error in errors):
-            raise Fenced(str(errors[0]), {shard for error in errors if isinstance(error, Fenced) for shard in error.shards})
-        if errors:
-            raise errors[0]
+        parts = {shard: asyncio.create_task(self._by_shard[shard].commit(part)) for shard, part in _split(transaction).items()}
+        before, full = self.held.shards, self.held.full
+        awaited = [part for shard, part in parts.items() if patience is None or shard not in before or shard in full]
+        try:
+            if awaited:
+                await asyncio.wait(awaited, timeout=None if full & parts.keys() else patience)
+        except asyncio.CancelledError:
+            for part in parts.values():
+                part.cancel()
+            await asyncio.gather(*parts.values(), return_exceptions=True)
+            raise
+        for shard, part in parts.items():
+            if not part.done():
+                self.held.add(shard, part)
+        raise_failed(part for part in parts.values() if part.done())
 
     def _groups(self, shards: Collection[int]) -> dict[Lane, list[int]]:
         groups: dict[Lane, list[int]] = {}

@@ -3,6 +3,7 @@
 import asyncio
 import sqlite3
 import sys
+import threading
 from collections.abc import AsyncIterator, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager, closing, suppress
 from itertools import chain
@@ -17,10 +18,14 @@ from support.writing import KEYS, Writer, stored, trade
 import tickbus
 from tickbus.batch import Batch
 from tickbus.bus import Bus
+from tickbus.clock import BusClock
 from tickbus.errors import ConfigError
 from tickbus.messages import Gap, GapKind, Quote, Signal, Trade
 from tickbus.names import Stream, StreamId
 from tickbus.outputs import Output
+from tickbus.publisher import Publisher
+from tickbus.slots import key_slot
+from tickbus.topology import locate
 
 SYMBOLS = [f"S{number}" for number in range(24)]
 TTL = "600ms"
@@ -114,14 +119,20 @@ async def write_all(writer: Writer, *numbers: int) -> None:
         await writer.write(*numbers, symbol=symbol)
 
 
-def sums(server: "RedisServer | RedisCluster") -> dict[str, list[int]]:
+def sums(server: "RedisServer | RedisCluster", symbols: Iterable[str] = SYMBOLS) -> dict[str, list[int]]:
     """What the app has put out; counters dense, checked."""
     found, client = {}, server.client
-    for symbol in SYMBOLS:
+    for symbol in symbols:
         rows = stored(client, KEYS.stream(Stream("signal", "app", symbol)))
         assert [id.seq for id, _ in rows] == list(range(1, len(rows) + 1))
         found[symbol] = [int(message.value) for _, message in rows if isinstance(message, Signal)]
     return found
+
+
+def held(app: App) -> frozenset[int]:
+    """Shards whose commits are on their way."""
+    assert app.consuming._consumer is not None
+    return app.consuming._consumer.publisher.held.shards
 
 
 def everywhere(expected: list[int]) -> dict[str, list[int]]:
@@ -469,3 +480,79 @@ async def test_on_a_cluster_replicas_join_and_die_and_a_master_is_replaced(redis
         await first.has(range(8))
         await until_async(lambda: sums(redis_cluster) == everywhere([1, 3, 6, 10]))
         await first.stop()
+
+
+async def test_on_a_cluster_a_slot_that_moves_holds_its_own_shard_only(redis_cluster: RedisCluster) -> None:
+    """The commit is held for the shard whose keys lie on two nodes; the others are worked on, and this one goes on where it was."""
+    async with bench(redis_cluster) as (writer, bus):
+        app = App(bus)
+        await write_all(writer, 1)
+        await until_async(lambda: sums(redis_cluster) == everywhere([1]))
+        app.commits = False
+        await write_all(writer, 2)
+        await app.saw(48)
+        bell = KEYS.bell(KEYS.shard("S1"))
+        here = {symbol for symbol in SYMBOLS if KEYS.shard(symbol) == KEYS.shard("S1")}
+        target = next(node for node in redis_cluster.masters() if node is not redis_cluster.master(bell))
+        split, joined = threading.Event(), threading.Event()
+        moving = asyncio.create_task(asyncio.to_thread(redis_cluster.move, key_slot(bell), target, lambda: split.set() or joined.wait(60)))
+        await asyncio.to_thread(split.wait, 60)
+        app.commits = True
+        outputs = [signal(symbol, NOON, 3) for symbol in SYMBOLS]
+        await app.batches[-1].commit(outputs, {Stream("trade", "test", symbol): b"3" for symbol in SYMBOLS})
+        assert held(app) == {KEYS.shard("S1")}
+        others = [symbol for symbol in SYMBOLS if symbol not in here]
+        for symbol in others:
+            await writer.write(3, symbol=symbol)
+        await until_async(lambda: app._check() or all(sums(redis_cluster, others)[symbol] == [1, 3, 6] for symbol in others), what="the others go on")
+        assert not moving.done() and held(app) == {KEYS.shard("S1")}
+        joined.set()
+        await moving
+        for symbol in here:
+            await writer.write(3, symbol=symbol)
+        await until_async(lambda: app._check() or sums(redis_cluster) == everywhere([1, 3, 6]), what="the one that was held goes on")
+        assert sorted(app.seen) == sorted((symbol, number) for symbol in SYMBOLS for number in (1, 2, 3))
+        await app.stop()
+
+
+async def test_on_a_cluster_a_master_is_killed_between_read_and_commit(redis_cluster: RedisCluster) -> None:
+    async with bench(redis_cluster) as (writer, bus):
+        app = App(bus)
+        await write_all(writer, 1)
+        await until_async(lambda: sums(redis_cluster) == everywhere([1]))
+        app.commits = False
+        await write_all(writer, 2)
+        await app.saw(48)
+        master = redis_cluster.master(KEYS.bell(KEYS.shard("S1")))
+        away = {shard for shard in range(KEYS.shards) if redis_cluster.master(KEYS.bell(shard)) is master}
+        master.kill()
+        app.commits = True
+        outputs = [signal(symbol, NOON, 3) for symbol in SYMBOLS]
+        await app.batches[-1].commit(outputs, {Stream("trade", "test", symbol): b"3" for symbol in SYMBOLS})
+        assert held(app) <= away
+        await write_all(writer, 3)
+        await until_async(lambda: app._check() or sums(redis_cluster) == everywhere([1, 3, 6]), 30, "all sums")
+        await until_async(lambda: not held(app))
+        await app.stop()
+        await asyncio.to_thread(redis_cluster.heal)
+
+
+async def test_on_a_cluster_a_shard_is_taken_over_while_its_commit_is_held(redis_cluster: RedisCluster) -> None:
+    async with bench(redis_cluster) as (writer, bus):
+        app = App(bus)
+        await write_all(writer, 1)
+        await until_async(lambda: sums(redis_cluster) == everywhere([1]))
+        shard = KEYS.shard("S1")
+        assert app.consuming._consumer is not None
+        thief = Publisher(locate(redis_cluster.url), KEYS, "app", BusClock())
+        async with app.consuming._consumer.publisher.lane(shard)._lock:  # as if its master did not answer
+            await write_all(writer, 2)
+            await until_async(lambda: app._check() or held(app) == {shard})
+            await thief.claim([shard], lambda found: {shard: fence.epoch + 1 for shard, fence in found.items()})
+        await until_async(lambda: app._check() or {shard} in app.lost, what="what was taken is told")
+        await thief.release()
+        thief.close()
+        await app.has(range(8))
+        await write_all(writer, 3)
+        await until_async(lambda: app._check() or sums(redis_cluster) == everywhere([1, 3, 6]), what="all sums")
+        await app.stop()
