@@ -34,6 +34,8 @@ class Cluster:
         self._nodes: list[Node] = []
         """All that were in the newest map."""
         self._learned_at: float | None = None
+        self._failed: tuple[float, str] | None = None
+        """When nobody could be asked, and why."""
         self._asked = 0
         self._learning = asyncio.Lock()
 
@@ -75,11 +77,13 @@ class Cluster:
             raise
 
     async def learn(self) -> None:
-        """Bring the map up to date, unless that was just done."""
+        """Bring the map up to date, unless that was just done, or just failed: 64 shards whose cluster is gone ask once, too."""
         async with self._learning:
             now = asyncio.get_running_loop().time()
             if self._learned_at is not None and now - self._learned_at < _FRESH_SECONDS:
                 return
+            if self._failed is not None and now - self._failed[0] < _FRESH_SECONDS:
+                raise RedisAway(self._failed[1])
             candidates = list(dict.fromkeys([*self._nodes, *self._address.nodes]))
             # another one first each time: one that was paused or cut off has an old view until it hears the others
             self._asked += 1
@@ -95,9 +99,10 @@ class Cluster:
                 except TimeoutError:
                     why = RedisAway(f"{node} does not answer")
                 else:
-                    self._learned_at = now
+                    self._learned_at, self._failed = now, None
                     return
-            raise RedisAway(f"no node of the cluster at {self} answers: {why}")
+            self._failed = asyncio.get_running_loop().time(), f"no node of the cluster at {self} answers: {why}"
+            raise RedisAway(self._failed[1])
 
     async def _learn_from(self, node: Node) -> None:
         link = await Link.open(self._address.server(node))

@@ -10,6 +10,7 @@ from support.waiting import until_async
 
 from tickbus.errors import ConfigError, RedisAway, RedisError, RedisUnfit
 from tickbus.link import Connection, Link, Reply, ReplyError
+from tickbus.names import Keys
 from tickbus.slots import key_slot
 from tickbus.topology import Redis, locate
 
@@ -194,6 +195,21 @@ async def test_a_killed_master(redis_cluster: RedisCluster) -> None:
 async def test_no_node_answers() -> None:
     with pytest.raises(RedisAway, match=r"no node of the cluster at redis\+cluster://\*\*\*@127.0.0.1:1 answers"):
         await locate("redis+cluster://ann:secret@127.0.0.1:1").connect()
+
+
+async def test_64_shards_whose_cluster_is_gone_ask_its_nodes_once() -> None:
+    asked = 0
+
+    async def refuse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal asked
+        asked += 1
+        writer.close()
+
+    async with await asyncio.start_server(refuse, "127.0.0.1", 0) as server:
+        cluster = locate(f"redis+cluster://127.0.0.1:{server.sockets[0].getsockname()[1]}")
+        ends = await asyncio.gather(*(cluster.link(Keys().bell(shard)) for shard in range(64)), return_exceptions=True)
+        assert {type(end) for end in ends} == {RedisAway}
+        assert asked < 10  # a machine that stands still in between lets it be asked again
 
 
 # Sentinel
