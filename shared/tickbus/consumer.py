@@ -47,7 +47,7 @@ log = logging.getLogger("tickbus.consumer")
 _ANY_OUTPUT = Selection.of(("bar", "signal"))
 _RETRY_SECONDS = 0.2
 _PATIENCE_SECONDS = 0.5
-"""So long a commit waits for the slowest shard of a cluster before it goes on with the others."""
+"""So long a commit, or a claim, waits for the slowest shard of a cluster before it goes on with the others."""
 _LAST_COMMIT_SECONDS = 2.0
 """A commit under way may take this long when the service ends."""
 
@@ -199,7 +199,7 @@ class Consumer:
         self._reader = open_reader(self._redis, self._keys, self.reads, start, self._read_to, sorted(self.epochs), self._held)
         return self._reader.rounds()
 
-    def _held(self) -> frozenset[int]:
+    def _held(self) -> Collection[int]:
         """Shards of which nothing more is delivered until what was committed of them is stored."""
         return self.publisher.held.shards
 
@@ -279,7 +279,7 @@ class Consumer:
     ) -> dict[int, Fence]:
         while True:
             try:
-                claimed = await self.publisher.claim(shards, choose, first) if shards else {}
+                claimed = await self.publisher.claim(shards, choose, first, _PATIENCE_SECONDS) if shards else {}
             except Fenced as error:
                 if not error.shards:
                     raise
@@ -298,9 +298,8 @@ class Consumer:
 
     async def _load(self, claimed: Mapping[int, Fence]) -> dict[int, dict[str, bytes]]:
         """Everything that stands in Redis for these shards; nobody else can change it any more."""
-        shards, window = sorted(claimed), self._window
-        since = self.clock.now_ms() - window.age // MILLISECOND
-        found = await self._patiently(partial(self._look, shards=shards, since_ms=since))
+        shards = sorted(claimed)
+        found = await self._patiently(partial(self._look, shards=shards))
         positions, heads = found.positions, found.heads
         fields = self._position_fields({Stream.parse(name): id for name, id in positions.items()})
         fields += self._state_fields({Stream.parse(name): value for states in found.states.values() for name, value in states.items()})
@@ -317,17 +316,19 @@ class Consumer:
             self.states |= of_shard
         return found.states
 
-    async def _look(self, link: Connection, shards: Sequence[int], since_ms: int) -> Handover:
-        return await read_handover(link, self._keys, self.service, shards, self._writes, since_ms, self._window.bytes)
+    async def _look(self, link: Connection, shards: Sequence[int]) -> Handover:
+        age, most = self._window.age // MILLISECOND, self._window.bytes
+        return await read_handover(link, self._keys, self.service, shards, self._writes, age, self.clock.now_ms(), most)
 
     async def _patiently(self, ask: Callable[[Connection], Awaitable[Answer]]) -> Answer:
         """Ask Redis until it answers."""
         while True:
             try:
                 link = await self._connect()
-                answer = await ask(link)
-                link.close()
-                return answer
+                try:
+                    return await ask(link)
+                finally:
+                    link.close()
             except (RedisError, ReplyError) as error:
                 log.warning("%s: %s; trying again", self.service, error)
                 await asyncio.sleep(_RETRY_SECONDS)

@@ -46,24 +46,36 @@ class Handover(NamedTuple):
 
 
 async def read_handover(
-    link: Connection, keys: Keys, service: str, shards: Sequence[int], writes: Selection | None, since_ms: int, most: int
+    link: Connection, keys: Keys, service: str, shards: Sequence[int], writes: Selection | None, window_ms: int, now_ms: int, most: int
 ) -> Handover:  # fmt: skip
-    """`writes`: the streams that this service writes, None if that is not known; `since_ms`, `most`: of the entries, the oldest and
-    the bytes that are wanted."""
-    positions = await link.ask_all([("HGETALL", keys.position(shard, service)) for shard in shards])
-    states = await link.ask_all([("HGETALL", keys.state(shard, service)) for shard in shards])
-    heads = await read_heads(link, keys, shards)
-    rung = await _rung(link, keys, service, shards, since_ms) & heads.keys()
-    declared = {name: StreamId.parse(head.id).ms for name, head in heads.items() if writes is not None and writes(Stream.parse(name))}
-    recent = rung | {name for name, newest in declared.items() if newest >= since_ms}
-    # a service that catches up writes entries as old as what it reads: of these, whatever is newest
-    since = {name: since_ms if StreamId.parse(heads[name].id).ms >= since_ms else "-" for name in recent}
-    return Handover(
-        {name.decode(): StreamId.parse(id) for flat in positions for name, id in _pairs(flat)},
-        {shard: {name.decode(): value for name, value in _pairs(flat)} for shard, flat in zip(shards, states, strict=True)},
-        heads,
-        {name: [] for name in declared} | await _entries(link, keys, since, most),
-    )
+    """`writes`: the streams that this service writes, None if that is not known; `window_ms`, `most`: of the entries, how far they
+    reach back and how many bytes of them are wanted."""
+    while True:
+        positions = await _hashes(link, [keys.position(shard, service) for shard in shards])
+        states = await _hashes(link, [keys.state(shard, service) for shard in shards])
+        heads = await read_heads(link, keys, shards)
+        rung = {name for name in await _rung(link, keys, service, shards, now_ms - window_ms) & heads.keys() if _is_of(name, writes)}
+        ids = {name: StreamId.parse(head.id) for name, head in heads.items() if name in rung or (writes is not None and _is_of(name, writes))}
+        # of a service that catches up the IDs are old: what counts is when it rang
+        recent = sorted((name for name, id in ids.items() if name in rung or id.ms >= now_ms - window_ms), key=ids.__getitem__, reverse=True)
+        entries = await _entries(link, keys, {name: ids[name].ms - window_ms for name in recent}, most)
+        # Redis may lose its newest, or all, between two of these questions: positions are in each commit, so they show it
+        if positions == await _hashes(link, [keys.position(shard, service) for shard in shards]):
+            return Handover(
+                {name.decode(): StreamId.parse(id) for of_shard in positions for name, id in of_shard.items()},
+                {shard: {name.decode(): value for name, value in of_shard.items()} for shard, of_shard in zip(shards, states, strict=True)},
+                heads,
+                {name: [] for name in ids} | entries,
+            )
+
+
+def _is_of(name: str, writes: Selection | None) -> bool:
+    return writes is None or writes(Stream.parse(name))
+
+
+async def _hashes(link: Connection, keys: Sequence[str]) -> list[dict[bytes, bytes]]:
+    replies = await link.ask_all([("HGETALL", key) for key in keys])
+    return [dict(zip(flat[::2], flat[1::2], strict=True)) for flat in replies]
 
 
 async def _rung(link: Connection, keys: Keys, service: str, shards: Sequence[int], since_ms: int) -> set[str]:
@@ -73,7 +85,8 @@ async def _rung(link: Connection, keys: Keys, service: str, shards: Sequence[int
     return {name for bell in bells if bell.writer.rpartition("#")[0] == service for name in bell.streams}
 
 
-async def _entries(link: Connection, keys: Keys, since: Mapping[str, int | str], most: int) -> dict[str, list[Reply]]:
+async def _entries(link: Connection, keys: Keys, since: Mapping[str, int], most: int) -> dict[str, list[Reply]]:
+    """`since`: streams, the most important first -> the ms of the oldest entry that is wanted."""
     names, found, size = list(since), dict[str, list[Reply]](), 0
     for first in range(0, len(names), _STREAMS_PER_READ):
         piece = names[first : first + _STREAMS_PER_READ]
@@ -83,7 +96,3 @@ async def _entries(link: Connection, keys: Keys, since: Mapping[str, int | str],
         if size > most:
             break
     return found
-
-
-def _pairs(flat: list[bytes]) -> "zip[tuple[bytes, bytes]]":
-    return zip(flat[::2], flat[1::2], strict=True)

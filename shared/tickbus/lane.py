@@ -13,6 +13,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from itertools import chain
 from typing import NamedTuple
 
 from tickbus.clock import BusClock, monotonic_ns
@@ -23,8 +24,9 @@ from tickbus.names import START, Keys, StreamId
 from tickbus.registry import make_eras
 from tickbus.replay_ring import ReplayRing, streams_of
 from tickbus.resp import pack
-from tickbus.streams import Entry
+from tickbus.streams import Entry, StreamWriter
 from tickbus.transaction import Field, Packer, Transaction, id_of, pack_fields
+from tickbus.wire import decode_head
 
 log = logging.getLogger("tickbus.publisher")
 
@@ -283,11 +285,20 @@ class Lane:
         log.warning("%s: Redis lost %d entries that it had acknowledged; they are sent again", self._fences.owner, len(lost))
         # what was received since waits behind the lost tail: its IDs are older than now, so the bus clock must not be ahead of them
         newest = max((entry[1] for entry in self.ring.entries), default=0)
-        problem = await self._send(link, self.ring.whole(lost, newest), None)
+        problem = await self._send(link, self.ring.whole(lost, newest, await self._newer(link)), None)
         if problem is not None:
             raise RedisAway(problem)
         self.resent += len(lost)
         self._history_lost = False
+
+    async def _newer(self, link: Link) -> set[StreamWriter]:
+        """Streams whose head in Redis is newer than ours: a service may have left them to another one."""
+        by_shard: dict[int, list[StreamWriter]] = {}
+        for stream in self.ring.heads:
+            by_shard.setdefault(stream.shard, []).append(stream)
+        found = await link.ask_all([("HMGET", self._keys.last(shard), *[stream.name for stream in streams]) for shard, streams in by_shard.items()])
+        pairs = zip(chain.from_iterable(by_shard.values()), chain.from_iterable(found), strict=True)
+        return {stream for stream, stands in pairs if stands is not None and _head_id(stands) > _head_id(self.ring.heads[stream])}
 
     async def _missing(self, link: Link, entries: Sequence[Entry]) -> list[Entry]:
         """Of the entries of a transaction whose outcome is unknown, those that are not stored."""
@@ -325,6 +336,10 @@ def _checked(reply: object, *others: object) -> list[bytes | None]:
             raise RedisAway(f"Redis does not show the fences: {one}")
     assert isinstance(reply, list)
     return reply
+
+
+def _head_id(head: bytes) -> StreamId:
+    return StreamId.parse(decode_head(head).id)
 
 
 def _older(lost: Sequence[Entry], ends: Mapping[object, StreamId]) -> int:

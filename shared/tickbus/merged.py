@@ -5,18 +5,19 @@ what is held is bounded. A shard whose master is away delays only itself.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 
 from tickbus.names import Keys, Stream, StreamId
 from tickbus.reader import PER_READ, Reader
-from tickbus.reads import NOW, Round
+from tickbus.reads import NOW, Place, Round
 from tickbus.topology import Redis
 from tickbus.wire import Head
 
 _LEAST_PER_READ = 500
 _EMPTY_SECONDS = 1.0
+_HELD_SECONDS = 0.1
 
 
 class MergedReader:
@@ -49,6 +50,11 @@ class MergedReader:
         return found | {name: at for name, at in self._positions.items() if name in waiting}
 
     @property
+    def places(self) -> Sequence[Place]:
+        """As those of a Reader."""
+        return [place for reader in self._readers.values() for place in reader.places]
+
+    @property
     def reconnects(self) -> int:
         return sum(reader.reconnects for reader in self._readers.values())
 
@@ -59,7 +65,7 @@ class MergedReader:
             self._positions |= reader.positions
 
     async def rounds(self) -> AsyncIterator[Round]:
-        """For ever, over reconnects. An empty round is given at least each second."""
+        """For ever, over reconnects. An empty round is given at least each second, more often while a shard is held."""
         pulling = [asyncio.create_task(self._pull(shard, reader)) for shard, reader in self._readers.items()]
         try:
             while True:
@@ -89,7 +95,8 @@ class MergedReader:
         """What all shards have brought by now, as one round."""
         if not self._news.is_set():
             with suppress(TimeoutError):
-                async with asyncio.timeout(_EMPTY_SECONDS):
+                # nobody tells when a shard is held no more
+                async with asyncio.timeout(_HELD_SECONDS if self._held() else _EMPTY_SECONDS):
                     await self._news.wait()
         for task in pulling:
             if task.done():  # its reader never ends but by a bug

@@ -33,8 +33,8 @@ class Publisher:
             )
             for shards in groups
         ]  # fmt: skip
-        self.held = Held()
-        """What of commits is still on its way."""
+        self.held = Held(lambda shard, part: self._by_shard[shard].commit(part))
+        """What of commits is still on its way, on a cluster."""
         self._seen = 0
         """Highest epoch that was found in a fence."""
         self._by_shard = {shard: lane for lane, shards in zip(self.lanes, groups, strict=True) for shard in shards}
@@ -101,17 +101,26 @@ class Publisher:
     async def _all(self, choose: Choose) -> None:
         await asyncio.gather(*(lane.claim(shards, choose) for lane, shards in self._groups(self._by_shard).items()))
 
-    async def claim(self, shards: Collection[int], choose: Choose, first: Sequence[Field] = ()) -> dict[int, Fence]:
+    async def claim(self, shards: Collection[int], choose: Choose, first: Sequence[Field] = (), patience: float | None = None) -> dict[int, Fence]:
         """Take over those of `shards` that `choose` chooses when it sees their fences; -> these, with their fences before.
 
-        `first`: what is set together with the fence of a shard that nobody ever had."""
-        found = await asyncio.gather(*(lane.claim(group, choose, first) for lane, group in self._groups(shards).items()))
-        return {shard: fence for claimed in found for shard, fence in claimed.items()}
+        `first`: what is set together with the fence of a shard that nobody ever had. `patience`: seconds after which shards of a cluster
+        whose master does not answer are let be; their fences may stand in our name."""
+        claims = [asyncio.ensure_future(lane.claim(group, choose, first)) for lane, group in self._groups(shards).items()]
+        try:
+            if claims:
+                await asyncio.wait(claims, timeout=patience if len(self.lanes) > 1 else None)
+        finally:
+            for claim in claims:
+                claim.cancel()
+            found = await asyncio.gather(*claims, return_exceptions=True)
+        raise_failed(claims)
+        return {shard: fence for claimed in found if isinstance(claimed, dict) for shard, fence in claimed.items()}
 
     def inherit(self, written: Transaction) -> None:
         """What our predecessor stored lately: should Redis lose it, we send it again."""
         for shard, part in _split(written).items():
-            self._by_shard[shard].ring.keep(part, sum(len(entry[4]) for entry in part.entries), monotonic_ns())
+            self._by_shard[shard].ring.inherit(part, monotonic_ns())
 
     async def release(self, shards: Collection[int] | None = None) -> None:
         """Give shards back, or all that are held: who wants them next need not wait. Best effort. What of them is not stored never will be."""
@@ -134,21 +143,17 @@ class Publisher:
         if len(self.lanes) == 1:
             await self.lanes[0].commit(transaction)
             return
-        parts = {shard: asyncio.create_task(self._by_shard[shard].commit(part)) for shard, part in _split(transaction).items()}
-        before, full = self.held.shards, self.held.full
-        awaited = [part for shard, part in parts.items() if patience is None or shard not in before or shard in full]
+        before = set(self.held.shards)
+        parts = {shard: self.held.begin(shard, part) for shard, part in _split(transaction).items()}
+        full = any(self.held.is_full(shard) for shard in parts)
+        awaited = [part for shard, part in parts.items() if patience is None or full or shard not in before]
         try:
             if awaited:
-                await asyncio.wait(awaited, timeout=None if full & parts.keys() else patience)
+                await asyncio.wait(awaited, timeout=None if full else patience)
         except asyncio.CancelledError:
-            for part in parts.values():
-                part.cancel()
-            await asyncio.gather(*parts.values(), return_exceptions=True)
+            await asyncio.gather(*self.held.cancel(parts), return_exceptions=True)
             raise
-        for shard, part in parts.items():
-            if not part.done():
-                self.held.add(shard, part)
-        raise_failed(part for part in parts.values() if part.done())
+        self.held.check()
 
     def _groups(self, shards: Collection[int]) -> dict[Lane, list[int]]:
         groups: dict[Lane, list[int]] = {}

@@ -17,6 +17,8 @@ from tickbus.units import SECOND, Duration, Size
 
 OVERHEAD = 250
 """Bytes that an entry takes besides its payload, about."""
+_PIECE = 100
+"""Inherited entries that are kept or forgotten together."""
 
 
 class Window(NamedTuple):
@@ -56,6 +58,20 @@ class ReplayRing:
         while batches and (batches[0][0] < now - age or self.bytes > most):
             self.bytes -= batches.popleft()[1]
 
+    def inherit(self, written: Transaction, now: int) -> None:
+        """Another process had it acknowledged. What there is no room for is its oldest: in front of what we keep of our own."""
+        self.heads.update(written.heads)
+        for field in written.fields:
+            self._fields[field.key, field.name] = field
+        entries = sorted(written.entries, key=id_of)
+        for first in reversed(range(0, len(entries), _PIECE)):
+            piece = entries[first : first + _PIECE]
+            size = sum(len(entry[4]) + OVERHEAD for entry in piece)
+            if self.bytes + size > self._window.bytes:
+                break
+            self._batches.appendleft((now, size, piece))
+            self.bytes += size
+
     @property
     def entries(self) -> list[Entry]:
         """In the order in which they were written."""
@@ -65,11 +81,13 @@ class ReplayRing:
         """The entries that lie behind the ends of their streams."""
         return [entry for entry in self.entries if id_of(entry) > ends[entry[0]]]
 
-    def whole(self, entries: Sequence[Entry], bus_ms: int) -> Transaction:
-        """The transaction that makes good a loss: these entries, and all heads and fields as they were acknowledged last."""
+    def whole(self, entries: Sequence[Entry], bus_ms: int, newer: Collection[StreamWriter] = ()) -> Transaction:
+        """The transaction that makes good a loss: these entries, and all heads and fields as they were acknowledged last.
+
+        `newer`: streams whose head in Redis is newer than ours: they have another writer by now."""
         transaction = Transaction(bus_ms)
         transaction.entries = entries
-        transaction.heads = dict(self.heads)
+        transaction.heads = {stream: head for stream, head in self.heads.items() if stream not in newer}
         transaction.fields = list(self._fields.values())
         return transaction
 

@@ -46,6 +46,13 @@ class Transaction:
         other.entries, other.heads, other.fields, other.ring_all = entries, self.heads, self.fields, self.ring_all
         return other
 
+    def add(self, later: "Transaction") -> None:
+        """Store what comes later along with it."""
+        self.entries = [*self.entries, *later.entries]
+        self.heads |= later.heads
+        self.fields = list({(field.key, field.name): field for field in (*self.fields, *later.fields)}.values())
+        self.bus_ms, self.feed_up, self.ring_all = later.bus_ms, later.feed_up, self.ring_all or later.ring_all
+
     def shards(self) -> set[int]:
         """Those that it writes to, but for the rings of the bus clock."""
         return {entry[0].shard for entry in self.entries} | {stream.shard for stream in self.heads} | {field.shard for field in self.fields}

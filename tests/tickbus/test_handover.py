@@ -1,17 +1,27 @@
 """What a replica finds in shards that it takes over."""
 
+from collections.abc import Iterable
+from functools import partial
+
+import pytest
 from support.redis_server import RedisServer
+from support.waiting import until_async
 from support.writing import KEYS, Writer, trade
 
 from tickbus.handover import Handover, read_handover
-from tickbus.link import Link
+from tickbus.link import Link, Reply
 from tickbus.names import Stream
+from tickbus.resp import Command
 from tickbus.selection import Selection
+from tickbus.transaction import Field
 from tickbus.wire import decode
 
-SHARDS = range(KEYS.shards)
 TRADES = Selection.of(("trade",), ["test"])
+OTHERS = Selection.of(("trade",), ["other"])
+WINDOW = 5
 PLENTY = 1 << 20
+
+look = partial(read_handover, keys=KEYS, shards=range(KEYS.shards), window_ms=WINDOW, most=PLENTY)
 
 
 def numbers(found: Handover) -> dict[str, list[int]]:
@@ -19,46 +29,79 @@ def numbers(found: Handover) -> dict[str, list[int]]:
     return {name: [int(decode(field, payload).price_text) for _, (field, payload) in rows] for name, rows in found.written.items()}  # type: ignore[union-attr]
 
 
+async def later(writer: Writer) -> int:
+    """-> bus ms, when all that was written is older than the window."""
+    begun = writer.clock.now_ms()
+    await until_async(lambda: writer.clock.now_ms() > begun + 2 * WINDOW)
+    return writer.clock.now_ms()
+
+
 async def test_entries_of_the_window_of_streams_that_it_writes(redis_server: RedisServer) -> None:
     writer, other = await Writer(redis_server.url).open(), await Writer(redis_server.url, "other").open()
     link = await Link.open(redis_server.url)
     await writer.write(1, 2, symbol="OLD")
-    await writer.write(1, symbol="A")
-    since = writer.clock.now_ms() + 1
-    while writer.clock.now_ms() <= since:
-        await link.ask("PING")
-    await writer.write(2, 3, symbol="A")
-    await other.write(7, symbol="A")
-    declared = await read_handover(link, KEYS, "test", SHARDS, TRADES, since, PLENTY)
+    await writer.write(1)
+    now = await later(writer)
+    await writer.write(2, 3)
+    await other.write(7)
+    declared = await look(link, service="test", writes=TRADES, now_ms=now)
     assert numbers(declared) == {"trade:test:A": [2, 3], "trade:test:OLD": []}
     assert declared.heads.keys() == {"trade:test:A", "trade:test:OLD", "trade:other:A"}
-    rung = await read_handover(link, KEYS, "test", SHARDS, None, since, PLENTY)
-    assert numbers(rung) == {"trade:test:A": [2, 3]}
-    assert numbers(await read_handover(link, KEYS, "nobody", SHARDS, None, since, PLENTY)) == {}
+    assert numbers(await look(link, service="test", writes=None, now_ms=now)) == {"trade:test:A": [2, 3]}
+    # what it rang for and says it does not write any more is another's by now
+    assert numbers(await look(link, service="test", writes=OTHERS, now_ms=now)) == {"trade:other:A": [7]}
+    assert numbers(await look(link, service="nobody", writes=None, now_ms=now)) == {}
     for end in (writer, other, link):
         end.close()
 
 
-async def test_entries_that_are_older_than_the_moment_they_were_written(redis_server: RedisServer) -> None:
-    """A service that catches up: the times in its IDs are those of what it read."""
+@pytest.mark.parametrize("behind", [3, 3_600_000])
+async def test_entries_that_bear_older_times_than_the_moment_they_were_written(behind: int, redis_server: RedisServer) -> None:
+    """A service that lags, or catches up: the times in its IDs are those of what it read."""
     writer, link = await Writer(redis_server.url).open(), await Link.open(redis_server.url)
-    since = writer.clock.now_ms()
-    stream = writer.of()
-    entries = [(entry[0], since - 3_600_000, *entry[2:]) for entry in (writer.entry(stream, trade(number)) for number in (1, 2, 3))]
+    now = writer.clock.now_ms()
+    entries = [(entry[0], now - behind, *entry[2:]) for entry in (writer.entry(writer.of(), trade(number)) for number in (1, 2, 3))]
     await writer.publisher.commit(writer.transaction(entries))
-    assert numbers(await read_handover(link, KEYS, "test", SHARDS, None, since, PLENTY)) == {"trade:test:A": [1, 2, 3]}
-    assert numbers(await read_handover(link, KEYS, "test", SHARDS, TRADES, since, PLENTY)) == {"trade:test:A": [1, 2, 3]}
+    for writes in (None, TRADES):
+        assert numbers(await look(link, service="test", writes=writes, now_ms=now)) == {"trade:test:A": [1, 2, 3]}
     writer.close()
     link.close()
 
 
-async def test_no_more_than_there_is_room_for(redis_server: RedisServer) -> None:
+async def test_no_more_than_there_is_room_for_and_the_newest_first(redis_server: RedisServer) -> None:
     writer, link = await Writer(redis_server.url).open(), await Link.open(redis_server.url)
     symbols = [f"S{number}" for number in range(450)]
     for symbol in symbols:
         await writer.write(1, symbol=symbol)
-    found = await read_handover(link, KEYS, "test", SHARDS, TRADES, 0, 1)
-    assert sorted(found.written) == sorted(Stream("trade", "test", symbol).name for symbol in symbols)
-    assert sum(map(len, found.written.values())) == 200
+    found = await look(link, service="test", writes=TRADES, now_ms=writer.clock.now_ms(), window_ms=3_600_000, most=1)
+    assert sorted(found.written) == sorted(writer.of(symbol).name for symbol in symbols)
+    there = {Stream.parse(name).symbol for name, rows in found.written.items() if rows}
+    assert len(there) == 200
+    assert "S449" in there
+    assert "S0" not in there
+    writer.close()
+    link.close()
+
+
+@pytest.mark.parametrize("question", range(1, 6))
+async def test_redis_loses_everything_between_two_questions(question: int, redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Positions without the outputs that went with them, or the other way round, are never taken for what stands in Redis."""
+    writer, link = await Writer(redis_server.url).open(), await Link.open(redis_server.url)
+    transaction = writer.transaction([writer.entry(writer.of(), trade(1))])
+    transaction.fields = [Field(shard := KEYS.shard("A"), KEYS.position(shard, "test"), "trade:source:A", b"1700000000000-1")]
+    await writer.publisher.commit(transaction)
+    ask_all, asked = link.ask_all, 0
+
+    async def flushed_at_some_time(commands: Iterable[Command]) -> list[Reply]:
+        nonlocal asked
+        asked += 1
+        if asked == question + 1:
+            redis_server.client.flushall()
+        return await ask_all(commands)
+
+    monkeypatch.setattr(link, "ask_all", flushed_at_some_time)
+    found = await look(link, service="test", writes=TRADES, now_ms=writer.clock.now_ms())
+    assert (bool(found.positions), bool(found.heads), bool(found.written)) in ((True, True, True), (False, False, False))
+    assert asked > 6  # it has looked again
     writer.close()
     link.close()

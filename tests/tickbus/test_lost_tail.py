@@ -66,3 +66,21 @@ async def test_a_flush_between_two_questions_is_no_foreign_hand(redis_server: Re
         await writer.publisher.lanes[0]._missing(link, transaction.entries)
     link.close()
     writer.close()
+
+
+async def test_a_stream_that_has_another_writer_by_now_keeps_its_head(redis_server: RedisServer) -> None:
+    """A service was told to write other streams, and a second one writes what it wrote before."""
+    first, second = await Writer(redis_server.url).open(), await Writer(redis_server.url, "second").open()
+    await first.write(1, 2)
+    second.seqs = {first.of(): 2}
+    await second.publisher.commit(second.transaction([second.entry(first.of(), trade(number)) for number in (3, 4)]))
+    head = redis_server.client.hget(KEYS.last(KEYS.shard("A")), first.of().name)
+    size = redis_server.log_size()
+    await first.write(1, symbol="B")
+    lose_power(redis_server, size)
+    await first.write(2, symbol="B")
+    assert numbers(redis_server.client, first.key("B")) == [1, 2]
+    assert numbers(redis_server.client, first.key()) == [1, 2, 3, 4]
+    assert redis_server.client.hget(KEYS.last(KEYS.shard("A")), first.of().name) == head
+    first.close()
+    second.close()
