@@ -185,7 +185,8 @@ class Reading:
         self._gaps = gaps
         self._field = TICK_FIELD[kind]
         self._reader: AnyReader | None = None
-        self._delivered: dict[Stream, bytes] = {}
+        self._begun: dict[str, str] = {}
+        """Stream name -> ID after which the reading began."""
         self._reads: list[Read] = []
         """What is given out now; `_at` which of them, then its entries and the messages that are left of it."""
         self._at = 0
@@ -196,7 +197,9 @@ class Reading:
     @property
     def cursor(self) -> dict[str, str]:
         """Stream name -> ID of the newest message given out. Save it, and `read(..., cursor=...)` goes on right after it."""
-        at = {stream.name: id.decode() for stream, id in self._delivered.items()}
+        at = dict(self._begun)
+        if self._reader is not None:
+            at |= {place.stream.name: place.given.decode() for place in self._reader.places if place.given is not None}
         for read in self._reads[: self._at]:
             at[read.stream.name] = str(read.last)
         if self._reads:
@@ -239,7 +242,7 @@ class Reading:
     async def _rounds(self) -> AsyncIterator[list[Read]]:
         self._reader = reader = await self._make_reader()
         await reader.prepare()
-        self._delivered = {Stream.parse(name): str(position).encode() for name, position in reader.positions.items()}
+        self._begun = {name: str(position) for name, position in reader.positions.items()}
         async for result in reader.rounds():
             if result.reads:
                 yield result.reads
@@ -247,7 +250,7 @@ class Reading:
     def _begin(self, reads: list[Read]) -> Iterator[Read]:
         """A new round: the one before is given out whole."""
         for read in self._reads:
-            self._delivered[read.stream] = read.entries[-1][0]
+            read.place.given = read.entries[-1][0]
         self._reads = reads
         for self._at, read in enumerate(reads):
             yield read

@@ -12,7 +12,7 @@ behind our position can something new lie below it; its bell says so, and then t
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import islice
@@ -21,7 +21,7 @@ from typing import NamedTuple
 from tickbus.errors import RedisAway, RedisError, RedisUnfit
 from tickbus.link import Link, Reply, ReplyError
 from tickbus.names import START, Keys, Stream, StreamId
-from tickbus.reads import FROM_START, NOW, Lost, Read, Round, Start, parse_start
+from tickbus.reads import FROM_START, NOW, Lost, Place, Read, Round, Start, parse_start
 from tickbus.resp import Command, pack
 from tickbus.wire import Bell, Head, decode_bell, decode_head
 
@@ -37,13 +37,13 @@ _STREAMS_PER_READ = 250
 _RETRY_SECONDS = (0.05, 1.0)
 
 
-class _Followed:
+class _Followed(Place):
     """One stream that is read."""
 
-    __slots__ = ("back", "elder", "epoch", "exact", "key", "left", "name", "read_to", "seq", "shard", "stream")
+    __slots__ = ("back", "elder", "epoch", "exact", "key", "left", "name", "read_to", "seq", "shard")
 
     def __init__(self, keys: Keys, stream: Stream, position: StreamId, exact: bool) -> None:
-        self.stream = stream
+        super().__init__(stream)
         self.name = stream.name
         self.shard = keys.shard(stream.symbol)
         self.key = keys.stream(stream).encode()
@@ -80,9 +80,11 @@ class _Request(NamedTuple):
     replies: "asyncio.Future[list[Reply]]"
 
 
-@dataclass
+@dataclass(slots=True)
 class _Shard:
     bell: str
+    at: int
+    """Which of the bells that are asked for is its own."""
     rings: dict[str, int] = field(default_factory=dict)
     """Writer -> its last counter seen."""
     clocks: dict[str, int] = field(default_factory=dict)
@@ -90,15 +92,10 @@ class _Shard:
     era: bytes | None = None
     known: bool = False
     bell_id: bytes = b"0-0"
-    bell_id_packed: bytes = b"$3\r\n0-0\r\n"
     below: dict[str, list[tuple[_Followed, StreamId, StreamId]]] = field(default_factory=dict)
     """Feed -> its streams whose head was below our position at the newest sweep, that head and that position."""
     swept_at: bytes = b"0-0"
     """The newest bell at that sweep."""
-
-    def heard(self, id: bytes) -> None:
-        """Bells up to this one are known; `bell_id_packed` is how a command names it."""
-        self.bell_id, self.bell_id_packed = id, b"$%d\r\n%b\r\n" % (len(id), id)
 
 
 class Reader:
@@ -119,12 +116,13 @@ class Reader:
         self._start = start
         self._per_read = per_read
         self._positions = dict(positions or {})
-        self._shards = {shard: _Shard(keys.bell(shard)) for shard in (range(keys.shards) if shards is None else shards)}
+        self._shards = {shard: _Shard(keys.bell(shard), at) for at, shard in enumerate(range(keys.shards) if shards is None else shards)}
         self._by_bell = {state.bell.encode(): shard for shard, state in self._shards.items()}
         bells = [state.bell for state in self._shards.values()]
         self._look = _unfinished(("XREAD", "COUNT", 1000, "STREAMS", *bells), len(bells))
         self._wait = _unfinished(("XREAD", "COUNT", 1, "BLOCK", _BLOCK_MS, "STREAMS", *bells), len(bells))
-        """What asks for news, packed, but for the IDs after which it is news."""
+        """What asks for news, packed, but for the IDs after which it is news: `_after`."""
+        self._after = [b"$3\r\n0-0\r\n" for _ in bells]
         self._followed: dict[str, _Followed] = {}
         self._ignored: set[str] = set()
         self._pending: dict[str, _Followed] = {}
@@ -148,6 +146,11 @@ class Reader:
     def resumable(self) -> dict[str, StreamId]:
         """`positions` for another reader to go on by: of the streams whose first entry is known."""
         return {name: followed.position for name, followed in self._followed.items() if followed.exact}
+
+    @property
+    def places(self) -> Sequence[Place]:
+        """All streams that are followed."""
+        return list(self._followed.values())
 
     async def rounds(self) -> AsyncIterator[Round]:
         """Until `close`, over reconnects. An empty round is given at least each second: time goes on."""
@@ -200,57 +203,68 @@ class Reader:
         request = self._ask(link)
         while True:
             replies = await request.replies
-            for reply in replies:  # before anything is taken: on the next connection all of it is asked for again
+            # before anything is taken: should this fail, all of it is asked for again on the next connection
+            for reply in replies:
                 _raise(reply)
+            bells = self._decode(replies[-1])
+            if self._outdated:
+                await self._look_up(link)
             result = Round(self._take(request, replies[:-1]))
             # in this order: the clocks of the bells that came along hold when the news which they tell is read
             if result.reads or not self._pending:
                 self._settle(result)
-            missed = self._hear(replies[-1])
+            missed = self._hear(bells)
             if not missed and not self._pending:  # they told no news: their clocks hold at once
                 self._settle(result)
             given = bool(result.reads or result.clocks) or not self._pending
-            if missed or self._outdated:
+            if missed:
                 if given:
                     yield result
                     given = False
                 await self._sweep(link, missed)
-                await self._look_up(link)
             # the next request goes out before this round is worked on
             request = self._ask(link)
             if given:
                 yield result
 
-    def _hear(self, reply: Reply) -> set[int]:
+    def _decode(self, reply: Reply) -> list[tuple[int, bytes, Bell]]:
+        """-> (shard, ID, bell). Streams that a new writer rings for are noted: entries of it may have come in the same reply."""
+        bells = [(self._by_bell[key], id, decode_bell(payload)) for key, rows in reply or () for id, (_, payload) in rows]
+        for _, _, bell in bells:
+            _, epoch = _author(bell.writer)
+            for name in bell.streams:
+                followed = self._followed.get(name)
+                if followed is not None and epoch > followed.epoch:
+                    followed.epoch = epoch
+                    self._outdated.append(followed)
+        return bells
+
+    def _hear(self, bells: Iterable[tuple[int, bytes, Bell]]) -> set[int]:
         """Note the news that bells tell; -> shards that must be swept."""
         missed: set[int] = set()
-        for key, rows in reply or ():
-            self._heed(self._by_bell[key], rows, missed)
-        return missed
-
-    def _heed(self, shard: int, rows: list[Reply], missed: set[int]) -> None:
-        state = self._shards[shard]
-        for id, (_, payload) in rows:
-            bell = decode_bell(payload)
+        for shard, id, bell in bells:
+            state = self._shards[shard]
             if state.rings.get(bell.writer, -1) + 1 != bell.counter:
                 missed.add(shard)
             state.rings[bell.writer] = bell.counter
-            epoch = _epoch(bell.writer)
             for name in bell.streams:
                 followed = self._followed.get(name)
                 if followed is not None:
                     self._pending[name] = followed
-                    if epoch > followed.epoch:
-                        followed.epoch = epoch
-                        self._outdated.append(followed)
                 elif name not in self._ignored:
                     missed.add(shard)
             if bell.feed_up is not None:
-                state.clocks[bell.writer.partition("#")[0]] = bell.bus_ms
+                state.clocks[_author(bell.writer)[0]] = bell.bus_ms
                 self._told.add(shard)
                 if state.below:
                     self._judge(state, StreamId.parse(id), bell)
-        state.heard(id)
+            self._heard(state, id)
+        return missed
+
+    def _heard(self, state: _Shard, id: bytes) -> None:
+        """Bells up to this one are known."""
+        state.bell_id = id
+        self._after[state.at] = b"$%d\r\n%b\r\n" % (len(id), id)
 
     def _settle(self, result: Round) -> None:
         """All news is read: the clocks of the bells that told it hold."""
@@ -264,7 +278,7 @@ class Reader:
 
     def _ask(self, link: Link) -> "_Request":
         """Ask for the entries of streams with news, as many as one round takes, and for the bells: blocked if there are none."""
-        ids = b"".join([state.bell_id_packed for state in self._shards.values()])
+        ids = b"".join(self._after)
         if not self._pending:
             return _Request([], 0, link.send(self._wait + ids + self._look + ids, 2, _BLOCK_SECONDS))
         asked = list(islice(self._pending.values(), 4 * _STREAMS_PER_READ))
@@ -299,7 +313,7 @@ class Reader:
                 followed.exact, followed.elder, followed.back = True, False, False
                 if len(entries) == request.most:
                     self._pending[followed.name] = followed
-                reads.append(Read(followed.stream, entries, lost))
+                reads.append(Read(followed.stream, entries, lost, followed))
         return reads
 
     async def _sweep(self, link: Link, shards: Iterable[int]) -> None:
@@ -324,11 +338,11 @@ class Reader:
             state.era = era
         state.swept_at = bells[0][0] if bells else b"0-0"
         if not state.known and bells:
-            state.heard(state.swept_at)
+            self._heard(state, state.swept_at)
             bell = decode_bell(bells[0][1][1])
             state.rings[bell.writer] = bell.counter
         elif StreamId.parse(state.swept_at) < StreamId.parse(state.bell_id):
-            state.heard(state.swept_at)  # the bells went back too
+            self._heard(state, state.swept_at)  # the bells went back too
         back: list[tuple[_Followed, StreamId]] = []
         for raw, value in zip(flat[::2], flat[1::2], strict=True):
             name = raw.decode()
@@ -379,7 +393,7 @@ class Reader:
         """A gateway rings some of whose streams went back: does it write above our positions, or below?"""
         if id <= StreamId.parse(state.swept_at):
             return
-        for followed, head, position in state.below.pop(bell.writer.partition("#")[0], ()):
+        for followed, head, position in state.below.pop(_author(bell.writer)[0], ()):
             # what was read since lies above it, and says as much; the bell may be older than that
             if bell.bus_ms < position.ms and followed.position == position:
                 followed.lower(START if followed.elder else head)
@@ -398,9 +412,10 @@ class Reader:
 
 
 @lru_cache(maxsize=1024)
-def _epoch(writer: str) -> int:
-    _, _, epoch = writer.rpartition("#")
-    return int(epoch) if epoch.isdecimal() else 0
+def _author(writer: str) -> tuple[str, int]:
+    """Who rings, and under which epoch."""
+    owner, _, epoch = writer.partition("#")
+    return owner, int(epoch) if epoch.isdecimal() else 0
 
 
 def _raise(reply: Reply) -> None:

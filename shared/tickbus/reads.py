@@ -29,12 +29,24 @@ class Lost:
     `after`, if the clocks went back too."""
 
 
+class Place:
+    """Where somebody stands in a stream who gives its entries out one by one."""
+
+    __slots__ = ("given", "stream")
+
+    def __init__(self, stream: Stream) -> None:
+        self.stream = stream
+        self.given: bytes | None = None
+        """ID of the newest entry of all that were given out whole; None before the first. Whoever gives them out sets it."""
+
+
 class Read(NamedTuple):
     """Consecutive entries of one stream, at least one, as Redis gave them: [ID, [field, payload]]."""
 
     stream: Stream
     entries: list[Any]
     lost: Lost | None
+    place: Place
 
     @property
     def last(self) -> StreamId:

@@ -57,3 +57,25 @@ async def test_whoever_first_writes_a_stream_is_known_when_the_entry_is_given(re
     reader.close()
     first.close()
     second.close()
+
+
+async def test_entries_that_are_read_before_the_bell_of_their_new_writer(redis_server: RedisServer) -> None:
+    """One XREAD brings those of the old writer and of the new one; the bell of the new one comes in the same reply."""
+    first, second = await Writer(redis_server.url).open(), Writer(redis_server.url)
+    await first.write(1)
+    reader = Reader(partial(locate(redis_server.url).link, KEYS.meta), KEYS, lambda stream: True, FROM_START)
+    rounds = reader.rounds()
+    while not (await anext(rounds)).reads:
+        pass
+    await first.write(2)  # its bell answers the reader, which does not look yet
+    await second.open()
+    second.seqs = {second.of(): 2}
+    await second.write(3)
+    while not (found := (await anext(rounds)).reads):
+        pass
+    assert [len(read.entries) for read in found] == [2]
+    assert reader.heads[first.of().name].epochs[-1][0] == 2
+    await rounds.aclose()
+    reader.close()
+    first.close()
+    second.close()
