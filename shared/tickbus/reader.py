@@ -13,12 +13,11 @@ behind our position can something new lie below it; its bell says so, and then t
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import lru_cache
 from itertools import islice
 from typing import NamedTuple
 
 from tickbus.errors import RedisAway, RedisError, RedisUnfit
+from tickbus.followed import Followed, Shard, author
 from tickbus.link import Link, Reply, ReplyError
 from tickbus.names import START, Keys, Stream, StreamId
 from tickbus.reads import FROM_START, NOW, Lost, Place, Read, Round, Start, parse_start
@@ -37,65 +36,13 @@ _STREAMS_PER_READ = 250
 _RETRY_SECONDS = (0.05, 1.0)
 
 
-class _Followed(Place):
-    """One stream that is read."""
-
-    __slots__ = ("back", "elder", "epoch", "exact", "key", "left", "name", "read_to", "seq", "shard")
-
-    def __init__(self, keys: Keys, stream: Stream, position: StreamId, exact: bool) -> None:
-        super().__init__(stream)
-        self.name = stream.name
-        self.shard = keys.shard(stream.symbol)
-        self.key = keys.stream(stream).encode()
-        self.read_to: bytes = str(position).encode()
-        """The position, as Redis writes it."""
-        self.seq = position.seq
-        """Its counter."""
-        self.exact = exact
-        """Whether that counter is ours: what is missing after it was lost. Not so for a time, or the oldest entry."""
-        self.back = False
-        """Whether its head was seen below the position, and nothing new has come since."""
-        self.elder = False
-        """Whether the position is from before the shard's present era."""
-        self.epoch = 0
-        """The newest that was heard to write it, or that its head names."""
-        self.left: StreamId | None = None
-        """The position that was given up, until that is told."""
-
-    @property
-    def position(self) -> StreamId:
-        return StreamId.parse(self.read_to)
-
-    def lower(self, position: StreamId) -> None:
-        self.left = self.left or self.position
-        self.read_to, self.seq = str(position).encode(), position.seq
-
-
 class _Request(NamedTuple):
     """What is asked of Redis: the entries of some streams, then the bells."""
 
-    asked: list[_Followed]
+    asked: list[Followed]
     most: int
     """Entries per stream."""
     replies: "asyncio.Future[list[Reply]]"
-
-
-@dataclass(slots=True)
-class _Shard:
-    bell: str
-    at: int
-    """Which of the bells that are asked for is its own."""
-    rings: dict[str, int] = field(default_factory=dict)
-    """Writer -> its last counter seen."""
-    clocks: dict[str, int] = field(default_factory=dict)
-    """Feed -> bus ms, from bells whose news is not all read yet."""
-    era: bytes | None = None
-    known: bool = False
-    bell_id: bytes = b"0-0"
-    below: dict[str, list[tuple[_Followed, StreamId, StreamId]]] = field(default_factory=dict)
-    """Feed -> its streams whose head was below our position at the newest sweep, that head and that position."""
-    swept_at: bytes = b"0-0"
-    """The newest bell at that sweep."""
 
 
 class Reader:
@@ -116,22 +63,22 @@ class Reader:
         self._start = start
         self._per_read = per_read
         self._positions = dict(positions or {})
-        self._shards = {shard: _Shard(keys.bell(shard), at) for at, shard in enumerate(range(keys.shards) if shards is None else shards)}
+        self._shards = {shard: Shard(keys.bell(shard), at) for at, shard in enumerate(range(keys.shards) if shards is None else shards)}
         self._by_bell = {state.bell.encode(): shard for shard, state in self._shards.items()}
         bells = [state.bell for state in self._shards.values()]
         self._look = _unfinished(("XREAD", "COUNT", 1000, "STREAMS", *bells), len(bells))
         self._wait = _unfinished(("XREAD", "COUNT", 1, "BLOCK", _BLOCK_MS, "STREAMS", *bells), len(bells))
         """What asks for news, packed, but for the IDs after which it is news: `_after`."""
         self._after = [b"$3\r\n0-0\r\n" for _ in bells]
-        self._followed: dict[str, _Followed] = {}
+        self._followed: dict[str, Followed] = {}
         self._ignored: set[str] = set()
-        self._pending: dict[str, _Followed] = {}
+        self._pending: dict[str, Followed] = {}
         """Streams with news that is not read yet."""
         self._told: set[int] = set()
         """Shards with clocks that are not given out yet."""
         self.heads: dict[str, Head] = {}
         """Who wrote what: as of the last sweep of their shard, or of the first bell since of a newer epoch."""
-        self._outdated: list[_Followed] = []
+        self._outdated: list[Followed] = []
         """Streams whose head does not name the epoch that was heard to write them."""
         self.reconnects = 0
         self._link: Link | None = None
@@ -231,7 +178,7 @@ class Reader:
         """-> (shard, ID, bell). Streams that a new writer rings for are noted: entries of it may have come in the same reply."""
         bells = [(self._by_bell[key], id, decode_bell(payload)) for key, rows in reply or () for id, (_, payload) in rows]
         for _, _, bell in bells:
-            _, epoch = _author(bell.writer)
+            _, epoch = author(bell.writer)
             for name in bell.streams:
                 followed = self._followed.get(name)
                 if followed is not None and epoch > followed.epoch:
@@ -254,14 +201,14 @@ class Reader:
                 elif name not in self._ignored:
                     missed.add(shard)
             if bell.feed_up is not None:
-                state.clocks[_author(bell.writer)[0]] = bell.bus_ms
+                state.clocks[author(bell.writer)[0]] = bell.bus_ms
                 self._told.add(shard)
                 if state.below:
                     self._judge(state, StreamId.parse(id), bell)
             self._heard(state, id)
         return missed
 
-    def _heard(self, state: _Shard, id: bytes) -> None:
+    def _heard(self, state: Shard, id: bytes) -> None:
         """Bells up to this one are known."""
         state.bell_id = id
         self._after[state.at] = b"$%d\r\n%b\r\n" % (len(id), id)
@@ -308,7 +255,7 @@ class Reader:
                 last = entries[-1][0]
                 seq = int(last[last.index(b"-") + 1 :])
                 # IDs are dense: what was read ends where it must unless something is missing in front of it
-                lost = _missing(followed, entries) if seq - followed.seq != len(entries) or followed.left is not None else None
+                lost = followed.missing(entries) if seq - followed.seq != len(entries) or followed.left is not None else None
                 followed.read_to, followed.seq = last, seq
                 followed.exact, followed.elder, followed.back = True, False, False
                 if len(entries) == request.most:
@@ -343,7 +290,7 @@ class Reader:
             state.rings[bell.writer] = bell.counter
         elif StreamId.parse(state.swept_at) < StreamId.parse(state.bell_id):
             self._heard(state, state.swept_at)  # the bells went back too
-        back: list[tuple[_Followed, StreamId]] = []
+        back: list[tuple[Followed, StreamId]] = []
         for raw, value in zip(flat[::2], flat[1::2], strict=True):
             name = raw.decode()
             if name in self._ignored:
@@ -374,7 +321,7 @@ class Reader:
             if value is not None:
                 self.heads[followed.name] = decode_head(value)
 
-    def _note(self, shard: int, back: list[tuple[_Followed, StreamId]]) -> None:
+    def _note(self, shard: int, back: list[tuple[Followed, StreamId]]) -> None:
         """Some heads are below our positions: either their writer will soon have sent again what is missing, or that is gone."""
         below = self._shards[shard].below = {}
         for followed, head in back:
@@ -389,33 +336,26 @@ class Reader:
             for followed, _ in fresh:
                 followed.back = True
 
-    def _judge(self, state: _Shard, id: StreamId, bell: Bell) -> None:
+    def _judge(self, state: Shard, id: StreamId, bell: Bell) -> None:
         """A gateway rings some of whose streams went back: does it write above our positions, or below?"""
         if id <= StreamId.parse(state.swept_at):
             return
-        for followed, head, position in state.below.pop(_author(bell.writer)[0], ()):
+        for followed, head, position in state.below.pop(author(bell.writer)[0], ()):
             # what was read since lies above it, and says as much; the bell may be older than that
             if bell.bus_ms < position.ms and followed.position == position:
                 followed.lower(START if followed.elder else head)
                 self._pending[followed.name] = followed
 
-    def _follow_new(self, stream: Stream, head: Head, fresh: bool) -> _Followed:
+    def _follow_new(self, stream: Stream, head: Head, fresh: bool) -> Followed:
         name = stream.name
         if (position := self._positions.get(name)) is not None or not fresh:
-            followed = _Followed(self._keys, stream, position or START, exact=True)
+            followed = Followed(self._keys, stream, position or START, exact=True)
         elif self._start == NOW:
-            followed = _Followed(self._keys, stream, StreamId.parse(head.id), exact=True)
+            followed = Followed(self._keys, stream, StreamId.parse(head.id), exact=True)
         else:
-            followed = _Followed(self._keys, stream, self._start if isinstance(self._start, StreamId) else START, exact=False)
+            followed = Followed(self._keys, stream, self._start if isinstance(self._start, StreamId) else START, exact=False)
         self._followed[name] = followed
         return followed
-
-
-@lru_cache(maxsize=1024)
-def _author(writer: str) -> tuple[str, int]:
-    """Who rings, and under which epoch."""
-    owner, _, epoch = writer.partition("#")
-    return owner, int(epoch) if epoch.isdecimal() else 0
 
 
 def _raise(reply: Reply) -> None:
@@ -430,16 +370,3 @@ def _unfinished(command: Command, more: int) -> bytes:
     """A packed command that `more` arguments are still to follow."""
     packed = pack(command)
     return b"*%d\r\n" % (len(command) + more) + packed[packed.index(b"\n") + 1 :]
-
-
-def _missing(followed: _Followed, entries: list[Reply]) -> Lost | None:
-    """What is missing between the position of a stream and the entries that follow it."""
-    first = StreamId.parse(entries[0][0])
-    if followed.left is not None:
-        left, followed.left = followed.left, None
-        return Lost(0, left, first, reset=True)
-    if not followed.exact:
-        return None
-    if first.seq <= followed.seq:
-        return Lost(0, followed.position, first, reset=True)
-    return Lost(StreamId.parse(entries[-1][0]).seq - followed.seq - len(entries), followed.position, first)
