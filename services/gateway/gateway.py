@@ -3,23 +3,26 @@
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
 from services.gateway.inheritance import Inheritance
 from services.gateway.intake import Intake
 from services.gateway.outlet import Batch, Outlet
+from services.gateway.sequencer import StreamState
 from services.gateway.upstream import Upstream
 from tickbus.clock import BusClock
 from tickbus.errors import Fenced, RedisError, RedisUnfit
 from tickbus.lease import Lease
 from tickbus.link import Connection
+from tickbus.messages import Gap
 from tickbus.names import Keys
 from tickbus.publisher import Publisher
 from tickbus.registry import check_meta, read_heads
 from tickbus.transaction import Transaction
 from tickbus.units import MILLISECOND, MINUTE, SECOND, Duration, format_duration
+from tickbus.wire import Head, decode
 
 log = logging.getLogger("tickbus.gateway")
 
@@ -73,8 +76,9 @@ class Gateway:
             if written := await inherited.write(publisher, self._keys, link, before):
                 log.warning("%s: wrote %d entries that an earlier gateway had spilled", self.name, written)
             heads = await read_heads(link, self._keys, sorted({state.shard for state in streams}))
+            gaps = await _newest_gaps(link, sequencer.ended_in_gaps(heads), heads)
             link.close()
-            restored = sequencer.restore(heads, publisher.lane)
+            restored = sequencer.restore(heads, publisher.lane, gaps)
             self._check_clock()
             for state in streams:
                 state.begin(publisher.fences.held[state.shard])
@@ -247,3 +251,12 @@ class Gateway:
                         log.error("%s: no more ticks go to the disk: %s; what comes stays in memory", self.name, trouble)
                     break
                 said = ""
+
+
+async def _newest_gaps(link: Connection, streams: Sequence[StreamState], heads: Mapping[str, Head]) -> list[tuple[Gap, int]]:
+    """The newest entries of streams that end in Gaps, and when they were received."""
+    found = await link.ask_all([("XREVRANGE", state.key, "+", "-", "COUNT", 1) for state in streams])
+    entries = [
+        (decode(field, payload), heads[state.name].ts_recv) for state, rows in zip(streams, found, strict=True) for _, (field, payload) in rows
+    ]
+    return [(message, recv) for message, recv in entries if isinstance(message, Gap)]

@@ -14,7 +14,7 @@ on the vendor's clock (services.gateway.delays).
 """
 
 from bisect import bisect_right
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from operator import itemgetter
 
 import msgspec
@@ -35,6 +35,9 @@ HOLES = 64
 """Told holes that are remembered per stream, the newest."""
 EPOCHS = 16
 """Writers that a head remembers, the newest."""
+
+_GAPS_ASKED = 16
+"""Newest Gaps that are looked at after a restart: those of one outage end alike."""
 
 SOURCE = "gateway"
 
@@ -345,10 +348,20 @@ class Sequencer:
     def _measure_delays(self) -> None:
         self.delays.measure((state.last_event, state.recv_of_last_event) for state in self.streams)
 
-    def restore(self, heads: dict[str, Head], lane_of: Callable[[int], Hashable] = lambda shard: None) -> int:
+    def ended_in_gaps(self, heads: Mapping[str, Head]) -> list[StreamState]:
+        """Streams whose newest entry is a Gap, of those that were told last: `restore` wants to know where these Gaps end."""
+        told = [(head.ts_recv, state) for state in self.streams if (head := heads.get(state.name)) and _is_gap(head, state.newest_tick(head))]
+        newest = max((recv for recv, _ in told), default=0)
+        return [state for recv, state in told if recv == newest][:_GAPS_ASKED]
+
+    def restore(
+        self, heads: dict[str, Head], lane_of: Callable[[int], Hashable] = lambda shard: None, gaps: Iterable[tuple[Gap, int]] = ()
+    ) -> int:  # fmt: skip
         """Go on after a restart; -> number of streams that have a history.
 
         `lane_of`: shard -> what it was written together with. Within a lane entries are stored in the order in which they came.
+        `gaps`: the newest Gaps and when they were received. The end of one says as much of the delays as a tick, and may be newer than
+        any: a gateway that stood still finds old ticks in its socket, tells the hole behind them, and may end before a fresh one comes.
         """
         restored = 0
         since: dict[Hashable, int] = {}
@@ -364,11 +377,16 @@ class Sequencer:
             since[lane] = max(since.get(lane, 0), head.ts_recv)
             if (tick := state.newest_tick(head)) is not None and not tick.flags:
                 ticks.append((tick.ts_event, tick.ts_recv))
-        self.delays.measure(ticks)
+        self.delays.measure([*ticks, *((gap.to_ts, recv) for gap, recv in gaps)])
         for state in self.streams:
             # the lane's newest entry: until then the connection delivered, to all its streams, and all of it was stored
             state.outage_since = since.get(lane_of(state.shard), 0)
         return restored
+
+
+def _is_gap(head: Head, tick: Trade | Quote | None) -> bool:
+    """Whether the newest entry of a stream is one, by its head, which holds the newest tick."""
+    return head.id != "0-0" and (tick is None or tick.ts_recv != head.ts_recv)
 
 
 def _find(holes: list[Hole], vendor_id: int) -> Hole | None:

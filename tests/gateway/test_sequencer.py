@@ -43,7 +43,10 @@ class Bench:
         self.waiting: list[Entry] = []
         self.states = [StreamState(KEYS, TRADES, True), StreamState(KEYS, QUOTES, False)]
         self.sequencer = Sequencer(self.states, self.waiting.append)
-        restored = self.sequencer.restore(self.heads)
+        newest = {entry[0].name: (message, entry[6]) for entry, message in self.stored}
+        ends = [newest[state.name] for state in self.sequencer.ended_in_gaps(self.heads)]
+        restored = self.sequencer.restore(self.heads, gaps=[(gap, recv) for gap, recv in ends if isinstance(gap, Gap)])
+        assert len(ends) == sum(isinstance(gap, Gap) for gap, _ in ends)
         self.epoch += 1
         for state in self.states:
             state.begin(self.epoch)
@@ -530,3 +533,23 @@ def test_what_one_lane_stored_says_nothing_of_another() -> None:
         sequencer.resumed(START + 10 * SECOND)
         gaps = [decode(field, payload) for _, _, _, field, payload, _, _ in entries]
         assert [(gap.from_ts - START) // SECOND for gap in gaps if isinstance(gap, Gap)] == since
+
+
+def test_a_gateway_that_stood_still_and_ended_before_a_fresh_tick_came() -> None:
+    """It read what was old by 29 s in its socket, told the hole behind that, and ended: the next hole begins where that Gap ends."""
+    bench, still = Bench(), 29 * SECOND
+
+    def quote(event: int, recv: int) -> None:
+        bench.sequencer.accept([(Quote("A", "1", "1", "2", "1", event, recv), NO_ID)])
+
+    quote(START, START + bench.delay)
+    bench.sequencer.delays.note(START, START + bench.delay)  # the intake does
+    quote(START + SECOND, START + still)
+    bench.sequencer.outage(GapKind.DISCONNECT, START + still)
+    bench.sequencer.resumed(START + still + SECOND)
+    bench.store()
+    bench.start()
+    bench.sequencer.resumed(START + still + 4 * SECOND)
+    bench.store()
+    told = [(message.from_ts - START, message.to_ts - START) for _, message in bench.stored if isinstance(message, Gap)]
+    assert told == [(SECOND, still + SECOND - bench.delay), (still + SECOND - bench.delay, still + 4 * SECOND - bench.delay)]
