@@ -58,7 +58,7 @@ async def read_handover(
         ids = {name: StreamId.parse(head.id) for name, head in heads.items() if name in rung or (writes is not None and _is_of(name, writes))}
         # of a service that catches up the IDs are old: what counts is when it rang
         recent = sorted((name for name, id in ids.items() if name in rung or id.ms >= now_ms - window_ms), key=ids.__getitem__, reverse=True)
-        entries = await _entries(link, keys, {name: ids[name].ms - window_ms for name in recent}, most)
+        entries = await _entries(link, keys, {name: max(0, ids[name].ms - window_ms) for name in recent}, most)
         # Redis may lose its newest, or all, between two of these questions: positions are in each commit, so they show it
         if positions == await _hashes(link, [keys.position(shard, service) for shard in shards]):
             return Handover(
