@@ -482,24 +482,34 @@ async def test_on_a_cluster_replicas_join_and_die_and_a_master_is_replaced(redis
         await first.stop()
 
 
+async def with_a_batch_to_commit(writer: Writer, bus: Bus, cluster: RedisCluster) -> App:
+    """It has committed 1, and read 2 everywhere."""
+    app = App(bus)
+    await write_all(writer, 1)
+    await until_async(lambda: sums(cluster) == everywhere([1]))
+    app.commits = False
+    await write_all(writer, 2)
+    await app.saw(48)
+    return app
+
+
+async def commit_it(app: App) -> None:
+    app.commits = True
+    outputs = [signal(symbol, NOON, 3) for symbol in SYMBOLS]
+    await app.batches[-1].commit(outputs, {Stream("trade", "test", symbol): b"3" for symbol in SYMBOLS})
+
+
 async def test_on_a_cluster_a_slot_that_moves_holds_its_own_shard_only(redis_cluster: RedisCluster) -> None:
     """The commit is held for the shard whose keys lie on two nodes; the others are worked on, and this one goes on where it was."""
     async with bench(redis_cluster) as (writer, bus):
-        app = App(bus)
-        await write_all(writer, 1)
-        await until_async(lambda: sums(redis_cluster) == everywhere([1]))
-        app.commits = False
-        await write_all(writer, 2)
-        await app.saw(48)
+        app = await with_a_batch_to_commit(writer, bus, redis_cluster)
         bell = KEYS.bell(KEYS.shard("S1"))
         here = {symbol for symbol in SYMBOLS if KEYS.shard(symbol) == KEYS.shard("S1")}
         target = next(node for node in redis_cluster.masters() if node is not redis_cluster.master(bell))
         split, joined = threading.Event(), threading.Event()
         moving = asyncio.create_task(asyncio.to_thread(redis_cluster.move, key_slot(bell), target, lambda: split.set() or joined.wait(60)))
         await asyncio.to_thread(split.wait, 60)
-        app.commits = True
-        outputs = [signal(symbol, NOON, 3) for symbol in SYMBOLS]
-        await app.batches[-1].commit(outputs, {Stream("trade", "test", symbol): b"3" for symbol in SYMBOLS})
+        await commit_it(app)
         assert KEYS.shard("S1") in held(app)
         others = [symbol for symbol in SYMBOLS if symbol not in here]
         for symbol in others:
@@ -518,17 +528,10 @@ async def test_on_a_cluster_a_slot_that_moves_holds_its_own_shard_only(redis_clu
 
 async def test_on_a_cluster_a_master_is_killed_between_read_and_commit(redis_cluster: RedisCluster) -> None:
     async with bench(redis_cluster) as (writer, bus):
-        app = App(bus)
-        await write_all(writer, 1)
-        await until_async(lambda: sums(redis_cluster) == everywhere([1]))
-        app.commits = False
-        await write_all(writer, 2)
-        await app.saw(48)
+        app = await with_a_batch_to_commit(writer, bus, redis_cluster)
         master = redis_cluster.master(KEYS.bell(KEYS.shard("S1")))
         master.kill()
-        app.commits = True
-        outputs = [signal(symbol, NOON, 3) for symbol in SYMBOLS]
-        await app.batches[-1].commit(outputs, {Stream("trade", "test", symbol): b"3" for symbol in SYMBOLS})
+        await commit_it(app)
         await write_all(writer, 3)
         await until_async(lambda: app._check() or sums(redis_cluster) == everywhere([1, 3, 6]), 30, "all sums")
         await until_async(lambda: not held(app))
