@@ -131,9 +131,8 @@ async def test_a_reading_that_is_left_ends_without_a_word(redis_cluster: RedisCl
             await writer.write(3)
         async for _ in bus.read("trade", start="start"):
             break
-    await asyncio.sleep(0.3)
+    await until_async(lambda: asyncio.all_tasks() == {asyncio.current_task()}, what="all of it has ended")
     gc.collect()
-    await asyncio.sleep(0)
     said = [record.getMessage() for record in caplog.records]
     assert not [text for text in said if "trying again" in text or "never retrieved" in text]
 
