@@ -159,8 +159,8 @@ class Consumer:
         rounds: AsyncIterator[Round] | None = None
         while True:
             self._raise_bugs()
-            if self.publisher.held:
-                await self._look_at_held()
+            if self.publisher.pending:
+                await self._look_at_pending()
             if self._taken or self._planned != self.members.news:
                 self._planned = self.members.news
                 if self._registered != self.publisher.histories_lost:
@@ -196,12 +196,12 @@ class Consumer:
 
     def _begin_reading(self) -> AsyncIterator[Round]:
         start = FROM_START if self._start == NOW else self._start  # where NOW was is in the positions
-        self._reader = open_reader(self._redis, self._keys, self.reads, start, self._read_to, sorted(self.epochs), self._held)
+        self._reader = open_reader(self._redis, self._keys, self.reads, start, self._read_to, sorted(self.epochs), self._withheld)
         return self._reader.rounds()
 
-    def _held(self) -> Collection[int]:
+    def _withheld(self) -> Collection[int]:
         """Shards of which nothing more is delivered until what was committed of them is stored."""
-        return self.publisher.held.shards
+        return self.publisher.pending.shards
 
     def _end_reading(self) -> None:
         """The shards change: another reader goes on where this one is."""
@@ -395,11 +395,11 @@ class Consumer:
                     break
         self.outputs.stored({writer: head for writer, head in heads.items() if writer.shard in self.epochs})
 
-    async def _look_at_held(self) -> None:
+    async def _look_at_pending(self) -> None:
         """What became of commits that were on their way."""
         async with self._lock:
             try:
-                self.publisher.held.check()
+                self.publisher.pending.check()
             except Fenced as error:
                 if not error.shards:
                     raise
@@ -429,7 +429,7 @@ class Consumer:
             await asyncio.wait((self._committing,), timeout=_LAST_COMMIT_SECONDS)
             self._committing.cancel()
             await asyncio.gather(self._committing, return_exceptions=True)
-        await self.publisher.held.finish(_LAST_COMMIT_SECONDS)
+        await self.publisher.pending.finish(_LAST_COMMIT_SECONDS)
         self._end_reading()
         await self.publisher.release()
         await self.members.leave()

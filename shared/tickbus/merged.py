@@ -17,16 +17,16 @@ from tickbus.wire import Head
 
 _LEAST_PER_READ = 500
 _EMPTY_SECONDS = 1.0
-_HELD_SECONDS = 0.1
+_WITHHELD_SECONDS = 0.1
 
 
 class MergedReader:
     """The same to the outside as a Reader."""
 
-    def __init__(self, readers: Mapping[int, Reader], held: Callable[[], Collection[int]] = tuple) -> None:
-        """`readers`: by shard; `held`: shards of which nothing is given out for now."""
+    def __init__(self, readers: Mapping[int, Reader], withheld: Callable[[], Collection[int]] = tuple) -> None:
+        """`readers`: by shard; `withheld`: shards of which nothing is given out for now."""
         self._readers = dict(readers)
-        self._held = held
+        self._withheld = withheld
         self._brought: dict[int, Round] = {}
         """Rounds that are not given out yet, one of a shard at most."""
         self._news = asyncio.Event()
@@ -65,7 +65,7 @@ class MergedReader:
             self._positions |= reader.positions
 
     async def rounds(self) -> AsyncIterator[Round]:
-        """For ever, over reconnects. An empty round is given at least each second, more often while a shard is held."""
+        """For ever, over reconnects. An empty round is given at least each second, more often while a shard is withheld."""
         pulling = [asyncio.create_task(self._pull(shard, reader)) for shard, reader in self._readers.items()]
         try:
             while True:
@@ -95,16 +95,16 @@ class MergedReader:
         """What all shards have brought by now, as one round."""
         if not self._news.is_set():
             with suppress(TimeoutError):
-                # nobody tells when a shard is held no more
-                async with asyncio.timeout(_HELD_SECONDS if self._held() else _EMPTY_SECONDS):
+                # nobody tells when a shard is withheld no longer
+                async with asyncio.timeout(_WITHHELD_SECONDS if self._withheld() else _EMPTY_SECONDS):
                     await self._news.wait()
         for task in pulling:
             if task.done():  # its reader never ends but by a bug
                 task.result()
         self._news.clear()
         merged = Round()
-        held = self._held()
-        for shard in [shard for shard in self._brought if shard not in held]:
+        withheld = self._withheld()
+        for shard in [shard for shard in self._brought if shard not in withheld]:
             result = self._brought.pop(shard)
             merged.reads += result.reads
             merged.clocks |= result.clocks
@@ -118,9 +118,9 @@ AnyReader = Reader | MergedReader
 def open_reader(
     redis: Redis, keys: Keys, wanted: Callable[[Stream], bool],
     start: str | StreamId = NOW, positions: Mapping[str, StreamId] | None = None, shards: Iterable[int] | None = None,
-    held: Callable[[], Collection[int]] = tuple,
+    withheld: Callable[[], Collection[int]] = tuple,
 ) -> AnyReader:  # fmt: skip
-    """A reader of some shards (None: all). `held`: on a cluster, shards of which nothing is given out for now; the other arguments are
+    """A reader of some shards (None: all). `withheld`: on a cluster, shards of which nothing is given out for now; the other arguments are
     those of Reader. Connects to nothing yet."""
     asked = sorted(range(keys.shards) if shards is None else shards)
     if not redis.sharded:
@@ -131,4 +131,4 @@ def open_reader(
             own[shard][name] = position
     per_read = max(_LEAST_PER_READ, PER_READ // max(1, len(asked)))
     readers = {shard: Reader(partial(redis.link, keys.bell(shard)), keys, wanted, start, own[shard], (shard,), per_read) for shard in asked}
-    return MergedReader(readers, held)
+    return MergedReader(readers, withheld)

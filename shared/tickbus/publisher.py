@@ -10,9 +10,9 @@ from functools import partial
 
 from tickbus.clock import BusClock, monotonic_ns
 from tickbus.fences import Fence, Fences, new_holder
-from tickbus.held import Held, raise_failed
 from tickbus.lane import Choose, Lane, Outage
 from tickbus.names import Keys
+from tickbus.pending import Pending, raise_failed
 from tickbus.replay_ring import DEFAULT_WINDOW, ReplayRing, Window
 from tickbus.topology import Redis
 from tickbus.transaction import Field, Transaction
@@ -33,7 +33,7 @@ class Publisher:
             )
             for shards in groups
         ]  # fmt: skip
-        self.held = Held(lambda shard, part: self._by_shard[shard].commit(part))
+        self.pending = Pending(lambda shard, part: self._by_shard[shard].commit(part))
         """What of commits is still on its way, on a cluster."""
         self._seen = 0
         """Highest epoch that was found in a fence."""
@@ -125,35 +125,35 @@ class Publisher:
     async def release(self, shards: Collection[int] | None = None) -> None:
         """Give shards back, or all that are held: who wants them next need not wait. Best effort. What of them is not stored never will be."""
         given = list(self.fences.held) if shards is None else shards
-        await asyncio.gather(*self.held.cancel(given), return_exceptions=True)
+        await asyncio.gather(*self.pending.cancel(given), return_exceptions=True)
         await asyncio.gather(*(lane.release(group) for lane, group in self._groups(given).items()))
 
     def drop(self, shards: Collection[int]) -> None:
         """Shards that somebody else took over."""
-        self.held.cancel(shards)
+        self.pending.cancel(shards)
         for lane, group in self._groups(shards).items():
             lane.drop(group)
 
     async def commit(self, transaction: Transaction, patience: float | None = None) -> None:
         """Store it; returns when it is stored, however long Redis is away. On a cluster it is one transaction per shard.
 
-        `patience`: seconds after which the shards of a cluster that have not stored their part yet hold up the others no longer: `held`.
+        `patience`: seconds after which the shards of a cluster that have not stored their part yet hold up the others no longer: `pending`.
         Fenced if another process took over one of its shards; `shards` of the error says which. Of these nothing is stored.
         """
         if len(self.lanes) == 1:
             await self.lanes[0].commit(transaction)
             return
-        before = set(self.held.shards)
-        parts = {shard: self.held.begin(shard, part) for shard, part in _split(transaction).items()}
-        full = any(self.held.is_full(shard) for shard in parts)
+        before = set(self.pending.shards)
+        parts = {shard: self.pending.begin(shard, part) for shard, part in _split(transaction).items()}
+        full = any(self.pending.is_full(shard) for shard in parts)
         awaited = [part for shard, part in parts.items() if patience is None or full or shard not in before]
         try:
             if awaited:
                 await asyncio.wait(awaited, timeout=None if full else patience)
         except asyncio.CancelledError:
-            await asyncio.gather(*self.held.cancel(parts), return_exceptions=True)
+            await asyncio.gather(*self.pending.cancel(parts), return_exceptions=True)
             raise
-        self.held.check()
+        self.pending.check()
 
     def _groups(self, shards: Collection[int]) -> dict[Lane, list[int]]:
         groups: dict[Lane, list[int]] = {}

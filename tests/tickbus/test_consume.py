@@ -129,10 +129,10 @@ def sums(server: "RedisServer | RedisCluster", symbols: Iterable[str] = SYMBOLS)
     return found
 
 
-def held(app: App) -> frozenset[int]:
+def pending(app: App) -> frozenset[int]:
     """Shards whose commits are on their way."""
     assert app.consuming._consumer is not None
-    return app.consuming._consumer.publisher.held.shards
+    return app.consuming._consumer.publisher.pending.shards
 
 
 def everywhere(expected: list[int]) -> dict[str, list[int]]:
@@ -510,13 +510,13 @@ async def test_on_a_cluster_a_slot_that_moves_holds_its_own_shard_only(redis_clu
         moving = asyncio.create_task(asyncio.to_thread(redis_cluster.move, key_slot(bell), target, lambda: split.set() or joined.wait(60)))
         await asyncio.to_thread(split.wait, 60)
         await commit_it(app)
-        assert KEYS.shard("S1") in held(app)
+        assert KEYS.shard("S1") in pending(app)
         others = [symbol for symbol in SYMBOLS if symbol not in here]
         for symbol in others:
             await writer.write(3, symbol=symbol)
         await until_async(lambda: app._check() or all(sums(redis_cluster, others)[symbol] == [1, 3, 6] for symbol in others), what="the others go on")
         assert not moving.done()
-        await until_async(lambda: app._check() or held(app) == {KEYS.shard("S1")}, what="a slow one of the others is stored")
+        await until_async(lambda: app._check() or pending(app) == {KEYS.shard("S1")}, what="a slow one of the others is stored")
         joined.set()
         await moving
         for symbol in here:
@@ -534,7 +534,7 @@ async def test_on_a_cluster_a_master_is_killed_between_read_and_commit(redis_clu
         await commit_it(app)
         await write_all(writer, 3)
         await until_async(lambda: app._check() or sums(redis_cluster) == everywhere([1, 3, 6]), 30, "all sums")
-        await until_async(lambda: not held(app))
+        await until_async(lambda: not pending(app))
         await app.stop()
         await asyncio.to_thread(redis_cluster.heal)
 
@@ -549,7 +549,7 @@ async def test_on_a_cluster_a_shard_is_taken_over_while_its_commit_is_held(redis
         thief = Publisher(locate(redis_cluster.url), KEYS, "app", BusClock())
         async with app.consuming._consumer.publisher.lane(shard)._lock:  # as if its master did not answer
             await write_all(writer, 2)
-            await until_async(lambda: app._check() or shard in held(app))
+            await until_async(lambda: app._check() or shard in pending(app))
             await thief.claim([shard], lambda found: {shard: fence.epoch + 1 for shard, fence in found.items()})
         await until_async(lambda: app._check() or {shard} in app.lost, what="what was taken is told")
         await thief.release()

@@ -14,7 +14,7 @@ _MOST = 10_000
 """Entries that gather behind a part; then the next commit waits."""
 
 
-class Held:
+class Pending:
     def __init__(self, commit: Callable[[int, Transaction], Awaitable[None]]) -> None:
         """`commit` stores a part of a shard, however long that takes."""
         self._commit = commit
@@ -50,7 +50,7 @@ class Held:
         del self._parts[shard]
 
     def check(self) -> None:
-        """Raise what went wrong; of the shards in a Fenced nothing is held any more."""
+        """Raise what went wrong; of the shards in a Fenced nothing is on its way any more."""
         failed = {shard: part for shard, part in self._parts.items() if part.done()}
         for shard in failed:
             self.forget(shard)

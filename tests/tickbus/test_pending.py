@@ -54,12 +54,12 @@ async def test_the_others_go_on_and_what_is_held_follows_in_order(redis_server: 
             for number in (1, 2, 3, 4):
                 await publisher.commit(part(writer, number), MOMENT)
                 assert numbers(client, writer.key(THERE)) == list(range(1, number + 1))
-                assert publisher.held.shards == {SHARD}
+                assert publisher.pending.shards == {SHARD}
             assert numbers(client, writer.key(AWAY)) == []
-        await until_async(lambda: not publisher.held.shards)
+        await until_async(lambda: not publisher.pending.shards)
         assert numbers(client, writer.key(AWAY)) == [1, 2, 3, 4]
         assert client.hget(KEYS.state(SHARD, "test"), "n") == b"4"
-        publisher.held.check()
+        publisher.pending.check()
 
 
 async def test_nothing_follows_a_part_that_failed(redis_server: RedisServer) -> None:
@@ -69,21 +69,21 @@ async def test_nothing_follows_a_part_that_failed(redis_server: RedisServer) -> 
             await publisher.commit(part(writer, 1), MOMENT)
             await publisher.commit(part(writer, 2), MOMENT)
             await thief.claim([SHARD], higher)
-        await until_async(lambda: all(running.done() for running in publisher.held._parts.values()))
-        assert publisher.held.shards == {SHARD}  # until somebody was told
+        await until_async(lambda: all(running.done() for running in publisher.pending._parts.values()))
+        assert publisher.pending.shards == {SHARD}  # until somebody was told
         redis_server.client.set(KEYS.fence(SHARD, "test"), 1)  # as if the thief's fence were lost with a failover
         redis_server.client.set(KEYS.holder(SHARD, "test"), publisher.fences.holder)
         with pytest.raises(Fenced) as caught:
             await publisher.commit(part(writer, 3), MOMENT)
         assert caught.value.shards == {SHARD}
-        assert not publisher.held.shards
+        assert not publisher.pending.shards
         assert numbers(redis_server.client, writer.key(AWAY)) == []
         assert numbers(redis_server.client, writer.key(THERE)) == [1, 2, 3]
         thief.close()
 
 
 async def test_what_gathers_is_bounded(redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tickbus.held._MOST", 1)
+    monkeypatch.setattr("tickbus.pending._MOST", 1)
     async with writing(redis_server) as writer:
         publisher = writer.publisher
         async with publisher.lane(SHARD)._lock:
@@ -103,7 +103,7 @@ async def test_a_shard_that_is_given_back_takes_what_is_held_with_it(redis_serve
             await publisher.commit(part(writer, 1), MOMENT)
             await publisher.commit(part(writer, 2), MOMENT)
             await publisher.release([SHARD])
-            assert not publisher.held.shards
+            assert not publisher.pending.shards
         await publisher.commit(writer.transaction([writer.entry(writer.of(THERE), trade(3))]))
         assert numbers(redis_server.client, writer.key(AWAY)) == []
         assert numbers(redis_server.client, writer.key(THERE)) == [1, 2, 3]
