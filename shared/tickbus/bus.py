@@ -33,6 +33,8 @@ from tickbus.wire import DECODE, TICK_FIELD, decode
 
 _EMPTY_SECONDS = 0.2
 """How often an empty bus is looked at for its first writer."""
+_DECODED = 32
+"""Reads of a round whose messages are decoded together: with many symbols each brings one."""
 _HANDED_OVER = 16
 """Rounds between the reading thread and a plain `for` loop."""
 
@@ -150,7 +152,7 @@ class Bus:
             link.close()
         keys = Keys(self._prefix, number)
         shards = {keys.shard(symbol) for symbol in wanted.symbols} or None
-        return open_reader(redis, keys, wanted, start, positions, shards)
+        return open_reader(redis, keys, wanted, start, positions, shards, clocks=False)
 
     async def __aenter__(self) -> "Bus":
         link = await locate(self._url).connect()
@@ -188,9 +190,8 @@ class Reading:
         self._begun: dict[str, str] = {}
         """Stream name -> ID after which the reading began."""
         self._reads: list[Read] = []
-        """What is given out now; `_at` which of them, then its entries and the messages that are left of it."""
-        self._at = 0
-        self._entries: list[Reply] = []
+        """What is given out now; up to `_to` it is given or decoded, and of that `_giving` is left."""
+        self._to = 0
         self._giving: Iterator[Message] = iter(())
         self._thread: _Thread | None = None
 
@@ -200,28 +201,32 @@ class Reading:
         at = dict(self._begun)
         if self._reader is not None:
             at |= {place.stream.name: place.given.decode() for place in self._reader.places if place.given is not None}
-        for read in self._reads[: self._at]:
-            at[read.stream.name] = str(read.last)
-        if self._reads:
-            # how much of its list is given out, the list's iterator knows: nothing is counted per message
-            read, left = self._reads[self._at], length_hint(self._giving)
+        # how much of the list is given out, its iterator knows: nothing is counted per message
+        left = length_hint(self._giving)
+        newest: dict[str, str] = {}
+        for read in reversed(self._reads[: self._to]):
+            entries, name = self._entries(read), read.stream.name
+            given = len(entries) - left
             if not left:
-                at[read.stream.name] = str(read.last)
-            elif (given := len(self._entries) - left) > 0:
-                at[read.stream.name] = self._entries[given - 1][0].decode()
-        return at
+                newest.setdefault(name, str(read.last))
+            elif given > 0:
+                newest.setdefault(name, entries[given - 1][0].decode())
+            elif given == 0 and read.lost is not None and self._gaps:  # the loss was told: right in front of what follows it
+                newest.setdefault(name, str(read.lost.before._replace(seq=read.lost.before.seq - 1)))
+            left = max(0, left - len(entries) - self._tells_loss(read))
+        return at | newest
 
     async def __aiter__(self) -> AsyncIterator[Message]:
         async for reads in self._rounds():
-            for read in self._begin(reads):
-                for message in self._give(read):
+            for messages in self._begin(reads):
+                for message in messages:
                     yield message
 
     def __iter__(self) -> Iterator[Message]:
         self._thread = _Thread(self)
         for reads in self._thread:
-            for read in self._begin(reads):
-                yield from self._give(read)
+            for messages in self._begin(reads):
+                yield from messages
 
     async def entries(self) -> AsyncIterator[tuple[Stream, StreamId, Message]]:
         """The same with stream and ID of each message; a Gap for what was trimmed bears the ID after which it is missing."""
@@ -229,9 +234,8 @@ class Reading:
             for read in reads:
                 if read.lost is not None and self._gaps:
                     yield read.stream, read.lost.after, trimmed_gap(read, "reader")
-                for id, (field, payload) in read.entries:
-                    if field == self._field or self._gaps:
-                        yield read.stream, StreamId.parse(id), decode(field, payload)
+                for id, (field, payload) in self._entries(read):
+                    yield read.stream, StreamId.parse(id), decode(field, payload)
 
     def close(self) -> None:
         if self._thread is not None:
@@ -247,23 +251,30 @@ class Reading:
             if result.reads:
                 yield result.reads
 
-    def _begin(self, reads: list[Read]) -> Iterator[Read]:
-        """A new round: the one before is given out whole."""
+    def _begin(self, reads: list[Read]) -> Iterator[Iterator[Message]]:
+        """A new round: the one before is given out whole. The messages of this one come in parts, each decoded all at once."""
         for read in self._reads:
             read.place.given = read.entries[-1][0]
         self._reads = reads
-        for self._at, read in enumerate(reads):
-            yield read
+        for first in range(0, len(reads), _DECODED):
+            self._to = first + _DECODED
+            self._giving = iter(self._messages(reads[first : self._to]))
+            yield self._giving
 
-    def _give(self, read: Read) -> Iterator[Message]:
-        """The messages of a read, decoded all at once."""
+    def _messages(self, reads: list[Read]) -> list[Message]:
         wanted, decode_tick = self._field, DECODE[self._field]
-        entries = read.entries if self._gaps else [entry for entry in read.entries if entry[1][0] == wanted]
-        messages = [decode_tick(payload) if field == wanted else decode(field, payload) for _, (field, payload) in entries]
-        if read.lost is not None and self._gaps:
-            messages.insert(0, trimmed_gap(read, "reader"))
-        self._entries, self._giving = entries, iter(messages)
-        return self._giving
+        if any(map(self._tells_loss, reads)):
+            return [message for read in reads for message in (*self._loss(read), *self._messages([read._replace(lost=None)]))]
+        return [decode_tick(payload) if field == wanted else decode(field, payload) for read in reads for _, (field, payload) in self._entries(read)]
+
+    def _entries(self, read: Read) -> list[Reply]:
+        return read.entries if self._gaps else [entry for entry in read.entries if entry[1][0] == self._field]
+
+    def _loss(self, read: Read) -> list[Message]:
+        return [trimmed_gap(read, "reader")] if self._tells_loss(read) else []
+
+    def _tells_loss(self, read: Read) -> bool:
+        return read.lost is not None and self._gaps
 
 
 class Consuming:

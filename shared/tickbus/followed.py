@@ -58,6 +58,7 @@ class Followed(Place):
 class Shard:
     """One shard that is listened to."""
 
+    number: int
     bell: str
     at: int
     """Which of the bells that are asked for is its own."""

@@ -118,17 +118,17 @@ AnyReader = Reader | MergedReader
 def open_reader(
     redis: Redis, keys: Keys, wanted: Callable[[Stream], bool],
     start: str | StreamId = NOW, positions: Mapping[str, StreamId] | None = None, shards: Iterable[int] | None = None,
-    withheld: Callable[[], Collection[int]] = tuple,
+    withheld: Callable[[], Collection[int]] = tuple, clocks: bool = True,
 ) -> AnyReader:  # fmt: skip
     """A reader of some shards (None: all). `withheld`: on a cluster, shards of which nothing is given out for now; the other arguments are
     those of Reader. Connects to nothing yet."""
     asked = sorted(range(keys.shards) if shards is None else shards)
     if not redis.sharded:
-        return Reader(partial(redis.link, keys.meta), keys, wanted, start, positions, asked)
+        return Reader(partial(redis.link, keys.meta), keys, wanted, start, positions, asked, clocks=clocks)
     own: dict[int, dict[str, StreamId]] = {shard: {} for shard in asked}
     for name, position in (positions or {}).items():
         if (shard := keys.shard(Stream.parse(name).symbol)) in own:
             own[shard][name] = position
     per_read = max(_LEAST_PER_READ, PER_READ // max(1, len(asked)))
-    readers = {shard: Reader(partial(redis.link, keys.bell(shard)), keys, wanted, start, own[shard], (shard,), per_read) for shard in asked}
+    readers = {shard: Reader(partial(redis.link, keys.bell(shard)), keys, wanted, start, own[shard], (shard,), per_read, clocks) for shard in asked}
     return MergedReader(readers, withheld)

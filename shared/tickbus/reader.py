@@ -45,6 +45,10 @@ class _Request(NamedTuple):
     replies: "asyncio.Future[list[Reply]]"
 
 
+_Heard = tuple[Shard, bytes, Bell, str, list[Followed], bool]
+"""A bell: its shard, its ID, what it says, who rang, the streams that it names, and whether it names one that is not known."""
+
+
 class Reader:
     """Follows the streams of some shards that `wanted` accepts.
 
@@ -55,16 +59,18 @@ class Reader:
     def __init__(
         self, connect: Callable[[], Awaitable[Link]], keys: Keys, wanted: Callable[[Stream], bool],
         start: str | StreamId = NOW, positions: Mapping[str, StreamId] | None = None, shards: Iterable[int] | None = None,
-        per_read: int = PER_READ,
+        per_read: int = PER_READ, clocks: bool = True,
     ) -> None:  # fmt: skip
+        """`clocks`: whether rounds shall bring them."""
         self._connect = connect
         self._keys = keys
         self._wanted = wanted
         self._start = start
         self._per_read = per_read
+        self._clocks = clocks
         self._positions = dict(positions or {})
-        self._shards = {shard: Shard(keys.bell(shard), at) for at, shard in enumerate(range(keys.shards) if shards is None else shards)}
-        self._by_bell = {state.bell.encode(): shard for shard, state in self._shards.items()}
+        self._shards = {shard: Shard(shard, keys.bell(shard), at) for at, shard in enumerate(range(keys.shards) if shards is None else shards)}
+        self._by_bell = {state.bell.encode(): state for state in self._shards.values()}
         bells = [state.bell for state in self._shards.values()]
         self._look = _unfinished(("XREAD", "COUNT", 1000, "STREAMS", *bells), len(bells))
         self._wait = _unfinished(("XREAD", "COUNT", 1, "BLOCK", _BLOCK_MS, "STREAMS", *bells), len(bells))
@@ -174,35 +180,44 @@ class Reader:
             if given:
                 yield result
 
-    def _decode(self, reply: Reply) -> list[tuple[int, bytes, Bell]]:
-        """-> (shard, ID, bell). Streams that a new writer rings for are noted: entries of it may have come in the same reply."""
-        bells = [(self._by_bell[key], id, decode_bell(payload)) for key, rows in reply or () for id, (_, payload) in rows]
-        for _, _, bell in bells:
-            _, epoch = author(bell.writer)
-            for name in bell.streams:
-                followed = self._followed.get(name)
-                if followed is not None and epoch > followed.epoch:
-                    followed.epoch = epoch
-                    self._outdated.append(followed)
+    def _decode(self, reply: Reply) -> "list[_Heard]":
+        """Bells, and what they name. Streams that a new writer rings for are noted: entries of it may have come in the same reply."""
+        bells: list[_Heard] = []
+        followed_by_name = self._followed
+        for key, rows in reply or ():
+            state = self._by_bell[key]
+            for id, (_, payload) in rows:
+                bell = decode_bell(payload)
+                owner, epoch = author(bell.writer)
+                news: list[Followed] = []
+                unknown = False
+                for name in bell.streams:
+                    followed = followed_by_name.get(name)
+                    if followed is not None:
+                        news.append(followed)
+                        if epoch > followed.epoch:
+                            followed.epoch = epoch
+                            self._outdated.append(followed)
+                    elif name not in self._ignored:
+                        unknown = True
+                bells.append((state, id, bell, owner, news, unknown))
         return bells
 
-    def _hear(self, bells: Iterable[tuple[int, bytes, Bell]]) -> set[int]:
+    def _hear(self, bells: "Iterable[_Heard]") -> set[int]:
         """Note the news that bells tell; -> shards that must be swept."""
         missed: set[int] = set()
-        for shard, id, bell in bells:
-            state = self._shards[shard]
-            if state.rings.get(bell.writer, -1) + 1 != bell.counter:
-                missed.add(shard)
-            state.rings[bell.writer] = bell.counter
-            for name in bell.streams:
-                followed = self._followed.get(name)
-                if followed is not None:
-                    self._pending[name] = followed
-                elif name not in self._ignored:
-                    missed.add(shard)
+        pending = self._pending
+        for state, id, bell, owner, news, unknown in bells:
+            rings, writer, counter = state.rings, bell.writer, bell.counter
+            if unknown or rings.get(writer, -1) + 1 != counter:
+                missed.add(state.number)
+            rings[writer] = counter
+            for followed in news:
+                pending[followed.name] = followed
             if bell.feed_up is not None:
-                state.clocks[author(bell.writer)[0]] = bell.bus_ms
-                self._told.add(shard)
+                if self._clocks:
+                    state.clocks[owner] = bell.bus_ms
+                    self._told.add(state.number)
                 if state.below:
                     self._judge(state, StreamId.parse(id), bell)
             self._heard(state, id)
@@ -215,6 +230,8 @@ class Reader:
 
     def _settle(self, result: Round) -> None:
         """All news is read: the clocks of the bells that told it hold."""
+        if not self._told:
+            return
         behind = {followed.shard for followed in self._pending.values()} if self._pending else ()
         for shard in [shard for shard in self._told if shard not in behind]:
             clocks = self._shards[shard].clocks

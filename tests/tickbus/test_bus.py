@@ -132,6 +132,42 @@ async def test_a_cursor_goes_on_right_after_the_last_message_given_out(redis_ser
         assert await take(reading, 1) == [5]
 
 
+@pytest.mark.parametrize("gaps", [True, False])
+@pytest.mark.parametrize("at_a_time", [1, 7, 50])
+async def test_a_cursor_is_exact_wherever_a_round_of_many_streams_is_left(redis_server: RedisServer, at_a_time: int, gaps: bool) -> None:
+    """Streams of a trade, a Gap, a trade; of every third the first was read before, and the second is trimmed."""
+    symbols = [f"S{index}" for index in range(40)]
+    async with bench(redis_server) as (writer, bus):
+        cursor: dict[str, str] = {}
+        expected: dict[str, list[str]] = {}
+        for index, symbol in enumerate(symbols):
+            stream = writer.of(symbol)
+            hole = Gap(StreamKind.TRADE, "gateway", GapKind.SEQUENCE, 1, 2, count=3, symbol=symbol)
+            messages = [trade(1, symbol), hole, trade(2, symbol)]
+            await writer.publisher.commit(writer.transaction([writer.entry(stream, message) for message in messages]))
+            expected[symbol] = ["1", "SEQUENCE", "2"]
+            if index % 3 == 0:
+                cursor[stream.name] = str(stored(redis_server.client, writer.key(symbol))[0][0])
+                redis_server.client.xtrim(writer.key(symbol), maxlen=1, approximate=False)
+                expected[symbol] = ["TRIMMED", "2"]
+        if not gaps:
+            expected = {symbol: [one for one in ones if one.isdigit()] for symbol, ones in expected.items()}
+        found: dict[str, list[str]] = {symbol: [] for symbol in symbols}
+        left = sum(map(len, expected.values()))
+        async with asyncio.timeout(30):
+            while left:
+                reading = bus.read("trade", start="start", cursor=cursor, gaps=gaps)
+                async with aclosing(reading.__aiter__()) as messages:  # type: ignore[type-var]
+                    for _ in range(min(left, at_a_time)):
+                        message = await anext(messages)
+                        assert isinstance(message, Trade | Gap)
+                        found[message.symbol].append(message.kind.name if isinstance(message, Gap) else message.price_text)
+                        left -= 1
+                cursor = reading.cursor
+                reading.close()
+        assert found == expected
+
+
 # which streams
 
 

@@ -23,8 +23,8 @@ def ring(id: bytes, counter: int, bus_ms: int, feed_up: bool | None) -> tuple[by
     return id, (b"d", encode(Bell("test#1", counter, bus_ms, feed_up, [STREAM.name])))  # type: ignore[arg-type]
 
 
-def heard(id: bytes, counter: int, bus_ms: int, feed_up: bool | None) -> tuple[int, bytes, Bell]:
-    return SHARD, id, Bell("test#1", counter, bus_ms, feed_up, [STREAM.name])
+def hear(reader: Reader, id: bytes, counter: int, bus_ms: int, feed_up: bool | None) -> None:
+    reader._hear(reader._decode([(KEYS.bell(SHARD).encode(), [ring(id, counter, bus_ms, feed_up)])]))
 
 
 def swept() -> Reader:
@@ -40,20 +40,20 @@ def test_a_bell_that_is_older_than_what_was_read_since_lowers_nothing() -> None:
     reader = swept()
     (followed,) = reader._followed.values()
     followed.read_to, followed.seq = str(AGAIN).encode(), AGAIN.seq
-    reader._hear([heard(b"7042-0", 79, AGAIN.ms - 9, True)])
+    hear(reader, b"7042-0", 79, AGAIN.ms - 9, True)
     assert reader.positions == {STREAM.name: AGAIN}
 
 
 @pytest.mark.parametrize(("bus_ms", "position"), [(READ.ms - 1, LEFT), (READ.ms, READ)])
 def test_a_writer_that_is_behind_our_position_still_does(bus_ms: int, position: StreamId) -> None:
     reader = swept()
-    reader._hear([heard(b"7042-0", 1, bus_ms, True)])
+    hear(reader, b"7042-0", 1, bus_ms, True)
     assert reader.positions == {STREAM.name: position}
 
 
 async def test_clocks_whose_news_was_not_read_before_the_connection_broke_do_not_hold() -> None:
     reader = swept()
-    reader._hear([heard(b"7042-0", 79, 9_000, True)])
+    hear(reader, b"7042-0", 79, 9_000, True)
     assert reader._told == {SHARD}
     reader._connect = _connected  # type: ignore[assignment]
     await reader._linked()
