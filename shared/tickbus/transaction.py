@@ -7,12 +7,15 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import NamedTuple
 
 from tickbus.names import Keys, StreamId
-from tickbus.resp import pack
+from tickbus.resp import arguments, pack
 from tickbus.streams import Entry, StreamWriter
 from tickbus.wire import Bell, encode
 
 _BELL_LENGTH = 512
-"""Rings kept per shard: a reader that misses more sweeps the shard by `last`."""
+"""Rings kept per shard, about: a reader that misses more sweeps the shard by `last`."""
+_RINGS_PER_TRIM = 32
+"""How many rings of a shard go by until one cuts the bell: each cut looks for the oldest entries, which costs the server a tenth of a
+transaction where many shards ring."""
 
 
 class Field(NamedTuple):
@@ -67,7 +70,8 @@ class Packer:
         self._writer = writer
         # packed once, up to where they differ: with many symbols there are nearly as many of these as ticks
         self._hset_last = {shard: arguments("HSET", keys.last(shard)) for shard in shards}
-        self._ring = {shard: b"*8\r\n" + arguments("XADD", keys.bell(shard), "MAXLEN", "~", str(_BELL_LENGTH), "*", "d") for shard in shards}
+        self._ring = {shard: b"*5\r\n" + arguments("XADD", keys.bell(shard), "*", "d") for shard in shards}
+        self._ring_and_trim = {shard: b"*8\r\n" + arguments("XADD", keys.bell(shard), "MAXLEN", "~", str(_BELL_LENGTH), "*", "d") for shard in shards}
         self._bells = dict.fromkeys(shards, 0)
 
     def pack(self, transaction: Transaction, ring: Iterable[int]) -> tuple[bytes, int]:
@@ -91,11 +95,14 @@ class Packer:
                 news[shard] = [stream.name]
         for shard, pairs in heads.items():
             append(b"*%d\r\n%b%b" % (2 + 2 * len(pairs), self._hset_last[shard], b"".join(pairs)))
-        parts += pack_fields(transaction.fields)
+        if transaction.fields:
+            parts += pack_fields(transaction.fields)
         for shard, names in news.items():
-            self._bells[shard] += 1
-            bell = encode(Bell(self._writer(shard), self._bells[shard], transaction.bus_ms, transaction.feed_up, names))
-            append(b"%b$%d\r\n%b\r\n" % (self._ring[shard], len(bell), bell))
+            self._bells[shard] = counter = self._bells[shard] + 1
+            bell = encode(Bell(self._writer(shard), counter, transaction.bus_ms, transaction.feed_up, names))
+            # the first of a process cuts too, however short-lived it is
+            command = self._ring if counter % _RINGS_PER_TRIM != 1 else self._ring_and_trim
+            append(b"%b$%d\r\n%b\r\n" % (command[shard], len(bell), bell))
         return b"".join(parts), len(parts)
 
 
@@ -109,11 +116,6 @@ def pack_fields(fields: Iterable[Field]) -> list[bytes]:
         else:
             gone.setdefault(key, []).append(name)
     return [pack(("HSET", key, *pairs)) for key, pairs in sets.items()] + [pack(("HDEL", key, *names)) for key, names in gone.items()]
-
-
-def arguments(*texts: str) -> bytes:
-    """Part of a command as it is sent."""
-    return b"".join(b"$%d\r\n%b\r\n" % (len(text), text.encode()) for text in texts)
 
 
 def id_of(entry: Entry) -> StreamId:
