@@ -9,12 +9,12 @@ none, means that Redis lost history (a failover, a flush) and that nobody else w
 import os
 import secrets
 import socket
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple
 
 from tickbus.errors import Fenced
 from tickbus.names import Keys
-from tickbus.resp import pack
+from tickbus.resp import arguments, headed, pack
 
 
 def new_holder() -> str:
@@ -40,15 +40,18 @@ class Fences:
         self.held: dict[int, int] = {}
         """Shard -> the epoch under which this process writes it."""
         self._keys = keys
+        # packed once: they travel with every transaction
+        self._fence = [arguments(keys.fence(shard, owner)) for shard in range(keys.shards)]
+        self._pair = [arguments(keys.fence(shard, owner), keys.holder(shard, owner)) for shard in range(keys.shards)]
+        self._holder = holder.encode()
 
-    def watch(self, shards: Iterable[int]) -> bytes:
+    def watch(self, shards: Collection[int]) -> bytes:
         """WATCH: one command."""
-        return pack(("WATCH", *[self._keys.fence(shard, self.owner) for shard in shards]))
+        return headed("WATCH", len(shards)) + b"".join([self._fence[shard] for shard in shards])
 
-    def look(self, shards: Iterable[int]) -> bytes:
+    def look(self, shards: Collection[int]) -> bytes:
         """One command; `read` understands its reply."""
-        names = [name for shard in shards for name in (self._keys.fence(shard, self.owner), self._keys.holder(shard, self.owner))]
-        return pack(("MGET", *names))
+        return headed("MGET", 2 * len(shards)) + b"".join([self._pair[shard] for shard in shards])
 
     def read(self, shards: Collection[int], reply: Sequence[bytes | None]) -> dict[int, Fence]:
         epochs, holders = reply[::2], reply[1::2]
@@ -61,9 +64,9 @@ class Fences:
             pack(("MSET", self._keys.fence(shard, self.owner), epoch, self._keys.holder(shard, self.owner), by)) for shard, epoch in epochs.items()
         ]
 
-    def expected(self, shards: Iterable[int]) -> list[bytes]:
+    def expected(self, shards: Collection[int]) -> list[bytes]:
         """The reply to `look` while nobody else took these shards."""
-        return [value for shard in shards for value in (b"%d" % self.held[shard], self.holder.encode())]
+        return [value for shard in shards for value in (b"%d" % self.held[shard], self._holder)]
 
     def judge(self, found: Mapping[int, Fence]) -> list[int]:
         """-> shards of ours whose fence is gone or older than ours. Fenced if a shard was taken over by another process."""

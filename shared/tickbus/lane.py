@@ -219,9 +219,8 @@ class Lane:
             # refused when it was queued (no memory, read-only, disk full): nothing of it is stored
             cause = next((str(reply) for reply in replies if isinstance(reply, ReplyError) and "EXECABORT" not in str(reply)), str(done))
             return f"Redis refuses to store: {cause}"
-        for reply in done:
-            if type(reply) is ReplyError:
-                return f"Redis stored only a part: {reply}"
+        if ReplyError in map(type, done):
+            return f"Redis stored only a part: {next(reply for reply in done if type(reply) is ReplyError)}"
         if keep is not None:
             self.ring.keep(keep, len(body), monotonic_ns())
         return None

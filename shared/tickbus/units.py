@@ -70,7 +70,7 @@ def epoch_ns(value: int) -> int:
     so it is right for every time between 1973 and 2262, where 64 bits of ns end: ValueError beyond.
     """
     if value >= 100_000_000_000_000_000:
-        return _in_64_bits(value)
+        return value if value < 1 << 63 else _in_64_bits(value)
     if value >= 100_000_000_000_000:
         return _in_64_bits(value * MICROSECOND)
     if value >= 100_000_000_000:
@@ -105,7 +105,10 @@ def format_time(ns: int) -> str:
     return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%S}.{fraction:09d}Z"
 
 
-_PLAIN = re.compile(r"-?(?:0|[1-9]\d*)(?:\.\d+)?", re.ASCII)
+_UNSIGNED = r"(?:0|[1-9]\d{0,30})(?:\.\d{1,30})?"
+is_plain = re.compile(f"-?{_UNSIGNED}", re.ASCII).fullmatch
+"""Whether a number is `canonical` as it stands, as nearly all are; a match, or None. The hot paths ask it themselves."""
+is_plain_size = re.compile(_UNSIGNED, re.ASCII).fullmatch
 _SENSIBLE = 64
 """Longest decimal that is taken: an exponent must not blow up into gigabytes of zeros."""
 
@@ -115,7 +118,7 @@ def canonical(text: str) -> str:
 
     Trailing zeros stay: `201.187000` keeps its six places. Not cached: of many symbols few prices repeat, and a miss costs more than the check.
     """
-    if _PLAIN.fullmatch(text) and len(text) <= _SENSIBLE:
+    if is_plain(text):
         return text
     try:
         value = Decimal(text.strip())
@@ -128,6 +131,8 @@ def canonical(text: str) -> str:
 
 def canonical_size(text: str) -> str:
     """`canonical` for what is never negative."""
+    if is_plain_size(text):
+        return text
     if (size := canonical(text))[0] == "-":
         raise ValueError(f"a size of {size}")
     return size
