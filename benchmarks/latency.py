@@ -18,7 +18,7 @@ _SETTLE_NS = 500_000_000
 """The first half second of a run is not counted."""
 _STOLEN = 0.01
 """Share of all cores' time. A run in which the hypervisor gave more of it to other machines measured those: it is done again."""
-_TRIES = 5
+_TRIES = 12
 
 
 class Latency(NamedTuple):
