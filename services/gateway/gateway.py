@@ -3,26 +3,23 @@
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from pathlib import Path
 
 from services.gateway.inheritance import Inheritance
 from services.gateway.intake import Intake
 from services.gateway.outlet import Batch, Outlet
-from services.gateway.sequencer import StreamState
 from services.gateway.upstream import Upstream
 from tickbus.clock import BusClock
 from tickbus.errors import Fenced, RedisError, RedisUnfit
 from tickbus.lease import Lease
 from tickbus.link import Connection
-from tickbus.messages import Gap
 from tickbus.names import Keys
 from tickbus.publisher import Publisher
-from tickbus.registry import check_meta, read_heads
+from tickbus.registry import check_meta, read_delay, read_heads
 from tickbus.transaction import Transaction
 from tickbus.units import MILLISECOND, MINUTE, SECOND, Duration, format_duration
-from tickbus.wire import Head, decode
 
 log = logging.getLogger("tickbus.gateway")
 
@@ -76,9 +73,9 @@ class Gateway:
             if written := await inherited.write(publisher, self._keys, link, before):
                 log.warning("%s: wrote %d entries that an earlier gateway had spilled", self.name, written)
             heads = await read_heads(link, self._keys, sorted({state.shard for state in streams}))
-            gaps = await _newest_gaps(link, sequencer.ended_in_gaps(heads), heads)
+            delay = await read_delay(link, self._keys, self.name)
             link.close()
-            restored = sequencer.restore(heads, publisher.lane, gaps)
+            restored = sequencer.restore(heads, publisher.lane, delay)
             self._check_clock()
             for state in streams:
                 state.begin(publisher.fences.held[state.shard])
@@ -214,13 +211,19 @@ class Gateway:
                 self._resume(upstream)
 
     async def _tick(self, upstream: Upstream, register: Callable[[], Awaitable[None]]) -> None:
-        """Each second: the bus clock is due; a Redis that went away lets the socket be read again, one that was flushed learns who we are."""
-        lost = -1
+        """Each second: the bus clock is due; a Redis that went away lets the socket be read again, one that was flushed learns who we are,
+        and what the next gateway should know of the vendor's delay."""
+        said: tuple[int, int | None] | None = None
         while True:
-            if lost != self.publisher.histories_lost and self.publisher.up:
+            if self.sequencer.delays.legacy is None:
+                # vendors whose quotes bear no time: a read from the socket may never end in a trade
+                self.sequencer.measure_delays()
+            delay = self.sequencer.delays.legacy
+            news = self.publisher.histories_lost, None if delay is None else delay // MILLISECOND
+            if news != said and self.publisher.up:
                 with suppress(RedisError):
                     await register()
-                    lost = self.publisher.histories_lost
+                    said = news
             await asyncio.sleep(_TICK_SECONDS)
             for outlet in self.outlets:
                 outlet.tick()
@@ -251,12 +254,3 @@ class Gateway:
                         log.error("%s: no more ticks go to the disk: %s; what comes stays in memory", self.name, trouble)
                     break
                 said = ""
-
-
-async def _newest_gaps(link: Connection, streams: Sequence[StreamState], heads: Mapping[str, Head]) -> list[tuple[Gap, int]]:
-    """The newest entries of streams that end in Gaps, and when they were received."""
-    found = await link.ask_all([("XREVRANGE", state.key, "+", "-", "COUNT", 1) for state in streams])
-    entries = [
-        (decode(field, payload), heads[state.name].ts_recv) for state, rows in zip(streams, found, strict=True) for _, (field, payload) in rows
-    ]
-    return [(message, recv) for message, recv in entries if isinstance(message, Gap)]

@@ -14,7 +14,7 @@ on the vendor's clock (services.gateway.delays).
 """
 
 from bisect import bisect_right
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from operator import itemgetter
 
 import msgspec
@@ -35,9 +35,6 @@ HOLES = 64
 """Told holes that are remembered per stream, the newest."""
 EPOCHS = 16
 """Writers that a head remembers, the newest."""
-
-_GAPS_ASKED = 16
-"""Newest Gaps that are looked at after a restart: those of one outage end alike."""
 
 SOURCE = "gateway"
 
@@ -248,7 +245,7 @@ class Sequencer:
 
     def outage(self, kind: GapKind, since: int) -> None:
         """The connection ended, or is mute: ticks after the receive time `since` may be missing. Of several in a row the first counts."""
-        self._measure_delays()
+        self.measure_delays()
         for state in self.streams:
             if state.outage is None:
                 state.outage, state.outage_at, state.outage_since = kind, state.next_id, since
@@ -271,12 +268,12 @@ class Sequencer:
         if notice.symbol is None or notice.kind is None:
             if not self._unreadable_since:
                 self._unreadable_since = recv
-                self._measure_delays()
+                self.measure_delays()
             return
         state = (self._trades if notice.kind == "trade" else self._quotes).get(notice.symbol)
         if state is None:
             return
-        self._measure_delays()
+        self.measure_delays()
         if not state.sequenced:
             self._gap(state, GapKind.REJECTED, self.delays.missing_from(recv), self.delays.missing_to(recv), recv, count=1)
         elif notice.vendor_id == state.next_id and state.next_id > 0:
@@ -345,25 +342,17 @@ class Sequencer:
         vendor_id = max(state.next_id - 1, last)
         self._emit((state, max(recv // MILLISECOND, self.floor_ms), state.seq, b"g", encode(gap), vendor_id, recv))
 
-    def _measure_delays(self) -> None:
+    def measure_delays(self) -> None:
         self.delays.measure((state.last_event, state.recv_of_last_event) for state in self.streams)
 
-    def ended_in_gaps(self, heads: Mapping[str, Head]) -> list[StreamState]:
-        """Streams whose newest entry is a Gap, of those that were told last: `restore` wants to know where these Gaps end."""
-        told = [(head.ts_recv, state) for state in self.streams if (head := heads.get(state.name)) and _is_gap(head, state.newest_tick(head))]
-        newest = max((recv for recv, _ in told), default=0)
-        return [state for recv, state in told if recv == newest][:_GAPS_ASKED]
-
-    def restore(
-        self, heads: dict[str, Head], lane_of: Callable[[int], Hashable] = lambda shard: None, gaps: Iterable[tuple[Gap, int]] = ()
-    ) -> int:  # fmt: skip
+    def restore(self, heads: dict[str, Head], lane_of: Callable[[int], Hashable] = lambda shard: None, delay: int | None = None) -> int:
         """Go on after a restart; -> number of streams that have a history.
 
         `lane_of`: shard -> what it was written together with. Within a lane entries are stored in the order in which they came.
-        `gaps`: the newest Gaps and when they were received. The end of one says as much of the delays as a tick, and may be newer than
-        any: a gateway that stood still finds old ticks in its socket, tells the hole behind them, and may end before a fresh one comes.
+        `delay`: the least that the gateway before us saw, `Delays.legacy`.
         """
-        restored = 0
+        restored = newest = 0
+        ends_in_gap = False
         since: dict[Hashable, int] = {}
         ticks: list[tuple[int, int]] = []
         for state in self.streams:
@@ -375,9 +364,13 @@ class Sequencer:
             self.floor_ms = max(self.floor_ms, last.ms)
             lane = lane_of(state.shard)
             since[lane] = max(since.get(lane, 0), head.ts_recv)
-            if (tick := state.newest_tick(head)) is not None and not tick.flags:
+            tick = state.newest_tick(head)
+            if tick is not None and not tick.flags:
                 ticks.append((tick.ts_event, tick.ts_recv))
-        self.delays.measure([*ticks, *((gap.to_ts, recv) for gap, recv in gaps)])
+            if head.ts_recv >= newest:
+                newest, ends_in_gap = head.ts_recv, _is_gap(head, tick)
+        self.delays.measure(ticks)
+        self.delays.inherit(delay, ends_in_gap=ends_in_gap)
         for state in self.streams:
             # the lane's newest entry: until then the connection delivered, to all its streams, and all of it was stored
             state.outage_since = since.get(lane_of(state.shard), 0)

@@ -32,6 +32,18 @@ async def check_meta(link: Connection, keys: Keys) -> None:
         )
 
 
+async def write_delay(link: Connection, keys: Keys, feed: str, delay: int | None) -> None:
+    """The least time in ns that a tick of this feed took from its ts_event to its ts_recv; None: it is not known."""
+    if delay is not None:
+        await link.ask("HSET", keys.meta, f"delay:{feed}", delay)
+
+
+async def read_delay(link: Connection, keys: Keys, feed: str) -> int | None:
+    """What the gateway before wrote; None if there was none."""
+    delay = await link.ask("HGET", keys.meta, f"delay:{feed}")
+    return None if delay is None else int(delay)
+
+
 async def read_meta(link: Connection, prefix: str) -> int | None:
     """Shard number of a bus, for readers, which need not be told; None if nobody has written yet."""
     shards = await link.ask("HGET", Keys(prefix).meta, "shards")

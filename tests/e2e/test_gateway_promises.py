@@ -161,7 +161,7 @@ def test_redis_is_flushed_under_load(feed: Market, redis_server: RedisServer) ->
     publishes(gateway, 1500)
     meta = Keys().meta
     until(lambda: redis_server.client.hget(meta, "shards") == b"64", 10, "the bus says its shards again")
-    until(lambda: redis_server.client.hexists(meta, "retention:binance"))
+    until(lambda: redis_server.client.hexists(meta, "retention:binance") and redis_server.client.hexists(meta, "delay:binance"))
     assert gateway.stop() == 0
     assert feed.check() == 0
     # all of it was young enough for the replay ring
@@ -189,3 +189,33 @@ def test_a_gateway_that_stood_still_while_it_was_cut_off_tells_all_of_it(start: 
         # quotes have no ids and no times of their own: the range must hold all that lies between the two, also where old frames were read late
         assert gap.from_ts <= before.ts_recv + SECOND // 2 and gap.to_ts >= after.ts_recv - SECOND // 2
         assert gap.to_ts - gap.from_ts >= 2 * SECOND
+
+
+@pytest.mark.timeout(90)
+def test_a_gateway_that_stood_still_and_was_killed_as_it_woke_has_told_its_successor_the_delay(
+    start: Start, redis_server: RedisServer, tmp_path: Path
+) -> None:
+    """It finds ticks in its socket that are old by the time it stood still, and ends before a fresh one comes."""
+    market = Market(start, redis_server, tmp_path, rate=400, quotes=1)
+    gateway = market.gateway("--kinds", "trade,quote").ready()
+    publishes(gateway, 200)
+    until(lambda: redis_server.client.hexists(Keys().meta, "delay:binance"))
+    gateway.signal(signal.SIGSTOP)
+    still = time.monotonic()
+    until(lambda: time.monotonic() > still + 1, what="what it will find old in its socket")
+    market.simulator.say("close=1001")
+    until(lambda: time.monotonic() > still + 4, what="the vendor goes on without it")
+    stood = sum(map(len, map(market.stored, SYMBOLS)))
+    gateway.signal(signal.SIGCONT)
+    until(lambda: sum(map(len, map(market.stored, SYMBOLS))) > stood, what="the old ticks on the bus")
+    gateway.kill()
+    other = market.gateway("--kinds", "trade,quote").ready()
+    publishes(other, 200)
+    assert other.stop() == 0
+    assert market.check() > 0
+    for symbol in SYMBOLS:
+        rows = [message for _, message in entries_in(redis_server, "quote", "binance", symbol)]
+        gaps = [number for number, row in enumerate(rows) if isinstance(row, Gap)]
+        before, first, last, after = rows[gaps[0] - 1], rows[gaps[0]], rows[gaps[-1]], rows[gaps[-1] + 1]
+        assert isinstance(before, Quote) and isinstance(first, Gap) and isinstance(last, Gap) and isinstance(after, Quote)
+        assert first.from_ts <= before.ts_recv and last.to_ts >= after.ts_recv - SECOND // 2

@@ -34,19 +34,19 @@ class Bench:
     recv: int = START
     epoch: int = 0
     delay: int = 3 * MILLISECOND
+    legacy: int | None = None
 
     def __post_init__(self) -> None:
         self.start()
 
     def start(self) -> int:
         """A new process: what was not stored is gone. -> how many streams had a history."""
+        if self.epoch and self.sequencer.delays.legacy is not None:  # the gateway says it each second
+            self.legacy = self.sequencer.delays.legacy
         self.waiting: list[Entry] = []
         self.states = [StreamState(KEYS, TRADES, True), StreamState(KEYS, QUOTES, False)]
         self.sequencer = Sequencer(self.states, self.waiting.append)
-        newest = {entry[0].name: (message, entry[6]) for entry, message in self.stored}
-        ends = [newest[state.name] for state in self.sequencer.ended_in_gaps(self.heads)]
-        restored = self.sequencer.restore(self.heads, gaps=[(gap, recv) for gap, recv in ends if isinstance(gap, Gap)])
-        assert len(ends) == sum(isinstance(gap, Gap) for gap, _ in ends)
+        restored = self.sequencer.restore(self.heads, delay=self.legacy)
         self.epoch += 1
         for state in self.states:
             state.begin(self.epoch)
@@ -535,8 +535,10 @@ def test_what_one_lane_stored_says_nothing_of_another() -> None:
         assert [(gap.from_ts - START) // SECOND for gap in gaps if isinstance(gap, Gap)] == since
 
 
-def test_a_gateway_that_stood_still_and_ended_before_a_fresh_tick_came() -> None:
-    """It read what was old by 29 s in its socket, told the hole behind that, and ended: the next hole begins where that Gap ends."""
+@pytest.mark.parametrize("told", [True, False])
+def test_a_gateway_that_stood_still_and_ended_before_a_fresh_tick_came(told: bool) -> None:
+    """It read what was old by 29 s in its socket, told the hole behind that, or not even that, and ended: the next hole begins where that
+    Gap ends, or the ticks end, and ends when the vendor's next ticks are made."""
     bench, still = Bench(), 29 * SECOND
 
     def quote(event: int, recv: int) -> None:
@@ -545,11 +547,26 @@ def test_a_gateway_that_stood_still_and_ended_before_a_fresh_tick_came() -> None
     quote(START, START + bench.delay)
     bench.sequencer.delays.note(START, START + bench.delay)  # the intake does
     quote(START + SECOND, START + still)
-    bench.sequencer.outage(GapKind.DISCONNECT, START + still)
-    bench.sequencer.resumed(START + still + SECOND)
+    if told:
+        bench.sequencer.outage(GapKind.DISCONNECT, START + still)
+        bench.sequencer.resumed(START + still + SECOND)
     bench.store()
     bench.start()
     bench.sequencer.resumed(START + still + 4 * SECOND)
     bench.store()
-    told = [(message.from_ts - START, message.to_ts - START) for _, message in bench.stored if isinstance(message, Gap)]
-    assert told == [(SECOND, still + SECOND - bench.delay), (still + SECOND - bench.delay, still + 4 * SECOND - bench.delay)]
+    gaps = [(message.from_ts - START, message.to_ts - START) for _, message in bench.stored if isinstance(message, Gap)]
+    first, last = still + SECOND - bench.delay, still + 4 * SECOND - bench.delay
+    assert gaps == ([(SECOND, first), (first, last)] if told else [(SECOND, last)])
+
+
+def test_a_vendor_that_became_slower_is_believed_from_the_next_start_but_one() -> None:
+    """A delay is inherited once: what a gateway hands on is what it saw itself, its predecessor's last ticks among it."""
+    bench = Bench()
+    for delay in (5, 900 * SECOND, 900 * SECOND):
+        at = bench.recv = bench.recv + 3600 * SECOND
+        bench.sequencer.accept([(Quote("A", "1", "1", "2", "1", at - delay, at), NO_ID)])
+        bench.sequencer.delays.note(at - delay, at)
+        bench.store()
+        bench.start()
+    assert bench.legacy == 900 * SECOND
+    assert bench.sequencer.delays.missing_to(bench.recv) == bench.recv - 900 * SECOND
