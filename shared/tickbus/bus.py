@@ -255,10 +255,11 @@ class Reading:
         """A new round: the one before is given out whole. The messages of this one come in parts, each decoded all at once."""
         for read in self._reads:
             read.place.given = read.entries[-1][0]
-        self._reads = reads
+        self._reads, self._to = reads, 0
         for first in range(0, len(reads), _DECODED):
-            self._to = first + _DECODED
-            self._giving = iter(self._messages(reads[first : self._to]))
+            messages = self._messages(reads[first : first + _DECODED])
+            # only now: the cursor does not pass what could not be decoded
+            self._to, self._giving = first + _DECODED, iter(messages)
             yield self._giving
 
     def _messages(self, reads: list[Read]) -> list[Message]:

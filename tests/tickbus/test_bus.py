@@ -14,7 +14,7 @@ from support.writing import KEYS, Writer, stored, trade
 
 import tickbus
 from tickbus.bus import Bus, Reading
-from tickbus.errors import ConfigError, RedisAway
+from tickbus.errors import ConfigError, RedisAway, WireError
 from tickbus.messages import Gap, GapKind, Message, Quote, StreamKind, Trade
 from tickbus.names import Stream, StreamId
 from tickbus.units import MILLISECOND, format_time
@@ -130,6 +130,24 @@ async def test_a_cursor_goes_on_right_after_the_last_message_given_out(redis_ser
         reading = bus.read("trade", cursor=cursor)
         await writer.write(5)
         assert await take(reading, 1) == [5]
+
+
+async def test_a_cursor_does_not_pass_what_could_not_be_decoded(redis_server: RedisServer) -> None:
+    """A newer version wrote something that this one does not know: once upgraded, the program goes on where it stood."""
+    async with bench(redis_server) as (writer, bus):
+        await writer.write(1)
+        reading = bus.read("trade", start="start")
+        assert await take(reading, 1) == [1]
+        before = reading.cursor
+        stream, ms, seq, _, payload, *rest = writer.entry(writer.of("B"), trade(3, "B"))
+        foreign = (stream, ms, seq, b"z", payload, *rest)
+        await writer.publisher.commit(writer.transaction([writer.entry(writer.of("A"), trade(2)), foreign]))  # type: ignore[list-item]
+        again = bus.read("trade", start="start", cursor=before)
+        with pytest.raises(WireError, match="written by a newer version"):
+            await take(again, 2)
+        again.close()
+        assert again.cursor["trade:test:A"] == before["trade:test:A"]
+        assert await take(bus.read("trade", symbols=["A"], cursor=again.cursor), 1) == [2]
 
 
 @pytest.mark.parametrize("gaps", [True, False])
