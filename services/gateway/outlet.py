@@ -91,18 +91,17 @@ class Outlet:
         transaction.ring_all, self.ring_due = self.ring_due, False
         # what was acknowledged, or in flight, when the spilling began was put in front of it, for the case that we are killed
         transaction.entries = entries = [entry for entry in entries if entry[2] > _state(entry).acked] if spilled else entries
+        fields = [entry[3] for entry in entries]
+        if b"g" in fields:
+            _note_ticks(entries)
         newest = cast(dict[StreamState, Entry], {entry[0]: entry for entry in entries})
-        ticks = {state: entry[4] for state, entry in newest.items() if entry[3] != b"g"}
-        if len(ticks) < len(newest):
-            gaps = newest.keys() - ticks.keys()
-            ticks |= {state: state.tick for state in gaps} | _ticks_before_gaps(entries, gaps)
-        transaction.heads = {state: state.head(entry, ticks[state]) for state, entry in newest.items()}
+        transaction.heads = {state: state.head(entry) for state, entry in newest.items()}
         started = self._acknowledged_at = time.monotonic()
         self.committing = True
         await self.lane.commit(transaction)
         self.committing = False
         if entries:
-            self._count(entries, newest, ticks, started)
+            self._count(entries, fields, newest, started)
         await self._release(spilled)
 
     async def _next(self) -> tuple[list[Entry], list[Entry]]:
@@ -130,22 +129,13 @@ class Outlet:
                 else:
                     log.info("what was spilled is in Redis")
 
-    def _count(self, entries: list[Entry], newest: dict[StreamState, Entry], ticks: dict[StreamState, bytes], started: float) -> None:
-        trades = quotes = 0
+    def _count(self, entries: list[Entry], fields: list[bytes], newest: dict[StreamState, Entry], started: float) -> None:
         for state, entry in newest.items():
-            if state.field == b"t":
-                trades += entry[2] - state.acked
-            else:
-                quotes += entry[2] - state.acked
-            state.acked, state.tick = entry[2], ticks[state]
+            state.acked = entry[2]
+        trades, gaps = fields.count(b"t"), fields.count(b"g")
         self.published["trade"] += trades
-        self.published["quote"] += quotes
-        if self._sequencer.told > self._sequencer.told_stored:
-            # rare, so that looking for Gaps costs nothing otherwise
-            for entry in entries:
-                if entry[3] == b"g":
-                    self._sequencer.told_stored += 1
-                    self.published[entry[0].stream.kind] -= 1
+        self.published["quote"] += len(fields) - trades - gaps
+        self._sequencer.told_stored += gaps
         now = self._clock.now_ns()
         if len(self.batches) < _MOST_UNMEASURED:
             self.batches.append(Batch(len(entries), time.monotonic() - started, now - entries[0][6], now - entries[-1][6]))
@@ -189,6 +179,8 @@ def _state(entry: Entry) -> StreamState:
     return entry[0]  # type: ignore[return-value]
 
 
-def _ticks_before_gaps(entries: Iterable[Entry], wanted: "set[StreamState]") -> dict[StreamState, bytes]:
-    """The newest tick of those streams whose newest entry is a Gap."""
-    return {_state(entry): entry[4] for entry in entries if entry[0] in wanted and entry[3] != b"g"}
+def _note_ticks(entries: Iterable[Entry]) -> None:
+    """A head whose newest entry is a Gap holds the tick before it, which may be among these."""
+    for entry in entries:
+        if entry[3] != b"g":
+            _state(entry).tick = entry[4]

@@ -83,7 +83,7 @@ class StreamState(StreamWriter):
         self.acked = 0
         """Counter of the newest entry that Redis has acknowledged."""
         self.tick: bytes = bytes(NIL)
-        """The newest tick among these."""
+        """The newest tick that is in a head, or about to be."""
         self.told = self._pack_holes()
 
     def restore(self, head: Head) -> StreamId:
@@ -116,14 +116,16 @@ class StreamState(StreamWriter):
     def _pack_holes(self) -> bytes:
         return pack_holes(self.holes, self.gaps, self.repaired, self.missing)
 
-    def head(self, entry: Entry, tick: bytes) -> bytes:
-        """The head after `entry`, packed; `tick` is the newest tick at or before it."""
-        _, ms, seq, _, _, vendor_id, recv = entry
+    def head(self, entry: Entry) -> bytes:
+        """The head after `entry`, packed. `tick` must be up to date if this is a Gap."""
+        _, ms, seq, field, payload, vendor_id, recv = entry
+        if field != b"g":
+            self.tick = payload
         # as of this entry: what later ones tell of holes may die with this process before it is stored
         if self.history and (passed := bisect_right(self.history, seq, key=itemgetter(0))):
             self.told = self.history[passed - 1][1]
             del self.history[:passed]
-        return pack_head(f"{ms}-{seq}", None if vendor_id < 0 else vendor_id, recv, tick, self.last_event, self.told, self.wrote)
+        return pack_head(f"{ms}-{seq}", None if vendor_id < 0 else vendor_id, recv, self.tick, self.last_event, self.told, self.wrote)
 
     def begin(self, epoch: int) -> None:
         """From here on `epoch` writes, unless it did already."""

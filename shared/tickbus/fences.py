@@ -43,15 +43,17 @@ class Fences:
         # packed once: they travel with every transaction
         self._fence = [arguments(keys.fence(shard, owner)) for shard in range(keys.shards)]
         self._pair = [arguments(keys.fence(shard, owner), keys.holder(shard, owner)) for shard in range(keys.shards)]
+        self._arm_one = [self._arm((shard,)) for shard in range(keys.shards)]
         self._holder = holder.encode()
 
-    def watch(self, shards: Collection[int]) -> bytes:
-        """WATCH: one command."""
-        return headed("WATCH", len(shards)) + b"".join([self._fence[shard] for shard in shards])
+    def arm(self, shards: Collection[int]) -> bytes:
+        """WATCH and a look, two commands; `read` understands the reply to the look. In this order: a fence that is raised after the
+        look must void the transaction."""
+        return self._arm_one[next(iter(shards))] if len(shards) == 1 else self._arm(shards)
 
-    def look(self, shards: Collection[int]) -> bytes:
-        """One command; `read` understands its reply."""
-        return headed("MGET", 2 * len(shards)) + b"".join([self._pair[shard] for shard in shards])
+    def _arm(self, shards: Collection[int]) -> bytes:
+        fences, pairs = [self._fence[shard] for shard in shards], [self._pair[shard] for shard in shards]
+        return b"".join([headed("WATCH", len(shards)), *fences, headed("MGET", 2 * len(shards)), *pairs])
 
     def read(self, shards: Collection[int], reply: Sequence[bytes | None]) -> dict[int, Fence]:
         epochs, holders = reply[::2], reply[1::2]
@@ -65,7 +67,7 @@ class Fences:
         ]
 
     def expected(self, shards: Collection[int]) -> list[bytes]:
-        """The reply to `look` while nobody else took these shards."""
+        """The reply to the look while nobody else took these shards."""
         return [value for shard in shards for value in (b"%d" % self.held[shard], self._holder)]
 
     def judge(self, found: Mapping[int, Fence]) -> list[int]:

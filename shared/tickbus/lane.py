@@ -90,7 +90,7 @@ class Lane:
         self._shards = frozenset(shards)
         self._home = home
         self._outage = outage
-        self._packer = Packer(keys, shards, lambda shard: f"{fences.owner}#{fences.held.get(shard, 0)}")
+        self._packer = Packer(keys, shards, fences.owner, fences.held)
         self._link: Link | None = None
         self._armed: tuple[int, ...] = ()
         """Shards whose fences the connection watches."""
@@ -122,7 +122,7 @@ class Lane:
     async def _claim(self, link: Link, shards: Collection[int], choose: Choose, first: Sequence[Field]) -> dict[int, Fence] | None:
         """None if somebody else raised them at the same moment."""
         self._armed = ()
-        watched, held = await link.send(self._fences.watch(shards) + self._fences.look(shards), 2)
+        watched, held = await link.send(self._fences.arm(shards), 2)
         found = self._fences.read(shards, _checked(held, watched))
         epochs = choose(found)
         if not epochs:
@@ -150,7 +150,7 @@ class Lane:
         async with self._lock:
             try:
                 self._armed = ()
-                watched, held = await self._link.send(self._fences.watch(mine) + self._fences.look(mine), 2)
+                watched, held = await self._link.send(self._fences.arm(mine), 2)
                 if _checked(held, watched) == self._fences.expected(mine):
                     sets = self._fences.set({shard: self._fences.held[shard] for shard in mine}, holder="")
                     await self._link.send(b"".join([_MULTI, *sets, _EXEC]), len(sets) + 2)
@@ -205,7 +205,7 @@ class Lane:
         if not set(watched) <= set(self._armed):
             await self._arm(link, watched)
         body, count = self._packer.pack(transaction, self.held if transaction.ring_all else ())
-        arming = self._fences.watch(watched) + self._fences.look(watched) if watched else b""
+        arming = self._fences.arm(watched) if watched else b""
         replies = await link.send(b"".join((_MULTI, body, _EXEC, arming)), count + 2 + 2 * bool(watched))
         done = replies[count + 1]
         if done is None or (watched and replies[-1] != self._fences.expected(watched)):
@@ -226,9 +226,9 @@ class Lane:
         return None
 
     async def _arm(self, link: Link, shards: tuple[int, ...]) -> None:
-        """Watch these fences. In this order: one that is raised after the look at it must void the transaction."""
+        """Watch these fences."""
         for _ in range(2):
-            watched, held = await link.send(self._fences.watch(shards) + self._fences.look(shards), 2)
+            watched, held = await link.send(self._fences.arm(shards), 2)
             if _checked(held, watched) == self._fences.expected(shards):
                 self._armed = shards
                 return
@@ -254,7 +254,7 @@ class Lane:
     async def _check(self, link: Link, shards: Collection[int]) -> None:
         """Fenced if a newer epoch stands in a fence; set again if they are gone."""
         while True:
-            watched, held = await link.send(self._fences.watch(shards) + self._fences.look(shards), 2)
+            watched, held = await link.send(self._fences.arm(shards), 2)
             again = self._fences.judge(self._fences.read(shards, _checked(held, watched)))
             if not again:
                 break

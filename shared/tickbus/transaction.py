@@ -3,13 +3,14 @@
 Entries, the heads of their streams, hash fields and the rings of the doorbells stand in one MULTI/EXEC: all of it or nothing.
 """
 
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from functools import cache
 from typing import NamedTuple
 
 from tickbus.names import Keys, StreamId
 from tickbus.resp import arguments, pack
 from tickbus.streams import Entry, StreamWriter
-from tickbus.wire import Bell, encode
+from tickbus.wire import encode, pack_bell, pack_said
 
 _BELL_LENGTH = 512
 """Rings kept per shard, about: a reader that misses more sweeps the shard by `last`."""
@@ -62,12 +63,12 @@ class Transaction:
 
 
 class Packer:
-    """Transactions of one writer -> commands, packed, and their number."""
+    """Transactions of one owner -> commands, packed, and their number."""
 
-    def __init__(self, keys: Keys, shards: Collection[int], writer: Callable[[int], str]) -> None:
-        """`writer`: shard -> who rings its bell."""
-        self._keys = keys
-        self._writer = writer
+    def __init__(self, keys: Keys, shards: Collection[int], owner: str, epochs: Mapping[int, int]) -> None:
+        """`epochs`: shard -> the epoch under which the owner writes it now."""
+        self._epochs = epochs
+        self._author = cache(lambda epoch: encode(f"{owner}#{epoch}"))
         # packed once, up to where they differ: with many symbols there are nearly as many of these as ticks
         self._hset_last = {shard: arguments("HSET", keys.last(shard)) for shard in shards}
         self._ring = {shard: b"*5\r\n" + arguments("XADD", keys.bell(shard), "*", "d") for shard in shards}
@@ -94,12 +95,14 @@ class Packer:
                 heads[shard] = [packed]
                 news[shard] = [stream.name]
         for shard, pairs in heads.items():
-            append(b"*%d\r\n%b%b" % (2 + 2 * len(pairs), self._hset_last[shard], b"".join(pairs)))
+            append(b"*%d\r\n%b%b" % (2 + 2 * len(news[shard]), self._hset_last[shard], b"".join(pairs)))
         if transaction.fields:
             parts += pack_fields(transaction.fields)
+        said = pack_said(transaction.bus_ms, transaction.feed_up)
+        bells, author, epochs = self._bells, self._author, self._epochs
         for shard, names in news.items():
-            self._bells[shard] = counter = self._bells[shard] + 1
-            bell = encode(Bell(self._writer(shard), counter, transaction.bus_ms, transaction.feed_up, names))
+            bells[shard] = counter = bells[shard] + 1
+            bell = pack_bell(author(epochs.get(shard, 0)), counter, said, names)
             # the first of a process cuts too, however short-lived it is
             command = self._ring if counter % _RINGS_PER_TRIM != 1 else self._ring_and_trim
             append(b"%b$%d\r\n%b\r\n" % (command[shard], len(bell), bell))

@@ -79,6 +79,16 @@ def pack_epochs(epochs: Sequence[tuple[int, int]]) -> bytes:
     return encode(epochs)
 
 
+def pack_bell(writer: bytes, counter: int, said: bytes, streams: Sequence[str]) -> bytes:
+    """As `encode(Bell(...))`, of parts that are packed already: there is one for each shard of a transaction."""
+    return b"\x95%b%b%b%b" % (writer, encode(counter), said, encode(streams))
+
+
+def pack_said(bus_ms: int, feed_up: bool | None) -> bytes:
+    """These fields of a Bell."""
+    return encode((bus_ms, feed_up))[1:]
+
+
 _TYPES: dict[bytes, type[Any]] = {b"t": Trade, b"q": Quote, b"g": Gap, b"b": Bar, b"s": Signal}
 FIELDS: dict[type[Any], bytes] = {kind: field for field, kind in _TYPES.items()}
 """Message type -> the name of its field in a stream entry."""

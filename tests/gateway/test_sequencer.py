@@ -63,7 +63,7 @@ class Bench:
             ticks = [entry[4] for entry in batch if entry[0] is state and entry[3] != b"g"]
             state.tick = ticks[-1] if ticks else state.tick
             # as it comes back from Redis
-            self.heads[state.name] = decode_head(state.head(newest[state], state.tick))
+            self.heads[state.name] = decode_head(state.head(newest[state]))
         self.stored += [(entry, decode(entry[3], entry[4])) for entry in batch]
 
     def now(self) -> int:

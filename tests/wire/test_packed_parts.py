@@ -1,10 +1,10 @@
-"""Heads that are put together from packed parts are those that the encoder makes of the whole."""
+"""Heads and bells that are put together from packed parts are those that the encoder makes of the whole."""
 
 import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tickbus.wire import Head, Hole, decode_head, encode, pack_epochs, pack_head, pack_holes
+from tickbus.wire import Bell, Head, Hole, decode_head, encode, pack_bell, pack_epochs, pack_head, pack_holes, pack_said
 
 COUNTS = st.integers(0, (1 << 63) - 1)
 
@@ -23,3 +23,9 @@ def test_a_head_of_packed_parts(
     head = Head(id, vendor_id, recv, msgspec.Raw(tick), event, holes, gaps, repaired, missing, epochs)
     assert packed == encode(head)
     assert encode(decode_head(packed)) == packed
+
+
+@given(st.text(max_size=60), COUNTS, COUNTS, st.none() | st.booleans(), st.lists(st.text(max_size=40), max_size=40))
+def test_a_bell_of_packed_parts(writer: str, counter: int, bus_ms: int, feed_up: bool | None, streams: list[str]) -> None:
+    packed = pack_bell(encode(writer), counter, pack_said(bus_ms, feed_up), streams)
+    assert packed == encode(Bell(writer, counter, bus_ms, feed_up, streams))
