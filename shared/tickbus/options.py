@@ -232,16 +232,16 @@ def load(
     from_file = _read_toml(Path(path), part, fields, tables or {part: options}) if path else {}
     values: dict[str, object] = {}
     for field in fields:
-        sources = [(f"{field.flag}", given.get(field.key), given.get(field.key + "_file"))]
+        sources = [(field.flag, "-file", given.get(field.key), given.get(field.key + "_file"))]
         if field.name in {name for name, _, _ in positionals}:
-            sources = [(field.name.upper(), given.get(field.name) or None, None)]
-        sources.append((field.variable, environ.get(field.variable) or None, environ.get(field.variable + "_FILE") or None))
-        sources.append((f"{path}: {field.key}", from_file.get(field.key), from_file.get(field.key + "_file")))
-        for where, value, file in sources:
+            sources = [(field.name.upper(), "", given.get(field.name) or None, None)]
+        sources.append((field.variable, "_FILE", environ.get(field.variable) or None, environ.get(field.variable + "_FILE") or None))
+        sources.append((f"{path}: {field.key}", "_file", from_file.get(field.key), from_file.get(field.key + "_file")))
+        for where, as_file, value, file in sources:
             if file is not None and field.option.secret:
                 if value is not None:
-                    raise ConfigError(f"{where}: give the value or the file that holds it, not both")
-                value = _read_secret(str(file), where)
+                    raise ConfigError(f"{where}, {where}{as_file}: give the value or the file that holds it, not both")
+                value = _read_secret(str(file), where + as_file)
             if value is not None:
                 values[field.name] = field.parse(value, where)
                 break
@@ -290,9 +290,12 @@ def _metavar(field: _Declared) -> str:
 
 def _read_secret(path: str, where: str) -> str:
     try:
-        return Path(path).read_text(encoding="utf-8").strip()
+        secret = Path(path).read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{where}: cannot read {path}: {getattr(error, 'strerror', None) or error}") from None
+    if not secret:
+        raise ConfigError(f"{where}: {path} is empty")
+    return secret
 
 
 def _read_toml(path: Path, part: str, fields: list[_Declared], tables: Mapping[str, type[CommonOptions]]) -> dict[str, object]:

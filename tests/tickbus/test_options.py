@@ -95,8 +95,12 @@ def test_secrets_from_files(tmp_path: Path, toml: Any) -> None:
     assert got(file=toml(f'[part]\nmust = "x"\ntoken_file = "{secret}"\n')).token == "s3cret"
     assert got("--must", "x", "--redis-file", str(secret)).redis == "s3cret"
     assert got("--must", "x", "--token", "flag", TICKBUS_TOKEN_FILE=str(secret)).token == "flag"
-    assert "not both" in refused("--must", "x", "--token", "a", "--token-file", str(secret))
-    assert "cannot read /no/such" in refused("--must", "x", "--token-file", "/no/such")
+    assert "--token, --token-file: give" in refused("--must", "x", "--token", "a", "--token-file", str(secret))
+    assert "--token-file: cannot read /no/such" in refused("--must", "x", "--token-file", "/no/such")
+    assert "TICKBUS_TOKEN_FILE: cannot read /no/such" in refused("--must", "x", TICKBUS_TOKEN_FILE="/no/such")
+    assert "token_file: cannot read /no/such" in refused(file=toml('[part]\nmust = "x"\ntoken_file = "/no/such"\n'))
+    secret.write_text("\n")
+    assert f"--token-file: {secret} is empty" in refused("--must", "x", "--token-file", str(secret))
     secret.write_bytes(b"\xff\xfe")
     assert "--token" in refused("--must", "x", "--token-file", str(secret))
 
