@@ -11,10 +11,11 @@ from contextlib import suppress
 from pathlib import Path
 from threading import Lock
 
-from services.gateway.folders import clear, fsync_dir, lock_folder, log, remove_folder
+from services.gateway.folders import clear, lock_folder, log, remove_folder
 from services.gateway.held import Damage, Held, Segment, folder_of, survey_folder
 from services.gateway.segment import HEAD_BYTES, Header, Owner, SpillError, body_length, decode_entries, encode_entries, encode_header
 from services.gateway.together import together
+from tickbus.durable import fsync_dir
 from tickbus.streams import Entry, StreamWriter
 
 SEGMENT_BYTES = 32 << 20

@@ -12,6 +12,7 @@ from pathlib import Path
 import msgspec
 
 from services.recorder import files
+from tickbus.durable import fsync_dir
 from tickbus.errors import ConfigError
 
 log = logging.getLogger(__name__)
@@ -57,7 +58,7 @@ def path_of(folder: Path, number: int) -> Path:
 def create(folder: Path, manifest: Manifest, temporary: Path) -> bool:
     """Commit -> whether the number was free. The temporary file stays. OSError: nothing was committed.
 
-    The name is durable only after files.fsync_dir(folder).
+    The name is durable only after fsync_dir(folder).
     """
     files.write(temporary, msgspec.json.encode(manifest))
     try:
@@ -76,7 +77,7 @@ def last(folder: Path, aside: Path) -> Manifest | None:
         except msgspec.MsgspecError as error:
             log.error("%s is unreadable (%s): set aside, and the commit before it is the position", path, error)
             files.set_aside(path, aside)
-            files.fsync_dir(folder)
+            fsync_dir(folder)
             continue
         if manifest.format > FORMAT:
             raise ConfigError(f"{path} was written by a newer version of tickbus (format {manifest.format}); upgrade this one")

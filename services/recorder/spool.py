@@ -20,6 +20,7 @@ from pathlib import Path
 from services.recorder import files
 from services.recorder.buffer import Buffer, Run
 from services.recorder.records import MAGIC, Damage, pack, unpack
+from tickbus.durable import fsync_dir
 
 log = logging.getLogger(__name__)
 
@@ -106,7 +107,7 @@ class Spool:
         finally:
             for fd in fds:
                 os.close(fd)
-        files.fsync_dir(self._folder)
+        fsync_dir(self._folder)
 
     def close(self) -> None:
         """The files stay, for who takes the shard over next."""

@@ -25,6 +25,7 @@ from services.recorder.draft import ASIDE, Draft, drafts
 from services.recorder.manifest import File, Manifest
 from services.recorder.sheet import Row
 from services.recorder.spool import Inherited, Spool, discard, inherit
+from tickbus.durable import fsync_dir, make_dir
 from tickbus.errors import Fenced, TickbusError
 from tickbus.names import StreamId
 
@@ -102,7 +103,7 @@ class ShardStore:
         if self._number:
             raise RuntimeError("a store recovers once; after Fenced, open another one")
         for folder in (self._manifests, self._aside, self._temporary.parent, self._spool_dir):
-            files.make_dir(folder)
+            make_dir(folder)
         last = self._take_over()
         self._positions.update({name: StreamId.parse(id) for name, id in last.positions.items()})
         if moved := strays.set_aside(self._data_dir, self._shard, last.number):
@@ -183,7 +184,7 @@ class ShardStore:
             own = Manifest(last.number + 1, self._shard, self._epoch, self._writer, [], last.positions)
             self._temporary = self._temporary.with_name(f"{own.number:08d}")
             try:
-                files.make_dir(self._temporary)
+                make_dir(self._temporary)
                 won = manifest.create(self._manifests, own, self._manifest_draft(own.number))
             except OSError:
                 if not self._taken(own.number):
@@ -191,7 +192,7 @@ class ShardStore:
                 won = False
             files.remove([self._manifest_draft(own.number)])
             if won:
-                files.fsync_dir(self._manifests)
+                fsync_dir(self._manifests)
                 # of starts that were killed right here
                 files.remove(self._temporary.glob("*.json.tmp"))
                 return own
@@ -208,10 +209,10 @@ class ShardStore:
         written = [self._data_dir / file.temporary for file in named]
         try:
             for draft, path in zip(made, written, strict=True):
-                files.make_dir((self._data_dir / draft.name).parent)
+                make_dir((self._data_dir / draft.name).parent)
                 files.write(path, draft.data)
                 self._step("written")
-            files.fsync_dir(self._temporary)
+            fsync_dir(self._temporary)
             self._step("fsynced")
             won = manifest.create(self._manifests, own, self._manifest_draft(number))
         except OSError:
@@ -238,7 +239,7 @@ class ShardStore:
 
     def _name(self, committed: Manifest) -> None:
         """Step 3; harmless where it was done before, or is being done by another store."""
-        files.fsync_dir(self._manifests)
+        fsync_dir(self._manifests)
         self._step("durable")
         for file in committed.files:
             final = self._data_dir / file.name
@@ -249,7 +250,7 @@ class ShardStore:
                 raise TickbusError(f"{final} is missing, with {file.rows} rows that {where} names; bring it back, then start again") from None
             self._step("named")
         for folder in sorted({(self._data_dir / file.name).parent for file in committed.files}):
-            files.fsync_dir(folder)
+            fsync_dir(folder)
         self._step("done")
 
     def _taken(self, number: int) -> bool:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from services.recorded.columns import KINDS
 from services.recorder import files, manifest
+from tickbus.durable import fsync_dir
 from tickbus.units import SECOND
 
 _FILE = re.compile(r"s(\d+)-(\d{8,})\.parquet")
@@ -19,11 +20,11 @@ def set_aside(data_dir: Path, shard: str, number: int) -> list[Path]:
     found = [*_temporary(data_dir / "_tmp" / shard, number), *_final(data_dir, shard, number)]
     moved = [target for path in found if (target := files.set_aside(path, aside))]
     if moved:
-        files.fsync_dir(aside)
+        fsync_dir(aside)
     for folder in {path.parent for path in found}:
         # two starts at once clear the same folders
         with suppress(FileNotFoundError):
-            files.fsync_dir(folder)
+            fsync_dir(folder)
     for emptied in _before(data_dir / "_tmp" / shard, number):
         with suppress(OSError):
             emptied.rmdir()
