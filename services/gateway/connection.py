@@ -19,7 +19,7 @@ class Connection:
         self.mapper: Mapper = feed.mapper(tolerance)
         self.holding = holding
         self.subscribed = asyncio.Event()
-        self.closing = asyncio.Event()
+        self.closing = False
         """The vendor announced the end of this connection."""
         self.refused: Refused | None = None
         self.over = False
@@ -29,7 +29,7 @@ class Connection:
         self.unanswered = 0
         self.opened_at = asyncio.get_running_loop().time()
         self.rotate_at = 0.0
-        """When it is to be replaced; 0 = not decided, or never."""
+        """When it is to be replaced, on the loop's clock; 0 = not decided, or never."""
         self._intake = intake
         self._most = most
         self._held: list[bytes] = []
@@ -124,7 +124,7 @@ class Connection:
                 case Alive():
                     self.unanswered = 0
                 case Closing():
-                    self.closing.set()
+                    self.closing, self.rotate_at = True, asyncio.get_running_loop().time()
                 case Refused() if self.refused is None:
                     self.refused = notice
                     self.socket.abort(notice.text)

@@ -24,6 +24,8 @@ log = logging.getLogger("tickbus.gateway")
 _PING_SECONDS = 20.0
 _SUBSCRIBE_SECONDS = 20.0
 _ROTATE_AGAIN_SECONDS = 30.0
+_LEAVE_AGAIN_SECONDS = 2.0
+"""The same for a connection whose end the vendor has announced."""
 _STILL_SECONDS = 1.0
 """A process that has not turned for so long stood still: what it then finds in its socket is old, and says nothing of the time since."""
 _SETTLE_SECONDS = 1.0
@@ -92,9 +94,10 @@ class Upstream:
                 ended, why = await self._watch(self.current)
                 if ended != "rotate":
                     return self._lost(self.current, ended, why)
-                successor = await self._replacement(self.current)
+                successor, wait = await self._replacement(self.current)
                 if successor is None:
-                    self.current.rotate_at += _ROTATE_AGAIN_SECONDS
+                    again = _LEAVE_AGAIN_SECONDS if self.current.closing else _ROTATE_AGAIN_SECONDS
+                    self.current.rotate_at = asyncio.get_running_loop().time() + max(again, wait)
                     continue
                 self.bytes_before += self.current.socket.bytes_received
                 await self.current.close("replaced")
@@ -137,10 +140,10 @@ class Upstream:
             elif self._intake.last_tick != last_tick and now - still_at > _STILL_SECONDS:
                 self._doubted_since = 0
             turned, turned_at = now, self._clock.now_ns()
-            if done:
-                return "refused" if connection.refused else "closed", socket.closed.result()
             if connection.valid:
                 self._backoff.reset()
+            if done:
+                return "refused" if connection.refused else "closed", socket.closed.result()
             if self._intake.last_tick != last_tick or not self._in_session():
                 last_tick, quiet_since = self._intake.last_tick, now
             if self._silence and connection.subscribed.is_set() and now - quiet_since > self._silence:
@@ -155,16 +158,21 @@ class Upstream:
             patience = _SUBSCRIBE_SECONDS + connection.feed.request_interval / SECOND * connection.feed.requests
             if not connection.subscribed.is_set() and now - connection.opened_at > patience:
                 return "subscribe", "the subscription was not acknowledged"
-            old = connection.closing.is_set() or 0.0 < connection.rotate_at < now
-            if old and connection.feed.overlaps and connection.subscribed.is_set():
+            if 0.0 < connection.rotate_at < now and connection.feed.overlaps and connection.subscribed.is_set():
                 return "rotate", "replaced before its end"
 
-    async def _replacement(self, old: Connection) -> Connection | None:
-        """A second connection beside the old one, subscribed and holding its ticks back; None if that failed."""
+    async def _replacement(self, old: Connection) -> tuple[Connection | None, float]:
+        """A second connection beside the old one, subscribed and holding its ticks back; or None, and how long to wait at least.
+
+        Whatever the vendor says to it: the old one delivers."""
         new = Connection(self._make_feed(), self._intake, self._tolerance, self._most, holding=True)
-        reason, _ = await self._open(new)
+        try:
+            reason, wait = await self._open(new)
+        except VendorRefused as error:
+            log.warning("upstream: the connection that was to replace this one is refused: %s", error)
+            return None, _ROTATE_AGAIN_SECONDS
         if reason:
-            return None
+            return None, wait
         subscribed = asyncio.create_task(new.subscribed.wait())
         try:
             await asyncio.wait((subscribed, new.socket.closed), timeout=_SUBSCRIBE_SECONDS, return_when=asyncio.FIRST_COMPLETED)
@@ -174,8 +182,8 @@ class Upstream:
             subscribed.cancel()
         if new.socket.closed.done() or not new.subscribed.is_set():
             await new.close("not usable")
-            return None
-        return new
+            return None, new.refused.wait / SECOND if new.refused is not None else 0.0
+        return new, 0.0
 
     def _in_session(self) -> bool:
         return self._session is None or self._session.contains(self._clock.now_ns())
