@@ -7,6 +7,7 @@ from tickbus import metrics as m
 from tickbus.messages import GapKind
 from tickbus.metrics import Meters
 from tickbus.units import SECOND
+from tickbus.wire import NIL
 
 _REASONS = ("closed", "connect", "dead", "refused", "rotate", "silence", "slow_down", "subscribe")
 _REJECTS = ("field", "garbage", "oversize", "unknown_symbol")
@@ -79,7 +80,7 @@ class GatewayMeters:
         self._missing.bring_to(sum(state.missing for state in streams))
         symbols = {state.symbol for state in streams}
         self._wanted.set(len(symbols))
-        self._silent.set(len(symbols - {state.symbol for state in streams if state.last_event}))
+        self._silent.set(len(symbols - {state.symbol for state in streams if state.tick != bytes(NIL)}))
         published = self._gateway.published
         for kind, counter in self._published.items():
             counter.bring_to(published[kind])

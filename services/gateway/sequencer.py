@@ -43,7 +43,7 @@ class StreamState(StreamWriter):
     """One stream's side of the sequencer."""
 
     __slots__ = (
-        "acked", "dropped", "early", "epochs", "field", "first_seen", "gaps", "history", "holes", "kind", "last_event", "missing", "next_id",
+        "acked", "ahead", "dropped", "early", "epochs", "field", "first_seen", "gaps", "history", "holes", "kind", "last_event", "missing", "next_id",
         "outage", "outage_at", "outage_since", "recv_of_last_event", "repaired", "seq", "sequenced", "symbol", "tick", "told", "wrote",
     )  # fmt: skip
 
@@ -63,6 +63,8 @@ class StreamState(StreamWriter):
         self.last_event = 0
         self.recv_of_last_event = 0
         """Receive time of the tick that brought the newest ts_event; 0 if that was before the start."""
+        self.ahead = (0, 0, NO_ID)
+        """ts_event of the two newest flagged ticks, and `next_id` after them: a vendor's clock may be ahead of ours for good."""
         self.holes: list[Hole] = []
         self.gaps: dict[str, int] = {}
         self.repaired = 0
@@ -95,6 +97,8 @@ class StreamState(StreamWriter):
         self.first_seen = max(0, self.next_id - 1 - _WINDOW)
         # the head's ts_event may be that of a tick which came after the newest stored one, and died with its gateway
         self.last_event = head.ts_event if newest is None or newest.flags else newest.ts_event
+        if newest is not None and newest.flags:
+            self.ahead = (newest.ts_event, newest.ts_event, self.next_id)
         self.holes, self.gaps, self.repaired, self.missing = list(head.holes), dict(head.gaps), head.repaired, head.missing
         self.epochs = list(head.epochs)
         self.told, self.wrote = self._pack_holes(), pack_epochs(self.epochs)
@@ -108,6 +112,18 @@ class StreamState(StreamWriter):
         tick = decode(self.field, bytes(head.tick))
         assert isinstance(tick, Trade | Quote)
         return tick
+
+    @property
+    def newest_event(self) -> int:
+        """ts_event of the newest tick, as near as can be told; 0 if none is known. Of flagged ticks it takes two to be believed."""
+        before, last, next_id = self.ahead
+        return max(self.last_event, min(before, last)) if next_id == self.next_id else self.last_event
+
+    def event_before(self, ts_event: int) -> int:
+        """ts_event of the newest tick, where a Gap in front of one of `ts_event` begins; that itself if none is known."""
+        _, last, next_id = self.ahead
+        newest = self.newest_event
+        return last if next_id == self.next_id and newest < last <= ts_event else newest or ts_event
 
     def changed(self) -> None:
         """The newest entry changed what is told of holes."""
@@ -179,7 +195,9 @@ class Sequencer:
             elif state.outage is not None:  # a tick before the vendor acknowledged the subscription
                 self._tell_outage(state, tick.ts_recv)
             ts_event, recv = tick.ts_event, tick.ts_recv
-            if ts_event > state.last_event and not tick.flags:
+            if tick.flags:
+                state.ahead = (state.ahead[1], ts_event, state.next_id)
+            elif ts_event > state.last_event:
                 state.last_event = ts_event
                 state.recv_of_last_event = recv
             state.seq = seq = state.seq + 1
@@ -199,7 +217,7 @@ class Sequencer:
                 self._gap(state, state.outage, self.delays.missing_from(state.outage_since), tick.ts_event, tick.ts_recv)
         elif vendor_id > last:
             kind = state.outage if state.outage is not None and state.outage_at == state.next_id else GapKind.SEQUENCE
-            self._hole(state, last + 1, vendor_id - 1, kind, state.last_event, tick)
+            self._hole(state, last + 1, vendor_id - 1, kind, state.event_before(tick.ts_event), tick)
         elif (hole := _find(state.holes, vendor_id)) is not None:
             self._late(state, hole, tick, vendor_id)
             return False
@@ -210,7 +228,7 @@ class Sequencer:
         elif self._is_reset(state, tick, vendor_id):
             state.holes, state.early = [], set()
             state.first_seen = vendor_id
-            self._gap(state, GapKind.RESET, state.last_event, tick.ts_event, tick.ts_recv)
+            self._gap(state, GapKind.RESET, state.event_before(tick.ts_event), tick.ts_event, tick.ts_recv)
         else:
             self.duplicates += 1
             return False
@@ -221,14 +239,14 @@ class Sequencer:
     def _is_early(self, state: StreamState, tick: Trade | Quote, vendor_id: int) -> bool:
         """An unseen tick from just before our first: vendors send their last ticks again after a reconnect."""
         near = state.next_id - 1 - vendor_id <= _REPEATS and vendor_id < state.first_seen
-        return near and tick.ts_event <= state.last_event and vendor_id not in state.early
+        return near and tick.ts_event <= state.newest_event and vendor_id not in state.early
 
     def _is_reset(self, state: StreamState, tick: Trade | Quote, vendor_id: int) -> bool:
         fall = state.next_id - 1 - vendor_id
         if fall > _WINDOW or (vendor_id < state.first_seen and vendor_id not in state.early):
             return True
         # a repeat is as old as it was the first time; a fallen sequence that goes on is newer than all before
-        return fall > _REPEATS and tick.ts_event > state.last_event
+        return fall > _REPEATS and tick.ts_event > state.newest_event
 
     def _late(self, state: StreamState, hole: Hole, tick: Trade | Quote, vendor_id: int) -> None:
         at = state.holes.index(hole)

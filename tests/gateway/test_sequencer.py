@@ -495,6 +495,45 @@ def test_a_time_ahead_of_the_clock_is_not_the_streams_newest() -> None:
     assert bench.states[0].last_event == newest
 
 
+@pytest.mark.parametrize("restart", [True, False])
+@pytest.mark.parametrize("ahead", [0, 10 * SECOND])
+def test_a_vendor_whose_clock_is_ahead_for_good(ahead: int, restart: bool) -> None:
+    """Every tick is flagged, and none moves `last_event`: yet its repeats are repeats, and its Gaps have its times."""
+    bench, flags, sent = Bench(), Flag.FUTURE_TIME if ahead else 0, {}
+
+    def send(vendor_id: int) -> None:
+        recv = bench.now()
+        sent.setdefault(vendor_id, recv + ahead - bench.delay)
+        bench.sequencer.accept([(Trade("A", "1", "1", Side.BUY, str(vendor_id), sent[vendor_id], recv, flags=flags), vendor_id)])
+
+    for vendor_id in (*range(1001, 1201), 1204):
+        send(vendor_id)
+    bench.store()
+    if restart:
+        bench.start()
+    else:
+        bench.outage()
+    bench.resumed()
+    for vendor_id in (*range(1104, 1201), 1204, 1205):  # the vendor begins with its last ticks, 100 ids back
+        send(vendor_id)
+    bench.store()
+    trades = [message for entry, message in bench.stored if entry[0].stream == TRADES and isinstance(message, Trade)]
+    assert [trade.trade_id for trade in trades] == [str(id) for id in (*range(1001, 1201), 1204, 1205)]
+    (gap,) = (message for entry, message in bench.stored if entry[0].stream == TRADES and isinstance(message, Gap))
+    assert (gap.kind, gap.from_id, gap.to_id, gap.from_ts, gap.to_ts) == (GapKind.SEQUENCE, "1201", "1203", sent[1200], sent[1204])
+
+
+def test_one_time_far_ahead_does_not_make_a_fallen_sequence_a_repeat() -> None:
+    bench = Bench()
+    for vendor_id in range(1001, 1101):
+        bench.send(vendor_id)
+    bench.sequencer.accept([(Trade("A", "1", "1", Side.BUY, "1101", START * 2, bench.now(), flags=Flag.FUTURE_TIME), 1101)])
+    bench.send(1010)
+    bench.send(1011)
+    assert bench.gaps() == [("RESET", None, None, None, False)]
+    assert [message.trade_id for message in bench.messages(TRADES) if isinstance(message, Trade)][-2:] == ["1010", "1011"]
+
+
 def test_what_a_head_says_of_who_wrote() -> None:
     bench = Bench()
     for _ in range(20):
