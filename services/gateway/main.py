@@ -48,10 +48,15 @@ def start(options: Options) -> int:
 def _setup(options: Options) -> tuple[FeedSetup, str]:
     """Everything that can be wrong with the options is said before anything is opened."""
     kind = feed_class(options.feed)
-    symbols = SymbolMap(read_symbols(options.symbols), kind.spell, read_symbol_map(options.symbol_map))
+    exceptions = {canonical: kind.written(vendor) for canonical, vendor in read_symbol_map(options.symbol_map).items()}
+    symbols = SymbolMap(read_symbols(options.symbols), kind.spell, exceptions)
     kinds = tuple(dict.fromkeys(options.kinds))
     if not kinds:
         raise ConfigError("--kinds: name trade, quote or both")
+    if options.max_connection_age is not None and not kind.overlaps:
+        raise ConfigError(f"--max-connection-age: a connection of feed {options.feed} cannot be replaced without a hole; leave it out")
+    if options.json_fields and options.feed != "json":
+        raise ConfigError(f"--json-fields: feed {options.feed} has names of its own; leave it out")
     setup = FeedSetup(symbols, kinds, options.url, options.token, options.json_fields)
     kind(setup).url()
     return setup, check_name(options.name or options.feed)

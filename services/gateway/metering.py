@@ -77,7 +77,7 @@ class GatewayMeters:
         for kind, counter in self._gaps.items():
             counter.bring_to(sum(state.gaps.get(kind, 0) for state in streams))
         self._repaired.bring_to(sum(state.repaired for state in streams))
-        self._missing.bring_to(sum(state.missing for state in streams))
+        self._missing.bring_to(sum(state.missing + state.repaired for state in streams))  # each repaired Gap is one of these ticks
         symbols = {state.symbol for state in streams}
         self._wanted.set(len(symbols))
         self._silent.set(len(symbols - {state.symbol for state in streams if state.tick != bytes(NIL)}))

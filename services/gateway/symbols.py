@@ -51,6 +51,6 @@ def _words(path: Path, flag: str) -> list[str]:
 
 def _lines(path: Path, flag: str) -> list[str]:
     try:
-        return [line.partition("#")[0].strip() for line in path.read_text(encoding="utf-8").splitlines()]
+        return [line.partition("#")[0].strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{flag} {path}: {getattr(error, 'strerror', None) or error}") from None

@@ -79,7 +79,7 @@ class Upstream:
             if refused.fatal:
                 raise VendorRefused(refused.text) from None
             log.warning("upstream: refused: %s", refused.text)
-            return "refused", refused.wait / SECOND
+            return "refused", max(refused.wait / SECOND, error.retry_after)
         except (OSError, TimeoutError, InvalidHandshake) as error:
             log.warning("upstream: no connection to %s: %s", connection.feed.address(), str(error) or type(error).__name__)
             return "connect", 0.0

@@ -5,6 +5,7 @@ the TCP stream directly: a third of the time of the library's own reader per fra
 """
 
 import asyncio
+import logging
 import ssl
 from collections.abc import Callable, Sequence
 from typing import cast
@@ -17,17 +18,24 @@ from websockets.uri import parse_uri
 
 from services.gateway.frames import CONTROL_BYTES, FrameSplitter
 from tickbus.errors import ConfigError
+from tickbus.options import redact
 
 _OPEN_SECONDS = 10.0
+_LONGEST_WAIT = 3600
+logging.getLogger("websockets.client").setLevel(logging.INFO)  # below that it writes the request, with the token in it
 
 
 class HandshakeRefused(Exception):
     """The server answered the handshake with another status than 101."""
 
-    def __init__(self, status: int, body: str) -> None:
+    def __init__(self, status: int, body: str, retry_after: int = 0) -> None:
         super().__init__(f"HTTP {status} {body}")
         self.status = status
+        """0: what came is no HTTP."""
         self.body = body
+        """On one line, its beginning; of a redirection, where to."""
+        self.retry_after = retry_after
+        """Seconds that the server asks for."""
 
 
 class WebSocket(asyncio.Protocol):
@@ -44,7 +52,7 @@ class WebSocket(asyncio.Protocol):
         try:
             self._uri = parse_uri(url)
         except (InvalidURI, ValueError) as error:
-            raise ConfigError(f"--url: {error}") from None
+            raise ConfigError(f"--url {redact(url)}: {getattr(error, 'msg', error)}") from None
         self._protocol = ClientProtocol(self._uri, max_size=CONTROL_BYTES)  # it sees no other frames
         self._on_messages = on_messages
         self._opened: asyncio.Future[None] = loop.create_future()
@@ -194,13 +202,26 @@ def _refusal(answer: bytes) -> HandshakeRefused:
     head, _, body = answer.partition(b"\r\n\r\n")
     words = head.split(None, 2)
     status = int(words[1]) if len(words) > 1 and words[1].isdigit() and len(words[1]) == 3 else 0
-    return HandshakeRefused(status, body[:200].decode(errors="replace").strip())
+    fields = _fields(head)
+    if status == 0:
+        body = answer
+    elif status in (301, 302, 303, 307, 308):
+        body = b"moved to " + fields.get(b"location", b"an address that it does not say")
+    wait = fields.get(b"retry-after", b"")
+    text = " ".join(body[:200].decode(errors="replace").split())
+    return HandshakeRefused(status, text, min(int(wait), _LONGEST_WAIT) if wait.isdigit() else 0)
+
+
+def _fields(head: bytes) -> dict[bytes, bytes]:
+    """The fields of an HTTP answer, names in lower case."""
+    pairs = (line.split(b":", 1) for line in head.split(b"\r\n")[1:] if b":" in line)
+    return {name.strip().lower(): value.strip() for name, value in pairs}
 
 
 def _has_whole_body(head: bytes, body: bytes) -> bool:
     """Whether an HTTP answer is complete. Where it does not say its length, it ends with the connection."""
-    fields = dict(line.split(b":", 1) for line in head.lower().split(b"\r\n") if b":" in line)
-    if b"chunked" in fields.get(b"transfer-encoding", b""):
+    fields = _fields(head)
+    if b"chunked" in fields.get(b"transfer-encoding", b"").lower():
         return body.endswith(b"0\r\n\r\n")
     length = fields.get(b"content-length", b"").strip()
     return length.isdigit() and len(length) < 10 and len(body) >= int(length)

@@ -51,7 +51,7 @@ GAPS = Metric(
 )
 GAPS_REPAIRED = Metric("tickbus_gaps_repaired_total", "counter", "gaps", ("feed",), "Gap messages with repaired = true, counted over restarts")
 MISSING_TICKS = Metric(
-    "tickbus_missing_ticks_total", "counter", "ticks", ("feed",), "ticks that the Gaps name as missing, where they can be counted; over restarts"
+    "tickbus_missing_ticks_total", "counter", "ticks", ("feed",), "ticks that the Gaps name, where they can be counted; over restarts"
 )
 PUBLISH = Metric("tickbus_publish_seconds", "histogram", "seconds", (), "one transaction: sent until acknowledged", _LATENCY)
 BATCH_TICKS = Metric(

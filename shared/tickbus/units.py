@@ -106,7 +106,7 @@ def format_time(ns: int) -> str:
 
 
 _UNSIGNED = r"(?:0|[1-9]\d{0,30})(?:\.\d{1,30})?"
-is_plain = re.compile(f"-?{_UNSIGNED}", re.ASCII).fullmatch
+is_plain = re.compile(f"(?:-(?=[0.]*[1-9]))?{_UNSIGNED}", re.ASCII).fullmatch
 """Whether a number is `canonical` as it stands, as nearly all are; a match, or None. The hot paths ask it themselves."""
 is_plain_size = re.compile(_UNSIGNED, re.ASCII).fullmatch
 _SENSIBLE = 64
@@ -114,7 +114,7 @@ _SENSIBLE = 64
 
 
 def canonical(text: str) -> str:
-    """A vendor's number -> the same number, same digits, without exponent, sign or zeros in front of it. ValueError if it is none.
+    """A vendor's number -> the same number, same digits, without exponent, plus sign, minus zero or zeros in front of it. ValueError if it is none.
 
     Trailing zeros stay: `201.187000` keeps its six places. Not cached: of many symbols few prices repeat, and a miss costs more than the check.
     """
@@ -126,7 +126,7 @@ def canonical(text: str) -> str:
         value = Decimal("NaN")
     if not value.is_finite() or not text.isascii() or "_" in text or abs(value.adjusted()) > _SENSIBLE or len(text) > _SENSIBLE:
         raise ValueError(f"{text[:80]!r} is no decimal number")
-    return plain(value)
+    return plain(value or abs(value))
 
 
 def canonical_size(text: str) -> str:

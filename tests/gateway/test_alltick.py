@@ -3,10 +3,10 @@
 import json
 
 import pytest
-from gateway.vendors import RECV, feed, mapper
+from gateway.vendors import ALLTICK, RECV, feed, mapper
 
 from services.gateway.feeds.alltick import AllTick
-from services.gateway.feeds.base import Refused, Rejected
+from services.gateway.feeds.base import Refused, Rejected, Subscribed
 from tickbus.messages import Side, Trade
 from tickbus.units import SECOND
 
@@ -46,6 +46,7 @@ def test_the_token_stands_in_the_address_escaped_and_in_no_log() -> None:
     one = feed("alltick", token="a&b=c+d")
     assert one.url() == "wss://quote.alltick.co/quote-b-ws-api?token=a%26b%3Dc%2Bd"
     assert one.address() == "wss://quote.alltick.co/quote-b-ws-api"
+    assert feed("alltick", url="wss://me:secret@h/p", token="t").address() == "wss://***@h/p"
     assert (
         feed("alltick", url="wss://quote.alltick.co/quote-stock-b-ws-api", token="t").url() == "wss://quote.alltick.co/quote-stock-b-ws-api?token=t"
     )
@@ -63,6 +64,21 @@ def test_error_codes(ret: int, fatal: bool, wait: int) -> None:
         assert isinstance(refused, Refused)
         assert (refused.fatal, refused.wait) == (fatal, wait * SECOND)
         assert f"{ret} why" in refused.text
+
+
+@pytest.mark.parametrize("data", ['""', "[]", "null", '"no"', "5"])
+def test_answers_whose_data_is_no_object(data: str) -> None:
+    one = mapper("alltick")
+    one.map(f'{{"ret":200,"msg":"ok","cmd_id":22005,"seq_id":1,"trace":"t","data":{data}}}'.encode(), RECV)
+    one.map(f'{{"ret":401,"msg":"why","cmd_id":22005,"seq_id":1,"trace":"t","data":{data}}}'.encode(), RECV)
+    subscribed, refused = one.notices
+    assert subscribed == Subscribed("trade")
+    assert isinstance(refused, Refused) and refused.fatal
+
+
+def test_an_object_over_several_lines() -> None:
+    ((tick, _),) = mapper("alltick").map(json.dumps(json.loads(ALLTICK.golden[0][0]), indent=2).encode(), RECV)
+    assert tick == ALLTICK.golden[0][1][0]
 
 
 def test_a_refusal_without_the_envelope() -> None:

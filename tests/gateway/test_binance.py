@@ -7,7 +7,7 @@ from gateway.vendors import RECV, TOLERANCE, feed, mapper
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.gateway.feeds.base import FeedSetup, Refused, Rejected
+from services.gateway.feeds.base import FeedSetup, Refused, Rejected, Subscribed
 from services.gateway.feeds.binance import Binance
 from services.gateway.symbols import SymbolMap
 from tickbus.errors import ConfigError
@@ -40,11 +40,12 @@ def test_the_subscription_in_lower_case() -> None:
 
 
 @given(
-    st.lists(st.from_regex(r"[A-Z0-9]{1,64}", fullmatch=True), min_size=1, max_size=300, unique=True),
+    st.lists(st.from_regex(r"[A-Z0-9\u5e01\u5b89]{1,64}", fullmatch=True), min_size=1, max_size=300, unique=True),
     st.sampled_from([("trade",), ("trade", "quote")]),
 )
 def test_no_request_is_longer_than_the_server_reads(symbols: list[str], kinds: tuple[str, ...]) -> None:
-    one = binance(symbols, kinds)
+    spellings = {f"S{number}": symbol for number, symbol in enumerate(symbols)}
+    one = Binance(FeedSetup(SymbolMap(spellings, Binance.spell, spellings), kinds, "ws://127.0.0.1:1"))
     texts = one.subscribe()
     frames = [json.loads(text) for text in texts]
     assert all(len(text.encode()) <= 4000 for text in texts)
@@ -90,6 +91,13 @@ def test_refusals_in_both_forms(frame: str, wait: int) -> None:
     assert isinstance(refused, Refused)
     assert (refused.fatal, refused.wait) == (False, wait * SECOND)
     assert "Binance answers" in refused.text
+
+
+@pytest.mark.parametrize("error", ["null", "false", "0", '""', "{}"])
+def test_an_error_that_is_none_is_no_refusal(error: str) -> None:
+    one = mapper("binance")
+    assert one.map(f'{{"result":null,"error":{error},"id":1}}'.encode(), RECV) == ()
+    assert one.notices == [Subscribed()]
 
 
 # trades

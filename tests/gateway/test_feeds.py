@@ -334,7 +334,7 @@ def test_kinds_that_no_feed_has(vendor: str) -> None:
 
 @vendors
 @pytest.mark.parametrize(
-    ("status", "fatal"), [(401, True), (403, True), (404, True), (429, False), (418, False), (500, False), (503, False), (0, False)]
+    ("status", "fatal"), [(301, True), (401, True), (403, True), (404, True), (429, False), (418, False), (500, False), (503, False), (0, False)]
 )
 def test_http_answers(vendor: str, status: int, fatal: bool) -> None:
     refused = feed(vendor).refused(status, "why")

@@ -8,7 +8,7 @@ from gateway.vendors import RECV, TOLERANCE, feed, mapper
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.gateway.feeds.base import Refused, Rejected
+from services.gateway.feeds.base import Ignored, Refused, Rejected
 from services.gateway.feeds.json import NAMES, field_names
 from tickbus.errors import ConfigError
 from tickbus.messages import Quote, Side, Trade
@@ -96,6 +96,26 @@ def test_the_good_ticks_of_a_frame_with_bad_ones_are_kept_in_order() -> None:
         ("field", "AAPL", True),
         ("unknown_symbol", None, False),
     ]
+
+
+def test_a_null_among_the_ticks_costs_no_other() -> None:
+    one = mapper("json")
+    (only,) = one.map(b'{"trades":[null,{"symbol":"AAPL","price":1,"volume":1},null]}', RECV)
+    assert only[0].symbol == "AAPL"
+    assert [(n.reason, n.lost) for n in one.notices if isinstance(n, Rejected)] == [("field", False)] * 2
+
+
+@pytest.mark.parametrize("error", ["null", "false", "0", '""', "{}", "[]"])
+def test_an_error_that_is_none_is_no_refusal(error: str) -> None:
+    one = mapper("json")
+    assert one.map(f'{{"status":"subscribed","error":{error}}}'.encode(), RECV) == []
+    assert one.notices == [Ignored()]
+
+
+@pytest.mark.parametrize("names", [("price=volume",), ("trades=error",), ("quotes=trades",), ('price=p"x',), ("price=p\\",)])
+def test_names_that_no_decoder_takes(names: tuple[str, ...]) -> None:
+    with pytest.raises(ConfigError, match="--json-fields"):
+        feed("json", json_fields=names)
 
 
 def test_the_vendors_names_for_the_fields() -> None:

@@ -26,6 +26,12 @@ def test_a_map_file(tmp_path: Path) -> None:
     assert read_symbol_map(None) == {}
 
 
+def test_files_that_an_editor_began_with_a_byte_order_mark(tmp_path: Path) -> None:
+    path = tmp_path / "symbols"
+    path.write_bytes(b"\xef\xbb\xbfAAPL\r\nMSFT\r\n")
+    assert read_symbols((f"@{path}",)) == ["AAPL", "MSFT"]
+
+
 @pytest.mark.parametrize(
     ("line", "told"), [("GOLD", "line 2: 'GOLD' is not of the form"), ("= X", "line 2"), ("GOLD =", "line 2"), ("gold = X", "symbol 'gold'")]
 )

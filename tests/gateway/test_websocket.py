@@ -148,6 +148,19 @@ async def test_a_refused_handshake_gives_status_and_body(status: int, body: str)
         assert (told.value.status, told.value.body) == (status, body)
 
 
+async def test_what_else_a_refusal_says() -> None:
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, request: bytes) -> None:
+        writer.write(
+            b"HTTP/1.1 307 Temporary Redirect\r\nLOCATION: wss://elsewhere/ws\r\nRetry-After: 120\r\nContent-Length: 12\r\n\r\nnot\r\n here\r\n"
+        )
+        await reader.read()
+
+    async with raw(talk) as port:
+        with pytest.raises(HandshakeRefused) as told:
+            await Client().open(port)
+    assert (told.value.status, told.value.body, told.value.retry_after) == (307, "moved to wss://elsewhere/ws", 120)
+
+
 @pytest.mark.parametrize(
     ("answer", "status", "body"),
     [

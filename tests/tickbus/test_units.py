@@ -160,7 +160,7 @@ def test_canonical_is_the_same_number_without_exponent(value: Decimal) -> None:
 @pytest.mark.parametrize(
     ("text", "digits"),
     [("201.187000", "201.187000"), ("+1", "1"), ("007", "7"), (".5", "0.5"), ("5.", "5"), (" 1 ", "1"), ("1E+5", "100000"), ("1e-8", "0.00000001"),
-     ("123456789012345678.123456789012345678", "123456789012345678.123456789012345678"), ("-0.10", "-0.10")],
+     ("123456789012345678.123456789012345678", "123456789012345678.123456789012345678"), ("-0.10", "-0.10"), ("-0.00", "0.00"), ("-0", "0")],
 )  # fmt: skip
 def test_digits(text: str, digits: str) -> None:
     assert canonical(text) == digits
@@ -176,7 +176,7 @@ def test_no_decimals(text: str) -> None:
 
 
 def test_sizes_are_never_negative() -> None:
-    assert canonical_size("1.50") == "1.50"
+    assert (canonical_size("1.50"), canonical_size("-0.0")) == ("1.50", "0.0")
     with pytest.raises(ValueError, match="a size of -1"):
         canonical_size("-1")
 

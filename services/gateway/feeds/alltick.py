@@ -19,6 +19,7 @@ _HEARTBEAT, _HEARTBEAT_ANSWER = 22000, 22001
 _DEPTH, _DEPTH_ANSWER = 22002, 22003
 _TRADES, _TRADES_ANSWER = 22004, 22005
 _TRADE_PUSH, _DEPTH_PUSH = 22998, 22999
+_PUSHES = {_TRADE_PUSH: "trade", _DEPTH_PUSH: "quote"}
 _OK = 200
 _FATAL = {401: "the token is not valid", 603: "the plan does not include this", 604: "the plan does not include one of the codes"}
 _SLOW_DOWN = (429, 605, 606)
@@ -56,7 +57,7 @@ _SIDES = {"": Side.UNKNOWN, "0": Side.UNKNOWN, "1": Side.BUY, "2": Side.SELL}
 
 class AllTickMapper(Mapper):
     def map(self, frame: bytes, recv: int) -> Sequence[Mapped]:
-        if b"\n" not in frame:
+        if b"\n" not in frame or _is_one(frame):
             return self._map_one(frame, recv)
         ticks: list[Mapped] = []
         for line in frame.split(b"\n"):
@@ -70,11 +71,11 @@ class AllTickMapper(Mapper):
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
             return self._unreadable(frame, error)
         data = outer.data
-        if outer.cmd_id not in (_TRADE_PUSH, _DEPTH_PUSH) or data is None:
+        if outer.cmd_id not in _PUSHES or data is None:
             self._answer(outer)
             return ()
         symbol = self.symbols.get(data.code)  # type: ignore[arg-type]  # None is no symbol of ours
-        kind = "trade" if outer.cmd_id == _TRADE_PUSH else "quote"
+        kind = _PUSHES[outer.cmd_id]
         if symbol is None:
             if data.code is None:
                 self.reject("field", "a tick without code")
@@ -125,14 +126,29 @@ class AllTickMapper(Mapper):
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
             self.reject("garbage", error)
             return ()
-        data = loose.get("data") if isinstance(loose, dict) else None
-        kind = next((kind for command, kind in ((_TRADE_PUSH, "trade"), (_DEPTH_PUSH, "quote")) if data and loose.get("cmd_id") == command), None)
-        if kind is None or not isinstance(data, dict):
+        command, data = (loose.get("cmd_id"), loose.get("data")) if isinstance(loose, dict) else ("", None)
+        if command is None or (type(command) is int and command not in _PUSHES):
+            try:  # no tick: its data may be anything
+                self._answer(msgspec.convert({name: loose.get(name) for name in ("cmd_id", "ret", "msg")}, _Frame))
+            except msgspec.ValidationError:
+                self.reject("field", error)
+            return ()
+        if type(command) is not int or not isinstance(data, dict):
             self.reject("field", error)
             return ()
+        kind = _PUSHES[command]
         symbol = self.symbols.get(data["code"]) if isinstance(data.get("code"), str) else None
         self.reject("field", error, kind=kind if symbol else None, symbol=symbol)
         return ()
+
+
+def _is_one(frame: bytes) -> bool:
+    """Whether it is one object that was written over several lines."""
+    try:
+        msgspec.json.decode(frame, type=_Raw)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return False
+    return True
 
 
 def _time(raw: _Raw, recv: int) -> int:

@@ -161,13 +161,16 @@ class Feed(ABC):
 
     def url(self) -> str:
         """The whole address: the vendor's own unless --url names another; the vendor's path where that has none."""
-        given = urlsplit(self.setup.url or self.default_url)
-        if given.scheme not in ("ws", "wss") or not given.hostname:
-            raise ConfigError(f"--url {redact(given.geturl())}: write it as ws://host:port or wss://host")
+        url = self.setup.url or self.default_url
         try:
-            _ = given.port
+            given = urlsplit(url)
+            port = given.port
         except ValueError as error:
-            raise ConfigError(f"--url {redact(given.geturl())}: {error}") from None
+            raise ConfigError(f"--url {redact(url)}: {error}") from None
+        if given.scheme not in ("ws", "wss") or not given.hostname or port == 0:
+            raise ConfigError(f"--url {redact(url)}: write it as ws://host:port or wss://host")
+        if given.fragment or (given.username is not None and given.password is None):
+            raise ConfigError(f"--url {redact(url)}: write user and password as user:password@ or neither, and no # part")
         path = given.path if given.path not in ("", "/") else self.default_path
         return given._replace(path=path, query="&".join(part for part in (given.query, self.query()) if part)).geturl()
 
@@ -176,7 +179,7 @@ class Feed(ABC):
 
     def address(self) -> str:
         """The URL without its secrets, for logs."""
-        return self.url().partition("?")[0]
+        return redact(self.url())
 
     @abstractmethod
     def subscribe(self) -> list[str]:
@@ -189,16 +192,26 @@ class Feed(ABC):
     def mapper(self, tolerance: Duration) -> Mapper:
         """A fresh mapper for a fresh connection."""
 
+    @staticmethod
+    def written(spelling: str) -> str:
+        """A spelling of --symbol-map as it stands in the vendor's ticks."""
+        return spelling
+
     def refused(self, status: int, body: str) -> Refused:
-        """What an HTTP answer other than 101 means."""
-        text = f"HTTP {status} {body}".strip()
-        if status in (400, 401, 403, 404, 405, 410, 426, 451):
+        """What an HTTP answer other than 101 means; status 0: the answer is no HTTP."""
+        text = f"HTTP {status} {body}".strip() if status else f"no answer of a WebSocket server: {body!r}"
+        if status in (301, 302, 303, 307, 308, 400, 401, 403, 404, 405, 410, 426, 451):
             return Refused(f"the vendor refuses the connection for good: {text}; check --url and --token", fatal=True)
         return Refused(text, fatal=False, wait=Duration(30 * SECOND) if status in (418, 429) else Duration(0))
 
 
 ABSENT = msgspec.Raw()
 """Default of a raw field: the frame does not have it."""
+
+
+def says_something(raw: msgspec.Raw) -> bool:
+    """Whether a raw field is there and is not null, false, zero or empty: vendors write `"error":null` where there is none."""
+    return bool(bytes(raw)) and bool(msgspec.json.decode(raw))
 
 
 def raw_text(raw: msgspec.Raw) -> str:

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 import msgspec
 
-from services.gateway.feeds.base import NO_ID, Closing, Feed, Ignored, Mapped, Mapper, Refused, Subscribed
+from services.gateway.feeds.base import NO_ID, Closing, Feed, Ignored, Mapped, Mapper, Refused, Subscribed, says_something
 from services.gateway.symbols import SymbolMap
 from tickbus.errors import ConfigError
 from tickbus.messages import Quote, Side, Trade
@@ -120,7 +120,7 @@ class BinanceMapper(Mapper):
             return self._quote(event, symbol, recv)
         if event.e == "serverShutdown":
             self.notices.append(Closing())
-        elif outer.error or outer.code is not None:
+        elif says_something(outer.error) or outer.code is not None:
             self._vendor_error(outer, frame)
         elif outer.result:
             self.notices.append(Subscribed())
@@ -171,13 +171,17 @@ class Binance(Feed):
     def spell(symbol: str) -> str:
         return symbol.replace("-", "")
 
+    @staticmethod
+    def written(spelling: str) -> str:
+        return spelling.upper()
+
     def subscribe(self) -> list[str]:
         suffix = {"trade": "@trade", "quote": "@bookTicker"}
         streams = [vendor.lower() + suffix[kind] for vendor in self.setup.symbols.vendor.values() for kind in self.setup.kinds]
         frames = []
         piece: list[str] = []
         for stream in streams:
-            if piece and sum(len(name) + 3 for name in piece) + len(stream) + 60 > _MESSAGE_BYTES:
+            if piece and sum(len(name.encode()) + 3 for name in piece) + len(stream.encode()) + 60 > _MESSAGE_BYTES:
                 frames.append(self._request(piece))
                 piece = []
             piece.append(stream)

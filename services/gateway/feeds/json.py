@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 
 import msgspec
 
-from services.gateway.feeds.base import ABSENT, NO_ID, Feed, Ignored, Mapped, Mapper, Refused, Rejected, raw_text
+from services.gateway.feeds.base import ABSENT, NO_ID, Feed, Ignored, Mapped, Mapper, Refused, Rejected, raw_text, says_something
 from services.gateway.symbols import SymbolMap
 from tickbus.errors import ConfigError
 from tickbus.messages import Quote, Side, Trade
@@ -73,6 +73,10 @@ class JsonMapper(Mapper):
                     self.reject("field", "a tick without symbol")
             except (ValueError, KeyError, UnicodeDecodeError, ArithmeticError, msgspec.MsgspecError) as error:
                 self.reject("field", error, kind=kind if symbol else None, symbol=symbol)
+            except AttributeError:
+                if item is not None:
+                    raise
+                self.reject("field", "null in the place of a tick", lost=False)
 
     def _trade(self, item: Any, symbol: str, recv: int) -> Trade:
         price, size, side, id = item.price, item.volume, item.side, item.id
@@ -98,7 +102,7 @@ class JsonMapper(Mapper):
 
     def _other(self, outer: Any) -> None:
         """Welcome messages, acknowledgements and the like; an `error` is told."""
-        if outer.error:
+        if says_something(outer.error):
             text = bytes(outer.error).decode(errors="replace")
             self.notices.append(Refused(f"the vendor answers {text[:200]}", fatal=False, wait=Duration(5 * SECOND)))
         else:
@@ -139,7 +143,7 @@ class _FrameDecoder:
     def _learn(self, outer: Any) -> None:
         known = len(self._numbers)
         for kind, fields in _FIELDS.items():
-            for item in getattr(outer, kind) or ():
+            for item in filter(None, getattr(outer, kind) or ()):
                 for name in fields:
                     raw = bytes(getattr(item, name))
                     if raw[:1] in b"-0123456789" and raw and not (name == "time" and raw.isdigit()):
@@ -159,7 +163,7 @@ class _FrameDecoder:
             item = msgspec.defstruct(
                 f"Json_{kind}", [(name, of, msgspec.field(name=self._names[name], default=default)) for name, (of, default) in types], gc=False
             )
-            lists.append((kind, list[item] | None, msgspec.field(name=self._names[kind], default=None)))  # type: ignore[valid-type]
+            lists.append((kind, list[item | None] | None, msgspec.field(name=self._names[kind], default=None)))  # type: ignore[valid-type]
         frame = msgspec.defstruct("JsonFrame", [*lists, ("error", msgspec.Raw, msgspec.field(default=ABSENT))])
         return msgspec.json.Decoder(frame).decode
 
@@ -198,6 +202,10 @@ class Json(Feed):
     def __post_init__(self) -> None:
         super().__post_init__()
         self._names = field_names(self.setup.json_fields)
+        try:
+            _FrameDecoder(self._names)
+        except (ValueError, TypeError) as error:  # a name twice, or one that no JSON decoder takes
+            raise ConfigError(f"--json-fields {','.join(self.setup.json_fields)}: {error}; every field needs a name of its own") from None
 
     def subscribe(self) -> list[str]:
         request: dict[str, object] = {"action": "subscribe", "symbols": list(self.setup.symbols.vendor.values())}
