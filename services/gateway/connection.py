@@ -35,7 +35,6 @@ class Connection:
         self._held: list[bytes] = []
         self._held_bytes = 0
         self._awaited = 0
-        self._oversize = 0
         self._talking: asyncio.Task[None] | None = None
         self.socket: WebSocket
 
@@ -81,13 +80,17 @@ class Connection:
     def _received(self, payloads: Sequence[bytes]) -> None:
         if self.over:
             return
-        if (skipped := self.socket.splitter.oversize) > self._oversize:
-            for _ in range(skipped - self._oversize):
-                self._intake.reject(Rejected("oversize", f"a frame of more than {self._most} bytes (--max-frame)"))
-            self._oversize = skipped
+        done = 0
+        for before in self.socket.splitter.skipped:
+            self._take(payloads[done:before])
+            self._intake.reject(Rejected("oversize", f"a frame of more than {self._most} bytes (--max-frame)"))
+            done = before
+        self._take(payloads[done:] if done else payloads)
+
+    def _take(self, payloads: Sequence[bytes]) -> None:
         if self.holding:
             self._hold(payloads)
-        else:
+        elif payloads:
             self._deliver(payloads)
 
     def _hold(self, payloads: Sequence[bytes]) -> None:

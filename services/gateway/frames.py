@@ -8,12 +8,13 @@ CONTROL_BYTES = 125
 class FrameSplitter:
     """TCP bytes of a server -> whole messages and control frames. Pure.
 
-    Feed it everything after the handshake. Messages longer than `most` bytes are skipped without being stored, and counted.
+    Feed it everything after the handshake. Messages longer than `most` bytes are skipped without being stored, and told.
     """
 
     def __init__(self, most: int) -> None:
         self.most = most
-        self.oversize = 0
+        self.skipped: list[int] = []
+        """Of what was fed last: how many of its messages come before each one that was skipped."""
         self._rest = b""
         self._skip = 0
         self._parts: list[bytes] = []
@@ -24,6 +25,8 @@ class FrameSplitter:
         """-> payloads of the data messages, and the control frames (or broken ones) as they stand, both in order."""
         messages: list[bytes] = []
         controls: list[bytes] = []
+        if self.skipped:
+            self.skipped = []
         if self._skip:
             skipped = min(self._skip, len(data))
             self._skip -= skipped
@@ -54,37 +57,36 @@ class FrameSplitter:
                     controls.append(data[position:])
                     position = end
                 elif length > self.most and first & 0x0F <= _BINARY:
-                    self._drop_oversize(first)
+                    self._drop(first, len(messages))
                     self._skip = stop - end
                     position = end
                 break
             if first == 0x81 or first == 0x82:
                 if length > self.most:
-                    self.oversize += 1
+                    self.skipped.append(len(messages))
                 else:
                     messages.append(data[start:stop])
             elif first & 0x70 or first & 0x0F > _BINARY:
                 controls.append(data[position:stop])
-            elif (whole := self._fragment(first, data[start:stop])) is not None:
+            elif (whole := self._fragment(first, data[start:stop], len(messages))) is not None:
                 messages.append(whole)
             position = stop
         self._rest = data[position:]
         return messages, controls
 
-    def _drop_oversize(self, first: int) -> None:
-        if first & 0x80:
-            self.oversize += 0 if first & 0x0F == _CONTINUATION and self._size < 0 else 1
-            self._parts, self._size = [], 0
-        else:
-            self.oversize += 0 if self._size < 0 else 1
-            self._parts, self._size = [], -1
+    def _drop(self, first: int, before: int) -> None:
+        """Throw away a frame that is too long, or the message that it is a part of, with `before` messages in front of it."""
+        last = bool(first & 0x80)
+        if self._size >= 0 or (last and first & 0x0F != _CONTINUATION):  # else that is told already
+            self.skipped.append(before)
+        self._parts, self._size = [], 0 if last else -1
 
-    def _fragment(self, first: int, payload: bytes) -> bytes | None:
+    def _fragment(self, first: int, payload: bytes, before: int) -> bytes | None:
         if self._size >= 0:
             self._parts.append(payload)
             self._size += len(payload)
             if self._size > self.most:
-                self.oversize += 1
+                self.skipped.append(before)
                 self._parts, self._size = [], -1
         if not first & 0x80:
             return None

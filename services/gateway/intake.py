@@ -50,15 +50,15 @@ class Intake:
         last_tick = None
         for frame in payloads:
             ticks = map_frame(frame, recv)
+            if notices:
+                concerning += self._take_both(ticks, notices, recv, special)
+                notices.clear()
+                recv += 1
+            elif ticks and (not special or self._has_room(ticks)):
+                accept(ticks)
             if ticks:
-                if not special or self._has_room(ticks):
-                    accept(ticks)
                 recv += len(ticks)
                 last_tick = ticks[-1][0]
-            if notices:
-                concerning += self._sort(notices, recv)
-                recv += 1
-                notices.clear()
         self.frames += len(payloads)
         self.last_frame = self.last_recv = recv
         if last_tick is not None:
@@ -93,17 +93,26 @@ class Intake:
             log.warning("rejected (%s)%s: %s%s", notice.reason, f" {notice.symbol}" if notice.symbol else "", notice.detail, more)
         self.sequencer.rejected(notice, recv)
 
-    def _sort(self, notices: list[Notice], recv: int) -> list[Notice]:
+    def _take_both(self, ticks: Sequence[Mapped], notices: list[Notice], recv: int, special: bool) -> list[Notice]:
+        """A frame with ticks and notices: what was rejected is told before the ticks behind it. -> the notices that concern the connection."""
         concerning: list[Notice] = []
+        done = 0
         for notice in notices:
             match notice:
                 case Ignored():
                     self.ignored += 1
                 case Rejected():
-                    self._reject(notice, recv)
+                    self._accept(ticks[done : notice.after], special)
+                    done = notice.after
+                    self._reject(notice, recv + done)
                 case Subscribed() | Alive() | Refused() | Closing():
                     concerning.append(notice)
+        self._accept(ticks[done:], special)
         return concerning
+
+    def _accept(self, ticks: Sequence[Mapped], special: bool) -> None:
+        if ticks and (not special or self._has_room(ticks)):
+            self.sequencer.accept(ticks)
 
     def _has_room(self, ticks: Sequence[Mapped]) -> bool:
         """Whether ticks can be held. If not they are counted, and told when there is ample room again."""

@@ -40,7 +40,7 @@ class HandshakeRefused(Exception):
 
 class WebSocket(asyncio.Protocol):
     """A connection, once `open` has returned. `on_messages(payloads)` is called for what each read from the socket brought, in order;
-    the first of it may come before that: some servers speak at once."""
+    the first of it may come before that: some servers speak at once. `splitter.skipped` says then what was too long to be brought."""
 
     def __init__(self, url: str, on_messages: Callable[[Sequence[bytes]], None], most: int) -> None:
         loop = asyncio.get_running_loop()
@@ -128,7 +128,7 @@ class WebSocket(asyncio.Protocol):
         if self.closed.done():
             return
         messages, controls = self.splitter.feed(data)
-        if messages:
+        if messages or self.splitter.skipped:
             self._on_messages(messages)
         if controls:
             self._control(controls)

@@ -62,6 +62,19 @@ async def test_a_vendor_that_speaks_with_the_answer_to_the_handshake() -> None:
         await line.connection.close("left")
 
 
+async def test_a_frame_that_is_too_long_is_told_where_it_stood() -> None:
+    now = asyncio.Event()
+    long = text(b"x" * (MOST + 1))
+    async with raw(vendor(text(QUOTE.encode()) + long + text(QUOTE.encode()) + long, long, now)) as port:
+        line = Line(port)
+        await line.connection.open()
+        await until_async(lambda: line.intake.rejected["oversize"] == 2)
+        assert [type(message) for message in line.messages] == [Quote, Gap, Quote]
+        now.set()
+        await until_async(lambda: line.intake.rejected["oversize"] == 3, what="also where no other message follows")
+        await line.connection.close("left")
+
+
 async def test_one_that_refuses_with_the_answer_to_the_handshake() -> None:
     now = asyncio.Event()
     now.set()

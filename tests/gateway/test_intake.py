@@ -134,6 +134,19 @@ def test_what_finds_no_room_is_counted_and_told_when_there_is() -> None:
     assert desk.backlog.bytes == 0
 
 
+def test_what_is_rejected_is_told_where_it_stood_in_its_frame() -> None:
+    desk = Desk()
+    items = [f'{{"symbol":"{symbol}","price":"{price}","volume":{size}}}' for size, (symbol, price) in enumerate(
+        [("AAPL", 1), ("AAPL", "x"), ("MSFT", 1), ("AAPL", 1), ("XXXX", 1), ("MSFT", "y"), ("MSFT", 1), ("AAPL", "z")], 1)
+    ]  # fmt: skip
+    desk.take(b'{"trades":[' + ",".join(items).encode() + b"]}")
+    messages = [decode(entry[3], entry[4]) for entry in desk.stored()]
+    told = [message.kind.name if isinstance(message, Gap) else message.size_text for message in messages if isinstance(message, Gap | Trade)]
+    assert told == ["1", "REJECTED", "3", "4", "REJECTED", "7", "REJECTED"]
+    assert [message.symbol for message in messages if isinstance(message, Gap)] == ["AAPL", "MSFT", "AAPL"]
+    assert desk.intake.rejected == {"field": 3, "unknown_symbol": 1}
+
+
 def test_garbage_leaves_one_gap_in_each_stream_at_the_next_tick() -> None:
     desk = Desk()
     desk.take(TRADE, GARBAGE, GARBAGE, TRADE, TRADE)

@@ -58,18 +58,19 @@ _SIDES = {"": Side.UNKNOWN, "0": Side.UNKNOWN, "1": Side.BUY, "2": Side.SELL}
 class AllTickMapper(Mapper):
     def map(self, frame: bytes, recv: int) -> Sequence[Mapped]:
         if b"\n" not in frame or _is_one(frame):
-            return self._map_one(frame, recv)
+            return self._map_one(frame, recv, 0)
         ticks: list[Mapped] = []
         for line in frame.split(b"\n"):
             if line.strip():
-                ticks += self._map_one(line, recv + len(ticks))
+                ticks += self._map_one(line, recv + len(ticks), len(ticks))
         return ticks
 
-    def _map_one(self, frame: bytes, recv: int) -> Sequence[Mapped]:
+    def _map_one(self, frame: bytes, recv: int, after: int) -> Sequence[Mapped]:
+        """One object, behind `after` ticks of the same frame."""
         try:
             outer = _decode(frame)
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-            return self._unreadable(frame, error)
+            return self._unreadable(frame, error, after)
         data = outer.data
         if outer.cmd_id not in _PUSHES or data is None:
             self._answer(outer)
@@ -78,14 +79,14 @@ class AllTickMapper(Mapper):
         kind = _PUSHES[outer.cmd_id]
         if symbol is None:
             if data.code is None:
-                self.reject("field", "a tick without code")
+                self.reject("field", "a tick without code", after=after)
             else:
-                self.reject("unknown_symbol", data.code, lost=False)
+                self.reject("unknown_symbol", data.code, lost=False, after=after)
             return ()
         try:
             tick: Trade | Quote = self._trade(data, symbol, recv) if kind == "trade" else self._quote(data, symbol, recv)
         except (ValueError, KeyError, UnicodeDecodeError, msgspec.MsgspecError) as error:
-            self.reject("field", error, kind=kind, symbol=symbol)
+            self.reject("field", error, kind=kind, symbol=symbol, after=after)
             return ()
         return ((tick, NO_ID),)
 
@@ -120,25 +121,25 @@ class AllTickMapper(Mapper):
         else:
             self.notices.append(Ignored())
 
-    def _unreadable(self, frame: bytes, error: Exception) -> Sequence[Mapped]:
+    def _unreadable(self, frame: bytes, error: Exception, after: int) -> Sequence[Mapped]:
         try:
             loose = msgspec.json.decode(frame)
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-            self.reject("garbage", error)
+            self.reject("garbage", error, after=after)
             return ()
         command, data = (loose.get("cmd_id"), loose.get("data")) if isinstance(loose, dict) else ("", None)
         if command is None or (type(command) is int and command not in _PUSHES):
             try:  # no tick: its data may be anything
                 self._answer(msgspec.convert({name: loose.get(name) for name in ("cmd_id", "ret", "msg")}, _Frame))
             except msgspec.ValidationError:
-                self.reject("field", error)
+                self.reject("field", error, after=after)
             return ()
         if type(command) is not int or not isinstance(data, dict):
-            self.reject("field", error)
+            self.reject("field", error, after=after)
             return ()
         kind = _PUSHES[command]
         symbol = self.symbols.get(data["code"]) if isinstance(data.get("code"), str) else None
-        self.reject("field", error, kind=kind if symbol else None, symbol=symbol)
+        self.reject("field", error, kind=kind if symbol else None, symbol=symbol, after=after)
         return ()
 
 

@@ -54,6 +54,8 @@ class Rejected:
     vendor_id: int = NO_ID
     lost: bool = True
     """Whether ticks of ours may have been in it."""
+    after: int = 0
+    """How many ticks of its frame come before it."""
 
 
 @dataclass(frozen=True)
@@ -99,9 +101,10 @@ class Mapper(ABC):
         self.tops = {**previous.tops, **self.tops}
 
     def reject(
-        self, reason: str, detail: object, *, kind: str | None = None, symbol: str | None = None, vendor_id: int = NO_ID, lost: bool = True
-    ) -> None:
-        self.notices.append(Rejected(reason, str(detail)[:200], kind, symbol, vendor_id, lost))
+        self, reason: str, detail: object, *, kind: str | None = None, symbol: str | None = None, vendor_id: int = NO_ID, lost: bool = True,
+        after: int = 0,
+    ) -> None:  # fmt: skip
+        self.notices.append(Rejected(reason, str(detail)[:200], kind, symbol, vendor_id, lost, after))
 
     def flags(self, ts_event: int, recv: int) -> int:
         return Flag.FUTURE_TIME.value if ts_event > recv + self.tolerance else 0

@@ -68,15 +68,15 @@ class JsonMapper(Mapper):
                 if symbol is not None:
                     ticks.append((build(item, symbol, recv + len(ticks)), NO_ID))
                 elif spelling:
-                    self.reject("unknown_symbol", spelling, lost=False)
+                    self.reject("unknown_symbol", spelling, lost=False, after=len(ticks))
                 else:
-                    self.reject("field", "a tick without symbol")
+                    self.reject("field", "a tick without symbol", after=len(ticks))
             except (ValueError, KeyError, UnicodeDecodeError, ArithmeticError, msgspec.MsgspecError) as error:
-                self.reject("field", error, kind=kind if symbol else None, symbol=symbol)
+                self.reject("field", error, kind=kind if symbol else None, symbol=symbol, after=len(ticks))
             except AttributeError:
                 if item is not None:
                     raise
-                self.reject("field", "null in the place of a tick", lost=False)
+                self.reject("field", "null in the place of a tick", lost=False, after=len(ticks))
 
     def _trade(self, item: Any, symbol: str, recv: int) -> Trade:
         price, size, side, id = item.price, item.volume, item.side, item.id
