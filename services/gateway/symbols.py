@@ -34,14 +34,15 @@ def read_symbol_map(path: Path | None) -> dict[str, str]:
     """A file of lines `canonical = vendor` -> the same as a dict."""
     if path is None:
         return {}
-    pairs = {}
+    pairs: dict[str, str] = {}
     for number, line in enumerate(_lines(path, "--symbol-map"), 1):
         if not line:
             continue
         canonical, equals, vendor = (part.strip() for part in line.partition("="))
         if not (canonical and equals and vendor):
             raise ConfigError(f"--symbol-map {path}, line {number}: {line!r} is not of the form canonical = vendor")
-        pairs[check_symbol(canonical)] = vendor
+        if pairs.setdefault(check_symbol(canonical), vendor) != vendor:
+            raise ConfigError(f"--symbol-map {path}, line {number}: {canonical} is {pairs[canonical]!r} already")
     return pairs
 
 

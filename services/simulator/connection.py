@@ -71,7 +71,7 @@ class Connection(asyncio.Protocol):
     @property
     def live(self) -> bool:
         """Whether data may be sent."""
-        return self._websocket.state is State.OPEN and not self.half_open
+        return self._websocket.state is State.OPEN and not self.half_open and self._closed is None
 
     @property
     def unsent(self) -> int:
@@ -139,6 +139,7 @@ class Connection(asyncio.Protocol):
         if (sock := self._transport.get_extra_info("socket")) is not None:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self._transport.abort()
+        self._floor.changed(self)  # the market may go on before the loop turns
 
     def stop_everything(self) -> None:
         """Half-open from now on: nothing is read, nothing is written, nothing is closed."""

@@ -33,7 +33,14 @@ def test_files_that_an_editor_began_with_a_byte_order_mark(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize(
-    ("line", "told"), [("GOLD", "line 2: 'GOLD' is not of the form"), ("= X", "line 2"), ("GOLD =", "line 2"), ("gold = X", "symbol 'gold'")]
+    ("line", "told"),
+    [
+        ("GOLD", "line 2: 'GOLD' is not of the form"),
+        ("= X", "line 2"),
+        ("GOLD =", "line 2"),
+        ("gold = X", "symbol 'gold'"),
+        ("A = C", "line 2: A is 'B' already"),
+    ],
 )
 def test_a_bad_map_names_the_line(tmp_path: Path, line: str, told: str) -> None:
     path = tmp_path / "map"

@@ -128,6 +128,15 @@ async def test_cut_is_a_reset_without_a_close_frame(venue: Any, client: Any) -> 
         assert closed.value.rcvd is None
 
 
+async def test_nothing_is_sent_to_a_connection_that_was_cut(venue: Any, client: Any) -> None:
+    async with venue(**ONLY, speed="max", limit=400, faults="after=100 cut") as it, it.connect(TRADES) as socket:
+        with pytest.raises(ConnectionClosed):
+            await client(socket).take(400)
+        async with it.connect(TRADES) as second:
+            await client(second).take(300)  # the market stood still meanwhile
+        assert [tick["to"] for tick in it.ticks()] == [[1]] * 100 + [[2]] * 300
+
+
 async def test_half_open_says_nothing_any_more(venue: Any, client: Any) -> None:
     async with venue(**PACED) as it, it.connect(TRADES, close_timeout=0.2) as socket:
         me = client(socket)
