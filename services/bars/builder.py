@@ -82,6 +82,11 @@ class StreamBars:
         return sum(len(bars.open) for bars in self._time.specs) + sum(bars.open for bars in self._counts)
 
     @property
+    def newest_event(self) -> int:
+        """The newest ts_event; 0 before the first trade."""
+        return self._watermark.newest
+
+    @property
     def closes_at_ms(self) -> int | None:
         """Bus time at which the next time bar closes if nothing else comes; a `clock` beyond it emits the bar."""
         return None if self._time.due == ALWAYS else self._watermark.instant(self._time.due)

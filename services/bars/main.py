@@ -5,6 +5,7 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Collection
+from contextlib import suppress
 from functools import partial
 from typing import Annotated
 
@@ -19,7 +20,7 @@ from tickbus.consumer_metrics import ConsumerMeters, tell_readiness
 from tickbus.errors import ConfigError
 from tickbus.gaps import trimmed_gap
 from tickbus.lag import LagMeter
-from tickbus.messages import Gap, StreamKind, Trade
+from tickbus.messages import Gap, GapKind, StreamKind, Trade
 from tickbus.metrics import Meters
 from tickbus.names import Keys, Stream, StreamId, check_name
 from tickbus.options import Option, WriterOptions
@@ -30,7 +31,7 @@ from tickbus.retention import Sweeper, SweepMeters
 from tickbus.selection import Selection
 from tickbus.service import Service, run
 from tickbus.topology import locate
-from tickbus.units import SECOND, Duration, canonical, canonical_size
+from tickbus.units import MILLISECOND, SECOND, Duration, canonical, canonical_size, in_64_bits
 from tickbus.wire import DECODE
 
 log = logging.getLogger("tickbus.bars")
@@ -141,25 +142,24 @@ class BarService:
         bars = self._bars.get(read.stream) or self._add(read.stream, None)
         if read.lost is not None:
             # what was trimmed before it was read is a hole in the bars, and told in their streams too
-            gap = trimmed_gap(read, self._consumer.service)
+            gap = _at_event_time(trimmed_gap(read, self._consumer.service), bars.newest_event, read)
             self._emit(read.stream, bars.apply(StreamId(read.lost.before.ms, read.lost.after.seq), gap), outputs)
             told = msgspec.structs.replace(gap, stream=StreamKind.BAR)
             outputs += [Output(self._stream(read.stream, spec.text), read.lost.before.ms, told) for spec in self.specs]
         self._emit(read.stream, bars.apply_many(self._decoded(read)), outputs)
 
     def _decoded(self, read: Read) -> list[tuple[StreamId, Trade | Gap]]:
-        """The entries of a read; one that no gateway of this version wrote is left out, and told."""
+        """The entries of a read; one that no gateway of this version wrote is left out, and marks its bars as a Gap does."""
         entries: list[tuple[StreamId, Trade | Gap]] = []
         for id, (field, payload) in read.entries:
             try:
-                message: Trade | Gap = DECODE[field](payload)
-                if isinstance(message, Trade):
-                    canonical(message.price_text), canonical_size(message.size_text)
+                entries.append((StreamId.parse(id), _checked(DECODE[field](payload))))
             except (KeyError, ValueError, msgspec.MsgspecError) as error:
                 self.unreadable += 1
                 log.error("%s %s: an entry that is no Trade or Gap of this version is left out: %s", read.stream.name, id.decode(), error)
-            else:
-                entries.append((StreamId.parse(id), message))
+                at = StreamId.parse(id)
+                unread = Gap(StreamKind.TRADE, self._consumer.service, GapKind.REJECTED, at.ms * MILLISECOND, at.ms * MILLISECOND, count=1)
+                entries.append((at, unread))
         return entries
 
     def _emit(self, stream: Stream, emitted: list[Emitted], outputs: list[Output]) -> None:
@@ -188,6 +188,25 @@ class BarService:
         for bars in list(self._bars.values()):
             total.update(bars.counters)
         return total
+
+
+def _checked(message: Trade | Gap) -> Trade | Gap:
+    """As a gateway writes it, whoever did: digits without exponent, times that fit. ValueError if that cannot be."""
+    if isinstance(message, Gap):
+        in_64_bits(message.from_ts), in_64_bits(message.to_ts)
+        return message
+    in_64_bits(message.ts_event)
+    price, size = canonical(message.price_text), canonical_size(message.size_text)
+    return message if (price, size) == (message.price_text, message.size_text) else msgspec.structs.replace(message, price_text=price, size_text=size)
+
+
+def _at_event_time(gap: Gap, newest: int, read: Read) -> Gap:
+    """What was trimmed lies between the trades around it: bus time, which its IDs tell, is another clock than the vendor's."""
+    following = (DECODE[b"t"](payload).ts_event for _, (field, payload) in read.entries if field == b"t")
+    with suppress(msgspec.MsgspecError):
+        if newest and (after := next(following, 0)):
+            return msgspec.structs.replace(gap, from_ts=min(newest, after), to_ts=max(newest, after))
+    return gap
 
 
 class BarMeters:

@@ -17,7 +17,7 @@ from tickbus.lease import Lease
 from tickbus.link import Connection
 from tickbus.names import Keys
 from tickbus.publisher import Publisher
-from tickbus.registry import check_meta, read_delay, read_heads
+from tickbus.registry import check_meta, read_delay, read_heads, register_feed
 from tickbus.transaction import Transaction
 from tickbus.units import MILLISECOND, MINUTE, SECOND, Duration, format_duration
 
@@ -60,6 +60,7 @@ class Gateway:
         streams, sequencer, publisher = self.streams, self.sequencer, self.publisher
         link = await connect()
         await check_meta(link, self._keys)
+        await register_feed(link, self._keys, self.name)
         link.close()  # a standby may wait for days
         self._died = await self._lease.acquire(publisher.released)
         if self._died:

@@ -25,7 +25,7 @@ from tickbus.errors import ConfigError
 from tickbus.lease import Lease
 from tickbus.names import Keys, Stream, check_name
 from tickbus.publisher import Publisher
-from tickbus.registry import check_meta, write_delay
+from tickbus.registry import check_meta, register_feed, write_delay
 from tickbus.replay_ring import Window
 from tickbus.retention import Sweeper, SweepMeters
 from tickbus.service import Service, run
@@ -108,6 +108,7 @@ async def _run(options: Options, setup: FeedSetup, name: str, session: Session |
     async def register() -> None:
         connection = await redis.connect()
         await check_meta(connection, keys)
+        await register_feed(connection, keys, name)
         await write_delay(connection, keys, name, sequencer.delays.legacy)
         connection.close()
         await sweeper.declare()

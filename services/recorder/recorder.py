@@ -57,6 +57,8 @@ class Recorder:
         self._moved = asyncio.Event()
         self._unshown: dict[str, StreamId] = {}
         """Positions that moved and do not stand in Redis yet."""
+        self._older: set[Stream] = set()
+        """Streams whose history lies below what the files hold of another one."""
         self._since: float | None = None
         """When the oldest row that waits was read."""
 
@@ -98,6 +100,12 @@ class Recorder:
         store = self._stores[self._keys.shard(read.stream.symbol)]
         stream = read.stream
         if read.lost is not None:
+            if read.lost.reset and read.lost.before <= store.newest(stream):
+                self._older.add(stream)
+                log.error(
+                    "%s: another history, with IDs below those in the files: another bus, or a clock that went back; up to %s it is NOT recorded; "
+                    "record it into another --data-dir", stream.name, store.newest(stream),
+                )  # fmt: skip
             gap = trimmed_gap(read, self._consumer.service)
             id = StreamId(read.lost.before.ms, read.lost.before.seq - 1)
             store.add_many(Rows(stream, Entries([id.ms], [id.seq], [0]), b"\1", [encode(gap)]))
@@ -117,6 +125,11 @@ class Recorder:
             seqs.append(int(right))
             gaps.append(field == b"g")
             payloads.append(payload)
+        if stream in self._older:
+            newest = store.newest(stream)
+            self._consumer.lost += sum(StreamId(*id) <= newest for id in zip(ms, seqs, strict=True))
+            if ms and StreamId(ms[-1], seqs[-1]) > newest:
+                self._older.remove(stream)
         if payloads:
             store.add_many(Rows(stream, Entries(ms, seqs, self._consumer.epochs_of(stream, seqs)), bytes(gaps), payloads))
 

@@ -27,7 +27,7 @@ from services.recorder.sheet import Row
 from services.recorder.spool import Inherited, Spool, discard, inherit
 from tickbus.durable import fsync_dir, make_dir
 from tickbus.errors import Fenced, TickbusError
-from tickbus.names import StreamId
+from tickbus.names import Stream, StreamId
 
 log = logging.getLogger(__name__)
 
@@ -116,6 +116,10 @@ class ShardStore:
         self._spool = Spool(self._spool_dir, last.number)
         self._number = last.number
         return self._positions | self._buffer.lasts()
+
+    def newest(self, stream: Stream) -> StreamId:
+        """ID of its newest row, in the files or waiting."""
+        return self._buffer.last(stream)
 
     def add_many(self, rows: Rows) -> None:
         """Buffer what a read brought; `spool` makes it outlive this process.

@@ -19,7 +19,7 @@ from tickbus.link import Connection
 from tickbus.names import Keys, check_name, check_symbol
 from tickbus.options import Option, WriterOptions
 from tickbus.publisher import Publisher
-from tickbus.registry import check_meta, read_heads
+from tickbus.registry import check_meta, read_heads, register_feed
 from tickbus.retention import Sweeper
 from tickbus.service import Service, run
 from tickbus.topology import locate
@@ -121,6 +121,7 @@ async def _replay(options: Options, recorded: Iterator[Step], feed: str, speed: 
     clock = BusClock()
     link = await redis.open_checked()
     await check_meta(link, keys)
+    await register_feed(link, keys, feed)
     lease = Lease(partial(redis.link, keys.lease(feed)), keys, feed, options.lease_ttl)
     await _take(link, keys, lease, feed)
     publisher = Publisher(redis, keys, feed, clock, home=0)

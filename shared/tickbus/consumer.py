@@ -33,7 +33,7 @@ from tickbus.names import Keys, Stream, StreamId
 from tickbus.outputs import Output, OutputStreams
 from tickbus.publisher import Publisher
 from tickbus.reads import FROM_START, NOW, Round
-from tickbus.registry import check_meta, check_rivals, read_heads, register_service
+from tickbus.registry import check_meta, check_replicas, check_rivals, read_heads, register_service
 from tickbus.replay_ring import DEFAULT_WINDOW, Window
 from tickbus.selection import Selection
 from tickbus.streams import Entry, StreamWriter
@@ -130,6 +130,12 @@ class Consumer:
 
     async def open(self) -> None:
         """Become a member. RedisError or ConfigError if that is not possible."""
+        link = await self._connect()
+        try:
+            await check_meta(link, self._keys)
+            await check_replicas(link, self._keys, self.service, self.reads, self._writes)
+        finally:
+            link.close()
         await self._register()
         await self.members.beat()
         if self._writes is not None:

@@ -12,13 +12,15 @@ import logging
 import time
 from collections.abc import Awaitable, Callable
 
-from tickbus.errors import Fenced, RedisError
+from tickbus.errors import Fenced, RedisError, RedisUnfit
 from tickbus.fences import new_holder
 from tickbus.link import Link, ReplyError
 from tickbus.names import Keys
 from tickbus.units import MILLISECOND, SECOND, Duration, format_duration
 
 log = logging.getLogger("tickbus.lease")
+
+_WILL_NOT_PASS = ("NOPERM", "WRONGTYPE")
 
 
 class Lease:
@@ -60,6 +62,8 @@ class Lease:
             except (RedisError, ReplyError) as error:
                 waits_for = str(error)
                 self.close()
+                if isinstance(error, RedisUnfit) and any(sign in waits_for for sign in _WILL_NOT_PASS):
+                    raise
             if waits_for != said:
                 log.info("%s: %s", self._owner, waits_for)
                 said = waits_for

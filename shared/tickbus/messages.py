@@ -21,6 +21,11 @@ class Side(IntEnum):
     BUY = 1
     SELL = 2
 
+    @classmethod
+    def _missing_(cls, value: object) -> "Side":
+        """Of a newer writer."""
+        return cls.UNKNOWN
+
 
 class Flag(IntFlag):
     LATE = 1

@@ -18,6 +18,7 @@ KINDS = ("trade", "quote", "bar", "signal")
 
 _SYMBOL = re.compile(r"[A-Z0-9._-]{1,64}")
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,31}")
+_SPEC = re.compile(r"[a-z0-9._-]+(:[a-z0-9._-]+)*")
 _PREFIX = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,63}")
 """Without braces: a brace in front of the hash tag would take its place."""
 
@@ -33,6 +34,15 @@ def check_name(name: str) -> str:
     if not _NAME.fullmatch(name):
         raise ConfigError(f"name {name!r}: use a-z 0-9 _ - (at most 32), beginning with a letter or digit")
     return name
+
+
+def is_stream(name: str) -> bool:
+    """Whether it is the name of a stream. What stands beside them was written by nobody of ours."""
+    try:
+        Stream.parse(name)
+    except ValueError:
+        return False
+    return True
 
 
 class StreamId(NamedTuple):
@@ -72,6 +82,15 @@ class Stream(NamedTuple):
         if kind not in KINDS or (kind == "bar") != bool(middle):
             raise ValueError(f"{name!r} is no stream name")
         return cls(kind, feed, symbol, ":".join(middle))
+
+    def check(self) -> None:
+        """ValueError unless its parts are names of the bus, and it has a spec if it is a bar's and none otherwise."""
+        parts = (self.feed, _NAME, "feed"), (self.symbol, _SYMBOL, "symbol"), *([(self.spec, _SPEC, "spec")] if self.kind == "bar" else [])
+        for text, allowed, what in parts:
+            if not allowed.fullmatch(text):
+                raise ValueError(f"{self.name!r} is no stream name: its {what} is {text!r}")
+        if self.kind not in KINDS or (self.kind != "bar" and self.spec):
+            raise ValueError(f"{self.name!r} is no stream name")
 
 
 @dataclass(frozen=True)

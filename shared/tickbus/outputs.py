@@ -9,17 +9,21 @@ from dataclasses import dataclass
 
 import msgspec
 
-from tickbus.messages import Gap, Message
+from tickbus.errors import WireError
+from tickbus.messages import Bar, Gap, Message, Signal
 from tickbus.names import Keys, Stream, StreamId
 from tickbus.streams import Entry, StreamWriter
-from tickbus.wire import FIELDS, NIL, Head, encode
+from tickbus.wire import FIELDS, NIL, Head, decode, encode
 
 _EMPTY = Head("0-0", None, 0, NIL)
+_OUTPUTS: dict[str, tuple[type[Message], ...]] = {"bar": (Bar, Gap), "signal": (Signal, Gap)}
 
 
 @dataclass(frozen=True)
 class Output:
-    """A message to add to one of the service's own streams. ValueError if `ms` is no time of our days."""
+    """A message to add to one of the service's own streams: a Bar or a Signal, or a Gap among them, of the stream's symbol.
+
+    ValueError if it would be no such entry: whoever reads the stream relies on it."""
 
     stream: Stream
     ms: int
@@ -29,6 +33,15 @@ class Output:
     def __post_init__(self) -> None:
         if not 10**12 <= self.ms < 10**13:  # an ID has 13 digits in front
             raise ValueError(f"{self.stream.name}: {self.ms} is no bus time in ms; take it from the ID of the entry that caused the output")
+        self.stream.check()
+        if type(self.message) not in _OUTPUTS.get(self.stream.kind, ()) or self.message.symbol != self.stream.symbol:
+            raise ValueError(
+                f"{self.stream.name}: a {type(self.message).__name__} of {self.message.symbol!r} does not belong there; outputs are bars and signals"
+            )
+        try:
+            decode(FIELDS[type(self.message)], encode(self.message))
+        except WireError as error:
+            raise ValueError(f"{self.stream.name}: {error}") from None
 
 
 class OutputStreams:

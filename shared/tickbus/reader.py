@@ -19,7 +19,7 @@ from typing import NamedTuple
 from tickbus.errors import RedisAway, RedisError, RedisUnfit
 from tickbus.followed import Followed, Shard, author
 from tickbus.link import Link, Reply, ReplyError
-from tickbus.names import START, Keys, Stream, StreamId
+from tickbus.names import START, Keys, Stream, StreamId, is_stream
 from tickbus.reads import FROM_START, NOW, Lost, Place, Read, Round, Start, parse_start
 from tickbus.resp import Command, pack
 from tickbus.wire import Bell, Head, decode_bell, decode_head
@@ -309,13 +309,13 @@ class Reader:
             self._heard(state, state.swept_at)  # the bells went back too
         back: list[tuple[Followed, StreamId]] = []
         for raw, value in zip(flat[::2], flat[1::2], strict=True):
-            name = raw.decode()
+            name = raw.decode(errors="replace")
             if name in self._ignored:
                 continue
             head = decode_head(value)
             known = self._followed.get(name)
             if known is None:
-                if not self._wanted(stream := Stream.parse(name)):
+                if not is_stream(name) or not self._wanted(stream := Stream.parse(name)):
                     self._ignored.add(name)
                     continue
                 known = self._follow_new(stream, head, fresh=not state.known)
@@ -325,7 +325,7 @@ class Reader:
             at, position = StreamId.parse(head.id), known.position
             if at > position:
                 self._pending[name] = known
-            elif at < position:
+            elif at < position and known.exact:  # else it is a time, and nothing is there after it
                 back.append((known, at))
         self._note(shard, back)
         state.known = True

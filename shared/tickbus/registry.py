@@ -1,11 +1,14 @@
 """What a bus knows of itself: its shard number, its streams and their heads."""
 
+import asyncio
 import secrets
 from collections.abc import Iterable
 
-from tickbus.errors import ConfigError
+import msgspec
+
+from tickbus.errors import ConfigError, WireError
 from tickbus.link import Connection
-from tickbus.names import Keys
+from tickbus.names import Keys, is_stream
 from tickbus.selection import Selection, decode_selection, encode_selection
 from tickbus.wire import Head, decode_head
 
@@ -56,6 +59,38 @@ async def register_service(link: Connection, keys: Keys, service: str, reads: Se
     await link.ask_all([("HSET", keys.meta, f"service:{service}", encode_selection(reads)), told])
 
 
+async def register_feed(link: Connection, keys: Keys, feed: str) -> None:
+    """Say that this is a feed. ConfigError if a service has the name: both would hold the same fences and throw each other out."""
+    if await link.ask("HGET", keys.meta, f"service:{feed}") is not None:
+        raise ConfigError(f"{feed!r} is a service of the bus {keys.prefix!r}; a feed needs another --name")
+    await link.ask("HSET", keys.meta, f"feed:{feed}", 1)
+
+
+async def check_replicas(link: Connection, keys: Keys, service: str, reads: Selection, writes: Selection | None) -> None:
+    """ConfigError if this is the name of a feed, or if replicas of the service are alive that read or write other streams: what one of
+    them did of a shard, the other would take for done."""
+    feed, read, written = await link.ask("HMGET", keys.meta, f"feed:{service}", f"service:{service}", f"writes:{service}")
+    if feed is not None:
+        raise ConfigError(f"{service!r} is a feed of the bus {keys.prefix!r}; a service needs another name")
+    same = read in (None, encode_selection(reads)) and (read is None or written == (None if writes is None else encode_selection(writes)))
+    if not same and await _are_alive(link, keys, service):
+        raise ConfigError(
+            f"the service {service!r} is running with another selection of feeds, symbols or specs; replicas share it: stop them first, or use another name"
+        )
+
+
+async def _are_alive(link: Connection, keys: Keys, service: str) -> bool:
+    """Whether its members are: one that was killed counts as alive for a moment, so who does not go on for as long is dead."""
+    last = 0
+    while True:
+        heartbeats, (seconds, micros) = await link.ask_all([("HVALS", keys.members(service)), ("TIME",)])
+        now, newest = int(seconds) * 1000 + int(micros) // 1000, max(map(int, heartbeats), default=0)
+        if newest <= now or (last and newest > last):
+            return newest > now
+        last = newest
+        await asyncio.sleep((newest - now + 1) / 1000)
+
+
 async def check_rivals(link: Connection, keys: Keys, service: str, writes: Selection) -> None:
     """ConfigError if another service that is alive writes streams of these: each would number their entries by itself. Of two that are
     registered and alive before they look, at least one sees the other."""
@@ -78,10 +113,14 @@ async def make_eras(link: Connection, keys: Keys, shards: Iterable[int]) -> None
 
 
 async def read_heads(link: Connection, keys: Keys, shards: Iterable[int]) -> dict[str, Head]:
-    """The heads of all streams in some shards, by stream name."""
+    """The heads of all streams in some shards, by stream name. What is no stream is left out."""
     replies = await link.ask_all([("HGETALL", keys.last(shard)) for shard in shards])
     heads = {}
     for flat in replies:
         for name, value in zip(flat[::2], flat[1::2], strict=True):
-            heads[name.decode()] = decode_head(value)
+            if is_stream(text := name.decode(errors="replace")):
+                try:
+                    heads[text] = decode_head(value)
+                except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+                    raise WireError(f"what `last` holds of {text} is no head of this version: {error}") from None
     return heads

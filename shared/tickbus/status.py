@@ -6,13 +6,15 @@ is right also about one that is stopped, cut off or dead.
 
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Literal
 
+from tickbus.errors import WireError
 from tickbus.lag import StreamLag, measure
 from tickbus.link import Connection
 from tickbus.members import read_heartbeats
-from tickbus.messages import Flag, Quote, Trade
+from tickbus.messages import Flag, Message, Quote, Trade
 from tickbus.names import Keys, Stream, StreamId
 from tickbus.registry import read_heads, read_meta
 from tickbus.selection import Selection, decode_selection
@@ -170,7 +172,9 @@ def _stream(name: str, head: Head) -> StreamStatus:
     last = None
     if bytes(head.tick) != bytes(NIL):
         last = id.ms * MILLISECOND
-        tick = decode(TICK_FIELD[stream.kind], bytes(head.tick))
+        tick: Message | None = None
+        with suppress(WireError):
+            tick = decode(TICK_FIELD[stream.kind], bytes(head.tick))
         # the newest entry may be a Gap; but a replayed tick was received long before it came onto this bus
         if isinstance(tick, Trade | Quote) and not tick.flags & Flag.REPLAYED:
             last = tick.ts_recv

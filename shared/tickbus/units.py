@@ -70,15 +70,16 @@ def epoch_ns(value: int) -> int:
     so it is right for every time between 1973 and 2262, where 64 bits of ns end: ValueError beyond.
     """
     if value >= 100_000_000_000_000_000:
-        return value if value < 1 << 63 else _in_64_bits(value)
+        return value if value < 1 << 63 else in_64_bits(value)
     if value >= 100_000_000_000_000:
-        return _in_64_bits(value * MICROSECOND)
+        return in_64_bits(value * MICROSECOND)
     if value >= 100_000_000_000:
-        return _in_64_bits(value * MILLISECOND)
-    return _in_64_bits(value * SECOND)
+        return in_64_bits(value * MILLISECOND)
+    return in_64_bits(value * SECOND)
 
 
-def _in_64_bits(ns: int) -> int:
+def in_64_bits(ns: int) -> int:
+    """The same time. ValueError if it does not fit."""
     if not -(1 << 63) <= ns < 1 << 63:
         raise ValueError("a time must lie between 1677 and 2262")
     return ns
@@ -96,7 +97,7 @@ def iso_ns(text: str) -> int:
     zone = "+00:00" if offset is None or offset in "Zz" else offset
     whole = datetime.fromisoformat(f"{day}T{clock or '00:00'}{zone}")
     seconds = int((whole - datetime(1970, 1, 1, tzinfo=UTC)).total_seconds())
-    return _in_64_bits(seconds * SECOND + int((fraction or "").ljust(9, "0")))
+    return in_64_bits(seconds * SECOND + int((fraction or "").ljust(9, "0")))
 
 
 def format_time(ns: int) -> str:

@@ -270,6 +270,31 @@ def test_two_services_do_not_write_the_same_bars(redis_server: RedisServer, star
     assert start(*options, "--name", "mine", "--specs", "time:60s,tick:9").ready().stop() == 0
 
 
+def test_replicas_share_their_specs(redis_server: RedisServer, start: Start) -> None:
+    """What one of them did of a shard, the other would take for done."""
+    options = ("bars", "--redis", redis_server.url, "--lease-ttl", "500ms")
+    first = start(*options, "--specs", "time:1s").ready()
+    refused = tickbus(*options, "--specs", "tick:7")
+    assert (refused.returncode, refused.stderr.count("tickbus: the service 'bars' is running with another selection of feeds, symbols or specs")) == (
+        2,
+        1,
+    )
+    first.kill()
+    assert start(*options, "--specs", "tick:7").ready().stop() == 0, "who was killed is waited for, not taken for alive"
+
+
+def test_a_feed_and_a_service_do_not_share_a_name(redis_server: RedisServer, start: Start) -> None:
+    """Their fences would be the same, and each would throw the other out."""
+    gateway = start("gateway", "--feed", "json", "--symbols", "AAPL", "--url", f"ws://127.0.0.1:{free_port()}", "--redis", redis_server.url)
+    gateway.wait_for("no connection to")
+    refused = tickbus("bars", "--name", "json", "--redis", redis_server.url)
+    assert (refused.returncode, refused.stderr.count("tickbus: 'json' is a feed of the bus 'tickbus'; a service needs another name")) == (2, 1)
+    assert gateway.get("/healthz")[0] == 200
+    assert start("bars", "--redis", redis_server.url).ready().stop() == 0
+    refused = tickbus("gateway", "--feed", "json", "--name", "bars", "--symbols", "AAPL", "--redis", redis_server.url)
+    assert (refused.returncode, refused.stderr.count("tickbus: 'bars' is a service of the bus 'tickbus'; a feed needs another --name")) == (2, 1)
+
+
 def test_of_two_services_for_the_same_bars_that_start_together_not_both_run(redis_server: RedisServer, start: Start) -> None:
     both = [start("bars", "--redis", redis_server.url, "--name", name) for name in ("one", "other")]
     until(lambda: any(part.process.poll() is not None for part in both), 20, "one ends")
