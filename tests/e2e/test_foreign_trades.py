@@ -1,0 +1,75 @@
+"""Bars of what no gateway of ours writes, but the bus may hold: other writers, other versions, other clocks."""
+
+from collections.abc import Callable
+
+import msgspec
+from support.bus import gaps_in, messages_in
+from support.parts import Part
+from support.redis_server import RedisServer
+from support.waiting import until
+from support.writing import Writer
+
+from tickbus.messages import Bar, Side, Trade
+from tickbus.names import Keys
+from tickbus.streams import Entry
+from tickbus.units import SECOND
+from tickbus.wire import encode
+
+Start = Callable[..., Part]
+YEAR_2024 = 1_704_067_200 * SECOND
+OPTIONS = ("bars", "--lease-ttl", "500ms", "--redis")
+
+
+def trade(number: int, price: str = "1", size: str = "1", ts_event: int = 0) -> Trade:
+    return Trade("A", price, size, Side.BUY, str(number), ts_event or YEAR_2024 + number * SECOND, 1)
+
+
+def bars_of(redis: RedisServer, spec: str) -> list[Bar]:
+    return [bar for bar in messages_in(redis, "bar", "test", "A", spec) if isinstance(bar, Bar)]
+
+
+async def test_a_trade_that_cannot_be_is_left_out_and_the_others_go_on(redis_server: RedisServer, start: Start) -> None:
+    writer = await Writer(redis_server.url, keys=Keys()).open()
+    of_unknown_side = list(msgspec.msgpack.decode(encode(trade(4))))
+    of_unknown_side[3] = 9
+    trades = [trade(1), trade(2, "1e5"), trade(3, size="+.5"), trade(5, "abc"), trade(6, ts_event=(1 << 64) - 1), trade(7)]
+    entries: list[Entry] = [writer.entry(writer.of(), one) for one in trades]
+    entries.insert(3, (*writer.entry(writer.of(), trade(4))[:4], encode(of_unknown_side), -1, 0))
+    entries.sort(key=lambda entry: entry[2])
+    await writer.publisher.commit(writer.transaction(entries))
+    bars = start(*OPTIONS, redis_server.url, "--specs", "tick:1").ready()
+    until(lambda: len(bars_of(redis_server, "tick:1")) == 5, 20)
+    assert [(bar.open_text, bar.volume_text) for bar in bars_of(redis_server, "tick:1")] == [
+        ("1", "1"), ("100000", "1"), ("1", "0.5"), ("1", "1"), ("1", "1"),
+    ]  # fmt: skip
+    assert bars.metric("tickbus_bars_ignored_trades_total", reason="unreadable") == 2
+    assert bars.stop() == 0
+    writer.close()
+
+
+async def test_trades_trimmed_unread_mark_their_bars_on_the_vendors_clock(redis_server: RedisServer, start: Start) -> None:
+    writer = await Writer(redis_server.url, keys=Keys()).open()
+
+    async def write(*numbers: int) -> None:
+        await writer.publisher.commit(writer.transaction([writer.entry(writer.of(), trade(number)) for number in numbers]))
+
+    options = (*OPTIONS, redis_server.url, "--specs", "time:10s", "--grace", "1s")
+    await write(*range(10, 35))
+    bars = start(*options).ready()
+    await writer.ring()
+    until(lambda: len(bars_of(redis_server, "time:10s")) >= 2, 20)
+    until(lambda: bars.metric("tickbus_consumer_lag_ticks") == 0, 20)
+    assert bars.stop() == 0
+    await write(*range(35, 60))
+    redis_server.client.xtrim(writer.key(), minid=redis_server.client.xrange(writer.key())[25 + 7][0], approximate=False)
+    bars = start(*options).ready()
+    await writer.ring()
+    until(lambda: any(bar.start == YEAR_2024 + 40 * SECOND for bar in bars_of(redis_server, "time:10s")), 20)
+    assert bars.stop() == 0
+    final = {(bar.start - YEAR_2024) // SECOND: bar for bar in bars_of(redis_server, "time:10s")}
+    assert {at: (bar.trades, list(bar.quality)) for at, bar in final.items() if at < 50} == {
+        10: (10, []), 20: (10, []), 30: (5, ["has_gap"]), 40: (8, ["has_gap"]),
+    }  # fmt: skip
+    (gap,) = gaps_in(redis_server, "bar", "test", "A", "time:10s")
+    assert ((gap.from_ts - YEAR_2024) // SECOND, (gap.to_ts - YEAR_2024) // SECOND, gap.count) == (34, 42, 7)
+    writer.close()
