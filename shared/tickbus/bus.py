@@ -16,6 +16,8 @@ from functools import partial
 from operator import length_hint
 from types import TracebackType
 
+import msgspec
+
 from tickbus.batch import Batch
 from tickbus.consumer import Consumer
 from tickbus.errors import ConfigError
@@ -23,13 +25,13 @@ from tickbus.gaps import trimmed_gap
 from tickbus.link import Reply
 from tickbus.merged import AnyReader, open_reader
 from tickbus.messages import Message
-from tickbus.names import DEFAULT_PREFIX, DEFAULT_SHARDS, KINDS, Keys, Stream, StreamId, check_name
+from tickbus.names import DEFAULT_PREFIX, DEFAULT_SHARDS, KINDS, Keys, Stream, StreamId, check_name, check_symbol, is_stream
 from tickbus.reads import FROM_START, NOW, Read, Start, parse_start
 from tickbus.registry import read_heads, read_meta
 from tickbus.selection import Selection
 from tickbus.topology import locate
 from tickbus.units import Duration, parse_duration
-from tickbus.wire import DECODE, TICK_FIELD, decode
+from tickbus.wire import DECODE, NIL, TICK_FIELD, decode
 
 _EMPTY_SECONDS = 0.2
 """How often an empty bus is looked at for its first writer."""
@@ -65,14 +67,14 @@ class Bus:
         """Messages of one kind (`trade`, `quote`, `bar`, `signal`), in order per stream, for ever and over reconnects.
 
         symbols, feeds, specs: which streams; None = all. Streams that appear later are read from their first entry.
-        start: "now", "start" (the oldest entry kept), or a time (ns since the epoch, datetime, ISO text): where to begin.
+        start: "now", "start" (the oldest entry kept), or a time (a number since the epoch, datetime, ISO text; UTC unless it says
+        otherwise): where to begin.
         cursor: as from `Reading.cursor`: go on exactly there instead.
         gaps: whether Gap messages are given too: what the gateway told, and what was trimmed before it was read.
         """
         self._check(kind, symbols, feeds, specs)
         wanted = Selection.of((kind,), feeds or (), symbols or (), specs or ())
-        positions = {name: StreamId.parse(id) for name, id in (cursor or {}).items()}
-        reading = Reading(partial(self._reader, wanted, parse_start(start), positions), kind, gaps)
+        reading = Reading(partial(self._reader, wanted), parse_start(start), _positions(kind, cursor or {}), kind, gaps)
         self._readings.append(reading)
         return reading
 
@@ -110,6 +112,7 @@ class Bus:
 
     async def last(self, kind: str = "trade", *, symbols: Collection[str] | None = None) -> dict[Stream, Message]:
         """The newest message of each stream that has one: no replay needed."""
+        self._check(kind, symbols, None, None)
         link = await locate(self._url).connect()
         try:
             keys = Keys(self._prefix, await read_meta(link, self._prefix) or DEFAULT_SHARDS)
@@ -119,7 +122,7 @@ class Bus:
             link.close()
         found: dict[Stream, Message] = {}
         for stream, head in heads.items():
-            if stream.kind == kind and (symbols is None or stream.symbol in symbols) and bytes(head.tick) != b"\xc0":
+            if stream.kind == kind and (symbols is None or stream.symbol in symbols) and bytes(head.tick) != bytes(NIL):
                 found[stream] = decode(TICK_FIELD[kind], bytes(head.tick))
         return found
 
@@ -128,8 +131,14 @@ class Bus:
         if kind not in KINDS:
             raise ConfigError(f"kind {kind!r}: read one of {', '.join(KINDS)}")
         for name, chosen in (("symbols", symbols), ("feeds", feeds), ("specs", specs)):
+            if isinstance(chosen, str):
+                raise ConfigError(f"{name}: give a list: {name}=[{chosen!r}]")
             if chosen is not None and not chosen:
                 raise ConfigError(f"{name}: name at least one, or leave it out for all")
+        for symbol in symbols or ():
+            check_symbol(symbol)
+        for feed in feeds or ():
+            check_name(feed)
 
     async def _consumer(self, service: str, wanted: Selection, start: "str | StreamId", lease_ttl: Duration) -> Consumer:
         link = await locate(self._url).connect()
@@ -179,16 +188,23 @@ class Bus:
 
 
 class Reading:
-    """An endless iterator over messages, for `async for` or `for`. `cursor` says where it stands."""
+    """An endless iterator over messages, for `async for` or `for`. `cursor` says where it stands; who leaves the loop and iterates again
+    goes on there."""
 
-    def __init__(self, make_reader: Callable[[], Awaitable[AnyReader]], kind: str, gaps: bool) -> None:
+    def __init__(
+        self, make_reader: "Callable[[str | StreamId, dict[str, StreamId]], Awaitable[AnyReader]]", start: "str | StreamId",
+        positions: dict[str, StreamId], kind: str, gaps: bool,
+    ) -> None:  # fmt: skip
         self._make_reader = make_reader
+        self._start = start
+        self._positions = positions
         self._kind = kind
         self._gaps = gaps
         self._field = TICK_FIELD[kind]
         self._reader: AnyReader | None = None
         self._begun: dict[str, str] = {}
         """Stream name -> ID after which the reading began."""
+        self._has_begun = False
         self._reads: list[Read] = []
         """What is given out now; up to `_to` it is given or decoded, and of that `_giving` is left."""
         self._to = 0
@@ -212,7 +228,7 @@ class Reading:
             elif given > 0:
                 newest.setdefault(name, entries[given - 1][0].decode())
             elif given == 0 and read.lost is not None and self._gaps:  # the loss was told: right in front of what follows it
-                newest.setdefault(name, str(read.lost.before._replace(seq=read.lost.before.seq - 1)))
+                newest.setdefault(name, str(_in_front_of(read.lost.before)))
             left = max(0, left - len(entries) - self._tells_loss(read))
         return at | newest
 
@@ -223,19 +239,26 @@ class Reading:
                     yield message
 
     def __iter__(self) -> Iterator[Message]:
-        self._thread = _Thread(self)
-        for reads in self._thread:
-            for messages in self._begin(reads):
-                yield from messages
+        self._thread = thread = _Thread(self)
+        try:
+            for reads in thread:
+                for messages in self._begin(reads):
+                    yield from messages
+        finally:
+            thread.stop()
 
     async def entries(self) -> AsyncIterator[tuple[Stream, StreamId, Message]]:
         """The same with stream and ID of each message; a Gap for what was trimmed bears the ID after which it is missing."""
         async for reads in self._rounds():
             for read in reads:
                 if read.lost is not None and self._gaps:
+                    read.place.given = str(_in_front_of(read.lost.before)).encode()
                     yield read.stream, read.lost.after, trimmed_gap(read, "reader")
                 for id, (field, payload) in self._entries(read):
-                    yield read.stream, StreamId.parse(id), decode(field, payload)
+                    message = decode(field, payload)
+                    read.place.given = id
+                    yield read.stream, StreamId.parse(id), message
+                read.place.given = read.entries[-1][0]
 
     def close(self) -> None:
         if self._thread is not None:
@@ -244,12 +267,18 @@ class Reading:
             self._reader.close()
 
     async def _rounds(self) -> AsyncIterator[list[Read]]:
-        self._reader = reader = await self._make_reader()
-        await reader.prepare()
-        self._begun = {name: str(position) for name, position in reader.positions.items()}
-        async for result in reader.rounds():
-            if result.reads:
-                yield result.reads
+        if self._has_begun:  # again: what appeared since is new, and read from its first entry
+            self._start, self._positions = FROM_START, _positions(self._kind, self.cursor)
+            self._reads, self._to, self._giving = [], 0, iter(())
+        self._reader = reader = await self._make_reader(self._start, self._positions)
+        try:
+            await reader.prepare()
+            self._begun, self._has_begun = {name: str(position) for name, position in reader.positions.items()}, True
+            async for result in reader.rounds():
+                if result.reads:
+                    yield result.reads
+        finally:
+            reader.close()
 
     def _begin(self, reads: list[Read]) -> Iterator[Iterator[Message]]:
         """A new round: the one before is given out whole. The messages of this one come in parts, each decoded all at once."""
@@ -266,7 +295,12 @@ class Reading:
         wanted, decode_tick = self._field, DECODE[self._field]
         if any(map(self._tells_loss, reads)):
             return [message for read in reads for message in (*self._loss(read), *self._messages([read._replace(lost=None)]))]
-        return [decode_tick(payload) if field == wanted else decode(field, payload) for read in reads for _, (field, payload) in self._entries(read)]
+        try:
+            return [
+                decode_tick(payload) if field == wanted else decode(field, payload) for read in reads for _, (field, payload) in self._entries(read)
+            ]
+        except (msgspec.MsgspecError, UnicodeDecodeError):
+            return [decode(field, payload) for read in reads for _, (field, payload) in self._entries(read)]  # WireError: it says of what
 
     def _entries(self, read: Read) -> list[Reply]:
         return read.entries if self._gaps else [entry for entry in read.entries if entry[1][0] == self._field]
@@ -276,6 +310,23 @@ class Reading:
 
     def _tells_loss(self, read: Read) -> bool:
         return read.lost is not None and self._gaps
+
+
+def _in_front_of(id: StreamId) -> StreamId:
+    return id._replace(seq=id.seq - 1)
+
+
+def _positions(kind: str, cursor: Mapping[str, str]) -> dict[str, StreamId]:
+    """ConfigError if this is no cursor of a reading of that kind."""
+    positions = {}
+    for name, id in cursor.items():
+        try:
+            if not is_stream(name) or Stream.parse(name).kind != kind:
+                raise ValueError(f"{name!r} is no {kind} stream")
+            positions[name] = StreamId.parse(id)
+        except (ValueError, AttributeError, TypeError) as error:
+            raise ConfigError(f"cursor: {error}; give what `cursor` of a reading of {kind}s was") from None
+    return positions
 
 
 class Consuming:
@@ -307,7 +358,7 @@ class _Thread:
     """A loop of its own for a plain `for`: notebooks run one already in theirs."""
 
     def __init__(self, reading: Reading) -> None:
-        self._queue: queue.Queue[list[Read] | BaseException] = queue.Queue(_HANDED_OVER)
+        self._queue: queue.Queue[list[Read] | BaseException | None] = queue.Queue(_HANDED_OVER)
         self._started = threading.Event()
         self._thread = threading.Thread(target=lambda: asyncio.run(self._pump(reading)), name="tickbus-reading", daemon=True)
         self._thread.start()
@@ -315,6 +366,8 @@ class _Thread:
     def __iter__(self) -> Iterator[list[Read]]:
         while True:
             item = self._queue.get()
+            if item is None:
+                return
             if isinstance(item, BaseException):
                 raise item
             yield item
@@ -340,3 +393,5 @@ class _Thread:
             while not self._queue.empty():
                 self._queue.get_nowait()
             self._thread.join(0.05)
+        with suppress(queue.Full):  # whoever waits in the loop, in another thread than this
+            self._queue.put_nowait(None)

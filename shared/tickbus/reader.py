@@ -22,7 +22,7 @@ from tickbus.link import Link, Reply, ReplyError
 from tickbus.names import START, Keys, Stream, StreamId, is_stream
 from tickbus.reads import FROM_START, NOW, Lost, Place, Read, Round, Start, parse_start
 from tickbus.resp import Command, pack
-from tickbus.wire import Bell, Head, decode_bell, decode_head
+from tickbus.wire import Bell, Head, decode_bell, read_head
 
 __all__ = ["FROM_START", "NOW", "PER_READ", "Lost", "Read", "Reader", "Round", "Start", "parse_start"]
 
@@ -312,7 +312,7 @@ class Reader:
             name = raw.decode(errors="replace")
             if name in self._ignored:
                 continue
-            head = decode_head(value)
+            head = read_head(name, value)
             known = self._followed.get(name)
             if known is None:
                 if not is_stream(name) or not self._wanted(stream := Stream.parse(name)):
@@ -336,7 +336,7 @@ class Reader:
         replies = await link.ask_all([("HGET", self._keys.last(followed.shard), followed.name) for followed in outdated])
         for followed, value in zip(outdated, replies, strict=True):
             if value is not None:
-                self.heads[followed.name] = decode_head(value)
+                self.heads[followed.name] = read_head(followed.name, value)
 
     def _note(self, shard: int, back: list[tuple[Followed, StreamId]]) -> None:
         """Some heads are below our positions: either their writer will soon have sent again what is missing, or that is gone."""
@@ -366,7 +366,8 @@ class Reader:
     def _follow_new(self, stream: Stream, head: Head, fresh: bool) -> Followed:
         name = stream.name
         if (position := self._positions.get(name)) is not None or not fresh:
-            followed = Followed(self._keys, stream, position or START, exact=True)
+            # one without a counter is a time
+            followed = Followed(self._keys, stream, position or START, exact=position is None or position.seq > 0 or position == START)
         elif self._start == NOW:
             followed = Followed(self._keys, stream, StreamId.parse(head.id), exact=True)
         else:

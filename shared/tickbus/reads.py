@@ -1,7 +1,7 @@
 """What a reader hands over: the entries of streams as they stand in Redis, what is missing in front of them, the bus clocks. Pure."""
 
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
 from tickbus.errors import ConfigError
@@ -64,16 +64,17 @@ class Round:
 
 
 def parse_start(start: Start) -> str | StreamId:
-    """`now`, `start`, or a time (ns since the epoch, datetime, text as of units.parse_time) -> where a Reader begins."""
+    """`now`, `start`, or a time (a number since the epoch, datetime, text: units.parse_time; UTC unless it says otherwise) -> where a
+    Reader begins. ConfigError if it is none."""
     if start in (NOW, FROM_START):
         return str(start)
-    if isinstance(start, datetime):
-        ns = int(start.timestamp() * 1_000_000) * 1000
-    elif isinstance(start, int):
-        ns = start
-    else:
-        try:
-            ns = parse_time(start)
-        except ValueError as error:
-            raise ConfigError(f"where to begin: {error}; or use now or start") from None
+    try:
+        if isinstance(start, datetime):
+            ns = int((start if start.tzinfo is not None else start.replace(tzinfo=UTC)).timestamp() * 1_000_000) * 1000
+        elif isinstance(start, int | str) and not isinstance(start, bool):
+            ns = parse_time(str(start))
+        else:
+            raise ValueError(f"{start!r} is no time")
+    except ValueError as error:
+        raise ConfigError(f"where to begin: {error}; or use now or start") from None
     return StreamId(ns // MILLISECOND, 0)

@@ -4,13 +4,11 @@ import asyncio
 import secrets
 from collections.abc import Iterable
 
-import msgspec
-
-from tickbus.errors import ConfigError, WireError
+from tickbus.errors import ConfigError
 from tickbus.link import Connection
 from tickbus.names import Keys, is_stream
 from tickbus.selection import Selection, decode_selection, encode_selection
-from tickbus.wire import Head, decode_head
+from tickbus.wire import Head, read_head
 
 SCHEMA = "1"
 
@@ -119,8 +117,5 @@ async def read_heads(link: Connection, keys: Keys, shards: Iterable[int]) -> dic
     for flat in replies:
         for name, value in zip(flat[::2], flat[1::2], strict=True):
             if is_stream(text := name.decode(errors="replace")):
-                try:
-                    heads[text] = decode_head(value)
-                except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-                    raise WireError(f"what `last` holds of {text} is no head of this version: {error}") from None
+                heads[text] = read_head(text, value)
     return heads

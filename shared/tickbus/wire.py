@@ -102,6 +102,14 @@ decode_head = msgspec.msgpack.Decoder(Head).decode
 decode_bell = msgspec.msgpack.Decoder(Bell).decode
 
 
+def read_head(stream: str, value: bytes) -> Head:
+    """What `last` holds for a stream. WireError if it is no head."""
+    try:
+        return decode_head(value)
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise WireError(f"what `last` holds of {stream} is no head of this version: {error}") from None
+
+
 def decode(field: bytes, payload: bytes) -> Message:
     """One field of a stream entry -> its message. WireError if it is none."""
     try:

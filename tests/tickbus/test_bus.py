@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from support.redis_server import RedisServer
-from support.waiting import until
+from support.waiting import until, until_async
 from support.writing import KEYS, Writer, stored, trade
 
 import tickbus
@@ -18,6 +18,7 @@ from tickbus.errors import ConfigError, RedisAway, WireError
 from tickbus.messages import Gap, GapKind, Message, Quote, StreamKind, Trade
 from tickbus.names import Stream, StreamId
 from tickbus.units import MILLISECOND, format_time
+from tickbus.wire import encode
 
 
 @asynccontextmanager
@@ -102,7 +103,8 @@ async def test_from_a_time_in_all_its_forms(redis_server: RedisServer) -> None:
         await asyncio.sleep(0.01)  # the next one has a later ms
         await writer.write(2)
         ms = stored(redis_server.client, writer.key())[1][0].ms
-        for start in (ms * MILLISECOND, datetime.fromtimestamp(ms / 1000, UTC), format_time(ms * MILLISECOND), str(ms)):
+        at = datetime.fromtimestamp(ms / 1000, UTC)
+        for start in (ms * MILLISECOND, ms, at, at.replace(tzinfo=None), format_time(ms * MILLISECOND), str(ms)):
             assert await take(bus.read("trade", start=start), 1) == [2]
         assert await take(bus.read("trade", start=0), 2) == [1, 2]
 
@@ -111,8 +113,65 @@ async def test_a_start_that_is_none_and_a_kind_that_is_none(redis_server: RedisS
     async with tickbus.connect(redis_server.url) as bus:
         with pytest.raises(ConfigError, match="where to begin: 'soon' is no time"):
             bus.read("trade", start="soon")
+        for start in (True, None, 1.5, -1):
+            with pytest.raises(ConfigError, match="where to begin"):
+                bus.read("trade", start=start)  # type: ignore[arg-type]
         with pytest.raises(ConfigError, match="kind 'ticks': read one of trade, quote, bar, signal"):
             bus.read("ticks")
+        with pytest.raises(ConfigError, match="kind 'trades'"):
+            await bus.last("trades")
+        for wrong, told in (
+            ({"symbols": "BTC-USDT"}, r"symbols: give a list: symbols=\['BTC-USDT'\]"), ({"feeds": "binance"}, "feeds: give a list"),
+            ({"symbols": ["btc-usdt"]}, "symbol 'btc-usdt'"), ({"feeds": ["Binance"]}, "name 'Binance'"), ({"symbols": []}, "name at least one"),
+            ({"cursor": {"quote:test:A": "1-1"}}, "cursor: 'quote:test:A' is no trade stream"), ({"cursor": {"nonsense": "1-1"}}, "cursor"),
+            ({"cursor": {"trade:test:A": "abc"}}, "cursor"), ({"cursor": {"trade:test:A": None}}, "cursor"),
+        ):  # fmt: skip
+            with pytest.raises(ConfigError, match=told):
+                bus.read("trade", **wrong)  # type: ignore[arg-type]
+
+
+async def test_who_leaves_the_loop_and_iterates_again_goes_on_there(redis_server: RedisServer) -> None:
+    async with bench(redis_server) as (writer, bus):
+        await writer.write(1, 2, 3, 4)
+        reading = bus.read("trade", start=str(stored(redis_server.client, writer.key())[0][0].ms))
+        assert await take(reading, 2) == [1, 2]
+        await writer.write(5, 6)
+        await writer.write(11, symbol="B")  # appeared meanwhile: read from its first entry
+        assert sorted(await take(reading, 4)) == [3, 4, 5, 11]  # type: ignore[type-var]
+        assert await take(reading, 1) == [6]
+        assert reading.cursor["trade:test:A"].endswith("-6") and reading.cursor["trade:test:B"].endswith("-1")
+
+
+async def test_a_loop_that_was_left_holds_no_connection(redis_server: RedisServer) -> None:
+    async with bench(redis_server) as (writer, bus):
+        await writer.write(1, 2)
+        before = len(redis_server.client.client_list())
+        readings = [bus.read("trade", start="start") for _ in range(5)]
+        for reading in readings:
+            async for message in reading:
+                assert number(message) == 1
+                break
+        await until_async(lambda: len(redis_server.client.client_list()) <= before)
+
+
+def test_a_plain_loop_that_is_closed_by_another_thread_ends(redis_server: RedisServer) -> None:
+    with tickbus.connect(redis_server.url) as bus:
+        reading = bus.read("trade")
+        found: list[Message] = []
+        loop = threading.Thread(target=lambda: found.extend(reading))
+        loop.start()
+        until(lambda: reading._thread is not None and reading._thread._started.is_set())
+        reading.close()
+        loop.join(10)
+        assert not loop.is_alive() and found == []
+
+
+async def test_what_is_no_message_is_a_wire_error(redis_server: RedisServer) -> None:
+    async with bench(redis_server) as (writer, bus):
+        entry = writer.entry(writer.of(), trade(1))
+        await writer.publisher.commit(writer.transaction([(*entry[:4], encode([1, 2]), -1, 0)]))
+        with pytest.raises(WireError, match="field b't' is no Trade"):
+            await take(bus.read("trade", start="start"), 1)
 
 
 async def test_a_cursor_goes_on_right_after_the_last_message_given_out(redis_server: RedisServer) -> None:
@@ -206,7 +265,7 @@ async def test_symbols_feeds_and_kinds_are_told_apart(redis_server: RedisServer)
         assert {stream.name: message for stream, message in (await bus.last("trade")).items()} == {
             "trade:test:A": trade(1), "trade:test:B": trade(2, "B"), "trade:other:A": trade(3),
         }  # fmt: skip
-        assert await bus.last("quote", symbols=["A", "nobody"]) == {Stream("quote", "test", "A"): quote}
+        assert await bus.last("quote", symbols=["A", "NOBODY"]) == {Stream("quote", "test", "A"): quote}
         quotes.close()
         other.close()
 
@@ -296,6 +355,7 @@ async def test_entries_say_where_each_message_stands(redis_server: RedisServer) 
                 if len(found) == 2:
                     break
         assert found == [("trade:test:A", ids[0], "TRIMMED 1"), ("trade:test:A", ids[2], 3)]
+        assert reading.cursor == {"trade:test:A": str(ids[2])}
         reading.close()
 
 
