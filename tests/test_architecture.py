@@ -1,4 +1,4 @@
-"""Which module may know which: section 3 of the design, checked on the imports that stand in the source.
+"""Which module may know which: checked on the imports that stand in the source.
 
 An import under `if TYPE_CHECKING` never happens and does not count; one inside a function does. A package's `__init__` counts
 for those who import the package by name, not for those who import a module of it.

@@ -88,7 +88,7 @@ async def _run(options: Options, setup: FeedSetup, name: str, session: Session |
         outlets = []
         for lane, waiting in backlogs.items():
             owner = Owner(name, publisher.epoch, publisher.fences.holder, str(lane.held[0]) if len(publisher.lanes) > 1 else "")
-            outlets.append(Outlet(lane, waiting, Spill(options.spill_dir, owner, budget, resolve), clock, sequencer))
+            outlets.append(Outlet(lane, waiting, Spill(options.spill_dir, owner, budget, resolve), clock))
         return outlets
 
     gateway = Gateway(name, keys, clock, lease, publisher, intake, make_outlets)

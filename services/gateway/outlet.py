@@ -12,7 +12,7 @@ from collections.abc import Coroutine, Iterable
 from typing import Any, NamedTuple, TypeVar, cast
 
 from services.gateway.backlog import Backlog
-from services.gateway.sequencer import Sequencer, StreamState
+from services.gateway.sequencer import StreamState
 from services.gateway.spill import Spill
 from tickbus.clock import BusClock
 from tickbus.lane import Lane
@@ -41,7 +41,7 @@ class Batch(NamedTuple):
 
 
 class Outlet:
-    def __init__(self, lane: Lane, backlog: Backlog, spill: Spill, clock: BusClock, sequencer: Sequencer) -> None:
+    def __init__(self, lane: Lane, backlog: Backlog, spill: Spill, clock: BusClock) -> None:
         self.lane = lane
         self.backlog = backlog
         self.spill = spill
@@ -52,7 +52,6 @@ class Outlet:
         self.ring_due = True
         self.committing = False
         self._clock = clock
-        self._sequencer = sequencer
         self._disk = asyncio.Lock()
         """One at a time is at the spill."""
         self._acknowledged_at = time.monotonic()
@@ -135,7 +134,6 @@ class Outlet:
         trades, gaps = fields.count(b"t"), fields.count(b"g")
         self.published["trade"] += trades
         self.published["quote"] += len(fields) - trades - gaps
-        self._sequencer.told_stored += gaps
         now = self._clock.now_ns()
         if len(self.batches) < _MOST_UNMEASURED:
             self.batches.append(Batch(len(entries), time.monotonic() - started, now - entries[0][6], now - entries[-1][6]))

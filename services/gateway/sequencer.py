@@ -166,9 +166,6 @@ class Sequencer:
         self.floor_ms = 0
         """No ID is older than this: the newest entry found at the start."""
         self.duplicates = 0
-        self.told = 0
-        """Gap entries made, and those of them that are stored."""
-        self.told_stored = 0
         self.unwanted = 0
         """Ticks of a kind that was not asked for: some vendors send trades and quotes alike."""
         self.delays = Delays()
@@ -341,7 +338,6 @@ class Sequencer:
         self, state: StreamState, kind: GapKind, from_ts: int, to_ts: int, recv: int,
         first: int = NO_ID, last: int = NO_ID, *, count: int | None = None, repaired: bool = False,
     ) -> None:  # fmt: skip
-        self.told += 1
         has_ids = first >= 0
         if has_ids:
             count = last - first + 1

@@ -77,6 +77,8 @@ class Recorder:
             await flushing
             syncing.cancel()
             await self._show_the_rest(showing)
+        if left := sum(store.rows for store in self._stores.values()):
+            log.error("%d rows are not in the files: they could not be written; the next start reads them again", left)
 
     async def _read(self) -> None:
         async for batch in self._consumer.batches():
@@ -219,7 +221,8 @@ class Recorder:
 
     def _block(self, error: OSError) -> None:
         if not self.blocked:
-            log.error("cannot write files: %s; reading stops, nothing is lost, trying again until there is room", error)
+            remedy = "bring the folder back, or start again if it is gone for good" if isinstance(error, FileNotFoundError) else "free some room"
+            log.error("cannot write files: %s; reading stops, nothing is lost, trying again: %s", error, remedy)
         self.blocked = True
 
     def _count(self, committed: Committed) -> None:

@@ -1,4 +1,4 @@
-"""Our own recorded files (DESIGN 4.5) as a market: trades and quotes of all feeds, in the order they were received.
+"""Our own recorded files (docs/files.md) as a market: trades and quotes of all feeds, in the order they were received.
 
 Needs pyarrow, which is loaded on first use. A day is read whole; its decimals lose the zeros that the column's scale gave them.
 """

@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 ABOUT = """Feeds, services and their lag, streams with gaps. It looks at Redis only, so it is right about a stopped process too.
 
 Feeds are `up` (connected upstream), `down` (the gateway runs, but is not connected) or `gone` (no gateway rings the bells).
-Lag is counted to what a service has committed: a recorder's grows between two flushes. For bars and recorder it is over all
-streams of the kinds they read, for other services over the streams that they have a position in.
+Lag is counted to what a service has committed: a recorder's grows between two flushes. It is over all
+streams that the service says it reads.
 
 --json gives one object (with --watch one a line):
   bus, redis, time (ns), shards (null: nobody has written yet)

@@ -53,8 +53,8 @@ def start(options: Options) -> int:
 
 
 async def _tail(options: Options, service: Service) -> None:
-    stop_with_pipe(service.stopping)
     with pipe_may_close():
+        stop_with_pipe(service.stopping)
         await service.until_stopping(_print(options))
 
 

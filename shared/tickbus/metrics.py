@@ -1,4 +1,4 @@
-"""Every metric of tickbus: name, kind, unit, labels, meaning. docs/metrics.md, the dashboards and the alert rules are held
+"""Every metric of tickbus: name, kind, unit, labels, meaning. docs/metrics.md and the dashboards are held
 against this list by a test.
 
 `Meters` makes the Prometheus objects; it needs the `service` extra (prometheus-client), the list itself needs nothing.
@@ -74,10 +74,20 @@ SPILL_BYTES = Metric("tickbus_spill_bytes", "gauge", "bytes", (), "the same in b
 BACKLOG_TICKS = Metric("tickbus_backlog_ticks", "gauge", "ticks", (), "received and not yet acknowledged by Redis")
 BACKLOG_BYTES = Metric("tickbus_backlog_bytes", "gauge", "bytes", (), "the same in bytes; bounded by --backlog-bytes")
 EVENT_TO_RECEIVE = Metric(
-    "tickbus_event_to_receive_seconds", "histogram", "seconds", ("feed",), "vendor's time to ours: its latency plus the clocks' difference", _LATENCY
+    "tickbus_event_to_receive_seconds",
+    "histogram",
+    "seconds",
+    ("feed",),
+    "vendor's time to ours, of one tick a read, 10,000 a scrape at most: its latency plus the clocks' difference",
+    _LATENCY,
 )
 RECEIVE_TO_PUBLISH = Metric(
-    "tickbus_receive_to_publish_seconds", "histogram", "seconds", ("feed",), "read from the socket until acknowledged by Redis", _LATENCY
+    "tickbus_receive_to_publish_seconds",
+    "histogram",
+    "seconds",
+    ("feed",),
+    "read from the socket until acknowledged by Redis, of the oldest and the newest tick of each transaction",
+    _LATENCY,
 )
 EPOCH = Metric("tickbus_epoch", "gauge", "epochs", ("owner",), "the epoch under which this process writes; of a replica the highest of its shards")
 RETENTION_TRIMMED = Metric("tickbus_retention_trimmed_total", "counter", "entries", (), "entries removed by the retention sweep")
@@ -106,13 +116,15 @@ RETENTION_HEADROOM = Metric(
 BARS_EMITTED = Metric("tickbus_bars_emitted_total", "counter", "bars", ("spec",), "bars emitted, revisions included")
 BARS_REVISED = Metric("tickbus_bars_revised_total", "counter", "bars", ("spec",), "revisions among them")
 BARS_IGNORED = Metric(
-    "tickbus_bars_ignored_trades_total", "counter", "trades", ("reason",), "trades that move no bar: too_late, off_book, zero, cancelled"
+    "tickbus_bars_ignored_trades_total", "counter", "trades", ("reason",), "trades that move no bar: too_late, off_book, zero, cancelled, unreadable"
 )
 BARS_OPEN = Metric("tickbus_bars_open", "gauge", "bars", (), "bars open now")
 RECORDER_ROWS = Metric("tickbus_recorder_rows_total", "counter", "rows", ("kind",), "rows in files that a manifest names")
 RECORDER_FILES = Metric("tickbus_recorder_files_total", "counter", "files", ("kind",), "files that a manifest names")
 RECORDER_BYTES = Metric("tickbus_recorder_bytes_total", "counter", "bytes", (), "bytes of these files")
-RECORDER_ASIDE = Metric("tickbus_recorder_aside_total", "counter", "messages", ("reason",), "messages set aside because no row can hold them")
+RECORDER_ASIDE = Metric(
+    "tickbus_recorder_aside_total", "counter", "messages", ("reason",), "messages that no row can hold, set aside, and unreadable ones, left out"
+)
 RECORDER_BLOCKED = Metric("tickbus_recorder_blocked", "gauge", "bool", (), "1 while files cannot be written: disk full or folder not writable")
 RECORDER_LAST_COMMIT = Metric("tickbus_recorder_last_commit_timestamp_seconds", "gauge", "seconds", (), "when a manifest was last written")
 RECORDER_FLUSH = Metric("tickbus_recorder_flush_seconds", "histogram", "seconds", (), "one commit: rows to fsynced, named files", _LATENCY)

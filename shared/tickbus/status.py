@@ -25,8 +25,6 @@ _FEW_BELLS, _ALL_BELLS = 32, 1_000
 STALE_MS = 5_000
 """A gateway rings every second: a bus clock older than this has nobody behind it."""
 
-"""The kinds of stream that our services read, by the service's usual name."""
-
 
 @dataclass(frozen=True)
 class StreamStatus:

@@ -47,7 +47,7 @@ CHECKS: list[tuple[Callable[..., None], dict[str, Any]]] = [
             suite.test_every_price_is_the_vendors_number, suite.test_negative_sizes_are_rejected_and_negative_prices_are_not,
             suite.test_a_rejected_quote_leaves_the_one_before_known, suite.test_any_bytes,
             suite.test_the_address_takes_the_vendors_path_and_hides_the_token, suite.test_each_subscribe_frame_is_json_and_names_every_symbol_once,
-            suite.test_kinds_that_no_feed_has,
+            suite.test_kinds_that_no_feed_has, suite.test_a_tick_without_its_symbol_may_have_been_ours,
         )
     ),
 ]  # fmt: skip

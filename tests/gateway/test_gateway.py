@@ -65,7 +65,7 @@ class Running:
 
         def outlets() -> list[Outlet]:
             spill = Spill(spill_dir, Owner("x", publisher.epoch, publisher.fences.holder), Budget(1 << 30), {state.name: state}.__getitem__)
-            return [Outlet(publisher.lanes[0], self.backlog, spill, clock, self.sequencer)]
+            return [Outlet(publisher.lanes[0], self.backlog, spill, clock)]
 
         self.gateway = Gateway("x", KEYS, clock, lease, publisher, Intake(clock, self.sequencer, self.backlog), outlets)
         self.stopping = asyncio.Event()
@@ -153,7 +153,7 @@ async def test_the_fences_name_it_as_long_as_something_of_it_lies_on_the_disk(
 async def test_one_that_is_cancelled_at_the_disk_leaves_it_to_the_next_only_when_it_is_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     backlog, spill = Backlog(1 << 20), opened(tmp_path)
     lane = cast(Lane, type("NoLane", (), {"ring": type("Ring", (), {"entries": []})(), "unfinished": None})())
-    outlet = Outlet(lane, backlog, spill, BusClock(), Sequencer([], backlog.put))
+    outlet = Outlet(lane, backlog, spill, BusClock())
     for entry in entries(1, 10):
         backlog.put(entry)
     backlog.settle()

@@ -146,7 +146,7 @@ def test_the_columns_are_the_contract() -> None:
     times = ["ts_event", "ts_recv"]
     assert TRADE.schema.names == [*common, "price", "size", "bid", "ask", "side", "trade_id", *times]
     assert QUOTE.schema.names == [*common, "bid", "bid_size", "ask", "ask_size", *times]
-    # fields of DESIGN 4.3, symbol among the common ones
+    # the fields of the messages, symbol among the common ones
     assert set(BAR.schema.names) == {*common, *(name.removesuffix("_text") for name in Bar.__struct_fields__)}
     assert set(GAP.schema.names) == {*common, "spec", *Gap.__struct_fields__}
     for kind in KINDS.values():

@@ -50,7 +50,7 @@ def test_a_symbols_shard_is_its_crc(symbol: str, shards: int) -> None:
 
 
 def test_the_keys_of_the_contract() -> None:
-    """As section 4.2 of the design writes them."""
+    """As docs/wire-format.md writes them."""
     keys = Keys()
     shard = zlib.crc32(b"BTC-USDT") % 64
     assert keys.stream(Stream("trade", "binance", "BTC-USDT")) == f"tickbus:{{{shard:02d}}}:trade:binance:BTC-USDT"

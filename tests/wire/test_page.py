@@ -81,7 +81,7 @@ def test_keys_and_shards() -> None:
     ours = Keys()
     made = [
         ours.meta, ours.lease("<owner>"), ours.members("<service>"), *(make(7) for make in (ours.bell, ours.last, ours.era)),
-        ours.fence(7, "<owner>"), ours.position(7, "<service>"), ours.state(7, "<service>"),
+        ours.fence(7, "<owner>"), ours.holder(7, "<owner>"), ours.position(7, "<service>"), ours.state(7, "<service>"),
     ]  # fmt: skip
     specs = {"bar": "<spec>:"}
     streams = {f"tickbus:{{NN}}:{kind}:{specs.get(kind, '')}<feed>:<symbol>" for kind in KINDS}
