@@ -76,6 +76,7 @@ def test_a_paused_recorder_a_mute_and_the_end(start: Start, redis_server: RedisS
     gateway.stop()
     until(lambda: bars.metric("tickbus_consumer_lag_ticks") == 0)
     bars.stop()
+    until(lambda: not named(status(redis_server)["services"], "recorder")["members"][0]["alive"], what="its heartbeat ends")
 
     now = status(redis_server)
     assert_true(now, redis_server)
