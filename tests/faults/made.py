@@ -82,7 +82,7 @@ def books(lines: list[Sent], published: dict[str, list[Entry]]) -> Ledgers:
         counted = sum((gap.count or 0) * (-1 if gap.repaired else 1) for gap in gaps)
         mended = sum(gap.repaired for gap in gaps)
         made.heads[name] = Head(str(entries[-1].id), None, 0, NIL, gaps=dict(of_stream), repaired=mended, missing=counted)
-        kinds, repaired, missing = kinds + of_stream, repaired + mended, missing + counted
+        kinds, repaired, missing = kinds + of_stream, repaired + mended, missing + counted + mended
     made.metrics = dict(zip(METRICS, (dict(map(_float, kinds.items())), {"": float(repaired)}, {"": float(missing)}), strict=True))
     made.delivered = [
         [name, str(entry.id), FIELDS[type(entry.message)].decode(), entry.crc] for name, entries in published.items() for entry in entries
