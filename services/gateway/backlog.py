@@ -2,15 +2,15 @@
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from operator import itemgetter
+from operator import attrgetter
 
 from services.gateway.together import together
 from tickbus.streams import Entry
 
 _OVERHEAD = 300
-"""Bytes that an entry takes besides its payload: the tuple, its integers, the bytes object (measured with tracemalloc)."""
+"""Bytes that an entry takes besides its payload: the object, its integers, the bytes object (measured with tracemalloc)."""
 
-_payload = itemgetter(4)
+_payload = attrgetter("payload")
 
 
 class Backlog:
@@ -78,7 +78,7 @@ class Backlog:
     @property
     def oldest_waiting_ms(self) -> int | None:
         """ID time of the oldest entry that is not taken."""
-        return self._waiting[0][1] if self._waiting else None
+        return self._waiting[0].ms if self._waiting else None
 
 
 class Backlogs:
@@ -91,7 +91,7 @@ class Backlogs:
         self._touched: set[int] = set()
 
     def put(self, entry: Entry) -> None:
-        shard = entry[0].shard
+        shard = entry.stream.shard
         self._touched.add(shard)
         self._by_shard[shard].put(entry)
 

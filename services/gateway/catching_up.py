@@ -26,13 +26,13 @@ def advance(head: Head, entry: Entry, epoch: int) -> Head:
 
 def advance_over(head: Head, entries: Sequence[Entry], epoch: int) -> Head:
     """The same over one or more entries of one stream, at several times the speed: heads between are not made."""
-    stream, _, first, *_ = entries[0]
+    first, last = entries[0], entries[-1]
     epochs, ts_event = head.epochs, head.ts_event
     if not epochs or epochs[-1][0] != epoch:
-        epochs, ts_event = [*epochs, (epoch, first)][-EPOCHS:], _ts_event_at_restart(head, TICK_FIELD[stream.stream.kind])
+        epochs, ts_event = [*epochs, (epoch, first.seq)][-EPOCHS:], _ts_event_at_restart(head, TICK_FIELD[first.stream.stream.kind])
     tick, holes, gaps, repaired, missing = bytes(head.tick), head.holes, head.gaps, head.repaired, head.missing
-    for _, _, _, field, payload, _, _ in entries:
-        message = decode(field, payload)
+    for entry in entries:
+        message = decode(entry.field, entry.payload)
         if isinstance(message, Gap):
             holes = _holes_after_gap(holes, message)
             if message.repaired:
@@ -42,14 +42,14 @@ def advance_over(head: Head, entries: Sequence[Entry], epoch: int) -> Head:
                 gaps, missing = {**gaps, name: gaps.get(name, 0) + 1}, missing + (message.count or 0)
             continue
         assert isinstance(message, Trade | Quote)  # a gateway writes nothing else
-        tick = payload
+        tick = entry.payload
         if not message.flags:
             ts_event = max(ts_event, message.ts_event)
         elif message.flags & Flag.LATE and isinstance(message, Trade) and message.trade_id is not None and message.trade_id.isdecimal():
             holes = _narrowed(holes, int(message.trade_id))
-    _, ms, seq, _, _, vendor_id, recv = entries[-1]
+    vendor_id = None if last.vendor_id < 0 else last.vendor_id
     return Head(
-        f"{ms}-{seq}", None if vendor_id < 0 else vendor_id, recv, msgspec.Raw(tick), ts_event, holes, gaps, repaired, missing, epochs
+        str(last.id), vendor_id, last.recv, msgspec.Raw(tick), ts_event, holes, gaps, repaired, missing, epochs
     )  # fmt: skip
 
 

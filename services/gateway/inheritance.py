@@ -26,7 +26,7 @@ from tickbus.names import Keys, Stream, StreamId
 from tickbus.publisher import Publisher
 from tickbus.registry import read_heads
 from tickbus.streams import Entry, StreamWriter
-from tickbus.transaction import Transaction, id_of
+from tickbus.transaction import Transaction
 from tickbus.wire import NIL, Head, encode
 
 log = logging.getLogger("tickbus.gateway")
@@ -118,14 +118,14 @@ async def _drain(spill: Spill, publisher: Publisher, keys: Keys, link: Connectio
         entries = await asyncio.to_thread(spill.peek, _BATCH)
         await _look_up(heads, entries, keys, link)
         stored = {stream: StreamId.parse(head.id) for stream, head in heads.items()}
-        fresh = [entry for entry in entries if id_of(entry) > stored[entry[0]]]
+        fresh = [entry for entry in entries if entry.id > stored[entry.stream]]
         by_stream: dict[StreamWriter, list[Entry]] = {}
         for entry in fresh:
-            by_stream.setdefault(entry[0], []).append(entry)
+            by_stream.setdefault(entry.stream, []).append(entry)
         moved = {stream: advance_over(heads[stream], added, publisher.fences.held[stream.shard]) for stream, added in by_stream.items()}
         heads |= moved
         if fresh:
-            transaction = Transaction(fresh[-1][1])
+            transaction = Transaction(fresh[-1].ms)
             transaction.entries, transaction.heads = fresh, {stream: encode(head) for stream, head in moved.items()}
             await publisher.commit(transaction)
             written += len(fresh)
@@ -139,7 +139,7 @@ async def _drain(spill: Spill, publisher: Publisher, keys: Keys, link: Connectio
 
 async def _look_up(heads: dict[StreamWriter, Head], entries: list[Entry], keys: Keys, link: Connection) -> None:
     """The heads of streams that were not seen before; where a stream is ahead of its head, its own end counts."""
-    new = list({entry[0]: None for entry in entries if entry[0] not in heads})
+    new = list({entry.stream: None for entry in entries if entry.stream not in heads})
     if not new:
         return
     found = await read_heads(link, keys, sorted({stream.shard for stream in new}))

@@ -89,11 +89,11 @@ class Outlet:
         transaction = Transaction(self._bus_ms(spilled), feed_up)
         transaction.ring_all, self.ring_due = self.ring_due, False
         # what was acknowledged, or in flight, when the spilling began was put in front of it, for the case that we are killed
-        transaction.entries = entries = [entry for entry in entries if entry[2] > _state(entry).acked] if spilled else entries
-        fields = [entry[3] for entry in entries]
+        transaction.entries = entries = [entry for entry in entries if entry.seq > _state(entry).acked] if spilled else entries
+        fields = [entry.field for entry in entries]
         if b"g" in fields:
             _note_ticks(entries)
-        newest = cast(dict[StreamState, Entry], {entry[0]: entry for entry in entries})
+        newest = cast(dict[StreamState, Entry], {entry.stream: entry for entry in entries})
         transaction.heads = {state: state.head(entry) for state, entry in newest.items()}
         started = self._acknowledged_at = time.monotonic()
         self.committing = True
@@ -113,7 +113,7 @@ class Outlet:
 
     def _bus_ms(self, spilled: list[Entry]) -> int:
         """What comes after this batch is not older; and the bus clock never goes back."""
-        waiting = spilled[-1][1] if spilled else self.backlog.oldest_waiting_ms
+        waiting = spilled[-1].ms if spilled else self.backlog.oldest_waiting_ms
         # spilled entries may be copies of what was acknowledged long ago
         self._said_ms = max(self._said_ms, self._clock.now_ms() if waiting is None else waiting)
         return self._said_ms
@@ -130,13 +130,13 @@ class Outlet:
 
     def _count(self, entries: list[Entry], fields: list[bytes], newest: dict[StreamState, Entry], started: float) -> None:
         for state, entry in newest.items():
-            state.acked = entry[2]
+            state.acked = entry.seq
         trades, gaps = fields.count(b"t"), fields.count(b"g")
         self.published["trade"] += trades
         self.published["quote"] += len(fields) - trades - gaps
         now = self._clock.now_ns()
         if len(self.batches) < _MOST_UNMEASURED:
-            self.batches.append(Batch(len(entries), time.monotonic() - started, now - entries[0][6], now - entries[-1][6]))
+            self.batches.append(Batch(len(entries), time.monotonic() - started, now - entries[0].recv, now - entries[-1].recv))
 
     async def spill_oldest(self, most: int = _BATCH) -> bool:
         """Move the oldest of memory to the disk; -> whether there was room, and something to move.
@@ -174,11 +174,11 @@ async def _to_its_end(work: Coroutine[Any, Any, Result]) -> Result:
 
 def _state(entry: Entry) -> StreamState:
     """Ours are StreamStates."""
-    return entry[0]  # type: ignore[return-value]
+    return entry.stream  # type: ignore[return-value]
 
 
 def _note_ticks(entries: Iterable[Entry]) -> None:
     """A head whose newest entry is a Gap holds the tick before it, which may be among these."""
     for entry in entries:
-        if entry[3] != b"g":
-            _state(entry).tick = entry[4]
+        if entry.field != b"g":
+            _state(entry).tick = entry.payload

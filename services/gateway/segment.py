@@ -92,7 +92,7 @@ def _parts(entries: Sequence[Entry]) -> Iterator[Sequence[Entry]]:
 
 
 def _halved(entries: Sequence[Entry]) -> Iterator[Sequence[Entry]]:
-    if len(entries) > 1 and sum(len(entry[4]) for entry in entries) > _RECORD_BYTES:
+    if len(entries) > 1 and sum(len(entry.payload) for entry in entries) > _RECORD_BYTES:
         middle = len(entries) // 2
         yield from _halved(entries[:middle])
         yield from _halved(entries[middle:])
@@ -103,7 +103,7 @@ def _halved(entries: Sequence[Entry]) -> Iterator[Sequence[Entry]]:
 def _encode_body(entries: Sequence[Entry]) -> bytes:
     index: dict[StreamWriter, int] = {}
     number = index.setdefault
-    rows = [(number(stream, len(index)), ms, seq, field, payload, vendor_id, recv) for stream, ms, seq, field, payload, vendor_id, recv in entries]
+    rows = [(number(it.stream, len(index)), it.ms, it.seq, it.field, it.payload, it.vendor_id, it.recv) for it in entries]
     return _encode(([stream.name for stream in index], rows))
 
 
@@ -148,7 +148,7 @@ def decode_entries(record: Data, resolve: Callable[[str], StreamWriter]) -> list
     if len(rows) != found.entries or any(not 0 <= row[0] < len(names) for row in rows):
         raise SpillError("a record of the spill is none of this version: its numbers do not agree")
     streams = [resolve(name) for name in names]
-    return [(streams[at], ms, seq, field, payload, vendor_id, recv) for at, ms, seq, field, payload, vendor_id, recv in rows]
+    return [Entry(streams[at], *rest) for at, *rest in rows]
 
 
 def read_header(data: Data) -> tuple[Header, int]:

@@ -134,14 +134,14 @@ class StreamState(StreamWriter):
 
     def head(self, entry: Entry) -> bytes:
         """The head after `entry`, packed. `tick` must be up to date if this is a Gap."""
-        _, ms, seq, field, payload, vendor_id, recv = entry
-        if field != b"g":
-            self.tick = payload
+        seq, vendor_id = entry.seq, entry.vendor_id
+        if entry.field != b"g":
+            self.tick = entry.payload
         # as of this entry: what later ones tell of holes may die with this process before it is stored
         if self.history and (passed := bisect_right(self.history, seq, key=itemgetter(0))):
             self.told = self.history[passed - 1][1]
             del self.history[:passed]
-        return pack_head(f"{ms}-{seq}", None if vendor_id < 0 else vendor_id, recv, self.tick, self.last_event, self.told, self.wrote)
+        return pack_head(f"{entry.ms}-{seq}", None if vendor_id < 0 else vendor_id, entry.recv, self.tick, self.last_event, self.told, self.wrote)
 
     def begin(self, epoch: int) -> None:
         """From here on `epoch` writes, unless it did already."""
@@ -201,7 +201,7 @@ class Sequencer:
             ms = recv // MILLISECOND
             if ms < self.floor_ms:
                 ms = self.floor_ms
-            self._emit((state, ms, seq, state.field, encode(tick), state.next_id - 1, recv))
+            self._emit(Entry(state, ms, seq, state.field, encode(tick), state.next_id - 1, recv))
 
     def _out_of_step(self, state: StreamState, tick: Trade | Quote, vendor_id: int) -> bool:
         """A vendor id that is not the next one. -> whether the tick is still to be stored in the ordinary way."""
@@ -256,7 +256,8 @@ class Sequencer:
         late = msgspec.structs.replace(tick, flags=tick.flags | Flag.LATE)
         state.seq += 1
         state.changed()
-        self._emit((state, max(tick.ts_recv // MILLISECOND, self.floor_ms), state.seq, state.field, encode(late), state.next_id - 1, tick.ts_recv))
+        ms = max(tick.ts_recv // MILLISECOND, self.floor_ms)
+        self._emit(Entry(state, ms, state.seq, state.field, encode(late), state.next_id - 1, tick.ts_recv))
 
     # holes
 
@@ -356,7 +357,7 @@ class Sequencer:
         state.changed()
         # the head says which ids were dealt with: those of this hole too
         vendor_id = max(state.next_id - 1, last)
-        self._emit((state, max(recv // MILLISECOND, self.floor_ms), state.seq, b"g", encode(gap), vendor_id, recv))
+        self._emit(Entry(state, max(recv // MILLISECOND, self.floor_ms), state.seq, b"g", encode(gap), vendor_id, recv))
 
     def measure_delays(self) -> None:
         self.delays.measure((state.last_event, state.recv_of_last_event) for state in self.streams)

@@ -12,6 +12,6 @@ def together(entries: Sequence[Entry], most: int) -> int:
     """How many of the oldest to take: `most`, or one more where that would part a tick from the Gap right behind it."""
     if 0 < most < len(entries):
         last, following = entries[most - 1], entries[most]
-        if following[3] == b"g" and last[3] != b"g" and following[0] is last[0]:
+        if following.field == b"g" and last.field != b"g" and following.stream is last.stream:
             return most + 1
     return most

@@ -55,7 +55,7 @@ class _Replayed(StreamWriter):
             self.ts_recv = message.ts_recv
             self.tick = payload = encode(msgspec.structs.replace(message, flags=message.flags | Flag.REPLAYED))
         self.last = StreamId(ms, self.last.seq + 1)
-        return self, ms, self.last.seq, FIELDS[type(message)], payload, -1, self.ts_recv
+        return Entry(self, ms, self.last.seq, FIELDS[type(message)], payload, recv=self.ts_recv)
 
     def _count(self, gap: Gap) -> None:
         if gap.repaired:

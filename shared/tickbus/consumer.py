@@ -385,7 +385,7 @@ class Consumer:
         """Store what of it is in shards that nobody took over; the counters of the others' outputs have not moved."""
         while True:
             transaction = Transaction(self.clock.now_ms())
-            transaction.entries = [entry for entry in entries if entry[0].shard in self.epochs]
+            transaction.entries = [entry for entry in entries if entry.stream.shard in self.epochs]
             transaction.heads = {writer: encode(head) for writer, head in heads.items() if writer.shard in self.epochs}
             transaction.fields = [field for field in fields if field.shard in self.epochs]
             if not transaction.shards():

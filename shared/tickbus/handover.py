@@ -40,7 +40,7 @@ class Handover(NamedTuple):
         for name, rows in self.written.items():
             stream = writer(name)
             transaction.heads[stream] = encode(self.heads[name])
-            entries += [(stream, at.ms, at.seq, field, payload, -1, 0) for id, (field, payload) in rows for at in [StreamId.parse(id)]]
+            entries += [Entry(stream, at.ms, at.seq, field, payload) for id, (field, payload) in rows for at in [StreamId.parse(id)]]
         transaction.entries = entries
         return transaction
 

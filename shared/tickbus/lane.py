@@ -25,7 +25,7 @@ from tickbus.registry import make_eras
 from tickbus.replay_ring import ReplayRing, streams_of
 from tickbus.resp import pack
 from tickbus.streams import Entry, StreamWriter
-from tickbus.transaction import Field, Packer, Transaction, id_of, pack_fields
+from tickbus.transaction import Field, Packer, Transaction, pack_fields
 from tickbus.wire import decode_head
 
 log = logging.getLogger("tickbus.publisher")
@@ -283,7 +283,7 @@ class Lane:
             log.error("%s: Redis lost %d entries that are older than --replay-window: readers are told by the counters", self._fences.owner, older)
         log.warning("%s: Redis lost %d entries that it had acknowledged; they are sent again", self._fences.owner, len(lost))
         # what was received since waits behind the lost tail: its IDs are older than now, so the bus clock must not be ahead of them
-        newest = max((entry[1] for entry in self.ring.entries), default=0)
+        newest = max((entry.ms for entry in self.ring.entries), default=0)
         problem = await self._send(link, self.ring.whole(lost, newest, await self._newer(link)), None)
         if problem is not None:
             raise RedisAway(problem)
@@ -303,17 +303,17 @@ class Lane:
         """Of the entries of a transaction whose outcome is unknown, those that are not stored."""
         streams = streams_of(entries)
         ends = dict(zip(streams, await stream_ends(link, [stream.key for stream in streams]), strict=True))
-        stored = [entry for entry in entries if id_of(entry) <= ends[entry[0]].last]
-        found = await link.ask_all([("XRANGE", entry[0].key, id, id) for entry in stored for id in [str(id_of(entry))]])
-        absent = [entry for entry, rows in zip(stored, found, strict=True) if not rows and id_of(entry) >= ends[entry[0]].first]
+        stored = [entry for entry in entries if entry.id <= ends[entry.stream].last]
+        found = await link.ask_all([("XRANGE", entry.stream.key, id, id) for entry in stored for id in [str(entry.id)]])
+        absent = [entry for entry, rows in zip(stored, found, strict=True) if not rows and entry.id >= ends[entry.stream].first]
         if absent:
             entry = absent[0]
-            (end,) = await stream_ends(link, [entry[0].key])
-            if end.last < id_of(entry):
+            (end,) = await stream_ends(link, [entry.stream.key])
+            if end.last < entry.id:
                 raise RedisAway("Redis lost its data between two questions")
-            if end.first <= id_of(entry):  # else it was trimmed since
-                raise Fenced(f"{entry[0].name}: entry {id_of(entry)} is not stored, yet newer ones are; another program has written to this stream")
-        return [entry for entry in entries if id_of(entry) > ends[entry[0]].last]
+            if end.first <= entry.id:  # else it was trimmed since
+                raise Fenced(f"{entry.stream.name}: entry {entry.id} is not stored, yet newer ones are; another program has written to this stream")
+        return [entry for entry in entries if entry.id > ends[entry.stream].last]
 
     async def _lost(self, error: object, wait: float) -> None:
         self.up = False
@@ -343,7 +343,7 @@ def _head_id(head: bytes) -> StreamId:
 
 def _older(lost: Sequence[Entry], ends: Mapping[object, StreamId]) -> int:
     """Entries between the end of each stream and the first of it that is sent again: gone for good."""
-    first = {entry[0]: entry[2] for entry in reversed(lost)}
+    first = {entry.stream: entry.seq for entry in reversed(lost)}
     return sum(seq - ends[stream].seq - 1 for stream, seq in first.items() if ends[stream] != START)
 
 

@@ -76,7 +76,7 @@ class OutputStreams:
         if not epochs or epochs[-1][0] != epoch:
             epochs = [*epochs, (epoch, id.seq)][-16:]
         draft[writer] = Head(str(id), None, 0, tick, gaps=gaps, missing=missing, epochs=epochs)
-        return writer, id.ms, id.seq, FIELDS[type(output.message)], payload, -1, 0
+        return Entry(writer, id.ms, id.seq, FIELDS[type(output.message)], payload)
 
     def stored(self, draft: Mapping[StreamWriter, Head]) -> None:
         self._heads |= {writer.name: head for writer, head in draft.items()}

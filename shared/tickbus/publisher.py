@@ -183,7 +183,7 @@ def _split(transaction: Transaction) -> dict[int, Transaction]:
         return parts[shard]
 
     for entry in transaction.entries:
-        entries = part(entry[0].shard).entries
+        entries = part(entry.stream.shard).entries
         assert isinstance(entries, list)
         entries.append(entry)
     for stream, head in transaction.heads.items():

@@ -8,11 +8,12 @@ of each hash field, which may be lost with them.
 from collections import deque
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from itertools import chain
+from operator import attrgetter
 from typing import NamedTuple
 
 from tickbus.names import StreamId
 from tickbus.streams import Entry, StreamWriter
-from tickbus.transaction import Field, Transaction, id_of
+from tickbus.transaction import Field, Transaction
 from tickbus.units import SECOND, Duration, Size
 
 OVERHEAD = 250
@@ -63,10 +64,10 @@ class ReplayRing:
         self.heads.update(written.heads)
         for field in written.fields:
             self._fields[field.key, field.name] = field
-        entries = sorted(written.entries, key=id_of)
+        entries = sorted(written.entries, key=attrgetter("id"))
         for first in reversed(range(0, len(entries), _PIECE)):
             piece = entries[first : first + _PIECE]
-            size = sum(len(entry[4]) + OVERHEAD for entry in piece)
+            size = sum(len(entry.payload) + OVERHEAD for entry in piece)
             if self.bytes + size > self._window.bytes:
                 break
             self._batches.appendleft((now, size, piece))
@@ -79,7 +80,7 @@ class ReplayRing:
 
     def after(self, ends: Mapping[StreamWriter, StreamId]) -> list[Entry]:
         """The entries that lie behind the ends of their streams."""
-        return [entry for entry in self.entries if id_of(entry) > ends[entry[0]]]
+        return [entry for entry in self.entries if entry.id > ends[entry.stream]]
 
     def whole(self, entries: Sequence[Entry], bus_ms: int, newer: Collection[StreamWriter] = ()) -> Transaction:
         """The transaction that makes good a loss: these entries, and all heads and fields as they were acknowledged last.
@@ -94,7 +95,7 @@ class ReplayRing:
     def forget(self, shards: Collection[int]) -> None:
         """These are another writer's now."""
         self._batches = deque(
-            (at, size, kept) for at, size, entries in self._batches if (kept := [entry for entry in entries if entry[0].shard not in shards])
+            (at, size, kept) for at, size, entries in self._batches if (kept := [entry for entry in entries if entry.stream.shard not in shards])
         )
         self.bytes = sum(size for _, size, _ in self._batches)
         self.heads = {stream: head for stream, head in self.heads.items() if stream.shard not in shards}
@@ -102,4 +103,4 @@ class ReplayRing:
 
 
 def streams_of(entries: Iterable[Entry]) -> list[StreamWriter]:
-    return list({entry[0]: None for entry in entries})
+    return list({entry.stream: None for entry in entries})

@@ -1,6 +1,8 @@
 """A stream as its writer sees it: the key, packed, and the entries to add. Pure."""
 
-from tickbus.names import Keys, Stream
+import msgspec
+
+from tickbus.names import Keys, Stream, StreamId
 
 
 class StreamWriter:
@@ -19,6 +21,21 @@ class StreamWriter:
         """The name as a field of a hash, up to the length of its value."""
 
 
-Entry = tuple[StreamWriter, int, int, bytes, bytes, int, int]
-"""An entry to add: stream, ms and counter of its ID, name of its field, payload; then what its head needs: highest vendor id
-(-1: none) and receive time. A plain tuple: hundreds of thousands are made each second."""
+class Entry(msgspec.Struct, frozen=True, gc=False):
+    """An entry to add. Hundreds of thousands are made each second, and those of the last half minute are kept: the garbage collector
+    must not walk over them, it would hold up the process for tens of milliseconds (docs/decisions/0013)."""
+
+    stream: StreamWriter
+    ms: int
+    seq: int
+    """The two halves of its ID."""
+    field: bytes
+    payload: bytes
+    vendor_id: int = -1
+    """For the head of its stream: the highest contiguous vendor id so far; -1: none."""
+    recv: int = 0
+    """For the head: receive time."""
+
+    @property
+    def id(self) -> StreamId:
+        return StreamId(self.ms, self.seq)

@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import cache
 from typing import NamedTuple
 
-from tickbus.names import Keys, StreamId
+from tickbus.names import Keys
 from tickbus.resp import arguments, pack
 from tickbus.streams import Entry, StreamWriter
 from tickbus.wire import encode, pack_bell, pack_said
@@ -59,7 +59,7 @@ class Transaction:
 
     def shards(self) -> set[int]:
         """Those that it writes to, but for the rings of the bus clock."""
-        return {entry[0].shard for entry in self.entries} | {stream.shard for stream in self.heads} | {field.shard for field in self.fields}
+        return {entry.stream.shard for entry in self.entries} | {stream.shard for stream in self.heads} | {field.shard for field in self.fields}
 
 
 class Packer:
@@ -79,10 +79,11 @@ class Packer:
         """`ring`: the shards whose bells ring for the bus clock."""
         parts: list[bytes] = []
         append = parts.append
-        for stream, ms, seq, field, payload, _, _ in transaction.entries:
+        for entry in transaction.entries:
+            seq, payload = entry.seq, entry.payload
             # 15 = 13 digits of ms, a dash, one digit; packing by one format is 3 times faster than pack_command
             size = 15 if seq < 10 else 14 + len(str(seq))
-            append(b"%b%d\r\n%d-%d\r\n$1\r\n%b\r\n$%d\r\n%b\r\n" % (stream.xadd, size, ms, seq, field, len(payload), payload))
+            append(b"%b%d\r\n%d-%d\r\n$1\r\n%b\r\n$%d\r\n%b\r\n" % (entry.stream.xadd, size, entry.ms, seq, entry.field, len(payload), payload))
         news: dict[int, list[str]] = {shard: [] for shard in ring}
         heads: dict[int, list[bytes]] = {}
         for stream, head in transaction.heads.items():
@@ -119,7 +120,3 @@ def pack_fields(fields: Iterable[Field]) -> list[bytes]:
         else:
             gone.setdefault(key, []).append(name)
     return [pack(("HSET", key, *pairs)) for key, pairs in sets.items()] + [pack(("HDEL", key, *names)) for key, names in gone.items()]
-
-
-def id_of(entry: Entry) -> StreamId:
-    return StreamId(entry[1], entry[2])

@@ -21,13 +21,13 @@ def stream_of(name: str) -> StreamWriter:
 def entries(first: int, last: int, size: int = 20) -> list[Entry]:
     """Those with the counters first .. last, of all streams in turn: each is like no other."""
     return [
-        (STREAMS[NAMES[seq % len(NAMES)]], 1_800_000_000_000 + seq, seq, b"g" if seq % 7 == 0 else b"t", b"%d." % seq * (size // 4), seq % 5 - 1, seq * 10)
+        Entry(STREAMS[NAMES[seq % len(NAMES)]], 1_800_000_000_000 + seq, seq, b"g" if seq % 7 == 0 else b"t", b"%d." % seq * (size // 4), seq % 5 - 1, seq * 10)
         for seq in range(first, last + 1)
     ]  # fmt: skip
 
 
 def seqs(found: list[Entry]) -> list[int]:
-    return [entry[2] for entry in found]
+    return [entry.seq for entry in found]
 
 
 def opened(tmp_path: Path, bound: int = 1 << 30, segment_bytes: int = 2_000, owner: Owner = OWNER) -> Spill:

@@ -11,7 +11,7 @@ WRITER = StreamWriter(Keys(), Stream("trade", "json", "A"))
 
 
 def entry(seq: int, size: int = 10) -> Entry:
-    return WRITER, 1_800_000_000_000 + seq, seq, b"t", b"x" * size, -1, 0
+    return Entry(WRITER, 1_800_000_000_000 + seq, seq, b"t", b"x" * size)
 
 
 @given(st.lists(st.one_of(st.tuples(st.just("put"), st.integers(0, 500)), st.tuples(st.just("take"), st.integers(1, 6))), max_size=60))
@@ -26,7 +26,7 @@ def test_what_goes_in_comes_out_in_order_and_the_bytes_return_to_zero(steps: lis
         else:
             held = backlog.bytes
             batch = backlog.take(number)
-            taken += [one[2] for one in batch]
+            taken += [one.seq for one in batch]
             assert len(batch) <= number and backlog.bytes == held  # held until it is acknowledged
             assert backlog.oldest_waiting_ms == (1_800_000_000_000 + len(taken) + 1 if len(taken) < put else None)
             backlog.release()
@@ -63,12 +63,12 @@ def test_a_late_tick_and_its_gap_are_never_parted() -> None:
     keys, backlog = Keys(), Backlog(1 << 20)
     one, other = (StreamWriter(keys, Stream("trade", "x", symbol)) for symbol in ("A", "B"))
     for seq, (stream, field) in enumerate([(one, b"t"), (one, b"g"), (one, b"t"), (other, b"g"), (one, b"g"), (one, b"g")], 1):
-        backlog.put((stream, 1, seq, field, b"", -1, 0))
+        backlog.put(Entry(stream, 1, seq, field, b""))
     taken = []
     for most in (1, 1, 1, 1, 1):
         seen = backlog.oldest(most)
         batch = backlog.take(most)
         assert batch == seen
-        taken.append([entry[2] for entry in batch])
+        taken.append([entry.seq for entry in batch])
         backlog.release()
     assert taken == [[1, 2], [3], [4], [5], [6]]

@@ -6,6 +6,7 @@ import msgspec
 import pytest
 from gateway.test_sequencer import QUOTES, STEPS, TRADES, Bench, play
 from hypothesis import given, settings
+from msgspec.structs import replace
 
 from services.gateway.catching_up import advance, advance_over
 from tickbus.errors import WireError
@@ -42,7 +43,7 @@ class Witness(Bench):
         self._note()
 
     def _note(self) -> None:
-        self.points.append(Point(self.epoch, len(self.stored), dict(self.heads), {entry[0].name for entry in self.waiting}))
+        self.points.append(Point(self.epoch, len(self.stored), dict(self.heads), {entry.stream.name for entry in self.waiting}))
 
 
 def folded(head: Head, entries: list[Entry], epoch: int) -> Head:
@@ -61,7 +62,7 @@ def compare(bench: Witness) -> None:
             if point.epoch != base.epoch:
                 break
             for name, head in point.heads.items():
-                entries = [entry for entry, _ in bench.stored[base.stored : point.stored] if entry[0].name == name]
+                entries = [entry for entry, _ in bench.stored[base.stored : point.stored] if entry.stream.name == name]
                 if not entries:
                     continue
                 found = folded(base.heads[name], entries, point.epoch)
@@ -108,7 +109,7 @@ def test_heads_from_the_very_first_to_the_last_over_all_lives() -> None:
     head = bench.points[0].heads[TRADES.name]
     done = 0
     for point in bench.points[1:]:
-        if entries := [entry for entry, _ in bench.stored[done : point.stored] if entry[0].stream == TRADES]:
+        if entries := [entry for entry, _ in bench.stored[done : point.stored] if entry.stream.stream == TRADES]:
             head = folded(head, entries, point.epoch)
         done = point.stored
         assert head == point.heads[TRADES.name]
@@ -120,9 +121,9 @@ def test_a_late_tick_without_a_number_narrows_its_hole_at_the_gap(trade_id: str 
     for vendor_id in (5, 9, 7):
         bench.send(vendor_id)
     (*first, late, repair) = bench.waiting
-    tick = msgspec.msgpack.decode(late[4], type=Trade)
-    late = (*late[:4], encode(msgspec.structs.replace(tick, trade_id=trade_id)), *late[5:])
-    assert msgspec.msgpack.decode(repair[4], type=Gap).repaired
+    tick = msgspec.msgpack.decode(late.payload, type=Trade)
+    late = replace(late, payload=encode(replace(tick, trade_id=trade_id)))
+    assert msgspec.msgpack.decode(repair.payload, type=Gap).repaired
     head = folded(bench.points[0].heads[TRADES.name], [*first, late], 1)
     assert head.holes == ([Hole(6, 6), Hole(8, 8)] if trade_id == "7" else [Hole(6, 8)])
     assert folded(head, [repair], 1).holes == [Hole(6, 6), Hole(8, 8)]
@@ -133,4 +134,4 @@ def test_a_payload_that_is_no_message() -> None:
     bench.send(5)
     entry = bench.waiting[0]
     with pytest.raises(WireError):
-        advance(bench.points[0].heads[TRADES.name], (*entry[:4], b"\x93", *entry[5:]), 1)
+        advance(bench.points[0].heads[TRADES.name], replace(entry, payload=b"\x93"), 1)

@@ -37,7 +37,7 @@ class Line:
 
     @property
     def messages(self) -> list[Message]:
-        return [decode(entry[3], entry[4]) for entry in self.backlog.oldest(100)]
+        return [decode(entry.field, entry.payload) for entry in self.backlog.oldest(100)]
 
 
 def vendor(at_once: bytes, later: bytes, when: asyncio.Event) -> Callable[[asyncio.StreamReader, asyncio.StreamWriter, bytes], Awaitable[None]]:

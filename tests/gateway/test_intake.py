@@ -60,7 +60,7 @@ class Desk:
         return self.entries
 
     def gaps(self) -> list[tuple[str, str, int | None]]:
-        found = [decode(entry[3], entry[4]) for entry in self.stored()]
+        found = [decode(entry.field, entry.payload) for entry in self.stored()]
         return [(gap.symbol, gap.kind.name, gap.count) for gap in found if isinstance(gap, Gap)]
 
 
@@ -89,15 +89,15 @@ def test_ids_never_fall_and_receive_times_increase(reads: list[list[bytes]], ste
         desk.take(*frames)
     entries = desk.stored()
     by_stream: dict[str, list[tuple[int, int]]] = {}
-    for stream, ms, seq, *_ in entries:
-        by_stream.setdefault(stream.name, []).append((ms, seq))
+    for entry in entries:
+        by_stream.setdefault(entry.stream.name, []).append((entry.ms, entry.seq))
     for ids in by_stream.values():
         assert ids == sorted(ids)
         assert [seq for _, seq in ids] == list(range(1, len(ids) + 1))
-    ticks = [tick for entry in entries if isinstance(tick := decode(entry[3], entry[4]), Trade | Quote)]
+    ticks = [tick for entry in entries if isinstance(tick := decode(entry.field, entry.payload), Trade | Quote)]
     stamps = [tick.ts_recv for tick in ticks]
     assert all(before < after for before, after in pairwise(stamps))
-    assert all(entry[1] == entry[6] // 1_000_000 for entry in entries)
+    assert all(entry.ms == entry.recv // 1_000_000 for entry in entries)
 
 
 def test_counts_and_notices() -> None:
@@ -130,7 +130,7 @@ def test_what_finds_no_room_is_counted_and_told_when_there_is() -> None:
     lost = desk.intake.overflowed
     assert desk.gaps() == [("AAPL", "OVERFLOW", lost // 2), ("MSFT", "OVERFLOW", lost // 2)]
     *_, last, after = desk.stored()
-    assert [decode(entry[3], entry[4]).symbol for entry in (last, after)] == ["AAPL", "MSFT"]
+    assert [decode(entry.field, entry.payload).symbol for entry in (last, after)] == ["AAPL", "MSFT"]
     assert desk.backlog.bytes == 0
 
 
@@ -140,7 +140,7 @@ def test_what_is_rejected_is_told_where_it_stood_in_its_frame() -> None:
         [("AAPL", 1), ("AAPL", "x"), ("MSFT", 1), ("AAPL", 1), ("XXXX", 1), ("MSFT", "y"), ("MSFT", 1), ("AAPL", "z")], 1)
     ]  # fmt: skip
     desk.take(b'{"trades":[' + ",".join(items).encode() + b"]}")
-    messages = [decode(entry[3], entry[4]) for entry in desk.stored()]
+    messages = [decode(entry.field, entry.payload) for entry in desk.stored()]
     told = [message.kind.name if isinstance(message, Gap) else message.size_text for message in messages if isinstance(message, Gap | Trade)]
     assert told == ["1", "REJECTED", "3", "4", "REJECTED", "7", "REJECTED"]
     assert [message.symbol for message in messages if isinstance(message, Gap)] == ["AAPL", "MSFT", "AAPL"]

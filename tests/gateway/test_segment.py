@@ -20,7 +20,8 @@ ENDS = [len(HEADER) + sum(map(len, RECORDS[:at])) for at in range(len(RECORDS) +
 COUNTS = [0, 5, 6, 30]
 
 INT = st.integers(-(1 << 63), (1 << 64) - 1)
-ENTRY = st.tuples(
+ENTRY = st.builds(
+    Entry,
     st.integers(0, 3).map(lambda at: stream_of(["trade:vendor:A", "trade:vendor:B", "quote:vendor:A", "quote:vendor:B"][at])),
     INT.filter(lambda ms: ms >= 0), INT, st.sampled_from([b"t", b"q", b"g", b"", b"other"]), st.binary(max_size=50), INT, INT,
 )  # fmt: skip
@@ -57,14 +58,14 @@ def test_the_header_comes_out(feed: str, epoch: int, holder: str, lane: str, fir
 def test_records_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(segment, "_RECORD_ENTRIES", 8)
     monkeypatch.setattr(segment, "_RECORD_BYTES", 100)
-    batch = [*entries(1, 20), (A, 1, 21, b"t", b"x" * 1000, -1, 0), *entries(22, 30)]
+    batch = [*entries(1, 20), Entry(A, 1, 21, b"t", b"x" * 1000), *entries(22, 30)]
     data = encode_entries(batch)
     at, sizes = 0, []
     while at < len(data):
         record = record_at(data, at)
         assert record is not None
         some = decode_entries(data[at : record.end], stream_of)
-        sizes.append((record.entries, sum(len(entry[4]) for entry in some)))
+        sizes.append((record.entries, sum(len(entry.payload) for entry in some)))
         at = record.end
     assert all(count <= 8 and (size <= 100 or count == 1) for count, size in sizes)
     assert read(HEADER + data) == batch

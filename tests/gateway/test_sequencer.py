@@ -56,15 +56,15 @@ class Bench:
         most = together(self.waiting, most)
         batch = self.waiting[:most]
         del self.waiting[:most]
-        newest = {entry[0]: entry for entry in batch}
+        newest = {entry.stream: entry for entry in batch}
         for state in self.states:
             if state not in newest:
                 continue
-            ticks = [entry[4] for entry in batch if entry[0] is state and entry[3] != b"g"]
+            ticks = [entry.payload for entry in batch if entry.stream is state and entry.field != b"g"]
             state.tick = ticks[-1] if ticks else state.tick
             # as it comes back from Redis
             self.heads[state.name] = decode_head(state.head(newest[state]))
-        self.stored += [(entry, decode(entry[3], entry[4])) for entry in batch]
+        self.stored += [(entry, decode(entry.field, entry.payload)) for entry in batch]
 
     def now(self) -> int:
         self.recv += 777_777
@@ -87,7 +87,7 @@ class Bench:
     def messages(self, stream: Stream = TRADES) -> list[Message]:
         """All of a stream, stored or waiting."""
         entries = [entry for entry, _ in self.stored] + self.waiting
-        return [decode(entry[3], entry[4]) for entry in entries if entry[0].stream == stream]
+        return [decode(entry.field, entry.payload) for entry in entries if entry.stream.stream == stream]
 
     def gaps(self, stream: Stream = TRADES) -> list[tuple[str, str | None, str | None, int | None, bool]]:
         return [(m.kind.name, m.from_id, m.to_id, m.count, m.repaired) for m in self.messages(stream) if isinstance(m, Gap)]
@@ -97,7 +97,7 @@ class Bench:
 
 
 def numbers(stream: list[tuple[Entry, Message]]) -> list[tuple[int, int]]:
-    return [(entry[1], entry[2]) for entry, _ in stream]
+    return [(entry.ms, entry.seq) for entry, _ in stream]
 
 
 # the model
@@ -197,7 +197,7 @@ def play(steps: list[tuple[str, int]], bench: Bench | None = None) -> tuple[Benc
             case "store":
                 bench.store(number)
             case "restart":
-                lost = {int(m.trade_id or 0) for entry in bench.waiting if isinstance(m := decode(entry[3], entry[4]), Trade)}
+                lost = {int(m.trade_id or 0) for entry in bench.waiting if isinstance(m := decode(entry.field, entry.payload), Trade)}
                 given_ids -= lost
                 vendor.dropped += [vendor_id for vendor_id in lost if vendor_id in vendor.times]
                 history = QUOTES.name in bench.heads
@@ -211,7 +211,7 @@ def play(steps: list[tuple[str, int]], bench: Bench | None = None) -> tuple[Benc
 
 
 def bench_gap(entry: Entry) -> tuple[str] | None:
-    message = decode(entry[3], entry[4])
+    message = decode(entry.field, entry.payload)
     return (message.kind.name,) if isinstance(message, Gap) and message.stream is StreamKind.QUOTE else None
 
 
@@ -238,7 +238,7 @@ def span(gap: Gap) -> set[int]:
 def test_counters_are_dense_and_ids_never_fall(steps: list[tuple[str, int]]) -> None:
     bench, _ = play(steps)
     for stream in (TRADES, QUOTES):
-        found = numbers([pair for pair in bench.stored if pair[0][0].stream == stream])
+        found = numbers([pair for pair in bench.stored if pair[0].stream.stream == stream])
         assert [seq for _, seq in found] == list(range(1, len(found) + 1))
         assert found == sorted(found)
 
@@ -322,7 +322,7 @@ def test_a_jump_is_told_before_the_tick_after_it() -> None:
         repaired=False,
         symbol="A",
     )
-    assert [entry[5] for entry in bench.waiting] == [5, 8, 9]
+    assert [entry.vendor_id for entry in bench.waiting] == [5, 8, 9]
 
 
 def test_a_late_tick_is_flagged_and_its_part_of_the_hole_told_as_repaired() -> None:
@@ -445,7 +445,7 @@ def test_a_stream_that_was_subscribed_and_never_ticked_has_an_outage_at_a_restar
     bench.resumed()
     bench.send(77)
     assert bench.gaps() == bench.gaps(QUOTES) == [("DISCONNECT", None, None, None, False)]
-    assert [entry[2] for entry in bench.waiting if entry[0].stream == TRADES] == [1, 2]
+    assert [entry.seq for entry in bench.waiting if entry.stream.stream == TRADES] == [1, 2]
 
 
 def test_rejected_ticks() -> None:
@@ -517,9 +517,9 @@ def test_a_vendor_whose_clock_is_ahead_for_good(ahead: int, restart: bool) -> No
     for vendor_id in (*range(1104, 1201), 1204, 1205):  # the vendor begins with its last ticks, 100 ids back
         send(vendor_id)
     bench.store()
-    trades = [message for entry, message in bench.stored if entry[0].stream == TRADES and isinstance(message, Trade)]
+    trades = [message for entry, message in bench.stored if entry.stream.stream == TRADES and isinstance(message, Trade)]
     assert [trade.trade_id for trade in trades] == [str(id) for id in (*range(1001, 1201), 1204, 1205)]
-    (gap,) = (message for entry, message in bench.stored if entry[0].stream == TRADES and isinstance(message, Gap))
+    (gap,) = (message for entry, message in bench.stored if entry.stream.stream == TRADES and isinstance(message, Gap))
     assert (gap.kind, gap.from_id, gap.to_id, gap.from_ts, gap.to_ts) == (GapKind.SEQUENCE, "1201", "1203", sent[1200], sent[1204])
 
 
@@ -557,7 +557,7 @@ def test_a_kind_that_was_not_asked_for_is_counted_and_left_out() -> None:
     quote = Quote("A", "1", "1", "2", "2", START, START)
     sequencer.accept([trade(1, START, START), (quote, NO_ID)])
     assert sequencer.overflow([trade(2, START, START)]) == 0
-    assert [decode(entry[3], entry[4]) for entry in entries] == [quote]
+    assert [decode(entry.field, entry.payload) for entry in entries] == [quote]
     assert sequencer.unwanted == 2
 
 
@@ -570,7 +570,7 @@ def test_what_one_lane_stored_says_nothing_of_another() -> None:
         sequencer = Sequencer([StreamState(KEYS, stream, False) for stream in streams], entries.append)
         sequencer.restore(heads, lane_of)
         sequencer.resumed(START + 10 * SECOND)
-        gaps = [decode(field, payload) for _, _, _, field, payload, _, _ in entries]
+        gaps = [decode(entry.field, entry.payload) for entry in entries]
         assert [(gap.from_ts - START) // SECOND for gap in gaps if isinstance(gap, Gap)] == since
 
 

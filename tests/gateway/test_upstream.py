@@ -70,7 +70,7 @@ class Gateway:
 
     @property
     def messages(self) -> list[Message]:
-        return [decode(entry[3], entry[4]) for entry in self.backlog.oldest(1000)]
+        return [decode(entry.field, entry.payload) for entry in self.backlog.oldest(1000)]
 
 
 @asynccontextmanager

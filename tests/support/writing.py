@@ -44,14 +44,14 @@ class Writer:
     def entry(self, stream: Stream, message: Message) -> Entry:
         writer = self.streams.setdefault(stream, StreamWriter(self.keys, stream))
         seq = self.seqs[stream] = self.seqs.get(stream, 0) + 1
-        return writer, self.clock.now_ms(), seq, FIELDS[type(message)], encode(message), -1, 0
+        return Entry(writer, self.clock.now_ms(), seq, FIELDS[type(message)], encode(message))
 
     def transaction(self, entries: list[Entry], ring_all: bool = False) -> Transaction:
         one = Transaction(self.clock.now_ms(), True)
         one.entries = entries
         one.ring_all = ring_all
-        for stream, ms, seq, _, payload, _, _ in entries:
-            one.heads[stream] = encode(Head(f"{ms}-{seq}", None, 0, msgspec.Raw(payload), epochs=[(self.publisher.epoch, 1)]))
+        for entry in entries:
+            one.heads[entry.stream] = encode(Head(str(entry.id), None, 0, msgspec.Raw(entry.payload), epochs=[(self.publisher.epoch, 1)]))
         return one
 
     async def write(self, *numbers: int, symbol: str = "A", kind: str = "trade") -> list[Trade]:

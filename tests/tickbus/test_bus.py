@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 from support.redis_server import RedisServer
 from support.waiting import until, until_async
 from support.writing import KEYS, Writer, stored, trade
@@ -169,7 +170,7 @@ def test_a_plain_loop_that_is_closed_by_another_thread_ends(redis_server: RedisS
 async def test_what_is_no_message_is_a_wire_error(redis_server: RedisServer) -> None:
     async with bench(redis_server) as (writer, bus):
         entry = writer.entry(writer.of(), trade(1))
-        await writer.publisher.commit(writer.transaction([(*entry[:4], encode([1, 2]), -1, 0)]))
+        await writer.publisher.commit(writer.transaction([replace(entry, payload=encode([1, 2]))]))
         with pytest.raises(WireError, match="field b't' is no Trade"):
             await take(bus.read("trade", start="start"), 1)
 
@@ -198,9 +199,8 @@ async def test_a_cursor_does_not_pass_what_could_not_be_decoded(redis_server: Re
         reading = bus.read("trade", start="start")
         assert await take(reading, 1) == [1]
         before = reading.cursor
-        stream, ms, seq, _, payload, *rest = writer.entry(writer.of("B"), trade(3, "B"))
-        foreign = (stream, ms, seq, b"z", payload, *rest)
-        await writer.publisher.commit(writer.transaction([writer.entry(writer.of("A"), trade(2)), foreign]))  # type: ignore[list-item]
+        foreign = replace(writer.entry(writer.of("B"), trade(3, "B")), field=b"z")
+        await writer.publisher.commit(writer.transaction([writer.entry(writer.of("A"), trade(2)), foreign]))
         again = bus.read("trade", start="start", cursor=before)
         with pytest.raises(WireError, match="written by a newer version"):
             await take(again, 2)

@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from functools import partial
 
 import pytest
+from msgspec.structs import replace
 from support.redis_server import RedisServer
 from support.waiting import until_async
 from support.writing import KEYS, Writer, trade
@@ -60,7 +61,7 @@ async def test_entries_that_bear_older_times_than_the_moment_they_were_written(b
     """A service that lags, or catches up: the times in its IDs are those of what it read."""
     writer, link = await Writer(redis_server.url).open(), await Link.open(redis_server.url)
     now = writer.clock.now_ms()
-    entries = [(entry[0], now - behind, *entry[2:]) for entry in (writer.entry(writer.of(), trade(number)) for number in (1, 2, 3))]
+    entries = [replace(entry, ms=now - behind) for entry in (writer.entry(writer.of(), trade(number)) for number in (1, 2, 3))]
     await writer.publisher.commit(writer.transaction(entries))
     for writes in (None, TRADES):
         assert numbers(await look(link, service="test", writes=writes, now_ms=now)) == {"trade:test:A": [1, 2, 3]}

@@ -63,7 +63,7 @@ async def test_without_memory_it_holds_and_then_stores_the_same_ids(redis_server
     redis_server.client.config_set("maxmemory", 0)
     await asyncio.wait_for(committing, 10)
     assert numbers(redis_server.client, writer.key()) == [1, 2, 4]
-    assert [id for id, _ in stored(redis_server.client, writer.key())][1:] == [StreamId(entry[1], entry[2]) for entry in entries if entry[2] > 1]
+    assert [id for id, _ in stored(redis_server.client, writer.key())][1:] == [entry.id for entry in entries if entry.seq > 1]
     writer.close()
 
 

@@ -1,5 +1,7 @@
 """What is kept of what a process wrote itself, and of what it took over."""
 
+import gc
+
 from support.writing import KEYS
 
 from tickbus.names import Stream
@@ -12,13 +14,13 @@ A, B = (StreamWriter(KEYS, Stream("trade", "test", symbol)) for symbol in "AB")
 
 
 def entries(stream: StreamWriter, *seqs: int) -> list[Entry]:
-    return [(stream, 1_700_000_000_000 + seq, seq, b"t", b"x", -1, 0) for seq in seqs]
+    return [Entry(stream, 1_700_000_000_000 + seq, seq, b"t", b"x") for seq in seqs]
 
 
 def of(*lists: list[Entry]) -> Transaction:
     transaction = Transaction(0)
     transaction.entries = [entry for one in lists for entry in one]
-    transaction.heads = {stream: b"head" for stream, *_ in transaction.entries}
+    transaction.heads = {entry.stream: b"head" for entry in transaction.entries}
     return transaction
 
 
@@ -31,8 +33,8 @@ def test_what_was_taken_over_stands_before_our_own_in_the_order_of_each_stream()
     kept = ring(2000)
     kept.keep(of(entries(A, 451, 452)), 2, 0)
     kept.inherit(of(entries(B, *range(1, 301)), entries(A, *range(1, 451))), 0)
-    assert [seq for stream, _, seq, *_ in kept.entries if stream is A] == list(range(1, 453))
-    assert [seq for stream, _, seq, *_ in kept.entries if stream is B] == list(range(1, 301))
+    assert [entry.seq for entry in kept.entries if entry.stream is A] == list(range(1, 453))
+    assert [entry.seq for entry in kept.entries if entry.stream is B] == list(range(1, 301))
     assert kept.heads.keys() == {A, B}
 
 
@@ -40,12 +42,12 @@ def test_what_finds_no_room_is_the_oldest_of_what_was_taken_over() -> None:
     kept = ring(350)
     kept.keep(of(entries(A, 901, 902)), 2, 0)
     kept.inherit(of(entries(B, *range(1, 901))), 0)
-    assert [seq for stream, _, seq, *_ in kept.entries if stream is A] == [901, 902]
-    assert [seq for stream, _, seq, *_ in kept.entries if stream is B] == list(range(601, 901))
+    assert [entry.seq for entry in kept.entries if entry.stream is A] == [901, 902]
+    assert [entry.seq for entry in kept.entries if entry.stream is B] == list(range(601, 901))
     for number in range(903, 953):
         kept.keep(of(entries(A, number)), 1, 0)
-    assert [seq for stream, _, seq, *_ in kept.entries if stream is A] == list(range(901, 953))
-    assert [seq for stream, _, seq, *_ in kept.entries if stream is B] == list(range(701, 901))
+    assert [entry.seq for entry in kept.entries if entry.stream is A] == list(range(901, 953))
+    assert [entry.seq for entry in kept.entries if entry.stream is B] == list(range(701, 901))
 
 
 def test_they_age_like_our_own() -> None:
@@ -54,3 +56,10 @@ def test_they_age_like_our_own() -> None:
     kept.keep(of(entries(A, 1)), 1, 900)
     kept.keep(of(entries(A, 2)), 1, 1001)
     assert kept.entries == entries(A, 1, 2)
+
+
+def test_what_is_kept_is_no_work_for_the_garbage_collector() -> None:
+    kept = ring(2000)
+    kept.keep(of(entries(A, 1, 2), entries(B, 1)), 1, 0)
+    assert len(kept) == 3
+    assert not any(map(gc.is_tracked, kept.entries))

@@ -135,7 +135,7 @@ async def test_flushed_and_sent_again_from_the_ring_nothing_comes_twice(redis_se
         await flush(redis_server)
         await writer.send(5)
         await live.have(1, 2, 3, 4, 5)
-    async with reading(redis_server, cursor={NAME: _id(sent[0])}) as late:
+    async with reading(redis_server, cursor={NAME: str(sent[0].id)}) as late:
         await late.have(2, 3, 4, 5)
 
 
@@ -154,18 +154,18 @@ async def test_flushed_and_begun_anew_is_told_in_front_of_what_is_new(redis_serv
 async def test_the_gap_of_a_reset_says_where_it_lies(redis_server: RedisServer, begin: Open) -> None:
     writer = await begin()
     (one,) = await writer.send(1)
-    cursor = {NAME: f"{one[1]}-7"}
+    cursor = {NAME: f"{one.ms}-7"}
     async with tickbus.connect(redis_server.url) as bus:
         reading = bus.read("trade", cursor=cursor)
         entries = reading.entries()
-        await until_async(lambda: _later(writer, one[1]))
+        await until_async(lambda: _later(writer, one.ms))
         (two,) = await writer.send(2)
         async with asyncio.timeout(10):
             assert await anext(entries) == (
-                writer.of(), StreamId(one[1], 7),
-                Gap(StreamKind.TRADE, "reader", GapKind.RESET, one[1] * MILLISECOND, two[1] * MILLISECOND, symbol="A"),
+                writer.of(), StreamId(one.ms, 7),
+                Gap(StreamKind.TRADE, "reader", GapKind.RESET, one.ms * MILLISECOND, two.ms * MILLISECOND, symbol="A"),
             )  # fmt: skip
-            assert await anext(entries) == (writer.of(), StreamId(two[1], 2), trade(2))
+            assert await anext(entries) == (writer.of(), StreamId(two.ms, 2), trade(2))
         await entries.aclose()  # type: ignore[attr-defined]
         reading.close()
 
@@ -214,7 +214,7 @@ async def test_a_new_history_of_an_earlier_clock_is_read_from_its_start(redis_se
 async def test_a_position_of_an_earlier_run_that_is_ahead_of_the_clock(redis_server: RedisServer, begin: Open) -> None:
     writer = await begin()
     (one,) = await writer.send(1)
-    async with reading(redis_server, cursor={NAME: f"{one[1] + 3_600_000}-50"}) as live:
+    async with reading(redis_server, cursor={NAME: f"{one.ms + 3_600_000}-50"}) as live:
         await writer.send(2)
         # what was there when the reader first looked counts as read, and the loss is told in front of what follows
         while not live.found:
@@ -255,7 +255,3 @@ async def test_bells_that_went_back_are_heard(redis_server: RedisServer, begin: 
 
 def _bell(writer: Writer) -> bytes:
     return encode(Bell("other#1", 1, writer.clock.now_ms(), None, []))
-
-
-def _id(entry: Entry) -> str:
-    return f"{entry[1]}-{entry[2]}"

@@ -50,8 +50,8 @@ def test_any_batching_gives_dense_counters_and_heads_that_agree_with_a_checker(r
         entries += more
         heads |= {stream.name: decode_head(head) for stream, head in newest.items()}
     of_stream: dict[str, list[tuple[int, int, Message]]] = {}
-    for stream, ms, seq, field, payload, _, _ in entries:
-        of_stream.setdefault(stream.name, []).append((ms, seq, decode(field, payload)))
+    for entry in entries:
+        of_stream.setdefault(entry.stream.name, []).append((entry.ms, entry.seq, decode(entry.field, entry.payload)))
     for name, found in of_stream.items():
         kind, feed, symbol = name.split(":")
         assert feed == "replay-x"
@@ -79,6 +79,6 @@ def test_it_goes_on_from_the_heads_it_finds() -> None:
     _, heads = first.entries([(one[0], one[2])], 500)
     second = Rewriter(KEYS, "replay-x", {stream.name: decode_head(head) for stream, head in heads.items()}, 2)
     assert second.newest_ms == 500
-    ((stream, ms, seq, *_),), after = second.entries([(one[0], one[2])], 600)
-    assert (stream.name, ms, seq) == ("trade:replay-x:A", 600, 2)
+    (entry,), after = second.entries([(one[0], one[2])], 600)
+    assert (entry.stream.name, entry.ms, entry.seq) == ("trade:replay-x:A", 600, 2)
     assert [decode_head(head).epochs for head in after.values()] == [[(1, 1), (2, 2)]]
