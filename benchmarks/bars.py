@@ -28,9 +28,9 @@ import msgspec
 
 from benchmarks.figures import Part, table
 from services.bars.builder import StreamBars
-from services.bars.specs import parse
 from tickbus.messages import Gap, Side, Trade
 from tickbus.names import StreamId
+from tickbus.specs import parse
 from tickbus.units import HOUR, MILLISECOND, SECOND
 
 ROOT = Path(__file__).parents[1]

@@ -4,15 +4,12 @@ A part's module has `Options`, `ABOUT` (its --help), `POSITIONALS` and `start(op
 it is asked for, so that `tickbus tail` does not load pyarrow.
 """
 
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
-
-from tickbus.errors import ConfigError, TickbusError
-from tickbus.options import load
-from tickbus.version import VERSION
 
 
 @dataclass(frozen=True)
@@ -33,42 +30,64 @@ PARTS: dict[str, Part] = {
 }
 
 
-def usage() -> str:
-    lines = "\n".join(f"  {name:10} {part.line}" for name, part in PARTS.items())
-    return f"usage: tickbus PART [options]        tickbus PART --help says more\n\n{lines}\n\ntickbus {VERSION}: one tick connection in, any number of apps out, nothing lost in silence"
-
-
 def main(argv: Sequence[str] | None = None) -> int:
-    args = list(sys.argv[1:] if argv is None else argv)
+    try:
+        return _main(list(sys.argv[1:] if argv is None else argv))
+    except KeyboardInterrupt:  # while it is still loading: a service that runs stops in order
+        return 130
+
+
+def _main(args: list[str]) -> int:
+    # imported here: loading them takes longer than an impatient Ctrl-C
+    from tickbus.errors import ConfigError, TickbusError
+
     try:
         if not args or args[0] in ("-h", "--help", "help"):
-            print(usage())
-            return 0
+            return _print(usage())
         if args[0] in ("-V", "--version"):
-            print(f"tickbus {VERSION}")
-            return 0
+            return _print(f"tickbus {_version()}")
         if args[0] not in PARTS:
             raise ConfigError(f"unknown part {args[0]!r}; there are {', '.join(PARTS)}")
         return _start(args[0], args[1:])
     except TickbusError as error:
         print(f"tickbus: {error}", file=sys.stderr)
         return error.exit_code
-    except KeyboardInterrupt:
-        return 130
+
+
+def _print(text: str) -> int:
+    from services.output import pipe_may_close
+
+    with pipe_may_close():
+        print(text)
+    return 0
+
+
+def usage() -> str:
+    lines = "\n".join(f"  {name:10} {part.line}" for name, part in PARTS.items())
+    about = f"tickbus {_version()}: one tick connection in, any number of apps out, nothing lost in silence"
+    return f"usage: tickbus PART [options]        tickbus PART --help says more\n\n{lines}\n\n{about}"
+
+
+def _version() -> str:
+    from tickbus.version import VERSION
+
+    return VERSION
 
 
 def _start(name: str, args: list[str]) -> int:
+    from services.output import pipe_may_close
+    from tickbus.options import load
+
     part = _module(name)
     # every part's options are needed only to check a file's other tables
     tables = {other: _module(other).Options for other in PARTS} if _has_file(args) else {name: part.Options}
-    options = load(part.Options, name, args, tables=tables, about=part.ABOUT, positionals=part.POSITIONALS)
-    code: int = part.start(options)
-    return code
+    options = None
+    with pipe_may_close():  # --help
+        options = load(part.Options, name, args, tables=tables, about=part.ABOUT, positionals=part.POSITIONALS)
+    return 0 if options is None else int(part.start(options))
 
 
 def _has_file(args: list[str]) -> bool:
-    import os
-
     return "TICKBUS_CONFIG" in os.environ or any(arg.startswith("--config") for arg in args)
 
 

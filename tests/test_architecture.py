@@ -16,9 +16,9 @@ import pytest
 ROOT = Path(__file__).parents[1]
 
 PURE = {
-    "tickbus": "address assignment authors delivered errors gaps messages names outputs reads slots streams units wire",
+    "tickbus": "address assignment authors delivered errors gaps messages names outputs reads slots specs streams units wire",
     "services.gateway": "feeds.* catching_up delays frames segment sequencer symbols together hours backoff",
-    "services.bars": "specs sessions digits cells tally stretch holes watermark time_bars timeline count_bars builder state",
+    "services.bars": "sessions digits cells tally stretch holes watermark time_bars timeline count_bars builder state",
     "services.recorder": "manifest sheet draft buffer records",
     "services.recorded": "columns",
     "services.tools": "lines rewriting",

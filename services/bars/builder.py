@@ -31,7 +31,6 @@ from math import inf
 from services.bars.cells import HAS_GAP, REPAIRED, Cell
 from services.bars.count_bars import CountBars, least_room
 from services.bars.digits import Finer, fitting, scaled
-from services.bars.specs import Spec
 from services.bars.state import VERSION, StreamState, dump, load
 from services.bars.stretch import WORTHWHILE, Columns, Entries
 from services.bars.stretch import columns as make_columns
@@ -41,6 +40,7 @@ from services.bars.timeline import Emitted, Timeline
 from services.bars.watermark import Watermark
 from tickbus.messages import Flag, Gap, Side, Trade
 from tickbus.names import StreamId
+from tickbus.specs import Spec
 from tickbus.units import MILLISECOND
 
 __all__ = ["Emitted", "StreamBars"]

@@ -5,10 +5,10 @@ from decimal import Decimal
 from math import inf
 
 from services.bars.cells import HAS_GAP, PARTIAL, REPAIRED, Cell
-from services.bars.specs import Spec
 from services.bars.state import CountState, pack, unpack
 from services.bars.tally import Tally
 from tickbus.messages import Bar
+from tickbus.specs import Spec
 
 
 class CountBars:

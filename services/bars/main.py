@@ -12,7 +12,6 @@ from typing import Annotated
 import msgspec
 
 from services.bars.builder import Emitted, StreamBars
-from services.bars.specs import Spec, parse_all
 from tickbus import metrics as m
 from tickbus.batch import Batch
 from tickbus.consumer import Consumer
@@ -30,6 +29,7 @@ from tickbus.replay_ring import Window
 from tickbus.retention import Sweeper, SweepMeters
 from tickbus.selection import Selection
 from tickbus.service import Service, run
+from tickbus.specs import Spec, parse_all
 from tickbus.topology import locate
 from tickbus.units import MILLISECOND, SECOND, Duration, canonical, canonical_size, in_64_bits
 from tickbus.wire import DECODE
@@ -53,7 +53,7 @@ class Options(WriterOptions, frozen=True, kw_only=True):
 
 
 def start(options: Options) -> int:
-    specs, begin = parse_all(options.specs), parse_start(options.from_)
+    specs, begin = parse_all(options.specs), parse_start(options.from_, "--from")
     if not specs:
         raise ConfigError("--specs: name what to build, like time:1s,time:1m")
     for name in (options.name, *options.feeds):

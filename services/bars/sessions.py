@@ -10,7 +10,7 @@ from datetime import UTC, date, datetime, time, timedelta, tzinfo
 from functools import cache, lru_cache
 from zoneinfo import ZoneInfo
 
-from services.bars.specs import Spec
+from tickbus.specs import Spec
 from tickbus.units import SECOND
 
 ZONES = {

@@ -8,10 +8,10 @@ from operator import attrgetter
 from services.bars.cells import HAS_GAP, OPEN, PARTIAL, REPAIRED, Cell
 from services.bars.holes import Ranges
 from services.bars.sessions import intervals
-from services.bars.specs import Spec
 from services.bars.state import TimeState, pack, unpack
 from services.bars.tally import Tally
 from tickbus.messages import Bar
+from tickbus.specs import Spec
 
 NEVER = -(1 << 62)
 ALWAYS = 1 << 62

@@ -5,12 +5,12 @@ from operator import attrgetter
 from typing import NamedTuple
 
 from services.bars.cells import Cell
-from services.bars.specs import Spec
 from services.bars.state import TimeState
 from services.bars.tally import Tally
 from services.bars.time_bars import ALWAYS, NEVER, TimeBars
 from services.bars.watermark import Watermark
 from tickbus.messages import Bar
+from tickbus.specs import Spec
 
 _END = attrgetter("end")
 

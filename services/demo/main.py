@@ -12,6 +12,7 @@ from services.demo.folder import Folder, claimed
 from services.demo.market import Market
 from services.demo.server import find_server
 from services.demo.stack import FEED, SPECS, Stack
+from services.output import pipe_may_close, stop_with_pipe
 from tickbus.errors import ConfigError, RedisError
 from tickbus.link import Link
 from tickbus.names import Keys, check_symbol
@@ -45,7 +46,8 @@ def start(options: Options) -> int:
 
 async def _demo(options: Options, service: Service) -> None:
     program = find_server()
-    with claimed(options.data_dir) as folder:
+    with pipe_may_close(), claimed(options.data_dir) as folder:
+        stop_with_pipe(service.stopping)
         print(f"starting {program}, a simulated market, gateway, bars and recorder in {folder.path}", flush=True)
         stack = Stack(folder, Keys(options.prefix, options.shards), options.symbols, options.rate)
         try:

@@ -1,6 +1,6 @@
 """A stream's head after entries that a gateway held and could not store itself any more. Pure.
 
-`advance`, folded over the entries from the stored head on, gives what the gateway that made them would have written, and so a
+`advance` over the entries from the stored head on gives what the gateway that made them would have written, and so a
 sequencer restored from it goes on as that gateway would have after a restart. Two things are no field of an entry:
 
 * `ts_event` is the newest of the entries stored so far. The live gateway writes the newest of all that it has received, also of
@@ -19,13 +19,9 @@ from tickbus.streams import Entry
 from tickbus.wire import NIL, TICK_FIELD, Head, Hole, decode
 
 
-def advance(head: Head, entry: Entry, epoch: int) -> Head:
-    """The head after `entry`, the next one of its stream, which the writer of `epoch` made. WireError if its payload is no message."""
-    return advance_over(head, (entry,), epoch)
-
-
-def advance_over(head: Head, entries: Sequence[Entry], epoch: int) -> Head:
-    """The same over one or more entries of one stream, at several times the speed: heads between are not made."""
+def advance(head: Head, entries: Sequence[Entry], epoch: int) -> Head:
+    """The head after `entries`, the next one or more of its stream, which the writer of `epoch` made. WireError if a payload is no
+    message. All at once is several times faster than one by one: heads between are not made."""
     first, last = entries[0], entries[-1]
     epochs, ts_event = head.epochs, head.ts_event
     if not epochs or epochs[-1][0] != epoch:

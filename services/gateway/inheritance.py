@@ -15,7 +15,7 @@ from pathlib import Path
 
 import msgspec
 
-from services.gateway.catching_up import advance_over
+from services.gateway.catching_up import advance
 from services.gateway.folders import LOCK
 from services.gateway.held import Held, find
 from services.gateway.segment import SpillError
@@ -122,7 +122,7 @@ async def _drain(spill: Spill, publisher: Publisher, keys: Keys, link: Connectio
         by_stream: dict[StreamWriter, list[Entry]] = {}
         for entry in fresh:
             by_stream.setdefault(entry.stream, []).append(entry)
-        moved = {stream: advance_over(heads[stream], added, publisher.fences.held[stream.shard]) for stream, added in by_stream.items()}
+        moved = {stream: advance(heads[stream], added, publisher.fences.held[stream.shard]) for stream, added in by_stream.items()}
         heads |= moved
         if fresh:
             transaction = Transaction(fresh[-1].ms)

@@ -25,7 +25,6 @@ class Intake:
         self.backlog = backlog
         self.frames = 0
         self.ignored = 0
-        self.overflowed = 0
         self.rejected: Counter[str] = Counter()
         self.last_recv = 0
         """Newest receive time given out: they strictly increase."""
@@ -125,5 +124,5 @@ class Intake:
             self._overflowing = True
             log.error("no room for more ticks until Redis takes some (--backlog-bytes %d): what is dropped is told as a Gap", backlog.bound)
         if self._overflowing:
-            self.overflowed += self.sequencer.overflow(ticks)
+            self.sequencer.overflow(ticks)
         return not self._overflowing

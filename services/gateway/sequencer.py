@@ -300,21 +300,18 @@ class Sequencer:
             state.next_id = notice.vendor_id + 1
         # any other id shows itself as a jump at the next tick
 
-    def overflow(self, ticks: Iterable[Mapped]) -> int:
-        """Ticks that no buffer has room for: remembered, to be told when there is. -> their number."""
-        count = 0
+    def overflow(self, ticks: Iterable[Mapped]) -> None:
+        """Ticks that no buffer has room for: remembered, to be told when there is."""
         for tick, vendor_id in ticks:
             state = (self._trades if type(tick) is Trade else self._quotes).get(tick.symbol)
             if state is None:
                 self.unwanted += 1
                 continue
-            count += 1
             if state.sequenced and vendor_id >= 0 and state.next_id > 0:
                 state.outage, state.outage_at = GapKind.OVERFLOW, state.next_id  # the ids will name the hole
             else:
                 before = state.dropped
                 state.dropped = (before[0] + 1, before[1], tick.ts_event) if before else (1, tick.ts_event, tick.ts_event)
-        return count
 
     def tell_overflow(self, recv: int) -> None:
         """There is room again."""

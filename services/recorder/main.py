@@ -34,7 +34,7 @@ def start(options: Options) -> int:
         raise ConfigError(f"--kinds: name what to record, out of {', '.join(_KINDS)}")
     for name in (options.name, *options.feeds):
         check_name(name)
-    begin = parse_start(options.from_)
+    begin = parse_start(options.from_, "--from")
     check_writable(options.data_dir)
     return run(partial(_run, options, begin), options, "recorder")
 

@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator
 from decimal import Decimal, InvalidOperation
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -57,9 +58,11 @@ def start(options: Options) -> int:
             raise ConfigError(f"--kinds {kind}: trade and quote can be replayed; bars are built anew by `tickbus bars`, gaps come with each")
     for symbol in options.symbols:
         check_symbol(symbol)
-    recorded = _recorded(options)
+    recorded, speed = _recorded(options), parse_speed(options.speed)
     feed = check_name(f"replay-{options.name or _only_feed(options)}")
-    return run(partial(_replay, options, recorded, feed, parse_speed(options.speed)), options, "replay")
+    if (first := next(recorded, None)) is None:
+        raise ConfigError(f"DATA_DIR {options.data_dir}: nothing that is recorded there fits what is asked for (--feeds, --symbols, --from, --to)")
+    return run(partial(_replay, options, chain((first,), recorded), feed, speed), options, "replay")
 
 
 def parse_speed(text: str) -> float | None:

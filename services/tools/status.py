@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import msgspec
 
-from services.tools.output import pipe_may_close, stop_with_pipe
+from services.output import pipe_may_close, stop_with_pipe
 from services.tools.overview import as_object, heading, tables
 from services.tools.tables import for_terminal, plain_text, rich_tables
 from tickbus.errors import RedisError

@@ -7,9 +7,11 @@ from collections.abc import Iterable
 from functools import partial
 from typing import Annotated, Literal
 
+import msgspec
+
 import tickbus
+from services.output import pipe_may_close, stop_with_pipe
 from services.tools.lines import human_line, json_line
-from services.tools.output import pipe_may_close, stop_with_pipe
 from tickbus.errors import ConfigError
 from tickbus.link import Connection
 from tickbus.messages import Gap
@@ -18,6 +20,7 @@ from tickbus.options import CommonOptions, Option
 from tickbus.reader import NOW, parse_start
 from tickbus.registry import read_heads, read_meta
 from tickbus.service import Service, run
+from tickbus.specs import parse_all
 from tickbus.topology import locate
 
 ABOUT = """Print the messages of some streams, one a line, oldest first, then new ones as they come, until Ctrl-C or --count.
@@ -48,8 +51,9 @@ def start(options: Options) -> int:
         check_name(feed)
     if options.spec and options.kind not in ("bar", "gap"):
         raise ConfigError(f"--spec is for bars: use it with --kind bar or gap, not with {options.kind}")
-    parse_start(options.from_)
-    return run(partial(_tail, options), options, "tail")
+    parse_start(options.from_, "--from")
+    canonical = msgspec.structs.replace(options, spec=tuple(spec.text for spec in parse_all(options.spec)))
+    return run(partial(_tail, canonical), options, "tail")
 
 
 async def _tail(options: Options, service: Service) -> None:

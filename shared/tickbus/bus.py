@@ -29,6 +29,7 @@ from tickbus.names import DEFAULT_PREFIX, DEFAULT_SHARDS, KINDS, Keys, Stream, S
 from tickbus.reads import FROM_START, NOW, Read, Start, parse_start
 from tickbus.registry import read_heads, read_meta
 from tickbus.selection import Selection
+from tickbus.specs import parse_all
 from tickbus.topology import locate
 from tickbus.units import Duration, parse_duration
 from tickbus.wire import DECODE, NIL, TICK_FIELD, decode
@@ -66,14 +67,13 @@ class Bus:
     ) -> "Reading":
         """Messages of one kind (`trade`, `quote`, `bar`, `signal`), in order per stream, for ever and over reconnects.
 
-        symbols, feeds, specs: which streams; None = all. Streams that appear later are read from their first entry.
+        symbols, feeds, specs (of bars, like `time:1m`): which streams; None = all. Streams that appear later are read from their first entry.
         start: "now", "start" (the oldest entry kept), or a time (a number since the epoch, datetime, ISO text; UTC unless it says
         otherwise): where to begin.
         cursor: as from `Reading.cursor`: go on exactly there instead.
         gaps: whether Gap messages are given too: what the gateway told, and what was trimmed before it was read.
         """
-        self._check(kind, symbols, feeds, specs)
-        wanted = Selection.of((kind,), feeds or (), symbols or (), specs or ())
+        wanted = self._selection((kind,), symbols, feeds, specs)
         reading = Reading(partial(self._reader, wanted), parse_start(start), _positions(kind, cursor or {}), kind, gaps)
         self._readings.append(reading)
         return reading
@@ -99,9 +99,7 @@ class Bus:
         """
         check_name(service)
         kinds = (kind,) if isinstance(kind, str) else tuple(kind)
-        for one in kinds:
-            self._check(one, symbols, feeds, specs)
-        wanted = Selection.of(kinds, feeds or (), symbols or (), specs or ())
+        wanted = self._selection(kinds, symbols, feeds, specs)
         try:
             ttl = parse_duration(lease_ttl)
         except ValueError as error:
@@ -112,7 +110,7 @@ class Bus:
 
     async def last(self, kind: str = "trade", *, symbols: Collection[str] | None = None) -> dict[Stream, Message]:
         """The newest message of each stream that has one: no replay needed."""
-        self._check(kind, symbols, None, None)
+        self._selection((kind,), symbols, None, None)
         link = await locate(self._url).connect()
         try:
             keys = Keys(self._prefix, await read_meta(link, self._prefix) or DEFAULT_SHARDS)
@@ -127,9 +125,12 @@ class Bus:
         return found
 
     @staticmethod
-    def _check(kind: str, symbols: Collection[str] | None, feeds: Collection[str] | None, specs: Collection[str] | None) -> None:
-        if kind not in KINDS:
-            raise ConfigError(f"kind {kind!r}: read one of {', '.join(KINDS)}")
+    def _selection(
+        kinds: Collection[str], symbols: Collection[str] | None, feeds: Collection[str] | None, specs: Collection[str] | None
+    ) -> Selection:
+        for kind in kinds:
+            if kind not in KINDS:
+                raise ConfigError(f"kind {kind!r}: read one of {', '.join(KINDS)}")
         for name, chosen in (("symbols", symbols), ("feeds", feeds), ("specs", specs)):
             if isinstance(chosen, str):
                 raise ConfigError(f"{name}: give a list: {name}=[{chosen!r}]")
@@ -139,6 +140,9 @@ class Bus:
             check_symbol(symbol)
         for feed in feeds or ():
             check_name(feed)
+        if specs is not None and set(kinds) != {"bar"}:
+            raise ConfigError(f"specs: only bars have one; leave it out for {' and '.join(kinds)}")
+        return Selection.of(kinds, feeds or (), symbols or (), [spec.text for spec in parse_all(specs or ())])
 
     async def _consumer(self, service: str, wanted: Selection, start: "str | StreamId", lease_ttl: Duration) -> Consumer:
         link = await locate(self._url).connect()

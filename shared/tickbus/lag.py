@@ -5,15 +5,17 @@ Lag in entries = counter of the head - counter of the position: right also after
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from tickbus import metrics as m
 from tickbus.errors import RedisError
 from tickbus.link import Connection, ReplyError
 from tickbus.metrics import Meters
-from tickbus.names import START, Keys, Stream, StreamId
+from tickbus.names import FEED_KINDS, START, Keys, Stream, StreamId
 from tickbus.registry import read_heads
+from tickbus.selection import Selection, decode_selection
 from tickbus.units import HOUR, MILLISECOND
 from tickbus.wire import Head
 
@@ -38,15 +40,33 @@ class StreamLag:
     """Seconds until retention takes an entry that is not committed."""
 
 
-async def retentions(link: Connection, keys: Keys) -> dict[str, tuple[int, int]]:
-    """Writer -> (ms, entries) that its streams are kept, as it says itself."""
-    flat = await link.ask("HGETALL", keys.meta)
-    found = {}
-    for name, value in zip(flat[::2], flat[1::2], strict=True):
-        if name.startswith(b"retention:"):
-            ms, _, entries = value.decode().partition(",")
-            found[name.decode().removeprefix("retention:")] = (int(ms), int(entries))
-    return found
+class _Kept(NamedTuple):
+    """How long a stream is kept."""
+
+    ms: int = DEFAULT_RETENTION_MS
+    entries: int = 0
+    """0: any number."""
+
+
+class _Retentions:
+    """By stream, as the writers say themselves."""
+
+    def __init__(self, flat: Sequence[bytes]) -> None:
+        """`flat`: all of `tickbus:meta`."""
+        self._kept: dict[str, _Kept] = {}
+        self._services: list[tuple[str, Selection]] = []
+        for field, value in zip(flat[::2], flat[1::2], strict=True):
+            what, _, owner = field.decode().partition(":")
+            if what == "retention":
+                ms, _, entries = value.decode().partition(",")
+                self._kept[owner] = _Kept(int(ms), int(entries))
+            elif what == "writes":
+                self._services.append((owner, decode_selection(value)))
+
+    def of(self, stream: Stream) -> _Kept:
+        """Of trades and quotes the feed has them; of bars and signals the service that writes them."""
+        owners = [stream.feed] if stream.kind in FEED_KINDS else [name for name, writes in self._services if writes(stream)]
+        return next((self._kept[owner] for owner in owners if owner in self._kept), _Kept())
 
 
 async def measure(
@@ -55,7 +75,7 @@ async def measure(
     """The lag of a service with these positions in every stream that it wants."""
     seconds, micros = await link.ask("TIME")
     now_ms = int(seconds) * 1000 + int(micros) // 1000
-    kept = await retentions(link, keys)
+    kept = _Retentions(await link.ask("HGETALL", keys.meta))
     behind: list[tuple[Stream, StreamId, StreamId]] = []
     lags = []
     for name, head in heads.items():
@@ -66,7 +86,7 @@ async def measure(
         if last > position:
             behind.append((stream, last, position))
         else:
-            lags.append(StreamLag(stream, 0, 0, 0.0, kept.get(_writer(stream), (DEFAULT_RETENTION_MS, 0))[0] / 1000))
+            lags.append(StreamLag(stream, 0, 0, 0.0, kept.of(stream).ms / 1000))
     for start in range(0, len(behind), _PIECE):
         piece = behind[start : start + _PIECE]
         rows = await link.ask_all([("XRANGE", keys.stream(stream), f"({position}", "+", "COUNT", 1) for stream, _, position in piece])
@@ -74,26 +94,20 @@ async def measure(
             oldest = StreamId.parse(found[0][0]) if found else last
             age = max(0.0, (now_ms - oldest.ms) / 1000)
             # an empty answer: all that was unread is trimmed
-            headroom = _headroom(kept.get(_writer(stream)), oldest, last, age) if found else 0.0
+            headroom = _headroom(kept.of(stream), oldest, last, age) if found else 0.0
             lost = max(0, oldest.seq - position.seq - 1) if found else last.seq - position.seq
             lags.append(StreamLag(stream, last.seq - position.seq, lost, age, headroom))
     return lags
 
 
-def _writer(stream: Stream) -> str:
-    """Who keeps a stream for how long: the feed, or the service that makes its kind."""
-    return {"bar": "bars", "signal": "signals"}.get(stream.kind, stream.feed)
-
-
-def _headroom(kept: tuple[int, int] | None, oldest: StreamId, last: StreamId, age: float) -> float:
+def _headroom(kept: _Kept, oldest: StreamId, last: StreamId, age: float) -> float:
     """By age; and by number, at the rate of the unread part."""
-    ms, entries = kept or (DEFAULT_RETENTION_MS, 0)
-    by_age = ms / 1000 - age
+    by_age = kept.ms / 1000 - age
     unread = last.seq - oldest.seq + 1
     span = (last.ms - oldest.ms) / 1000
-    if not entries or span <= 0:
+    if not kept.entries or span <= 0:
         return max(0.0, by_age)
-    return max(0.0, min(by_age, (entries - unread) / (unread / span)))
+    return max(0.0, min(by_age, (kept.entries - unread) / (unread / span)))
 
 
 class LagMeter:

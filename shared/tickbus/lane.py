@@ -220,7 +220,10 @@ class Lane:
             cause = next((str(reply) for reply in replies if isinstance(reply, ReplyError) and "EXECABORT" not in str(reply)), str(done))
             return f"Redis refuses to store: {cause}"
         if ReplyError in map(type, done):
-            return f"Redis stored only a part: {next(reply for reply in done if type(reply) is ReplyError)}"
+            at, refused = next((at, reply) for at, reply in enumerate(done) if type(reply) is ReplyError)
+            # a transaction begins with its entries
+            where = f"{transaction.entries[at].stream.key.decode()}: " if at < len(transaction.entries) else ""
+            return f"Redis stored only a part: {where}{refused}"
         if keep is not None:
             self.ring.keep(keep, len(body), monotonic_ns())
         return None

@@ -11,8 +11,6 @@ from typing import Union
 
 import msgspec
 
-from tickbus.units import plain
-
 
 class Side(IntEnum):
     """Who crossed the spread: the aggressor (taker), never the resting order."""
@@ -63,6 +61,7 @@ class StreamKind(IntEnum):
     TRADE = 0
     QUOTE = 1
     BAR = 2
+    SIGNAL = 3
 
 
 class _Message(msgspec.Struct, array_like=True, frozen=True, gc=False):
@@ -237,9 +236,7 @@ def as_json(message: Message) -> dict[str, object]:
     row: dict[str, object] = {}
     for name in message.__struct_fields__:
         value = getattr(message, name)
-        if isinstance(value, Decimal):
-            value = plain(value)
-        elif isinstance(value, IntEnum):
+        if isinstance(value, IntEnum):
             value = value.name.lower()
         elif name == "flags":
             value = [flag.name.lower() for flag in Flag if flag.name and flag in Flag(value)]

@@ -14,7 +14,9 @@ from tickbus.errors import ConfigError
 
 DEFAULT_PREFIX = "tickbus"
 DEFAULT_SHARDS = 64
-KINDS = ("trade", "quote", "bar", "signal")
+FEED_KINDS = ("trade", "quote")
+"""Kinds of stream that gateways write; the others are services'."""
+KINDS = (*FEED_KINDS, "bar", "signal")
 
 _SYMBOL = re.compile(r"[A-Z0-9._-]{1,64}")
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,31}")

@@ -206,6 +206,10 @@ def declared(options: type[CommonOptions]) -> list[_Declared]:
 
 
 class _Parser(argparse.ArgumentParser):
+    def print_help(self, file: object = None) -> None:
+        # argparse's own hides that it could not be written
+        print(self.format_help(), end="", flush=True)  # noqa: T201
+
     def error(self, message: str) -> NoReturn:
         raise ConfigError(f"{' '.join(message.split())}; see {self.prog} --help")  # one line, whatever was given
 
@@ -305,12 +309,14 @@ def _read_toml(path: Path, part: str, fields: list[_Declared], tables: Mapping[s
         raise ConfigError(f"--config {path}: {error.strerror}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} is no TOML file: {error}") from None
+    _each_once(path, content)
     common = {field.key for field in declared(ServiceOptions)}
     values: dict[str, object] = {}
     for key, value in content.items():
         if isinstance(value, dict):
             if key not in tables:
                 raise ConfigError(f"{path}: unknown table [{key}]{_near(key, tables)}")
+            _each_once(path, value)
             names = {field.key for field in declared(tables[key])} | {field.key + "_file" for field in declared(tables[key]) if field.option.secret}
             for name in value:
                 if name.replace("-", "_") not in names:
@@ -324,6 +330,13 @@ def _read_toml(path: Path, part: str, fields: list[_Declared], tables: Mapping[s
             values[name] = value
     own = content.get(part, {})
     return values | {name.replace("-", "_"): value for name, value in own.items()}
+
+
+def _each_once(path: Path, table: Mapping[str, object]) -> None:
+    """`lease-ttl` and `lease_ttl` are one key."""
+    for key in table:
+        if "-" in key and (name := key.replace("-", "_")) in table:
+            raise ConfigError(f"{path}: {key!r} and {name!r} are one option; leave one out")
 
 
 def _near(word: str, known: Mapping[str, object] | set[str]) -> str:

@@ -68,14 +68,17 @@ class OutputStreams:
         last = StreamId.parse(head.id)
         id = StreamId(max(output.ms, last.ms), last.seq + 1)
         payload = encode(output.message)
-        tick, gaps, missing = msgspec.Raw(payload), head.gaps, head.missing
-        if isinstance(output.message, Gap):
-            kind = output.message.kind.name.lower()
-            tick, gaps, missing = head.tick, gaps | {kind: gaps.get(kind, 0) + 1}, missing + (output.message.count or 0)
+        gap = output.message if isinstance(output.message, Gap) else None
+        tick, gaps, repaired, missing = msgspec.Raw(payload) if gap is None else head.tick, head.gaps, head.repaired, head.missing
+        if gap is not None and gap.repaired:
+            repaired, missing = repaired + 1, missing - (gap.count or 0)
+        elif gap is not None:
+            kind = gap.kind.name.lower()
+            gaps, missing = gaps | {kind: gaps.get(kind, 0) + 1}, missing + (gap.count or 0)
         epochs = head.epochs
         if not epochs or epochs[-1][0] != epoch:
             epochs = [*epochs, (epoch, id.seq)][-16:]
-        draft[writer] = Head(str(id), None, 0, tick, gaps=gaps, missing=missing, epochs=epochs)
+        draft[writer] = Head(str(id), None, 0, tick, gaps=gaps, repaired=repaired, missing=missing, epochs=epochs)
         return Entry(writer, id.ms, id.seq, FIELDS[type(output.message)], payload)
 
     def stored(self, draft: Mapping[StreamWriter, Head]) -> None:

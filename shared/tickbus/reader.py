@@ -19,7 +19,7 @@ from typing import NamedTuple
 from tickbus.errors import RedisAway, RedisError, RedisUnfit
 from tickbus.followed import Followed, Shard, author
 from tickbus.link import Link, Reply, ReplyError
-from tickbus.names import START, Keys, Stream, StreamId, is_stream
+from tickbus.names import FEED_KINDS, START, Keys, Stream, StreamId, is_stream
 from tickbus.reads import FROM_START, NOW, Lost, Place, Read, Round, Start, parse_start
 from tickbus.resp import Command, pack
 from tickbus.wire import Bell, Head, decode_bell, read_head
@@ -342,7 +342,7 @@ class Reader:
         """Some heads are below our positions: either their writer will soon have sent again what is missing, or that is gone."""
         below = self._shards[shard].below = {}
         for followed, head in back:
-            if followed.stream.kind in ("trade", "quote"):
+            if followed.stream.kind in FEED_KINDS:
                 below.setdefault(followed.stream.feed, []).append((followed, head, followed.position))
         if fresh := [(followed, head) for followed, head in back if not followed.back]:
             followed, head = fresh[0]

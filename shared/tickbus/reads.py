@@ -63,9 +63,9 @@ class Round:
     """(shard, feed) -> bus ms: every entry of that feed's trade and quote streams with an older ID has been delivered."""
 
 
-def parse_start(start: Start) -> str | StreamId:
+def parse_start(start: Start, name: str = "start") -> str | StreamId:
     """`now`, `start`, or a time (a number since the epoch, datetime, text: units.parse_time; UTC unless it says otherwise) -> where a
-    Reader begins. ConfigError if it is none."""
+    Reader begins. ConfigError if it is none; `name`: what the user calls it."""
     if start in (NOW, FROM_START):
         return str(start)
     try:
@@ -76,5 +76,5 @@ def parse_start(start: Start) -> str | StreamId:
         else:
             raise ValueError(f"{start!r} is no time")
     except ValueError as error:
-        raise ConfigError(f"where to begin: {error}; or use now or start") from None
+        raise ConfigError(f"{name}: {error}; or use now or start") from None
     return StreamId(ns // MILLISECOND, 0)

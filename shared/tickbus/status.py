@@ -15,7 +15,7 @@ from tickbus.lag import StreamLag, measure
 from tickbus.link import Connection
 from tickbus.members import read_heartbeats
 from tickbus.messages import Flag, Message, Quote, Trade
-from tickbus.names import Keys, Stream, StreamId
+from tickbus.names import FEED_KINDS, Keys, Stream, StreamId
 from tickbus.registry import read_heads, read_meta
 from tickbus.selection import Selection, decode_selection
 from tickbus.units import MILLISECOND
@@ -155,7 +155,7 @@ async def read_status(link: Connection, prefix: str) -> BusStatus | None:
         for name, value in zip(flat[::2], flat[1::2], strict=True)
         if name.startswith(b"service:")
     }
-    feeds = {stream.stream.feed for stream in streams if stream.stream.kind in ("trade", "quote")}
+    feeds = {stream.stream.feed for stream in streams if stream.stream.kind in FEED_KINDS}
     bells = await _newest_bells(link, keys, feeds)
     return BusStatus(
         now_ms, shards,
@@ -180,7 +180,7 @@ def _stream(name: str, head: Head) -> StreamStatus:
 
 
 async def _feed(link: Connection, keys: Keys, name: str, streams: Iterable[StreamStatus], bell: Bell | None, now_ms: int) -> FeedStatus:
-    own = [stream for stream in streams if stream.stream.feed == name and stream.stream.kind in ("trade", "quote")]
+    own = [stream for stream in streams if stream.stream.feed == name and stream.stream.kind in FEED_KINDS]
     holder, epoch = await _owner(link, keys, name)
     age = None if bell is None else max(0, now_ms - bell.bus_ms)
     state: Literal["up", "down", "gone"] = "gone"

@@ -4,9 +4,9 @@ from bars.reference import Entry
 from hypothesis import strategies as st
 
 from services.bars.builder import StreamBars
-from services.bars.specs import parse
 from tickbus.messages import Flag, Gap, GapKind, Side, StreamKind, Trade
 from tickbus.names import StreamId
+from tickbus.specs import parse
 from tickbus.units import MILLISECOND, SECOND
 
 T0 = 1_700_000_000 * SECOND

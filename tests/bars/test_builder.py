@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from services.bars.builder import Emitted, StreamBars
-from services.bars.specs import parse
+from tickbus.specs import parse
 from tickbus.units import MILLISECOND, SECOND
 
 SPECS = [parse(text) for text in ("time:1s", "tick:3", "time:2s", "volume:25.5", "value:1000", "time:5s")]

@@ -12,9 +12,9 @@ import pytest
 from bars.reference import Entry, as_row, numbers
 
 from services.bars.builder import StreamBars
-from services.bars.specs import parse
 from tickbus.messages import Side, Trade
 from tickbus.names import StreamId
+from tickbus.specs import parse
 from tickbus.units import MILLISECOND, SECOND, canonical
 
 DATA = Path(__file__).parents[3] / "shared" / "data"

@@ -6,9 +6,9 @@ import pytest
 from bars.made import SYMBOL, T0, builder, entry_id, gap, ms, trade
 
 from services.bars.builder import Emitted, StreamBars
-from services.bars.specs import parse
 from tickbus.errors import WireError
 from tickbus.messages import Flag, Side
+from tickbus.specs import parse
 from tickbus.units import MILLISECOND, SECOND
 
 

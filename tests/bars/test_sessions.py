@@ -3,7 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from services.bars.sessions import ZONES, intervals
-from services.bars.specs import parse
+from tickbus.specs import parse
 from tickbus.units import DAY, HOUR, SECOND, iso_ns
 
 

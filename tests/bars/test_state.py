@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from services.bars.builder import StreamBars
-from services.bars.specs import parse
 from tickbus.errors import WireError
+from tickbus.specs import parse
 from tickbus.units import SECOND
 
 SPECS = [parse(text) for text in ("time:1s", "tick:3", "time:1d")]

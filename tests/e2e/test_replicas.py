@@ -15,9 +15,9 @@ from support.waiting import until_async
 from support.writing import Writer, stored
 
 from services.bars.builder import StreamBars
-from services.bars.specs import parse_all
 from tickbus.messages import Bar, Gap, GapKind, Side, StreamKind, Trade
 from tickbus.names import Keys, Stream, StreamId
+from tickbus.specs import parse_all
 from tickbus.streams import Entry
 from tickbus.units import SECOND
 

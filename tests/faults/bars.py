@@ -7,9 +7,9 @@ from typing import Any
 
 from faults.ledgers import Entry
 from services.bars.builder import StreamBars
-from services.bars.specs import Spec, parse
 from tickbus.messages import Bar, Gap, Side, Trade
 from tickbus.names import Stream
+from tickbus.specs import Spec, parse
 from tickbus.units import DAY, MILLISECOND
 
 

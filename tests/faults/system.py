@@ -22,9 +22,9 @@ from faults import app, ledgers
 from faults.backends import OneServer, backend
 from faults.checker import METRICS, RESENT, Result, Verdict, check
 from faults.disk import SmallDisk
-from services.bars.specs import parse
 from tickbus.messages import Bar, Trade
 from tickbus.names import Keys, Stream, StreamId
+from tickbus.specs import parse
 from tickbus.units import SECOND
 from tickbus.wire import decode, decode_head
 

@@ -8,7 +8,7 @@ from gateway.test_sequencer import QUOTES, STEPS, TRADES, Bench, play
 from hypothesis import given, settings
 from msgspec.structs import replace
 
-from services.gateway.catching_up import advance, advance_over
+from services.gateway.catching_up import advance
 from tickbus.errors import WireError
 from tickbus.messages import Gap, Trade
 from tickbus.streams import Entry
@@ -47,9 +47,9 @@ class Witness(Bench):
 
 
 def folded(head: Head, entries: list[Entry], epoch: int) -> Head:
-    at_once = advance_over(head, entries, epoch)
+    at_once = advance(head, entries, epoch)
     for entry in entries:
-        head = advance(head, entry, epoch)
+        head = advance(head, (entry,), epoch)
     assert encode(head) == encode(at_once)
     # as it comes back from Redis
     return decode_head(encode(head))
@@ -134,4 +134,4 @@ def test_a_payload_that_is_no_message() -> None:
     bench.send(5)
     entry = bench.waiting[0]
     with pytest.raises(WireError):
-        advance(bench.points[0].heads[TRADES.name], replace(entry, payload=b"\x93"), 1)
+        advance(bench.points[0].heads[TRADES.name], (replace(entry, payload=b"\x93"),), 1)

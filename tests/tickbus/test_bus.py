@@ -112,11 +112,15 @@ async def test_from_a_time_in_all_its_forms(redis_server: RedisServer) -> None:
 
 async def test_a_start_that_is_none_and_a_kind_that_is_none(redis_server: RedisServer) -> None:
     async with tickbus.connect(redis_server.url) as bus:
-        with pytest.raises(ConfigError, match="where to begin: 'soon' is no time"):
+        with pytest.raises(ConfigError, match="start: 'soon' is no time"):
             bus.read("trade", start="soon")
         for start in (True, None, 1.5, -1):
-            with pytest.raises(ConfigError, match="where to begin"):
+            with pytest.raises(ConfigError, match="start: "):
                 bus.read("trade", start=start)  # type: ignore[arg-type]
+        with pytest.raises(ConfigError, match="bar spec '1m': write time:"):
+            bus.read("bar", specs=["1m"])
+        with pytest.raises(ConfigError, match="specs: only bars have one"):
+            bus.consume("sums", kind=["trade", "bar"], specs=["time:1m"])
         with pytest.raises(ConfigError, match="kind 'ticks': read one of trade, quote, bar, signal"):
             bus.read("ticks")
         with pytest.raises(ConfigError, match="kind 'trades'"):

@@ -7,6 +7,7 @@ from tickbus.lag import StreamLag, measure
 from tickbus.link import Link
 from tickbus.names import START, StreamId
 from tickbus.registry import read_heads
+from tickbus.selection import Selection, encode_selection
 from tickbus.wire import NIL, Head, encode
 
 
@@ -69,3 +70,16 @@ async def test_the_age_is_that_of_the_oldest_unread_entry(redis_server: RedisSer
     # by age 100 - 60 s are left; by number: 5 may be kept, 2 are unread and came within 30 s, so 3 more take 45 s
     assert 35 < lag.headroom <= 40
     writer.close()
+
+
+async def test_headroom_is_by_what_the_writer_of_the_stream_keeps(redis_server: RedisServer) -> None:
+    """Of bars that is the service that makes them, whatever its name; else a day."""
+    client, empty = redis_server.client, encode(Head("0-0", None, 0, NIL))
+    for name in ("bar:time:1m:test:A", "bar:time:1h:test:A", "signal:spread:A"):
+        client.hset(KEYS.last(KEYS.shard("A")), name, empty)
+    meta = {"retention:minutes": "60000,5", "retention:test": "1000,5", "writes:minutes": encode_selection(Selection.of(["bar"], specs=["time:1m"]))}
+    client.hset(KEYS.meta, mapping=meta)
+    found = {**await lags(redis_server, {}, "bar"), **await lags(redis_server, {}, "signal")}
+    assert {name: lag.headroom for name, lag in found.items()} == {
+        "bar:time:1m:test:A": 60, "bar:time:1h:test:A": 86_400, "signal:spread:A": 86_400,
+    }  # fmt: skip

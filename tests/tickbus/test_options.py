@@ -141,6 +141,8 @@ def test_mistakes_in_the_environment() -> None:
         ("must = 5\nmust = 6", "is no TOML file"),
         ("[parts]\n", "unknown table [parts]; did you mean 'part'?"),
         ("[part]\nnumbr = 5", "unknown key 'numbr' in [part]; did you mean 'number'?"),
+        ("[part]\nmust-file = 'x'\nmust_file = 'y'", "'must-file' and 'must_file' are one option"),
+        ("log-level = 'info'\nlog_level = 'debug'", "'log-level' and 'log_level' are one option; leave one out"),
         ("[other]\nnumber = 5", "unknown key 'number' in [other]"),
         ("prefx = 'x'", "unknown key 'prefx' at the top; did you mean 'prefix'?"),
         ("number = 5", "unknown key 'number' at the top; a part's own options stand in its table"),

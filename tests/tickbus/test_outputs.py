@@ -1,10 +1,13 @@
 """What a service may put onto the bus: nothing that a reader could not read."""
 
 import pytest
+from msgspec.structs import replace
 
 from tickbus.messages import Bar, Gap, GapKind, Message, Side, Signal, StreamKind, Trade
-from tickbus.names import Stream
-from tickbus.outputs import Output
+from tickbus.names import Keys, Stream, StreamId
+from tickbus.outputs import Output, OutputStreams
+from tickbus.streams import StreamWriter
+from tickbus.wire import Head, decode
 
 NOON = 1_700_000_000_000
 SIGNAL = Signal("sum", "1", "0", "", "", "A")
@@ -36,3 +39,15 @@ def test_outputs(stream: Stream, message: Message) -> None:
 def test_what_no_reader_could_read(stream: Stream, message: "Message | Bar", told: str) -> None:
     with pytest.raises(ValueError, match=told):
         Output(stream, NOON, message)
+
+
+def test_the_head_counts_its_gaps_and_what_became_of_them() -> None:
+    keys, stream = Keys(), Stream("bar", "app", "A", "time:1m")
+    streams = OutputStreams(keys)
+    for at, gap in enumerate([GAP, replace(GAP, count=3), replace(GAP, count=2, repaired=True)]):
+        draft: dict[StreamWriter, Head] = {}
+        entry = streams.entry(Output(stream, NOON + at, gap), 7, draft)
+        assert (entry.id, decode(entry.field, entry.payload)) == (StreamId(NOON + at, at + 1), gap)
+        streams.stored(draft)
+    (head,) = draft.values()
+    assert (head.gaps, head.repaired, head.missing, head.epochs) == ({"trimmed": 2}, 1, 1, [(7, 1)])

@@ -67,6 +67,17 @@ async def test_without_memory_it_holds_and_then_stores_the_same_ids(redis_server
     writer.close()
 
 
+async def test_a_key_that_another_program_uses_is_named(redis_server: RedisServer, caplog: pytest.LogCaptureFixture) -> None:
+    writer = await Writer(redis_server.url).open()
+    redis_server.client.set(writer.key("B"), "mine")
+    committing = asyncio.create_task(writer.publisher.commit(writer.transaction([writer.entry(writer.of(one), trade(1, one)) for one in "AB"])))
+    await until_async(lambda: f"{writer.key('B')}: WRONGTYPE" in caplog.text)
+    redis_server.client.delete(writer.key("B"))
+    await asyncio.wait_for(committing, 10)
+    assert [numbers(redis_server.client, writer.key(symbol)) for symbol in "AB"] == [[1], [1]]
+    writer.close()
+
+
 async def test_without_memory_and_flushed_it_holds_too(redis_server: RedisServer) -> None:
     writer = await Writer(redis_server.url).open()
     await writer.write(1)

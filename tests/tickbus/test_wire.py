@@ -118,7 +118,7 @@ def test_a_quote_and_a_bar_byte_by_byte() -> None:
 
 def test_the_integers_of_the_enums_never_change() -> None:
     assert {one.name: int(one) for one in Side} == {"UNKNOWN": 0, "BUY": 1, "SELL": 2}
-    assert {one.name: int(one) for one in StreamKind} == {"TRADE": 0, "QUOTE": 1, "BAR": 2}
+    assert {one.name: int(one) for one in StreamKind} == {"TRADE": 0, "QUOTE": 1, "BAR": 2, "SIGNAL": 3}
     assert {one.name: int(one) for one in GapKind} == {
         "DISCONNECT": 0, "SEQUENCE": 1, "RESET": 2, "STALE": 3, "OVERFLOW": 4, "REJECTED": 5, "TRIMMED": 6
     }  # fmt: skip

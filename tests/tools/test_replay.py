@@ -108,6 +108,7 @@ def test_a_name_that_is_being_replayed_is_refused(start: Start, redis_server: Re
     [
         (("/none",), "DATA_DIR /none: there is no such folder"),
         (("EMPTY",), "no trade or quote is recorded there"),
+        (("EMPTY", "--name", "x", "--symbols", "B"), "nothing that is recorded there fits what is asked for"),
         (("EMPTY", "--name", "x", "--speed", "fast"), "--speed fast: use a number"),
         (("EMPTY", "--name", "x", "--speed", "nan"), "--speed nan: use a number"),
         (("EMPTY", "--kinds", "bar"), "--kinds bar: trade and quote can be replayed"),

@@ -77,6 +77,8 @@ def test_it_follows_what_comes_and_ends_cleanly(start: Start, redis_server: Redi
         (["--from", "yesterday"], "'yesterday' is no time; write it like 2024-08-09T13:30:00Z"),
         (["--kind", "trades"], "'trades' is none of trade, quote, bar, signal, gap"),
         (["--spec", "time:1s"], "use it with --kind bar or gap"),
+        (["--kind", "bar", "--spec", "1m"], "bar spec '1m': write time:<n>s|m|h|d"),
+        (["--from", "noon"], "--from: 'noon' is no time"),
         (["--count", "0"], "--count: 0 is out of range"),
     ],
 )

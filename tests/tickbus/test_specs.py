@@ -2,8 +2,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.bars.specs import parse, parse_all
 from tickbus.errors import ConfigError
+from tickbus.specs import parse, parse_all
 
 CANONICAL = {
     "time:1s": "time:1s",
