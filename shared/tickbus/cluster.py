@@ -9,7 +9,9 @@ from collections.abc import Iterable, Sequence
 
 from tickbus.address import Address, Node
 from tickbus.errors import RedisAway, RedisError, RedisUnfit
-from tickbus.link import NOT_HERE, REPLY_SECONDS, Link, Reply, ReplyError, check_fit, raise_error
+from tickbus.fitness import check_fit
+from tickbus.link import NOT_HERE, Link, Reply, ReplyError, raise_error
+from tickbus.redis_url import REPLY_SECONDS
 from tickbus.resp import Command, pack
 from tickbus.slots import SlotMap, command_slot, key_slot, parse_slots
 

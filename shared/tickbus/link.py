@@ -5,34 +5,22 @@ path is several times faster than a client's own layers. There is no retry in he
 """
 
 import asyncio
-import logging
-import re
 from collections import deque
 from collections.abc import Coroutine, Iterable
-from pathlib import Path
 from typing import Any, Protocol, cast
-from urllib.parse import parse_qsl, urlsplit
 
 import hiredis
 import redis.asyncio as redis_py
-from redis.asyncio.connection import RedisSSLContext
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
 from redis.exceptions import AuthenticationError, AuthorizationError, ConnectionError, RedisError, TimeoutError
 
 from tickbus.clock import BusClock, monotonic_ns
-from tickbus.errors import ConfigError, RedisAway, RedisUnfit
+from tickbus.errors import RedisAway, RedisUnfit
 from tickbus.options import redact
+from tickbus.redis_url import REPLY_SECONDS, check_url, remedy, share_tls
 from tickbus.resp import Command, pack
-
-log = logging.getLogger("tickbus.redis")
 
 Reply = Any
 ReplyError = hiredis.ReplyError
-
-_CONNECT_SECONDS = 2.0
-REPLY_SECONDS = 5.0
-"""A server that has not answered for this long counts as away."""
 
 
 class Connection(Protocol):
@@ -69,7 +57,7 @@ class Link(asyncio.Protocol):
         cancelled = task.cancelling() if task is not None else 0
         connection = cast(redis_py.Connection, check_url(url).make_connection())  # type: ignore[no-untyped-call]
         if isinstance(connection, redis_py.SSLConnection):
-            _share_tls(connection, url)
+            share_tls(connection, url)
         try:
             await connection.connect()  # type: ignore[no-untyped-call]
         except asyncio.CancelledError:
@@ -79,7 +67,7 @@ class Link(asyncio.Protocol):
             raise RedisUnfit(f"Redis at {redact(url)} refuses the login: {error}; put user and password into the URL") from None
         except (ConnectionError, TimeoutError, OSError) as error:
             why = str(error).rstrip(".") or "no answer"
-            raise RedisAway(f"no Redis at {redact(url)}: {why}; {_remedy(url, error)}") from None
+            raise RedisAway(f"no Redis at {redact(url)}: {why}; {remedy(url, error)}") from None
         except RedisError as error:
             raise RedisUnfit(f"Redis at {redact(url)}: {error}") from None
         link = cls()
@@ -190,78 +178,6 @@ class Link(asyncio.Protocol):
     _writer: asyncio.StreamWriter
 
 
-def check_url(url: str) -> redis_py.ConnectionPool:
-    """ConfigError unless `url` names one server. Nothing is connected."""
-    try:
-        database = urlsplit(url)
-        if database.scheme in ("redis", "rediss") and not re.fullmatch(r"/?|/\d+", database.path):
-            # redis-py takes what is no number for database 0
-            if "@" in database.path:  # the rest of a password: not to be shown
-                raise ConfigError(f"--redis {redact(url)}: write / ? # @ in user and password as %2F %3F %23 %40")
-            raise ConfigError(f"--redis {redact(url)}: the database {database.path[1:]!r} is no number; write redis://host:port/0")
-        return redis_py.ConnectionPool.from_url(
-            url, protocol=2, retry=Retry(NoBackoff(), 0), socket_connect_timeout=_CONNECT_SECONDS, socket_timeout=REPLY_SECONDS
-        )
-    except ValueError as error:
-        raise ConfigError(f"--redis {redact(url)}: {error}") from None
-
-
-_OPTIONS = frozenset(("username", "password", "db", "client_name", "socket_timeout", "socket_connect_timeout", "socket_keepalive"))
-"""What may stand after the `?`, besides redis-py's `ssl_...`. The rest of redis-py's options are settled here (`protocol`: what is parsed
-is RESP2) or do nothing on a raw connection."""
-_FILES = ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile")
-
-
-def check_options(url: str) -> None:
-    """ConfigError unless what `url` says after its `?` is known, fits its scheme, and names files that can be read."""
-    shown, tls = redact(url), url.startswith("rediss://")
-    for name, value in parse_qsl(urlsplit(url).query, keep_blank_values=True):
-        if name.startswith("ssl_"):
-            if not tls:
-                raise ConfigError(f"--redis {shown}: {name} is for TLS; write rediss instead of redis")
-        elif name not in _OPTIONS:
-            raise ConfigError(f"--redis {shown}: unknown option {name!r}; there are ssl_..., {', '.join(sorted(_OPTIONS))}")
-        if name in _FILES:
-            try:
-                Path(value).open("rb").close()
-            except OSError as error:
-                raise ConfigError(f"--redis {shown}: {name}: cannot read {value}: {error.strerror}") from None
-    try:
-        check_url(url).make_connection()  # type: ignore[no-untyped-call]
-    except (TypeError, ValueError, RedisError) as error:  # TypeError: it has no such ssl_ option
-        raise ConfigError(f"--redis {shown}: {str(error).partition('() ')[2] or error}") from None
-
-
-_tls_contexts: dict[tuple[object, ...], RedisSSLContext] = {}
-
-
-def _share_tls(connection: redis_py.SSLConnection, url: str) -> None:
-    """All connections of one URL use one TLS context, until a file of it changes. redis-py makes one per connection and each time
-    reads all the CAs of the system: 20 to 60 ms in which the loop stands still, for 64 shards on a cluster longer than they wait."""
-    options = [(name, value) for name, value in parse_qsl(urlsplit(url).query) if name.startswith("ssl_")]
-    files = (Path(value) for name, value in options if name in _FILES)
-    key = (*options, *(file.stat().st_mtime_ns if file.exists() else 0 for file in files))
-    if key not in _tls_contexts:
-        _tls_contexts.clear()
-        _tls_contexts[key] = connection.ssl_context
-    connection.ssl_context = _tls_contexts[key]
-
-
-def _remedy(url: str, error: Exception) -> str:
-    """What the operator can do about a server that could not be reached."""
-    if "CERTIFICATE_VERIFY" in str(error):
-        return "name the file of the CA that signed its certificate: rediss://...?ssl_ca_certs=FILE"
-    if "CERTIFICATE_REQUIRED" in str(error):
-        return "it wants a certificate of ours: rediss://...?ssl_certfile=FILE&ssl_keyfile=FILE"
-    # it hung up on our first words; which error that is depends on who is faster
-    hung_up = any(sign in str(error) for sign in ("reset by peer", "Connection lost", "closed by server", "Broken pipe"))
-    if hung_up and not url.startswith("rediss:"):
-        return "if it speaks TLS, write rediss instead of redis"
-    if isinstance(error, TimeoutError) and url.startswith("rediss:"):
-        return "if it speaks no TLS, write redis instead of rediss"
-    return "start one, or name another with --redis"
-
-
 NOT_HERE = ("MOVED", "ASK", "TRYAGAIN", "CLUSTERDOWN", "READONLY", "LOADING", "MASTERDOWN", "UNBLOCKED")
 """This server does not serve this key, or not now: it is starting, was demoted, or the slot is on its way to another node. The
 command was not executed; another server will take it, or this one a little later."""
@@ -281,78 +197,7 @@ def raise_error(reply: Reply) -> None:
         raise reply
 
 
-async def open_checked(url: str) -> Link:
-    """Connect and make sure that this server may carry a bus; RedisUnfit says the command that mends it."""
-    link = await Link.open(url)
-    await check_fit(link, redact(url))
-    return link
-
-
-_SENTINEL_TOLD = "is a sentinel; write redis+sentinel://host:port/<master name>/0"
-_CLUSTER_TOLD = "is a node of a cluster; write redis+cluster://host:port"
-
-
-async def check_alone(link: Link, where: str) -> None:
-    """Closes the link and raises RedisUnfit if this server is a sentinel or part of a cluster. For those who only read: any user may ask."""
-    try:
-        fields = await link.ask("HELLO")
-    except (ReplyError, RedisUnfit):  # not even that is allowed: what follows will tell
-        return
-    mode = dict(zip(fields[::2], fields[1::2], strict=True)).get(b"mode")
-    if mode in (b"sentinel", b"cluster"):
-        link.close()
-        raise RedisUnfit(f"Redis at {where} {_SENTINEL_TOLD if mode == b'sentinel' else _CLUSTER_TOLD}")
-
-
-async def check_fit(link: Link, where: str, cluster: bool = False) -> None:
-    """Closes the link and raises RedisUnfit, with the remedy, unless this server may carry a bus. `cluster`: it may be a node of one."""
-    info = _parse_info(await ask_permitted(link, "INFO"))
-    if problem := _problem(info, cluster):
-        link.close()
-        raise RedisUnfit(f"Redis at {where} {problem}")
-    if info.get("aof_enabled") == "0":
-        log.warning("Redis at %s keeps no append-only file: a restart of it loses the bus; mend it with: redis-cli CONFIG SET appendonly yes", where)
-
-
-async def ask_permitted(link: Link, command: str) -> Reply:
-    """As `ask`; closes the link on an error, and says how to allow what the user may not do."""
-    try:
-        return await link.ask(command)
-    except RedisUnfit as error:
-        link.close()
-        raise RedisUnfit(f"{error}{f'; allow it: ACL SETUSER <user> +{command.lower()}' if 'NOPERM' in str(error) else ''}") from None
-    except RedisAway:
-        link.close()
-        raise
-
-
-def _problem(info: dict[str, str], cluster: bool) -> str | None:
-    version = info.get("valkey_version") or info.get("redis_version", "0")
-    if int(version.partition(".")[0]) < 7:
-        return f"is version {version}; tickbus needs Redis or Valkey 7 or newer"
-    if info.get("redis_mode") == "sentinel":
-        return _SENTINEL_TOLD
-    if info.get("loading") == "1":
-        return "is still loading its data; wait and start again"
-    if info.get("cluster_enabled") == "1" and not cluster:
-        return _CLUSTER_TOLD
-    if info.get("cluster_enabled") == "0" and cluster:
-        return "is no node of a cluster; write redis://host:port/0"
-    if info.get("role") == "slave":
-        return "is a replica; name the master"
-    if (policy := info.get("maxmemory_policy", "noeviction")) != "noeviction":
-        return (
-            f"has maxmemory-policy {policy}, which deletes ticks when memory is short; mend it with: redis-cli CONFIG SET maxmemory-policy noeviction"
-        )
-    return None
-
-
 async def set_clock(link: Link, clock: BusClock) -> None:
     asked = monotonic_ns()
     seconds, micros = await link.ask("TIME")
     clock.set((int(seconds), int(micros)), asked, monotonic_ns())
-
-
-def _parse_info(text: bytes) -> dict[str, str]:
-    pairs = (line.split(":", 1) for line in text.decode(errors="replace").splitlines() if ":" in line)
-    return {key: value.strip() for key, value in pairs}

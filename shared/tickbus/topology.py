@@ -13,8 +13,10 @@ from typing import Protocol
 from tickbus.address import Address, Node, parse_address
 from tickbus.cluster import Cluster
 from tickbus.errors import RedisAway, RedisError, RedisUnfit
-from tickbus.link import Connection, Link, ReplyError, ask_permitted, check_alone, check_fit, check_options, check_url, open_checked
+from tickbus.fitness import ask_permitted, check_alone, check_fit, open_checked
+from tickbus.link import Connection, Link, ReplyError
 from tickbus.options import redact
+from tickbus.redis_url import check_options, check_url
 
 _WATCH_SECONDS = 1.0
 
