@@ -251,7 +251,7 @@ class StreamBars:
 
     def _fill(self, ms: int, emitted: list[Emitted]) -> None:
         self._end_run()
-        emitted += [Emitted(ms, bar) for bars in self._counts if (bar := bars.close_if_full())]
+        emitted += [(ms, bar) for bars in self._counts if (bar := bars.close_if_full())]
 
     def _gap(self, id: StreamId, gap: Gap, emitted: list[Emitted]) -> None:
         self._end_run()
@@ -260,7 +260,7 @@ class StreamBars:
         quality = REPAIRED if gap.repaired else HAS_GAP
         # two clocks may have made the range: one that is upside down still says where the hole is
         low, high = sorted((gap.from_ts, gap.to_ts))
-        emitted += [Emitted(id.ms, bar) for bar in self._time.mark(low, high, quality)]
+        emitted += [(id.ms, bar) for bar in self._time.mark(low, high, quality)]
         for counted in self._counts:
             counted.mark(quality)
 

@@ -32,13 +32,13 @@ def check_bars(
 def undisturbed(symbol: str, entries: Sequence[Entry], spec: str, grace: int, horizon: int) -> list[tuple[int, Bar]]:
     """(bus ms of the cause, bar) as one builder emits them that read the stream in one go, and then the clock a day later."""
     bars = StreamBars(symbol, [parse(spec)], grace, horizon)
-    emitted = []
+    emitted: list[tuple[int, Bar]] = []
     for entry in entries:
         assert isinstance(entry.message, Trade | Gap)
         emitted += bars.apply(entry.id, entry.message)
     if entries:
         emitted += bars.clock(entries[-1].id.ms + DAY // MILLISECOND)
-    return [(one.cause_ms, one.bar) for one in emitted]
+    return emitted
 
 
 def _compare(name: str, found: list[tuple[int, Any]], wanted: list[tuple[int, Bar]]) -> Iterator[tuple[str, str]]:
