@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 import msgspec
+from msgspec.structs import replace
 from support.bus import gaps_in, messages_in
 from support.parts import Part
 from support.redis_server import RedisServer
@@ -34,8 +35,8 @@ async def test_a_trade_that_cannot_be_is_left_out_and_the_others_go_on(redis_ser
     of_unknown_side[3] = 9
     trades = [trade(1), trade(2, "1e5"), trade(3, size="+.5"), trade(5, "abc"), trade(6, ts_event=(1 << 64) - 1), trade(7)]
     entries: list[Entry] = [writer.entry(writer.of(), one) for one in trades]
-    entries.insert(3, (*writer.entry(writer.of(), trade(4))[:4], encode(of_unknown_side), -1, 0))
-    entries.sort(key=lambda entry: entry[2])
+    entries.insert(3, replace(writer.entry(writer.of(), trade(4)), payload=encode(of_unknown_side)))
+    entries.sort(key=lambda entry: entry.seq)
     await writer.publisher.commit(writer.transaction(entries))
     bars = start(*OPTIONS, redis_server.url, "--specs", "tick:1").ready()
     until(lambda: len(bars_of(redis_server, "tick:1")) == 5, 20)
