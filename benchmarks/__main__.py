@@ -18,7 +18,7 @@ from benchmarks.publishers import cryptofeed_python
 PARTS = ("gateway", "reader", "bars", "latency")
 
 
-def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+def pack_bulk(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="benchmarks", description=__doc__)
     parser.add_argument("parts", nargs="*", metavar="PART", help=f"out of {', '.join(PARTS)}; default all")
     parser.add_argument("--quick", action="store_true", help="small sizes and two rounds: minutes become seconds, and the figures rough")
@@ -85,7 +85,7 @@ def run(options: argparse.Namespace) -> list[Part]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    options = arguments(argv)
+    options = pack_bulk(argv)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that everything is cleaned up on the way out
     try:
         parts = run(options)

@@ -21,9 +21,9 @@ import msgspec
 from benchmarks.floor import stored_trade
 from benchmarks.frames import market, symbols
 from benchmarks.pacing import due
-from tickbus.messages import Trade
-from tickbus.resp import pack
-from tickbus.wire import encode
+from tickbus.protocol.codec import encode
+from tickbus.protocol.messages import Trade
+from tickbus.redis.resp import pack
 
 _KEY = "bare"
 

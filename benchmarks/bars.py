@@ -28,10 +28,10 @@ import msgspec
 
 from benchmarks.figures import Part, table
 from services.bars.builder import StreamBars
-from tickbus.messages import Gap, Side, Trade
-from tickbus.names import StreamId
-from tickbus.service import spare_the_collector
-from tickbus.specs import parse
+from tickbus.protocol.bar_specs import parse
+from tickbus.protocol.messages import Gap, Side, Trade
+from tickbus.protocol.names import StreamId
+from tickbus.service.runner import spare_the_collector
 from tickbus.units import HOUR, MILLISECOND, SECOND
 
 ROOT = Path(__file__).parents[1]

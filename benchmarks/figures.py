@@ -56,7 +56,7 @@ class Part:
         self.figures.append(Figure(name, unit, tuple(samples)))
 
     def ratio(self, name: str, above: Sequence[float], below: Sequence[float], wanted: float | None = None, at_most: bool = False) -> None:
-        """Round by round, so that what disturbs the machine for a while disturbs both sides of a quotient."""
+        """Poll by round, so that what disturbs the machine for a while disturbs both sides of a quotient."""
         self.ratios.append(Ratio(name, tuple(a / b for a, b in zip(above, below, strict=True)), wanted, at_most))
 
     def as_json(self) -> dict[str, object]:

@@ -9,9 +9,9 @@ import redis
 
 from benchmarks.frames import FIRST_TIME_MS, MadeTrade
 from benchmarks.processes import BenchmarkError
-from tickbus.messages import Side, Trade
-from tickbus.names import Keys, Stream
-from tickbus.wire import encode
+from tickbus.protocol.codec import encode
+from tickbus.protocol.messages import Side, Trade
+from tickbus.protocol.names import Keys, Stream
 
 
 def stored_trade(trade: MadeTrade) -> Trade:

@@ -88,7 +88,7 @@ def _report(part: Part, at: str, ours: dict[int, list[Latency]], bare: list[Late
 
 
 def _through_the_bus(lab: Lab, names: int, rate: int, count: int) -> Latency:
-    """Consumer first, then the gateway: every symbol ticks once, then the paced trades. All must arrive."""
+    """ShardConsumer first, then the gateway: every symbol ticks once, then the paced trades. All must arrive."""
     lab.client.flushall()
     gateway, path = Tickbus(feed="json"), lab.folder / "receipts"
     paced = ["paced", "--dialect", "json", "--symbols", str(names), "--rate", str(rate), "--count", str(count)]

@@ -12,8 +12,8 @@ import redis
 
 from benchmarks.frames import FrameFile, MadeTrade
 from benchmarks.processes import PYTHON, ROOT, BenchmarkError, Lab, Process, free_port, upstream, wait_until
-from tickbus.names import Keys, Stream
-from tickbus.wire import DECODE
+from tickbus.protocol.codec import DECODE
+from tickbus.protocol.names import Keys, Stream
 
 CRYPTOFEED = "cryptofeed[redis]==2.4.*"
 _LIMIT_SECONDS = 300.0

@@ -1,4 +1,4 @@
-"""Reading processes: the tickbus library, and the least that any Python reader must do.
+"""Subscription processes: the tickbus library, and the least that any Python reader must do.
 
     python -m benchmarks.readers library|raw REDIS_URL SYMBOLS COUNT       read COUNT trades from the start, tell how long it took
     python -m benchmarks.readers stamp REDIS_URL COUNT FILE                write ts_event, ts_recv and the monotonic time of receipt of each
@@ -21,9 +21,9 @@ import msgspec
 
 import tickbus
 from benchmarks.frames import symbols
-from tickbus.messages import Trade
-from tickbus.names import Keys, Stream
-from tickbus.resp import pack
+from tickbus.protocol.messages import Trade
+from tickbus.protocol.names import Keys, Stream
+from tickbus.redis.resp import pack
 
 _RECEIVE_BYTES = 1 << 16
 

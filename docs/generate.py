@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from tickbus.metrics import METRICS, Metric
+from tickbus.monitoring.metrics import METRICS, Metric
 
 METRICS_PAGE = Path(__file__).parent / "metrics.md"
 

@@ -13,20 +13,20 @@ from typing import Any
 
 
 @dataclass(frozen=True)
-class Part:
+class Command:
     module: str
     line: str
 
 
-PARTS: dict[str, Part] = {
-    "demo": Part("services.demo.main", "the whole thing on this machine: server, simulator, gateway, bars, recorder, live table"),
-    "gateway": Part("services.gateway.main", "hold the one upstream connection and publish every tick"),
-    "bars": Part("services.bars.main", "build time, tick, volume and value bars from the trades"),
-    "recorder": Part("services.recorder.main", "write everything to Parquet files, exactly once"),
-    "simulate": Part("services.simulator.main", "a stand-in for a vendor: synthetic or recorded ticks, faults on request"),
-    "tail": Part("services.tools.tail", "print a stream, one message a line"),
-    "status": Part("services.tools.status", "feeds, streams, lag, gaps, retention headroom"),
-    "replay": Part("services.tools.replay", "put recorded ticks onto a bus again"),
+COMMANDS: dict[str, Command] = {
+    "demo": Command("services.demo.main", "the whole thing on this machine: server, simulator, gateway, bars, recorder, live table"),
+    "gateway": Command("services.gateway.main", "hold the one upstream connection and publish every tick"),
+    "bars": Command("services.bars.main", "build time, tick, volume and value bars from the trades"),
+    "recorder": Command("services.recorder.main", "write everything to Parquet files, exactly once"),
+    "simulate": Command("services.simulator.main", "a stand-in for a vendor: synthetic or recorded ticks, faults on request"),
+    "tail": Command("services.tools.tail", "print a stream, one message a line"),
+    "status": Command("services.tools.status", "feeds, streams, lag, gaps, retention headroom"),
+    "replay": Command("services.tools.replay", "put recorded ticks onto a bus again"),
 }
 
 
@@ -46,8 +46,8 @@ def _main(args: list[str]) -> int:
             return _print(usage())
         if args[0] in ("-V", "--version"):
             return _print(f"tickbus {_version()}")
-        if args[0] not in PARTS:
-            raise ConfigError(f"unknown part {args[0]!r}; there are {', '.join(PARTS)}")
+        if args[0] not in COMMANDS:
+            raise ConfigError(f"unknown command {args[0]!r}; there are {', '.join(COMMANDS)}")
         return _start(args[0], args[1:])
     except TickbusError as error:
         print(f"tickbus: {error}", file=sys.stderr)
@@ -63,7 +63,7 @@ def _print(text: str) -> int:
 
 
 def usage() -> str:
-    lines = "\n".join(f"  {name:10} {part.line}" for name, part in PARTS.items())
+    lines = "\n".join(f"  {name:10} {part.line}" for name, part in COMMANDS.items())
     about = f"tickbus {_version()}: one tick connection in, any number of apps out, nothing lost in silence"
     return f"usage: tickbus PART [options]        tickbus PART --help says more\n\n{lines}\n\n{about}"
 
@@ -76,11 +76,11 @@ def _version() -> str:
 
 def _start(name: str, args: list[str]) -> int:
     from services.output import pipe_may_close
-    from tickbus.options import load
+    from tickbus.service.options import load
 
     part = _module(name)
     # every part's options are needed only to check a file's other tables
-    tables = {other: _module(other).Options for other in PARTS} if _has_file(args) else {name: part.Options}
+    tables = {other: _module(other).Options for other in COMMANDS} if _has_file(args) else {name: part.Options}
     options = None
     with pipe_may_close():  # --help
         options = load(part.Options, name, args, tables=tables, about=part.ABOUT, positionals=part.POSITIONALS)
@@ -92,7 +92,7 @@ def _has_file(args: list[str]) -> bool:
 
 
 def _module(name: str) -> Any:
-    return import_module(PARTS[name].module)
+    return import_module(COMMANDS[name].module)
 
 
 if __name__ == "__main__":

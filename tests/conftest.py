@@ -6,15 +6,14 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 from support.cluster import RedisCluster
-from support.parts import Part
+from support.paths import DATA
+from support.processes import Part
 from support.redis_server import RedisServer
 from support.sentinel import RedisWithSentinels
 
 # machines are shared: how long an example takes says nothing
 settings.register_profile("tickbus", deadline=None)
 settings.load_profile("tickbus")
-
-DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 
 @pytest.fixture

@@ -1,38 +1,57 @@
-"""Which module may know which: checked on the imports that stand in the source.
+"""The layers of the house, checked on the imports in the source: docs/architecture.md draws them.
 
-An import under `if TYPE_CHECKING` never happens and does not count; one inside a function does. A package's `__init__` counts
-for those who import the package by name, not for those who import a module of it.
+An import under `if TYPE_CHECKING` counts like any other: it never happens, but a reader follows it all the same. One inside a
+function counts too.
 """
 
 import ast
 import subprocess
 import sys
 from collections.abc import Iterator
-from fnmatch import fnmatchcase
 from pathlib import Path
 
 import pytest
+from support.paths import ROOT
 
-ROOT = Path(__file__).parents[1]
+# each floor may import from the floors above it on this list, and nothing from beside or below it
+FLOORS = """
+tickbus.errors tickbus.version tickbus.sanitize services
+tickbus.units tickbus.durable
+tickbus.clock tickbus.protocol
+tickbus.redis
+tickbus.reader tickbus.writer
+tickbus.consumer
+tickbus.subscription tickbus.monitoring
+tickbus.bus
+tickbus
+tickbus.service
+services.vendors services.archive services.output
+services.gateway.batching services.gateway.sequencing
+services.gateway.spill
+services.gateway.delivery
+services.gateway.upstream
+services.gateway services.bars services.recorder services.simulator services.demo services.tools
+services.cli
+"""
 
-PURE = {
-    "tickbus": "address assignment authors delivered errors gaps messages names outputs reads slots specs streams units wire",
-    "services.gateway": "feeds.* catching_up delays frames segment sequencer symbols together hours backoff",
-    "services.bars": "sessions digits cells tally stretch holes watermark time_bars timeline count_bars builder state",
-    "services.recorder": "manifest sheet draft buffer records",
-    "services.recorded": "columns",
-    "services.tools": "lines rewriting",
-    "services.simulator": "protocols.* market synthetic faults tampering ledger",
+PURE = "tickbus.protocol services.vendors services.gateway.sequencing services.bars"
+"""Packages that run without a loop, a network or a server, and every module whose docstring says `Pure.`"""
+EDGES = "services.bars.main services.bars.service services.bars.metrics"
+"""Modules of pure packages that are none."""
+
+IMPURE = {
+    "asyncio",
+    "redis",
+    "websockets",
+    "socket",
+    "ssl",
+    "selectors",
+    "threading",
+    "subprocess",
+    "http",
+    "urllib.request",
+    "prometheus_client",
 }
-"""Arithmetic on what they are given: they run without a network, a loop or a server. A pattern covers a folder of plug-ins."""
-
-IMPURE = {"asyncio", "redis", "hiredis", "websockets", "socket", "ssl", "selectors", "threading", "subprocess", "http", "prometheus_client"}
-
-LIBRARIES = {"recorded"}
-"""Folders under services/ that several services use; they start nothing."""
-
-CONTRACT = {"tickbus.errors", "tickbus.units", "tickbus.messages", "tickbus.names", "tickbus.wire"}
-"""What is said on the bus, and nothing about how it gets there."""
 
 
 def sources() -> Iterator[tuple[str, Path]]:
@@ -43,35 +62,20 @@ def sources() -> Iterator[tuple[str, Path]]:
 
 
 FILES = dict(sources())
-
-
-class _Imports(ast.NodeVisitor):
-    """Names that a module imports, each as far as it is a module: `from a.b import c` gives a.b.c if that is one, else a.b."""
-
-    def __init__(self) -> None:
-        self.names: set[str] = set()
-
-    def visit_If(self, node: ast.If) -> None:
-        if isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING":
-            for child in node.orelse:
-                self.visit(child)
-        else:
-            self.generic_visit(node)
-
-    def visit_Import(self, node: ast.Import) -> None:
-        self.names.update(alias.name for alias in node.names)
-
-    def visit_ImportFrom(self, node: ast.ImportFrom) -> None:
-        assert node.level == 0 and node.module, "imports are absolute"
-        for alias in node.names:
-            inner = f"{node.module}.{alias.name}"
-            self.names.add(inner if inner in FILES else node.module)
+FLOOR = {name: number for number, floor in enumerate(FLOORS.split("\n")) for name in floor.split()}
 
 
 def imports_of(path: Path) -> set[str]:
-    visitor = _Imports()
-    visitor.visit(ast.parse(path.read_text(encoding="utf-8")))
-    return visitor.names
+    """Names that a module imports, each as far as it is a module: `from a.b import c` gives a.b.c if that is one, else a.b."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0 and node.module, f"{path}: imports are absolute"
+            inner = (f"{node.module}.{alias.name}" for alias in node.names)
+            names.update(name if name in FILES else node.module for name in inner)
+    return names
 
 
 IMPORTS = {module: imports_of(path) for module, path in FILES.items()}
@@ -90,54 +94,53 @@ def reached_from(module: str) -> dict[str, str]:
     return found
 
 
-def service_of(module: str) -> str | None:
-    """`gateway` of services.gateway.feeds.json; None of what is no service's own."""
-    top, _, rest = module.partition(".")
-    name = rest.partition(".")[0]
-    return name if top == "services" and name not in LIBRARIES and f"services.{name}" in FILES and (ROOT / "services" / name).is_dir() else None
+def room_of(module: str) -> str:
+    """The entry of FLOORS that a module belongs to: its own, or that of the nearest package around it."""
+    while module not in FLOOR:
+        module = module.rpartition(".")[0]
+        assert module, "every module has a floor"
+    return module
 
 
-@pytest.mark.parametrize("pattern", [f"{package}.{name}" for package, names in PURE.items() for name in names.split()])
-def test_a_pure_core_reaches_no_loop_no_network_and_no_server(pattern: str) -> None:
-    modules = [module for module in FILES if fnmatchcase(module, pattern)]
-    assert modules, f"no module is named {pattern}: this list says what is so"
-    for module in modules:
-        for name, importer in reached_from(module).items():
-            assert name.partition(".")[0] not in IMPURE, f"{module} reaches {name} through {importer}"
+def is_within(module: str, packages: str) -> bool:
+    return any(module == package or module.startswith(f"{package}.") for package in packages.split())
 
 
-def test_the_contract_knows_only_itself() -> None:
-    for module in CONTRACT:
-        assert {name for name in IMPORTS[module] if name.startswith(("tickbus", "services"))} <= CONTRACT, module
+def claims_to_be_pure(path: Path) -> bool:
+    return "Pure." in (ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or "")
 
 
-def test_the_library_knows_no_service_and_only_services_know_the_runner() -> None:
-    for module, names in IMPORTS.items():
-        if module.startswith("tickbus"):
-            assert not any(name.split(".")[0] == "services" for name in names), module
-            assert "tickbus.service" not in names, module
+@pytest.mark.parametrize("module", FILES)
+def test_imports_point_down(module: str) -> None:
+    here = room_of(module)
+    for name in IMPORTS[module]:
+        if name in FILES:
+            there = room_of(name)
+            assert here == there or FLOOR[there] < FLOOR[here], f"{module} ({here}) imports {name} ({there}), which is not below it"
 
 
-def test_an_app_that_installs_the_library_needs_no_more_than_its_dependencies() -> None:
+@pytest.mark.parametrize("module", FILES)
+def test_modules_import_in_no_circle(module: str) -> None:
+    assert module not in reached_from(module), f"{module} imports itself through {reached_from(module).get(module)}"
+
+
+@pytest.mark.parametrize(
+    "module", [name for name, path in FILES.items() if (is_within(name, PURE) and not is_within(name, EDGES)) or claims_to_be_pure(path)]
+)
+def test_pure_modules_reach_no_loop_network_or_server(module: str) -> None:
+    for name, importer in reached_from(module).items():
+        assert name not in IMPURE and name.partition(".")[0] not in IMPURE, f"{module} reaches {name} through {importer}"
+
+
+def test_library_needs_no_more_than_its_dependencies() -> None:
     third = {
-        name.partition(".")[0] for module, names in IMPORTS.items() if module.startswith("tickbus") and module != "tickbus.service" for name in names
+        name.partition(".")[0]
+        for module, names in IMPORTS.items()
+        if is_within(module, "tickbus") and not is_within(module, "tickbus.service")
+        for name in names
     }
-    outside = third - sys.stdlib_module_names - {"tickbus"}
-    # prometheus_client is the extra `service`: tickbus.metrics imports it when a service makes its meters
-    assert outside <= {"msgspec", "redis", "hiredis", "prometheus_client"}
-
-
-def test_services_never_import_each_other() -> None:
-    for module, names in IMPORTS.items():
-        if own := service_of(module):
-            others = {name for name in names if service_of(name) not in (None, own)}
-            assert not others, f"{module} imports {others}: services meet only on the bus; what two need belongs into shared/tickbus"
-            assert "services.cli" not in names, module
-
-
-def test_no_module_goes_in_circles() -> None:
-    for module in FILES:
-        assert module not in reached_from(module), f"{module} imports itself through {reached_from(module).get(module)}"
+    # prometheus_client is the extra `service`: tickbus.monitoring.metrics imports it when a service makes its meters
+    assert third - sys.stdlib_module_names - {"tickbus"} <= {"msgspec", "redis", "hiredis", "prometheus_client"}
 
 
 _WATCH = """

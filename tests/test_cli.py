@@ -27,4 +27,4 @@ def test_the_parts_are_shown_and_a_misspelt_one_is_told() -> None:
     assert "usage: tickbus PART [options]" in shown and "  gateway " in shown
     done = subprocess.run([*TICKBUS.split(), "gatway"], capture_output=True, text=True, timeout=20, check=False)
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr.startswith("tickbus: unknown part 'gatway'; there are demo, gateway,") and len(done.stderr.splitlines()) == 1
+    assert done.stderr.startswith("tickbus: unknown command 'gatway'; there are demo, gateway,") and len(done.stderr.splitlines()) == 1

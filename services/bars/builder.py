@@ -22,25 +22,25 @@ The rules
 
 How it is fast: trades in a row that fall into the same open bar of every spec are one run, tallied once; the tally is merged
 into the bars when anything else happens. So a further spec costs per bar, not per trade. Of a batch, stretches of a run are
-tallied column by column (services.bars.stretch).
+tallied column by column (services.bars.columnar).
 """
 
 from collections.abc import Sequence
 from math import inf
 
-from services.bars.cells import HAS_GAP, REPAIRED, Cell
+from services.bars.columnar import WORTHWHILE, Columns, Entries
+from services.bars.columnar import columns as make_columns
 from services.bars.count_bars import CountBars, least_room
-from services.bars.digits import Finer, fitting, scaled
+from services.bars.fixed_point import PrecisionExceeded, fitting, scaled
+from services.bars.ohlcv import Ohlcv
+from services.bars.open_bar import HAS_GAP, REPAIRED, OpenBar
 from services.bars.state import VERSION, StreamState, dump, load
-from services.bars.stretch import WORTHWHILE, Columns, Entries
-from services.bars.stretch import columns as make_columns
-from services.bars.tally import Tally
 from services.bars.time_bars import ALWAYS, NEVER
 from services.bars.timeline import Emitted, Timeline
 from services.bars.watermark import Watermark
-from tickbus.messages import Flag, Gap, Side, Trade
-from tickbus.names import StreamId
-from tickbus.specs import Spec
+from tickbus.protocol.bar_specs import Spec
+from tickbus.protocol.messages import Flag, Gap, Side, Trade
+from tickbus.protocol.names import StreamId
 from tickbus.units import MILLISECOND
 
 __all__ = ["Emitted", "StreamBars"]
@@ -69,9 +69,9 @@ class StreamBars:
         self._began = all(bars.began for bars in self._counts) and all(bars.known for bars in self._time.specs)
         self._first_is_due = not self._began or self._time.first_is_due
         self._prices, self._sizes = scaled(old.price_scale), scaled(old.size_scale)
-        self._run: Tally | None = None
+        self._run: Ohlcv | None = None
         """Trades since the bars were last brought up to date; they belong to `_cells` and to every count bar."""
-        self._cells: list[Cell] = []
+        self._cells: list[OpenBar] = []
         self._start = self._end = 0
         """A trade with ts_event in [_start, _end) goes on with the run."""
         self._room: tuple[float, float, float] = (inf, inf, inf)
@@ -126,7 +126,7 @@ class StreamBars:
             return
         try:
             price, size = self._prices[text], self._sizes[message.size_text]
-        except Finer:
+        except PrecisionExceeded:
             price = size = 0
         if not price or not size:
             self._trade(id, message, emitted)
@@ -222,7 +222,7 @@ class StreamBars:
         else:
             try:
                 price, size = self._prices[trade.price_text], self._sizes[trade.size_text]
-            except Finer:
+            except PrecisionExceeded:
                 price, size = self._finer(trade)
             if price and size:
                 self._start_run(ms, trade, price, size, emitted)
@@ -231,7 +231,7 @@ class StreamBars:
 
     def _start_run(self, ms: int, trade: Trade, price: int, size: int, emitted: list[Emitted]) -> None:
         """No run is open, and what was due is closed."""
-        run = self._run = Tally.of(trade, price, size, self._prices.scale, self._sizes.scale)
+        run = self._run = Ohlcv.of(trade, price, size, self._prices.scale, self._sizes.scale)
         self._cells, low, high, too_late = self._time.start(ms, run, emitted)
         if too_late:
             self.counters["too_late"] += 1

@@ -4,11 +4,11 @@ from collections.abc import Sequence
 from decimal import Decimal
 from math import inf
 
-from services.bars.cells import HAS_GAP, PARTIAL, REPAIRED, Cell
+from services.bars.ohlcv import Ohlcv
+from services.bars.open_bar import HAS_GAP, PARTIAL, REPAIRED, OpenBar
 from services.bars.state import CountState, pack, unpack
-from services.bars.tally import Tally
-from tickbus.messages import Bar
-from tickbus.specs import Spec
+from tickbus.protocol.bar_specs import Spec
+from tickbus.protocol.messages import Bar
 
 
 class CountBars:
@@ -40,10 +40,10 @@ class CountBars:
             case _:
                 return inf, inf, _least(self._size, price_scale + size_scale) - (tally.value if tally else 0)
 
-    def add(self, run: Tally) -> None:
+    def add(self, run: Ohlcv) -> None:
         cell = self._cell
         if cell is None:
-            cell = self._cell = Cell(run.first_ts, run.last_ts, self._quality)
+            cell = self._cell = OpenBar(run.first_ts, run.last_ts, self._quality)
             self._quality = 0
         cell.add(run)
         cell.end = run.last_ts

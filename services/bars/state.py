@@ -7,8 +7,8 @@ from typing import Final
 
 import msgspec
 
-from services.bars.cells import Cell
-from services.bars.tally import Tally
+from services.bars.ohlcv import Ohlcv
+from services.bars.open_bar import OpenBar
 from tickbus.errors import WireError
 
 VERSION: Final = 1
@@ -69,7 +69,7 @@ _decode_cell = msgspec.msgpack.Decoder(CellState).decode
 _decode_head = msgspec.msgpack.Decoder(list[msgspec.Raw]).decode
 
 
-def pack(cell: Cell) -> msgspec.Raw:
+def pack(cell: OpenBar) -> msgspec.Raw:
     if cell.packed is None or cell.revision < 0:
         tally = cell.tally
         assert tally is not None, "a run of trades ends before the state is taken"
@@ -83,16 +83,16 @@ def pack(cell: Cell) -> msgspec.Raw:
     return msgspec.Raw(cell.packed)
 
 
-def unpack(raw: msgspec.Raw) -> Cell:
+def unpack(raw: msgspec.Raw) -> OpenBar:
     try:
         cell = _decode_cell(raw)
-        tally = Tally(
+        tally = Ohlcv(
             cell.price_scale, cell.size_scale, cell.first_ts, cell.last_ts, cell.open, cell.high, cell.low, cell.close,
             int(cell.highest), int(cell.lowest), cell.trades, int(cell.volume), int(cell.value), int(cell.buys), int(cell.sells),
         )  # fmt: skip
     except (msgspec.MsgspecError, ValueError) as error:
         raise _unreadable(error) from None
-    return Cell(cell.start, cell.end, cell.quality, cell.revision, tally, bytes(raw))
+    return OpenBar(cell.start, cell.end, cell.quality, cell.revision, tally, bytes(raw))
 
 
 def dump(state: StreamState) -> bytes:

@@ -5,13 +5,13 @@ What closes when, and what is past the horizon, the builder decides from the str
 
 from operator import attrgetter
 
-from services.bars.cells import HAS_GAP, OPEN, PARTIAL, REPAIRED, Cell
-from services.bars.holes import Ranges
-from services.bars.sessions import intervals
+from services.bars.calendar import intervals
+from services.bars.interval_set import Ranges
+from services.bars.ohlcv import Ohlcv
+from services.bars.open_bar import HAS_GAP, OPEN, PARTIAL, REPAIRED, OpenBar
 from services.bars.state import TimeState, pack, unpack
-from services.bars.tally import Tally
-from tickbus.messages import Bar
-from tickbus.specs import Spec
+from tickbus.protocol.bar_specs import Spec
+from tickbus.protocol.messages import Bar
 
 NEVER = -(1 << 62)
 ALWAYS = 1 << 62
@@ -25,8 +25,8 @@ class TimeBars:
         self.interval = intervals(spec, symbol)
         self._marks = {HAS_GAP: Ranges(state.holes if state else None), REPAIRED: Ranges(state.repairs if state else None)}
         self._marked = any(ranges.ranges for ranges in self._marks.values())
-        self.open: dict[int, Cell] = {cell.start: cell for cell in map(unpack, state.open)} if state else {}
-        self.closed: dict[int, Cell] = {cell.start: cell for cell in map(unpack, state.closed)} if state else {}
+        self.open: dict[int, OpenBar] = {cell.start: cell for cell in map(unpack, state.open)} if state else {}
+        self.closed: dict[int, OpenBar] = {cell.start: cell for cell in map(unpack, state.closed)} if state else {}
         self.first_end = min((cell.end for cell in self.open.values()), default=ALWAYS)
         """The earliest end of an open bar; ALWAYS without one."""
         self._crowded = 64
@@ -41,22 +41,22 @@ class TimeBars:
         self.known = True
         self.partial_until = NEVER if complete else ALWAYS
 
-    def opened(self, start: int, end: int) -> Cell:
+    def opened(self, start: int, end: int) -> OpenBar:
         """The open bar of an interval that is not closed."""
         cell = self.open.get(start)
         if cell is None:
             # most bars are neither: this is on the way of every bar
             quality = self._quality(start, end) if self._marked or start <= self.partial_until else 0
-            cell = self.open[start] = Cell(start, end, quality)
+            cell = self.open[start] = OpenBar(start, end, quality)
             if end < self.first_end:
                 self.first_end = end
         return cell
 
-    def revise(self, start: int, end: int, run: Tally) -> Bar:
+    def revise(self, start: int, end: int, run: Ohlcv) -> Bar:
         """A late trade: the closed bar with it, or the first bar of an interval that had none."""
         cell = self.closed.get(start)
         if cell is None:
-            cell = self.closed[start] = Cell(start, end, self._quality(start, end))
+            cell = self.closed[start] = OpenBar(start, end, self._quality(start, end))
         cell.add(run)
         return cell.emit(self.symbol, self.spec)
 

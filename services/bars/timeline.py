@@ -3,13 +3,13 @@
 from collections.abc import Mapping, Sequence
 from operator import attrgetter
 
-from services.bars.cells import Cell
+from services.bars.ohlcv import Ohlcv
+from services.bars.open_bar import OpenBar
 from services.bars.state import TimeState
-from services.bars.tally import Tally
 from services.bars.time_bars import ALWAYS, NEVER, TimeBars
 from services.bars.watermark import Watermark
-from tickbus.messages import Bar
-from tickbus.specs import Spec
+from tickbus.protocol.bar_specs import Spec
+from tickbus.protocol.messages import Bar
 
 _END = attrgetter("end")
 
@@ -35,7 +35,7 @@ class Timeline:
         """Neither a late trade nor a Gap changes a closed bar that ends here or before: the watermark is never below the newest ts_event."""
         return self._watermark.newest - self._keep
 
-    def start(self, ms: int, run: Tally, emitted: list[Emitted]) -> tuple[list[Cell], int, int, bool]:
+    def start(self, ms: int, run: Ohlcv, emitted: list[Emitted]) -> tuple[list[OpenBar], int, int, bool]:
         """The run's first trade, at the bus time `ms`, after what was due is closed. -> the open bars it belongs to, the range
         [low, high) of ts_event that these have in common, and whether it is too late for any spec. Closed bars are revised."""
         ts, cells = run.first_ts, []

@@ -6,19 +6,19 @@ from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
 
-from services.demo.board import Board
-from services.demo.figures import InFiles, OnBus
+from services.demo.dashboard import Dashboard
 from services.demo.folder import Folder, claimed
 from services.demo.market import Market
 from services.demo.server import find_server
 from services.demo.stack import FEED, SPECS, Stack
+from services.demo.totals import InFiles, OnBus
 from services.output import pipe_may_close, stop_with_pipe
 from tickbus.errors import ConfigError, RedisError
-from tickbus.link import Link
-from tickbus.names import Keys, check_symbol
-from tickbus.options import CommonOptions, Option
-from tickbus.service import Service, run
-from tickbus.status import BusStatus, read_status
+from tickbus.monitoring.status import BusStatus, read_status
+from tickbus.protocol.names import Keys, check_symbol
+from tickbus.redis.link import Link
+from tickbus.service.options import CommonOptions, Option
+from tickbus.service.runner import Service, run
 
 ABOUT = """A server, a simulated market, the gateway, bars and the recorder on this machine, and a table of what happens.
 
@@ -74,7 +74,7 @@ async def _show(options: Options, folder: Folder, stack: Stack) -> None:
     """Until --seconds are over or a part dies, which raises."""
     ends = None if options.seconds is None else time.monotonic() + options.seconds
     await stack.start_parts()
-    board = Board(stack.redis, options.prefix, Market(FEED, options.symbols, SPECS[0]), _where(options, folder, stack))
+    board = Dashboard(stack.redis, options.prefix, Market(FEED, options.symbols, SPECS[0]), _where(options, folder, stack))
     work = [asyncio.create_task(stack.died()), asyncio.create_task(board.run())]
     try:
         done, _ = await asyncio.wait(work, timeout=None if ends is None else max(0.0, ends - time.monotonic()), return_when=asyncio.FIRST_COMPLETED)

@@ -3,11 +3,11 @@
 from dataclasses import dataclass
 from decimal import Decimal
 
-from services.demo.figures import OnBus
-from tickbus.messages import Bar, Quote, Trade
-from tickbus.names import Stream
-from tickbus.status import BusStatus
-from tickbus.wire import NIL, TICK_FIELD, decode
+from services.demo.totals import OnBus
+from tickbus.monitoring.status import BusStatus
+from tickbus.protocol.codec import head_tick
+from tickbus.protocol.messages import Bar, Quote, Trade
+from tickbus.protocol.names import Stream
 
 _HUNDREDTH = Decimal("0.01")
 
@@ -73,6 +73,4 @@ class Market:
 
 def _newest(status: BusStatus, stream: Stream) -> object:
     head = status.heads.get(stream.name)
-    if head is None or bytes(head.tick) == bytes(NIL):
-        return None
-    return decode(TICK_FIELD[stream.kind], bytes(head.tick))
+    return None if head is None else head_tick(head, stream.kind)

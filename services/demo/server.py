@@ -10,7 +10,7 @@ from pathlib import Path
 
 from services.demo.children import Child
 from tickbus.errors import ConfigError, RedisError
-from tickbus.link import Link, ReplyError
+from tickbus.redis.link import Link, ReplyError
 
 _OLDEST = 7
 _SECONDS = 30.0

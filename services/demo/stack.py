@@ -9,7 +9,7 @@ from pathlib import Path
 from services.demo.children import Child, part
 from services.demo.folder import Folder
 from services.demo.server import start_server
-from tickbus.names import Keys
+from tickbus.protocol.names import Keys
 
 FEED = "demo"
 SPECS = ("time:1s", "time:1m")

@@ -1,25 +1,30 @@
-"""The gateway: upstream -> intake -> one outlet per lane -> Redis, with a lease in front and a sweep behind."""
+"""The gateway: upstream -> intake -> one sender per lane -> Redis, with a lease in front and a sweep behind."""
 
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
+from typing import Protocol
 
-from services.gateway.inheritance import Inheritance
-from services.gateway.intake import Intake
-from services.gateway.outlet import Batch, Outlet
-from services.gateway.upstream import Upstream
+from services.gateway.delivery.sender import Batch, Sender, StreamHead
+from services.gateway.sequencing.stream_state import StreamState
+from services.gateway.spill.recovery import Inheritance
+from services.gateway.upstream.intake import Intake
+from services.gateway.upstream.upstream import Upstream
 from tickbus.clock import BusClock
-from tickbus.errors import Fenced, RedisError, RedisUnfit
-from tickbus.lease import Lease
-from tickbus.link import Connection
-from tickbus.names import Keys
-from tickbus.publisher import Publisher
-from tickbus.registry import check_meta, read_delay, read_heads, register_feed
-from tickbus.transaction import Transaction
+from tickbus.errors import Fenced, RedisError, RedisMisconfigured
+from tickbus.protocol.codec import Head
+from tickbus.protocol.names import Keys
+from tickbus.redis.link import Connection
+from tickbus.redis.registry import check_meta, read_delay, read_heads, register_feed
 from tickbus.units import MILLISECOND, MINUTE, SECOND, Duration, format_duration
+from tickbus.writer.entry import StreamWriter
+from tickbus.writer.heads import EMPTY_HEAD
+from tickbus.writer.lease import Lease
+from tickbus.writer.publisher import Publisher
+from tickbus.writer.transaction import Transaction
 
 log = logging.getLogger("tickbus.gateway")
 
@@ -30,13 +35,16 @@ _SPILL_SECONDS = 0.05
 _TICK_SECONDS = 0.9
 
 
+class MakeSenders(Protocol):
+    def __call__(self, heads: Mapping[StreamWriter, StreamHead]) -> list[Sender]:
+        """One sender per lane. `heads`: of all streams, as they are stored."""
+
+
 class Gateway:
     """Holds the parts together: `open`, `run`, `close`."""
 
-    def __init__(
-        self, name: str, keys: Keys, clock: BusClock, lease: Lease, publisher: Publisher, intake: Intake, make_outlets: Callable[[], list[Outlet]]
-    ) -> None:
-        """`make_outlets` is called when the epoch is known."""
+    def __init__(self, name: str, keys: Keys, clock: BusClock, lease: Lease, publisher: Publisher, intake: Intake, make_senders: MakeSenders) -> None:
+        """`make_senders` is called when the epoch and the heads are known."""
         self.name = name
         self.clock = clock
         self.publisher = publisher
@@ -44,8 +52,8 @@ class Gateway:
         self.sequencer = intake.sequencer
         self.backlog = intake.backlog
         self.streams = intake.sequencer.streams
-        self.outlets: list[Outlet] = []
-        self._make_outlets = make_outlets
+        self.senders: list[Sender] = []
+        self._make_senders = make_senders
         self._keys = keys
         self._lease = lease
         self._died = False
@@ -69,7 +77,6 @@ class Gateway:
         try:
             inherited = await asyncio.to_thread(Inheritance.find, spill_dir, self.name, self._keys, publisher.fences.holder, await publisher.look())
             before = await publisher.take_over()
-            self.outlets = self._make_outlets()
             link = await connect()
             if written := await inherited.write(publisher, self._keys, link, before):
                 log.warning("%s: wrote %d entries that an earlier gateway had spilled", self.name, written)
@@ -78,19 +85,26 @@ class Gateway:
             link.close()
             restored = sequencer.restore(heads, publisher.lane, delay)
             self._check_clock()
-            for state in streams:
-                state.begin(publisher.fences.held[state.shard])
+            builders: dict[StreamWriter, StreamHead] = {state: self._head(state, heads.get(state.name)) for state in streams}
+            self.senders = self._make_senders(builders)
             fresh = Transaction(self.clock.now_ms(), False)
-            fresh.heads = {state: state.first_head(self.clock.now_ns()) for state in streams if state.name not in heads}
+            fresh.heads = {state: head.pack() for state, head in builders.items() if state.name not in heads}
             await publisher.commit(fresh)
         finally:
             keeping.cancel()
         log.info("%s: epoch %d, %d streams, %d of them with a history", self.name, publisher.epoch, len(streams), restored)
 
+    def _head(self, state: StreamState, stored: Head | None) -> StreamHead:
+        head = StreamHead(state, stored or EMPTY_HEAD)
+        head.begin(self.publisher.fences.held[state.shard])
+        if stored is None:
+            head.ts_recv = self.clock.now_ns()
+        return head
+
     def _check_clock(self) -> None:
         ahead = self.sequencer.floor_ms * MILLISECOND - self.clock.now_ns()
         if ahead > _AHEAD:
-            raise RedisUnfit(
+            raise RedisMisconfigured(
                 f"streams of {self.name!r} hold entries {format_duration(ahead // SECOND * SECOND)} ahead of the server's clock; "
                 "set the clock of the Redis machine, or use another --name or --prefix"
             )
@@ -108,7 +122,7 @@ class Gateway:
             async with asyncio.TaskGroup() as group:
                 delivering = asyncio.create_task(self._deliver(upstream, delay), name="upstream")
                 works = (
-                    *(self._publish(outlet, upstream) for outlet in self.outlets),
+                    *(self._publish(sender, upstream) for sender in self.senders),
                     self._tick(upstream, register),
                     self._spill_when_full(),
                     self._lease.keep(),
@@ -144,39 +158,39 @@ class Gateway:
 
     async def _drain(self, deadline: Duration) -> None:
         """Wait until everything held is stored, and that the feed is down is said."""
-        for outlet in self.outlets:
-            outlet.tick()
+        for sender in self.senders:
+            sender.tick()
         try:
             async with asyncio.timeout(deadline / SECOND):
-                while not all(outlet.idle for outlet in self.outlets):
+                while not all(sender.idle for sender in self.senders):
                     await asyncio.sleep(0.01)
         except TimeoutError:
-            log.warning("%s: Redis did not take %d held ticks in time", self.name, self.held)
+            log.warning("%s: Redis did not take %d held ticks in time", self.name, self.buffered)
 
     async def _spill_the_rest(self) -> None:
         """What Redis did not take goes to the disk: the next start writes it."""
         spilled = 0
-        for outlet in self.outlets:
-            while not outlet.idle and await outlet.spill_oldest():
+        for sender in self.senders:
+            while not sender.idle and await sender.spill_oldest():
                 pass
-            spilled += len(outlet.spill)
-            if lost := outlet.at_risk:
+            spilled += len(sender.spill)
+            if lost := sender.at_risk:
                 log.error(
-                    "%s: %d held ticks find no room on the disk (%s); the next start tells them as missing", self.name, lost, outlet.spill.trouble
+                    "%s: %d held ticks find no room on the disk (%s); the next start tells them as missing", self.name, lost, sender.spill.trouble
                 )
-            outlet.spill.close()
+            sender.spill.close()
         self._spilled = spilled > 0
         if spilled:
-            log.warning("%s: %d entries lie in %s; the next start writes them", self.name, spilled, self.outlets[0].spill.folder.parent)
+            log.warning("%s: %d entries lie in %s; the next start writes them", self.name, spilled, self.senders[0].spill.folder.parent)
 
     def _report_held(self) -> None:
         """Somebody else writes now."""
-        memory, disk = len(self.backlog), sum(len(outlet.spill) for outlet in self.outlets)
+        memory, disk = len(self.backlog), sum(len(sender.spill) for sender in self.senders)
         log.error(
             "%s: replaced by another gateway; %d ticks that were held in memory are dropped, %d on the disk stay there", self.name, memory, disk
         )
-        for outlet in self.outlets:
-            outlet.spill.close()
+        for sender in self.senders:
+            sender.spill.close()
 
     async def close(self) -> None:
         if not self._spilled:  # else the fences must name us: the next start sees by them that nobody wrote after our spill
@@ -185,25 +199,25 @@ class Gateway:
         self.publisher.close()
 
     @property
-    def held(self) -> int:
+    def buffered(self) -> int:
         """Entries that Redis has not acknowledged."""
-        return sum(len(outlet) for outlet in self.outlets)
+        return sum(len(sender) for sender in self.senders)
 
     @property
     def published(self) -> Counter[str]:
         """Ticks that it has, by kind."""
-        return sum((outlet.published for outlet in self.outlets), Counter())
+        return sum((sender.published for sender in self.senders), Counter())
 
     def take_batches(self) -> list[Batch]:
         """Those acknowledged since the last call."""
-        batches = [batch for outlet in self.outlets for batch in outlet.batches]
-        for outlet in self.outlets:
-            outlet.batches = []
+        batches = [batch for sender in self.senders for batch in sender.batches]
+        for sender in self.senders:
+            sender.batches = []
         return batches
 
-    async def _publish(self, outlet: Outlet, upstream: Upstream) -> None:
+    async def _publish(self, sender: Sender, upstream: Upstream) -> None:
         while True:
-            await outlet.commit(upstream.up)
+            await sender.commit(upstream.up)
             current = upstream.current
             if current is not None and self.backlog.bytes > _PAUSE_BYTES and not self._held_up:
                 self._paused = True
@@ -216,25 +230,25 @@ class Gateway:
         and what the next gateway should know of the vendor's delay."""
         said: tuple[int, int | None] | None = None
         while True:
-            if self.sequencer.delays.legacy is None:
+            if self.sequencer.latency.observed is None:
                 # vendors whose quotes bear no time: a read from the socket may never end in a trade
                 self.sequencer.measure_delays()
-            delay = self.sequencer.delays.legacy
+            delay = self.sequencer.latency.observed
             news = self.publisher.histories_lost, None if delay is None else delay // MILLISECOND
             if news != said and self.publisher.up:
                 with suppress(RedisError):
                     await register()
                     said = news
             await asyncio.sleep(_TICK_SECONDS)
-            for outlet in self.outlets:
-                outlet.tick()
+            for sender in self.senders:
+                sender.tick()
             if self._paused and self._held_up:
                 self._resume(upstream)
 
     @property
     def _held_up(self) -> bool:
         """Whether some lane takes nothing, or has still to catch up: the disk is for that, and the vendor's socket feeds the others too."""
-        return any(outlet.stuck or len(outlet.spill) for outlet in self.outlets)
+        return any(sender.stuck or len(sender.spill) for sender in self.senders)
 
     def _resume(self, upstream: Upstream) -> None:
         self._paused = False
@@ -247,8 +261,8 @@ class Gateway:
         while True:
             await asyncio.sleep(_SPILL_SECONDS)
             while self.backlog.bytes > self.backlog.bound // 2:
-                waiting = [outlet for outlet in self.outlets if outlet.stuck or len(outlet.spill)]
-                fullest = max(waiting, key=lambda outlet: outlet.backlog.bytes, default=None)
+                waiting = [sender for sender in self.senders if sender.stuck or len(sender.spill)]
+                fullest = max(waiting, key=lambda sender: sender.backlog.bytes, default=None)
                 if fullest is None or not await fullest.spill_oldest():
                     if fullest is not None and (trouble := fullest.spill.trouble) and trouble != said:
                         said = trouble

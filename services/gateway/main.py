@@ -2,34 +2,37 @@
 
 import asyncio
 import logging
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 
-from services.gateway.backlog import Backlog, Backlogs
-from services.gateway.feeds import feed_class
-from services.gateway.feeds.base import FeedSetup
-from services.gateway.folders import check_spill_dir
+from services.gateway.delivery.backlog import Backlog, Backlogs
+from services.gateway.delivery.sender import Sender, StreamHead
 from services.gateway.gateway import Gateway
-from services.gateway.hours import Session
-from services.gateway.intake import Intake
-from services.gateway.metering import GatewayMeters
+from services.gateway.metrics import expose
 from services.gateway.options import Options
-from services.gateway.outlet import Outlet
-from services.gateway.segment import Owner
-from services.gateway.sequencer import Sequencer, StreamState
-from services.gateway.spill import Budget, Spill
-from services.gateway.symbols import SymbolMap, read_symbol_map, read_symbols
-from services.gateway.upstream import Upstream
+from services.gateway.sequencing.sequencer import Sequencer
+from services.gateway.sequencing.stream_state import StreamState
+from services.gateway.spill.dir_lock import check_spill_dir
+from services.gateway.spill.segment import Owner
+from services.gateway.spill.spill import Budget, Spill
+from services.gateway.upstream.intake import Intake
+from services.gateway.upstream.trading_hours import Session
+from services.gateway.upstream.upstream import Upstream
+from services.vendors import feed_class
+from services.vendors.feed import FeedSetup
+from services.vendors.symbols import SymbolMap, read_symbol_map, read_symbols
 from tickbus.clock import BusClock
 from tickbus.errors import ConfigError
-from tickbus.lease import Lease
-from tickbus.names import Keys, Stream, check_name
-from tickbus.publisher import Publisher
-from tickbus.registry import check_meta, register_feed, write_delay
-from tickbus.replay_ring import Window
-from tickbus.retention import Sweeper, SweepMeters
-from tickbus.service import Service, run
-from tickbus.topology import locate
+from tickbus.monitoring.retention_metrics import expose_sweeps
+from tickbus.protocol.names import Keys, Stream, check_name
+from tickbus.redis.registry import check_meta, register_feed, write_delay
+from tickbus.redis.topology import locate
+from tickbus.service.runner import Service, run
+from tickbus.writer.entry import StreamWriter
+from tickbus.writer.lease import Lease
+from tickbus.writer.publisher import Publisher
+from tickbus.writer.retention import Sweeper
 
 log = logging.getLogger("tickbus.gateway")
 
@@ -48,8 +51,8 @@ def start(options: Options) -> int:
 def _setup(options: Options) -> tuple[FeedSetup, str]:
     """Everything that can be wrong with the options is said before anything is opened."""
     kind = feed_class(options.feed)
-    exceptions = {canonical: kind.written(vendor) for canonical, vendor in read_symbol_map(options.symbol_map).items()}
-    symbols = SymbolMap(read_symbols(options.symbols), kind.spell, exceptions)
+    exceptions = {canonical: kind.canonical_vendor_symbol(vendor) for canonical, vendor in read_symbol_map(options.symbol_map).items()}
+    symbols = SymbolMap(read_symbols(options.symbols), kind.to_vendor_symbol, exceptions)
     kinds = tuple(dict.fromkeys(options.kinds))
     if not kinds:
         raise ConfigError("--kinds: name trade, quote or both")
@@ -73,8 +76,7 @@ async def _run(options: Options, setup: FeedSetup, name: str, session: Session |
     streams = [
         StreamState(keys, Stream(kind, name, symbol), feed.sequenced and kind == "trade") for symbol in setup.symbols.vendor for kind in setup.kinds
     ]
-    window = Window(options.replay_window, options.replay_bytes)
-    publisher = Publisher(redis, keys, name, clock, home=streams[0].shard, window=window)
+    publisher = Publisher(redis, keys, name, clock, home=streams[0].shard, window=options.replay_buffer)
     backlogs = {lane: Backlog(options.backlog_bytes) for lane in publisher.lanes}
     by_shard = {shard: backlogs[publisher.lane(shard)] for shard in range(keys.shards)}
     backlog = next(iter(backlogs.values())) if len(backlogs) == 1 else Backlogs(by_shard, options.backlog_bytes)
@@ -84,14 +86,14 @@ async def _run(options: Options, setup: FeedSetup, name: str, session: Session |
     budget = Budget(options.spill_bytes)
     resolve = {state.name: state for state in streams}.__getitem__
 
-    def make_outlets() -> list[Outlet]:
-        outlets = []
+    def make_senders(heads: Mapping[StreamWriter, StreamHead]) -> list[Sender]:
+        senders = []
         for lane, waiting in backlogs.items():
             owner = Owner(name, publisher.epoch, publisher.fences.holder, str(lane.held[0]) if len(publisher.lanes) > 1 else "")
-            outlets.append(Outlet(lane, waiting, Spill(options.spill_dir, owner, budget, resolve), clock))
-        return outlets
+            senders.append(Sender(lane, waiting, Spill(options.spill_dir, owner, budget, resolve), clock, heads))
+        return senders
 
-    gateway = Gateway(name, keys, clock, lease, publisher, intake, make_outlets)
+    gateway = Gateway(name, keys, clock, lease, publisher, intake, make_senders)
     upstream = Upstream(
         make_feed, intake, clock, tolerance=options.future_tolerance, most=options.max_frame,
         silence=options.silence, session=session, max_age=options.max_connection_age,
@@ -103,18 +105,18 @@ async def _run(options: Options, setup: FeedSetup, name: str, session: Session |
     if service.stopping.is_set():
         await lease.release()
         return
-    sweeper = Sweeper(name, options, keys, redis.connect, lambda: [state.key for state in streams])
+    sweeper = Sweeper(name, options.retention_policy, keys, redis.connect, lambda: [state.key for state in streams])
 
     async def register() -> None:
         connection = await redis.connect()
         await check_meta(connection, keys)
         await register_feed(connection, keys, name)
-        await write_delay(connection, keys, name, sequencer.delays.legacy)
+        await write_delay(connection, keys, name, sequencer.latency.observed)
         connection.close()
         await sweeper.declare()
 
-    SweepMeters(service.meters, sweeper.total)
-    GatewayMeters(service.meters, gateway, upstream)
+    expose_sweeps(service.meters, sweeper)
+    expose(service.meters, gateway, upstream)
     others = [asyncio.create_task(work) for work in (_tell_readiness(service, gateway, upstream), sweeper.run())]
     try:
         await gateway.run(upstream, service.stopping, options.stop_deadline, delay, register)

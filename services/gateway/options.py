@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Annotated
 
-from tickbus.options import Option, WriterOptions
+from tickbus.service.options import Option, WriterOptions
 from tickbus.units import SECOND, Duration, Size
 
 

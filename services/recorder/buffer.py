@@ -8,9 +8,9 @@ from bisect import bisect_right
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from services.recorded.columns import GAP, KINDS
-from services.recorder.entries import Entries
-from tickbus.names import START, Stream, StreamId
+from services.archive.schema import GAP, KINDS
+from services.recorder.row_ids import Entries
+from tickbus.protocol.names import START, Stream, StreamId
 
 _ROW_BYTES = 66
 """What a waiting row takes beside its payload: ID, epoch, flag, the payload's header and place."""

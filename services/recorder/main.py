@@ -1,22 +1,20 @@
 """`tickbus recorder`: every stream into Parquet files, exactly once."""
 
-import asyncio
 from functools import partial
 
 from services.recorder.files import check_writable
-from services.recorder.metering import RecorderMeters
+from services.recorder.metrics import expose
 from services.recorder.options import Options
 from services.recorder.recorder import Recorder
-from services.recorder.stores import Stores
-from tickbus.consumer import Consumer
-from tickbus.consumer_metrics import tell_readiness
+from services.recorder.shard_stores import ShardStores
+from tickbus.consumer.consumer import ShardConsumer
 from tickbus.errors import ConfigError
-from tickbus.lag import LagMeter
-from tickbus.names import Keys, StreamId, check_name
-from tickbus.reader import parse_start
-from tickbus.selection import Selection
-from tickbus.service import Service, run
-from tickbus.topology import locate
+from tickbus.protocol.names import Keys, StreamId, check_name
+from tickbus.protocol.stream_filter import StreamFilter
+from tickbus.reader.reader import parse_start
+from tickbus.redis.topology import locate
+from tickbus.service.consumer_service import running
+from tickbus.service.runner import Service, run
 
 ABOUT = "Write trades, quotes, bars and gaps to Parquet files, exactly once, readable by DuckDB, Polars and pandas."
 POSITIONALS = ()
@@ -40,23 +38,16 @@ def start(options: Options) -> int:
 
 
 async def _run(options: Options, begin: "str | StreamId", service: Service) -> None:
-    redis = locate(options.redis)
-    (await redis.open_checked()).close()
+    (await locate(options.redis).open_checked()).close()
     keys = Keys(options.prefix, options.shards)
-    reads = Selection.of(options.kinds, options.feeds)
-    stores = Stores(options.data_dir, keys)
-    consumer = Consumer(options.redis, keys, options.name, reads, options.lease_ttl, start=begin, recover=stores.recover)
+    stores = ShardStores(options.data_dir, keys)
+    consumer = ShardConsumer(
+        options.redis, keys, options.name, StreamFilter.of(options.kinds, options.feeds), options.lease_ttl,
+        start=begin, recover=stores.recover, mirror_groups=options.mirror_groups,
+    )  # fmt: skip
     stores.epochs = consumer.epochs
     recorder = Recorder(consumer, keys, options, stores)
-    RecorderMeters(service.meters, consumer, recorder)
-    lag = LagMeter(service.meters, options.name, keys, redis.connect, consumer.works, lambda: stores.positions)
-    try:
-        await consumer.open()
-        async with asyncio.TaskGroup() as group:
-            readiness = tell_readiness(service, consumer, lambda: "files cannot be written" if recorder.blocked else "")
-            others = [group.create_task(work) for work in (lag.run(), readiness)]
-            await recorder.run(service.stopping)
-            for task in others:
-                task.cancel()
-    finally:
-        await consumer.close()
+    expose(service.meters, recorder)
+    blocked = lambda: "files cannot be written" if recorder.blocked else ""  # noqa: E731
+    async with running(service, consumer, positions=lambda: stores.positions, fault=blocked):
+        await recorder.run(service.stopping)

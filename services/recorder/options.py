@@ -3,12 +3,13 @@
 from pathlib import Path
 from typing import Annotated
 
-from tickbus.options import Option, OwnerOptions
-from tickbus.reader import FROM_START
+from tickbus.reader.reader import FROM_START
+from tickbus.service.options import MirrorGroups, Option, OwnerOptions
 from tickbus.units import SECOND, Duration, Size
 
 
 class Options(OwnerOptions, frozen=True, kw_only=True):
+    mirror_groups: MirrorGroups = False
     data_dir: Annotated[Path, Option("folder of the files, the same for all replicas; made if it is not there")] = Path("data")
     flush_interval: Annotated[Duration, Option("rows wait this long in memory at most", least=SECOND // 100)] = Duration(10 * SECOND)
     flush_bytes: Annotated[Size, Option("or until they take this much", least=1 << 16)] = Size(64 << 20)

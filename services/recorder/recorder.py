@@ -1,6 +1,6 @@
 """Entries from the bus into the shards' stores, and commits at the right time.
 
-Reading goes on while a commit runs in its thread. When files cannot be written (disk full, folder gone) nothing more is read
+Subscription goes on while a commit runs in its thread. When files cannot be written (disk full, folder gone) nothing more is read
 than the buffer holds; the rows stay, and it goes on when there is room. The manifests are the position; Redis only shows it.
 """
 
@@ -14,17 +14,17 @@ from contextlib import suppress
 import msgspec
 
 from services.recorder.buffer import Rows
-from services.recorder.entries import Entries
 from services.recorder.options import Options
-from services.recorder.store import Committed, ShardStore
-from services.recorder.stores import Stores
-from tickbus.consumer import Consumer
+from services.recorder.row_ids import Entries
+from services.recorder.shard_store import Committed, ShardStore
+from services.recorder.shard_stores import ShardStores
+from tickbus.consumer.consumer import ShardConsumer
 from tickbus.errors import Fenced
-from tickbus.gaps import trimmed_gap
-from tickbus.names import Keys, Stream, StreamId
-from tickbus.reader import Read
+from tickbus.protocol.codec import DECODE, encode
+from tickbus.protocol.names import Keys, Stream, StreamId
+from tickbus.reader.reader import Read
+from tickbus.reader.reads import trimmed_gap
 from tickbus.units import SECOND
-from tickbus.wire import DECODE, encode
 
 log = logging.getLogger("tickbus.recorder")
 
@@ -34,11 +34,11 @@ _SYNC_SECONDS = 1.0
 _AT_ONCE = 8
 """Shards that are committed at the same time: most of a commit is waiting for the disk, and it syncs several as fast as one."""
 _HELD_FACTOR = 4
-"""Reading stops when this many times --flush-bytes wait."""
+"""Subscription stops when this many times --flush-bytes wait."""
 
 
 class Recorder:
-    def __init__(self, consumer: Consumer, keys: Keys, options: Options, stores: Stores) -> None:
+    def __init__(self, consumer: ShardConsumer, keys: Keys, options: Options, stores: ShardStores) -> None:
         self._consumer = consumer
         self._keys = keys
         self._stores = stores
@@ -213,7 +213,7 @@ class Recorder:
         members = self._consumer.members
         try:
             async with asyncio.timeout(4 * members.interval):
-                await members.looked()
+                await members.refreshed()
         except TimeoutError:
             return False
         # lost and won again in between, it has another store

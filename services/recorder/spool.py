@@ -19,7 +19,7 @@ from pathlib import Path
 
 from services.recorder import files
 from services.recorder.buffer import Buffer, Run
-from services.recorder.records import MAGIC, Damage, pack, unpack
+from services.recorder.spool_format import MAGIC, Damage, pack, unpack
 from tickbus.durable import fsync_dir
 
 log = logging.getLogger(__name__)

@@ -1,7 +1,7 @@
 """One client's socket: the `websockets` library's Sans-I/O protocol for handshake, control and incoming frames; data frames
 are written straight to the transport.
 
-It knows no vendor: a `Session` says what to answer. It knows no market either: the `Floor` tells it what to send.
+It knows no vendor: a `Session` says what to answer. It knows no market either: the `Hub` tells it what to send.
 """
 
 import asyncio
@@ -32,7 +32,7 @@ _PARTING_SECONDS = 5.0
 """How long a closed connection may take to go."""
 
 
-class Floor(Protocol):
+class Hub(Protocol):
     """What a connection needs of its server."""
 
     def admit(self, connection: "Connection", target: str) -> Session | Refusal | tuple[Session, tuple[int, str]]:
@@ -54,7 +54,7 @@ class Floor(Protocol):
 
 
 class Connection(asyncio.Protocol):
-    def __init__(self, floor: Floor, number: int) -> None:
+    def __init__(self, hub: Hub, number: int) -> None:
         self.number = number
         self.session: Session | None = None
         self.path = ""
@@ -63,7 +63,7 @@ class Connection(asyncio.Protocol):
         self.half_open = False
         self.muted_until = 0
         """Until then (monotonic, ns) the vendor still answers here, but sends no data."""
-        self._floor = floor
+        self._hub = hub
         self._websocket = ServerProtocol(logger=_quiet)
         self._partial: list[bytes] = []
         self._closed: str | None = None
@@ -97,19 +97,19 @@ class Connection(asyncio.Protocol):
         return False
 
     def connection_lost(self, error: Exception | None) -> None:
-        self._floor.left(self)
+        self._hub.left(self)
         if self.session is not None:
             ws = self._websocket
             received = ws.close_rcvd.code if ws.close_rcvd else None
             sent = ws.close_sent.code if ws.close_sent else None
-            self._floor.tell({"event": "close", "connection": self.number, "sent_code": sent, "received_code": received, "why": self._closed})
+            self._hub.tell({"event": "close", "connection": self.number, "sent_code": sent, "received_code": received, "why": self._closed})
 
     def pause_writing(self) -> None:
         self.paused = True
 
     def resume_writing(self) -> None:
         self.paused = False
-        self._floor.wake()
+        self._hub.wake()
 
     # what the server does with it
 
@@ -139,7 +139,7 @@ class Connection(asyncio.Protocol):
         if (sock := self._transport.get_extra_info("socket")) is not None:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self._transport.abort()
-        self._floor.changed(self)  # the market may go on before the loop turns
+        self._hub.changed(self)  # the market may go on before the loop turns
 
     def stop_everything(self) -> None:
         """Half-open from now on: nothing is read, nothing is written, nothing is closed."""
@@ -158,10 +158,10 @@ class Connection(asyncio.Protocol):
         self._send()
 
     def _handshake(self, request: Request) -> None:
-        admitted = self._floor.admit(self, request.path)
+        admitted = self._hub.admit(self, request.path)
         if isinstance(admitted, Refusal):
             self._websocket.send_response(_http(admitted))
-            self._floor.tell({"event": "refuse", "connection": self.number, "path": bare_path(request.path), "status": admitted.status})
+            self._hub.tell({"event": "refuse", "connection": self.number, "path": bare_path(request.path), "status": admitted.status})
             return
         session, at_once = admitted if isinstance(admitted, tuple) else (admitted, None)
         response = self._websocket.accept(request)
@@ -169,14 +169,14 @@ class Connection(asyncio.Protocol):
         if response.status_code != 101:
             return
         self.session, self.path = session, bare_path(request.path)
-        self._floor.tell(
+        self._hub.tell(
             {"event": "connect", "connection": self.number, "protocol": session.protocol, "path": self.path, "symbols": list(session.symbols())}
         )
         self._send()
         if at_once is not None:
             self.close(*at_once, why="over the connection cap")
         else:
-            self._floor.joined(self)
+            self._hub.joined(self)
 
     def _frame(self, frame: Frame, now: int) -> None:
         session = self.session
@@ -187,7 +187,7 @@ class Connection(asyncio.Protocol):
         elif frame.opcode is Opcode.PONG:
             self.obey(session.pong(bytes(frame.data), now))
         elif frame.opcode is Opcode.CLOSE:
-            self._floor.changed(self)
+            self._hub.changed(self)
         else:
             self._partial.append(bytes(frame.data))
             if frame.fin:
@@ -201,8 +201,8 @@ class Connection(asyncio.Protocol):
             self._websocket.send_ping(answer.ping)
         self._send()
         if answer.event is not None:
-            self._floor.tell({"event": "", "connection": self.number} | answer.event)
-            self._floor.changed(self)
+            self._hub.tell({"event": "", "connection": self.number} | answer.event)
+            self._hub.changed(self)
         if answer.close is not None:
             self.close(*answer.close, why="the vendor's rules")
 
@@ -218,7 +218,7 @@ class Connection(asyncio.Protocol):
                 self._part()
 
     def _part(self) -> None:
-        self._floor.changed(self)
+        self._hub.changed(self)
         asyncio.get_running_loop().call_later(_PARTING_SECONDS, self._transport.abort)
 
 

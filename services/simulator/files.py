@@ -1,4 +1,4 @@
-"""Reading recorded files: plain, gzip or zip, line by line, without holding more than a piece of them."""
+"""Subscription recorded files: plain, gzip or zip, line by line, without holding more than a piece of them."""
 
 import gzip
 import zipfile

@@ -7,14 +7,14 @@ from services.simulator.console import listen_on_stdin, say
 from services.simulator.faults import ACTIONS, parse_faults
 from services.simulator.ledger import Ledger
 from services.simulator.market import Market, parse_speed
-from services.simulator.protocols.session import Terms, TimeUnit
-from services.simulator.session_hours import parse_hours
+from services.simulator.protocols.session import TimeUnit, VendorLimits
 from services.simulator.simulator import Pace, Simulator
 from services.simulator.sources import open_source
 from services.simulator.tick import is_symbol
+from services.simulator.trading_hours import parse_hours
 from tickbus.errors import ConfigError
-from tickbus.options import Option, ServiceOptions
-from tickbus.service import Service, run
+from tickbus.service.options import Option, ServiceOptions
+from tickbus.service.runner import Service, run
 from tickbus.units import HOUR, SECOND, Duration
 
 _FAULTS = "\n".join(f"  {name + ('=' + action.value if action.value else ''):26} {action.about}" for name, action in ACTIONS.items())
@@ -96,7 +96,7 @@ def build(options: Options) -> Simulator:
     pace = Pace(speed is None, options.start == "first-subscribe", options.settle)
     if options.session:
         pace.open_now = parse_hours(options.session)
-    terms = Terms(
+    terms = VendorLimits(
         token=options.token, symbol_cap=options.symbol_cap, max_connections=options.max_connections, knows=source.knows,
         ping_interval=options.ping_interval, lifetime=options.lifetime, heartbeat_timeout=options.heartbeat_timeout,
         alltick_numbers=options.alltick_numbers, alltick_join=options.alltick_join, json_numbers=options.json_numbers,

@@ -8,14 +8,14 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 
 from services.simulator.connection import log
-from services.simulator.disturb import fire
 from services.simulator.faults import Fault, Plan, parse_faults
-from services.simulator.floor import Floor
+from services.simulator.hub import Hub
+from services.simulator.inject import fire
 from services.simulator.ledger import Ledger
 from services.simulator.market import Market
-from services.simulator.protocols.session import Terms
+from services.simulator.protocols.session import VendorLimits
 from services.simulator.source import Source
-from services.simulator.tampering import Tampering
+from services.simulator.tick_faults import TickFaults
 from tickbus.errors import ConfigError
 from tickbus.units import MILLISECOND, SECOND
 
@@ -42,16 +42,16 @@ class Pace:
 
 
 class Simulator:
-    def __init__(self, source: Source, market: Market, pace: Pace, terms: Terms, ledger: Ledger | None, seed: int = 0) -> None:
+    def __init__(self, source: Source, market: Market, pace: Pace, terms: VendorLimits, ledger: Ledger | None, seed: int = 0) -> None:
         self._source = source
         self._market = market
         self._pace = pace
         self._wake = asyncio.Event()
         self._ledger = ledger
-        self._floor = Floor(terms, ledger, source.open, self._wake.set)
+        self._hub = Hub(terms, ledger, source.open, self._wake.set)
         self._plan = Plan()
         self._waiting_faults: list[Fault] = []
-        self._tampering = Tampering()
+        self._tampering = TickFaults()
         self._junk = random.Random(seed)
         self._started = False
         self._ended = False
@@ -63,7 +63,7 @@ class Simulator:
     def command(self, line: str) -> str:
         """One line of standard input -> the line that answers it."""
         if line.strip() == "status":
-            connections = self._floor.connections
+            connections = self._hub.connections
             slow = sum(connection.paused for connection in connections)
             return f"ok ticks={self._plan.offered} connections={len(connections)} slow={slow} ended={str(self._ended).lower()}"
         try:
@@ -83,14 +83,14 @@ class Simulator:
         """Listen while the block runs; -> the port. At the end everybody is sent away and the ledger is complete."""
         loop = asyncio.get_running_loop()
         try:
-            server = await loop.create_server(self._floor.accept, host, port)
+            server = await loop.create_server(self._hub.accept, host, port)
         except OSError as error:
             raise ConfigError(f"--port {port}: cannot listen on {host}: {error.strerror}; choose another") from None
         try:
             yield server.sockets[0].getsockname()[1]
         finally:
             server.close()
-            self._floor.dismiss()
+            self._hub.dismiss()
             await self._parting()
             if self._ledger is not None:
                 self._ledger.close()
@@ -120,7 +120,7 @@ class Simulator:
             ticks = self._market.due(now, time.time_ns(), _BATCH if room is None else min(_BATCH, room))
             if ticks:
                 self._plan.offered += len(ticks)
-                self._floor.send(self._tampering.apply(ticks) if self._tampering.active else ticks)
+                self._hub.send(self._tampering.apply(ticks) if self._tampering.active else ticks)
                 # let sockets be read: this is also where a full transport says so
                 await asyncio.sleep(0)
             if self._market.ended:
@@ -130,10 +130,10 @@ class Simulator:
 
     def _goes_on(self, now: int) -> bool:
         """Whether the market's clock runs now."""
-        pace, listening = self._pace, self._floor.listening()
+        pace, listening = self._pace, self._hub.listening()
         if self._ended or self._source.idle or not pace.open_now(time.time_ns()):
             return False
-        settled = now - self._floor.settled_since >= pace.settle
+        settled = now - self._hub.settled_since >= pace.settle
         if pace.at_max:
             return bool(listening) and settled and not any(connection.paused for connection in listening)
         return self._started or not pace.wait_for_subscriber or (bool(listening) and settled)
@@ -141,7 +141,7 @@ class Simulator:
     def _begin(self, now: int) -> None:
         if not self._started:
             self._started = True
-            self._floor.tell({"event": "start"})
+            self._hub.tell({"event": "start"})
             for fault in self._waiting_faults:
                 self._plan.add(fault, now)
             self._fire_due()
@@ -149,8 +149,8 @@ class Simulator:
     def _end(self) -> None:
         if not self._ended:
             self._ended = True
-            self._floor.send(self._tampering.flush())
-            self._floor.tell({"event": "end", "ticks": self._plan.offered})
+            self._hub.send(self._tampering.flush())
+            self._hub.tell({"event": "end", "ticks": self._plan.offered})
             log.info("simulate: the market has ended after %d ticks; connections stay open", self._plan.offered)
 
     async def _sleep(self, ns: int) -> None:
@@ -166,7 +166,7 @@ class Simulator:
         while True:
             await asyncio.sleep(0.1)
             now = time.monotonic_ns()
-            for connection in self._floor.connections:
+            for connection in self._hub.connections:
                 connection.beat(now)
             if self._ledger is not None and now - flushed >= SECOND // 2:
                 self._ledger.flush()
@@ -176,10 +176,10 @@ class Simulator:
         """A moment for the clients to answer the close frames."""
         with suppress(TimeoutError):
             async with asyncio.timeout(_PARTING_SECONDS):
-                while self._floor.any_open:
+                while self._hub.any_open:
                     self._wake.clear()
                     await self._wake.wait()
-        self._floor.cut_all()
+        self._hub.cut_all()
         # a turn of the loop, in which those connections tell that they are lost
         await asyncio.sleep(0)
 
@@ -187,5 +187,5 @@ class Simulator:
 
     def _fire_due(self) -> None:
         for fault in self._plan.due(time.monotonic_ns()):
-            self._floor.tell({"event": "fault", "fault": str(fault), "tick": self._plan.offered})
-            fire(fault, self._floor, self._tampering, self._junk)
+            self._hub.tell({"event": "fault", "fault": str(fault), "tick": self._plan.offered})
+            fire(fault, self._hub, self._tampering, self._junk)

@@ -79,7 +79,7 @@ class _Walk:
         self._decimals = _DECIMALS[bits(2)]
         self._price = 10**self._decimals * (2 + bits(9))
         # a whole number of units must stay in front of the point, so that the text is only cut, never padded
-        self._floor = 10**self._decimals
+        self._hub = 10**self._decimals
         self._trade_id = 1 + bits(30)
         self._quote_id = 1 + bits(34)
         self._quotes = quotes
@@ -108,7 +108,7 @@ class _Walk:
         return Tick("trade", self._trades, self.symbol, self._trade_id, 0, at, self._bid, size, "sell")
 
     def _move(self, steps: int) -> None:
-        self._price = price = max(self._floor + 2, self._price + steps)
+        self._price = price = max(self._hub + 2, self._price + steps)
         self._bid, self._ask = self._text(price - 1), self._text(price + 1)
 
     def _text(self, price: int) -> str:

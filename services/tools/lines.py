@@ -5,8 +5,8 @@ from typing import Any
 
 import msgspec
 
-from tickbus.messages import Bar, Flag, Gap, Message, Quote, Side, Signal, Trade, as_json
-from tickbus.names import Stream, StreamId
+from tickbus.protocol.messages import Bar, Flag, Gap, Message, Quote, Side, Signal, Trade, as_json
+from tickbus.protocol.names import Stream, StreamId
 from tickbus.units import MILLISECOND, SECOND, format_time
 
 _encode = msgspec.json.Encoder().encode

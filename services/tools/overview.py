@@ -1,8 +1,8 @@
 """A bus's status as tables for people and as one object for programs."""
 
 from services.tools.tables import Table
-from tickbus.lag import StreamLag
-from tickbus.status import BusStatus, FeedStatus, MemberStatus, ServiceStatus, StreamStatus
+from tickbus.monitoring.lag import StreamLag
+from tickbus.monitoring.status import BusStatus, FeedStatus, MemberStatus, ServiceStatus, StreamStatus
 from tickbus.units import MILLISECOND, format_time
 
 _SILENT_LISTED = 20

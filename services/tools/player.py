@@ -8,10 +8,10 @@ from itertools import islice
 
 from services.tools.rewriting import Rewriter, Step
 from tickbus.clock import BusClock
-from tickbus.messages import Gap
-from tickbus.publisher import Publisher
-from tickbus.transaction import Transaction
+from tickbus.protocol.messages import Gap
 from tickbus.units import SECOND
+from tickbus.writer.publisher import Publisher
+from tickbus.writer.transaction import Transaction
 
 _BATCH = 2_000
 """Steps in one transaction at most."""

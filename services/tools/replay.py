@@ -14,17 +14,17 @@ from services.tools.lines import readable
 from services.tools.player import Player
 from services.tools.rewriting import Rewriter, Step, steps
 from tickbus.clock import BusClock
-from tickbus.errors import ConfigError, RedisUnfit
-from tickbus.lease import Lease
-from tickbus.link import Connection
-from tickbus.names import Keys, check_name, check_symbol
-from tickbus.options import Option, WriterOptions
-from tickbus.publisher import Publisher
-from tickbus.registry import check_meta, read_heads, register_feed
-from tickbus.retention import Sweeper
-from tickbus.service import Service, run
-from tickbus.topology import locate
+from tickbus.errors import ConfigError, RedisMisconfigured
+from tickbus.protocol.names import Keys, check_name, check_symbol
+from tickbus.redis.link import Connection
+from tickbus.redis.registry import check_meta, read_heads, register_feed
+from tickbus.redis.topology import locate
+from tickbus.service.options import Option, WriterOptions
+from tickbus.service.runner import Service, run
 from tickbus.units import MILLISECOND, MINUTE, SECOND, Duration, parse_time
+from tickbus.writer.lease import Lease
+from tickbus.writer.publisher import Publisher
+from tickbus.writer.retention import Sweeper
 
 ABOUT = """Put recorded ticks onto a bus again, under the feed name replay-NAME, in the order in which they were received.
 
@@ -81,7 +81,7 @@ def parse_speed(text: str) -> float | None:
 def _recorded(options: Options) -> Iterator[Step]:
     """Of what is asked for; reads nothing but the files' footers yet."""
     try:
-        from services.recorded.reading import read_recorded
+        from services.archive.reader import read_recorded
     except ImportError:
         raise ConfigError("replay needs pyarrow; pip install 'tickbus-services[recorder]'") from None
     if not options.data_dir.is_dir():
@@ -108,7 +108,7 @@ def _time(flag: str, text: str | None) -> int | None:
 
 
 def _only_feed(options: Options) -> str:
-    from services.recorded.reading import recorded_feeds
+    from services.archive.reader import recorded_feeds
 
     found = sorted(set(options.feeds) or recorded_feeds(options.data_dir, options.kinds))
     if not found:
@@ -132,11 +132,11 @@ async def _replay(options: Options, recorded: Iterator[Step], feed: str, speed: 
         await publisher.take_over()
         rewriter = Rewriter(keys, feed, await read_heads(link, keys, range(keys.shards)), publisher.epoch)
         if rewriter.newest_ms > clock.now_ms() + _AHEAD_MS:
-            raise RedisUnfit(
+            raise RedisMisconfigured(
                 f"streams of {feed!r} hold entries ahead of the server's clock; set the clock of the Redis machine, or use another --name"
             )
         clock.not_before(rewriter.newest_ms * MILLISECOND)
-        sweeper = Sweeper(feed, options, keys, redis.connect, lambda: rewriter.keys)
+        sweeper = Sweeper(feed, options.retention_policy, keys, redis.connect, lambda: rewriter.keys)
         await sweeper.declare()
         player = Player(rewriter, publisher, clock, speed)
         print(f"replaying {options.data_dir} as feed {feed}", file=sys.stderr)

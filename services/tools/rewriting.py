@@ -4,15 +4,14 @@ from collections.abc import Iterable, Iterator
 
 import msgspec
 
-from tickbus.messages import Flag, Gap, Message, Quote, Trade
-from tickbus.names import Keys, Stream, StreamId
-from tickbus.streams import Entry, StreamWriter
-from tickbus.wire import FIELDS, NIL, Head, encode, pack_epochs, pack_head, pack_holes
+from tickbus.protocol.codec import FIELDS, Head, encode
+from tickbus.protocol.messages import Flag, Message, Quote, Trade
+from tickbus.protocol.names import Keys, Stream, StreamId
+from tickbus.writer.entry import Entry, StreamWriter
+from tickbus.writer.heads import EMPTY_HEAD, HeadBuilder
 
 Step = tuple[int, list[tuple[Stream, Message]]]
 """What is due together: a tick with the Gaps that were told right before it; ts_recv of the tick, ns."""
-
-_EPOCHS = 16
 
 
 def steps(recorded: Iterable[tuple[Stream, StreamId, Message]], kinds: Iterable[str]) -> Iterator[Step]:
@@ -34,42 +33,20 @@ def steps(recorded: Iterable[tuple[Stream, StreamId, Message]], kinds: Iterable[
 
 
 class _Replayed(StreamWriter):
-    """One stream of the replayed feed, going on from its head."""
+    """One stream of the replayed feed, going on from its head. No vendor ids: nobody looks for holes in a replay by them."""
 
-    def __init__(self, keys: Keys, stream: Stream, head: Head | None, epoch: int) -> None:
+    def __init__(self, keys: Keys, stream: Stream, head: Head, epoch: int) -> None:
         super().__init__(keys, stream)
-        head = head or Head("0-0", None, 0, NIL)
-        self.last = StreamId.parse(head.id)
-        self.tick, self.ts_recv, self.ts_event = bytes(head.tick), head.ts_recv, head.ts_event
-        self.gaps, self.repaired, self.missing = dict(head.gaps), head.repaired, head.missing
-        self.epochs = [*head.epochs, (epoch, self.last.seq + 1)][-_EPOCHS:]
+        self.head = HeadBuilder(head)
+        self.head.begin(epoch)
 
     def entry(self, message: Message, ms: int) -> Entry:
-        if isinstance(message, Gap):
-            self._count(message)
-            payload = encode(message)
-        else:
-            assert isinstance(message, Trade | Quote)
-            if message.ts_event > self.ts_event and not message.flags:
-                self.ts_event = message.ts_event
-            self.ts_recv = message.ts_recv
-            self.tick = payload = encode(msgspec.structs.replace(message, flags=message.flags | Flag.REPLAYED))
-        self.last = StreamId(ms, self.last.seq + 1)
-        return Entry(self, ms, self.last.seq, FIELDS[type(message)], payload, recv=self.ts_recv)
-
-    def _count(self, gap: Gap) -> None:
-        if gap.repaired:
-            self.repaired += 1
-            self.missing -= gap.count or 0
-        else:
-            kind = gap.kind.name.lower()
-            self.gaps[kind] = self.gaps.get(kind, 0) + 1
-            self.missing += gap.count or 0
-
-    def head(self) -> bytes:
-        # no vendor id: nobody looks for holes in a replay by it
-        holes, epochs = pack_holes([], self.gaps, self.repaired, self.missing), pack_epochs(self.epochs)
-        return pack_head(str(self.last), None, self.ts_recv, self.tick, self.ts_event, holes, epochs)
+        replayed, recv = message, self.head.ts_recv
+        if isinstance(message, Trade | Quote):
+            replayed, recv = msgspec.structs.replace(message, flags=message.flags | Flag.REPLAYED), message.ts_recv
+        entry = Entry(self, ms, self.head.seq + 1, FIELDS[type(message)], encode(replayed), recv=recv)
+        self.head.add(entry, message)
+        return entry
 
 
 class Rewriter:
@@ -98,9 +75,9 @@ class Rewriter:
             own = self._streams.get((stream.kind, stream.symbol)) or self._add(stream)
             entries.append(own.entry(message, ms))
             touched[own] = None
-        return entries, {stream: stream.head() for stream in touched}
+        return entries, {stream: stream.head.pack() for stream in touched}
 
     def _add(self, recorded: Stream) -> _Replayed:
         stream = Stream(recorded.kind, self._feed, recorded.symbol)
-        own = self._streams[recorded.kind, recorded.symbol] = _Replayed(self._keys, stream, self._heads.get(stream.name), self._epoch)
+        own = self._streams[recorded.kind, recorded.symbol] = _Replayed(self._keys, stream, self._heads.get(stream.name, EMPTY_HEAD), self._epoch)
         return own

@@ -11,11 +11,12 @@ from services.output import pipe_may_close, stop_with_pipe
 from services.tools.overview import as_object, heading, tables
 from services.tools.tables import for_terminal, plain_text, rich_tables
 from tickbus.errors import RedisError
-from tickbus.link import Connection
-from tickbus.options import CommonOptions, Option, redact
-from tickbus.service import Service, run
-from tickbus.status import BusStatus, read_status
-from tickbus.topology import Redis, locate
+from tickbus.monitoring.status import BusStatus, read_status
+from tickbus.redis.link import Connection
+from tickbus.redis.topology import Redis, locate
+from tickbus.sanitize import redact
+from tickbus.service.options import CommonOptions, Option
+from tickbus.service.runner import Service, run
 from tickbus.units import SECOND, Duration
 
 if TYPE_CHECKING:

@@ -13,15 +13,15 @@ import tickbus
 from services.output import pipe_may_close, stop_with_pipe
 from services.tools.lines import human_line, json_line
 from tickbus.errors import ConfigError
-from tickbus.link import Connection
-from tickbus.messages import Gap
-from tickbus.names import Keys, Stream, check_name, check_symbol
-from tickbus.options import CommonOptions, Option
-from tickbus.reader import NOW, parse_start
-from tickbus.registry import read_heads, read_meta
-from tickbus.service import Service, run
-from tickbus.specs import parse_all
-from tickbus.topology import locate
+from tickbus.protocol.bar_specs import parse_all
+from tickbus.protocol.messages import Gap
+from tickbus.protocol.names import Keys, Stream, check_name, check_symbol
+from tickbus.reader.reader import NOW, parse_start
+from tickbus.redis.link import Connection
+from tickbus.redis.registry import read_heads, read_meta
+from tickbus.redis.topology import locate
+from tickbus.service.options import CommonOptions, Option
+from tickbus.service.runner import Service, run
 
 ABOUT = """Print the messages of some streams, one a line, oldest first, then new ones as they come, until Ctrl-C or --count.
 
@@ -77,7 +77,7 @@ async def _print(options: Options) -> None:
             pass
 
 
-def _reading(bus: tickbus.Bus, options: Options, kind: str) -> tickbus.Reading:
+def _reading(bus: tickbus.Bus, options: Options, kind: str) -> tickbus.Subscription[tickbus.Message]:
     specs = options.spec if kind == "bar" else ()
     return bus.read(kind, symbols=options.symbols or None, feeds=options.feed or None, specs=specs or None, start=options.from_)
 
@@ -94,7 +94,7 @@ class _Printer:
         self._only_gaps = options.kind == "gap"
         self._left = options.count
 
-    async def follow(self, reading: tickbus.Reading) -> None:
+    async def follow(self, reading: tickbus.Subscription[tickbus.Message]) -> None:
         async for stream, id, message in reading.entries():
             if self._only_gaps and not isinstance(message, Gap):
                 continue

@@ -1,15 +1,34 @@
-"""tickbus: exact market-data ticks on Redis Streams. `connect` is where to begin; `messages` is what is read."""
+"""tickbus: exact market-data ticks on Redis Streams.
 
-from tickbus.batch import Batch
-from tickbus.bus import Bus, Consuming, Reading, connect
-from tickbus.errors import ConfigError, Fenced, RedisAway, RedisError, RedisUnfit, TickbusError, VendorRefused, WireError
-from tickbus.messages import Bar, Flag, Gap, GapKind, Message, Quote, Side, Signal, StreamKind, Trade, as_json
-from tickbus.names import Stream, StreamId
-from tickbus.outputs import Output
+`connect` is where to begin. These names are the public interface, with the packages `tickbus.protocol` (messages, names and
+encoding) and `tickbus.service` (options and a runner for services); everything else is internal.
+"""
+
+from tickbus.bus import Bus, connect
+from tickbus.consumer.batch import Batch
+from tickbus.consumer.outputs import Output
+from tickbus.errors import (
+    ConfigError,
+    Fenced,
+    RedisError,
+    RedisMisconfigured,
+    RedisUnavailable,
+    TickbusError,
+    VendorRefused,
+    WireError,
+)  # fmt: skip
+from tickbus.protocol.messages import Bar, Flag, Gap, GapKind, Message, Quote, Side, Signal, StreamKind, Trade, as_json
+from tickbus.protocol.names import Stream, StreamId
+from tickbus.subscription import Consumer, Subscription
 from tickbus.version import VERSION as __version__
 
 __all__ = [
-    "Bar", "Batch", "Bus", "ConfigError", "Consuming", "Fenced", "Flag", "Gap", "GapKind", "Message", "Output", "Quote", "Reading",
-    "RedisAway", "RedisError", "RedisUnfit", "Side", "Signal", "Stream", "StreamId", "StreamKind", "TickbusError", "Trade", "VendorRefused", "WireError",
-    "__version__", "as_json", "connect",
+    "Bar", "Batch", "Bus", "ConfigError", "Consumer", "Fenced", "Flag", "Gap", "GapKind", "Message", "Output", "Quote",
+    "RedisError", "RedisMisconfigured", "RedisUnavailable", "Side", "Signal", "Stream", "StreamId", "StreamKind", "Subscription",
+    "TickbusError", "Trade", "VendorRefused", "WireError", "__version__", "as_json", "connect",
 ]  # fmt: skip
+
+
+def __dir__() -> list[str]:
+    """The public names; importing them makes every internal module an attribute too."""
+    return sorted({*__all__, *(name for name in globals() if name.startswith("__"))})

@@ -3,8 +3,8 @@
 TickbusError                what went wrong and what to do about it, in one line
 ├── ConfigError             the operator's: an option, file or value is wrong        (exit 2)
 ├── RedisError              the server's
-│   ├── RedisUnfit          reachable, but must not carry a bus as it is set         (exit 3)
-│   └── RedisAway           not reachable; at start fatal, later waited for          (exit 3)
+│   ├── RedisMisconfigured          reachable, but must not carry a bus as it is set         (exit 3)
+│   └── RedisUnavailable           not reachable; at start fatal, later waited for          (exit 3)
 ├── VendorRefused           the vendor said no for good: token, entitlement, URL     (exit 4)
 ├── Fenced                  somebody else writes this feed or shard now              (exit 5)
 └── WireError               bytes on the bus that are no message of this version     (exit 1)
@@ -27,11 +27,11 @@ class RedisError(TickbusError):
     exit_code = 3
 
 
-class RedisUnfit(RedisError):
+class RedisMisconfigured(RedisError):
     pass
 
 
-class RedisAway(RedisError):
+class RedisUnavailable(RedisError):
     pass
 
 

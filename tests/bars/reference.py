@@ -6,9 +6,9 @@ from decimal import ROUND_HALF_EVEN, Context, Decimal, Inexact
 from typing import Any
 
 from services.bars.builder import Emitted
-from tickbus.messages import Bar, Flag, Gap, Side, Trade
-from tickbus.names import StreamId
-from tickbus.specs import Spec
+from tickbus.protocol.bar_specs import Spec
+from tickbus.protocol.messages import Bar, Flag, Gap, Side, Trade
+from tickbus.protocol.names import StreamId
 
 EXACT = Context(prec=400, traps=[Inexact])
 NAMES = ("partial", "has_gap", "repaired")

@@ -1,12 +1,12 @@
 """The builder against the slow reference: every bar, its revisions, its cause, the order of all of them."""
 
-from bars.made import SYMBOL, T0_MS, calm_streams, streams
+from bars.factories import SYMBOL, T0_MS, calm_streams, streams
 from bars.reference import Entry, Reference, shown
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from services.bars.builder import Emitted, StreamBars
-from tickbus.specs import parse
+from tickbus.protocol.bar_specs import parse
 from tickbus.units import MILLISECOND, SECOND
 
 SPECS = [parse(text) for text in ("time:1s", "tick:3", "time:2s", "volume:25.5", "value:1000", "time:5s")]

@@ -6,18 +6,17 @@ import io
 import json
 import zipfile
 from itertools import groupby
-from pathlib import Path
 
 import pytest
 from bars.reference import Entry, as_row, numbers
+from support.paths import DATA
 
 from services.bars.builder import StreamBars
-from tickbus.messages import Side, Trade
-from tickbus.names import StreamId
-from tickbus.specs import parse
+from tickbus.protocol.bar_specs import parse
+from tickbus.protocol.messages import Side, Trade
+from tickbus.protocol.names import StreamId
 from tickbus.units import MILLISECOND, SECOND, canonical
 
-DATA = Path(__file__).parents[3] / "shared" / "data"
 pytestmark = [pytest.mark.data, pytest.mark.skipif(not DATA.exists(), reason="the captures are not here")]
 
 MIDNIGHT = 1_381_118_400 * SECOND

@@ -3,12 +3,12 @@
 from decimal import Decimal
 
 import pytest
-from bars.made import SYMBOL, T0, builder, entry_id, gap, ms, trade
+from bars.factories import SYMBOL, T0, builder, entry_id, gap, ms, trade
 
 from services.bars.builder import Emitted, StreamBars
 from tickbus.errors import WireError
-from tickbus.messages import Flag, Side
-from tickbus.specs import parse
+from tickbus.protocol.bar_specs import parse
+from tickbus.protocol.messages import Flag, Side
 from tickbus.units import MILLISECOND, SECOND
 
 

@@ -1,13 +1,13 @@
 import msgspec
 import pytest
-from bars.made import SYMBOL, builder, entry_id, streams, trade
+from bars.factories import SYMBOL, builder, entry_id, streams, trade
 from bars.reference import numbers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from services.bars.builder import StreamBars
 from tickbus.errors import WireError
-from tickbus.specs import parse
+from tickbus.protocol.bar_specs import parse
 from tickbus.units import SECOND
 
 SPECS = [parse(text) for text in ("time:1s", "tick:3", "time:1d")]

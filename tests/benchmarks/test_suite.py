@@ -8,10 +8,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from support.paths import ROOT
 from support.redis_server import needs
 from support.waiting import until
 
-ROOT = Path(__file__).resolve().parents[2]
 SMALL = ["--no-cryptofeed", "--frames", "3000", "--symbols", "7", "--rounds", "1", "--seconds", "0.5", "--rates", "200", "--counts", "2,5"]
 
 

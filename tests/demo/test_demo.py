@@ -6,12 +6,12 @@ import signal
 from collections.abc import Callable
 from pathlib import Path
 
-from support.parts import Part, tickbus
+from support.processes import Part, tickbus
 from support.recording import Recording
 from support.redis_server import RedisServer
 from support.waiting import until
 
-from tickbus.wire import decode
+from tickbus.protocol.codec import decode
 
 Start = Callable[..., Part]
 KINDS = ("trade", "quote", "bar", "gap")

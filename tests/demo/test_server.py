@@ -7,7 +7,7 @@ import pytest
 from services.demo.folder import claimed
 from services.demo.server import find_server, start_server
 from tickbus.errors import ConfigError
-from tickbus.fitness import open_checked
+from tickbus.redis.preflight import open_checked
 
 
 def program(folder: Path, name: str, version: str) -> None:

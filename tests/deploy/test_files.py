@@ -13,11 +13,11 @@ from typing import Any
 import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+from support.paths import ROOT
 from support.redis_server import needs
 
-from services.cli import PARTS
+from services.cli import COMMANDS
 
-ROOT = Path(__file__).parents[2]
 OURS = ("gateway", "bars", "recorder", "simulator")
 
 
@@ -67,7 +67,7 @@ def test_containers_can_do_no_more_than_they_must(compose: dict[str, Any]) -> No
         assert service["image"] == "tickbus"
         assert "cap_add" not in service
         assert "ports" not in service
-        assert service["command"][0] in PARTS
+        assert service["command"][0] in COMMANDS
 
 
 def test_every_service_is_scraped_where_it_listens(compose: dict[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""The list in tickbus.metrics is the truth: the page, the dashboards and Prometheus' configuration are held against it."""
+"""The list in tickbus.monitoring.metrics is the truth: the page, the dashboards and Prometheus' configuration are held against it."""
 
 import json
 import re
@@ -7,7 +7,7 @@ import pytest
 
 from deploy.check_stack import DASHBOARDS, Expression, expressions
 from docs.generate import METRICS_PAGE, metrics_page
-from tickbus.metrics import METRICS, Metric
+from tickbus.monitoring.metrics import METRICS, Metric
 
 BY_NAME = {metric.name: metric for metric in METRICS}
 EXPRESSIONS = list(expressions())

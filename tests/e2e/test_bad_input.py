@@ -13,13 +13,13 @@ from subprocess import CompletedProcess
 
 import msgpack
 import pytest
-from support.parts import Part, read_ledger, tickbus
+from support.processes import Part, read_ledger, tickbus
 from support.redis_server import RedisServer, free_port
 from support.waiting import until
 from websockets.asyncio.server import ServerConnection, serve
 
-from services.cli import PARTS, _module
-from tickbus.options import declared
+from services.cli import COMMANDS, _module
+from tickbus.service.options import declared
 
 Start = Callable[..., Part]
 
@@ -38,7 +38,7 @@ class Wrong:
 
 
 COMMAND_LINES = [
-    Wrong("bogus", 2, "unknown part 'bogus'; there are demo, gateway, bars, recorder, simulate, tail, status, replay"),
+    Wrong("bogus", 2, "unknown command 'bogus'; there are demo, gateway, bars, recorder, simulate, tail, status, replay"),
     Wrong("gateway", 2, "--feed is missing (also TICKBUS_FEED): the vendor's protocol"),
     Wrong("gateway --feed reuters --symbols A", 2, "--feed reuters: unknown; there are alltick, binance, json"),
     Wrong("gateway --feed json", 2, "--symbols is missing"),
@@ -386,10 +386,10 @@ def test_the_usage_names_every_part() -> None:
     for args in ((), ("--help",), ("help",)):
         answer = tickbus(*args)
         assert (answer.returncode, answer.stderr) == (0, "")
-        assert all(re.search(rf"^  {name} +{re.escape(part.line)}$", answer.stdout, re.MULTILINE) for name, part in PARTS.items())
+        assert all(re.search(rf"^  {name} +{re.escape(part.line)}$", answer.stdout, re.MULTILINE) for name, part in COMMANDS.items())
 
 
-@pytest.mark.parametrize("part", PARTS)
+@pytest.mark.parametrize("part", COMMANDS)
 def test_the_help_of_a_part_is_complete(part: str) -> None:
     answer = tickbus(part, "--help", COLUMNS="120")
     assert (answer.returncode, answer.stderr) == (0, "")

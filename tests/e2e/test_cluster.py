@@ -8,11 +8,11 @@ import pytest
 from support.bus import entries_in, gaps_in
 from support.cluster import RedisCluster
 from support.market import Market, publishes
-from support.parts import Part
+from support.processes import Part
 from support.waiting import until
 
-from tickbus.names import Keys
-from tickbus.slots import key_slot
+from tickbus.protocol.names import Keys
+from tickbus.redis.slots import key_slot
 
 Start = Callable[..., Part]
 

@@ -5,16 +5,16 @@ from collections.abc import Callable
 import msgspec
 from msgspec.structs import replace
 from support.bus import gaps_in, messages_in
-from support.parts import Part
+from support.processes import Part
 from support.redis_server import RedisServer
 from support.waiting import until
 from support.writing import Writer
 
-from tickbus.messages import Bar, Side, Trade
-from tickbus.names import Keys
-from tickbus.streams import Entry
+from tickbus.protocol.codec import encode
+from tickbus.protocol.messages import Bar, Side, Trade
+from tickbus.protocol.names import Keys
 from tickbus.units import SECOND
-from tickbus.wire import encode
+from tickbus.writer.entry import Entry
 
 Start = Callable[..., Part]
 YEAR_2024 = 1_704_067_200 * SECOND

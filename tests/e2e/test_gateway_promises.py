@@ -11,14 +11,14 @@ from pathlib import Path
 import pytest
 from support.bus import entries_in, gaps_in
 from support.market import SYMBOLS, Market, published, publishes
-from support.parts import Part
+from support.processes import Part
 from support.redis_server import RedisServer
 from support.waiting import until
 
-from tickbus.messages import Gap, Message, Quote
-from tickbus.names import Keys
+from tickbus.protocol.codec import decode_bell
+from tickbus.protocol.messages import Gap, Message, Quote
+from tickbus.protocol.names import Keys
 from tickbus.units import SECOND
-from tickbus.wire import decode_bell
 
 Start = Callable[..., Part]
 

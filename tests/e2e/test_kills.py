@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from support import captures
-from support.parts import Part
+from support.processes import Part
 from support.recording import Recording, reference_bars
 from support.redis_server import RedisServer
 from support.waiting import until

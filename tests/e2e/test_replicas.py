@@ -8,18 +8,18 @@ from pathlib import Path
 
 import pytest
 import redis
-from support.parts import Part
+from support.processes import Part
 from support.recording import Recording
 from support.redis_server import RedisServer
 from support.waiting import until_async
 from support.writing import Writer, stored
 
 from services.bars.builder import StreamBars
-from tickbus.messages import Bar, Gap, GapKind, Side, StreamKind, Trade
-from tickbus.names import Keys, Stream, StreamId
-from tickbus.specs import parse_all
-from tickbus.streams import Entry
+from tickbus.protocol.bar_specs import parse_all
+from tickbus.protocol.messages import Bar, Gap, GapKind, Side, StreamKind, Trade
+from tickbus.protocol.names import Keys, Stream, StreamId
 from tickbus.units import SECOND
+from tickbus.writer.entry import Entry
 
 Start = Callable[..., Part]
 KEYS = Keys(shards=40)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from support.bus import gaps_in, messages_in
-from support.parts import Part, read_ledger
+from support.processes import Part, read_ledger
 from support.redis_server import RedisServer
 from support.waiting import until
 

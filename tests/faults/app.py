@@ -15,9 +15,9 @@ from typing import BinaryIO
 
 import tickbus
 from tickbus.errors import TickbusError
-from tickbus.messages import Gap
-from tickbus.names import StreamId
-from tickbus.wire import FIELDS, encode
+from tickbus.protocol.codec import FIELDS, encode
+from tickbus.protocol.messages import Gap
+from tickbus.protocol.names import StreamId
 
 KINDS = ("trade", "quote", "bar")
 _FLUSH_SECONDS = 0.1

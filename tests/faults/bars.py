@@ -7,9 +7,9 @@ from typing import Any
 
 from faults.ledgers import Entry
 from services.bars.builder import StreamBars
-from tickbus.messages import Bar, Gap, Side, Trade
-from tickbus.names import Stream
-from tickbus.specs import Spec, parse
+from tickbus.protocol.bar_specs import Spec, parse
+from tickbus.protocol.messages import Bar, Gap, Side, Trade
+from tickbus.protocol.names import Stream
 from tickbus.units import DAY, MILLISECOND
 
 

@@ -14,8 +14,8 @@ from typing import Any
 
 from faults.bars import check_bars
 from faults.ledgers import FEED, RECORDER, Entry, Ledgers, Sent
-from tickbus.messages import Bar, Gap, Message, Quote, Side, Trade
-from tickbus.names import Stream
+from tickbus.protocol.messages import Bar, Gap, Message, Quote, Side, Trade
+from tickbus.protocol.names import Stream
 from tickbus.units import MILLISECOND, SECOND
 
 SLACK = 2 * SECOND

@@ -10,10 +10,10 @@ import msgspec
 from support.recording import Recording
 
 from faults import app
-from services.recorded import reading
-from tickbus.messages import Gap, Message
-from tickbus.names import Keys, Stream, StreamId
-from tickbus.wire import Head, decode, decode_head
+from services.archive import reader as reading
+from tickbus.protocol.codec import Head, decode, decode_head
+from tickbus.protocol.messages import Gap, Message
+from tickbus.protocol.names import Keys, Stream, StreamId
 
 FEED = "binance"
 RECORDER = "recorder"

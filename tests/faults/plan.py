@@ -25,13 +25,13 @@ class Injection:
 
 
 @dataclass(frozen=True)
-class Round:
+class Poll:
     shape: Shape
     injections: tuple[Injection, ...]
 
 
-def draw(rows: Sequence[Row], seed: int, number: int, done: Mapping[str, int], *, seconds: float, rate: int, clock: bool) -> Round:
-    """Round `number` of a soak. Rows that were injected least so far are drawn first, so that all of the matrix gets its share."""
+def draw(rows: Sequence[Row], seed: int, number: int, done: Mapping[str, int], *, seconds: float, rate: int, clock: bool) -> Poll:
+    """Poll `number` of a soak. Rows that were injected least so far are drawn first, so that all of the matrix gets its share."""
     chance = Random(f"{seed}:{number}")
     special = {row.only for row in rows} - {None}
     kinds = [kind for kind in ("server", "server", "server", "sentinel", "cluster") if not special or kind in special]
@@ -57,13 +57,13 @@ def draw(rows: Sequence[Row], seed: int, number: int, done: Mapping[str, int], *
         counts[row.name] += 1
         if row.once or row.seconds[1] > _LONG:
             usable = [other for other in usable if other is not row and not (row.seconds[1] > _LONG and other.target == row.target)]
-    return Round(shape, tuple(sorted(_placed(chosen, chance, seconds), key=lambda one: one.at)))
+    return Poll(shape, tuple(sorted(_placed(chosen, chance, seconds), key=lambda one: one.at)))
 
 
-def alone(plan: Round) -> Round:
+def alone(plan: Poll) -> Poll:
     """The same without bars and recorders, and without what would be done to them."""
     kept = tuple(one for one in plan.injections if not one.row.target.endswith(("bars", "recorder", "disk")))
-    return Round(replace(plan.shape, bars=0, recorders=0), kept)
+    return Poll(replace(plan.shape, bars=0, recorders=0), kept)
 
 
 def _placed(chosen: Sequence[Row], chance: Random, seconds: float) -> list[Injection]:

@@ -16,7 +16,7 @@ from redis.retry import Retry
 from faults.backends import Cluster, OneServer, Sentinels
 from faults.disk import may_mount
 from faults.system import Shape, System, faketime
-from tickbus.slots import key_slot
+from tickbus.redis.slots import key_slot
 
 Act = Callable[[System, str], None]
 ROLES = ("gateway", "bars", "recorder", "app")

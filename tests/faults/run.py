@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from faults.checker import Result, Verdict
-from faults.plan import Injection, Round
+from faults.plan import Injection, Poll
 from faults.rows import Act
 from faults.system import AWAY, System
 
@@ -126,7 +126,7 @@ class Runner:
         self._note(time.monotonic() - began)
 
 
-def run_round(folder: Path, plan: Round, say: Say) -> Outcome:
+def run_round(folder: Path, plan: Poll, say: Say) -> Outcome:
     """AssertionError only if the system does not even start."""
     system = System(folder, plan.shape)
     try:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import redis as redis_py
-from support.parts import Part
+from support.processes import Part
 from support.proxy import ProxyProcess
 from support.redis_server import RedisServer
 from support.waiting import until
@@ -22,11 +22,11 @@ from faults import app, ledgers
 from faults.backends import OneServer, backend
 from faults.checker import METRICS, RESENT, Result, Verdict, check
 from faults.disk import SmallDisk
-from tickbus.messages import Bar, Trade
-from tickbus.names import Keys, Stream, StreamId
-from tickbus.specs import parse
+from tickbus.protocol.bar_specs import parse
+from tickbus.protocol.codec import decode, decode_head
+from tickbus.protocol.messages import Bar, Trade
+from tickbus.protocol.names import Keys, Stream, StreamId
 from tickbus.units import SECOND
-from tickbus.wire import decode, decode_head
 
 _GRACE, _HORIZON = SECOND, 120 * SECOND
 _YOUNG_SECONDS = 20.0

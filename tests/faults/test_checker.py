@@ -6,12 +6,12 @@ from dataclasses import replace
 import msgspec
 import pytest
 
-from faults import made
+from faults import factories as made
 from faults.checker import METRICS, Result, check
+from faults.factories import BARS, GRACE, HORIZON, QUOTES, SPEC, TRADES, books, hole, quote, sent, stream, trade, well
 from faults.ledgers import Entry, Ledgers
-from faults.made import BARS, GRACE, HORIZON, QUOTES, SPEC, TRADES, books, hole, quote, sent, stream, trade, well
-from tickbus.messages import Flag, GapKind
-from tickbus.names import StreamId
+from tickbus.protocol.messages import Flag, GapKind
+from tickbus.protocol.names import StreamId
 
 
 def checked(ledgers: Ledgers) -> Result:

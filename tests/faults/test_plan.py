@@ -4,11 +4,11 @@ from collections import Counter
 
 import pytest
 
-from faults.plan import Round, draw
+from faults.plan import Poll, draw
 from faults.rows import ROWS, choose
 
 
-def drawn(seed: int, rounds: int) -> list[Round]:
+def drawn(seed: int, rounds: int) -> list[Poll]:
     planned: Counter[str] = Counter()
     plans = []
     for number in range(1, rounds + 1):

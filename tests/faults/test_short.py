@@ -4,15 +4,15 @@ from pathlib import Path
 
 import pytest
 
-from faults.plan import Injection, Round
+from faults.plan import Injection, Poll
 from faults.rows import ROWS
 from faults.run import run_round
 from faults.system import Shape
 
 
-def plan(shape: Shape, *rows: tuple[float, str, float]) -> Round:
+def plan(shape: Shape, *rows: tuple[float, str, float]) -> Poll:
     """(when, which row, for how long), in seconds."""
-    return Round(shape, tuple(Injection(ROWS[name], 0, at, seconds) for at, name, seconds in rows))
+    return Poll(shape, tuple(Injection(ROWS[name], 0, at, seconds) for at, name, seconds in rows))
 
 
 SCENARIOS = {

@@ -3,7 +3,7 @@
 import asyncio
 import threading
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import cast
@@ -11,29 +11,30 @@ from unittest.mock import Mock
 
 import msgspec
 import pytest
-from gateway.spilled import entries, opened, seqs
+from gateway.spill.spilled import entries, opened, seqs
 from support.redis_server import RedisServer
 from support.waiting import until_async
 from support.writing import KEYS, numbers, trade
 
-from services.gateway.backlog import Backlog
+from services.gateway.delivery.backlog import Backlog
+from services.gateway.delivery.sender import Sender, StreamHead
 from services.gateway.gateway import Gateway
-from services.gateway.inheritance import Heir, _read_heirs, _write_heirs
-from services.gateway.intake import Intake
-from services.gateway.outlet import Outlet
-from services.gateway.segment import Owner
-from services.gateway.sequencer import Sequencer, StreamState
-from services.gateway.spill import Budget, Spill
-from services.gateway.upstream import Upstream
+from services.gateway.sequencing.sequencer import Sequencer
+from services.gateway.sequencing.stream_state import StreamState
+from services.gateway.spill.recovery import TakeoverRecord, _read_records, _write_records
+from services.gateway.spill.segment import Owner
+from services.gateway.spill.spill import Budget, Spill
+from services.gateway.upstream.intake import Intake
+from services.gateway.upstream.upstream import Upstream
 from tickbus.clock import BusClock
 from tickbus.errors import VendorRefused
-from tickbus.lane import Lane
-from tickbus.lease import Lease
-from tickbus.names import Stream
-from tickbus.publisher import Publisher
-from tickbus.streams import Entry
-from tickbus.topology import locate
+from tickbus.protocol.names import Stream
+from tickbus.redis.topology import locate
 from tickbus.units import MILLISECOND, Duration
+from tickbus.writer.entry import Entry, StreamWriter
+from tickbus.writer.lane import Lane
+from tickbus.writer.lease import Lease
+from tickbus.writer.publisher import Publisher
 
 NO_TIME = Duration(0)
 STREAM = Stream("trade", "x", "A")
@@ -63,11 +64,11 @@ class Running:
         lease = Lease(partial(redis.link, KEYS.lease("x")), KEYS, "x", Duration(600 * MILLISECOND), publisher.fences.holder)
         self.clock, self.spill_dir, self.connect, self.vendor = clock, spill_dir, redis.connect, Vendor()
 
-        def outlets() -> list[Outlet]:
+        def senders(heads: Mapping[StreamWriter, StreamHead]) -> list[Sender]:
             spill = Spill(spill_dir, Owner("x", publisher.epoch, publisher.fences.holder), Budget(1 << 30), {state.name: state}.__getitem__)
-            return [Outlet(publisher.lanes[0], self.backlog, spill, clock)]
+            return [Sender(publisher.lanes[0], self.backlog, spill, clock, heads)]
 
-        self.gateway = Gateway("x", KEYS, clock, lease, publisher, Intake(clock, self.sequencer, self.backlog), outlets)
+        self.gateway = Gateway("x", KEYS, clock, lease, publisher, Intake(clock, self.sequencer, self.backlog), senders)
         self.stopping = asyncio.Event()
         self.next = 1
 
@@ -110,7 +111,7 @@ async def test_whatever_ends_it_while_redis_is_away_the_next_start_writes_what_i
     redis_server.stop()
     redis_server.client.close()
     one.receive(10)
-    await until_async(lambda: one.gateway.outlets[0].stuck)
+    await until_async(lambda: one.gateway.senders[0].stuck)
     one.receive(10)
     if why == "stopped":
         one.stopping.set()
@@ -131,16 +132,16 @@ async def test_the_fences_name_it_as_long_as_something_of_it_lies_on_the_disk(
 ) -> None:
     """It ends while it writes what it had spilled; were the fences given back, nobody could tell whether somebody wrote after it."""
     one = await Running(redis_server, tmp_path / "spill").open()
-    outlet = one.gateway.outlets[0]
+    sender = one.gateway.senders[0]
     one.receive(10)
-    assert await outlet.spill_oldest(4)
+    assert await sender.spill_oldest(4)
 
     async def hangs(lane: Lane, transaction: object) -> None:
         await asyncio.Event().wait()
 
     monkeypatch.setattr(Lane, "commit", hangs)
     running = asyncio.create_task(one.run())
-    await until_async(lambda: outlet.committing)
+    await until_async(lambda: sender.committing)
     one.vendor.error.set_exception(VendorRefused("no"))
     with pytest.RaisesGroup(VendorRefused):
         await running
@@ -153,7 +154,7 @@ async def test_the_fences_name_it_as_long_as_something_of_it_lies_on_the_disk(
 async def test_one_that_is_cancelled_at_the_disk_leaves_it_to_the_next_only_when_it_is_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     backlog, spill = Backlog(1 << 20), opened(tmp_path)
     lane = cast(Lane, type("NoLane", (), {"ring": type("Ring", (), {"entries": []})(), "unfinished": None})())
-    outlet = Outlet(lane, backlog, spill, BusClock())
+    sender = Sender(lane, backlog, spill, BusClock(), {})
     for entry in entries(1, 10):
         backlog.put(entry)
     backlog.settle()
@@ -165,10 +166,10 @@ async def test_one_that_is_cancelled_at_the_disk_leaves_it_to_the_next_only_when
         return append(some)
 
     monkeypatch.setattr(spill, "append", slow)
-    spilling = asyncio.create_task(outlet.spill_oldest(6))
+    spilling = asyncio.create_task(sender.spill_oldest(6))
     assert await asyncio.to_thread(there.wait, 10)
     spilling.cancel()
-    rest = asyncio.create_task(outlet.spill_oldest(6))
+    rest = asyncio.create_task(sender.spill_oldest(6))
     await asyncio.sleep(0)
     go_on.set()
     with pytest.raises(asyncio.CancelledError):
@@ -182,21 +183,21 @@ def test_heirs_in_a_folder_are_gone_at_no_moment(tmp_path: Path, monkeypatch: py
     """Killed half-way, it must leave those that stood there: a spill is written only if everybody who raised the fences since is among them."""
     lock = tmp_path / "lock"
     lock.touch()
-    first, second = Heir("host:2:b", "host:1:a"), Heir("host:3:c", "host:2:b")
-    _write_heirs(tmp_path, [first])
+    first, second = TakeoverRecord("host:2:b", "host:1:a"), TakeoverRecord("host:3:c", "host:2:b")
+    _write_records(tmp_path, [first])
     before, cuts = lock.read_bytes(), []
     monkeypatch.setattr("os.fsync", lambda fd: None)
 
-    def seen(heir: Heir) -> bytes:
+    def seen(taker: TakeoverRecord) -> bytes:
         cuts.append(lock.read_bytes())
-        return msgspec.json.encode(heir)
+        return msgspec.json.encode(taker)
 
-    monkeypatch.setattr("services.gateway.inheritance._encode", seen)
-    _write_heirs(tmp_path, [first, second])
+    monkeypatch.setattr("services.gateway.spill.recovery._encode", seen)
+    _write_records(tmp_path, [first, second])
     assert cuts == [before, before]
-    assert _read_heirs(tmp_path) == [first, second]
-    _write_heirs(tmp_path, [first])
-    assert _read_heirs(tmp_path) == [first]
+    assert _read_records(tmp_path) == [first, second]
+    _write_records(tmp_path, [first])
+    assert _read_records(tmp_path) == [first]
 
 
 @pytest.mark.parametrize(("held_up", "pauses"), [(False, True), (True, False)])
@@ -205,10 +206,10 @@ async def test_a_lane_that_takes_nothing_does_not_pause_the_socket_for_the_other
 ) -> None:
     monkeypatch.setattr("services.gateway.gateway._PAUSE_BYTES", 1)
     one = await Running(redis_server, tmp_path / "spill").open()
-    (own,) = one.gateway.outlets
+    (own,) = one.gateway.senders
     socket = Mock()
     one.vendor.current = Mock(socket=socket)
-    one.gateway.outlets.append(cast(Outlet, Mock(stuck=held_up, spill=[], published=Counter())))
+    one.gateway.senders.append(cast(Sender, Mock(stuck=held_up, spill=[], published=Counter())))
     publishing = asyncio.create_task(one.gateway._publish(own, cast(Upstream, one.vendor)))
     one.receive(10)
     await one.stored(10)
@@ -218,5 +219,5 @@ async def test_a_lane_that_takes_nothing_does_not_pause_the_socket_for_the_other
     publishing.cancel()
     await asyncio.gather(publishing, return_exceptions=True)
     assert socket.pause.called == pauses
-    one.gateway.outlets.pop()
+    one.gateway.senders.pop()
     await one.gateway.close()

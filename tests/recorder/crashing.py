@@ -16,13 +16,13 @@ from pathlib import Path
 import pyarrow as pa
 
 from tickbus.errors import Fenced
-from tickbus.messages import Message, StreamKind
-from tickbus.names import Stream, StreamId
+from tickbus.protocol.messages import Message, StreamKind
+from tickbus.protocol.names import Stream, StreamId
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from recorder.recorded import BTC, ETH, MIDNIGHT, QUOTES, gap, quote, rows, trade
 
-from services.recorder.store import ShardStore
+from services.recorder.shard_store import ShardStore
 
 PIECE = 40
 ROUND = 15

@@ -9,12 +9,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from services.recorder.buffer import Rows
-from services.recorder.entries import Entries
-from services.recorder.store import ShardStore
-from tickbus.messages import Bar, Gap, GapKind, Message, Quote, Side, StreamKind, Trade
-from tickbus.names import START, Stream, StreamId
+from services.recorder.row_ids import Entries
+from services.recorder.shard_store import ShardStore
+from tickbus.protocol.codec import encode
+from tickbus.protocol.messages import Bar, Gap, GapKind, Message, Quote, Side, StreamKind, Trade
+from tickbus.protocol.names import START, Stream, StreamId
 from tickbus.units import MILLISECOND, iso_ns
-from tickbus.wire import encode
 
 NOON = iso_ns("2024-08-08T12:00:00Z")
 MIDNIGHT = iso_ns("2024-08-09T00:00:00Z")

@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from recorder.recorded import BTC, ETH, MIDNIGHT, NOON, files_of, gap, id_of, rows, rows_of, trade
 
-from services.recorder.store import ShardStore
+from services.recorder.shard_store import ShardStore
 from tickbus.errors import Fenced
-from tickbus.messages import Gap, Trade
-from tickbus.names import START, Stream
+from tickbus.protocol.messages import Gap, Trade
+from tickbus.protocol.names import START, Stream
 
 STEPS = ("written", "fsynced", "committed", "durable", "named", "done", "forgotten")
 

@@ -12,9 +12,10 @@ from pathlib import Path
 import pytest
 from recorder.crashing import market
 from recorder.recorded import plain_files, rows_of
+from support.paths import ROOT
 
-from tickbus.messages import Gap
-from tickbus.names import StreamId
+from tickbus.protocol.messages import Gap
+from tickbus.protocol.names import StreamId
 
 ROWS = 60
 BOUNDARIES = range(1, 38)
@@ -25,7 +26,7 @@ def outlive(bus: str, folders: dict[Path, list[str]]) -> list[int]:
     """-> per folder, how many lives were killed or paused; the market is recorded to its end then."""
     command = [sys.executable, str(Path(__file__).with_name("crashing.py")), str(ROWS), bus]
     command += [",".join([str(data_dir), *plans]) for data_dir, plans in folders.items()]
-    done = subprocess.run(command, cwd=Path(__file__).parents[2], env={"PYTHONPATH": "."}, capture_output=True, text=True, timeout=50, check=False)
+    done = subprocess.run(command, cwd=ROOT, env={"PYTHONPATH": "."}, capture_output=True, text=True, timeout=50, check=False)
     assert done.returncode == 0, done.stderr
     return [int(line) for line in done.stdout.split()]
 

@@ -12,7 +12,7 @@ import pytest
 from recorder.recorded import BTC, add, files_of, opened, opened_at, plain_files, seqs, trade
 
 from services.recorder.files import check_writable
-from services.recorder.store import ShardStore
+from services.recorder.shard_store import ShardStore
 from tickbus.errors import ConfigError
 
 

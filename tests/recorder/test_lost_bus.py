@@ -5,13 +5,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 from recorder.recorded import rows_of
-from support.parts import Part
+from support.processes import Part
 from support.redis_server import RedisServer
 from support.waiting import until
 from support.writing import KEYS, Writer
 
 from services.recorder.buffer import Run
-from services.recorder.records import unpack
+from services.recorder.spool_format import unpack
 
 SYMBOLS = [f"S{number}" for number in range(12)]
 NUMBERS = range(1, 41)

@@ -9,8 +9,9 @@ import duckdb
 import polars as pl
 import pytest
 from recorder.recorded import BARS, BTC, ETH, MIDNIGHT, NOON, QUOTES, add, bar, gap, opened, quote, trade
+from support.paths import ROOT
 
-EXAMPLES = Path(__file__).parents[2] / "examples"
+EXAMPLES = ROOT / "examples"
 
 
 @pytest.fixture(scope="module")

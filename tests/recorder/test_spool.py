@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from recorder.recorded import BTC, ETH, MIDNIGHT, QUOTES, add, id_of, opened, plain_files, quote, rows, seqs, trade
 
-from services.recorder.store import ShardStore
+from services.recorder.shard_store import ShardStore
 from tickbus.errors import Fenced
-from tickbus.names import Stream
+from tickbus.protocol.names import Stream
 
 
 def read(store: ShardStore, *counters: int, stream: Stream = BTC) -> None:

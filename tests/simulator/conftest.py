@@ -9,12 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.paths import DATA
 from websockets.asyncio.client import ClientConnection, connect
 
 from services.simulator.main import Options, build
 from services.simulator.simulator import Simulator
-
-DATA = Path(__file__).resolve().parents[3] / "shared" / "data"
 
 
 @dataclass

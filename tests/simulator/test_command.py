@@ -10,12 +10,11 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
+from support.paths import ROOT
 from websockets.asyncio.client import connect
 
 from services.simulator.main import Options
-from tickbus.options import load
-
-ROOT = Path(__file__).parents[2]
+from tickbus.service.options import load
 
 
 @asynccontextmanager

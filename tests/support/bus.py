@@ -1,10 +1,10 @@
-"""Reading streams straight from Redis, for checks."""
+"""Subscription streams straight from Redis, for checks."""
 
 from typing import TYPE_CHECKING
 
-from tickbus.messages import Gap, Message
-from tickbus.names import Keys, Stream
-from tickbus.wire import decode
+from tickbus.protocol.codec import decode
+from tickbus.protocol.messages import Gap, Message
+from tickbus.protocol.names import Keys, Stream
 
 if TYPE_CHECKING:
     from support.market import Server

@@ -13,7 +13,7 @@ from redis.cluster import ClusterNode
 
 from support.redis_server import RedisServer, needs
 from support.waiting import until
-from tickbus.slots import key_slot
+from tickbus.redis.slots import key_slot
 
 _OPTIONS = (
     "--cluster-enabled", "yes", "--cluster-node-timeout", "2000", "--cluster-config-file", "nodes.conf", "--repl-diskless-sync-delay", "0",

@@ -7,11 +7,11 @@ from typing import Protocol
 import redis
 
 from support.bus import gaps_in, messages_in
-from support.parts import Part, read_ledger
+from support.processes import Part, read_ledger
 from support.waiting import until
-from tickbus.messages import Trade
-from tickbus.names import Keys
-from tickbus.wire import decode_head
+from tickbus.protocol.codec import decode_head
+from tickbus.protocol.messages import Trade
+from tickbus.protocol.names import Keys
 
 SYMBOLS = ("AA-USD", "BB-USD", "CC-USD", "DD-USD")
 

@@ -1,4 +1,4 @@
-"""Reading what the recorder wrote, with DuckDB: none of our own code between the files and the check."""
+"""Subscription what the recorder wrote, with DuckDB: none of our own code between the files and the check."""
 
 from decimal import Decimal
 from pathlib import Path

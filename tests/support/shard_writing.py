@@ -6,11 +6,11 @@ import msgspec
 
 from support.writing import trade
 from tickbus.clock import BusClock
-from tickbus.errors import RedisAway
-from tickbus.link import Link, ReplyError, pack
-from tickbus.names import Keys, Stream, StreamId
-from tickbus.topology import Redis
-from tickbus.wire import Bell, Head, encode
+from tickbus.errors import RedisUnavailable
+from tickbus.protocol.codec import Bell, Head, encode
+from tickbus.protocol.names import Keys, Stream, StreamId
+from tickbus.redis.link import Link, ReplyError, pack
+from tickbus.redis.topology import Redis
 
 
 class ShardWriter:
@@ -31,7 +31,7 @@ class ShardWriter:
             try:
                 if await self._store(ids):
                     return
-            except (RedisAway, ReplyError):
+            except (RedisUnavailable, ReplyError):
                 if self._link is not None:
                     self._link.close()
             await asyncio.sleep(0.05)
@@ -55,7 +55,7 @@ class ShardWriter:
         ]
         *_, done = await self._link.send(b"".join(map(pack, commands)), len(commands))
         if isinstance(done, ReplyError) or done is None:
-            raise RedisAway(str(done))
+            raise RedisUnavailable(str(done))
         return True
 
     def close(self) -> None:

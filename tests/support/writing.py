@@ -6,14 +6,14 @@ import msgspec
 import redis
 
 from tickbus.clock import BusClock
-from tickbus.messages import Message, Side, Trade
-from tickbus.names import Keys, Stream, StreamId
-from tickbus.publisher import Publisher
-from tickbus.registry import check_meta
-from tickbus.streams import Entry, StreamWriter
-from tickbus.topology import locate
-from tickbus.transaction import Transaction
-from tickbus.wire import FIELDS, Head, decode, encode
+from tickbus.protocol.codec import FIELDS, Head, decode, encode
+from tickbus.protocol.messages import Message, Side, Trade
+from tickbus.protocol.names import Keys, Stream, StreamId
+from tickbus.redis.registry import check_meta
+from tickbus.redis.topology import locate
+from tickbus.writer.entry import Entry, StreamWriter
+from tickbus.writer.publisher import Publisher
+from tickbus.writer.transaction import Transaction
 
 KEYS = Keys(shards=8)
 

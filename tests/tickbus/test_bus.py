@@ -1,4 +1,4 @@
-"""Reading from a real Redis, by what an app sees: every message once, in order, from where it asked, and what is lost is said."""
+"""Subscription from a real Redis, by what an app sees: every message once, in order, from where it asked, and what is lost is said."""
 
 import asyncio
 import threading
@@ -14,12 +14,12 @@ from support.waiting import until, until_async
 from support.writing import KEYS, Writer, stored, trade
 
 import tickbus
-from tickbus.bus import Bus, Reading
-from tickbus.errors import ConfigError, RedisAway, WireError
-from tickbus.messages import Gap, GapKind, Message, Quote, StreamKind, Trade
-from tickbus.names import Stream, StreamId
+from tickbus.bus import Bus, Subscription
+from tickbus.errors import ConfigError, RedisUnavailable, WireError
+from tickbus.protocol.codec import encode
+from tickbus.protocol.messages import Gap, GapKind, Message, Quote, StreamKind, Trade
+from tickbus.protocol.names import Stream, StreamId
 from tickbus.units import MILLISECOND, format_time
-from tickbus.wire import encode
 
 
 @asynccontextmanager
@@ -36,7 +36,7 @@ def number(message: Message) -> int | str:
     return f"{message.kind.name} {message.count}" if isinstance(message, Gap) else int(message.price_text)
 
 
-async def take(reading: Reading, count: int) -> list[int | str]:
+async def take(reading: Subscription[Any], count: int) -> list[int | str]:
     """The next `count` messages of a fresh iteration."""
     found: list[int | str] = []
     async with asyncio.timeout(20), aclosing(reading.__aiter__()) as messages:  # type: ignore[type-var]
@@ -51,7 +51,7 @@ async def take(reading: Reading, count: int) -> list[int | str]:
 class Collecting:
     """A reading that runs beside the test. `ready` once it stands where it begins."""
 
-    def __init__(self, reading: Reading) -> None:
+    def __init__(self, reading: Subscription[Any]) -> None:
         self.reading = reading
         self.messages: list[Message] = []
         self._task = asyncio.create_task(self._collect())
@@ -114,21 +114,21 @@ async def test_a_start_that_is_none_and_a_kind_that_is_none(redis_server: RedisS
     async with tickbus.connect(redis_server.url) as bus:
         with pytest.raises(ConfigError, match="start: 'soon' is no time"):
             bus.read("trade", start="soon")
-        for start in (True, None, 1.5, -1):
+        for start in (True, 1.5, -1):
             with pytest.raises(ConfigError, match="start: "):
                 bus.read("trade", start=start)  # type: ignore[arg-type]
         with pytest.raises(ConfigError, match="bar spec '1m': write time:"):
             bus.read("bar", specs=["1m"])
         with pytest.raises(ConfigError, match="specs: only bars have one"):
             bus.consume("sums", kind=["trade", "bar"], specs=["time:1m"])
-        with pytest.raises(ConfigError, match="kind 'ticks': read one of trade, quote, bar, signal"):
+        with pytest.raises(ConfigError, match="kind 'ticks': expected one of trade, quote, bar, signal"):
             bus.read("ticks")
         with pytest.raises(ConfigError, match="kind 'trades'"):
-            await bus.last("trades")
+            await bus.snapshot("trades")
         for wrong, told in (
-            ({"symbols": "BTC-USDT"}, r"symbols: give a list: symbols=\['BTC-USDT'\]"), ({"feeds": "binance"}, "feeds: give a list"),
+            ({"symbols": "BTC-USDT"}, r"symbols: expected a list: symbols=\['BTC-USDT'\]"), ({"feeds": "binance"}, "feeds: expected a list"),
             ({"symbols": ["btc-usdt"]}, "symbol 'btc-usdt'"), ({"feeds": ["Binance"]}, "name 'Binance'"), ({"symbols": []}, "name at least one"),
-            ({"cursor": {"quote:test:A": "1-1"}}, "cursor: 'quote:test:A' is no trade stream"), ({"cursor": {"nonsense": "1-1"}}, "cursor"),
+            ({"cursor": {"quote:test:A": "1-1"}}, "cursor: 'quote:test:A' is not a trade stream"), ({"cursor": {"nonsense": "1-1"}}, "cursor"),
             ({"cursor": {"trade:test:A": "abc"}}, "cursor"), ({"cursor": {"trade:test:A": None}}, "cursor"),
         ):  # fmt: skip
             with pytest.raises(ConfigError, match=told):
@@ -266,10 +266,12 @@ async def test_symbols_feeds_and_kinds_are_told_apart(redis_server: RedisServer)
         quotes = bus.read("quote", start="start")
         async with aclosing(quotes.__aiter__()) as messages:  # type: ignore[type-var]
             assert await anext(messages) == quote
-        assert {stream.name: message for stream, message in (await bus.last("trade")).items()} == {
+        assert {stream.name: message for stream, (_, message) in (await bus.snapshot("trade")).items()} == {
             "trade:test:A": trade(1), "trade:test:B": trade(2, "B"), "trade:other:A": trade(3),
         }  # fmt: skip
-        assert await bus.last("quote", symbols=["A", "NOBODY"]) == {Stream("quote", "test", "A"): quote}
+        (newest,) = (await bus.snapshot("quote", symbols=["A", "NOBODY"])).items()
+        assert newest[0] == Stream("quote", "test", "A")
+        assert newest[1][1] == quote
         quotes.close()
         other.close()
 
@@ -289,7 +291,7 @@ async def test_streams_that_appear_later_are_read_from_their_first_entry(redis_s
 
 async def test_a_bus_that_nobody_has_written_to_yet(redis_server: RedisServer) -> None:
     async with tickbus.connect(redis_server.url) as bus:
-        assert await bus.last() == {}
+        assert await bus.snapshot() == {}
         live = Collecting(bus.read("trade"))
         await live.until(lambda: len(redis_server.client.client_list()) > 1)
         writer = await Writer(redis_server.url).open()
@@ -441,7 +443,7 @@ async def test_a_flushed_server_is_another_history(redis_server: RedisServer) ->
 
 async def test_no_server_and_no_address(redis_server: RedisServer) -> None:
     redis_server.stop()
-    with pytest.raises(RedisAway, match=r"no Redis at redis://127\.0\.0\.1"):
+    with pytest.raises(RedisUnavailable, match=r"no Redis at redis://127\.0\.0\.1"):
         async with tickbus.connect(redis_server.url):
             raise AssertionError("it is stopped")
     with pytest.raises(ConfigError, match="--redis"):
@@ -502,7 +504,7 @@ async def test_a_plain_loop_that_is_left_in_the_middle_ends_its_thread(redis_ser
 def test_errors_of_a_plain_loop_reach_it(redis_server: RedisServer) -> None:
     with tickbus.connect(redis_server.url) as bus:
         redis_server.stop()
-        with pytest.raises(RedisAway):
+        with pytest.raises(RedisUnavailable):
             next(iter(bus.read("trade")))
 
 

@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from services.tools.lines import human_line, json_line
-from tickbus.messages import Bar, Gap, GapKind, Quote, Side, Signal, StreamKind, Trade, as_json
-from tickbus.names import Stream, StreamId
+from tickbus.protocol.messages import Bar, Gap, GapKind, Quote, Side, Signal, StreamKind, Trade, as_json
+from tickbus.protocol.names import Stream, StreamId
 
 DIGITS = st.decimals(0, 10**12, places=6).map(str)
 MAYBE = st.none() | DIGITS

@@ -5,14 +5,14 @@ from pathlib import Path
 import pytest
 from recorder.recorded import BTC, add, gap, opened, trade
 from support.bus import entries_in
-from support.parts import Part, tickbus
+from support.processes import Part, tickbus
 from support.recording import Recording
 from support.redis_server import RedisServer
 from support.waiting import until
 from tools.venue import SYMBOLS, Start, Venue
 
 from services.cli import main
-from tickbus.messages import Flag, Gap, Trade
+from tickbus.protocol.messages import Flag, Gap, Trade
 from tickbus.units import MILLISECOND
 
 _TICKS = {

@@ -4,9 +4,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from services.tools.rewriting import Rewriter, steps
-from tickbus.messages import Flag, Gap, GapKind, Message, Quote, Side, StreamKind, Trade
-from tickbus.names import Keys, Stream, StreamId
-from tickbus.wire import decode, decode_head
+from tickbus.protocol.codec import decode, decode_head
+from tickbus.protocol.messages import Flag, Gap, GapKind, Message, Quote, Side, StreamKind, Trade
+from tickbus.protocol.names import Keys, Stream, StreamId
 
 KEYS = Keys()
 

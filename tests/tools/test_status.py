@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 from support.bus import entries_in
-from support.parts import Part, tickbus
+from support.processes import Part, tickbus
 from support.redis_server import RedisServer
 from support.waiting import until
 from tools.venue import Start
 
-from tickbus.messages import Gap
-from tickbus.names import Keys, StreamId
+from tickbus.protocol.messages import Gap
+from tickbus.protocol.names import Keys, StreamId
 
 
 def status(redis: RedisServer) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.parts import tickbus
+from support.processes import tickbus
 from support.redis_server import RedisServer
 from tools.venue import SYMBOLS, Start, Venue
 

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from support.parts import Part, read_ledger
+from support.processes import Part, read_ledger
 from support.redis_server import RedisServer
 from support.waiting import until
 

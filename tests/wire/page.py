@@ -2,10 +2,11 @@
 
 import json
 import re
-from pathlib import Path
 from typing import Any
 
-PAGE = (Path(__file__).parents[2] / "docs" / "wire-format.md").read_text(encoding="utf-8")
+from support.paths import ROOT
+
+PAGE = (ROOT / "docs" / "wire-format.md").read_text(encoding="utf-8")
 
 
 def section(title: str) -> str:

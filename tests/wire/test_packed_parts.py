@@ -4,7 +4,7 @@ import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tickbus.wire import Bell, Head, Hole, decode_head, encode, pack_bell, pack_epochs, pack_head, pack_holes, pack_said
+from tickbus.protocol.codec import Bell, Head, Hole, decode_head, encode, pack_bell, pack_epochs, pack_head, pack_holes, pack_said
 
 COUNTS = st.integers(0, (1 << 63) - 1)
 

@@ -10,9 +10,10 @@ import msgspec
 import pytest
 from wire import page
 
-from tickbus import messages, wire
-from tickbus.names import KINDS, Keys
-from tickbus.registry import SCHEMA
+from tickbus.protocol import codec as wire
+from tickbus.protocol import messages
+from tickbus.protocol.names import KINDS, Keys
+from tickbus.redis.registry import SCHEMA
 
 ARRAYS = {
     "Trade": messages.Trade, "Quote": messages.Quote, "Gap": messages.Gap, "Bar": messages.Bar, "Signal": messages.Signal,

@@ -11,7 +11,7 @@ from typing import Any
 import msgpack
 import pytest
 import redis
-from support.parts import Part, read_ledger
+from support.processes import Part, read_ledger
 from support.redis_server import RedisServer, needs
 from support.waiting import until
 from wire import page

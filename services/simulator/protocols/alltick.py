@@ -10,7 +10,7 @@ from decimal import Context, Decimal, InvalidOperation
 import msgspec
 
 from services.simulator.frames import text_frames
-from services.simulator.protocols.session import Answer, Session, Terms
+from services.simulator.protocols.session import Answer, Session, VendorLimits
 from services.simulator.tick import Tick
 from tickbus.units import MILLISECOND, SECOND, plain
 
@@ -30,7 +30,7 @@ _DIRECTIONS = {"buy": 1, "sell": 2, None: 0}
 class Alltick(Session):
     protocol = "alltick"
 
-    def __init__(self, terms: Terms, now: int) -> None:
+    def __init__(self, terms: VendorLimits, now: int) -> None:
         self._terms = terms
         self._numbers = terms.alltick_numbers
         self.style = (self.protocol,)
@@ -129,7 +129,7 @@ class Alltick(Session):
         return answer
 
 
-def refusal(query: Mapping[str, str], terms: Terms) -> bytes | None:
+def refusal(query: Mapping[str, str], terms: VendorLimits) -> bytes | None:
     """The body of the 401 that this token is answered with before the handshake; None lets it in."""
     token = query.get("token")
     if not token:

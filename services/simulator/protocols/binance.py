@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-from services.simulator.protocols.session import Answer, Session, Terms
+from services.simulator.protocols.session import Answer, Session, VendorLimits
 from services.simulator.tick import Tick
 from tickbus.units import MICROSECOND, MILLISECOND, SECOND
 
@@ -27,7 +27,7 @@ class _Refused(Exception):
 class Binance(Session):
     protocol = "binance"
 
-    def __init__(self, terms: Terms, now: int, *, combined: bool, streams: Sequence[str] = (), microseconds: bool = False) -> None:
+    def __init__(self, terms: VendorLimits, now: int, *, combined: bool, streams: Sequence[str] = (), microseconds: bool = False) -> None:
         self._terms = terms
         self._combined = combined
         self._unit = MICROSECOND if microseconds else MILLISECOND
@@ -147,7 +147,7 @@ class Binance(Session):
         return None
 
 
-def open_binance(path: str, query: dict[str, str], terms: Terms, now: int) -> Binance | None:
+def open_binance(path: str, query: dict[str, str], terms: VendorLimits, now: int) -> Binance | None:
     """The session for this path, None if the path is no Binance path."""
     microseconds = query.get("timeUnit", "").upper() == "MICROSECOND"
     head, _, tail = path.removeprefix("/").partition("/")

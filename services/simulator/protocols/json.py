@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 import msgspec
 
 from services.simulator.frames import text_frames
-from services.simulator.protocols.session import Answer, Session, Terms, TimeUnit
+from services.simulator.protocols.session import Answer, Session, TimeUnit, VendorLimits
 from services.simulator.tick import Tick
 from tickbus.units import MICROSECOND, MILLISECOND, SECOND, canonical, format_time
 
@@ -20,7 +20,7 @@ _TRADES, _QUOTES = b'{"trades":[', b'{"quotes":['
 class Json(Session):
     protocol = "json"
 
-    def __init__(self, terms: Terms) -> None:
+    def __init__(self, terms: VendorLimits) -> None:
         self._terms = terms
         self.style = (self.protocol,)
         self._symbols: dict[str, None] = {}

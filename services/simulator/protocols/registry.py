@@ -7,7 +7,7 @@ from services.simulator.protocols import alltick
 from services.simulator.protocols.alltick import Alltick
 from services.simulator.protocols.binance import open_binance
 from services.simulator.protocols.json import Json
-from services.simulator.protocols.session import Session, Terms
+from services.simulator.protocols.session import Session, VendorLimits
 
 
 @dataclass
@@ -23,7 +23,7 @@ def bare_path(target: str) -> str:
     return target.partition("?")[0] or "/"
 
 
-def open_session(target: str, terms: Terms, now: int) -> Session | Refusal:
+def open_session(target: str, terms: VendorLimits, now: int) -> Session | Refusal:
     """The session for a request's target, `/stream?streams=btcusdt@trade`."""
     path = bare_path(target)
     query = dict(parse_qsl(target.partition("?")[2], keep_blank_values=True))

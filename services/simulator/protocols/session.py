@@ -18,7 +18,7 @@ TimeUnit = Literal["seconds", "ms", "us", "ns", "iso"]
 
 
 @dataclass
-class Terms:
+class VendorLimits:
     """What the vendor grants and how it writes. The caps can be changed while clients are connected."""
 
     token: str | None = None

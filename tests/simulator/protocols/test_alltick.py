@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from services.simulator.protocols.alltick import Alltick, refusal
-from services.simulator.protocols.session import Terms
+from services.simulator.protocols.session import VendorLimits
 from services.simulator.tick import Tick
 from tickbus.units import SECOND
 
@@ -19,7 +19,7 @@ class Talk:
     """A session that is spoken to once every two seconds."""
 
     def __init__(self, **terms: Any) -> None:
-        self.session = Alltick(Terms(**terms), 0)
+        self.session = Alltick(VendorLimits(**terms), 0)
         self.now = 0
 
     def say(self, cmd_id: int, data: object, seq_id: int = 7) -> Any:
@@ -75,12 +75,12 @@ def test_bad_data(cmd_id: int, data: object, ret: int) -> None:
 
 @pytest.mark.parametrize("message", [b"", b"[]", b'{"cmd_id":22000,"seq_id":1,"data":{}}', b'{"cmd_id":-1,"seq_id":1,"trace":"","data":{}}', b"\xff"])
 def test_a_bad_envelope_is_refused_without_naming_a_request(message: bytes) -> None:
-    (reply,) = Alltick(Terms(), 0).receive(message, 0).replies
+    (reply,) = Alltick(VendorLimits(), 0).receive(message, 0).replies
     assert json.loads(reply) == {"ret": 400, "msg": "request header param invalid", "cmd_id": 0, "seq_id": 0, "trace": "", "data": {}}
 
 
 def test_one_request_a_second() -> None:
-    session = Alltick(Terms(), 0)
+    session = Alltick(VendorLimits(), 0)
     beat = json.dumps({"cmd_id": 22000, "seq_id": 7, "trace": "t", "data": {}}).encode()
     answers = [session.receive(beat, now) for now in (0, SECOND, SECOND + 1, SECOND + 2, SECOND + 3)]
     assert [json.loads(answer.replies[0])["ret"] for answer in answers] == [200, 200, 605, 605, 606]
@@ -125,10 +125,10 @@ def test_objects_can_share_a_frame() -> None:
 
 
 def test_tokens() -> None:
-    assert json.loads(refusal({}, Terms()) or b"") == {"msg": "token is required", "ret": 401}
-    assert refusal({"token": "any"}, Terms()) is None
-    assert json.loads(refusal({"token": "any"}, Terms(token="right")) or b"")["msg"] == "token invalid"
-    assert refusal({"token": "right"}, Terms(token="right")) is None
+    assert json.loads(refusal({}, VendorLimits()) or b"") == {"msg": "token is required", "ret": 401}
+    assert refusal({"token": "any"}, VendorLimits()) is None
+    assert json.loads(refusal({"token": "any"}, VendorLimits(token="right")) or b"")["msg"] == "token invalid"
+    assert refusal({"token": "right"}, VendorLimits(token="right")) is None
 
 
 _json = st.recursive(
@@ -142,5 +142,5 @@ _request = st.fixed_dictionaries(
 
 @given(st.binary() | _request.map(lambda value: json.dumps(value).encode()))
 def test_whatever_is_said_gets_one_answer(message: bytes) -> None:
-    (reply,) = Alltick(Terms(), 0).receive(message, 0).replies
+    (reply,) = Alltick(VendorLimits(), 0).receive(message, 0).replies
     assert json.loads(reply)["ret"] in (200, 400, 600)

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from services.simulator.protocols.binance import Binance, open_binance
-from services.simulator.protocols.session import Terms
+from services.simulator.protocols.session import VendorLimits
 from services.simulator.tick import Tick
 from tickbus.units import HOUR, SECOND
 
@@ -15,7 +15,7 @@ QUOTE = Tick("quote", "btcusdt@bookTicker", "BTCUSDT", 9, 0, 0, bid="1.4", bid_s
 
 
 def opened(path: str = "/stream", **query: str) -> Binance:
-    session = open_binance(path, query, Terms(), 0)
+    session = open_binance(path, query, VendorLimits(), 0)
     assert session is not None
     return session
 
@@ -41,8 +41,8 @@ def test_subscribe_unsubscribe_list() -> None:
 def test_streams_of_the_path_and_the_query() -> None:
     assert opened("/ws/btcusdt@trade").wants(TRADE)
     assert opened("/stream", streams="x@trade/btcusdt@bookTicker").wants(QUOTE)
-    assert open_binance("/other", {}, Terms(), 0) is None
-    assert open_binance("/stream/x", {}, Terms(), 0) is None
+    assert open_binance("/other", {}, VendorLimits(), 0) is None
+    assert open_binance("/stream/x", {}, VendorLimits(), 0) is None
 
 
 def test_wrapped_on_stream_bare_on_ws_and_a_property_to_switch() -> None:

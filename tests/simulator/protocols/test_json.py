@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from services.simulator.protocols.json import Json
-from services.simulator.protocols.session import Terms
+from services.simulator.protocols.session import VendorLimits
 from services.simulator.tick import Tick
 
 NS = 1_751_068_801_234_567_890
@@ -29,7 +29,7 @@ def messages(session: Json, *ticks: Tick) -> list[Any]:
 
 
 def test_subscribing_adds_and_is_not_answered() -> None:
-    session = Json(Terms())
+    session = Json(VendorLimits())
     assert say(session, action="subscribe", symbols=["MSFT"]) == []
     assert say(session, action="subscribe", symbols=["AAPL"]) == []
     assert session.wants(TRADE)
@@ -41,7 +41,7 @@ def test_subscribing_adds_and_is_not_answered() -> None:
 
 
 def test_the_cap_keeps_the_first() -> None:
-    session = Json(Terms(symbol_cap=1))
+    session = Json(VendorLimits(symbol_cap=1))
     say(session, action="subscribe", symbols=["A", "B"])
     assert session.symbols() == ["A"]
 
@@ -51,15 +51,15 @@ def test_the_cap_keeps_the_first() -> None:
     [{"action": "dance"}, {"action": "subscribe"}, {"action": "subscribe", "symbols": [1]}, {"action": "subscribe", "symbols": [], "quotes": 1}],
 )
 def test_errors_say_what_is_wanted(message: dict[str, Any]) -> None:
-    (reply,) = say(Json(Terms()), **message)
+    (reply,) = say(Json(VendorLimits()), **message)
     assert list(reply) == ["error"]
 
 
 def test_text_and_numbers_have_the_same_digits() -> None:
-    assert messages(Json(Terms()), TRADE) == [{"trades": [{"symbol": "AAPL", "price": "201.187000", "volume": "174", "time": 1751068801234}]}]
-    (message,) = messages(Json(Terms(json_numbers=True)), TRADE)
+    assert messages(Json(VendorLimits()), TRADE) == [{"trades": [{"symbol": "AAPL", "price": "201.187000", "volume": "174", "time": 1751068801234}]}]
+    (message,) = messages(Json(VendorLimits(json_numbers=True)), TRADE)
     assert str(message["trades"][0]["price"]) == "201.187000"
-    (message,) = messages(Json(Terms(json_numbers=True)), QUOTE)
+    (message,) = messages(Json(VendorLimits(json_numbers=True)), QUOTE)
     assert message == {"quotes": [{"symbol": "AAPL", "bid": Decimal("201.10"), "bid_size": 5, "ask": None, "ask_size": None, "time": 1751068801234}]}
 
 
@@ -68,21 +68,21 @@ def test_text_and_numbers_have_the_same_digits() -> None:
     [("seconds", 1751068801), ("ms", 1751068801234), ("us", 1751068801234567), ("ns", NS), ("iso", "2025-06-28T00:00:01.234567890Z")],
 )
 def test_times(unit: Any, time: object) -> None:
-    (message,) = messages(Json(Terms(json_time=unit)), TRADE)
+    (message,) = messages(Json(VendorLimits(json_time=unit)), TRADE)
     assert message["trades"][0]["time"] == time
 
 
 def test_a_corrupted_price_stays_text() -> None:
-    (message,) = messages(Json(Terms(json_numbers=True)), Tick("trade", "a@trade", "A", 1, NS, 0, "abc", "1"))
+    (message,) = messages(Json(VendorLimits(json_numbers=True)), Tick("trade", "a@trade", "A", 1, NS, 0, "abc", "1"))
     assert message["trades"][0]["price"] == "abc"
 
 
 def test_a_batch_keeps_the_order_of_kinds() -> None:
-    found = messages(Json(Terms(json_batch=2)), TRADE, TRADE, TRADE, QUOTE, TRADE)
+    found = messages(Json(VendorLimits(json_batch=2)), TRADE, TRADE, TRADE, QUOTE, TRADE)
     assert [(key, len(rows)) for message in found for key, rows in message.items()] == [("trades", 2), ("trades", 1), ("quotes", 1), ("trades", 1)]
 
 
 @given(st.binary())
 def test_whatever_is_said_is_taken_or_refused(message: bytes) -> None:
-    for reply in Json(Terms()).receive(message, 0).replies:
+    for reply in Json(VendorLimits()).receive(message, 0).replies:
         assert list(json.loads(reply)) == ["error"]

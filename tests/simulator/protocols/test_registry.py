@@ -3,7 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from services.simulator.protocols.registry import Refusal, bare_path, open_session
-from services.simulator.protocols.session import Terms
+from services.simulator.protocols.session import VendorLimits
 
 
 @pytest.mark.parametrize(
@@ -15,7 +15,7 @@ from services.simulator.protocols.session import Terms
     ],
 )  # fmt: skip
 def test_the_path_chooses_the_protocol(target: str, protocol: str) -> None:
-    session = open_session(target, Terms(), 0)
+    session = open_session(target, VendorLimits(), 0)
     assert not isinstance(session, Refusal)
     assert session.protocol == protocol
 
@@ -27,5 +27,5 @@ def test_a_path_to_be_logged_has_no_token() -> None:
 
 @given(st.text())
 def test_any_target_opens_a_session_or_is_refused(target: str) -> None:
-    answer = open_session(target, Terms(), 0)
+    answer = open_session(target, VendorLimits(), 0)
     assert isinstance(answer, Refusal) or answer.protocol in ("binance", "alltick", "json")

@@ -1,0 +1,148 @@
+"""Bars of the streams that this replica owns: entries in, bars and state out, committed together."""
+
+import logging
+import time
+from collections import Counter
+from collections.abc import Collection
+from contextlib import suppress
+from functools import partial
+
+import msgspec
+
+from services.bars.builder import Emitted, StreamBars
+from tickbus.consumer.batch import Batch
+from tickbus.consumer.consumer import ShardConsumer
+from tickbus.consumer.outputs import Output
+from tickbus.protocol.bar_specs import Spec
+from tickbus.protocol.codec import DECODE
+from tickbus.protocol.messages import Gap, GapKind, StreamKind, Trade
+from tickbus.protocol.names import Stream, StreamId
+from tickbus.reader.reads import Read, trimmed_gap
+from tickbus.units import MILLISECOND, Duration, canonical, canonical_size, in_64_bits
+
+log = logging.getLogger("tickbus.bars")
+
+_COMMIT_SECONDS = 0.25
+"""Positions alone are committed this often; bars at once."""
+
+
+class BarService:
+    """Feeds each stream's entries to its bars, and commits what they say."""
+
+    def __init__(self, consumer: ShardConsumer, specs: tuple[Spec, ...], grace: Duration, horizon: Duration) -> None:
+        self._consumer = consumer
+        self._keys = consumer.keys
+        self.specs = specs
+        self._make = partial(StreamBars, specs=specs, grace=grace, horizon=horizon)
+        self._bars: dict[Stream, StreamBars] = {}
+        self._by_clock: dict[tuple[int, str], list[Stream]] = {}
+        """(shard, feed) -> its streams, which a bus clock concerns."""
+        self._moved: set[Stream] = set()
+        """Streams whose bars are not as committed."""
+        self.emitted: Counter[str] = Counter()
+        self.revised: Counter[str] = Counter()
+        self.unreadable = 0
+
+    async def run(self) -> None:
+        committed = time.monotonic()
+        async for batch in self._consumer.batches():
+            for states in batch.gained.values():
+                for name, state in states.items():
+                    self._add(Stream.parse(name), state)
+            outputs = self._apply(batch)
+            # what is given back is committed first: who works it next need not read it again
+            if outputs or (self._moved and (batch.lost or time.monotonic() - committed > _COMMIT_SECONDS)):
+                await batch.commit(outputs, {stream: self._bars[stream].state() for stream in self._moved})
+                self._moved.clear()
+                committed = time.monotonic()
+            if batch.lost:
+                self._leave(batch.lost)
+
+    def _apply(self, batch: Batch) -> list[Output]:
+        outputs: list[Output] = []
+        for read in batch.reads:
+            self._read(read, outputs)
+            self._moved.add(read.stream)
+        for clock, bus_ms in batch.clocks.items():
+            for stream in self._by_clock.get(clock, ()):
+                bars = self._bars[stream]
+                if (due := bars.closes_at_ms) is not None and due < bus_ms:
+                    self._emit(stream, bars.clock(bus_ms), outputs)
+        return outputs
+
+    def _leave(self, shards: Collection[int]) -> None:
+        """Another replica goes on with these from what is committed."""
+        gone = {stream for stream in self._bars if self._keys.shard(stream.symbol) in shards}
+        self._bars = {stream: bars for stream, bars in self._bars.items() if stream not in gone}
+        self._by_clock = {clock: streams for clock, streams in self._by_clock.items() if clock[0] not in shards}
+        self._moved -= gone
+
+    def _read(self, read: Read, outputs: list[Output]) -> None:
+        bars = self._bars.get(read.stream) or self._add(read.stream, None)
+        if read.lost is not None:
+            # what was trimmed before it was read is a hole in the bars, and told in their streams too
+            gap = _at_event_time(trimmed_gap(read, self._consumer.service), bars.newest_event, read)
+            self._emit(read.stream, bars.apply(StreamId(read.lost.before.ms, read.lost.after.seq), gap), outputs)
+            told = msgspec.structs.replace(gap, stream=StreamKind.BAR)
+            outputs += [Output(self._stream(read.stream, spec.text), read.lost.before.ms, told) for spec in self.specs]
+        self._emit(read.stream, bars.apply_many(self._decoded(read)), outputs)
+
+    def _decoded(self, read: Read) -> list[tuple[StreamId, Trade | Gap]]:
+        """The entries of a read; one that no gateway of this version wrote is left out, and marks its bars as a Gap does."""
+        entries: list[tuple[StreamId, Trade | Gap]] = []
+        for id, (field, payload) in read.entries:
+            try:
+                entries.append((StreamId.parse(id), _checked(DECODE[field](payload))))
+            except (KeyError, ValueError, msgspec.MsgspecError) as error:
+                self.unreadable += 1
+                log.error("%s %s: an entry that is no Trade or Gap of this version is left out: %s", read.stream.name, id.decode(), error)
+                at = StreamId.parse(id)
+                unread = Gap(StreamKind.TRADE, self._consumer.service, GapKind.REJECTED, at.ms * MILLISECOND, at.ms * MILLISECOND, count=1)
+                entries.append((at, unread))
+        return entries
+
+    def _emit(self, stream: Stream, emitted: list[Emitted], outputs: list[Output]) -> None:
+        for ms, bar in emitted:
+            outputs.append(Output(self._stream(stream, bar.spec), ms, bar))
+            self._moved.add(stream)
+            self.emitted[bar.spec] += 1
+            self.revised[bar.spec] += bar.revision > 0
+
+    @staticmethod
+    def _stream(trades: Stream, spec: str) -> Stream:
+        return Stream("bar", trades.feed, trades.symbol, spec)
+
+    def _add(self, stream: Stream, state: bytes | None) -> StreamBars:
+        bars = self._bars[stream] = self._make(stream.symbol, state=state)
+        self._by_clock.setdefault((self._keys.shard(stream.symbol), stream.feed), []).append(stream)
+        return bars
+
+    @property
+    def open_bars(self) -> int:
+        return sum(bars.open_bars for bars in list(self._bars.values()))
+
+    @property
+    def ignored(self) -> Counter[str]:
+        total: Counter[str] = Counter(unreadable=self.unreadable)
+        for bars in list(self._bars.values()):
+            total.update(bars.counters)
+        return total
+
+
+def _checked(message: Trade | Gap) -> Trade | Gap:
+    """As a gateway writes it, whoever did: digits without exponent, times that fit. ValueError if that cannot be."""
+    if isinstance(message, Gap):
+        in_64_bits(message.from_ts), in_64_bits(message.to_ts)
+        return message
+    in_64_bits(message.ts_event)
+    price, size = canonical(message.price_text), canonical_size(message.size_text)
+    return message if (price, size) == (message.price_text, message.size_text) else msgspec.structs.replace(message, price_text=price, size_text=size)
+
+
+def _at_event_time(gap: Gap, newest: int, read: Read) -> Gap:
+    """What was trimmed lies between the trades around it: bus time, which its IDs tell, is another clock than the vendor's."""
+    following = (DECODE[b"t"](payload).ts_event for _, (field, payload) in read.entries if field == b"t")
+    with suppress(msgspec.MsgspecError):
+        if newest and (after := next(following, 0)):
+            return msgspec.structs.replace(gap, from_ts=min(newest, after), to_ts=max(newest, after))
+    return gap

@@ -1,0 +1,117 @@
+"""What the demo shows: on a terminal a live table, elsewhere a line once in a while."""
+
+import asyncio
+import sys
+import time
+from collections.abc import Sequence
+from importlib.util import find_spec
+from typing import TYPE_CHECKING
+
+from services.demo.market import Market, Row
+from services.demo.totals import OnBus
+from tickbus.errors import RedisError
+from tickbus.monitoring.status import BusStatus, ServiceStatus, read_status
+from tickbus.redis.link import Link
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+_LIVE_SECONDS = 0.5
+_LINE_SECONDS = 2.0
+
+
+class Dashboard:
+    def __init__(self, url: str, prefix: str, market: Market, footer: Sequence[str]) -> None:
+        self._url = url
+        self._prefix = prefix
+        self._market = market
+        self._footer = footer
+        """Lines that do not change: where things are."""
+        self._began = time.monotonic()
+
+    async def run(self) -> None:
+        """For ever."""
+        if sys.stdout.isatty() and find_spec("rich") is not None:
+            await self._live()
+        print("\n".join(self._footer), flush=True)
+        while True:
+            await asyncio.sleep(_LINE_SECONDS)
+            if (status := await self._look()) is not None:
+                print(self._line(status), flush=True)
+
+    async def _live(self) -> None:
+        from rich.live import Live
+
+        with Live(auto_refresh=False) as live:
+            while True:
+                if (status := await self._look()) is not None:
+                    live.update(self._screen(status), refresh=True)
+                await asyncio.sleep(_LIVE_SECONDS)
+
+    async def _look(self) -> BusStatus | None:
+        link: Link | None = None
+        try:
+            link = await Link.open(self._url)
+            status = await read_status(link, self._prefix)
+        except RedisError:
+            return None  # if the server is gone for good, its own watch says so
+        finally:
+            if link is not None:
+                link.close()
+        if status is not None:
+            self._market.look(status, time.monotonic())
+        return status
+
+    def _line(self, status: BusStatus) -> str:
+        total, rates = OnBus.of(status), self._market.rates
+        lags = ", ".join(f"{service.name} {service.ticks:,}" for service in status.services)
+        prices = "  ".join(f"{row.symbol} {row.trade.price_text}" for row in self._market.rows[:3] if row.trade is not None)
+        return (
+            f"{time.monotonic() - self._began:6.1f} s  trades {total.trades:,} (+{rates.trades:,}/s)  quotes {total.quotes:,} (+{rates.quotes:,}/s)  "
+            f"bars {total.bars:,}  gaps {total.gaps}  lag {lags}  {prices}"
+        )
+
+    def _screen(self, status: BusStatus) -> "RenderableType":
+        from rich.console import Group
+        from rich.text import Text
+
+        return Group(_prices(self._market.rows), _services(status.services), Text(self._totals(status)), Text("\n".join(self._footer), "dim"))
+
+    def _totals(self, status: BusStatus) -> str:
+        rates = self._market.rates
+        feeds = ", ".join(f"feed {feed.name} {feed.state}" for feed in status.feeds)
+        return f"{feeds}   {rates.trades + rates.quotes:,} ticks/s, {rates.bars:,} bars/s   on the bus: {OnBus.of(status)}"
+
+
+def _prices(rows: Sequence[Row]) -> "RenderableType":
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=box.SIMPLE_HEAD)
+    table.add_column("symbol")
+    for name in ("last", "change", "bid", "ask", "trades/s", "1 s bar: open", "high", "low", "close", "volume", "gaps"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for row in rows:
+        rising = row.change is not None and row.change >= 0
+        bar = row.bar
+        bars = ("",) * 5 if bar is None else (bar.open_text, bar.high_text, bar.low_text, bar.close_text, bar.volume_text)
+        table.add_row(
+            row.symbol, row.trade.price_text if row.trade else "", Text(f"{row.change:+}%" if row.change is not None else "", "green" if rising else "red"),
+            (row.quote.bid_text if row.quote else "") or "", (row.quote.ask_text if row.quote else "") or "", f"{row.trades_per_second:.0f}",
+            *bars, Text(str(row.gaps), "yellow" if row.gaps else ""),
+        )  # fmt: skip
+    return table
+
+
+def _services(services: Sequence[ServiceStatus]) -> "RenderableType":
+    from rich import box
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD)
+    table.add_column("service")
+    for name in ("lag, ticks", "oldest not committed", "lost"):
+        table.add_column(name, justify="right")
+    for service in services:
+        table.add_row(service.name, f"{service.ticks:,}", f"{service.seconds:.1f} s", str(service.lost))
+    return table

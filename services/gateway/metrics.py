@@ -1,0 +1,91 @@
+"""The gateway's plain integers as metrics."""
+
+from collections import Counter
+
+from services.gateway.gateway import Gateway
+from services.gateway.upstream.upstream import Upstream
+from tickbus.monitoring import metrics as m
+from tickbus.monitoring.metrics import Meters
+from tickbus.protocol.messages import GapKind
+from tickbus.units import SECOND
+
+_REASONS = ("closed", "connect", "dead", "refused", "rotate", "silence", "slow_down", "subscribe")
+_REJECTS = ("field", "garbage", "oversize", "unknown_symbol")
+
+
+def expose(meters: Meters, gateway: Gateway, upstream: Upstream) -> None:
+    _expose_feed(meters, gateway, upstream)
+    _expose_streams(meters, gateway)
+    _expose_delivery(meters, gateway)
+    _expose_latencies(meters, gateway)
+
+
+def _expose_feed(meters: Meters, gateway: Gateway, upstream: Upstream) -> None:
+    feed, intake, follow = gateway.name, gateway.intake, meters.follow
+    follow(m.FEED_FRAMES, lambda: intake.frames, feed)
+    follow(m.FEED_BYTES, lambda: upstream.bytes_received, feed)
+    follow(m.FEED_IGNORED, lambda: intake.ignored + intake.sequencer.unwanted, feed)
+    follow(m.FEED_DUPLICATES, lambda: intake.sequencer.duplicates, feed)
+    follow(m.FEED_CONNECTED, lambda: upstream.up, feed)
+    meters.follow_each(m.FEED_RECONNECTS, lambda: upstream.reconnects, _REASONS, feed)
+    meters.follow_each(m.FEED_REJECTED, lambda: intake.rejected, _REJECTS, feed)
+    last_message = meters.gauge(m.FEED_LAST_MESSAGE).labels(feed)
+    # absent until there is one
+    meters.before_scrape(lambda: last_message.set(intake.last_tick / SECOND) if intake.last_tick else None)
+
+
+def _expose_streams(meters: Meters, gateway: Gateway) -> None:
+    feed, streams, follow = gateway.name, gateway.streams, meters.follow
+
+    def gaps() -> Counter[str]:
+        total: Counter[str] = Counter()
+        for state in streams:
+            if state.counts.by_kind:
+                total.update(state.counts.by_kind)
+        return total
+
+    meters.follow_each(m.GAPS, gaps, [kind.name.lower() for kind in GapKind], feed)
+    follow(m.GAPS_REPAIRED, lambda: sum(state.counts.repaired for state in streams), feed)
+    # each repaired Gap is one of these ticks
+    follow(m.MISSING_TICKS, lambda: sum(state.counts.missing + state.counts.repaired for state in streams), feed)
+    follow(m.FEED_SYMBOLS_WANTED, lambda: len({state.symbol for state in streams}), feed)
+    follow(
+        m.FEED_SYMBOLS_SILENT,
+        lambda: len({state.symbol for state in streams} - {state.symbol for state in streams if state.ticked}),
+        feed,
+    )
+
+
+def _expose_delivery(meters: Meters, gateway: Gateway) -> None:
+    feed, publisher, follow = gateway.name, gateway.publisher, meters.follow
+    meters.follow_each(m.TICKS_PUBLISHED, lambda: gateway.published, ("trade", "quote"), feed)
+    follow(m.BACKLOG_TICKS, lambda: gateway.buffered)
+    follow(m.BACKLOG_BYTES, lambda: gateway.backlog.bytes)
+    follow(m.PUBLISH_RETRIES, lambda: publisher.retries)
+    follow(m.RESENT_TICKS, lambda: publisher.resent)
+    follow(m.SPILLED_TICKS, lambda: sum(sender.spill.appended for sender in gateway.senders))
+    follow(m.SPILL_TICKS, lambda: sum(len(sender.spill) for sender in gateway.senders))
+    follow(m.SPILL_BYTES, lambda: sum(sender.spill.bytes for sender in gateway.senders))
+    follow(m.REDIS_RECONNECTS, lambda: publisher.reconnects)
+    follow(m.REDIS_UP, lambda: publisher.up)
+    follow(m.EPOCH, lambda: publisher.epoch, feed)
+
+
+def _expose_latencies(meters: Meters, gateway: Gateway) -> None:
+    feed, intake = gateway.name, gateway.intake
+    publish, batch = meters.histogram(m.PUBLISH), meters.histogram(m.BATCH_TICKS)
+    event_to_receive = meters.histogram(m.EVENT_TO_RECEIVE).labels(feed)
+    receive_to_publish = meters.histogram(m.RECEIVE_TO_PUBLISH).labels(feed)
+
+    def refresh() -> None:
+        for entries, seconds, oldest, newest in gateway.take_batches():
+            batch.observe(entries)
+            publish.observe(seconds)
+            receive_to_publish.observe(oldest / SECOND)
+            if entries > 1:
+                receive_to_publish.observe(newest / SECOND)
+        delays, intake.event_delays = intake.event_delays, []
+        for delay in delays:
+            event_to_receive.observe(delay / SECOND)
+
+    meters.before_scrape(refresh)

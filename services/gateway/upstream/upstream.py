@@ -1,0 +1,194 @@
+"""The one upstream connection, whichever it is at the moment: opened, subscribed, kept alive, replaced before the vendor ends it, made again when it is lost."""
+
+import asyncio
+import logging
+import random
+from collections import Counter
+from collections.abc import Callable
+
+from websockets.exceptions import InvalidHandshake
+
+from services.gateway.upstream.backoff import Backoff
+from services.gateway.upstream.intake import Intake
+from services.gateway.upstream.session import Connection
+from services.gateway.upstream.trading_hours import Session
+from services.gateway.upstream.websocket import HandshakeRefused
+from services.vendors.feed import Feed
+from tickbus.clock import BusClock
+from tickbus.errors import VendorRefused
+from tickbus.protocol.messages import GapKind
+from tickbus.units import SECOND, Duration, format_duration
+
+log = logging.getLogger("tickbus.gateway")
+
+_PING_SECONDS = 20.0
+_SUBSCRIBE_SECONDS = 20.0
+_ROTATE_AGAIN_SECONDS = 30.0
+_LEAVE_AGAIN_SECONDS = 2.0
+"""The same for a connection whose end the vendor has announced."""
+_STILL_SECONDS = 1.0
+"""A process that has not turned for so long stood still: what it then finds in its socket is old, and says nothing of the time since."""
+_SETTLE_SECONDS = 1.0
+"""How long old and new connection overlap after the new one is subscribed."""
+
+
+class Upstream:
+    """Keeps one subscribed connection to the vendor."""
+
+    def __init__(
+        self, make_feed: Callable[[], Feed], intake: Intake, clock: BusClock, *, tolerance: Duration, most: int,
+        silence: Duration, session: Session | None, max_age: Duration | None,
+    ) -> None:  # fmt: skip
+        self._make_feed = make_feed
+        self._intake = intake
+        self._clock = clock
+        self._tolerance = tolerance
+        self._most = most
+        self._silence = silence / SECOND
+        self._session = session
+        self._max_age = max_age / SECOND if max_age else None
+        self._backoff = Backoff(random.random)
+        self._doubted_since = 0
+        """Receive time since which nobody knows what came: we stood still, and no fresh tick has come yet. 0: all is known."""
+        self.current: Connection | None = None
+        self.reconnects: Counter[str] = Counter()
+        self._bytes_before = 0
+
+    @property
+    def bytes_received(self) -> int:
+        """Over all connections."""
+        return self._bytes_before + (self.current.socket.bytes_received if self.current is not None else 0)
+
+    @property
+    def up(self) -> bool:
+        return self.current is not None and self.current.subscribed.is_set()
+
+    async def run(self) -> None:
+        """For ever; VendorRefused when the vendor says no for good."""
+        while True:
+            connection = Connection(self._make_feed(), self._intake, self._tolerance, self._most, holding=False)
+            reason, wait = await self._open(connection)
+            if not reason:
+                reason, wait = await self._serve(connection)
+            self.reconnects[reason] += 1
+            delay = self._backoff.next(max(wait, connection.feed.reconnect_interval / SECOND))
+            log.debug("upstream: next connection in %.1f s", delay)
+            await asyncio.sleep(delay)
+
+    async def _open(self, connection: Connection) -> tuple[str, float]:
+        """-> why it failed and how long to wait at least; ("", 0) when it is open."""
+        try:
+            await connection.open()
+        except HandshakeRefused as error:
+            refused = connection.feed.refused(error.status, error.body)
+            if refused.fatal:
+                raise VendorRefused(refused.text) from None
+            log.warning("upstream: refused: %s", refused.text)
+            return "refused", max(refused.wait / SECOND, error.retry_after)
+        except (OSError, TimeoutError, InvalidHandshake) as error:
+            log.warning("upstream: no connection to %s: %s", connection.feed.address(), str(error) or type(error).__name__)
+            return "connect", 0.0
+        log.info("upstream: connected to %s", connection.feed.address())
+        return "", 0.0
+
+    async def _serve(self, connection: Connection) -> tuple[str, float]:
+        """Use a connection, and those that replace it without a hole, until the last one is lost."""
+        self.current = connection
+        try:
+            while True:
+                ended, why = await self._watch(self.current)
+                if ended != "rotate":
+                    return self._lost(self.current, ended, why)
+                successor, wait = await self._replacement(self.current)
+                if successor is None:
+                    again = _LEAVE_AGAIN_SECONDS if self.current.closing else _ROTATE_AGAIN_SECONDS
+                    self.current.rotate_at = asyncio.get_running_loop().time() + max(again, wait)
+                    continue
+                self._bytes_before += self.current.socket.bytes_received
+                await self.current.close("replaced")
+                successor.release(self.current.mapper)
+                self.current = successor
+                self.reconnects["rotate"] += 1
+                log.info("upstream: replaced the connection without a hole")
+        finally:
+            last, self.current = self.current, None
+            self._bytes_before += last.socket.bytes_received
+            await last.close("left")
+
+    def _lost(self, connection: Connection, ended: str, why: str) -> tuple[str, float]:
+        refused, connection.over = connection.refused, True
+        if refused is not None and refused.fatal:
+            raise VendorRefused(refused.text)
+        if connection.subscribed.is_set() or connection.valid:  # some send ticks before they acknowledge
+            since = self._intake.last_tick if ended == "silence" else self._intake.last_frame
+            if self._doubted_since:
+                since, self._doubted_since = min(since or self._doubted_since, self._doubted_since), 0
+            self._intake.outage(GapKind.STALE if ended == "silence" else GapKind.DISCONNECT, since or self._intake.stamp())
+        log.warning("upstream: connection ended (%s): %s", ended, why)
+        return ("slow_down", refused.wait / SECOND) if refused is not None else (ended, 0.0)
+
+    async def _watch(self, connection: Connection) -> tuple[str, str]:
+        """Wait until the connection ends or should; -> (reason as a label, text)."""
+        loop = asyncio.get_running_loop()
+        socket = connection.socket
+        quiet_since = pinged = loop.time()
+        last_tick = self._intake.last_tick
+        turned, turned_at, still_at = loop.time(), self._clock.now_ns(), 0.0
+        if connection.rotate_at == 0.0 and (age := self._max_age or (connection.feed.lifetime or 0) / SECOND):
+            connection.rotate_at = connection.opened_at + age
+        while True:
+            done, _ = await asyncio.wait((socket.closed,), timeout=0.2)
+            now = loop.time()
+            if now - turned > _STILL_SECONDS:
+                self._doubted_since, still_at = self._doubted_since or turned_at, now
+                quiet_since = now  # its socket is still to be read
+            elif self._intake.last_tick != last_tick and now - still_at > _STILL_SECONDS:
+                self._doubted_since = 0
+            turned, turned_at = now, self._clock.now_ns()
+            if connection.valid:
+                self._backoff.reset()
+            if done:
+                return "refused" if connection.refused else "closed", socket.closed.result()
+            if self._intake.last_tick != last_tick or not self._in_session():
+                last_tick, quiet_since = self._intake.last_tick, now
+            if self._silence and connection.subscribed.is_set() and now - quiet_since > self._silence:
+                return "silence", f"no tick for {format_duration(int(self._silence * SECOND))} (--silence) though it is connected"
+            if connection.unanswered > 3 and connection.feed.heartbeat_answers:
+                return "dead", "three heartbeats without an answer"
+            if now - max(socket.last_received, connection.opened_at) > 2 * _PING_SECONDS:
+                return "dead", f"nothing received for {2 * _PING_SECONDS:.0f} s, pings included"
+            if now - pinged > _PING_SECONDS:
+                pinged = now
+                socket.ping()
+            patience = _SUBSCRIBE_SECONDS + connection.feed.request_interval / SECOND * connection.feed.requests
+            if not connection.subscribed.is_set() and now - connection.opened_at > patience:
+                return "subscribe", "the subscription was not acknowledged"
+            if 0.0 < connection.rotate_at < now and connection.feed.overlaps and connection.subscribed.is_set():
+                return "rotate", "replaced before its end"
+
+    async def _replacement(self, old: Connection) -> tuple[Connection | None, float]:
+        """A second connection beside the old one, subscribed and holding its ticks back; or None, and how long to wait at least.
+
+        Whatever the vendor says to it: the old one delivers."""
+        new = Connection(self._make_feed(), self._intake, self._tolerance, self._most, holding=True)
+        try:
+            reason, wait = await self._open(new)
+        except VendorRefused as error:
+            log.warning("upstream: the connection that was to replace this one is refused: %s", error)
+            return None, _ROTATE_AGAIN_SECONDS
+        if reason:
+            return None, wait
+        subscribed = asyncio.create_task(new.subscribed.wait())
+        try:
+            await asyncio.wait((subscribed, new.socket.closed), timeout=_SUBSCRIBE_SECONDS, return_when=asyncio.FIRST_COMPLETED)
+            if new.subscribed.is_set() and not new.held_enough:
+                await asyncio.wait((old.socket.closed,), timeout=_SETTLE_SECONDS)
+        finally:
+            subscribed.cancel()
+        if new.socket.closed.done() or not new.subscribed.is_set():
+            await new.close("not usable")
+            return None, new.refused.wait / SECOND if new.refused is not None else 0.0
+        return new, 0.0
+
+    def _in_session(self) -> bool:
+        return self._session is None or self._session.contains(self._clock.now_ns())

@@ -1,0 +1,202 @@
+"""AllTick (alltick.co): stocks, forex, crypto, metals. 22998 are trades, 22999 the order book, of which the top is a quote.
+
+A subscribe replaces the whole set before it; codes over the plan's cap are dropped without a word; one request a second.
+`seq` has no documented rule, so it is kept as trade_id and never used to see a gap or to drop a tick. Fields come as text or
+number, times in seconds or milliseconds. Source: the vendor's repository alltick-realtime-..., websocket_interface.
+"""
+
+from collections.abc import Sequence
+from typing import ClassVar
+from urllib.parse import quote
+
+import msgspec
+
+from services.vendors.feed import ABSENT, NO_ID, Feed, HeartbeatAck, Mapped, Mapper, Refused, Skipped, SubscribeAck, raw_text
+from tickbus.protocol.messages import Quote, Side, Trade
+from tickbus.units import SECOND, Duration, canonical, canonical_size, epoch_ns
+
+_HEARTBEAT, _HEARTBEAT_ANSWER = 22000, 22001
+_DEPTH, _DEPTH_ANSWER = 22002, 22003
+_TRADES, _TRADES_ANSWER = 22004, 22005
+_TRADE_PUSH, _DEPTH_PUSH = 22998, 22999
+_PUSHES = {_TRADE_PUSH: "trade", _DEPTH_PUSH: "quote"}
+_OK = 200
+_FATAL = {401: "the token is not valid", 603: "the plan does not include this", 604: "the plan does not include one of the codes"}
+_SLOW_DOWN = (429, 605, 606)
+
+_Raw = msgspec.Raw
+
+
+class _Level(msgspec.Struct, gc=False):
+    price: _Raw = ABSENT
+    volume: _Raw = ABSENT
+
+
+class _Data(msgspec.Struct, gc=False):
+    code: str | None = None
+    seq: _Raw = ABSENT
+    tick_time: _Raw = ABSENT
+    price: _Raw = ABSENT
+    volume: _Raw = ABSENT
+    volumn: _Raw = ABSENT  # so spelt in a table of the vendor's manual
+    trade_direction: _Raw = ABSENT
+    bids: list[_Level] | None = None
+    asks: list[_Level] | None = None
+
+
+class _Frame(msgspec.Struct, gc=False):
+    cmd_id: int | None = None
+    ret: int | None = None
+    msg: str | None = None
+    data: _Data | None = None
+
+
+_decode = msgspec.json.Decoder(_Frame).decode
+_SIDES = {"": Side.UNKNOWN, "0": Side.UNKNOWN, "1": Side.BUY, "2": Side.SELL}
+
+
+class AllTickMapper(Mapper):
+    def map(self, frame: bytes, recv: int) -> Sequence[Mapped]:
+        if b"\n" not in frame or _is_one(frame):
+            return self._map_one(frame, recv, 0)
+        ticks: list[Mapped] = []
+        for line in frame.split(b"\n"):
+            if line.strip():
+                ticks += self._map_one(line, recv + len(ticks), len(ticks))
+        return ticks
+
+    def _map_one(self, frame: bytes, recv: int, after: int) -> Sequence[Mapped]:
+        """One object, behind `after` ticks of the same frame."""
+        try:
+            outer = _decode(frame)
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+            return self._unreadable(frame, error, after)
+        data = outer.data
+        if outer.cmd_id not in _PUSHES or data is None:
+            self._answer(outer)
+            return ()
+        symbol = self.symbols.get(data.code)  # type: ignore[arg-type]  # None is no symbol of ours
+        kind = _PUSHES[outer.cmd_id]
+        if symbol is None:
+            if data.code is None:
+                self.reject("field", "a tick without code", after=after)
+            else:
+                self.reject("unknown_symbol", data.code, lost=False, after=after)
+            return ()
+        try:
+            tick: Trade | Quote = self._trade(data, symbol, recv) if kind == "trade" else self._quote(data, symbol, recv)
+        except (ValueError, KeyError, UnicodeDecodeError, msgspec.MsgspecError) as error:
+            self.reject("field", error, kind=kind, symbol=symbol, after=after)
+            return ()
+        return ((tick, NO_ID),)
+
+    def _trade(self, data: _Data, symbol: str, recv: int) -> Trade:
+        ts_event = _time(data.tick_time, recv)
+        size = canonical_size(raw_text(data.volume) or raw_text(data.volumn))
+        bid, ask = self.best_quotes.get(symbol, (None, None))
+        return Trade(
+            symbol, canonical(raw_text(data.price)), size, _SIDES.get(raw_text(data.trade_direction), Side.UNKNOWN),
+            raw_text(data.seq) or None, ts_event, recv, bid, ask, self.flags(ts_event, recv),
+        )  # fmt: skip
+
+    def _quote(self, data: _Data, symbol: str, recv: int) -> Quote:
+        bid, bid_size = _top(data.bids)
+        ask, ask_size = _top(data.asks)
+        ts_event = _time(data.tick_time, recv)
+        self.best_quotes[symbol] = (bid, ask)
+        return Quote(symbol, bid, bid_size, ask, ask_size, ts_event, recv, self.flags(ts_event, recv))
+
+    def _answer(self, outer: _Frame) -> None:
+        if outer.ret is not None and outer.ret != _OK:
+            text = f"AllTick answers {outer.ret} {outer.msg or ''}".strip()
+            if outer.ret in _FATAL:
+                self.notices.append(Refused(f"{text}: {_FATAL[outer.ret]}; check --token, --url (stocks and forex differ) and --symbols", fatal=True))
+            else:
+                wait = 10 * SECOND if outer.ret in _SLOW_DOWN else 5 * SECOND
+                self.notices.append(Refused(text, fatal=False, wait=Duration(wait)))
+        elif outer.cmd_id in (_TRADES_ANSWER, _DEPTH_ANSWER):
+            self.notices.append(SubscribeAck("trade" if outer.cmd_id == _TRADES_ANSWER else "quote"))
+        elif outer.cmd_id == _HEARTBEAT_ANSWER:
+            self.notices.append(HeartbeatAck())
+        else:
+            self.notices.append(Skipped())
+
+    def _unreadable(self, frame: bytes, error: Exception, after: int) -> Sequence[Mapped]:
+        try:
+            loose = msgspec.json.decode(frame)
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+            self.reject("garbage", error, after=after)
+            return ()
+        command, data = (loose.get("cmd_id"), loose.get("data")) if isinstance(loose, dict) else ("", None)
+        if command is None or (type(command) is int and command not in _PUSHES):
+            try:  # no tick: its data may be anything
+                self._answer(msgspec.convert({name: loose.get(name) for name in ("cmd_id", "ret", "msg")}, _Frame))
+            except msgspec.ValidationError:
+                self.reject("field", error, after=after)
+            return ()
+        if type(command) is not int or not isinstance(data, dict):
+            self.reject("field", error, after=after)
+            return ()
+        kind = _PUSHES[command]
+        symbol = self.symbols.get(data["code"]) if isinstance(data.get("code"), str) else None
+        self.reject("field", error, kind=kind if symbol else None, symbol=symbol, after=after)
+        return ()
+
+
+def _is_one(frame: bytes) -> bool:
+    """Whether it is one object that was written over several lines."""
+    try:
+        msgspec.json.decode(frame, type=_Raw)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return False
+    return True
+
+
+def _time(raw: _Raw, recv: int) -> int:
+    """The vendor's time in ns; ours where it sends none."""
+    text = raw_text(raw)
+    if not text:
+        return recv
+    if not text.isascii() or not text.isdigit() or len(text) > 19:
+        raise ValueError(f"tick_time {text[:40]}")
+    return epoch_ns(int(text)) or recv
+
+
+def _top(levels: list[_Level] | None) -> tuple[str | None, str | None]:
+    """Best price and its size; a side may be empty, and forex sends no sizes."""
+    if not levels:
+        return None, None
+    price, size = raw_text(levels[0].price), raw_text(levels[0].volume)
+    return canonical(price), canonical_size(size) if size else None
+
+
+class AllTick(Feed):
+    default_url: ClassVar[str] = "wss://quote.alltick.co/quote-b-ws-api"
+    default_path: ClassVar[str] = "/quote-b-ws-api"
+    request_interval: ClassVar[Duration] = Duration(1_100_000_000)
+    reconnect_interval: ClassVar[Duration] = Duration(3 * SECOND)
+    takeover_delay: ClassVar[Duration] = Duration(30 * SECOND)
+    heartbeat_interval: ClassVar[Duration | None] = Duration(10 * SECOND)
+    heartbeat_answers: ClassVar[bool] = True
+
+    def query(self) -> str:
+        return f"token={quote(self.setup.token)}" if self.setup.token else ""
+
+    def subscribe(self) -> list[str]:
+        codes = list(self.setup.symbols.vendor.values())
+        frames = []
+        if "trade" in self.setup.kinds:
+            frames.append(self._request(_TRADES, {"symbol_list": [{"code": code} for code in codes]}))
+        if "quote" in self.setup.kinds:
+            frames.append(self._request(_DEPTH, {"symbol_list": [{"code": code, "depth_level": 1} for code in codes]}))
+        return frames
+
+    def heartbeat(self) -> str:
+        return self._request(_HEARTBEAT, {})
+
+    def _request(self, command: int, data: dict[str, object]) -> str:
+        self.requests += 1
+        return msgspec.json.encode({"cmd_id": command, "seq_id": self.requests, "trace": f"tickbus-{self.requests}", "data": data}).decode()
+
+    def mapper(self, tolerance: Duration) -> AllTickMapper:
+        return AllTickMapper(self.setup.symbols, tolerance)

@@ -1,0 +1,88 @@
+"""What a service processes: `async for batch in bus.consume(...)`."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Protocol
+
+from tickbus.consumer.outputs import Output
+from tickbus.protocol.codec import decode
+from tickbus.protocol.messages import Message
+from tickbus.protocol.names import Stream, StreamId
+from tickbus.reader.reads import Poll, trimmed_gap
+
+
+class Committer(Protocol):
+    """What a batch needs of its consumer."""
+
+    service: str
+
+    @property
+    def epochs(self) -> Mapping[int, int]: ...
+
+    def state(self, stream: Stream) -> bytes | None: ...
+
+    async def commit_batch(self, number: int, epochs: Mapping[int, int], outputs: Sequence[Output], state: Mapping[Stream, bytes]) -> None: ...
+
+
+class Batch:
+    """Consecutive entries of some streams, all of shards that only this process owns.
+
+    `commit` covers this batch and all before it. Until then what was read is read again after a crash, by whoever owns the
+    shard then. If a shard was taken over meanwhile (this process stalled for too long), its part of the commit is dropped: the
+    new owner reads the same again.
+
+        async for batch in bus.consume("my-app"):
+            counts = {}
+            for stream, id, message in batch:
+                counts[stream] = counts.get(stream, int(batch.state(stream) or 0)) + 1
+            await batch.commit(state={stream: str(count).encode() for stream, count in counts.items()})
+    """
+
+    def __init__(self, consumer: Committer, number: int, poll: Poll, gained: Mapping[int, Mapping[str, bytes]], lost: frozenset[int]) -> None:
+        self.gained = gained
+        """Shards that are owned from here on -> the states in them, by stream name. Comes before any entry of them."""
+        self.lost = lost
+        """Shards that are owned no more: no entry of them follows, and a commit of this batch is the last that can hold some.
+        A shard may be gained again later."""
+        self.reads = poll.reads
+        """The entries as they are stored on the bus."""
+        self.clocks = poll.clocks
+        """(shard, feed) -> bus ms: every entry of that feed's trade and quote streams with an older ID has been delivered."""
+        self._consumer = consumer
+        self._number = number
+        self._epochs = dict(consumer.epochs)
+
+    def __iter__(self) -> Iterator[tuple[Stream, StreamId, Message]]:
+        """Each message with its stream and ID, in order per stream, Gaps included.
+
+        A Gap for what was trimmed has the ID after which it is missing. WireError for an entry that this version cannot read.
+        """
+        for read in self.reads:
+            if read.lost is not None:
+                yield read.stream, read.lost.after, trimmed_gap(read, self._consumer.service)
+            for id, (field, payload) in read.entries:
+                yield read.stream, StreamId.parse(id), decode(field, payload)
+
+    @property
+    def positions(self) -> dict[Stream, StreamId]:
+        """Where the streams of this batch stand after it."""
+        return {read.stream: read.last for read in self.reads}
+
+    def state(self, stream: Stream) -> bytes | None:
+        """Return what was committed last as this stream's state, by whichever process; None if nothing was."""
+        return self._consumer.state(stream)
+
+    async def commit(self, outputs: Sequence[Output] = (), state: Mapping[Stream, bytes] | None = None) -> None:
+        """Store outputs, states and the positions of all that was delivered so far, in one transaction.
+
+        It returns when that is stored, however long Redis is unavailable. On a cluster it is one transaction per shard: a
+        master that is unavailable delays its own shards only, so this returns when the others have stored their parts, and of
+        the delayed shard nothing more is delivered until its part is stored too.
+
+        outputs: messages for streams of this service. The symbol of each must be of a shard that this batch could have held:
+            best the symbol that caused it.
+        state: any bytes per stream, for `Batch.state` of whoever owns it next; empty bytes delete it.
+
+        Errors: ValueError for an output of a shard that this process does not own; Fenced if another program writes the same
+        streams. Cancelled, the commit goes on by itself, and the next one waits for it.
+        """
+        await self._consumer.commit_batch(self._number, self._epochs, outputs, state or {})

@@ -1,0 +1,333 @@
+"""A service's side of the bus: read the shards that it owns, commit position, state and output together.
+
+    consumer = ShardConsumer(url, keys, "bars", reads, lease_ttl)
+    await consumer.open()
+    async for batch in consumer.batches():
+        ...
+        await batch.commit(outputs, state)
+
+Any number of processes share the shards of a service (tickbus.consumer.ownership). Position and state stand in Redis beside the
+streams, and a commit is one fenced transaction with the outputs: after a crash anywhere whoever owns the shard next goes on as
+if nothing had happened. A service whose output is elsewhere (the recorder's files) keeps its position there, says so by
+`recover`, and commits it here only to show it.
+"""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Awaitable, Collection, Mapping, Sequence
+from functools import partial
+
+from tickbus.clock import BusClock
+from tickbus.consumer.batch import Batch
+from tickbus.consumer.group_mirror import GroupMirror
+from tickbus.consumer.membership import Membership
+from tickbus.consumer.outputs import Output
+from tickbus.consumer.ownership import SLOW_SHARD_SECONDS, Recover, ShardOwnership
+from tickbus.consumer.uncommitted import UncommittedPositions
+from tickbus.consumer.writer_epochs import WriterEpochs
+from tickbus.errors import Fenced, RedisError
+from tickbus.protocol.names import Keys, Stream, StreamId
+from tickbus.protocol.stream_filter import StreamFilter
+from tickbus.reader.cluster_reader import AnyReader, open_reader
+from tickbus.reader.reads import FROM_START, NOW, Poll
+from tickbus.redis.link import ReplyError
+from tickbus.redis.registry import check_conflicting_writers, check_meta, check_replicas, register_service
+from tickbus.redis.topology import locate
+from tickbus.units import Duration
+from tickbus.writer.entry import Entry, StreamWriter
+from tickbus.writer.heads import HeadBuilder
+from tickbus.writer.publisher import Publisher
+from tickbus.writer.replay_buffer import DEFAULT_WINDOW, Window
+from tickbus.writer.transaction import Field, Transaction
+
+log = logging.getLogger("tickbus.consumer")
+
+_LAST_COMMIT_SECONDS = 2.0
+"""A commit under way may take this long when the service ends."""
+
+
+class ShardConsumer:
+    """One replica of a service."""
+
+    def __init__(
+        self,
+        url: str,
+        keys: Keys,
+        service: str,
+        reads: StreamFilter,
+        lease_ttl: Duration,
+        *,
+        start: str | StreamId = FROM_START,
+        writes: StreamFilter | None = None,
+        recover: Recover | None = None,
+        window: Window = DEFAULT_WINDOW,
+        mirror_groups: bool = False,
+    ) -> None:
+        """
+        reads: which streams. start: where streams without a position begin.
+        writes: its own streams, which no other service may write; None: they are known once it writes them.
+        recover: how a service that keeps positions outside of Redis finds them.
+        window: how much of what was written lately is kept, to be sent again should Redis lose it.
+        mirror_groups: whether positions are shown as consumer groups too.
+        """
+        self._redis = locate(url)
+        self.connect = self._redis.connect
+        self.keys = keys
+        self.service = service
+        self.reads = reads
+        self._start = start
+        self._writes = writes
+        self._keeps_positions = recover is None
+        self.clock = BusClock()
+        self.publisher = Publisher(self._redis, keys, service, self.clock, window=window)
+        self.members = Membership(self.connect, keys, service, lease_ttl, self.publisher.fences.holder)
+        self.shards = ShardOwnership(
+            keys, service, reads, self.publisher, self.members, self.clock, self.connect,
+            start=start, writes=writes, recover=recover, window=window,
+        )  # fmt: skip
+        self.shards.on_lost.append(self._forget)
+        self._uncommitted = UncommittedPositions()
+        self._groups = GroupMirror(self.connect, keys, service) if mirror_groups else None
+        self._writer_epochs = WriterEpochs()
+        self._reader: AnyReader | None = None
+        self._committing: asyncio.Task[None] | None = None
+        self._tasks: list[asyncio.Task[None]] = []
+        self._number = 0
+        """Of the newest batch."""
+        self._planned = -1
+        """The version of the membership that was acted on."""
+        self._registered = 0
+        """How many losses of Redis's history this service has answered by registering again."""
+        self._reconnects = 0
+        self.read = 0
+        """Entries, ever."""
+        self.commits = 0
+        self.lost = 0
+        """Entries that were trimmed before they were read."""
+
+    @property
+    def epochs(self) -> Mapping[int, int]:
+        """Owned shard -> the epoch under which this process owns it."""
+        return self.shards.epochs
+
+    def owns(self, stream: Stream) -> bool:
+        """Whether this process is the one that reads it for the service."""
+        return self.reads(stream) and self.shards.owns(stream)
+
+    @property
+    def ready(self) -> bool:
+        """Whether it owns its share of the shards, or no share is left for it."""
+        return bool(self.members.alive) and bool(self.epochs or not self.members.wanted)
+
+    @property
+    def reconnects(self) -> int:
+        return self.publisher.reconnects + self._reconnects + (self._reader.reconnects if self._reader is not None else 0)
+
+    async def open(self) -> None:
+        """Become a member, unless it is one. RedisError or ConfigError if that is not possible."""
+        if self._tasks:
+            return
+        link = await self.connect()
+        try:
+            await check_meta(link, self.keys)
+            await check_replicas(link, self.keys, self.service, self.reads, self._writes)
+        finally:
+            link.close()
+        await self._register()
+        await self.members.beat()
+        if self._writes is not None:
+            await self.shards.ask(partial(check_conflicting_writers, keys=self.keys, service=self.service, writes=self._writes))
+        works = [self.members.run(), *([self._groups.run()] if self._groups is not None else [])]
+        self._tasks = [asyncio.create_task(work) for work in works]
+
+    async def _register(self) -> None:
+        link = await self.connect()
+        try:
+            await check_meta(link, self.keys)
+            await register_service(link, self.keys, self.service, self.reads, self._writes)
+        finally:
+            link.close()
+
+    async def _register_again(self) -> None:
+        """Redis lost its data, and with them what others know of this service."""
+        try:
+            await self._register()
+            self._registered = self.publisher.histories_lost
+        except (RedisError, ReplyError) as error:
+            log.debug("%s: not registered again yet: %s", self.service, error)
+
+    # reading
+
+    async def batches(self) -> AsyncIterator[Batch]:
+        """Forever. Shards are taken over and released between two batches, so one that takes long delays that."""
+        polls: AsyncIterator[Poll] | None = None
+        while True:
+            self._raise_bugs()
+            if self.publisher.in_flight:
+                await self._check_in_flight()
+            if self.shards.was_robbed or self._planned != self.members.version:
+                self._planned = self.members.version
+                if self._registered != self.publisher.histories_lost:
+                    await self._register_again()
+                if leaving := await self.shards.leaving():
+                    polls = None
+                    self._end_reading()
+                    yield self._batch(Poll(), lost=leaving)
+                    await self.shards.release(leaving)
+                if gained := await self.shards.take():
+                    polls = None
+                    self._end_reading()
+                    yield self._batch(Poll(), gained=gained)
+            elif not self.epochs:
+                await self.members.next_refresh()
+            else:
+                polls = polls or self._begin_reading()
+                yield self._batch(await anext(polls))
+
+    def _batch(self, poll: Poll, gained: Mapping[int, Mapping[str, bytes]] | None = None, lost: frozenset[int] = frozenset()) -> Batch:
+        self._number += 1
+        if self._keeps_positions:
+            self._uncommitted.add(self._number, {read.stream: read.last for read in poll.reads})
+        for read in poll.reads:
+            self.read += len(read.entries)
+            if read.lost is not None:
+                self.lost += read.lost.count
+                if read.lost.reset:
+                    self._writer_epochs.forget([read.stream.name])
+                    log.error("%s: %s was rolled back: Redis lost entries that were read", self.service, read.stream.name)
+                else:
+                    log.error("%s: %s: %d entries were trimmed before they were read", self.service, read.stream.name, read.lost.count)
+        return Batch(self, self._number, poll, gained or {}, lost)
+
+    def _begin_reading(self) -> AsyncIterator[Poll]:
+        start = FROM_START if self._start == NOW else self._start  # where NOW was is in the positions
+        read_to, shards = self.shards.read_to, sorted(self.epochs)
+        self._reader = open_reader(self._redis, self.keys, self.reads, start, read_to, shards, self._paused)
+        return self._reader.polls()
+
+    def _paused(self) -> Collection[int]:
+        """Shards of which nothing more is delivered until what was committed of them is stored."""
+        return self.publisher.in_flight.shards
+
+    def _end_reading(self) -> None:
+        """The shards change: another reader goes on where this one is."""
+        if self._reader is not None:
+            self.shards.read_to |= self._reader.resumable
+            self._reader.close()
+            self._reconnects += self._reader.reconnects
+            self._reader = None
+
+    def _forget(self, shards: Collection[int]) -> None:
+        """These are another process's now."""
+
+        def is_gone(stream: Stream) -> bool:
+            return self.keys.shard(stream.symbol) in shards
+
+        self._writer_epochs.forget_if(lambda name: is_gone(Stream.parse(name)))
+        self._uncommitted.forget(is_gone)
+        if self._groups is not None:
+            self._groups.forget(is_gone)
+
+    def epochs_of(self, stream: Stream, seqs: Sequence[int]) -> list[int]:
+        """Return the epochs under which the next entries of a stream were written, by their counters."""
+        head = self._reader.heads.get(stream.name) if self._reader is not None else None
+        return self._writer_epochs.epochs(stream.name, head.epochs if head is not None else (), seqs)
+
+    # committing
+
+    def state(self, stream: Stream) -> bytes | None:
+        """Return what was committed last as this stream's state."""
+        return self.shards.states.get(stream.name)
+
+    async def commit(self, positions: Mapping[Stream, StreamId], outputs: Sequence[Output] = (), state: Mapping[Stream, bytes] | None = None) -> None:
+        """Store these as one transaction, as far as their shards are owned; returns when it is stored."""
+        await self._shielded(self._commit(positions, outputs, state or {}, dict(self.epochs)))
+
+    async def commit_batch(self, number: int, epochs: Mapping[int, int], outputs: Sequence[Output], state: Mapping[Stream, bytes]) -> None:
+        """As `commit`, for all that was delivered up to batch `number`. `epochs`: the shards as they were owned with it."""
+        foreign = next((output.stream for output in outputs if self.keys.shard(output.stream.symbol) not in epochs), None)
+        if foreign is not None:
+            raise ValueError(f"{foreign.name}: its shard is not owned by this process; give an output the symbol of what caused it")
+        await self._shielded(self._commit(self._uncommitted.up_to(number), outputs, state, epochs))
+        self._uncommitted.committed(number)
+
+    async def _shielded(self, commit: Awaitable[None]) -> None:
+        """A commit is never cut in half: nobody would know what of it is stored."""
+        self._committing = asyncio.ensure_future(commit)
+        await asyncio.shield(self._committing)
+
+    async def _commit(
+        self,
+        positions: Mapping[Stream, StreamId],
+        outputs: Sequence[Output],
+        state: Mapping[Stream, bytes],
+        epochs: Mapping[int, int],
+    ) -> None:
+        owned, shard_of = self.shards, self.keys.shard
+        async with owned.lock:
+            # a shard that was lost and won again in between is another matter than the one that this was read from
+            ours = {shard for shard, epoch in epochs.items() if self.epochs.get(shard) == epoch}
+            positions = {stream: id for stream, id in positions.items() if shard_of(stream.symbol) in ours}
+            state = {stream: value for stream, value in state.items() if shard_of(stream.symbol) in ours}
+            heads: dict[StreamWriter, HeadBuilder] = {}
+            entries = [owned.outputs.entry(output, epochs[shard], heads) for output in outputs if (shard := shard_of(output.stream.symbol)) in ours]
+            await self._store(entries, heads, owned.position_fields(positions) + owned.state_fields(state))
+            self.commits += 1
+            # of what is still owned: `_store` may have found a shard taken
+            positions = {stream: id for stream, id in positions.items() if owned.owns(stream)}
+            owned.positions |= {stream.name: id for stream, id in positions.items()}
+            owned.states |= {stream.name: value for stream, value in state.items() if owned.owns(stream)}
+            if self._groups is not None:
+                self._groups.move(positions)
+
+    async def _store(self, entries: list[Entry], heads: Mapping[StreamWriter, HeadBuilder], fields: list[Field]) -> None:
+        """Store what of it is in shards that nobody took over; the counters of the others' outputs have not moved."""
+        while True:
+            transaction = Transaction(self.clock.now_ms())
+            transaction.entries = [entry for entry in entries if entry.stream.shard in self.epochs]
+            transaction.heads = {writer: head.pack() for writer, head in heads.items() if writer.shard in self.epochs}
+            transaction.fields = [field for field in fields if field.shard in self.epochs]
+            if not transaction.shards():
+                break
+            try:
+                await self.publisher.commit(transaction, SLOW_SHARD_SECONDS)
+                break
+            except Fenced as error:
+                if not error.shards:
+                    raise
+                self.shards.drop(error.shards)
+                if self._redis.sharded:  # each shard is a transaction of its own: those of the others are stored
+                    break
+        self.shards.outputs.stored({writer: head for writer, head in heads.items() if writer.shard in self.epochs})
+
+    async def _check_in_flight(self) -> None:
+        """See what became of commits that were on their way."""
+        async with self.shards.lock:
+            try:
+                self.publisher.in_flight.check()
+            except Fenced as error:
+                if not error.shards:
+                    raise
+                self.shards.drop(error.shards)
+
+    # the end
+
+    def _raise_bugs(self) -> None:
+        for task in self._tasks:
+            if task.done():
+                task.result()
+
+    async def close(self) -> None:
+        """Give all shards back and leave; a commit under way is waited for, briefly."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self._committing is not None:
+            await asyncio.wait((self._committing,), timeout=_LAST_COMMIT_SECONDS)
+            self._committing.cancel()
+            await asyncio.gather(self._committing, return_exceptions=True)
+        await self.publisher.in_flight.finish(_LAST_COMMIT_SECONDS)
+        self._end_reading()
+        await self.publisher.release()
+        await self.members.leave()
+        self.publisher.close()

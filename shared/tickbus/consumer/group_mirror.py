@@ -1,0 +1,82 @@
+"""Positions as consumer groups, for tools that know no others: `XINFO GROUPS` shows each service's lag, KEDA and exporters scale by it.
+
+Only a mirror: nobody reads by these groups, and what they say is up to a second old.
+"""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Mapping
+
+from tickbus.errors import RedisError
+from tickbus.protocol.names import Keys, Stream, StreamId
+from tickbus.redis.link import Connection, ReplyError
+from tickbus.redis.resp import Command
+
+log = logging.getLogger("tickbus.groups")
+
+_INTERVAL = 1.0
+_PIECE = 250
+
+
+class GroupMirror:
+    def __init__(self, connect: Callable[[], Awaitable[Connection]], keys: Keys, service: str) -> None:
+        self._connect = connect
+        self._keys = keys
+        self._service = service
+        self._moved: dict[Stream, StreamId] = {}
+        self._added: dict[Stream, int] = {}
+        """Entries that Redis has counted of a stream, less the counter of its last one: 0 unless the stream was ever lost."""
+
+    def move(self, positions: Mapping[Stream, StreamId]) -> None:
+        self._moved |= positions
+
+    def forget(self, gone: Callable[[Stream], bool]) -> None:
+        """These are another process's to show."""
+        for stream in [stream for stream in self._moved if gone(stream)]:
+            del self._moved[stream]
+
+    async def run(self) -> None:
+        """For ever, once a second; slower for thousands of streams. Redis away is no error."""
+        link: Connection | None = None
+        try:
+            while True:
+                await asyncio.sleep(max(_INTERVAL, len(self._moved) / 2_000))
+                try:
+                    if link is None or link.closed:
+                        link = await self._connect()
+                    await self.show(link)
+                except (RedisError, ReplyError) as error:
+                    log.debug("%s: consumer groups not brought up: %s", self._service, error)
+        finally:
+            if link is not None:
+                link.close()
+
+    async def show(self, link: Connection) -> None:
+        moved, self._moved = list(self._moved.items()), {}
+        for start in range(0, len(moved), _PIECE):
+            piece = moved[start : start + _PIECE]
+            try:
+                await self._count(link, [stream for stream, _ in piece if stream not in self._added])
+                await link.ask_all([self._group("SETID", stream, id) for stream, id in piece])
+            except ReplyError:  # some have no such group yet, or the stream was deleted since
+                for stream, id in piece:
+                    await self._show_one(link, stream, id)
+
+    async def _show_one(self, link: Connection, stream: Stream, id: StreamId) -> None:
+        try:
+            await link.ask(*self._group("SETID", stream, id))
+        except ReplyError:
+            try:
+                await self._count(link, [stream])
+                await link.ask(*self._group("CREATE", stream, id))
+            except ReplyError as error:
+                log.debug("%s: %s: no group: %s", self._service, stream.name, error)
+
+    def _group(self, how: str, stream: Stream, id: StreamId) -> Command:
+        return ("XGROUP", how, self._keys.stream(stream), self._service, str(id), "ENTRIESREAD", max(0, id.seq + self._added.get(stream, 0)))
+
+    async def _count(self, link: Connection, streams: list[Stream]) -> None:
+        replies = await link.ask_all([("XINFO", "STREAM", self._keys.stream(stream)) for stream in streams])
+        for stream, reply in zip(streams, replies, strict=True):
+            info = dict(zip(reply[::2], reply[1::2], strict=True))
+            self._added[stream] = int(info[b"entries-added"]) - StreamId.parse(info[b"last-generated-id"]).seq

@@ -1,0 +1,85 @@
+"""A service's own streams: messages -> entries with dense counters, and the heads that go with them. Pure.
+
+Nothing moves until it is stored: entries are made against a draft of the heads, and `stored` adopts it. So what a fenced
+transaction held can be made again without a counter used twice.
+"""
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+
+from tickbus.errors import WireError
+from tickbus.protocol.codec import FIELDS, Head, decode, encode
+from tickbus.protocol.messages import Bar, Gap, Message, Signal
+from tickbus.protocol.names import Keys, Stream
+from tickbus.writer.entry import Entry, StreamWriter
+from tickbus.writer.heads import EMPTY_HEAD, HeadBuilder
+
+_OUTPUTS: dict[str, tuple[type[Message], ...]] = {"bar": (Bar, Gap), "signal": (Signal, Gap)}
+
+
+@dataclass(frozen=True)
+class Output:
+    """A message to add to one of the service's own streams: a Bar or a Signal, or a Gap among them, of the stream's symbol.
+
+    ValueError if it would be no such entry: whoever reads the stream relies on it."""
+
+    stream: Stream
+    ms: int
+    """Bus time in ms since the epoch, from the ID of what caused it, so that a repeat gives the same ID."""
+    message: Message
+
+    def __post_init__(self) -> None:
+        if not 10**12 <= self.ms < 10**13:  # an ID has 13 digits in front
+            raise ValueError(f"{self.stream.name}: {self.ms} is no bus time in ms; take it from the ID of the entry that caused the output")
+        self.stream.check()
+        if type(self.message) not in _OUTPUTS.get(self.stream.kind, ()) or self.message.symbol != self.stream.symbol:
+            raise ValueError(
+                f"{self.stream.name}: a {type(self.message).__name__} of {self.message.symbol!r} does not belong there; outputs are bars and signals"
+            )
+        try:
+            decode(FIELDS[type(self.message)], encode(self.message))
+        except WireError as error:
+            raise ValueError(f"{self.stream.name}: {error}") from None
+
+
+class OutputStreams:
+    def __init__(self, keys: Keys) -> None:
+        self._keys = keys
+        self._writers: dict[str, StreamWriter] = {}
+        self._heads: dict[str, Head] = {}
+
+    def load(self, heads: Mapping[str, Head]) -> None:
+        """Streams that are there already, as their shards were taken over."""
+        self._heads |= heads
+        for name in heads:
+            self.writer(Stream.parse(name))
+
+    def forget(self, shards: Collection[int]) -> None:
+        """These are another process's now."""
+        self._writers = {name: writer for name, writer in self._writers.items() if writer.shard not in shards}
+        self._heads = {name: head for name, head in self._heads.items() if name in self._writers}
+
+    def entry(self, output: Output, epoch: int, draft: dict[StreamWriter, HeadBuilder]) -> Entry:
+        """The next entry of its stream. `draft`: heads as far as this transaction has moved them; it is advanced."""
+        writer = self.writer(output.stream)
+        head = draft.get(writer)
+        if head is None:
+            head = draft[writer] = HeadBuilder(self._heads.get(writer.name, EMPTY_HEAD))
+            head.begin(epoch)
+        entry = Entry(writer, max(output.ms, head.ms), head.seq + 1, FIELDS[type(output.message)], encode(output.message))
+        head.add(entry, output.message)
+        return entry
+
+    def stored(self, draft: Mapping[StreamWriter, HeadBuilder]) -> None:
+        self._heads |= {writer.name: head.build() for writer, head in draft.items()}
+
+    @property
+    def keys(self) -> list[bytes]:
+        """Keys of all streams, for the retention sweep: those found when their shard was taken over, and those written since."""
+        return [writer.key for writer in self._writers.values()]
+
+    def writer(self, stream: Stream) -> StreamWriter:
+        writer = self._writers.get(stream.name)
+        if writer is None:
+            writer = self._writers[stream.name] = StreamWriter(self._keys, stream)
+        return writer

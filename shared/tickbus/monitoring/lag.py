@@ -1,0 +1,144 @@
+"""How far a service is behind: in entries, exactly, by the streams' own counters; in seconds, by its oldest unread entry.
+
+Lag in entries = counter of the head - counter of the position: right also after trimming. XINFO's own `lag` is not.
+"""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from tickbus.errors import RedisError
+from tickbus.monitoring import metrics as m
+from tickbus.monitoring.metrics import Meters
+from tickbus.protocol.codec import Head
+from tickbus.protocol.names import FEED_KINDS, START, Keys, Stream, StreamId
+from tickbus.protocol.stream_filter import StreamFilter, decode_filter
+from tickbus.redis.link import Connection, ReplyError
+from tickbus.redis.registry import read_heads
+from tickbus.units import HOUR, MILLISECOND
+
+log = logging.getLogger("tickbus.lag")
+
+_PIECE = 250
+DEFAULT_RETENTION_MS = 24 * HOUR // MILLISECOND
+
+
+@dataclass(frozen=True)
+class StreamLag:
+    """One stream of one service."""
+
+    stream: Stream
+    ticks: int
+    """Entries that are not committed, those already trimmed included."""
+    lost: int
+    """Of these, the ones that were trimmed: they cannot be read any more."""
+    seconds: float
+    """Age of the oldest entry not committed; 0 if there is none."""
+    headroom: float
+    """Seconds until retention takes an entry that is not committed."""
+
+
+class _Kept(NamedTuple):
+    """How long a stream is kept."""
+
+    ms: int = DEFAULT_RETENTION_MS
+    entries: int = 0
+    """0: any number."""
+
+
+class _Retentions:
+    """By stream, as the writers say themselves."""
+
+    def __init__(self, flat: Sequence[bytes]) -> None:
+        """`flat`: all of `tickbus:meta`."""
+        self._kept: dict[str, _Kept] = {}
+        self._services: list[tuple[str, StreamFilter]] = []
+        for field, value in zip(flat[::2], flat[1::2], strict=True):
+            what, _, owner = field.decode().partition(":")
+            if what == "retention":
+                ms, _, entries = value.decode().partition(",")
+                self._kept[owner] = _Kept(int(ms), int(entries))
+            elif what == "writes":
+                self._services.append((owner, decode_filter(value)))
+
+    def of(self, stream: Stream) -> _Kept:
+        """Of trades and quotes the feed has them; of bars and signals the service that writes them."""
+        owners = [stream.feed] if stream.kind in FEED_KINDS else [name for name, writes in self._services if writes(stream)]
+        return next((self._kept[owner] for owner in owners if owner in self._kept), _Kept())
+
+
+async def measure(
+    link: Connection, keys: Keys, heads: Mapping[str, Head], positions: Mapping[str, StreamId], wanted: Callable[[Stream], bool]
+) -> list[StreamLag]:
+    """The lag of a service with these positions in every stream that it wants."""
+    seconds, micros = await link.ask("TIME")
+    now_ms = int(seconds) * 1000 + int(micros) // 1000
+    kept = _Retentions(await link.ask("HGETALL", keys.meta))
+    behind: list[tuple[Stream, StreamId, StreamId]] = []
+    lags = []
+    for name, head in heads.items():
+        stream = Stream.parse(name)
+        if not wanted(stream):
+            continue
+        last, position = StreamId.parse(head.id), positions.get(name, START)
+        if last > position:
+            behind.append((stream, last, position))
+        else:
+            lags.append(StreamLag(stream, 0, 0, 0.0, kept.of(stream).ms / 1000))
+    for start in range(0, len(behind), _PIECE):
+        piece = behind[start : start + _PIECE]
+        rows = await link.ask_all([("XRANGE", keys.stream(stream), f"({position}", "+", "COUNT", 1) for stream, _, position in piece])
+        for (stream, last, position), found in zip(piece, rows, strict=True):
+            oldest = StreamId.parse(found[0][0]) if found else last
+            age = max(0.0, (now_ms - oldest.ms) / 1000)
+            # an empty answer: all that was unread is trimmed
+            headroom = _headroom(kept.of(stream), oldest, last, age) if found else 0.0
+            lost = max(0, oldest.seq - position.seq - 1) if found else last.seq - position.seq
+            lags.append(StreamLag(stream, last.seq - position.seq, lost, age, headroom))
+    return lags
+
+
+def _headroom(kept: _Kept, oldest: StreamId, last: StreamId, age: float) -> float:
+    """By age; and by number, at the rate of the unread part."""
+    by_age = kept.ms / 1000 - age
+    unread = last.seq - oldest.seq + 1
+    span = (last.ms - oldest.ms) / 1000
+    if not kept.entries or span <= 0:
+        return max(0.0, by_age)
+    return max(0.0, min(by_age, (kept.entries - unread) / (unread / span)))
+
+
+class LagMeter:
+    """Measures a service's own lag every few seconds and puts it into its metrics."""
+
+    def __init__(
+        self, meters: Meters, service: str, keys: Keys, connect: Callable[[], Awaitable[Connection]],
+        wanted: Callable[[Stream], bool], positions: Callable[[], Mapping[str, StreamId]],
+    ) -> None:  # fmt: skip
+        self._keys = keys
+        self._connect = connect
+        self._wanted = wanted
+        self._positions = positions
+        self._ticks = meters.gauge(m.CONSUMER_LAG_TICKS).labels(service)
+        self._seconds = meters.gauge(m.CONSUMER_LAG_SECONDS).labels(service)
+        self._headroom = meters.gauge(m.RETENTION_HEADROOM).labels(service)
+
+    async def run(self) -> None:
+        link: Connection | None = None
+        interval = 1.0
+        while True:
+            try:
+                if link is None or link.closed:
+                    link = await self._connect()
+                heads = await read_heads(link, self._keys, range(self._keys.shards))
+                # a sweep of all heads costs about 10 us a stream
+                interval = max(1.0, len(heads) / 2_000)
+                lags = await measure(link, self._keys, heads, self._positions(), self._wanted)
+                self._ticks.set(sum(lag.ticks for lag in lags))
+                self._seconds.set(max((lag.seconds for lag in lags), default=0.0))
+                self._headroom.set(min((lag.headroom for lag in lags), default=DEFAULT_RETENTION_MS / 1000))
+            except (RedisError, ReplyError) as error:
+                log.debug("lag: %s", error)
+            await asyncio.sleep(interval)

@@ -1,0 +1,10 @@
+"""What the retention sweep did, as metrics."""
+
+from tickbus.monitoring import metrics as m
+from tickbus.monitoring.metrics import Meters
+from tickbus.writer.retention import Sweeper
+
+
+def expose_sweeps(meters: Meters, sweeper: Sweeper) -> None:
+    meters.follow(m.RETENTION_TRIMMED, lambda: sweeper.total.removed)
+    meters.follow(m.RETENTION_BYTES, lambda: sweeper.total.bytes)

@@ -1,0 +1,203 @@
+"""One raw connection to Redis: packed commands out, replies in, in order, nothing in between.
+
+redis-py opens, secures and authenticates it (TLS, ACL, database); then hiredis packs and parses directly, which on the hot
+path is several times faster than a client's own layers. There is no retry in here: whoever calls knows what a repeat means.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Coroutine, Iterable
+from typing import Any, Protocol, cast
+
+import hiredis
+import redis.asyncio as redis_py
+from redis.exceptions import AuthenticationError, AuthorizationError, ConnectionError, RedisError, TimeoutError
+
+from tickbus.clock import BusClock, monotonic_ns
+from tickbus.errors import RedisMisconfigured, RedisUnavailable
+from tickbus.redis.client_options import REPLY_SECONDS, check_url, remedy, share_tls
+from tickbus.redis.resp import Command, pack
+from tickbus.sanitize import redact
+
+Reply = Any
+ReplyError = hiredis.ReplyError
+
+
+class Connection(Protocol):
+    """What carries single commands: a Link, or on a cluster something that finds the node of each."""
+
+    @property
+    def closed(self) -> bool: ...
+
+    async def ask(self, *command: "bytes | str | int", timeout: float = REPLY_SECONDS) -> Reply: ...
+
+    async def ask_all(self, commands: Iterable[Command], timeout: float = REPLY_SECONDS) -> list[Reply]: ...
+
+    def close(self) -> None: ...
+
+
+class Link(asyncio.Protocol):
+    """An open connection. `ask` returns the replies; when the connection ends, every waiting `ask` raises RedisUnavailable."""
+
+    def __init__(self) -> None:
+        self._reader = hiredis.Reader(notEnoughData=Ellipsis)
+        self._waiting: deque[tuple[asyncio.Future[list[Reply]], int, float]] = deque()
+        self._replies: list[Reply] = []
+        self._loop = asyncio.get_running_loop()
+        self._watchdog: asyncio.TimerHandle | None = None
+        self._received_at = 0.0
+        self._why = "closed"
+        self._beside: asyncio.Task[None] | None = None
+        self.closed = False
+
+    @classmethod
+    async def open(cls, url: str) -> "Link":
+        """Connect; RedisUnavailable if the server is not there, RedisMisconfigured if it does not let us in, ConfigError if `url` is none."""
+        task = asyncio.current_task()
+        cancelled = task.cancelling() if task is not None else 0
+        connection = cast(redis_py.Connection, check_url(url).make_connection())  # type: ignore[no-untyped-call]
+        if isinstance(connection, redis_py.SSLConnection):
+            share_tls(connection, url)
+        try:
+            await connection.connect()  # type: ignore[no-untyped-call]
+        except asyncio.CancelledError:
+            await connection.disconnect(nowait=True)
+            raise
+        except (AuthenticationError, AuthorizationError) as error:
+            raise RedisMisconfigured(f"Redis at {redact(url)} refuses the login: {error}; put user and password into the URL") from None
+        except (ConnectionError, TimeoutError, OSError) as error:
+            why = str(error).rstrip(".") or "no answer"
+            raise RedisUnavailable(f"no Redis at {redact(url)}: {why}; {remedy(url, error)}") from None
+        except RedisError as error:
+            raise RedisMisconfigured(f"Redis at {redact(url)}: {error}") from None
+        link = cls()
+        # the layer that is crossed: redis-py has no public way to hand its socket over
+        link._writer = cast(asyncio.StreamWriter, connection._writer)
+        link._transport = cast(asyncio.Transport, link._writer.transport)
+        connection._reader = connection._writer = None
+        link._transport.set_protocol(link)
+        link._transport.resume_reading()
+        if task is not None and task.cancelling() > cancelled:  # redis-py swallows it while it says hello
+            link.close()
+            raise asyncio.CancelledError
+        return link
+
+    def send(self, packed: bytes, replies: int, timeout: float = REPLY_SECONDS) -> "asyncio.Future[list[Reply]]":
+        """Send commands; -> their replies, in order, errors among them as ReplyError values."""
+        future: asyncio.Future[list[Reply]] = self._loop.create_future()
+        if self.closed:
+            future.set_exception(RedisUnavailable(self._why))
+            future.exception()  # seen, as in _end
+            return future
+        self._waiting.append((future, replies, self._loop.time() + timeout))
+        if self._watchdog is None:
+            self._watchdog = self._loop.call_later(timeout, self._check)
+        self._transport.write(packed)
+        return future
+
+    async def ask(self, *command: "bytes | str | int", timeout: float = REPLY_SECONDS) -> Reply:
+        """Send one command; -> its reply. An error reply is raised: RedisUnavailable while this server cannot serve it, RedisMisconfigured, else ReplyError."""
+        (reply,) = await self.send(pack(command), 1, timeout)
+        raise_error(reply)
+        return reply
+
+    async def ask_all(self, commands: Iterable[Command], timeout: float = REPLY_SECONDS) -> list[Reply]:
+        """Send many commands at once; -> their replies. The first error reply is raised as by `ask`."""
+        packed = [pack(command) for command in commands]
+        replies = await self.send(b"".join(packed), len(packed), timeout) if packed else []
+        for reply in replies:
+            raise_error(reply)
+        return replies
+
+    def close(self, why: str = "closed") -> None:
+        if not self.closed:
+            self._why = why
+            self._transport.abort()
+            self._end()
+
+    def while_open(self, work: Coroutine[Any, Any, None]) -> None:
+        """Run `work` beside this link; it is cancelled when the link ends."""
+        self._beside = self._loop.create_task(work)
+
+    # asyncio.Protocol
+
+    def data_received(self, data: bytes) -> None:
+        self._received_at = self._loop.time()
+        reader = self._reader
+        reader.feed(data)
+        replies = self._replies
+        gets = reader.gets
+        waiting = self._waiting
+        while waiting:
+            future, wanted, _ = waiting[0]
+            while len(replies) < wanted:
+                reply = gets()
+                if reply is Ellipsis:
+                    return
+                replies.append(reply)
+            waiting.popleft()
+            self._replies = []
+            if not future.done():  # a caller that gave up must not shift the replies of the next
+                future.set_result(replies)
+            replies = self._replies
+
+    def connection_lost(self, error: BaseException | None) -> None:
+        if not self.closed:
+            self._why = f"the connection to Redis was lost ({error or 'closed by the server'})"
+            self._end()
+
+    def eof_received(self) -> bool:
+        return False
+
+    def _end(self) -> None:
+        self.closed = True
+        if self._watchdog is not None:
+            self._watchdog.cancel()
+            self._watchdog = None
+        if self._beside is not None:
+            self._beside.cancel()
+        while self._waiting:
+            future, _, _ = self._waiting.popleft()
+            if not future.done():
+                future.set_exception(RedisUnavailable(self._why))
+                future.exception()  # seen: whoever asked ahead may never come for the answer
+
+    def _check(self) -> None:
+        """One timer for the whole connection: a timer per command would cost more than the command."""
+        self._watchdog = None
+        if not self._waiting:
+            return
+        # a loop that stood still finds old deadlines and fresh answers: what arrives proves that the server is there
+        deadline = max(self._waiting[0][2], self._received_at + REPLY_SECONDS)
+        if self._loop.time() >= deadline:
+            self.close("Redis does not answer")
+        else:
+            self._watchdog = self._loop.call_at(deadline, self._check)
+
+    _transport: asyncio.Transport
+    _writer: asyncio.StreamWriter
+
+
+NOT_HERE = ("MOVED", "ASK", "TRYAGAIN", "CLUSTERDOWN", "READONLY", "LOADING", "MASTERDOWN", "UNBLOCKED")
+"""This server does not serve this key, or not now: it is starting, was demoted, or the slot is on its way to another node. The
+command was not executed; another server will take it, or this one a little later."""
+_REFUSALS = ("MISCONF", "NOPERM", "NOREPLICAS", "OOM", "WRONGTYPE")
+"""What the operator can mend; any other error reply to a command of ours is a bug."""
+
+
+def raise_error(reply: Reply) -> None:
+    """RedisUnavailable, RedisMisconfigured or the ReplyError itself if `reply` is an error."""
+    if isinstance(reply, ReplyError):
+        if str(reply).startswith(NOT_HERE):
+            raise RedisUnavailable(f"Redis is not ready: {reply}")
+        if str(reply).startswith("NOAUTH"):
+            raise RedisMisconfigured("Redis wants a password; put it into the URL: redis://:password@host:port/0")
+        if str(reply).startswith(_REFUSALS):
+            raise RedisMisconfigured(f"Redis refuses: {reply}")
+        raise reply
+
+
+async def set_clock(link: Link, clock: BusClock) -> None:
+    asked = monotonic_ns()
+    seconds, micros = await link.ask("TIME")
+    clock.set((int(seconds), int(micros)), asked, monotonic_ns())

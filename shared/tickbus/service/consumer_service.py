@@ -1,0 +1,122 @@
+"""What every consumer service does beside its own work: membership, readiness, lag, retention of its outputs, metrics.
+
+A service of its own shape opens its ShardConsumer with `running`; a program that only iterates over `bus.consume` becomes a
+service by `run_consumer`:
+
+    async def work(batches: Consumer) -> None:
+        async for batch in batches:
+            ...
+            await batch.commit()
+
+    raise SystemExit(run_consumer("my-app", work, ServiceOptions(metrics_port=9105)))
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
+from contextlib import asynccontextmanager
+
+from tickbus.bus import connect
+from tickbus.consumer.consumer import ShardConsumer
+from tickbus.monitoring import metrics as m
+from tickbus.monitoring.lag import LagMeter
+from tickbus.monitoring.metrics import Meters
+from tickbus.monitoring.retention_metrics import expose_sweeps
+from tickbus.protocol.names import StreamId
+from tickbus.reader.reads import FROM_START, Start
+from tickbus.service.options import ServiceOptions, WriterOptions
+from tickbus.service.runner import Service, run
+from tickbus.subscription import Consumer
+from tickbus.writer.retention import Sweeper
+
+_READY_SECONDS = 0.2
+
+
+@asynccontextmanager
+async def running(
+    service: Service,
+    consumer: ShardConsumer,
+    *,
+    options: WriterOptions | None = None,
+    positions: Callable[[], Mapping[str, StreamId]] | None = None,
+    fault: Callable[[], str] = lambda: "",
+) -> AsyncIterator[None]:
+    """Open the consumer, and close it at the end of the block; meanwhile report on it and sweep its outputs.
+
+    options: of a service that writes streams: how long their entries are kept.
+    positions: what is committed, of a service that keeps that outside of Redis.
+    fault: what keeps the service from its job besides, for /readyz; empty if nothing does.
+    """
+    _expose(service.meters, consumer)
+    committed = positions or (lambda: consumer.shards.positions)
+    lag = LagMeter(service.meters, consumer.service, consumer.keys, consumer.connect, consumer.owns, committed)
+    try:
+        await consumer.open()
+        works = [lag.run(), _report_readiness(service, consumer, fault)]
+        if options is not None:
+            sweeper = Sweeper(consumer.service, options.retention_policy, consumer.keys, consumer.connect, lambda: consumer.shards.outputs.keys)
+            expose_sweeps(service.meters, sweeper)
+            await sweeper.declare()
+            works.append(sweeper.run())
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(work) for work in works]
+            yield
+            service.meters.refresh()
+            for task in tasks:
+                task.cancel()
+    finally:
+        await consumer.close()
+
+
+def run_consumer(
+    name: str,
+    work: Callable[[Consumer], Awaitable[None]],
+    options: ServiceOptions | None = None,
+    *,
+    kind: str | Collection[str] = "trade",
+    symbols: Collection[str] | None = None,
+    feeds: Collection[str] | None = None,
+    specs: Collection[str] | None = None,
+    start: Start = FROM_START,
+    lease_ttl: str = "3s",
+) -> int:
+    """Run `work` as the service `name` until SIGTERM or Ctrl-C, and return the exit code.
+
+    work: iterates over what `bus.consume` returns; it is cancelled when the service is told to stop.
+    options: where Redis is, and where /metrics, /healthz and /readyz are served. The rest is as in `Bus.consume`.
+    """
+    chosen = options or ServiceOptions()
+
+    async def main(service: Service) -> None:
+        async with connect(chosen.redis, prefix=chosen.prefix) as bus:
+            batches = bus.consume(name, kind=kind, symbols=symbols, feeds=feeds, specs=specs, start=start, lease_ttl=lease_ttl)
+            await service.until_stopping(_attend(service, batches, work))
+
+    return run(main, chosen, part=name)
+
+
+async def _attend(service: Service, batches: Consumer, work: Callable[[Consumer], Awaitable[None]]) -> None:
+    service.why_not_ready = "waiting for the first writer of this bus"
+    async with running(service, await batches.shard_consumer()):
+        await work(batches)
+
+
+def _expose(meters: Meters, consumer: ShardConsumer) -> None:
+    name, follow = consumer.service, meters.follow
+    follow(m.CONSUMER_READ, lambda: consumer.read, name)
+    follow(m.CONSUMER_COMMITS, lambda: consumer.commits, name)
+    follow(m.CONSUMER_LOST, lambda: consumer.lost, name)
+    follow(m.REDIS_RECONNECTS, lambda: consumer.reconnects)
+    follow(m.REDIS_UP, lambda: consumer.publisher.up)
+    follow(m.MEMBERS, lambda: len(consumer.members.alive), name)
+    follow(m.SHARDS_OWNED, lambda: len(consumer.epochs), name)
+    follow(m.REBALANCES, lambda: consumer.shards.rebalances, name)
+    follow(m.EPOCH, lambda: consumer.publisher.epoch, name)
+
+
+async def _report_readiness(service: Service, consumer: ShardConsumer, fault: Callable[[], str]) -> None:
+    """Ready: a member that owns its share."""
+    while True:
+        trouble = fault()
+        service.ready = consumer.ready and not trouble
+        service.why_not_ready = trouble or "waiting for the shards of a process that has not given them back"
+        await asyncio.sleep(_READY_SECONDS)

@@ -1,0 +1,151 @@
+"""The head of a stream, advanced entry by entry: what `last` says of it after them. Pure.
+
+One arithmetic for every writer: the gateway's sender, the recovery of its spill, the outputs of services, replay. What it keeps
+of holes and Gaps follows from the Gap messages alone, so that a head made again from stored entries equals the one that the
+live writer made.
+"""
+
+from collections.abc import Sequence
+
+import msgspec
+
+from tickbus.protocol.codec import NIL, Head, Hole, head_tick, pack_epochs, pack_head, pack_holes
+from tickbus.protocol.messages import Gap, GapKind, Message, Quote, Trade
+from tickbus.protocol.names import StreamId
+from tickbus.writer.entry import Entry
+
+EMPTY_HEAD = Head("0-0", None, 0, NIL)
+"""Of a stream that has no entry yet."""
+MAX_HOLES = 64
+"""Reported holes that a head remembers, the newest."""
+MAX_EPOCHS = 16
+"""Writers that a head remembers, the newest."""
+
+
+class GapCounts:
+    """The Gap messages of a stream, counted."""
+
+    __slots__ = ("by_kind", "missing", "repaired")
+
+    def __init__(self, head: Head = EMPTY_HEAD) -> None:
+        self.by_kind = dict(head.gaps)
+        """With repaired = false."""
+        self.repaired = head.repaired
+        self.missing = head.missing
+        """Ticks that these Gaps count as missing, less the repaired ones."""
+
+    def add(self, gap: Gap) -> None:
+        if gap.repaired:
+            self.repaired += 1
+            self.missing -= gap.count or 0
+        else:
+            kind = gap.kind.name.lower()
+            self.by_kind[kind] = self.by_kind.get(kind, 0) + 1
+            self.missing += gap.count or 0
+
+
+class HeadBuilder:
+    """The head of one stream while its writer adds entries.
+
+    `add` takes them one by one. A writer with many per transaction sets `tick`, calls `add_gap`, and packs with the newest entry.
+    """
+
+    __slots__ = (
+        "_packed_epochs", "_packed_holes", "counts", "epochs", "holes", "ms", "seq", "tick", "ts_event", "ts_recv", "vendor_id",
+    )  # fmt: skip
+
+    def __init__(self, head: Head = EMPTY_HEAD) -> None:
+        self.ms, self.seq = StreamId.parse(head.id)
+        """Of the newest entry."""
+        self.vendor_id = -1 if head.vendor_id is None else head.vendor_id
+        self.ts_recv = head.ts_recv
+        self.tick = bytes(head.tick)
+        """The newest tick, packed; NIL before the first."""
+        self.ts_event = head.ts_event
+        self.holes: Sequence[Hole] = head.holes
+        self.counts = GapCounts(head)
+        self.epochs: Sequence[tuple[int, int]] = head.epochs
+        self._packed_holes = self._pack_holes()
+        self._packed_epochs = pack_epochs(self.epochs)
+
+    def begin(self, epoch: int) -> None:
+        """`epoch` writes from here on, unless it does already."""
+        if not self.epochs or self.epochs[-1][0] != epoch:
+            self.epochs = [*self.epochs, (epoch, self.seq + 1)][-MAX_EPOCHS:]
+            self._packed_epochs = pack_epochs(self.epochs)
+
+    def add(self, entry: Entry, message: Message) -> None:
+        """The next entry, which holds `message`."""
+        self.advance(entry)
+        if isinstance(message, Gap):
+            self.add_gap(message)
+            return
+        self.tick = entry.payload
+        if isinstance(message, Trade | Quote) and not message.flags:
+            self.ts_event = max(self.ts_event, message.ts_event)
+
+    def add_gap(self, gap: Gap) -> None:
+        self.counts.add(gap)
+        self.holes = holes_after(self.holes, gap)
+        self._packed_holes = self._pack_holes()
+
+    def advance(self, entry: Entry) -> None:
+        """`entry` is the newest one."""
+        self.ms, self.seq, self.vendor_id, self.ts_recv = entry.ms, entry.seq, entry.vendor_id, entry.recv
+
+    def pack(self) -> bytes:
+        """The head as `last` holds it."""
+        vendor_id = self.vendor_id
+        return pack_head(
+            f"{self.ms}-{self.seq}", None if vendor_id < 0 else vendor_id, self.ts_recv, self.tick, self.ts_event, self._packed_holes, self._packed_epochs,
+        )  # fmt: skip
+
+    def build(self) -> Head:
+        """The same, not packed."""
+        return Head(
+            f"{self.ms}-{self.seq}",
+            None if self.vendor_id < 0 else self.vendor_id,
+            self.ts_recv,
+            msgspec.Raw(self.tick),
+            self.ts_event,
+            list(self.holes),
+            dict(self.counts.by_kind),
+            self.counts.repaired,
+            self.counts.missing,
+            list(self.epochs),
+        )
+
+    def _pack_holes(self) -> bytes:
+        return pack_holes(self.holes, self.counts.by_kind, self.counts.repaired, self.counts.missing)
+
+
+def newest_tick(head: Head, kind: str) -> Trade | Quote | None:
+    """Of a gateway's stream; None before the first. WireError if it is none."""
+    tick = head_tick(head, kind)
+    return tick if isinstance(tick, Trade | Quote) else None
+
+
+def stored_event(head: Head, kind: str) -> int:
+    """ts_event of the newest tick that is stored. What the head says may be of a later one, which died with its gateway."""
+    tick = newest_tick(head, kind)
+    return head.ts_event if tick is None or tick.flags else tick.ts_event
+
+
+def holes_after(holes: Sequence[Hole], gap: Gap) -> Sequence[Hole]:
+    """The open holes after a Gap: one more, one less the repaired id, or none after a reset."""
+    if gap.kind is GapKind.RESET:
+        return ()
+    if gap.from_id is None or gap.to_id is None or not (gap.from_id.isdecimal() and gap.to_id.isdecimal()):
+        return holes
+    if gap.repaired:
+        return holes_without(holes, int(gap.from_id))
+    return [*holes, Hole(int(gap.from_id), int(gap.to_id))][-MAX_HOLES:]
+
+
+def holes_without(holes: Sequence[Hole], vendor_id: int) -> Sequence[Hole]:
+    """A hole that holds the id becomes what is left of it on both sides."""
+    for at, hole in enumerate(holes):
+        if hole.first <= vendor_id <= hole.last:
+            parts = [part for part in (Hole(hole.first, vendor_id - 1), Hole(vendor_id + 1, hole.last)) if part.first <= part.last]
+            return [*holes[:at], *parts, *holes[at + 1 :]]
+    return holes

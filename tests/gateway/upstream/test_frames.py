@@ -1,0 +1,127 @@
+"""The frame splitter: all at once, byte by byte, against the websockets library's own parser, and under fuzz."""
+
+from collections.abc import Iterable
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from websockets.client import ClientProtocol
+from websockets.frames import Frame, Opcode
+from websockets.protocol import State
+from websockets.uri import parse_uri
+
+from services.gateway.upstream.frames import FrameSplitter
+
+MOST = 1000
+
+
+def frame(opcode: Opcode, payload: bytes, fin: bool = True) -> bytes:
+    return Frame(opcode, payload, fin).serialize(mask=False)
+
+
+def split(pieces: Iterable[bytes], most: int = MOST) -> tuple[list[bytes], list[bytes], list[int]]:
+    """-> messages, control frames, and how many messages come before each one that was skipped."""
+    splitter = FrameSplitter(most)
+    messages: list[bytes] = []
+    controls: list[bytes] = []
+    skipped: list[int] = []
+    for piece in pieces:
+        some, others = splitter.feed(piece)
+        skipped += [len(messages) + before for before in splitter.skipped]
+        messages += some
+        controls += others
+    return messages, controls, skipped
+
+
+def library(data: bytes) -> tuple[list[bytes], list[bytes]]:
+    """-> messages and control frames as the websockets library reads them."""
+    protocol = ClientProtocol(parse_uri("ws://x/"), max_size=None, state=State.OPEN)
+    protocol.receive_data(data)
+    assert protocol.parser_exc is None
+    messages: list[bytes] = []
+    controls: list[bytes] = []
+    for event in protocol.events_received():
+        assert isinstance(event, Frame)
+        if event.opcode in (Opcode.PING, Opcode.PONG, Opcode.CLOSE):
+            controls.append(event.serialize(mask=False))
+        elif event.opcode is Opcode.CONT:
+            messages[-1] += bytes(event.data)
+        else:
+            messages.append(bytes(event.data))
+    return messages, controls
+
+
+SIZES = st.sampled_from([0, 1, 2, 125, 126, 127, 999, 1000, 1001, 1500, 65_535, 65_536, 70_000])
+CONTROL = st.tuples(st.sampled_from([Opcode.PING, Opcode.PONG]), st.binary(max_size=125))
+
+
+@st.composite
+def conversations(draw: st.DrawFn) -> bytes:
+    """Whole and fragmented messages of all lengths, with control frames anywhere between."""
+    parts: list[bytes] = []
+    for number in range(draw(st.integers(0, 6))):
+        letter = bytes([65 + number])
+        for opcode, payload in draw(st.lists(CONTROL, max_size=2)):
+            parts.append(frame(opcode, payload))
+        sizes = draw(st.lists(SIZES, min_size=1, max_size=draw(st.sampled_from([1, 1, 4]))))
+        first = draw(st.sampled_from([Opcode.TEXT, Opcode.BINARY]))
+        for at, size in enumerate(sizes):
+            parts.append(frame(Opcode.CONT if at else first, letter * size, fin=at == len(sizes) - 1))
+            if draw(st.booleans()):
+                parts.append(frame(Opcode.PING, b"between"))
+    return b"".join(parts)
+
+
+@settings(max_examples=150, deadline=None)
+@given(conversations(), st.data())
+def test_any_cuts_give_the_same(data: bytes, chance: st.DataObject) -> None:
+    whole = split([data])
+    cuts = sorted(chance.draw(st.lists(st.integers(0, len(data)), max_size=12)))
+    assert split(data[start:stop] for start, stop in zip([0, *cuts], [*cuts, len(data)], strict=True)) == whole
+    assert split(data[start : start + 4096] for start in range(0, len(data), 4096)) == whole
+
+
+@settings(max_examples=60, deadline=None)
+@given(conversations().filter(lambda data: len(data) < 10_000))
+def test_byte_by_byte_gives_the_same(data: bytes) -> None:
+    assert split(data[at : at + 1] for at in range(len(data))) == split([data])
+
+
+@settings(max_examples=150, deadline=None)
+@given(conversations())
+def test_it_reads_what_the_websockets_library_reads(data: bytes) -> None:
+    expected, controls = library(data)
+    assert split([data], most=1 << 30) == (expected, controls, [])
+    kept = [message for message in expected if len(message) <= MOST]
+    skipped = [sum(len(other) <= MOST for other in expected[:at]) for at, message in enumerate(expected) if len(message) > MOST]
+    assert split([data]) == (kept, controls, skipped)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(st.binary(max_size=40), max_size=8))
+def test_any_bytes_are_taken_and_kept_within_bounds(pieces: list[bytes]) -> None:
+    splitter = FrameSplitter(MOST)
+    for piece in pieces:
+        messages, _ = splitter.feed(piece)
+        assert all(len(message) <= MOST for message in messages)
+        assert len(splitter._rest) <= MOST + 40 + 10
+
+
+def test_a_frame_that_is_too_long_is_never_stored() -> None:
+    splitter = FrameSplitter(MOST)
+    whole = frame(Opcode.TEXT, b"x" * 1_000_000) + frame(Opcode.TEXT, b"after")
+    found: list[bytes] = []
+    skipped = 0
+    for at in range(0, len(whole), 1000):
+        found += splitter.feed(whole[at : at + 1000])[0]
+        skipped += len(splitter.skipped)
+        assert len(splitter._rest) <= MOST + 10
+    assert (found, skipped) == ([b"after"], 1)
+
+
+def test_control_frames_that_are_too_long_are_given_on_at_once() -> None:
+    """They break the protocol, as do unknown opcodes and masked frames: the library says so and ends the connection."""
+    for head in (b"\x89\x7e\x10\x00", b"\x8a\x7f" + b"\x00\x00\x00\x01\x00\x00\x00\x00", b"\x83\x7e\x10\x00", b"\x81\x85abcd", b"\xc1\x7e\x03\x00"):
+        splitter = FrameSplitter(MOST)
+        messages, controls = splitter.feed(head + b"x" * 50)
+        assert (messages, controls) == ([], [head + b"x" * 50])
+        assert splitter._rest == b""

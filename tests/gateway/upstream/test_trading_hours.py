@@ -1,0 +1,57 @@
+from datetime import datetime
+from zoneinfo import ZoneInfo
+
+import pytest
+
+from services.gateway.upstream.trading_hours import Session
+from tickbus.errors import ConfigError
+from tickbus.units import SECOND
+
+
+def at(text: str, zone: str) -> int:
+    return int(datetime.fromisoformat(text).replace(tzinfo=ZoneInfo(zone)).timestamp()) * SECOND
+
+
+NEW_YORK = "America/New_York"
+
+
+@pytest.mark.parametrize(
+    ("when", "open_"),
+    [
+        ("2024-08-09T09:29:59", False), ("2024-08-09T09:30:00", True), ("2024-08-09T15:59:59", True), ("2024-08-09T16:00:00", False),
+        ("2024-08-10T12:00:00", False), ("2024-08-11T12:00:00", False), ("2024-08-12T12:00:00", True),
+        ("2024-03-11T09:30:00", True), ("2024-03-11T09:29:59", False),  # the Monday after the clocks went forward
+    ],
+)  # fmt: skip
+def test_a_session_within_a_day(when: str, open_: bool) -> None:
+    assert Session.parse("mon-fri 09:30-16:00 America/New_York").contains(at(when, NEW_YORK)) is open_
+
+
+@pytest.mark.parametrize(
+    ("when", "open_"),
+    [("2024-08-11T17:59:00", False), ("2024-08-11T18:00:00", True), ("2024-08-12T03:00:00", True), ("2024-08-12T17:00:00", False),
+     ("2024-08-15T20:00:00", True), ("2024-08-16T16:59:59", True), ("2024-08-16T17:00:00", False), ("2024-08-16T20:00:00", False)],
+)  # fmt: skip
+def test_a_session_over_midnight(when: str, open_: bool) -> None:
+    assert Session.parse("sun-thu 18:00-17:00 America/Chicago").contains(at(when, "America/Chicago")) is open_
+
+
+def test_days_may_wrap_around_the_week_and_stand_alone() -> None:
+    assert Session.parse("fri-mon 00:00-23:59 UTC").days == {4, 5, 6, 0}
+    assert Session.parse("Sat 09:00-10:00 Asia/Hong_Kong").days == {5}
+
+
+def test_equal_ends_are_the_whole_day() -> None:
+    session = Session.parse("mon-sun 00:00-00:00 UTC")
+    assert all(session.contains(hour * 3600 * SECOND) for hour in range(24 * 8))
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "mon-fri", "mon-fri 9:30-16:00 UTC", "mon-fri 09:30-25:00 UTC", "mo-fr 09:30-16:00 UTC", "mon-fri 09:30-16:00 Mars/Olympus",
+     "mon-fri 09:30-16:00 America", "mon-fri 09:30-16:00 ../../etc/passwd", "mon-fri 09:30-16:00 " + "x" * 300, "mon-fri 09:30-16:00 UTC\0"],
+)  # fmt: skip
+def test_what_is_no_session(text: str) -> None:
+    with pytest.raises(ConfigError, match=r"--session .*write it like 'mon-fri 09:30-16:00 America/New_York'") as told:
+        Session.parse(text)
+    assert "\n" not in str(told.value)

@@ -1,0 +1,130 @@
+"""The connection that delivers is kept until another one can take its place; real WebSockets."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from http import HTTPStatus
+
+import pytest
+from support.waiting import until_async
+from vendors.examples import TOLERANCE, feed
+from websockets.asyncio.server import ServerConnection, serve
+from websockets.http11 import Request, Response
+
+from services.gateway.delivery.backlog import Backlog
+from services.gateway.sequencing.sequencer import Sequencer, StreamState
+from services.gateway.upstream import upstream as module
+from services.gateway.upstream.intake import Intake
+from services.gateway.upstream.upstream import Upstream
+from tickbus.clock import BusClock
+from tickbus.protocol.codec import decode
+from tickbus.protocol.messages import Message, Trade
+from tickbus.protocol.names import Keys, Stream
+from tickbus.units import SECOND, Duration
+
+MOST = 1 << 20
+
+
+class Vendor:
+    """Binance, with an answer of our choice to each handshake; trades go to all who are connected."""
+
+    def __init__(self, *answers: HTTPStatus | None) -> None:
+        self._answers = list(answers)
+        self.attempts = 0
+        self.connected: list[ServerConnection] = []
+        self.sent = 0
+
+    def process_request(self, connection: ServerConnection, request: Request) -> Response | None:
+        self.attempts += 1
+        status = self._answers.pop(0) if self._answers else None
+        return None if status is None else connection.respond(status, "no\n")
+
+    async def talk(self, connection: ServerConnection) -> None:
+        await connection.recv()
+        await connection.send('{"result":null,"id":1}')
+        self.connected.append(connection)
+        await connection.wait_closed()
+        self.connected.remove(connection)
+
+    async def trade(self) -> None:
+        self.sent += 1
+        event = {"e": "trade", "s": "BNBBTC", "t": self.sent, "p": "1", "q": "1", "T": 1_672_515_782_136, "m": True}
+        for connection in self.connected:
+            await connection.send(json.dumps({"stream": "bnbbtc@trade", "data": event}))
+
+    async def shut_down(self) -> None:
+        await self.connected[0].send('{"e":"serverShutdown","E":1770123456789}')
+
+
+class Gateway:
+    """The upstream side of one."""
+
+    def __init__(self, url: str) -> None:
+        self.backlog, clock = Backlog(MOST), BusClock()
+        intake = Intake(clock, Sequencer([StreamState(Keys(), Stream("trade", "binance", "BNB-BTC"), True)], self.backlog.put), self.backlog)
+        self.upstream = Upstream(
+            lambda: feed("binance", ("trade",), url=url), intake, clock, tolerance=TOLERANCE, most=MOST,
+            silence=Duration(60 * SECOND), session=None, max_age=None,
+        )  # fmt: skip
+
+    @property
+    def messages(self) -> list[Message]:
+        return [decode(entry.field, entry.payload) for entry in self.backlog.oldest(1000)]
+
+
+@asynccontextmanager
+async def running(vendor: Vendor) -> AsyncIterator[Gateway]:
+    async with serve(vendor.talk, "127.0.0.1", 0, process_request=vendor.process_request) as server:
+        gateway = Gateway(f"ws://127.0.0.1:{next(iter(server.sockets)).getsockname()[1]}")
+        task = asyncio.create_task(gateway.upstream.run())
+        try:
+            await until_async(lambda: len(vendor.connected) == 1 and gateway.upstream.up)
+            yield gateway
+            assert not task.done()
+        finally:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+
+@pytest.mark.parametrize("status", [HTTPStatus.FORBIDDEN, HTTPStatus.NOT_FOUND, HTTPStatus.SERVICE_UNAVAILABLE])
+async def test_a_replacement_that_is_refused_leaves_the_one_that_delivers(status: HTTPStatus, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_LEAVE_AGAIN_SECONDS", 0.1)
+    monkeypatch.setattr(module, "_ROTATE_AGAIN_SECONDS", 0.1)
+    vendor = Vendor(None, status, status)
+    async with running(vendor) as gateway:
+        await vendor.trade()
+        await vendor.shut_down()
+        await until_async(lambda: vendor.attempts >= 3)
+        await vendor.trade()
+        await until_async(lambda: gateway.upstream.reconnects["rotate"] == 1)
+        await until_async(lambda: len(vendor.connected) == 1)
+        await vendor.trade()
+        await until_async(lambda: len(gateway.messages) == 3)
+    assert [message.trade_id for message in gateway.messages if isinstance(message, Trade)] == ["1", "2", "3"]
+    assert vendor.attempts == 4
+
+
+async def test_a_vendor_who_asks_for_patience_is_not_asked_again_at_once() -> None:
+    """Binance bans who connects more than 300 times in 5 minutes."""
+    vendor = Vendor(None, HTTPStatus.TOO_MANY_REQUESTS)
+    async with running(vendor) as gateway:
+        current = gateway.upstream.current
+        await vendor.shut_down()
+        await until_async(lambda: vendor.attempts == 2)
+        loop = asyncio.get_running_loop()
+        await until_async(lambda: current is not None and 25 < current.rotate_at - loop.time() <= 30)
+        await vendor.trade()
+        await until_async(lambda: len(gateway.messages) == 1)
+        assert gateway.upstream.current is current
+
+
+async def test_a_connection_that_delivered_resets_the_backoff_however_short_it_was() -> None:
+    vendor = Vendor()
+    async with running(vendor) as gateway:
+        gateway.upstream._backoff.next()
+        grown = gateway.upstream._backoff._delay
+        await vendor.trade()
+        await vendor.connected[0].close(1011)
+        await until_async(lambda: gateway.upstream.reconnects["closed"] == 1)
+        assert gateway.upstream._backoff._delay <= grown

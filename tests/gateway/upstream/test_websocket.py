@@ -1,0 +1,334 @@
+"""The WebSocket client against real servers: the `websockets` library's, and a raw one for what that would never do."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+from http import HTTPStatus
+
+import pytest
+from gateway.upstream.servers import accepted, raw, text
+from support.waiting import until_async
+from websockets.asyncio.server import ServerConnection, serve
+from websockets.http11 import Request, Response
+
+from services.gateway.upstream import websocket
+from services.gateway.upstream.websocket import HandshakeRefused, WebSocket
+from tickbus.errors import ConfigError
+
+MOST = 100_000
+
+
+class Client:
+    """What arrived, read by read."""
+
+    def __init__(self) -> None:
+        self.reads: list[list[bytes]] = []
+        self.skipped = 0
+        self.socket: WebSocket
+
+    def __call__(self, payloads: Sequence[bytes]) -> None:
+        self.reads.append(list(payloads))
+        self.skipped += len(self.socket.splitter.skipped) if hasattr(self, "socket") else 0
+
+    @property
+    def messages(self) -> list[bytes]:
+        return [message for read in self.reads for message in read]
+
+    async def open(self, port: int) -> WebSocket:
+        self.socket = WebSocket(f"ws://127.0.0.1:{port}/ws", self, MOST)
+        await self.socket.open()
+        return self.socket
+
+
+@asynccontextmanager
+async def server(talk: Callable[[ServerConnection], Awaitable[None]], **options: object) -> AsyncIterator[int]:
+    async with serve(talk, "127.0.0.1", 0, compression=None, close_timeout=1, **options) as running:  # type: ignore[arg-type]
+        yield running.sockets[0].getsockname()[1]
+
+
+async def ended(client: Client) -> str:
+    async with asyncio.timeout(10):
+        return await client.socket.closed
+
+
+async def test_messages_both_ways_and_a_close_from_here() -> None:
+    heard: list[str | bytes] = []
+    codes: list[int | None] = []
+
+    async def talk(connection: ServerConnection) -> None:
+        async for message in connection:
+            heard.append(message)
+            await connection.send(message)
+        codes.append(connection.close_code)
+
+    async with server(talk) as port:
+        client = Client()
+        socket = await client.open(port)
+        for message in ("a", "ä" * 200, "x" * 70_000):
+            socket.send(message)
+        await until_async(lambda: len(client.messages) == 3)
+        assert [message.decode() for message in client.messages] == heard == ["a", "ä" * 200, "x" * 70_000]
+        assert socket.bytes_received > 70_000
+        socket.close()
+        assert await ended(client) == "closed by us"
+        await until_async(lambda: codes == [1000])
+        socket.send("too late")  # nobody hears it, and it does not raise
+        socket.ping()
+
+
+@pytest.mark.parametrize(("code", "reason"), [(1000, "bye"), (1008, "Too many requests"), (1011, ""), (1013, "try again later"), (4001, "own code")])
+async def test_close_codes_are_told(code: int, reason: str) -> None:
+    async def talk(connection: ServerConnection) -> None:
+        await connection.send("last")
+        await connection.close(code, reason)
+
+    async with server(talk) as port:
+        client = Client()
+        await client.open(port)
+        assert await ended(client) == f"closed by the server: {code} {reason}".strip()
+        assert client.messages == [b"last"]
+
+
+async def test_pings_are_answered_with_their_payload() -> None:
+    answered: list[bool] = []
+
+    async def talk(connection: ServerConnection) -> None:
+        for payload in (b"", b"1723210200123", b"x" * 125):
+            await asyncio.wait_for(await connection.ping(payload), 5)
+            answered.append(True)
+
+    async with server(talk, ping_interval=None) as port:
+        client = Client()
+        await client.open(port)
+        await ended(client)
+        assert answered == [True] * 3
+
+
+async def test_our_pings_are_heard() -> None:
+    async def talk(connection: ServerConnection) -> None:
+        await connection.wait_closed()
+
+    async with server(talk) as port:
+        client = Client()
+        socket = await client.open(port)
+        before = socket.last_received
+        socket.ping()
+        await until_async(lambda: socket.last_received > before)
+        socket.close()
+
+
+async def test_fragments_with_control_frames_between_them() -> None:
+    async def talk(connection: ServerConnection) -> None:
+        async def pieces() -> AsyncIterator[str]:
+            for piece in ("one ", "two ", "three"):
+                yield piece
+                await connection.ping()
+
+        await connection.send(pieces())
+
+    async with server(talk) as port:
+        client = Client()
+        await client.open(port)
+        await ended(client)
+        assert client.messages == [b"one two three"]
+
+
+# the handshake
+
+
+@pytest.mark.parametrize(("status", "body"), [(401, '{"msg":"token is required","ret":401}'), (404, "no such path"), (429, "slow down"), (503, "")])
+async def test_a_refused_handshake_gives_status_and_body(status: int, body: str) -> None:
+    def refuse(connection: ServerConnection, request: Request) -> Response:
+        return connection.respond(HTTPStatus(status), body)
+
+    async def talk(connection: ServerConnection) -> None:
+        raise AssertionError("it was refused")
+
+    async with server(talk, process_request=refuse) as port:
+        with pytest.raises(HandshakeRefused) as told:
+            await Client().open(port)
+        assert (told.value.status, told.value.body) == (status, body)
+
+
+async def test_what_else_a_refusal_says() -> None:
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, request: bytes) -> None:
+        writer.write(
+            b"HTTP/1.1 307 Temporary Redirect\r\nLOCATION: wss://elsewhere/ws\r\nRetry-After: 120\r\nContent-Length: 12\r\n\r\nnot\r\n here\r\n"
+        )
+        await reader.read()
+
+    async with raw(talk) as port:
+        with pytest.raises(HandshakeRefused) as told:
+            await Client().open(port)
+    assert (told.value.status, told.value.body, told.value.retry_after) == (307, "moved to wss://elsewhere/ws", 120)
+
+
+@pytest.mark.parametrize(
+    ("answer", "status", "body"),
+    [
+        (b"HTTP/1.1 403 Forbidden\r\nContent-Length: 3\r\n\r\nnot you, and more that nobody reads", 403, "not"),
+        (b"HTTP/1.1 403 Forbidden\r\nTransfer-Encoding: chunked\r\n\r\n7\r\nnot you\r\n0\r\n\r\n", 403, "not you"),
+        (b"HTTP/1.1 401 \r\nContent-Length: junk\r\n\r\n", 401, ""),
+        (b"HTTP/1.1 204 No Content\r\n\r\n", 204, ""),
+        (b"SSH-2.0-OpenSSH_9.2\r\n\r\n", 0, ""),
+    ],
+    ids=["keep-alive", "chunked", "bad length", "no body", "no HTTP"],
+)
+async def test_refusals_of_servers_that_keep_the_connection_open(answer: bytes, status: int, body: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(websocket, "_OPEN_SECONDS", 0.5)
+
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, request: bytes) -> None:
+        writer.write(answer)
+        await reader.read()
+
+    async with raw(talk) as port:
+        with pytest.raises(HandshakeRefused) as told:
+            await Client().open(port)
+        assert told.value.status == status
+        assert body in told.value.body
+
+
+async def test_frames_in_the_same_segment_as_the_answer_are_not_lost() -> None:
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, request: bytes) -> None:
+        writer.write(accepted(request) + text(b"first") + text(b"second")[:3])
+        await writer.drain()
+        writer.write(text(b"second")[3:])
+        await reader.read()
+
+    async with raw(talk) as port:
+        client = Client()
+        await client.open(port)
+        await until_async(lambda: client.messages == [b"first", b"second"])
+        client.socket.close()
+
+
+async def test_an_answer_in_pieces() -> None:
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, request: bytes) -> None:
+        answer = accepted(request) + text(b"first")
+        for at in range(len(answer)):
+            writer.write(answer[at : at + 1])
+            await writer.drain()
+            await asyncio.sleep(0)
+        await reader.read()
+
+    async with raw(talk) as port:
+        client = Client()
+        await client.open(port)
+        await until_async(lambda: client.messages == [b"first"])
+        client.socket.close()
+
+
+async def test_a_server_that_accepts_and_never_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(websocket, "_OPEN_SECONDS", 0.2)
+
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, request: bytes) -> None:
+        await reader.read()
+
+    async with raw(talk) as port:
+        with pytest.raises(TimeoutError):
+            await Client().open(port)
+
+
+async def test_a_server_that_closes_before_it_answers() -> None:
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, request: bytes) -> None:
+        """Nothing."""
+
+    async with raw(talk) as port:
+        with pytest.raises(ConnectionError):
+            await Client().open(port)
+
+
+async def test_a_wrong_key_is_no_handshake() -> None:
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, request: bytes) -> None:
+        writer.write(accepted(request.replace(b"Sec-WebSocket-Key: ", b"Sec-WebSocket-Key: x")))
+        await reader.read()
+
+    async with raw(talk) as port:
+        with pytest.raises(websocket.InvalidHandshake):
+            await Client().open(port)
+
+
+@pytest.mark.parametrize("url", ["ws://" + "a" * 70, "ws://a..b", "ws://x:99999", "http://x", "ws://[::1", "ws://", "nonsense"])
+async def test_addresses_that_are_none(url: str) -> None:
+    with pytest.raises(ConfigError, match="--url"):
+        await WebSocket(url, Client(), MOST).open()
+
+
+async def test_nobody_listens() -> None:
+    async with raw(lambda *_: asyncio.sleep(0)) as port:
+        pass
+    with pytest.raises(OSError):
+        await Client().open(port)
+
+
+# what comes later
+
+
+async def test_a_huge_message_is_skipped_and_the_connection_lives() -> None:
+    async def talk(connection: ServerConnection) -> None:
+        await connection.send("before")
+        await connection.send("x" * (10 << 20))
+        await connection.send("after")
+        await connection.wait_closed()
+
+    async with server(talk) as port:
+        client = Client()
+        await client.open(port)
+        await until_async(lambda: client.messages == [b"before", b"after"])
+        assert client.skipped == 1
+        client.socket.close()
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [b"\x83\x00", b"\x89\x7e\x10\x00", b"\x8a\x7f\x00\x00\x00\x01\x00\x00\x00\x00", b"\x81\x81abcdx", b"\xc1\x01x", b"\x09\x00"],
+    ids=["unknown opcode", "long ping", "endless pong", "masked", "reserved bit", "fragmented ping"],
+)
+async def test_a_broken_protocol_ends_the_connection(broken: bytes) -> None:
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, request: bytes) -> None:
+        writer.write(accepted(request) + text(b"good") + broken)
+        await reader.read()
+
+    async with raw(talk) as port:
+        client = Client()
+        await client.open(port)
+        assert (await ended(client)).startswith("protocol error")
+        assert client.messages == [b"good"]
+
+
+async def test_a_connection_that_is_cut_says_so() -> None:
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, request: bytes) -> None:
+        writer.write(accepted(request) + text(b"x" * 1000)[:500])
+        await writer.drain()
+
+    async with raw(talk) as port:
+        client = Client()
+        await client.open(port)
+        assert await ended(client) == "connection lost (closed by the server)"
+        assert client.messages == []
+
+
+async def test_pausing_holds_the_server_back_and_loses_nothing() -> None:
+    sent = 0
+
+    async def talk(connection: ServerConnection) -> None:
+        nonlocal sent
+        for number in range(2000):
+            await connection.send(b"%06d" % number * 1000)
+            sent += 1
+
+    async with server(talk) as port:
+        client = Client()
+        socket = await client.open(port)
+        socket.pause()
+
+        async def standing() -> bool:
+            before = sent
+            await asyncio.sleep(0.1)
+            return sent == before
+
+        await until_async(standing)
+        assert sent < 2000
+        socket.resume()
+        await ended(client)
+        assert [message[:6] for message in client.messages] == [b"%06d" % number for number in range(2000)]

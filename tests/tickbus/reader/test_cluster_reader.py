@@ -1,0 +1,267 @@
+"""Subscription from a real cluster: every entry once, in order per stream, whatever becomes of one of its masters."""
+
+import asyncio
+import gc
+import threading
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+from support.cluster import RedisCluster
+from support.redis_server import RedisServer
+from support.shard_writing import ShardWriter
+from support.waiting import until_async
+
+import tickbus
+from tickbus.protocol.codec import decode
+from tickbus.protocol.messages import Trade
+from tickbus.protocol.names import Keys, Stream, StreamId
+from tickbus.reader.cluster_reader import MergedReader, open_reader
+from tickbus.reader.reader import PER_READ, Reader
+from tickbus.reader.reads import FROM_START, Poll
+from tickbus.redis.registry import check_meta
+from tickbus.redis.slots import key_slot
+from tickbus.redis.topology import Redis, locate
+
+KEYS = Keys(shards=8)
+
+
+def symbols_on_all_masters() -> list[str]:
+    """One symbol of every shard."""
+    found: dict[int, str] = {}
+    for at in range(100):
+        found.setdefault(KEYS.shard(f"S{at}"), f"S{at}")
+    assert len({key_slot(KEYS.bell(shard)) * 3 // 16384 for shard in found}) == 3
+    return list(found.values())
+
+
+def all_trades(stream: Stream) -> bool:
+    return stream.kind == "trade"
+
+
+@asynccontextmanager
+async def bench(cluster: RedisCluster) -> AsyncIterator[tuple[Redis, list[ShardWriter]]]:
+    redis = locate(cluster.url)
+    connection = await redis.open_checked()
+    await check_meta(connection, KEYS)
+    connection.close()
+    writers = [ShardWriter(redis, KEYS, symbol) for symbol in symbols_on_all_masters()]
+    yield redis, writers
+    for writer in writers:
+        writer.close()
+
+
+class Taken:
+    """What was given out: the numbers of the trades by symbol."""
+
+    def __init__(self) -> None:
+        self.numbers: dict[str, list[int]] = {}
+        self.clocks: dict[tuple[int, str], int] = {}
+        self.lost: list[object] = []
+
+    def take(self, result: Poll) -> None:
+        self.clocks |= result.clocks
+        for read in result.reads:
+            self.lost += [read.lost] if read.lost is not None else []
+            trades = [decode(field, payload) for _, (field, payload) in read.entries]
+            self.numbers.setdefault(read.stream.symbol, []).extend(int(one.price_text) for one in trades if isinstance(one, Trade))
+
+
+class Collecting(Taken):
+    """A reader that runs beside the test."""
+
+    def __init__(self, reader: Reader | MergedReader) -> None:
+        super().__init__()
+        self.reader = reader
+        self._task = asyncio.create_task(self._collect())
+
+    async def _collect(self) -> None:
+        async for result in self.reader.polls():
+            self.take(result)
+
+    async def have(self, wanted: dict[str, int]) -> None:
+        """Exactly so many of each, 1, 2, 3, ..."""
+
+        def there() -> bool:
+            if self._task.done():
+                self._task.result()
+            return all(len(self.numbers.get(symbol, ())) >= count for symbol, count in wanted.items())
+
+        await until_async(there, 30)
+        assert self.numbers == {symbol: list(range(1, count + 1)) for symbol, count in wanted.items()}
+        assert not self.lost
+
+    async def stop(self) -> None:
+        self._task.cancel()
+        await asyncio.gather(self._task, return_exceptions=True)
+        self.reader.close()
+
+
+async def test_one_server_has_one_reader_and_a_cluster_one_per_shard(redis_server: RedisServer) -> None:
+    assert isinstance(open_reader(locate(redis_server.url), KEYS, all_trades), Reader)
+    assert isinstance(open_reader(locate("redis+cluster://h:1"), KEYS, all_trades), MergedReader)
+
+
+async def test_everything_in_order_positions_heads_and_clocks(redis_cluster: RedisCluster) -> None:
+    async with bench(redis_cluster) as (redis, writers):
+        for writer in writers:
+            await writer.write(5)
+        first = Collecting(open_reader(redis, KEYS, all_trades, FROM_START))
+        await first.have({writer.symbol: 5 for writer in writers})
+        await first.stop()
+        positions = first.reader.positions
+        assert {name: position.seq for name, position in positions.items()} == {writer.stream.name: 5 for writer in writers}
+        assert {name: StreamId.parse(head.id) for name, head in first.reader.heads.items()} == positions
+        for writer in writers:
+            await writer.write(3)
+        half = [writer for writer in writers if writer.shard % 2]
+        second = Collecting(open_reader(redis, KEYS, all_trades, positions=positions, shards={writer.shard for writer in half}))
+        second.numbers = {writer.symbol: [1, 2, 3, 4, 5] for writer in half}
+        await second.have({writer.symbol: 8 for writer in half})
+        for writer in writers:
+            await writer.write(1)
+        await second.have({writer.symbol: 9 for writer in half})
+        await until_async(lambda: set(second.clocks) == {(writer.shard, "test") for writer in half})
+        await second.stop()
+
+
+async def test_a_reading_that_is_left_ends_without_a_word(redis_cluster: RedisCluster, caplog: pytest.LogCaptureFixture) -> None:
+    async with bench(redis_cluster) as (_, writers), tickbus.connect(redis_cluster.url) as bus:
+        for writer in writers:
+            await writer.write(3)
+        async for _ in bus.read("trade", start="start"):
+            break
+    await until_async(lambda: asyncio.all_tasks() == {asyncio.current_task()}, what="all of it has ended")
+    gc.collect()
+    said = [record.getMessage() for record in caplog.records]
+    assert not [text for text in said if "trying again" in text or "never retrieved" in text]
+
+
+async def test_now_is_the_moment_of_prepare_and_a_new_stream_is_read_whole(redis_cluster: RedisCluster) -> None:
+    async with bench(redis_cluster) as (redis, writers):
+        old, *others = writers
+        await old.write(4)
+        reader = open_reader(redis, KEYS, all_trades)
+        await reader.prepare()
+        assert {name: position.seq for name, position in reader.positions.items()} == {old.stream.name: 4}
+        for writer in (old, *others):
+            await writer.write(2)
+        live = Collecting(reader)
+        live.numbers = {old.symbol: [1, 2, 3, 4]}
+        await live.have({old.symbol: 6} | {writer.symbol: 2 for writer in others})
+        await live.stop()
+
+
+async def test_through_failovers_under_load(redis_cluster: RedisCluster) -> None:
+    async with bench(redis_cluster) as (redis, writers):
+        live = Collecting(open_reader(redis, KEYS, all_trades, FROM_START))
+        stop = asyncio.Event()
+
+        async def load(writer: ShardWriter) -> None:
+            while not stop.is_set():
+                await writer.write(7)
+
+        loads = [asyncio.create_task(load(writer)) for writer in writers]
+        for writer in writers[:3]:
+            at = writer.seq
+            await asyncio.to_thread(redis_cluster.fail_over, KEYS.bell(writer.shard))
+            await until_async(lambda writer=writer, at=at: writer.seq > at + 70)  # type: ignore[misc]
+        stop.set()
+        await asyncio.gather(*loads)
+        await live.have({writer.symbol: writer.seq for writer in writers})
+        assert live.reader.reconnects > 0
+        await live.stop()
+
+
+async def test_while_a_slot_is_on_its_way_its_shard_is_held_and_the_others_go_on(redis_cluster: RedisCluster) -> None:
+    async with bench(redis_cluster) as (redis, writers):
+        live = Collecting(open_reader(redis, KEYS, all_trades, FROM_START))
+        moved, *others = writers
+        for writer in writers:
+            await writer.write(5)
+        await live.have({writer.symbol: 5 for writer in writers})
+        to = next(node for node in redis_cluster.masters() if node is not redis_cluster.master(KEYS.bell(moved.shard)))
+        loop, half, go_on = asyncio.get_running_loop(), asyncio.Event(), asyncio.Event()
+
+        def between() -> None:
+            loop.call_soon_threadsafe(half.set)
+            asyncio.run_coroutine_threadsafe(go_on.wait(), loop).result(20)
+
+        moving = asyncio.create_task(asyncio.to_thread(redis_cluster.move, key_slot(KEYS.bell(moved.shard)), to, between))
+        await half.wait()
+        held = asyncio.create_task(moved.write(5))
+        for writer in others:
+            await writer.write(5)
+        await live.have({writer.symbol: 10 for writer in others} | {moved.symbol: 5})
+        assert not held.done()
+        go_on.set()
+        await moving
+        await held
+        await live.have({writer.symbol: 10 for writer in writers})
+        await live.stop()
+
+
+async def test_a_master_that_hangs_delays_only_its_own_shards(redis_cluster: RedisCluster) -> None:
+    async with bench(redis_cluster) as (redis, writers):
+        for writer in writers:
+            await writer.write(1)
+        live = Collecting(open_reader(redis, KEYS, all_trades, FROM_START))
+        await live.have({writer.symbol: 1 for writer in writers})
+        hung = redis_cluster.master(KEYS.bell(writers[0].shard))
+        others = [writer for writer in writers if redis_cluster.master(KEYS.bell(writer.shard)) is not hung]
+        hung.pause()
+        try:
+            for writer in others:
+                await writer.write(1)
+            await live.have({writer.symbol: 1 + (writer in others) for writer in writers})
+        finally:
+            hung.go_on()
+        await live.stop()
+
+
+async def test_a_slow_consumer_stops_the_reading(redis_cluster: RedisCluster) -> None:
+    async with bench(redis_cluster) as (redis, writers):
+        some = writers[:4]
+        for writer in some:
+            for _ in range(6):
+                await writer.write(1_000)
+        reader = open_reader(redis, KEYS, all_trades, FROM_START)
+        assert isinstance(reader, MergedReader)
+        taken, rounds = Taken(), reader.polls()
+
+        def left(shard: int) -> bool:
+            return any(writer.shard == shard and len(taken.numbers.get(writer.symbol, ())) < 6_000 for writer in some)
+
+        while any(left(writer.shard) for writer in some):
+            taken.take(await anext(rounds))
+            # one round of each shard comes up meanwhile, and then no more
+            await until_async(lambda: all(shard in reader._brought for shard in reader._readers if left(shard)), 10)
+            for one in reader._readers.values():
+                for name, position in one.positions.items():
+                    assert position.seq - len(taken.numbers.get(Stream.parse(name).symbol, ())) <= PER_READ // KEYS.shards
+        assert taken.numbers == {writer.symbol: list(range(1, 6_001)) for writer in some}
+        await rounds.aclose()  # type: ignore[attr-defined]
+        reader.close()
+
+
+async def test_a_bus_on_a_cluster_for_both_kinds_of_loop(redis_cluster: RedisCluster) -> None:
+    async with bench(redis_cluster) as (_, writers):
+        for writer in writers:
+            await writer.write(3)
+        found: list[tuple[str, int]] = []
+
+        def program() -> None:
+            with tickbus.connect(redis_cluster.url) as bus:
+                for tick in bus.read("trade", start="start"):
+                    assert isinstance(tick, Trade)
+                    found.append((tick.symbol, int(tick.price_text)))
+                    if len(found) == 3 * len(writers):
+                        break
+
+        thread = threading.Thread(target=program, daemon=True)
+        thread.start()
+        await asyncio.to_thread(thread.join, 20)
+        assert sorted(found) == sorted((writer.symbol, number) for writer in writers for number in (1, 2, 3))
+        async with tickbus.connect(redis_cluster.url) as bus:
+            newest = await bus.snapshot("trade")
+        assert {stream.symbol: one.price_text for stream, (_, one) in newest.items()} == {w.symbol: "3" for w in writers}

@@ -1,0 +1,100 @@
+"""docs/adding-a-feed.md works as it is printed: its module passes the conformance suite and brings ticks to the bus."""
+
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from subprocess import Popen
+from typing import Any
+
+import msgpack
+import pytest
+from support.paths import ROOT
+from support.redis_server import RedisServer, free_port
+from support.waiting import until
+from vendors import examples as vendors
+from vendors import test_clients as suite
+
+from services.vendors import FEEDS
+from services.vendors.feed import Feed
+
+PAGE = (ROOT / "docs" / "adding-a-feed.md").read_text(encoding="utf-8")
+MODULE, EXAMPLES, SERVER = re.findall(r"^```python\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
+
+
+def run(source: str, space: dict[str, Any]) -> dict[str, Any]:
+    exec(compile(source, "docs/adding-a-feed.md", "exec"), space)
+    return space
+
+
+@pytest.fixture
+def tiny(monkeypatch: pytest.MonkeyPatch) -> type[Feed]:
+    """The page's feed, registered with the page's examples."""
+    feed: type[Feed] = run(MODULE, {"__name__": "tiny"})["Tiny"]
+    monkeypatch.setitem(FEEDS, "tiny", feed)
+    monkeypatch.setitem(vendors.VENDORS, "tiny", run(EXAMPLES, dict(vars(vendors)))["TINY"])
+    return feed
+
+
+CHECKS: list[tuple[Callable[..., None], dict[str, Any]]] = [
+    *((suite.test_golden_frames, {"at": at}) for at in range(2)),
+    *((suite.test_numbers_keep_their_digits, {"text": text}) for text in suite.EXACT),
+    *((suite.test_what_is_no_number_is_rejected, {"text": text}) for text in suite.NO_NUMBERS),
+    *(
+        (check, {})
+        for check in (
+            suite.test_trades_carry_the_quote_known_at_that_moment, suite.test_a_fresh_connection_knows_no_quote_and_one_that_follows_does,
+            suite.test_symbols_that_nobody_asked_for_are_counted_and_are_no_hole, suite.test_a_time_ahead_of_the_clock_is_flagged,
+            suite.test_every_price_is_the_vendors_number, suite.test_negative_sizes_are_rejected_and_negative_prices_are_not,
+            suite.test_a_rejected_quote_leaves_the_one_before_known, suite.test_any_bytes,
+            suite.test_the_address_takes_the_vendors_path_and_hides_the_token, suite.test_each_subscribe_frame_is_json_and_names_every_symbol_once,
+            suite.test_kinds_that_no_feed_has, suite.test_a_tick_without_its_symbol_may_have_been_ours,
+        )
+    ),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("number", range(len(CHECKS)), ids=[f"{check.__name__} {more}" for check, more in CHECKS])
+def test_the_example_passes_the_conformance_suite(number: int, tiny: type[Feed]) -> None:
+    check, more = CHECKS[number]
+    check(vendor="tiny", **more)
+
+
+def test_its_notices_are_told_apart(tiny: type[Feed]) -> None:
+    for frame, notice in vendors.VENDORS["tiny"].notices:
+        suite.test_frames_without_ticks_are_told_apart_and_never_rejected(vendor="tiny", frame=frame, notice=notice)
+
+
+def test_the_table_names_what_a_feed_has() -> None:
+    rows = re.findall(r"^\| (`.*?) \| ", PAGE.partition("## What a Feed says")[2].partition("## What a Mapper")[0], re.MULTILINE)
+    told = {name for row in rows for name in re.findall(r"`(\w+)[^`]*`", row)}
+    inherited = {"setup", "requests", "address", "url"}
+    assert told | inherited == {name for name in {**vars(Feed), **Feed.__annotations__} if not name.startswith("_")}
+
+
+def test_ticks_of_the_example_vendor_reach_the_bus(redis_server: RedisServer, tmp_path: Path) -> None:
+    port = free_port()
+    (tmp_path / "server.py").write_text(SERVER.replace("8765", str(port)))
+    (tmp_path / "tiny.py").write_text(MODULE)
+    (tmp_path / "run.py").write_text(
+        "from tiny import Tiny\nfrom services.cli import main\nfrom services.vendors import FEEDS\n"
+        'if __name__ == "__main__":\n    FEEDS["tiny"] = Tiny\n    raise SystemExit(main())\n'
+    )
+    gateway = ["gateway", "--feed", "tiny", "--url", f"ws://127.0.0.1:{port}", "--symbols", "BTC-USD", "--redis", redis_server.url]
+    with Popen([sys.executable, tmp_path / "server.py"]) as server, Popen([sys.executable, tmp_path / "run.py", *gateway]) as process:
+        try:
+            (key,) = until(lambda: list(redis_server.client.scan_iter("tickbus:{*}:trade:tiny:BTC-USD")), 20, "a trade")
+            until(lambda: redis_server.client.xlen(key) > 250, 20, "two holes")
+        finally:
+            process.terminate()
+            code = process.wait(20)
+            server.terminate()
+    assert code == 0
+    entries = [(field, msgpack.unpackb(value)) for _, fields in redis_server.client.xrange(key) for field, value in fields.items()]
+    first = int(entries[0][1][4])
+    ids = [int(message[4]) for field, message in entries if field == b"t"]
+    assert ids == [n for n in range(first, ids[-1] + 1) if n % 100]
+    assert [(message[5], message[6], message[7]) for field, message in entries if field == b"g"] == [
+        (str(n), str(n), 1) for n in range(first, ids[-1]) if n % 100 == 0
+    ]
+    assert [message[1] for field, message in entries if field == b"t"] == [f"{61000 + n}.50" for n in ids]

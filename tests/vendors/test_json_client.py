@@ -1,0 +1,178 @@
+"""What is the generic feed's own: field names, times in every form, sides, errors."""
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from vendors.examples import RECV, TOLERANCE, feed, mapper
+
+from services.vendors.feed import Refused, Rejected, Skipped
+from services.vendors.json.client import NAMES, field_names
+from tickbus.errors import ConfigError
+from tickbus.protocol.messages import Quote, Side, Trade
+from tickbus.units import format_time
+
+AT = 1_723_210_200_123_456_789
+
+
+def trade(**fields: str) -> bytes:
+    texts = {"symbol": '"AAPL"', "price": "1", "volume": "2"} | fields
+    return ('{"trades":[{' + ",".join(f'"{name}":{value}' for name, value in texts.items()) + "}]}").encode()
+
+
+def one_trade(**fields: str) -> Trade:
+    ((tick, vendor_id),) = mapper("json").map(trade(**fields), RECV)
+    assert isinstance(tick, Trade) and vendor_id == -1
+    return tick
+
+
+def test_the_subscription_of_the_tutorial() -> None:
+    assert [json.loads(frame) for frame in feed("json", ("trade",)).subscribe()] == [{"action": "subscribe", "symbols": ["AAPL", "MSFT"]}]
+    assert [json.loads(frame) for frame in feed("json").subscribe()] == [{"action": "subscribe", "symbols": ["AAPL", "MSFT"], "quotes": True}]
+    assert not feed("json").acknowledged
+
+
+@pytest.mark.parametrize(
+    ("text", "ns"),
+    [
+        ("1723210200", AT // 10**9 * 10**9), ("1723210200123", AT // 10**6 * 10**6), ("1723210200123456", AT // 1000 * 1000), (str(AT), AT),
+        (f'"{AT}"', AT), ("1723210200.123456789", AT), ('"1723210200.5"', AT // 10**9 * 10**9 + 5 * 10**8), ("1723210200123.456789", AT),
+        ("1.723210200123456789e9", AT), ("1.7232102e9", AT // 10**9 * 10**9), ('"2024-08-09T13:30:00.123456789Z"', AT),
+        ('"2024-08-09T15:30:00.123456789+02:00"', AT), ('"2024-08-09 13:30"', AT // 10**9 * 10**9), ("null", RECV), ('""', RECV), ("0", 0), ("0.5", 5 * 10**8),
+    ],
+)  # fmt: skip
+def test_times_in_every_form(text: str, ns: int) -> None:
+    assert one_trade(time=text).ts_event == ns
+
+
+def test_without_a_time_it_is_ours() -> None:
+    tick = one_trade()
+    assert tick.ts_event == tick.ts_recv == RECV
+
+
+@given(st.integers(0, 4 * 10**18))
+def test_iso_times_are_exact(ns: int) -> None:
+    assert one_trade(time=f'"{format_time(ns)}"').ts_event == ns
+
+
+@pytest.mark.parametrize("text", ["-1", '"-1.5"', '"soon"', "true", "[1]", "1e30", "99999999999", '"9999-12-31"', '"0001-01-01"', '"NaN"', "9" * 60])
+def test_times_that_cannot_be(text: str) -> None:
+    one = mapper("json")
+    assert one.map(trade(time=text), RECV) == []
+    (notice,) = one.notices
+    assert isinstance(notice, Rejected) and (notice.reason, notice.kind, notice.symbol) == ("field", "trade", "AAPL")
+
+
+@pytest.mark.parametrize(
+    ("text", "side"),
+    [('"buy"', Side.BUY), ('"B"', Side.BUY), ("1", Side.BUY), ('"SELL"', Side.SELL), ('"s"', Side.SELL), ("2", Side.SELL), ("null", Side.UNKNOWN), ('"?"', Side.UNKNOWN), ("0", Side.UNKNOWN)],
+)  # fmt: skip
+def test_sides(text: str, side: Side) -> None:
+    assert one_trade(side=text).side is side
+
+
+def test_ids_are_kept_as_text() -> None:
+    assert one_trade(id="12345678901234567890").trade_id == "12345678901234567890"
+    assert one_trade(id='"a\\u00e4\\n"').trade_id == "aä\n"
+    assert one_trade(id="null").trade_id is None
+
+
+def test_symbols_with_escapes_and_as_numbers() -> None:
+    assert one_trade(symbol='"\\u0041APL"').symbol == "AAPL"
+    one = mapper("json")
+    one.symbols = {"700": "700.HK"}
+    ((tick, _),) = one.map(trade(symbol="700"), RECV)
+    assert tick.symbol == "700.HK"
+
+
+def test_the_good_ticks_of_a_frame_with_bad_ones_are_kept_in_order() -> None:
+    items: list[Any] = [{"symbol": symbol, "price": price, "volume": 1} for symbol, price in (("AAPL", 1), ("AAPL", "x"), ("NONE", 1), ("MSFT", 2))]
+    one = mapper("json")
+    ticks = one.map(json.dumps({"trades": items}).encode(), RECV)
+    assert [(tick.symbol, tick.ts_recv) for tick, _ in ticks] == [("AAPL", RECV), ("MSFT", RECV + 1)]
+    assert [(n.reason, n.symbol, n.lost) for n in one.notices if isinstance(n, Rejected)] == [
+        ("field", "AAPL", True),
+        ("unknown_symbol", None, False),
+    ]
+
+
+def test_a_null_among_the_ticks_costs_no_other() -> None:
+    one = mapper("json")
+    (only,) = one.map(b'{"trades":[null,{"symbol":"AAPL","price":1,"volume":1},null]}', RECV)
+    assert only[0].symbol == "AAPL"
+    assert [(n.reason, n.lost) for n in one.notices if isinstance(n, Rejected)] == [("field", False)] * 2
+
+
+@pytest.mark.parametrize("error", ["null", "false", "0", '""', "{}", "[]"])
+def test_an_error_that_is_none_is_no_refusal(error: str) -> None:
+    one = mapper("json")
+    assert one.map(f'{{"status":"subscribed","error":{error}}}'.encode(), RECV) == []
+    assert one.notices == [Skipped()]
+
+
+@pytest.mark.parametrize("names", [("price=volume",), ("trades=error",), ("quotes=trades",), ('price=p"x',), ("price=p\\",)])
+def test_names_that_no_decoder_takes(names: tuple[str, ...]) -> None:
+    with pytest.raises(ConfigError, match="--json-fields"):
+        feed("json", json_fields=names)
+
+
+def test_the_vendors_names_for_the_fields() -> None:
+    names = ("trades=data", "symbol=s", "price=p", "volume = v", "time=t", "quotes=q", "bid=b", "ask=a")
+    one = feed("json", json_fields=names).mapper(TOLERANCE)
+    ((tick, _),) = one.map(b'{"data":[{"s":"AAPL","p":7296.89,"v":0.011467,"t":1575526691134}],"trades":[{"symbol":"x"}]}', RECV)
+    assert isinstance(tick, Trade)
+    assert (tick.price_text, tick.size_text, tick.ts_event) == ("7296.89", "0.011467", 1575526691134 * 10**6)
+    ((quote, _),) = one.map(b'{"q":[{"s":"AAPL","b":1,"a":2}]}', RECV)
+    assert isinstance(quote, Quote) and (quote.bid_text, quote.ask_text) == ("1", "2")
+
+
+@pytest.mark.parametrize("given_", [("prize=p",), ("price",), ("price=",), ("=p",)])
+def test_names_that_are_none(given_: tuple[str, ...]) -> None:
+    with pytest.raises(ConfigError, match="write ours=theirs; ours is one of trades, quotes, symbol"):
+        feed("json", json_fields=given_)
+
+
+def test_every_field_has_a_name() -> None:
+    assert field_names(()) == {name: name for name in NAMES}
+
+
+@pytest.mark.parametrize("frame", ['{"error":"bad token"}', '{"error":{"code":5,"text":"bad token"}}'])
+def test_an_error_of_the_vendor_is_told(frame: str) -> None:
+    one = mapper("json")
+    assert one.map(frame.encode(), RECV) == []
+    (refused,) = one.notices
+    assert isinstance(refused, Refused) and "bad token" in refused.text and not refused.fatal
+
+
+FORMS = {
+    "symbol": ('"AAPL"', '"MSFT"', '"A\\u0041PL"', '"XX"', "7", "null"),
+    "price": ('"1.50"', "1.50", "150", "-0.0", "1e2", '"1e2"', '"abc"', "null", "true", '"\\u0031"', '""'),
+    "volume": ('"2"', "2", "2.000", '"-2"', "[2]"),
+    "time": (str(AT), f'"{AT}"', "1723210200", "1723210200.5", "1.7232102e9", '"2024-08-09T13:30:00Z"', "null", "-5", "1e400", "true"),
+    "side": ('"buy"', "1", "2", "null", '"S"', "false"),
+    "id": ('"a1"', "17", "17.0", "null", "1e3", "{}"),
+}  # fmt: skip
+ITEM = st.fixed_dictionaries({}, optional={name: st.sampled_from(forms) for name, forms in FORMS.items()})
+
+
+@given(st.lists(st.lists(ITEM, min_size=1, max_size=3), min_size=1, max_size=6))
+def test_what_earlier_frames_looked_like_changes_nothing(frames: list[list[dict[str, str]]]) -> None:
+    """A mapper learns which fields come as numbers, to decode faster: each frame gives what a new mapper makes of it."""
+    used = mapper("json")
+    for items in frames:
+        frame = ('{"trades":[' + ",".join("{" + ",".join(f'"{name}":{text}' for name, text in item.items()) + "}" for item in items) + "]}").encode()
+        new = mapper("json")
+        assert (used.map(frame, RECV), used.notices) == (new.map(frame, RECV), new.notices)
+        used.notices.clear()
+
+
+@given(ITEM)
+def test_the_fast_way_gives_what_the_digits_say(item: dict[str, str]) -> None:
+    """An item decoded as texts is the same as one that stands beside an unreadable one, for which all of the frame is kept raw."""
+    text = "{" + ",".join(f'"{name}":{value}' for name, value in item.items()) + "}"
+    alone, beside = mapper("json"), mapper("json")
+    found = alone.map(f'{{"trades":[{text}]}}'.encode(), RECV)
+    assert found == beside.map(f'{{"trades":[{text},{{"price":[]}}]}}'.encode(), RECV)
+    assert [*alone.notices, Rejected("field", "a tick without symbol", after=len(found))] == beside.notices
