@@ -76,7 +76,7 @@ def _version() -> str:
 
 def _start(name: str, args: list[str]) -> int:
     from services.output import pipe_may_close
-    from tickbus.service.options import load
+    from tickbus.service.load_options import load
 
     part = _module(name)
     # every part's options are needed only to check a file's other tables

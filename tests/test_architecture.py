@@ -25,7 +25,7 @@ tickbus.subscription tickbus.monitoring
 tickbus.bus
 tickbus
 tickbus.service
-services.vendors services.archive services.output
+services.vendors services.archive services.output services.trading_hours
 services.gateway.batching services.gateway.sequencing
 services.gateway.spill
 services.gateway.delivery

@@ -21,7 +21,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from services.archive.schema import GAP, KINDS, Kind, integers, messages, names
+from services.archive.schema import GAP, KINDS, Kind, complete, integers, messages, names
 from tickbus.protocol.messages import Message
 from tickbus.protocol.names import Stream, StreamId
 from tickbus.units import DAY, MILLISECOND
@@ -68,7 +68,7 @@ def read_recorded(
 
 def recorded_feeds(data_dir: Path, kinds: Collection[str] = ("trade", "quote")) -> set[str]:
     """Names of feeds in the files of these kinds, by their footers: all if there are at most two, else two of them at least."""
-    paths = [path for kind in kinds for path in (data_dir / kind).glob("date=*/*") if _FILE.fullmatch(path.name)]
+    paths = [path for kind in kinds for path in (data_dir / kind).glob("date=*/**/*.parquet")]
     return {name for path in paths for bounds in _bounds(pq.read_metadata(path), "feed") for name in bounds}
 
 
@@ -87,10 +87,11 @@ def _commits(data_dir: Path, choice: Choice) -> list[_Commit]:
     for kind in (KINDS[name] for name in choice.kinds):
         for path in _files(data_dir / kind.name, choice):
             first = _first(pq.read_metadata(path), kind, choice)
-            match = _FILE.fullmatch(path.name)
-            if first is None or match is None:
+            if first is None:
                 continue
-            commit = found.setdefault((match[1], match[2]), _Commit(first, []))
+            match = _FILE.fullmatch(path.name)
+            # a file that was not written by a recorder, or was rewritten since, stands for itself
+            commit = found.setdefault((match[1], match[2]) if match else (str(path), ""), _Commit(first, []))
             commit.first = min(commit.first, first)
             commit.files.append((kind, path))
     return sorted(found.values(), key=lambda commit: commit.first)
@@ -100,27 +101,27 @@ def _files(folder: Path, choice: Choice) -> Iterator[Path]:
     for of_day in sorted(folder.glob("date=*")):
         match = _FOLDER.fullmatch(of_day.name)
         if match and choice.start // DAY <= date.fromisoformat(match[1]).toordinal() - _EPOCH <= choice.end // DAY:
-            yield from sorted(path for path in of_day.iterdir() if _FILE.fullmatch(path.name))
+            yield from sorted(of_day.rglob("*.parquet"))
 
 
 def _first(footer: pq.FileMetaData, kind: Kind, choice: Choice) -> int | None:
     """Order time of the first row, by the statistics; None where no row can be of a symbol that is asked for."""
     symbols = _bounds(footer, "symbol")
-    if choice.symbols is not None and not any(low <= symbol <= high for low, high in symbols for symbol in choice.symbols):
+    if choice.symbols is not None and symbols and not any(low <= symbol <= high for low, high in symbols for symbol in choice.symbols):
         return None
     if "ts_recv" in kind.schema.names:
-        return int(min(low for low, _ in _bounds(footer, "ts_recv")))
-    return int(min(low for low, _ in _bounds(footer, "id_ms"))) * MILLISECOND
+        return min((int(low) for low, _ in _bounds(footer, "ts_recv")), default=0)
+    return min((int(low) for low, _ in _bounds(footer, "id_ms")), default=0) * MILLISECOND
 
 
 def _bounds(footer: pq.FileMetaData, column: str) -> list[tuple[Any, Any]]:
-    """Least and greatest value per row group, as the file stores it; every file of ours has them."""
+    """Least and greatest value per row group, as the file stores it; none where the file lacks the column or its statistics."""
     bounds = []
     for number in range(footer.num_row_groups):
         group = footer.row_group(number)
-        place = next(n for n in range(footer.num_columns) if group.column(n).path_in_schema == column)
-        statistics = group.column(place).statistics
-        assert statistics is not None
+        statistics = next((found.statistics for n in range(footer.num_columns) if (found := group.column(n)).path_in_schema == column), None)
+        if statistics is None or not statistics.has_min_max:
+            return []
         raw = (statistics.min_raw, statistics.max_raw)
         bounds.append(raw if column not in ("symbol", "feed") else (statistics.min, statistics.max))
     return bounds
@@ -159,7 +160,8 @@ def _rows(commit: _Commit, choice: Choice) -> Iterator[tuple[int, int, Recorded]
 
 def _table(kind: Kind, path: Path, choice: Choice) -> pa.Table:
     """The chosen rows, with the column by which they are put in order."""
-    table = pq.ParquetFile(path).read()
+    file = pq.ParquetFile(path)
+    table = complete(kind, file.read([name for name in kind.schema.names if name in file.schema_arrow.names]))
     time = pc.field(_DAY_COLUMN[kind.name]).cast(pa.int64())
     wanted = (time >= pc.scalar(choice.start)) & (time < pc.scalar(choice.end))
     for name, values in (("symbol", choice.symbols), ("feed", choice.feeds)):

@@ -12,6 +12,7 @@ from enum import IntEnum
 from operator import attrgetter
 from typing import Any
 
+import msgspec
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -121,15 +122,17 @@ def _decimal(name: str) -> Column:
     return Column(name, DECIMAL, f"{name}_text", decimals, digits)
 
 
-def _enum(name: str, enum: type[IntEnum], unknown: IntEnum | None = None) -> Column:
-    """As text in lower case; `unknown` is null."""
-    texts = {member: None if member is unknown else member.name.lower() for member in enum}
+def _enum(name: str, enum: type[IntEnum], null: IntEnum | None = None, newer: IntEnum | None = None) -> Column:
+    """As text in lower case. null: the member that has no text. newer: what a text that a newer version wrote is read as."""
+    texts = {member: None if member is null else member.name.lower() for member in enum}
     members = {text: member for member, text in texts.items()}
 
     def take(values: list[Any]) -> "pa.Array[Any]":
         return pa.array([texts[value] for value in values], pa.string())
 
-    return Column(name, pa.string(), name, take, lambda column: [members[text] for text in column.to_pylist()])
+    return Column(
+        name, pa.string(), name, take, lambda column: [members[text] if newer is None else members.get(text, newer) for text in column.to_pylist()]
+    )
 
 
 def _time(name: str) -> Column:
@@ -168,7 +171,7 @@ TRADE = Kind(
     Trade,
     (
         *map(_decimal, ("price", "size", "bid", "ask")),
-        _enum("side", Side, unknown=Side.UNKNOWN),
+        _enum("side", Side, null=Side.UNKNOWN, newer=Side.UNKNOWN),
         _plain("trade_id", pa.string()),
         _time("ts_event"),
         _time("ts_recv"),
@@ -204,7 +207,7 @@ GAP = Kind(
     (
         _enum("stream", StreamKind),
         _plain("source", pa.string()),
-        _enum("kind", GapKind),
+        _enum("kind", GapKind, newer=GapKind.UNKNOWN),
         _time("from_ts"),
         _time("to_ts"),
         _plain("from_id", pa.string()),
@@ -253,6 +256,37 @@ def _check(column: Column, value: Any) -> None:
 def _check_integer(name: str, value: int, bounds: Iterable[int]) -> None:
     if value not in bounds:
         raise Unrepresentable("integer", f"{name} {value} does not fit its column of {'64' if bounds is _INT64 else '32'} bits")
+
+
+def complete(kind: Kind, table: pa.Table) -> pa.Table:
+    """Return the columns of this version, in its order: one that the file lacks, because an older version wrote it, has the default of
+    its field; one that only a newer version knows is left out. ValueError for a column that has no default."""
+    columns: list[pa.Array[Any] | pa.ChunkedArray[Any]] = []
+    for field in kind.schema:
+        if field.name in table.column_names:
+            columns.append(_cast(table[field.name], field.type))
+        else:
+            columns.append(pa.array([_default(kind, field.name)] * table.num_rows, field.type))
+    return pa.Table.from_arrays(columns, schema=kind.schema)
+
+
+def _cast(column: "pa.ChunkedArray[Any]", type: pa.DataType) -> "pa.ChunkedArray[Any]":
+    if column.type == type:
+        return column
+    return column.cast(pa.string()).dictionary_encode() if type == NAME else column.cast(type)
+
+
+_ENTRY_DEFAULTS: dict[str, object] = {"feed": "", "id_ms": 0, "seq": 0, "epoch": 0, "flags": 0, "spec": None}
+
+
+def _default(kind: Kind, name: str) -> object:
+    if name in _ENTRY_DEFAULTS:
+        return _ENTRY_DEFAULTS[name]
+    fields = {field.name: field for field in msgspec.structs.fields(kind.message)}
+    for column in kind.columns:
+        if column.name == name and (default := fields[column.field].default) is not msgspec.NODEFAULT:
+            return column.take([default])[0].as_py()
+    raise ValueError(f"no column {name}")
 
 
 def messages(kind: Kind, batch: pa.RecordBatch) -> list[Message]:

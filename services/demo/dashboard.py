@@ -1,4 +1,4 @@
-"""What the demo shows: on a terminal a live table, elsewhere a line once in a while."""
+"""What the demo shows: on a terminal a live table of prices, elsewhere a line once in a while."""
 
 import asyncio
 import sys
@@ -8,9 +8,9 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from services.demo.market import Market, Row
-from services.demo.totals import OnBus
+from services.demo.totals import on_bus
 from tickbus.errors import RedisError
-from tickbus.monitoring.status import BusStatus, ServiceStatus, read_status
+from tickbus.monitoring.status import BusStatus, read_status
 from tickbus.redis.link import Link
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ class Dashboard:
         self._began = time.monotonic()
 
     async def run(self) -> None:
-        """For ever."""
+        """Forever."""
         if sys.stdout.isatty() and find_spec("rich") is not None:
             await self._live()
         print("\n".join(self._footer), flush=True)
@@ -40,12 +40,15 @@ class Dashboard:
                 print(self._line(status), flush=True)
 
     async def _live(self) -> None:
+        from rich.console import Group
         from rich.live import Live
+        from rich.text import Text
 
         with Live(auto_refresh=False) as live:
             while True:
                 if (status := await self._look()) is not None:
-                    live.update(self._screen(status), refresh=True)
+                    totals = Text(f"{_feeds(status)}   {self._summary(status)}")
+                    live.update(Group(_prices(self._market.rows), totals, Text("\n".join(self._footer), "dim")), refresh=True)
                 await asyncio.sleep(_LIVE_SECONDS)
 
     async def _look(self) -> BusStatus | None:
@@ -63,24 +66,16 @@ class Dashboard:
         return status
 
     def _line(self, status: BusStatus) -> str:
-        total, rates = OnBus.of(status), self._market.rates
-        lags = ", ".join(f"{service.name} {service.ticks:,}" for service in status.services)
         prices = "  ".join(f"{row.symbol} {row.trade.price_text}" for row in self._market.rows[:3] if row.trade is not None)
-        return (
-            f"{time.monotonic() - self._began:6.1f} s  trades {total.trades:,} (+{rates.trades:,}/s)  quotes {total.quotes:,} (+{rates.quotes:,}/s)  "
-            f"bars {total.bars:,}  gaps {total.gaps}  lag {lags}  {prices}"
-        )
+        return f"{time.monotonic() - self._began:6.1f} s  {self._summary(status)}  {prices}"
 
-    def _screen(self, status: BusStatus) -> "RenderableType":
-        from rich.console import Group
-        from rich.text import Text
+    def _summary(self, status: BusStatus) -> str:
+        lags = ", ".join(f"{service.name} {service.ticks:,}" for service in status.services)
+        return f"{self._market.ticks_per_second:,} ticks/s   {on_bus(status.totals)}   lag {lags}"
 
-        return Group(_prices(self._market.rows), _services(status.services), Text(self._totals(status)), Text("\n".join(self._footer), "dim"))
 
-    def _totals(self, status: BusStatus) -> str:
-        rates = self._market.rates
-        feeds = ", ".join(f"feed {feed.name} {feed.state}" for feed in status.feeds)
-        return f"{feeds}   {rates.trades + rates.quotes:,} ticks/s, {rates.bars:,} bars/s   on the bus: {OnBus.of(status)}"
+def _feeds(status: BusStatus) -> str:
+    return ", ".join(f"feed {feed.name} {feed.state}" for feed in status.feeds)
 
 
 def _prices(rows: Sequence[Row]) -> "RenderableType":
@@ -101,17 +96,4 @@ def _prices(rows: Sequence[Row]) -> "RenderableType":
             (row.quote.bid_text if row.quote else "") or "", (row.quote.ask_text if row.quote else "") or "", f"{row.trades_per_second:.0f}",
             *bars, Text(str(row.gaps), "yellow" if row.gaps else ""),
         )  # fmt: skip
-    return table
-
-
-def _services(services: Sequence[ServiceStatus]) -> "RenderableType":
-    from rich import box
-    from rich.table import Table
-
-    table = Table(box=box.SIMPLE_HEAD)
-    table.add_column("service")
-    for name in ("lag, ticks", "oldest not committed", "lost"):
-        table.add_column(name, justify="right")
-    for service in services:
-        table.add_row(service.name, f"{service.ticks:,}", f"{service.seconds:.1f} s", str(service.lost))
     return table

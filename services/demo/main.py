@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from dataclasses import astuple
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
@@ -11,10 +12,10 @@ from services.demo.folder import Folder, claimed
 from services.demo.market import Market
 from services.demo.server import find_server
 from services.demo.stack import FEED, SPECS, Stack
-from services.demo.totals import InFiles, OnBus
+from services.demo.totals import InFiles, on_bus
 from services.output import pipe_may_close, stop_with_pipe
 from tickbus.errors import ConfigError, RedisError
-from tickbus.monitoring.status import BusStatus, read_status
+from tickbus.monitoring.status import BusStatus, Totals, read_status
 from tickbus.protocol.names import Keys, check_symbol
 from tickbus.redis.link import Link
 from tickbus.service.options import CommonOptions, Option
@@ -30,9 +31,9 @@ POSITIONALS = ()
 class Options(CommonOptions, frozen=True, kw_only=True):
     redis: Annotated[str, Option("not used: the demo starts a server of its own", secret=True)] = ""
     data_dir: Annotated[Path, Option("folder for the server's data, the recorded files and the logs")] = Path("tickbus-demo")
-    seconds: Annotated[int | None, Option("end by itself after so long; default at Ctrl-C", least=1)] = None
+    seconds: Annotated[int | None, Option("end by itself after so long; default at Ctrl-C", minimum=1)] = None
     symbols: Annotated[tuple[str, ...], Option("the market's symbols")] = ("BTC-USDT", "ETH-USDT", "SOL-USDT", "AAPL.US", "EUR-USD", "GOLD")
-    rate: Annotated[int, Option("ticks a second, all symbols together", least=1, most=100_000)] = 200
+    rate: Annotated[int, Option("ticks a second, all symbols together", minimum=1, maximum=100_000)] = 200
     log_level: Annotated[Literal["debug", "info", "warning", "error"], Option("how much is logged to standard error")] = "warning"
 
 
@@ -60,7 +61,8 @@ async def _demo(options: Options, service: Service) -> None:
 
 
 async def _trade(options: Options, service: Service, folder: Folder, stack: Stack) -> None:
-    before, began = OnBus.of(await _status(stack)), time.monotonic()
+    status, began = await _status(stack), time.monotonic()
+    before = status.totals if status is not None else Totals()
     try:
         await service.until_stopping(_show(options, folder, stack))
     finally:
@@ -97,14 +99,14 @@ def _where(options: Options, folder: Folder, stack: Stack) -> list[str]:
     ]
 
 
-async def _tell_end(status: BusStatus, folder: Folder, before: OnBus, seconds: float) -> None:
-    total = OnBus.of(status)
+async def _tell_end(status: BusStatus, folder: Folder, before: Totals, seconds: float) -> None:
+    total = status.totals
     files = await asyncio.to_thread(InFiles.of, folder.data)
     # by the files, which are the recorder's position; what Redis shows of it may be a moment older
-    waiting = max(0, total.entries - sum(files.rows.values()))
+    waiting = max(0, sum(astuple(total)) - sum(files.rows.values()))
     print(
-        f"\nran             {seconds:.1f} s: {total.since(before)}\n"
-        f"on the bus      {total}\n"
+        f"\nran             {seconds:.1f} s: {on_bus(total - before)}\n"
+        f"on the bus      {on_bus(total)}\n"
         f"recorded        {files}\n"
         f"not recorded    {waiting:,} entries{'; the next start records them' if waiting else ''}\n"
         f"files           {folder.data}",

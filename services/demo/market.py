@@ -3,10 +3,9 @@
 from dataclasses import dataclass
 from decimal import Decimal
 
-from services.demo.totals import OnBus
-from tickbus.monitoring.status import BusStatus
+from tickbus.monitoring.status import BusStatus, Totals
 from tickbus.protocol.codec import head_tick
-from tickbus.protocol.messages import Bar, Quote, Trade
+from tickbus.protocol.messages import Bar, Message, Quote, Trade
 from tickbus.protocol.names import Stream
 
 _HUNDREDTH = Decimal("0.01")
@@ -22,7 +21,7 @@ class Row:
     bar: Bar | None
     """The newest closed bar of the shortest spec."""
     change: Decimal | None
-    """Per cent since the first price seen."""
+    """Percent since the first price seen."""
     trades_per_second: float
     gaps: int
 
@@ -36,21 +35,19 @@ class Market:
         self._spec = spec
         self._first: dict[str, Decimal] = {}
         self._trades: dict[str, int] = {}
-        self._counted = OnBus()
+        self._counted: Totals | None = None
         self._at = 0.0
-        self.rates = OnBus()
-        """Per second since the look before."""
+        self.ticks_per_second = 0
         self.rows: list[Row] = []
 
     def look(self, status: BusStatus, now: float) -> None:
         """`now`: monotonic seconds."""
         seconds = max(1e-3, now - self._at)
-        total, fresh = OnBus.of(status), not self._at
-        if not fresh:
-            more = total.since(self._counted)
-            self.rates = OnBus(*(round(number / seconds) for number in (more.trades, more.quotes, more.bars, more.gaps)))
-        self.rows = [self._row(status, symbol, 0.0 if fresh else seconds) for symbol in self._symbols]
-        self._counted, self._at = total, now
+        if self._counted is not None:
+            more = status.totals - self._counted
+            self.ticks_per_second = round((more.trades + more.quotes) / seconds)
+        self.rows = [self._row(status, symbol, seconds) for symbol in self._symbols]
+        self._counted, self._at = status.totals, now
 
     def _row(self, status: BusStatus, symbol: str, seconds: float) -> Row:
         trades, quotes = Stream("trade", self._feed, symbol), Stream("quote", self._feed, symbol)
@@ -62,15 +59,12 @@ class Market:
         if trade is not None:
             first = self._first.setdefault(symbol, trade.price)
             change = (100 * (trade.price - first) / first).quantize(_HUNDREDTH) + 0 if first else None  # + 0: no minus before zero
-        counted, gaps = 0, 0
-        for of_stream in status.streams:
-            if of_stream.stream in (trades, quotes):
-                gaps += sum(of_stream.gaps.values())
-                counted += of_stream.ticks if of_stream.stream == trades else 0
-        before, self._trades[symbol] = self._trades.get(symbol, counted), counted
-        return Row(symbol, trade, quote, bar, change, (counted - before) / seconds if seconds else 0.0, gaps)
+        own = [found for found in status.streams if found.stream in (trades, quotes)]
+        count = sum(found.ticks for found in own if found.stream == trades)
+        before, self._trades[symbol] = self._trades.get(symbol, count), count
+        return Row(symbol, trade, quote, bar, change, (count - before) / seconds, sum(sum(found.gaps.values()) for found in own))
 
 
-def _newest(status: BusStatus, stream: Stream) -> object:
+def _newest(status: BusStatus, stream: Stream) -> Message | None:
     head = status.heads.get(stream.name)
     return None if head is None else head_tick(head, stream.kind)

@@ -4,36 +4,11 @@ from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tickbus.monitoring.status import BusStatus
+from tickbus.monitoring.status import Totals
 
 
-@dataclass(frozen=True)
-class OnBus:
-    """Entries ever written, by kind; Gaps (repairs among them) apart."""
-
-    trades: int = 0
-    quotes: int = 0
-    bars: int = 0
-    gaps: int = 0
-
-    @classmethod
-    def of(cls, status: BusStatus | None) -> "OnBus":
-        ticks: Counter[str] = Counter()
-        gaps = 0
-        for stream in status.streams if status is not None else ():
-            ticks[stream.stream.kind] += stream.ticks
-            gaps += sum(stream.gaps.values()) + stream.repaired
-        return cls(ticks["trade"], ticks["quote"], ticks["bar"], gaps)
-
-    @property
-    def entries(self) -> int:
-        return self.trades + self.quotes + self.bars + self.gaps
-
-    def since(self, before: "OnBus") -> "OnBus":
-        return OnBus(self.trades - before.trades, self.quotes - before.quotes, self.bars - before.bars, self.gaps - before.gaps)
-
-    def __str__(self) -> str:
-        return f"{self.trades:,} trades, {self.quotes:,} quotes, {self.bars:,} bars, {self.gaps:,} gaps"
+def on_bus(totals: Totals) -> str:
+    return f"{totals.trades:,} trades, {totals.quotes:,} quotes, {totals.bars:,} bars, {totals.gaps:,} gaps"
 
 
 @dataclass

@@ -218,10 +218,9 @@ class Gateway:
     async def _publish(self, sender: Sender, upstream: Upstream) -> None:
         while True:
             await sender.commit(upstream.up)
-            current = upstream.current
-            if current is not None and self.backlog.bytes > _PAUSE_BYTES and not self._held_up:
+            if self.backlog.bytes > _PAUSE_BYTES and not self._held_up:
                 self._paused = True
-                current.socket.pause()
+                upstream.pause()
             elif self._paused and self.backlog.bytes < _RESUME_BYTES:
                 self._resume(upstream)
 
@@ -252,8 +251,7 @@ class Gateway:
 
     def _resume(self, upstream: Upstream) -> None:
         self._paused = False
-        if upstream.current is not None:
-            upstream.current.socket.resume()
+        upstream.resume()
 
     async def _spill_when_full(self) -> None:
         """With Redis away, the older half of what memory may hold goes to the disk."""

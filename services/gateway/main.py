@@ -10,17 +10,18 @@ from services.gateway.delivery.backlog import Backlog, Backlogs
 from services.gateway.delivery.sender import Sender, StreamHead
 from services.gateway.gateway import Gateway
 from services.gateway.metrics import expose
-from services.gateway.options import Options
+from services.gateway.options import VENDOR_OPTIONS, GatewayOptions, Options
 from services.gateway.sequencing.sequencer import Sequencer
 from services.gateway.sequencing.stream_state import StreamState
 from services.gateway.spill.dir_lock import check_spill_dir
 from services.gateway.spill.segment import Owner
 from services.gateway.spill.spill import Budget, Spill
 from services.gateway.upstream.intake import Intake
-from services.gateway.upstream.trading_hours import Session
 from services.gateway.upstream.upstream import Upstream
-from services.vendors import feed_class
+from services.trading_hours import TradingHours
+from services.vendors import vendor_of
 from services.vendors.feed import FeedSetup
+from services.vendors.options import check_foreign, of_vendor
 from services.vendors.symbols import SymbolMap, read_symbol_map, read_symbols
 from tickbus.clock import BusClock
 from tickbus.errors import ConfigError
@@ -42,15 +43,15 @@ POSITIONALS = ()
 __all__ = ["ABOUT", "POSITIONALS", "Options", "start"]
 
 
-def start(options: Options) -> int:
+def start(options: GatewayOptions) -> int:
     setup, name = _setup(options)
-    session = Session.parse(options.session) if options.session else None
+    session = TradingHours.parse(options.session) if options.session else None
     return run(partial(_run, options, setup, name, session), options, "gateway")
 
 
-def _setup(options: Options) -> tuple[FeedSetup, str]:
+def _setup(options: GatewayOptions) -> tuple[FeedSetup, str]:
     """Everything that can be wrong with the options is said before anything is opened."""
-    kind = feed_class(options.feed)
+    kind = vendor_of(options.feed).feed
     exceptions = {canonical: kind.canonical_vendor_symbol(vendor) for canonical, vendor in read_symbol_map(options.symbol_map).items()}
     symbols = SymbolMap(read_symbols(options.symbols), kind.to_vendor_symbol, exceptions)
     kinds = tuple(dict.fromkeys(options.kinds))
@@ -58,15 +59,14 @@ def _setup(options: Options) -> tuple[FeedSetup, str]:
         raise ConfigError("--kinds: name trade, quote or both")
     if options.max_connection_age is not None and not kind.overlaps:
         raise ConfigError(f"--max-connection-age: a connection of feed {options.feed} cannot be replaced without a hole; leave it out")
-    if options.json_fields and options.feed != "json":
-        raise ConfigError(f"--json-fields: feed {options.feed} has names of its own; leave it out")
-    setup = FeedSetup(symbols, kinds, options.url, options.token, options.json_fields)
+    check_foreign(options, VENDOR_OPTIONS, options.feed, "--feed")
+    setup = FeedSetup(symbols, kinds, options.url, options.token, of_vendor(options, VENDOR_OPTIONS[options.feed]))
     kind(setup).url()
     return setup, check_name(options.name or options.feed)
 
 
-async def _run(options: Options, setup: FeedSetup, name: str, session: Session | None, service: Service) -> None:
-    make_feed = partial(feed_class(options.feed), setup)
+async def _run(options: GatewayOptions, setup: FeedSetup, name: str, session: TradingHours | None, service: Service) -> None:
+    make_feed = partial(vendor_of(options.feed).feed, setup)
     feed = make_feed()
     delay = feed.takeover_delay if options.takeover_delay is None else options.takeover_delay
     keys = Keys(options.prefix, options.shards)

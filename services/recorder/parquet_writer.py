@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 
 from services.archive.schema import Kind, Unrepresentable, arrays, why_not
 from services.recorder.row_ids import Entries
+from tickbus.protocol.codec import FIELDS, encode
 from tickbus.protocol.messages import Message
 from tickbus.protocol.names import Stream, StreamId
 
@@ -33,12 +34,15 @@ def day_name(day: int) -> str:
 
 @dataclass(frozen=True)
 class Row:
-    """A message that no row can hold, with what is needed to keep it elsewhere."""
+    """An entry that no row can hold, with what is needed to keep it elsewhere."""
 
     stream: Stream
     id: StreamId
     epoch: int
-    message: Message
+    field: bytes
+    payload: bytes
+    message: Message | None
+    """None: the payload cannot be read."""
     unfit: Unrepresentable
 
 
@@ -106,7 +110,8 @@ class ParquetBuilder:
             unfit = why_not(self.kind, message)
             fits.append(unfit is None)
             if unfit is not None:
-                self.unfit.append(Row(stream, self._entries.id(number), self._entries.epoch[number], message, unfit))
+                id, epoch = self._entries.id(number), self._entries.epoch[number]
+                self.unfit.append(Row(stream, id, epoch, FIELDS[type(message)], encode(message), message, unfit))
         self._runs = [(stream, len(list(rows))) for stream, rows in groupby(compress(streams, fits))]
         self._entries = self._entries.where(fits)
         self._messages = list(compress(self._messages, fits))

@@ -5,12 +5,15 @@ from dataclasses import dataclass
 from itertools import compress, groupby
 from typing import NamedTuple
 
-from services.archive.schema import GAP, KINDS, Kind
+import msgspec
+
+from services.archive.schema import GAP, KINDS, Kind, Unrepresentable
 from services.recorder import quarantine as aside
 from services.recorder.buffer import Rows
 from services.recorder.parquet_writer import BATCH, ParquetBuilder, Row, day_name
 from services.recorder.row_ids import Entries
-from tickbus.protocol.codec import DECODE, TICK_FIELD
+from tickbus.errors import WireError
+from tickbus.protocol.codec import DECODE, TICK_FIELD, decode
 from tickbus.protocol.messages import Message
 from tickbus.protocol.names import Stream, StreamId
 from tickbus.units import DAY
@@ -38,13 +41,13 @@ def pending_files(cuts: Sequence[Rows], shard: str, number: int) -> tuple[list[P
     stem = f"s{shard}-{number:08d}"
     about = {"tickbus.version": VERSION, "tickbus.shard": shard, "tickbus.number": str(number)}
     builders: dict[tuple[str, int], ParquetBuilder] = {}
-    for batch in _batches(cuts):
+    unfit: list[Row] = []
+    for batch in _batches(cuts, unfit):
         builder = builders.get((batch.kind.name, batch.day))
         if builder is None:
             builder = builders[batch.kind.name, batch.day] = ParquetBuilder(batch.kind, about | {"tickbus.kind": batch.kind.name})
         builder.add(batch.stream, batch.entries, batch.messages)
     made: list[PendingFile] = []
-    unfit: list[Row] = []
     for (kind_name, day), builder in builders.items():
         data = builder.finish()
         unfit += builder.unfit
@@ -76,23 +79,22 @@ class _Batch(NamedTuple):
     messages: list[Message]
 
 
-def _batches(cuts: Sequence[Rows]) -> Iterator[_Batch]:
+def _batches(cuts: Sequence[Rows], unreadable: list[Row]) -> Iterator[_Batch]:
     for stream, entries, gaps, payloads in cuts:
         for start in range(0, len(payloads), BATCH):
             end = start + BATCH
             part, mask, bodies = entries.part(start, end), gaps[start:end], payloads[start:end]
             kind = KINDS[stream.kind]
             if not any(mask):
-                yield from _days(kind, stream, part, bodies)
+                yield from _days(kind, stream, part, bodies, unreadable)
                 continue
             ticks = [not gap for gap in mask]
-            yield from _days(kind, stream, part.where(ticks), list(compress(bodies, ticks)))
-            yield from _days(GAP, stream, part.where(mask), list(compress(bodies, mask)))
+            yield from _days(kind, stream, part.where(ticks), list(compress(bodies, ticks)), unreadable)
+            yield from _days(GAP, stream, part.where(mask), list(compress(bodies, mask)), unreadable)
 
 
-def _days(kind: Kind, stream: Stream, entries: Entries, payloads: list[bytes]) -> Iterator[_Batch]:
-    decode = DECODE[b"g" if kind is GAP else TICK_FIELD[kind.name]]
-    messages = [decode(payload) for payload in payloads]
+def _days(kind: Kind, stream: Stream, entries: Entries, payloads: list[bytes], unreadable: list[Row]) -> Iterator[_Batch]:
+    entries, messages = _decode(kind, stream, entries, payloads, unreadable)
     times = list(map(kind.day_of, messages))
     if times and min(times) // DAY == max(times) // DAY:
         yield _Batch(kind, times[0] // DAY, stream, entries, messages)
@@ -101,3 +103,24 @@ def _days(kind: Kind, stream: Stream, entries: Entries, payloads: list[bytes]) -
     for day in sorted(set(days)):
         mine = [other == day for other in days]
         yield _Batch(kind, day, stream, entries.where(mine), list(compress(messages, mine)))
+
+
+def _decode(kind: Kind, stream: Stream, entries: Entries, payloads: list[bytes], unreadable: list[Row]) -> tuple[Entries, list[Message]]:
+    """The messages, and the entries that they belong to. A payload that is no message of this kind goes to `unreadable`."""
+    field = b"g" if kind is GAP else TICK_FIELD[kind.name]
+    decode_one = DECODE[field]
+    try:
+        return entries, [decode_one(payload) for payload in payloads]
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        pass
+    # rare, so it may cost: once more, one by one
+    messages, readable = [], []
+    for number, payload in enumerate(payloads):
+        try:
+            messages.append(decode(field, payload))
+            readable.append(True)
+        except WireError as error:
+            readable.append(False)
+            id, epoch = entries.id(number), entries.epoch[number]
+            unreadable.append(Row(stream, id, epoch, field, payload, None, Unrepresentable("unreadable", str(error))))
+    return entries.where(readable), messages

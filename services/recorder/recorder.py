@@ -11,8 +11,6 @@ from collections import Counter
 from collections.abc import Collection
 from contextlib import suppress
 
-import msgspec
-
 from services.recorder.buffer import Rows
 from services.recorder.options import Options
 from services.recorder.row_ids import Entries
@@ -20,7 +18,7 @@ from services.recorder.shard_store import Committed, ShardStore
 from services.recorder.shard_stores import ShardStores
 from tickbus.consumer.consumer import ShardConsumer
 from tickbus.errors import Fenced
-from tickbus.protocol.codec import DECODE, encode
+from tickbus.protocol.codec import encode
 from tickbus.protocol.names import Keys, Stream, StreamId
 from tickbus.reader.reader import Read
 from tickbus.reader.reads import trimmed_gap
@@ -116,12 +114,6 @@ class Recorder:
         gaps = bytearray()
         payloads: list[bytes] = []
         for raw, (field, payload) in read.entries:
-            try:
-                DECODE[field](payload)
-            except (KeyError, msgspec.MsgspecError) as error:
-                self.aside["unreadable"] += 1
-                log.error("%s %s: an entry that is no message of this version is left out: %s", stream.name, raw.decode(), error)
-                continue
             left, _, right = raw.partition(b"-")
             ms.append(int(left))
             seqs.append(int(right))

@@ -1,7 +1,7 @@
 """One client's socket: the `websockets` library's Sans-I/O protocol for handshake, control and incoming frames; data frames
 are written straight to the transport.
 
-It knows no vendor: a `Session` says what to answer. It knows no market either: the `Hub` tells it what to send.
+It knows no vendor: a `Dialect` says what to answer. It knows no market either: the `Host` tells it what to send.
 """
 
 import asyncio
@@ -18,8 +18,7 @@ from websockets.http11 import Request, Response
 from websockets.protocol import SEND_EOF, State
 from websockets.server import ServerProtocol
 
-from services.simulator.protocols.registry import Refusal, bare_path
-from services.simulator.protocols.session import Answer, Session
+from services.vendors.dialect import Answer, Close, Dialect, HttpRefusal, bare_path
 
 log = logging.getLogger("tickbus.simulator")
 
@@ -32,11 +31,11 @@ _PARTING_SECONDS = 5.0
 """How long a closed connection may take to go."""
 
 
-class Hub(Protocol):
+class Host(Protocol):
     """What a connection needs of its server."""
 
-    def admit(self, connection: "Connection", target: str) -> Session | Refusal | tuple[Session, tuple[int, str]]:
-        """The session, an HTTP refusal, or a session that is closed at once."""
+    def admit(self, connection: "Connection", target: str) -> Dialect | HttpRefusal | tuple[Dialect, Close]:
+        """The dialect, an HTTP refusal, or a dialect that is closed at once."""
 
     def joined(self, connection: "Connection") -> None:
         """The handshake is done."""
@@ -54,16 +53,16 @@ class Hub(Protocol):
 
 
 class Connection(asyncio.Protocol):
-    def __init__(self, hub: Hub, number: int) -> None:
+    def __init__(self, host: Host, number: int) -> None:
         self.number = number
-        self.session: Session | None = None
+        self.dialect: Dialect | None = None
         self.path = ""
         self.paused = False
         """The client does not take what was written: wait."""
         self.half_open = False
         self.muted_until = 0
         """Until then (monotonic, ns) the vendor still answers here, but sends no data."""
-        self._hub = hub
+        self._host = host
         self._websocket = ServerProtocol(logger=_quiet)
         self._partial: list[bytes] = []
         self._closed: str | None = None
@@ -97,19 +96,19 @@ class Connection(asyncio.Protocol):
         return False
 
     def connection_lost(self, error: Exception | None) -> None:
-        self._hub.left(self)
-        if self.session is not None:
+        self._host.left(self)
+        if self.dialect is not None:
             ws = self._websocket
             received = ws.close_rcvd.code if ws.close_rcvd else None
             sent = ws.close_sent.code if ws.close_sent else None
-            self._hub.tell({"event": "close", "connection": self.number, "sent_code": sent, "received_code": received, "why": self._closed})
+            self._host.tell({"event": "close", "connection": self.number, "sent_code": sent, "received_code": received, "why": self._closed})
 
     def pause_writing(self) -> None:
         self.paused = True
 
     def resume_writing(self) -> None:
         self.paused = False
-        self._hub.wake()
+        self._host.wake()
 
     # what the server does with it
 
@@ -118,11 +117,11 @@ class Connection(asyncio.Protocol):
         self._transport.write(frames)
 
     def beat(self, now: int) -> None:
-        if self.session is not None and self.live:
-            self._obey(self.session.beat(now))
+        if self.dialect is not None and self.live:
+            self._obey(self.dialect.beat(now))
 
     def obey(self, answer: Answer) -> None:
-        """Send what a session has to say, where the client can still hear it."""
+        """Send what a dialect has to say, where the client can still hear it."""
         if self.live:
             self._obey(answer)
 
@@ -139,7 +138,7 @@ class Connection(asyncio.Protocol):
         if (sock := self._transport.get_extra_info("socket")) is not None:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self._transport.abort()
-        self._hub.changed(self)  # the market may go on before the loop turns
+        self._host.changed(self)  # the market may go on before the loop turns
 
     def stop_everything(self) -> None:
         """Half-open from now on: nothing is read, nothing is written, nothing is closed."""
@@ -158,41 +157,41 @@ class Connection(asyncio.Protocol):
         self._send()
 
     def _handshake(self, request: Request) -> None:
-        admitted = self._hub.admit(self, request.path)
-        if isinstance(admitted, Refusal):
+        admitted = self._host.admit(self, request.path)
+        if isinstance(admitted, HttpRefusal):
             self._websocket.send_response(_http(admitted))
-            self._hub.tell({"event": "refuse", "connection": self.number, "path": bare_path(request.path), "status": admitted.status})
+            self._host.tell({"event": "refuse", "connection": self.number, "path": bare_path(request.path), "status": admitted.status})
             return
-        session, at_once = admitted if isinstance(admitted, tuple) else (admitted, None)
+        dialect, at_once = admitted if isinstance(admitted, tuple) else (admitted, None)
         response = self._websocket.accept(request)
         self._websocket.send_response(response)
         if response.status_code != 101:
             return
-        self.session, self.path = session, bare_path(request.path)
-        self._hub.tell(
-            {"event": "connect", "connection": self.number, "protocol": session.protocol, "path": self.path, "symbols": list(session.symbols())}
+        self.dialect, self.path = dialect, bare_path(request.path)
+        self._host.tell(
+            {"event": "connect", "connection": self.number, "protocol": dialect.vendor, "path": self.path, "symbols": list(dialect.symbols())}
         )
         self._send()
         if at_once is not None:
             self.close(*at_once, why="over the connection cap")
         else:
-            self._hub.joined(self)
+            self._host.joined(self)
 
     def _frame(self, frame: Frame, now: int) -> None:
-        session = self.session
-        if session is None:
+        dialect = self.dialect
+        if dialect is None:
             return
         if frame.opcode is Opcode.PING:
-            self.obey(session.ping(now))
+            self.obey(dialect.ping(now))
         elif frame.opcode is Opcode.PONG:
-            self.obey(session.pong(bytes(frame.data), now))
+            self.obey(dialect.pong(bytes(frame.data), now))
         elif frame.opcode is Opcode.CLOSE:
-            self._hub.changed(self)
+            self._host.changed(self)
         else:
             self._partial.append(bytes(frame.data))
             if frame.fin:
                 message, self._partial = b"".join(self._partial), []
-                self.obey(session.receive(message, now))
+                self.obey(dialect.receive(message, now))
 
     def _obey(self, answer: Answer) -> None:
         for reply in answer.replies:
@@ -201,8 +200,8 @@ class Connection(asyncio.Protocol):
             self._websocket.send_ping(answer.ping)
         self._send()
         if answer.event is not None:
-            self._hub.tell({"event": "", "connection": self.number} | answer.event)
-            self._hub.changed(self)
+            self._host.tell({"event": "", "connection": self.number} | answer.event)
+            self._host.changed(self)
         if answer.close is not None:
             self.close(*answer.close, why="the vendor's rules")
 
@@ -218,11 +217,11 @@ class Connection(asyncio.Protocol):
                 self._part()
 
     def _part(self) -> None:
-        self._hub.changed(self)
+        self._host.changed(self)
         asyncio.get_running_loop().call_later(_PARTING_SECONDS, self._transport.abort)
 
 
-def _http(refusal: Refusal) -> Response:
+def _http(refusal: HttpRefusal) -> Response:
     kind = "application/json" if refusal.body.startswith(b"{") else "text/plain; charset=utf-8"
     headers = Headers([("Connection", "close"), ("Content-Length", str(len(refusal.body))), ("Content-Type", kind)])
     return Response(refusal.status, HTTPStatus(refusal.status).phrase, headers, refusal.body)

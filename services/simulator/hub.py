@@ -6,16 +6,17 @@ tick costs a lookup, one rendering per style, and an append per client.
 
 import asyncio
 import time
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from services.simulator.connection import Connection
-from services.simulator.frames import binary_frame, text_frame
+from services.simulator.frames import binary_frame, text_frame, text_frames
 from services.simulator.ledger import Ledger
-from services.simulator.protocols.registry import Refusal, bare_path, open_session, over_the_cap
-from services.simulator.protocols.session import Session, VendorLimits
 from services.simulator.tick import Tick
-from services.simulator.tick_faults import corrupted
+from services.simulator.tick_faults import rendered
+from services.vendors import open_dialect
+from services.vendors.dialect import Close, Dialect, HttpRefusal, VendorLimits, bare_path
+from services.vendors.options import VendorOptions
 from tickbus.units import SECOND
 
 _MOST_WAITING = 64 << 20
@@ -24,19 +25,27 @@ _MOST_WAITING = 64 << 20
 
 @dataclass
 class _Route:
-    """Who gets the ticks of a stream."""
+    """Who gets the ticks of a key."""
 
-    groups: list[tuple[Callable[[Tick], bytes], list[Callable[[bytes], None]]]] = field(default_factory=list)
-    """Per style: how to render, and where the clients' boxes take the outcome."""
+    groups: list[tuple[Dialect, list[Callable[[bytes], None]]]] = field(default_factory=list)
+    """Per style: one dialect that renders, and where the clients' boxes take the outcome."""
     receivers: list[int] = field(default_factory=list)
     silence: str | None = None
     """Why nobody gets them though somebody wants them."""
 
 
 class Hub:
-    def __init__(self, terms: VendorLimits, ledger: Ledger | None, asked: Callable[[str], None], wake: Callable[[], None]) -> None:
-        """`asked` is called with each symbol that a client asks for, `wake` when something changed that a market may wait for."""
-        self.terms = terms
+    def __init__(
+        self,
+        limits: VendorLimits,
+        options: Mapping[str, VendorOptions],
+        ledger: Ledger | None,
+        asked: Callable[[str], None],
+        wake: Callable[[], None],
+    ) -> None:
+        """`options`: of the vendors' servers, by vendor. `asked` is called with each symbol that a client asks for, `wake` when something changed that a market may wait for."""
+        self.limits = limits
+        self._options = options
         self.wake = wake
         self.settled_since = time.monotonic_ns()
         """When a subscription last changed."""
@@ -56,19 +65,19 @@ class Hub:
 
     # what connections ask and tell
 
-    def admit(self, connection: Connection, target: str) -> Session | Refusal | tuple[Session, tuple[int, str]]:
+    def admit(self, connection: Connection, target: str) -> Dialect | HttpRefusal | tuple[Dialect, Close]:
         now = time.monotonic_ns()
         if now < self._refuse_until:
-            return Refusal(503, b"try again later\n")
-        session = open_session(target, self.terms, now)
-        if isinstance(session, Refusal):
-            return session
+            return HttpRefusal(503, b"try again later\n")
+        dialect = open_dialect(target, self.limits, self._options, now)
+        if isinstance(dialect, HttpRefusal):
+            return dialect
         path = bare_path(target)
         alike = sum(other.path == path and other.live for other in self._open.values())
-        if self.terms.max_connections and alike >= self.terms.max_connections:
-            refused = over_the_cap(session)
-            return refused if isinstance(refused, Refusal) else (session, refused)
-        return session
+        if self.limits.max_connections and alike >= self.limits.max_connections:
+            refused = dialect.over_connection_cap()
+            return refused if isinstance(refused, HttpRefusal) else (dialect, refused)
+        return dialect
 
     def joined(self, connection: Connection) -> None:
         self._open[connection.number] = connection
@@ -76,7 +85,7 @@ class Hub:
         self.changed(connection)
 
     def changed(self, connection: Connection) -> None:
-        for symbol in connection.session.symbols() if connection.session is not None else ():
+        for symbol in connection.dialect.symbols() if connection.dialect is not None else ():
             self._asked(symbol)
         self.settled_since = time.monotonic_ns()
         self._reroute()
@@ -100,20 +109,19 @@ class Hub:
     def listening(self) -> list[Connection]:
         """Those that get data: subscribed, and not muted."""
         now = time.monotonic_ns()
-        return [it for it in self.connections if it.session is not None and it.session.subscribed and not self._muted(it, now)]
+        return [it for it in self.connections if it.dialect is not None and it.dialect.subscribed and not self._muted(it, now)]
 
     def send(self, ticks: Iterable[Tick]) -> None:
         """Each tick to those who want it, in order, and into the ledger."""
         routes, ledger = self._routes, self._ledger
         at = time.time_ns()
         for tick in ticks:
-            route = routes.get(tick.stream) or self._route(tick)
+            route = routes.get(tick.key) or self._route(tick)
             if not tick.withheld:
-                shown = tick if tick.fault != "corrupt" else corrupted(tick)
-                for render, puts in route.groups:
-                    item = render(shown)
-                    for put in puts:
-                        put(item)
+                for dialect, puts in route.groups:
+                    if (item := _item(tick, dialect)) is not None:
+                        for put in puts:
+                            put(item)
             if ledger is not None:
                 ledger.tick(tick, () if tick.withheld else route.receivers, tick.fault or route.silence, at)
         self._empty_boxes()
@@ -167,29 +175,47 @@ class Hub:
 
     def _route(self, tick: Tick) -> _Route:
         route = _Route()
-        groups: dict[Hashable, tuple[Callable[[Tick], bytes], list[Callable[[bytes], None]]]] = {}
+        groups: dict[Hashable, tuple[Dialect, list[Callable[[bytes], None]]]] = {}
         now = time.monotonic_ns()
         for number, connection in self._open.items():
-            session = connection.session
-            if session is None or not session.wants(tick):
+            dialect = connection.dialect
+            if dialect is None or not _wants(dialect, tick):
                 continue
             if connection.half_open or self._muted(connection, now):
                 route.silence = "half-open" if connection.half_open else "mute"
             elif connection.live:
-                groups.setdefault(session.style, (session.render, []))[1].append(self._boxes[number].append)
+                groups.setdefault(dialect.style, (dialect, []))[1].append(self._boxes[number].append)
                 route.receivers.append(number)
         route.groups = list(groups.values())
         if route.receivers:
             route.silence = None
-        self._routes[tick.stream] = route
+        self._routes[tick.key] = route
         return route
 
     def _empty_boxes(self) -> None:
         for number, box in self._boxes.items():
             if box:
                 connection = self._open[number]
-                assert connection.session is not None
-                connection.write(connection.session.pack(box))
+                assert connection.dialect is not None
+                connection.write(text_frames(connection.dialect.pack(box)))
                 box.clear()
                 if connection.unsent > _MOST_WAITING:
                     connection.cut("too slow: 64 MB wait for it")
+
+
+def _wants(dialect: Dialect, tick: Tick) -> bool:
+    if tick.message is not None:
+        return dialect.wants(tick.kind, tick.symbol)
+    recorded = tick.recorded
+    return recorded is not None and recorded.vendor == dialect.vendor and dialect.wants_recorded(recorded.channel)
+
+
+def _item(tick: Tick, dialect: Dialect) -> bytes | None:
+    """What the clients of a style get of a tick; None for a recorded frame that is no tick and cannot be sent as it stands."""
+    if tick.recorded is not None and tick.recorded.vendor == dialect.vendor and (frame := dialect.recorded(tick.recorded.frame)) is not None:
+        return frame
+    if tick.message is None:
+        return None
+    if tick.fault is None:
+        return dialect.render(tick.message, tick.symbol, tick.id)
+    return rendered(tick, tick.message, dialect)

@@ -30,9 +30,9 @@ def fire(fault: Fault, hub: Hub, tampering: TickFaults, junk: random.Random) -> 
     elif action == "refuse":
         hub.refuse(amount)
     elif action == "max-connections":
-        hub.terms.max_connections = amount
+        hub.limits.max_connections = amount
     elif action == "symbol-cap":
-        hub.terms.symbol_cap = amount
+        hub.limits.symbol_cap = amount
     elif action == "half-open":
         hub.half_open()
     else:
@@ -42,16 +42,16 @@ def fire(fault: Fault, hub: Hub, tampering: TickFaults, junk: random.Random) -> 
 def _part_with_all(fault: Fault, hub: Hub) -> None:
     """The faults that end connections: each client is told, or not, in the vendor's way."""
     for connection in hub.connections:
-        session = connection.session
-        assert session is not None
+        dialect = connection.dialect
+        assert dialect is not None
         if fault.action == "close":
             connection.close(fault.amount, fault.reason, why="fault")
         elif fault.action == "cut":
             connection.cut("fault")
         elif fault.action == "slow-down":
-            connection.obey(session.slow_down())
+            connection.obey(dialect.slow_down())
         elif fault.action == "shutdown":
-            connection.obey(session.shutdown_notice(time.time_ns()))
+            connection.obey(dialect.shutdown_notice(time.time_ns()))
             if fault.amount:
                 asyncio.get_running_loop().call_later(fault.amount / SECOND, connection.close, 1001, "server shutdown", "fault")
         else:

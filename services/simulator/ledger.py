@@ -12,8 +12,10 @@ import msgspec
 
 from services.simulator.tick import Tick
 from tickbus.errors import ConfigError
+from tickbus.protocol.messages import Quote, Side, Trade
 
 _PIECE = 1000
+_SIDES = {Side.BUY: "buy", Side.SELL: "sell", Side.UNKNOWN: None}
 
 
 class Ledger:
@@ -31,13 +33,15 @@ class Ledger:
         """`receivers`: the numbers of the connections it was handed to. `at`: wall time, ns."""
         self._number += 1
         line: dict[str, object] = {"n": self._number, "kind": tick.kind, "symbol": tick.symbol}
-        if tick.kind == "trade":
-            line |= {"id": str(tick.id), "price": tick.price, "size": tick.size, "side": tick.side}
-        elif tick.kind == "quote":
-            line |= {"id": str(tick.id), "bid": tick.bid, "bid_size": tick.bid_size, "ask": tick.ask, "ask_size": tick.ask_size}
-        else:
-            line["stream"] = tick.stream
-        self._add(line | {"ts_event": tick.time, "sent": bool(receivers), "to": receivers, "fault": fault, "at": at})
+        time = tick.at
+        match tick.message:
+            case Trade(price_text=price, size_text=size, side=side, ts_event=time):
+                line |= {"id": str(tick.id), "price": price, "size": size, "side": _SIDES[side]}
+            case Quote(bid_text=bid, bid_size_text=bid_size, ask_text=ask, ask_size_text=ask_size, ts_event=time):
+                line |= {"id": str(tick.id), "bid": bid, "bid_size": bid_size, "ask": ask, "ask_size": ask_size}
+            case None:
+                line["stream"] = tick.recorded.channel if tick.recorded is not None else None
+        self._add(line | {"ts_event": time, "sent": bool(receivers), "to": receivers, "fault": fault, "at": at})
 
     def event(self, event: dict[str, object], at: int) -> None:
         """`event` has a key `event` that names it."""

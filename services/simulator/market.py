@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from fractions import Fraction
 from itertools import chain, islice
 
+from msgspec.structs import force_setattr
+
 from services.simulator.source import Source
 from services.simulator.tick import Tick
 from tickbus.errors import ConfigError
@@ -52,13 +54,12 @@ class Market:
         if self._since is None:
             self._since = now
         ticks = self._any(most) if self._speed is None else self._by_the_clock(self._passed(now) * self._speed, most)
-        if self._live:
+        if self._live or self._restamp:
             for tick in ticks:
-                tick.time = wall
-        elif self._restamp:
-            for tick in ticks:
-                if tick.kind != "other":
-                    tick.time, tick.raw = wall, None
+                if tick.message is not None:
+                    # nobody has seen it yet: a copy of each tick would cost more than the rest of this
+                    force_setattr(tick.message, "ts_event", wall)
+                    tick.recorded = None
         return ticks
 
     def wait(self, now: int) -> int | None:

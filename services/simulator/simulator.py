@@ -1,9 +1,9 @@
-"""The simulator put together: one market, its clock, the floor it is sent to, the faults, the ledger, the listening socket."""
+"""The simulator put together: one market, its clock, the hub that sends it, the faults, the ledger, the listening socket."""
 
 import asyncio
 import random
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 
@@ -13,9 +13,10 @@ from services.simulator.hub import Hub
 from services.simulator.inject import fire
 from services.simulator.ledger import Ledger
 from services.simulator.market import Market
-from services.simulator.protocols.session import VendorLimits
 from services.simulator.source import Source
 from services.simulator.tick_faults import TickFaults
+from services.vendors.dialect import VendorLimits
+from services.vendors.options import VendorOptions
 from tickbus.errors import ConfigError
 from tickbus.units import MILLISECOND, SECOND
 
@@ -42,13 +43,23 @@ class Pace:
 
 
 class Simulator:
-    def __init__(self, source: Source, market: Market, pace: Pace, terms: VendorLimits, ledger: Ledger | None, seed: int = 0) -> None:
+    def __init__(
+        self,
+        source: Source,
+        market: Market,
+        pace: Pace,
+        limits: VendorLimits,
+        options: Mapping[str, VendorOptions],
+        ledger: Ledger | None,
+        seed: int = 0,
+    ) -> None:
+        """`options`: of the vendors' servers, by vendor."""
         self._source = source
         self._market = market
         self._pace = pace
         self._wake = asyncio.Event()
         self._ledger = ledger
-        self._hub = Hub(terms, ledger, source.open, self._wake.set)
+        self._hub = Hub(limits, options, ledger, source.open, self._wake.set)
         self._plan = Plan()
         self._waiting_faults: list[Fault] = []
         self._tampering = TickFaults()

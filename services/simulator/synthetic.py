@@ -7,7 +7,8 @@ which the symbols were opened. Prices and sizes are integers until they become t
 from collections.abc import Iterator, Sequence
 from random import Random
 
-from services.simulator.tick import Tick, is_symbol, stream_of
+from services.simulator.tick import Tick, is_symbol, key_of
+from tickbus.protocol.messages import Quote, Side, Trade
 from tickbus.units import SECOND
 
 _DECIMALS = (2, 2, 4, 5)
@@ -46,7 +47,7 @@ class Synthetic:
             self._add(symbol)
 
     def _add(self, symbol: str) -> None:
-        stream = stream_of(symbol, "trade")
+        stream = key_of(symbol, "trade")
         if stream not in self._streams:
             self._streams.add(stream)
             self._walks.append(_Walk(symbol, self._seed, self._quotes))
@@ -84,8 +85,8 @@ class _Walk:
         self._quote_id = 1 + bits(34)
         self._quotes = quotes
         self._due = quotes
-        self._trades = stream_of(symbol, "trade")
-        self._book = stream_of(symbol, "quote")
+        self._trades = key_of(symbol, "trade")
+        self._book = key_of(symbol, "quote")
         self._bid = self._ask = ""
         self._move(0)
 
@@ -99,13 +100,12 @@ class _Walk:
             self._due -= 1
             self._quote_id += 1 + (drawn >> 28)
             bid_size, ask_size = _SIZES[drawn >> 4 & 0xFFF], _SIZES[drawn >> 16 & 0xFFF]
-            return Tick("quote", self._book, self.symbol, self._quote_id, 0, at, "", "", None, self._bid, bid_size, self._ask, ask_size)
+            return Tick(self._book, self.symbol, self._quote_id, at, Quote(self.symbol, self._bid, bid_size, self._ask, ask_size, 0, 0))
         self._due = self._quotes
         self._trade_id += 1
         size = _SIZES[drawn >> 4 & 0xFFF]
-        if drawn & 8:
-            return Tick("trade", self._trades, self.symbol, self._trade_id, 0, at, self._ask, size, "buy")
-        return Tick("trade", self._trades, self.symbol, self._trade_id, 0, at, self._bid, size, "sell")
+        price, side = (self._ask, Side.BUY) if drawn & 8 else (self._bid, Side.SELL)
+        return Tick(self._trades, self.symbol, self._trade_id, at, Trade(self.symbol, price, size, side, None, 0, 0))
 
     def _move(self, steps: int) -> None:
         self._price = price = max(self._hub + 2, self._price + steps)

@@ -9,7 +9,7 @@ from zoneinfo import ZoneInfo
 
 from services.simulator.files import existing, pieces
 from services.simulator.source import Recorded
-from services.simulator.tick import Tick, is_symbol, stream_of
+from services.simulator.tick import Tick, is_symbol, key_of, quote_tick, trade_tick
 from tickbus.errors import ConfigError
 from tickbus.units import MILLISECOND, SECOND
 
@@ -58,11 +58,11 @@ class TapeTicks(Recorded):
             done += len(lines)
 
     def _trade_row(self) -> Callable[[int, list[bytes]], Tick]:
-        stream, symbol = stream_of(self._symbol, "trade"), self._symbol
-        return lambda at, row: Tick("trade", stream, symbol, 0, at, at, _price(row[1]), str(int(row[2])))
+        key, symbol = key_of(self._symbol, "trade"), self._symbol
+        return lambda at, row: trade_tick(key, symbol, 0, at, at, _price(row[1]), str(int(row[2])))
 
     def _quote_row(self) -> Callable[[int, list[bytes]], Tick]:
-        stream, symbol, merge = stream_of(self._symbol, "quote"), self._symbol, self._merge_sides
+        key, symbol, merge = key_of(self._symbol, "quote"), self._symbol, self._merge_sides
         bid, ask = _NOTHING, _NOTHING
 
         def tick(at: int, row: list[bytes]) -> Tick:
@@ -70,7 +70,7 @@ class TapeTicks(Recorded):
             new_bid, new_ask = _side(row[1], row[2]), _side(row[3], row[4])
             bid = bid if merge and new_bid is _NOTHING else new_bid
             ask = ask if merge and new_ask is _NOTHING else new_ask
-            return Tick("quote", stream, symbol, 0, at, at, bid=bid[0], bid_size=bid[1], ask=ask[0], ask_size=ask[1])
+            return quote_tick(key, symbol, 0, at, at, *bid, *ask)
 
         return tick
 

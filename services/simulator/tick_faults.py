@@ -10,6 +10,9 @@ from msgspec.structs import replace
 
 from services.simulator.faults import Fault
 from services.simulator.tick import Tick
+from services.vendors.dialect import Dialect
+from tickbus.protocol.messages import Quote, Trade
+from tickbus.units import SECOND
 
 CORRUPTED = "abc"
 """What stands for a price in a corrupted tick."""
@@ -50,7 +53,7 @@ class TickFaults:
         return held
 
     def _changed(self, tick: Tick) -> list[Tick]:
-        if (overtaken := self._held.pop(tick.stream, None)) is not None:
+        if (overtaken := self._held.pop(tick.key, None)) is not None:
             return [replace(tick, fault="reorder"), replace(overtaken, fault="reorder")]
         running = next((running for running in self._running if _meant(running.fault, tick)), None)
         if running is None:
@@ -60,35 +63,38 @@ class TickFaults:
             self._running.remove(running)
         action = running.fault.action
         if action == "reorder":
-            self._held[tick.stream] = tick
+            self._held[tick.key] = tick
             return []
         if action == "duplicate":
             return [tick, replace(tick, fault=action)]
         if action == "drop":
             return [replace(tick, fault=action, withheld=True)]
-        if action == "seconds":
-            return [replace(tick, fault=action, seconds=True, raw=None)]
-        # corrupt: the ledger keeps what the market had, so only the rendered copy is broken
-        return [replace(tick, fault=action, raw=None)]
+        # corrupt, seconds: the ledger keeps what the market had, so only what is sent is broken
+        return [replace(tick, fault=action, recorded=None)]
 
     def _renumbered(self, tick: Tick) -> Tick:
         """Jumps and resets come into force at a stream's next tick, one after the other."""
         if not self._shifts:
             return tick
-        shift, counted = self._shifted.get(tick.stream, (0, 0))
+        shift, counted = self._shifted.get(tick.key, (0, 0))
         for fault in self._shifts[counted:]:
             if _meant(fault, tick, "trade"):
                 shift = shift + fault.amount if fault.action == "jump" else fault.amount - tick.id
-        self._shifted[tick.stream] = (shift, len(self._shifts))
-        return replace(tick, id=tick.id + shift, raw=None) if shift else tick
+        self._shifted[tick.key] = (shift, len(self._shifts))
+        return replace(tick, id=tick.id + shift, recorded=None) if shift else tick
 
 
-def corrupted(tick: Tick) -> Tick:
-    """What is sent in place of a tick with the fault `corrupt`."""
-    return replace(tick, price=CORRUPTED) if tick.kind == "trade" else replace(tick, bid=CORRUPTED)
+def rendered(tick: Tick, message: Trade | Quote, dialect: Dialect) -> bytes:
+    """What is sent of a tick, its fault included."""
+    if tick.fault == "corrupt":
+        message = replace(message, price_text=CORRUPTED) if isinstance(message, Trade) else replace(message, bid_text=CORRUPTED)
+    item = dialect.render(message, tick.symbol, tick.id)
+    if tick.fault == "seconds":
+        item = item.replace(dialect.time_text(message.ts_event).encode(), b"%d" % (message.ts_event // SECOND))
+    return item
 
 
 def _meant(fault: Fault, tick: Tick, kind: str | None = None) -> bool:
     """Whether the fault is for this tick; `kind` is what it is for where it names none."""
     wanted = fault.kind or kind
-    return tick.kind != "other" and wanted in (None, tick.kind) and fault.symbol in (None, tick.symbol)
+    return tick.message is not None and wanted in (None, tick.kind) and fault.symbol in (None, tick.symbol)

@@ -48,7 +48,9 @@ class Options(WriterOptions, frozen=True, kw_only=True):
     speed: Annotated[str, Option("1 = as it was, 10 = ten times faster, max = as fast as Redis takes it")] = "1"
     name: Annotated[str | None, Option("the feed is replay-NAME; default the recorded feed's own name")] = None
     linger: Annotated[Duration, Option("let the bus clock run on for so long after the last tick: bars + their grace close")] = Duration(5 * SECOND)
-    metrics_port: Annotated[int, Option("port for /metrics, /healthz and /readyz; 0 picks a free one, -1 switches it off", least=-1, most=65535)] = -1
+    metrics_port: Annotated[
+        int, Option("port for /metrics, /healthz and /readyz; 0 picks a free one, -1 switches it off", minimum=-1, maximum=65535)
+    ] = -1
     log_level: Annotated[Literal["debug", "info", "warning", "error"], Option("how much is logged to standard error")] = "warning"
 
 

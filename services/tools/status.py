@@ -42,7 +42,7 @@ POSITIONALS = ()
 class Options(CommonOptions, frozen=True, kw_only=True):
     json: Annotated[bool, Option("one JSON object")] = False
     watch: Annotated[bool, Option("again and again, until Ctrl-C")] = False
-    interval: Annotated[Duration, Option("between two looks of --watch", least=SECOND // 10)] = Duration(SECOND)
+    interval: Annotated[Duration, Option("between two looks of --watch", minimum=SECOND // 10)] = Duration(SECOND)
     log_level: Annotated[Literal["debug", "info", "warning", "error"], Option("how much is logged to standard error")] = "warning"
 
 

@@ -40,7 +40,7 @@ class Options(CommonOptions, frozen=True, kw_only=True):
     spec: Annotated[tuple[str, ...], Option("only bars of these specs, like time:1s")] = ()
     from_: Annotated[str, Option("where to begin: now, start (the oldest kept), or a time like 2024-08-09T13:30:00Z")] = NOW
     json: Annotated[bool, Option("one JSON object a line")] = False
-    count: Annotated[int | None, Option("end after so many lines", least=1)] = None
+    count: Annotated[int | None, Option("end after so many lines", minimum=1)] = None
     log_level: Annotated[Literal["debug", "info", "warning", "error"], Option("how much is logged to standard error")] = "warning"
 
 

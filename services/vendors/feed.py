@@ -5,13 +5,14 @@ docs/adding-a-feed.md.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import ClassVar
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
 from urllib.parse import urlsplit
 
 import msgspec
 
+from services.vendors.options import NO_OPTIONS, VendorOptions
 from services.vendors.symbols import SymbolMap
 from tickbus.errors import ConfigError
 from tickbus.protocol.messages import Flag, Quote, Trade
@@ -110,6 +111,33 @@ class Mapper(ABC):
         return Flag.FUTURE_TIME.value if ts_event > recv + self.tolerance else 0
 
 
+class Topic(NamedTuple):
+    """What can be subscribed: the trades or the quotes of a symbol."""
+
+    kind: str
+    symbol: str
+    """Canonical."""
+
+
+class HttpRequest(NamedTuple):
+    method: str
+    url: str
+    headers: Mapping[str, str] = {}
+    body: bytes = b""
+
+
+class HttpResponse(NamedTuple):
+    status: int
+    headers: Mapping[str, str]
+    """Names in lower case."""
+    body: bytes
+
+
+class Fetch(Protocol):
+    async def __call__(self, request: HttpRequest) -> HttpResponse:
+        """Send one request. OSError or TimeoutError if there is no answer."""
+
+
 @dataclass(frozen=True)
 class FeedSetup:
     """What a feed is told by the operator."""
@@ -118,44 +146,57 @@ class FeedSetup:
     kinds: tuple[str, ...]
     url: str | None = None
     token: str | None = None
-    json_fields: tuple[str, ...] = ()
+    options: VendorOptions = NO_OPTIONS
+    """The vendor's own."""
 
 
-@dataclass
 class Feed(ABC):
-    """One vendor's protocol. Class attributes are the vendor's limits; the gateway keeps to them."""
+    """One vendor's protocol for one connection. The attributes are the vendor's limits; the gateway keeps to them."""
 
-    setup: FeedSetup
-
-    default_url: ClassVar[str]
-    default_path: ClassVar[str] = ""
-    kinds: ClassVar[tuple[str, ...]] = ("trade", "quote")
-    sequenced: ClassVar[bool] = False
+    default_url: str
+    default_path: str = ""
+    kinds: tuple[str, ...] = ("trade", "quote")
+    sequenced: bool = False
     """Whether trade ids are contiguous per symbol (+1 each), so that holes and repeats are seen."""
-    repairable: ClassVar[bool] = False
+    repairable: bool = False
     """Whether the vendor has a history of ticks from which a hole could be filled."""
-    overlaps: ClassVar[bool] = False
+    overlaps: bool = False
     """Whether two connections at once are allowed, so that one can be replaced without a hole."""
-    lifetime: ClassVar[Duration | None] = None
+    lifetime: Duration | None = None
     """How long the vendor keeps a connection; it is replaced before."""
-    request_interval: ClassVar[Duration] = Duration(0)
+    request_interval: Duration = Duration(0)
     """Least time between two frames that we send."""
-    reconnect_interval: ClassVar[Duration] = Duration(0)
+    reconnect_interval: Duration = Duration(0)
     """Least time between two connections."""
-    takeover_delay: ClassVar[Duration] = Duration(0)
+    takeover_delay: Duration = Duration(0)
     """How long the vendor takes to let go of the connection of a gateway that died."""
-    heartbeat_interval: ClassVar[Duration | None] = None
-    heartbeat_answers: ClassVar[bool] = False
+    heartbeat_interval: Duration | None = None
+    heartbeat_answers: bool = False
     """Whether the vendor answers heartbeats; three unanswered ones mean a dead connection."""
-
-    acknowledged: ClassVar[bool] = True
+    acknowledged: bool = True
     """Whether the vendor acknowledges each subscribe frame."""
-    requests: int = field(default=0, init=False)
+    replaces: bool = False
+    """Whether a subscribe frame replaces what was subscribed before, so that each names the whole set."""
 
-    def __post_init__(self) -> None:
-        for kind in self.setup.kinds:
+    def __init__(self, setup: FeedSetup) -> None:
+        """ConfigError if this vendor cannot do what the operator asks for."""
+        self.setup = setup
+        self.requests = 0
+        for kind in setup.kinds:
             if kind not in self.kinds:
                 raise ConfigError(f"--kinds {kind}: this feed has {', '.join(self.kinds)}")
+
+    @property
+    def topics(self) -> list[Topic]:
+        """All that the operator wants."""
+        return [Topic(kind, symbol) for symbol in self.setup.symbols.vendor for kind in self.setup.kinds]
+
+    async def prepare(self, fetch: Fetch) -> "Refused | None":
+        """What has to be done before the connection is made: a token by REST, a listen key. Return a refusal if it is refused.
+
+        OSError and TimeoutError of `fetch` need not be caught: the connection is tried again later.
+        """
+        return None
 
     @staticmethod
     def to_vendor_symbol(symbol: str) -> str:
@@ -185,8 +226,12 @@ class Feed(ABC):
         return redact(self.url())
 
     @abstractmethod
-    def subscribe(self) -> list[str]:
-        """The frames that subscribe everything, in order."""
+    def subscribe(self, topics: Collection[Topic]) -> list[str]:
+        """Return the frames that subscribe these, in order, within the vendor's limits. Where `replaces`, they become the whole set."""
+
+    def unsubscribe(self, topics: Collection[Topic]) -> list[str]:
+        """Return the frames that end the subscription to these; none where `replaces`, or where the vendor has no such request."""
+        return []
 
     def heartbeat(self) -> str:
         return ""

@@ -20,6 +20,24 @@ class SymbolMap:
             self.vendor[check_symbol(symbol)] = spelling
 
 
+class AnySymbol(SymbolMap):
+    """For who wants all there is: each symbol is what the vendor calls it."""
+
+    def __init__(self) -> None:
+        super().__init__((), str, {})
+        self.canonical = _Same()
+
+
+class _Same(dict[str, str]):
+    """Every text is in it, as itself."""
+
+    def get(self, spelling: str, default: object = None) -> str:
+        return spelling
+
+    def __contains__(self, spelling: object) -> bool:
+        return True
+
+
 def read_symbols(given: tuple[str, ...]) -> list[str]:
     """`--symbols A,B` or `--symbols @file` (one or more a line, # begins a comment) -> symbols without repeats."""
     symbols: list[str] = []

@@ -78,7 +78,7 @@ def test_its_figures_are_true_it_goes_on_and_a_dead_part_is_told(start: Start, t
     assert sum(bus.values()) - sum(files.values()) == left
 
     again = start("demo", "--data-dir", str(folder), "--symbols", "BTC-USDT,GOLD")
-    again.wait_for(r"trades [\d,]+ \(\+[1-9]")
+    again.wait_for(r"[1-9][\d,]* ticks/s")
     (bars,) = (id for id, command in children(again).items() if " bars " in command)
     os.kill(bars, signal.SIGKILL)
     assert again.wait(30) == 1

@@ -19,7 +19,7 @@ from support.waiting import until
 from websockets.asyncio.server import ServerConnection, serve
 
 from services.cli import COMMANDS, _module
-from tickbus.service.options import declared
+from tickbus.service.load_options import declared
 
 Start = Callable[..., Part]
 
@@ -40,7 +40,7 @@ class Wrong:
 COMMAND_LINES = [
     Wrong("bogus", 2, "unknown command 'bogus'; there are demo, gateway, bars, recorder, simulate, tail, status, replay"),
     Wrong("gateway", 2, "--feed is missing (also TICKBUS_FEED): the vendor's protocol"),
-    Wrong("gateway --feed reuters --symbols A", 2, "--feed reuters: unknown; there are alltick, binance, json"),
+    Wrong("gateway --feed reuters --symbols A", 2, "unknown feed 'reuters': expected one of alltick, binance, json"),
     Wrong("gateway --feed json", 2, "--symbols is missing"),
     Wrong("gateway --feed json --symbols btc-usdt", 2, "symbol 'btc-usdt': use A-Z 0-9 . _ -"),
     Wrong("gateway --feed json --symbols BTC/USDT", 2, "--symbol-map for other spellings"),
@@ -51,7 +51,7 @@ COMMAND_LINES = [
     Wrong("gateway --feed json --symbols A --kinds ,", 2, "--kinds: name trade, quote or both"),
     Wrong("gateway --feed json --symbols A --json-fields cost=p", 2, "--json-fields cost=p: write ours=theirs"),
     Wrong("gateway --feed json --symbols A --name My.Feed", 2, "name 'My.Feed': use a-z 0-9 _ -"),
-    Wrong("gateway --feed json --symbols A --session always", 2, "--session 'always': write it like 'mon-fri 09:30-16:00 America/New_York'"),
+    Wrong("gateway --feed json --symbols A --session always", 2, "invalid trading hours 'always': expected e.g. 'mon-fri 09:30-16:00 America/New_York'"),
     Wrong("gateway --feed json --symbols A --silence 5", 2, "--silence: '5' is no duration; write it like 500ms, 2s"),
     Wrong("gateway --feed json --symbols A --max-frame 1", 2, "--max-frame: 1B is out of range; use at least 1KB"),
     Wrong("gateway --feed json --symbols A --url http://u:secret@h?token=secret", 2, "--url http://***@h: write it as ws://host:port or wss://host"),
@@ -60,7 +60,7 @@ COMMAND_LINES = [
     Wrong("gateway --feed alltick --symbols A --token s3cret --url ws://me@h", 2, "--url ws://***@h: write user and password as user:password@"),
     Wrong("gateway --feed alltick --symbols A --token s3cret --url ws://h/p#f", 2, "--url ws://h/p#f: write user and password as"),
     Wrong("gateway --feed json --symbols A --max-connection-age 1h", 2, "--max-connection-age: a connection of feed json cannot be replaced"),
-    Wrong("gateway --feed binance --symbols A-B --json-fields price=p", 2, "--json-fields: feed binance has names of its own; leave it out"),
+    Wrong("gateway --feed binance --symbols A-B --json-fields price=p", 2, "--json-fields is an option of json, not of binance (--feed); leave it out"),
     Wrong("gateway --feed json --symbols A --json-fields price=volume", 2, "--json-fields price=volume: Multiple fields rename to the same name"),
     Wrong("gateway --feed json --symbols A --url ws://h:99999", 2, "--url ws://h:99999: Port out of range 0-65535"),
     Wrong("gateway --feed json --symbols A --token x --token-file {file}", 2, "--token, --token-file: give the value or the file that holds it, not both"),

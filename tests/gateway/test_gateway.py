@@ -207,8 +207,7 @@ async def test_a_lane_that_takes_nothing_does_not_pause_the_socket_for_the_other
     monkeypatch.setattr("services.gateway.gateway._PAUSE_BYTES", 1)
     one = await Running(redis_server, tmp_path / "spill").open()
     (own,) = one.gateway.senders
-    socket = Mock()
-    one.vendor.current = Mock(socket=socket)
+    one.vendor.pause = Mock()
     one.gateway.senders.append(cast(Sender, Mock(stuck=held_up, spill=[], published=Counter())))
     publishing = asyncio.create_task(one.gateway._publish(own, cast(Upstream, one.vendor)))
     one.receive(10)
@@ -218,6 +217,6 @@ async def test_a_lane_that_takes_nothing_does_not_pause_the_socket_for_the_other
     await until_async(lambda: not own.ring_due and not own.committing)
     publishing.cancel()
     await asyncio.gather(publishing, return_exceptions=True)
-    assert socket.pause.called == pauses
+    assert one.vendor.pause.called == pauses
     one.gateway.senders.pop()
     await one.gateway.close()

@@ -6,21 +6,28 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from services.simulator.capture import Capture
-from services.simulator.tick import Tick
+from services.simulator.tick import RecordedFrame, Tick
 from tickbus.errors import ConfigError
+from tickbus.protocol.messages import Quote, Side, Trade
 
 TRADE = b'{"stream":"btcusdt@trade","data":{"e":"trade","E":2,"s":"BTCUSDT","t":5,"p":"61837.63000000","q":"0.02000000","T":1723161255342,"m":true}}'
 BOOK = b'{"stream":"btcusdt@bookTicker","data":{"u":9,"s":"BTCUSDT","b":"1.10","B":"2","a":"1.20","A":"3"}}'
 DEPTH = b'{"stream":"btcusdt@depth@100ms","data":{"e":"depthUpdate","b":[["1","0"]],"a":[]}}'
 LINES = b"10 " + TRADE + b"\n12 " + BOOK + b'\n13 {"lastUpdateId":5}\n14 ' + DEPTH + b"\n"
 
-EXPECTED = [
-    Tick("trade", "btcusdt@trade", "BTCUSDT", 5, 1723161255342 * 10**6, 10, "61837.63000000", "0.02000000", "sell", raw=TRADE),
-    Tick("quote", "btcusdt@bookTicker", "BTCUSDT", 9, 12, 12, bid="1.10", bid_size="2", ask="1.20", ask_size="3", raw=BOOK),
-    Tick("other", "btcusdt@depth@100ms", "BTCUSDT", 0, 14, 14, raw=DEPTH),
-]
+
+def expected(quotes_before: int = 0) -> list[Tick]:
+    """A quote has no time of its own: the recorder's clock is all there is. Its numbers are counted."""
+    trade = Trade("BTCUSDT", "61837.63000000", "0.02000000", Side.SELL, "5", 1723161255342 * 10**6, 10, *(("1.10", "1.20") if quotes_before else ()))
+    quote = Quote("BTCUSDT", "1.10", "2", "1.20", "3", 12, 12)
+    return [
+        Tick("trade:BTCUSDT", "BTCUSDT", 5, 10, trade, RecordedFrame("binance", "btcusdt@trade", TRADE)),
+        Tick("quote:BTCUSDT", "BTCUSDT", quotes_before + 1, 12, quote, RecordedFrame("binance", "btcusdt@bookTicker", BOOK)),
+        Tick("binance:btcusdt@depth@100ms", "BTCUSDT", 0, 14, None, RecordedFrame("binance", "btcusdt@depth@100ms", DEPTH)),
+    ]
 
 
 @pytest.mark.parametrize("end", [b"", b"\r\n", b"\n\n"])
@@ -30,9 +37,9 @@ def test_a_capture_is_ticks_and_frames(tmp_path: Path, end: bytes) -> None:
     packed.write_bytes(gzip.compress(LINES))
     ticks = list(Capture([plain, packed]))
     for tick in ticks:
-        assert tick.raw is not None
-        tick.raw = tick.raw.rstrip(b"\r")
-    assert ticks == EXPECTED * 2
+        assert tick.recorded is not None
+        tick.recorded = replace(tick.recorded, frame=tick.recorded.frame.rstrip(b"\r"))
+    assert ticks == expected() + expected(quotes_before=1)
 
 
 @pytest.mark.parametrize(
@@ -66,7 +73,8 @@ def test_the_capture_has_every_trade(data: Path) -> None:
     assert [tick.id for tick in ticks if tick.kind == "trade"] == list(range(3735683259, 3735703163))
     assert sum(tick.kind == "quote" for tick in ticks) == 73_174
     for tick in ticks[::500]:
-        if tick.kind == "trade":
-            assert tick.raw is not None
-            frame = json.loads(tick.raw)["data"]
-            assert (tick.price, tick.size, tick.time, tick.side) == (frame["p"], frame["q"], frame["T"] * 10**6, "sell" if frame["m"] else "buy")
+        if isinstance(tick.message, Trade):
+            assert tick.recorded is not None
+            frame, trade = json.loads(tick.recorded.frame)["data"], tick.message
+            assert (trade.price_text, trade.size_text, trade.ts_event) == (frame["p"], frame["q"], frame["T"] * 10**6)
+            assert trade.side is (Side.SELL if frame["m"] else Side.BUY)

@@ -14,7 +14,7 @@ from support.paths import ROOT
 from websockets.asyncio.client import connect
 
 from services.simulator.main import Options
-from tickbus.service.options import load
+from tickbus.service.load_options import load
 
 
 @asynccontextmanager
@@ -61,7 +61,7 @@ async def test_listens_answers_and_ends(tmp_path: Path) -> None:
         (["--speed", "fast"], "--speed fast: use a number"),
         (["--faults", "explode"], "unknown word 'explode'"),
         (["--symbols", 'A"B'], "is no symbol"),
-        (["--session", "9-5"], "write it like 13:30-20:00"),
+        (["--session", "9-5"], "or '13:30-20:00'"),
         (["--port", "70000"], "--port"),
         (["--host", "192.0.2.1"], "cannot listen on 192.0.2.1"),
         (["--preload", "5"], "--symbols"),

@@ -4,16 +4,17 @@ from pathlib import Path
 import pytest
 
 from services.simulator.ledger import Ledger
-from services.simulator.tick import Tick
+from services.simulator.tick import RecordedFrame, Tick, quote_tick, trade_tick
 from tickbus.errors import ConfigError
+from tickbus.protocol.messages import Side
 
 
 def test_the_lines_are_as_documented(tmp_path: Path) -> None:
     ledger = Ledger(tmp_path / "l.jsonl")
     ledger.event({"event": "start"}, 1)
-    ledger.tick(Tick("trade", "a@trade", "A", 7, 5, 0, "1.50", "2", "buy"), [1, 2], None, 10)
-    ledger.tick(Tick("quote", "a@bookTicker", "A", 8, 6, 0, bid="1", bid_size="3"), [], "mute", 11)
-    ledger.tick(Tick("other", "a@depth", "A", 0, 7, 0), [1], None, 12)
+    ledger.tick(trade_tick("trade:A", "A", 7, 0, 5, "1.50", "2", Side.BUY), [1, 2], None, 10)
+    ledger.tick(quote_tick("quote:A", "A", 8, 0, 6, "1", "3", None, None), [], "mute", 11)
+    ledger.tick(Tick("v:a@depth", "A", 0, 7, None, RecordedFrame("v", "a@depth", b"")), [1], None, 12)
     ledger.close()
     assert [json.loads(line) for line in (tmp_path / "l.jsonl").read_text().splitlines()] == [
         {"event": "start", "at": 1},

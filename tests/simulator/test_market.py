@@ -5,10 +5,11 @@ import pytest
 
 from services.simulator.market import Market, parse_speed
 from services.simulator.source import Recorded
-from services.simulator.tick import Tick
+from services.simulator.tick import RecordedFrame, Tick, trade_tick
 from tickbus.errors import ConfigError
 
 MOST = 100
+RECORDED = RecordedFrame("v", "a@trade", b"raw")
 
 
 class Times(Recorded):
@@ -21,7 +22,9 @@ class Times(Recorded):
 
     def __iter__(self) -> Iterator[Tick]:
         for number, at in enumerate(self._times, 1):
-            yield Tick("trade", "a@trade", "A", number, at, at, "1", "1", None, raw=b"raw")
+            tick = trade_tick("trade:A", "A", number, at, at, "1", "1")
+            tick.recorded = RECORDED
+            yield tick
 
 
 def ids(ticks: list[Tick]) -> list[int]:
@@ -90,9 +93,10 @@ def test_recorded_times_stay_unless_restamped() -> None:
         Market(source, None, restamp=restamp).due(0, 777, MOST)[0]
         for source, restamp in ((Times(5), False), (Times(5), True), (Times(5, live=True), False))
     )
-    assert (kept.time, kept.raw) == (5, b"raw")
-    assert (stamped.time, stamped.raw) == (777, None)
-    assert live.time == 777
+    assert kept.message is not None and stamped.message is not None and live.message is not None
+    assert (kept.message.ts_event, kept.recorded) == (5, RECORDED)
+    assert (stamped.message.ts_event, stamped.recorded) == (777, None)
+    assert live.message.ts_event == 777
 
 
 @pytest.mark.parametrize(("text", "speed"), [("1", Fraction(1)), ("0.5", Fraction(1, 2)), ("10", Fraction(10)), ("max", None)])

@@ -55,7 +55,7 @@ async def test_json_gets_what_the_ledger_says(venue: Any, client: Any) -> None:
         for tick in it.ticks():
             if tick["sent"]:
                 ((key, (row,)),) = (await me.next()).items()
-                fields = ("price", "size") if tick["kind"] == "trade" else ("bid", "bid_size", "ask", "ask_size")
+                fields = ("price", "size", "id", "side") if tick["kind"] == "trade" else ("bid", "bid_size", "ask", "ask_size")
                 assert key == tick["kind"] + "s"
                 assert row == {"symbol": tick["symbol"]} | {
                     name.replace("size", "volume") if name == "size" else name: tick[name] for name in fields

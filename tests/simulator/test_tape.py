@@ -10,8 +10,9 @@ from zoneinfo import ZoneInfo
 import pytest
 
 from services.simulator.tape import TapeTicks
-from services.simulator.tick import Tick
+from services.simulator.tick import quote_tick, trade_tick
 from tickbus.errors import ConfigError
+from tickbus.protocol.messages import Quote, Trade
 
 MIDNIGHT = int(datetime(2013, 10, 9, tzinfo=ZoneInfo("America/New_York")).timestamp()) * 10**9
 
@@ -26,19 +27,20 @@ def tape(tmp_path: Path) -> list[Path]:
 
 def test_tape_rows_are_merged_by_time_with_exact_prices(tmp_path: Path) -> None:
     at = MIDNIGHT + 10**9
-    trade, quote = ("trade", "xy.us@trade", "XY.US"), ("quote", "xy.us@bookTicker", "XY.US")
+    trade, quote = ("trade:XY.US", "XY.US"), ("quote:XY.US", "XY.US")
     assert list(TapeTicks(tape(tmp_path), "XY.US")) == [
-        Tick(*trade, 1, at, at, "13.7850", "100"),
-        Tick(*trade, 2, at, at, "13.7850", "100"),
-        Tick(*quote, 1, at, at, bid="13.7400", bid_size="3100"),
-        Tick(*quote, 2, at + 10**6, at + 10**6, ask="13.8500", ask_size="500"),
-        Tick(*trade, 3, at + 2 * 10**6, at + 2 * 10**6, "0.0005", "7"),
+        trade_tick(*trade, 1, at, at, "13.7850", "100"),
+        trade_tick(*trade, 2, at, at, "13.7850", "100"),
+        quote_tick(*quote, 1, at, at, "13.7400", "3100", None, None),
+        quote_tick(*quote, 2, at + 10**6, at + 10**6, None, None, "13.8500", "500"),
+        trade_tick(*trade, 3, at + 2 * 10**6, at + 2 * 10**6, "0.0005", "7"),
     ]
 
 
 def test_sides_can_be_merged(tmp_path: Path) -> None:
-    quotes = [tick for tick in TapeTicks(tape(tmp_path), "XY.US", merge_sides=True) if tick.kind == "quote"]
-    assert [(tick.bid, tick.bid_size, tick.ask, tick.ask_size) for tick in quotes] == [
+    messages = [tick.message for tick in TapeTicks(tape(tmp_path), "XY.US", merge_sides=True)]
+    quotes = [message for message in messages if isinstance(message, Quote)]
+    assert [(quote.bid_text, quote.bid_size_text, quote.ask_text, quote.ask_size_text) for quote in quotes] == [
         ("13.7400", "3100", None, None),
         ("13.7400", "3100", "13.8500", "500"),
     ]
@@ -67,7 +69,7 @@ def test_the_tape_has_every_row_in_order(data: Path) -> None:
     path = data / "bac_20131009_trade.zip"
     with zipfile.ZipFile(path) as archive:
         rows = list(csv.reader(io.TextIOWrapper(archive.open(archive.namelist()[0]))))
-    ticks = list(TapeTicks([path], "BAC.US"))
-    read = [(tick.time - MIDNIGHT, Decimal(tick.price), tick.size) for tick in ticks]
+    messages = [tick.message for tick in TapeTicks([path], "BAC.US")]
+    read = [(trade.ts_event - MIDNIGHT, trade.price, trade.size_text) for trade in messages if isinstance(trade, Trade)]
     assert read == [(int(row[0]) * 10**6, Decimal(row[1]) / 10000, row[2]) for row in rows]
     assert max(len(list(run)) for _, run in groupby(read)) > 10  # equal trades in a row are real, and kept

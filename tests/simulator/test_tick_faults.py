@@ -1,15 +1,24 @@
 from collections.abc import Sequence
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from services.simulator.faults import parse_faults
-from services.simulator.tick import Tick, stream_of
-from services.simulator.tick_faults import TickFaults, corrupted
+from services.simulator.tick import RecordedFrame, Tick, key_of
+from services.simulator.tick_faults import TickFaults, rendered
+from services.vendors import VENDORS
+from services.vendors.dialect import Dialect, VendorLimits
+from tickbus.protocol.messages import Side, Trade
+from tickbus.units import MILLISECOND
+
+RECORDED = RecordedFrame("binance", "ab@trade", b"raw")
 
 
 def trades(ids: Sequence[int], symbol: str = "AB") -> list[Tick]:
-    return [Tick("trade", stream_of(symbol, "trade"), symbol, number, 0, 0, "1.5", "2", "buy", raw=b"raw") for number in ids]
+    message = Trade(symbol, "1.5", "2", Side.BUY, None, 1_700_000_000_123 * MILLISECOND, 0)
+    return [Tick(key_of(symbol, "trade"), symbol, number, 0, message, RECORDED) for number in ids]
 
 
 def told(text: str, ticks: list[Tick]) -> list[tuple[str, int, str | None]]:
@@ -57,13 +66,26 @@ def test_a_changed_tick_has_no_recorded_frame_left() -> None:
     for fault in parse_faults("seconds=1; corrupt=1; drop=1"):
         tampering.add(fault)
     seconds, corrupt, dropped = tampering.apply(trades([1, 2, 3]))
-    assert (seconds.seconds, seconds.raw) == (True, None)
-    assert (corrupt.price, corrupt.raw, corrupted(corrupt).price) == ("1.5", None, "abc")
-    assert dropped.raw == b"raw"
+    assert (seconds.recorded, corrupt.recorded, dropped.recorded) == (None, None, RECORDED)
+
+
+@pytest.mark.parametrize("name", VENDORS)
+def test_what_is_sent_is_broken_and_what_the_ledger_keeps_is_not(name: str) -> None:
+    dialect = VENDORS[name].open_dialect(VENDORS[name].paths[0], {"token": "t"}, VendorLimits(), VENDORS[name].server_options(), 0)  # type: ignore[misc]
+    assert isinstance(dialect, Dialect)
+    (tick,) = trades([1])
+    assert isinstance(tick.message, Trade)
+    whole = rendered(tick, tick.message, dialect)
+    tick.fault = "corrupt"
+    assert rendered(tick, tick.message, dialect) == dialect.render(replace(tick.message, price_text="abc"), tick.symbol, tick.id)
+    assert b'"abc"' in rendered(tick, tick.message, dialect)
+    tick.fault = "seconds"
+    assert rendered(tick, tick.message, dialect) == whole.replace(b"1700000000123", b"1700000000") != whole
+    assert tick.message.price_text == "1.5"
 
 
 def test_frames_that_are_no_ticks_are_left_alone() -> None:
-    frame = Tick("other", "ab@depth", "AB", 0, 0, 0, raw=b"raw")
+    frame = Tick("binance:ab@depth", "AB", 0, 0, None, RECORDED)
     tampering = TickFaults()
     for fault in parse_faults("drop=1; jump=5"):
         tampering.add(fault)

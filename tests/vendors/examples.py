@@ -7,7 +7,7 @@ import json
 from dataclasses import dataclass, field
 from typing import Any
 
-from services.vendors import FEEDS
+from services.vendors import VENDORS
 from services.vendors.feed import Closing, Feed, FeedSetup, HeartbeatAck, Mapper, Skipped, SubscribeAck
 from services.vendors.symbols import SymbolMap
 from tickbus.protocol.messages import Quote, Side, Trade
@@ -19,7 +19,7 @@ TOLERANCE = Duration(5 * SECOND)
 
 
 @dataclass
-class Vendor:
+class Examples:
     """One feed's examples. `trade(price, size)` makes a trade frame from JSON texts of a price and a size."""
 
     symbols: list[str]
@@ -37,18 +37,24 @@ class Vendor:
 
 
 def setup(vendor: str, kinds: tuple[str, ...] = ("trade", "quote"), **more: Any) -> FeedSetup:
-    return FeedSetup(SymbolMap(VENDORS[vendor].symbols, FEEDS[vendor].to_vendor_symbol, {}), kinds, **more)
+    more.setdefault("options", VENDORS[vendor].options())
+    return FeedSetup(SymbolMap(EXAMPLES[vendor].symbols, VENDORS[vendor].feed.to_vendor_symbol, {}), kinds, **more)
 
 
 def feed(vendor: str, kinds: tuple[str, ...] = ("trade", "quote"), **more: Any) -> Feed:
-    return FEEDS[vendor](setup(vendor, kinds, **more))
+    return VENDORS[vendor].feed(setup(vendor, kinds, **more))
+
+
+def subscribed(one: Feed) -> list[str]:
+    """The frames that subscribe all that it was set up for."""
+    return one.subscribe(one.topics)
 
 
 def mapper(vendor: str) -> Mapper:
     return feed(vendor).mapper(TOLERANCE)
 
 
-ALLTICK = Vendor(
+ALLTICK = Examples(
     symbols=["1288.HK", "AAPL.US", "GOLD", "BTCUSDT"],
     golden=[
         (  # the form until 2026-06: texts, seconds
@@ -115,7 +121,7 @@ ALLTICK = Vendor(
     '"bids":[{"price":%(bid)s,"volume":%(bid_size)s}],"asks":[{"price":%(ask)s,"volume":%(ask_size)s}]}}',
 )
 
-BINANCE = Vendor(
+BINANCE = Examples(
     symbols=["BNB-BTC", "BNB-USDT"],
     golden=[
         (
@@ -173,7 +179,7 @@ BINANCE = Vendor(
 
 _JSON_TIME = 1_723_210_200_123_456_789
 
-JSON = Vendor(
+JSON = Examples(
     symbols=["AAPL", "MSFT"],
     golden=[
         (
@@ -217,8 +223,8 @@ JSON = Vendor(
     quote='{"quotes":[{"symbol":"AAPL","bid":%(bid)s,"bid_size":%(bid_size)s,"ask":%(ask)s,"ask_size":%(ask_size)s,"time":1723210200}]}',
 )
 
-VENDORS: dict[str, Vendor] = {"alltick": ALLTICK, "binance": BINANCE, "json": JSON}
+EXAMPLES: dict[str, Examples] = {"alltick": ALLTICK, "binance": BINANCE, "json": JSON}
 
-for _vendor in VENDORS.values():
+for _vendor in EXAMPLES.values():
     _vendor.mutable = [json.loads(line) for frame, _, _ in _vendor.golden for line in frame.split("\n") if line]
     _vendor.mutable += [json.loads(frame) for frame, _ in _vendor.notices]

@@ -12,14 +12,14 @@ import pytest
 from support.paths import ROOT
 from support.redis_server import RedisServer, free_port
 from support.waiting import until
-from vendors import examples as vendors
+from vendors import examples
 from vendors import test_clients as suite
 
-from services.vendors import FEEDS
+from services.vendors import VENDORS, Vendor
 from services.vendors.feed import Feed
 
 PAGE = (ROOT / "docs" / "adding-a-feed.md").read_text(encoding="utf-8")
-MODULE, EXAMPLES, SERVER = re.findall(r"^```python\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
+MODULE, TINY, SERVER = re.findall(r"^```python\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
 
 
 def run(source: str, space: dict[str, Any]) -> dict[str, Any]:
@@ -31,8 +31,8 @@ def run(source: str, space: dict[str, Any]) -> dict[str, Any]:
 def tiny(monkeypatch: pytest.MonkeyPatch) -> type[Feed]:
     """The page's feed, registered with the page's examples."""
     feed: type[Feed] = run(MODULE, {"__name__": "tiny"})["Tiny"]
-    monkeypatch.setitem(FEEDS, "tiny", feed)
-    monkeypatch.setitem(vendors.VENDORS, "tiny", run(EXAMPLES, dict(vars(vendors)))["TINY"])
+    monkeypatch.setitem(VENDORS, "tiny", Vendor(feed))
+    monkeypatch.setitem(examples.EXAMPLES, "tiny", run(TINY, dict(vars(examples)))["TINY"])
     return feed
 
 
@@ -61,14 +61,14 @@ def test_the_example_passes_the_conformance_suite(number: int, tiny: type[Feed])
 
 
 def test_its_notices_are_told_apart(tiny: type[Feed]) -> None:
-    for frame, notice in vendors.VENDORS["tiny"].notices:
+    for frame, notice in examples.EXAMPLES["tiny"].notices:
         suite.test_frames_without_ticks_are_told_apart_and_never_rejected(vendor="tiny", frame=frame, notice=notice)
 
 
 def test_the_table_names_what_a_feed_has() -> None:
     rows = re.findall(r"^\| (`.*?) \| ", PAGE.partition("## What a Feed says")[2].partition("## What a Mapper")[0], re.MULTILINE)
     told = {name for row in rows for name in re.findall(r"`(\w+)[^`]*`", row)}
-    inherited = {"setup", "requests", "address", "url"}
+    inherited = {"topics", "address", "url"}
     assert told | inherited == {name for name in {**vars(Feed), **Feed.__annotations__} if not name.startswith("_")}
 
 
@@ -77,8 +77,8 @@ def test_ticks_of_the_example_vendor_reach_the_bus(redis_server: RedisServer, tm
     (tmp_path / "server.py").write_text(SERVER.replace("8765", str(port)))
     (tmp_path / "tiny.py").write_text(MODULE)
     (tmp_path / "run.py").write_text(
-        "from tiny import Tiny\nfrom services.cli import main\nfrom services.vendors import FEEDS\n"
-        'if __name__ == "__main__":\n    FEEDS["tiny"] = Tiny\n    raise SystemExit(main())\n'
+        "from tiny import Tiny\nfrom services.cli import main\nfrom services.vendors import VENDORS, Vendor\n"
+        'if __name__ == "__main__":\n    VENDORS["tiny"] = Vendor(Tiny)\n    raise SystemExit(main())\n'
     )
     gateway = ["gateway", "--feed", "tiny", "--url", f"ws://127.0.0.1:{port}", "--symbols", "BTC-USD", "--redis", redis_server.url]
     with Popen([sys.executable, tmp_path / "server.py"]) as server, Popen([sys.executable, tmp_path / "run.py", *gateway]) as process:

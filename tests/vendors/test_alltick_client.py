@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from vendors.examples import ALLTICK, RECV, feed, mapper
+from vendors.examples import ALLTICK, RECV, feed, mapper, subscribed
 
 from services.vendors.alltick.client import AllTick
 from services.vendors.feed import Refused, Rejected, SubscribeAck
@@ -18,17 +18,17 @@ def trade(when: object = '"1781166146694"', direction: object = 1) -> bytes:
 
 
 def test_each_kind_is_subscribed_whole_in_one_request() -> None:
-    trades, depth = (json.loads(frame) for frame in feed("alltick").subscribe())
+    trades, depth = (json.loads(frame) for frame in subscribed(feed("alltick")))
     codes = ["1288.HK", "AAPL.US", "GOLD", "BTCUSDT"]
     assert (trades["cmd_id"], trades["data"]) == (22004, {"symbol_list": [{"code": code} for code in codes]})
     assert (depth["cmd_id"], depth["data"]) == (22002, {"symbol_list": [{"code": code, "depth_level": 1} for code in codes]})
-    (only,) = feed("alltick", ("quote",)).subscribe()
+    (only,) = subscribed(feed("alltick", ("quote",)))
     assert json.loads(only)["cmd_id"] == 22002
 
 
 def test_requests_have_all_four_fields_and_their_own_number() -> None:
     one = feed("alltick")
-    frames = [json.loads(frame) for frame in (*one.subscribe(), one.heartbeat(), one.heartbeat())]
+    frames = [json.loads(frame) for frame in (*subscribed(one), one.heartbeat(), one.heartbeat())]
     assert all(set(frame) == {"cmd_id", "seq_id", "trace", "data"} for frame in frames)
     assert [frame["seq_id"] for frame in frames] == [1, 2, 3, 4]
     assert len({frame["trace"] for frame in frames}) == 4 and all(0 < len(frame["trace"]) <= 64 for frame in frames)

@@ -5,7 +5,7 @@ import json
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from vendors.examples import RECV, TOLERANCE, feed, mapper
+from vendors.examples import RECV, TOLERANCE, feed, mapper, subscribed
 
 from services.vendors.binance.client import Binance
 from services.vendors.feed import FeedSetup, Refused, Rejected, SubscribeAck
@@ -33,7 +33,7 @@ def binance(symbols: list[str], kinds: tuple[str, ...] = ("trade", "quote"), url
 
 
 def test_the_subscription_in_lower_case() -> None:
-    (frame,) = feed("binance").subscribe()
+    (frame,) = subscribed(feed("binance"))
     assert json.loads(frame) == {
         "method": "SUBSCRIBE", "params": ["bnbbtc@trade", "bnbbtc@bookTicker", "bnbusdt@trade", "bnbusdt@bookTicker"], "id": 1
     }  # fmt: skip
@@ -46,7 +46,7 @@ def test_the_subscription_in_lower_case() -> None:
 def test_no_request_is_longer_than_the_server_reads(symbols: list[str], kinds: tuple[str, ...]) -> None:
     spellings = {f"S{number}": symbol for number, symbol in enumerate(symbols)}
     one = Binance(FeedSetup(SymbolMap(spellings, Binance.to_vendor_symbol, spellings), kinds, "ws://127.0.0.1:1"))
-    texts = one.subscribe()
+    texts = subscribed(one)
     frames = [json.loads(text) for text in texts]
     assert all(len(text.encode()) <= 4000 for text in texts)
     names = [name for frame in frames for name in frame["params"]]

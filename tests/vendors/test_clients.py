@@ -9,16 +9,16 @@ from urllib.parse import urlsplit
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from vendors.examples import RECV, TOLERANCE, VENDORS, feed, mapper, setup
+from vendors.examples import EXAMPLES, RECV, TOLERANCE, feed, mapper, setup, subscribed
 
-from services.vendors import FEEDS, feed_class
+from services.vendors import VENDORS
 from services.vendors.feed import NO_ID, Closing, HeartbeatAck, Mapper, Refused, Rejected, Skipped, SubscribeAck
 from tickbus.errors import ConfigError
 from tickbus.protocol.codec import FIELDS, decode, encode
 from tickbus.protocol.messages import Flag, Quote, Trade
 from tickbus.units import DAY
 
-vendors = pytest.mark.parametrize("vendor", FEEDS)
+vendors = pytest.mark.parametrize("vendor", VENDORS)
 
 EXACT = {  # JSON text of a number -> the digits that must be on the wire
     "0.1": "0.1",
@@ -35,11 +35,11 @@ NO_NUMBERS = [*_NO_NUMBERS.split(), '" "']
 
 
 def trade_frame(vendor: str, price: str = '"1"', size: str = '"1"') -> bytes:
-    return (VENDORS[vendor].trade % {"price": price, "size": size}).encode()
+    return (EXAMPLES[vendor].trade % {"price": price, "size": size}).encode()
 
 
 def quote_frame(vendor: str, **fields: str) -> bytes:
-    return (VENDORS[vendor].quote % ({"bid": '"1"', "bid_size": '"5"', "ask": '"2"', "ask_size": '"6"'} | fields)).encode()
+    return (EXAMPLES[vendor].quote % ({"bid": '"1"', "bid_size": '"5"', "ask": '"2"', "ask_size": '"6"'} | fields)).encode()
 
 
 def only_rejected(one: Mapper, kind: str) -> None:
@@ -51,26 +51,21 @@ def only_rejected(one: Mapper, kind: str) -> None:
 
 
 def test_the_suite_covers_the_registry() -> None:
-    assert VENDORS.keys() == FEEDS.keys()
-
-
-def test_an_unknown_feed_names_the_known_ones() -> None:
-    with pytest.raises(ConfigError, match="--feed bloomberg: unknown; there are alltick, binance, json"):
-        feed_class("bloomberg")
+    assert EXAMPLES.keys() == VENDORS.keys()
 
 
 # what is documented
 
 
-@pytest.mark.parametrize(("vendor", "at"), [(vendor, at) for vendor, it in VENDORS.items() for at in range(len(it.golden))])
+@pytest.mark.parametrize(("vendor", "at"), [(vendor, at) for vendor, it in EXAMPLES.items() for at in range(len(it.golden))])
 def test_golden_frames(vendor: str, at: int) -> None:
-    frame, ticks, ids = VENDORS[vendor].golden[at]
+    frame, ticks, ids = EXAMPLES[vendor].golden[at]
     one = mapper(vendor)
     assert list(one.map(frame.encode(), RECV)) == list(zip(ticks, ids, strict=True))
     assert one.notices == []
 
 
-@pytest.mark.parametrize(("vendor", "frame", "notice"), [(vendor, *pair) for vendor, it in VENDORS.items() for pair in it.notices])
+@pytest.mark.parametrize(("vendor", "frame", "notice"), [(vendor, *pair) for vendor, it in EXAMPLES.items() for pair in it.notices])
 def test_frames_without_ticks_are_told_apart_and_never_rejected(vendor: str, frame: str, notice: type[Any]) -> None:
     one = mapper(vendor)
     assert list(one.map(frame.encode(), RECV)) == []
@@ -79,7 +74,7 @@ def test_frames_without_ticks_are_told_apart_and_never_rejected(vendor: str, fra
 
 @vendors
 def test_trades_carry_the_quote_known_at_that_moment(vendor: str) -> None:
-    frames = VENDORS[vendor].golden
+    frames = EXAMPLES[vendor].golden
     quotes = [frame for frame, ticks, _ in frames if any(isinstance(tick, Quote) for tick in ticks)]
     one = mapper(vendor)
     symbol = next(tick.symbol for tick, _ in one.map(quotes[0].encode(), RECV) if isinstance(tick, Quote))
@@ -143,7 +138,7 @@ def test_a_time_ahead_of_the_clock_is_flagged(vendor: str) -> None:
 @vendors
 @pytest.mark.parametrize("text", EXACT)
 def test_numbers_keep_their_digits(vendor: str, text: str) -> None:
-    forms = [f'"{text}"', text] if VENDORS[vendor].takes_numbers else [f'"{text}"']
+    forms = [f'"{text}"', text] if EXAMPLES[vendor].takes_numbers else [f'"{text}"']
     for form in forms:
         ((trade, _),) = mapper(vendor).map(trade_frame(vendor, form, form), RECV)
         assert isinstance(trade, Trade)
@@ -215,7 +210,7 @@ def check(vendor: str, frame: bytes) -> None:
         if isinstance(notice, Rejected):
             assert len(notice.detail) <= 200 and (notice.symbol is None or notice.symbol in one.symbols.values())
             assert notice.reason in ("garbage", "field", "unknown_symbol")
-    golden, wanted, _ = VENDORS[vendor].golden[0]
+    golden, wanted, _ = EXAMPLES[vendor].golden[0]
     one.notices.clear()
     assert [replace_quote(tick) for tick, _ in one.map(golden.encode(), RECV)] == wanted
 
@@ -244,7 +239,7 @@ JSON_TEXTS = st.sampled_from([*ODD_VALUES.split(), *LONG_VALUES])
 @vendors
 @given(data=st.data())
 def test_valid_frames_with_one_field_of_another_kind(vendor: str, data: st.DataObject) -> None:
-    frame = copy.deepcopy(data.draw(st.sampled_from(VENDORS[vendor].mutable)))
+    frame = copy.deepcopy(data.draw(st.sampled_from(EXAMPLES[vendor].mutable)))
     places = list(_places(frame))
     if not places:
         return
@@ -269,7 +264,7 @@ def _places(value: Any) -> Any:
 @vendors
 @given(data=st.data())
 def test_valid_frames_with_bytes_changed(vendor: str, data: st.DataObject) -> None:
-    frame = bytearray(json.dumps(data.draw(st.sampled_from(VENDORS[vendor].mutable))).encode())
+    frame = bytearray(json.dumps(data.draw(st.sampled_from(EXAMPLES[vendor].mutable))).encode())
     for _ in range(data.draw(st.integers(1, 4))):
         at = data.draw(st.integers(0, len(frame) - 1))
         match data.draw(st.sampled_from(["set", "cut", "drop", "double"])):
@@ -302,11 +297,11 @@ def test_nasty_frames(vendor: str, frame: bytes) -> None:
 @vendors
 def test_the_address_takes_the_vendors_path_and_hides_the_token(vendor: str) -> None:
     one = feed(vendor, url="ws://127.0.0.1:8080", token="s3cret/&")
-    assert one.url().startswith(f"ws://127.0.0.1:8080{FEEDS[vendor].default_path}")
+    assert one.url().startswith(f"ws://127.0.0.1:8080{VENDORS[vendor].feed.default_path}")
     assert "s3cret" not in one.address() and urlsplit(one.address()).netloc == "127.0.0.1:8080"
     assert urlsplit(feed(vendor, url="wss://host/own/path?x=1").url())[1:3] == ("host", "/own/path")
     assert "x=1" in feed(vendor, url="wss://host/own/path?x=1", token="t").url()
-    assert feed(vendor).url().startswith(FEEDS[vendor].default_url)
+    assert feed(vendor).url().startswith(VENDORS[vendor].feed.default_url)
 
 
 @vendors
@@ -319,8 +314,8 @@ def test_addresses_that_are_none(vendor: str, url: str) -> None:
 @vendors
 def test_each_subscribe_frame_is_json_and_names_every_symbol_once(vendor: str) -> None:
     one = feed(vendor, ("trade",))
-    text = "".join(one.subscribe())
-    for frame in one.subscribe():
+    text = "".join(subscribed(one))
+    for frame in subscribed(one):
         json.loads(frame)
     for spelling in setup(vendor).symbols.vendor.values():
         assert text.lower().count(f'"{spelling.lower()}') == 1

@@ -6,10 +6,11 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from vendors.examples import RECV, TOLERANCE, feed, mapper
+from vendors.examples import RECV, TOLERANCE, feed, mapper, subscribed
 
 from services.vendors.feed import Refused, Rejected, Skipped
 from services.vendors.json.client import NAMES, field_names
+from services.vendors.json.options import JsonOptions
 from tickbus.errors import ConfigError
 from tickbus.protocol.messages import Quote, Side, Trade
 from tickbus.units import format_time
@@ -29,8 +30,8 @@ def one_trade(**fields: str) -> Trade:
 
 
 def test_the_subscription_of_the_tutorial() -> None:
-    assert [json.loads(frame) for frame in feed("json", ("trade",)).subscribe()] == [{"action": "subscribe", "symbols": ["AAPL", "MSFT"]}]
-    assert [json.loads(frame) for frame in feed("json").subscribe()] == [{"action": "subscribe", "symbols": ["AAPL", "MSFT"], "quotes": True}]
+    assert [json.loads(frame) for frame in subscribed(feed("json", ("trade",)))] == [{"action": "subscribe", "symbols": ["AAPL", "MSFT"]}]
+    assert [json.loads(frame) for frame in subscribed(feed("json"))] == [{"action": "subscribe", "symbols": ["AAPL", "MSFT"], "quotes": True}]
     assert not feed("json").acknowledged
 
 
@@ -115,12 +116,12 @@ def test_an_error_that_is_none_is_no_refusal(error: str) -> None:
 @pytest.mark.parametrize("names", [("price=volume",), ("trades=error",), ("quotes=trades",), ('price=p"x',), ("price=p\\",)])
 def test_names_that_no_decoder_takes(names: tuple[str, ...]) -> None:
     with pytest.raises(ConfigError, match="--json-fields"):
-        feed("json", json_fields=names)
+        feed("json", options=JsonOptions(json_fields=names))
 
 
 def test_the_vendors_names_for_the_fields() -> None:
     names = ("trades=data", "symbol=s", "price=p", "volume = v", "time=t", "quotes=q", "bid=b", "ask=a")
-    one = feed("json", json_fields=names).mapper(TOLERANCE)
+    one = feed("json", options=JsonOptions(json_fields=names)).mapper(TOLERANCE)
     ((tick, _),) = one.map(b'{"data":[{"s":"AAPL","p":7296.89,"v":0.011467,"t":1575526691134}],"trades":[{"symbol":"x"}]}', RECV)
     assert isinstance(tick, Trade)
     assert (tick.price_text, tick.size_text, tick.ts_event) == ("7296.89", "0.011467", 1575526691134 * 10**6)
@@ -131,7 +132,7 @@ def test_the_vendors_names_for_the_fields() -> None:
 @pytest.mark.parametrize("given_", [("prize=p",), ("price",), ("price=",), ("=p",)])
 def test_names_that_are_none(given_: tuple[str, ...]) -> None:
     with pytest.raises(ConfigError, match="write ours=theirs; ours is one of trades, quotes, symbol"):
-        feed("json", json_fields=given_)
+        feed("json", options=JsonOptions(json_fields=given_))
 
 
 def test_every_field_has_a_name() -> None:

@@ -74,7 +74,8 @@ def test_fields_that_a_newer_version_adds_are_ignored(title: str) -> None:
 @pytest.mark.parametrize("title", ENUMS)
 def test_the_values_of_enums_and_flags(title: str) -> None:
     enum: type[IntEnum] | type[IntFlag] = ENUMS[title]
-    assert [(int(row[0]), row[1]) for row in page.table(title)] == [(member.value, (member.name or "").lower()) for member in enum]
+    written = [member for member in enum if member is not messages.GapKind.UNKNOWN]
+    assert [(int(row[0]), row[1]) for row in page.table(title)] == [(member.value, (member.name or "").lower()) for member in written]
 
 
 def test_keys_and_shards() -> None:

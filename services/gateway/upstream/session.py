@@ -3,12 +3,21 @@
 import asyncio
 from collections.abc import Sequence
 
+from services.gateway.upstream.http import fetch
 from services.gateway.upstream.intake import Intake
 from services.gateway.upstream.websocket import WebSocket
 from services.vendors.feed import Closing, Feed, HeartbeatAck, Mapper, Notice, Refused, Rejected, SubscribeAck
 from tickbus.units import SECOND, Duration
 
 _HOLD_BYTES = 64 << 20
+
+
+class PreparationRefused(Exception):
+    """The vendor said no before the connection was made."""
+
+    def __init__(self, refused: Refused) -> None:
+        super().__init__(refused.text)
+        self.refused = refused
 
 
 class Connection:
@@ -39,7 +48,9 @@ class Connection:
         self.socket: WebSocket
 
     async def open(self) -> None:
-        """Connect, and begin to subscribe."""
+        """Connect, and begin to subscribe. HandshakeRefused, OSError or TimeoutError if that is not possible."""
+        if (refused := await self.feed.prepare(fetch)) is not None:
+            raise PreparationRefused(refused)
         self.socket = WebSocket(self.feed.url(), self._received, self._most)
         await self.socket.open()
         self._talking = asyncio.create_task(self._talk())
@@ -56,7 +67,7 @@ class Connection:
     async def _talk(self) -> None:
         """Send the subscribe frames and heartbeats, at the vendor's pace, until cancelled."""
         pace = self.feed.request_interval / SECOND
-        frames = self.feed.subscribe()
+        frames = self.feed.subscribe(self.feed.topics)
         self._awaited = len(frames) if self.feed.acknowledged else 0
         for number, frame in enumerate(frames):
             if number:

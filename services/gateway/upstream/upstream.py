@@ -10,10 +10,10 @@ from websockets.exceptions import InvalidHandshake
 
 from services.gateway.upstream.backoff import Backoff
 from services.gateway.upstream.intake import Intake
-from services.gateway.upstream.session import Connection
-from services.gateway.upstream.trading_hours import Session
+from services.gateway.upstream.session import Connection, PreparationRefused
 from services.gateway.upstream.websocket import HandshakeRefused
-from services.vendors.feed import Feed
+from services.trading_hours import TradingHours
+from services.vendors.feed import Feed, Refused
 from tickbus.clock import BusClock
 from tickbus.errors import VendorRefused
 from tickbus.protocol.messages import GapKind
@@ -37,7 +37,7 @@ class Upstream:
 
     def __init__(
         self, make_feed: Callable[[], Feed], intake: Intake, clock: BusClock, *, tolerance: Duration, most: int,
-        silence: Duration, session: Session | None, max_age: Duration | None,
+        silence: Duration, session: TradingHours | None, max_age: Duration | None,
     ) -> None:  # fmt: skip
         self._make_feed = make_feed
         self._intake = intake
@@ -63,6 +63,15 @@ class Upstream:
     def up(self) -> bool:
         return self.current is not None and self.current.subscribed.is_set()
 
+    def pause(self) -> None:
+        """Leave the socket unread: TCP then holds the vendor back."""
+        if self.current is not None:
+            self.current.socket.pause()
+
+    def resume(self) -> None:
+        if self.current is not None:
+            self.current.socket.resume()
+
     async def run(self) -> None:
         """For ever; VendorRefused when the vendor says no for good."""
         while True:
@@ -80,16 +89,21 @@ class Upstream:
         try:
             await connection.open()
         except HandshakeRefused as error:
-            refused = connection.feed.refused(error.status, error.body)
-            if refused.fatal:
-                raise VendorRefused(refused.text) from None
-            log.warning("upstream: refused: %s", refused.text)
-            return "refused", max(refused.wait / SECOND, error.retry_after)
+            return self._refused(connection.feed.refused(error.status, error.body), error.retry_after)
+        except PreparationRefused as error:
+            return self._refused(error.refused)
         except (OSError, TimeoutError, InvalidHandshake) as error:
             log.warning("upstream: no connection to %s: %s", connection.feed.address(), str(error) or type(error).__name__)
             return "connect", 0.0
         log.info("upstream: connected to %s", connection.feed.address())
         return "", 0.0
+
+    @staticmethod
+    def _refused(refused: Refused, retry_after: int = 0) -> tuple[str, float]:
+        if refused.fatal:
+            raise VendorRefused(refused.text)
+        log.warning("upstream: refused: %s", refused.text)
+        return "refused", max(refused.wait / SECOND, retry_after)
 
     async def _serve(self, connection: Connection) -> tuple[str, float]:
         """Use a connection, and those that replace it without a hole, until the last one is lost."""

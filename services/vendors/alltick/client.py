@@ -5,13 +5,14 @@ A subscribe replaces the whole set before it; codes over the plan's cap are drop
 number, times in seconds or milliseconds. Source: the vendor's repository alltick-realtime-..., websocket_interface.
 """
 
-from collections.abc import Sequence
-from typing import ClassVar
+from collections.abc import Collection, Sequence
 from urllib.parse import quote
 
 import msgspec
 
-from services.vendors.feed import ABSENT, NO_ID, Feed, HeartbeatAck, Mapped, Mapper, Refused, Skipped, SubscribeAck, raw_text
+from services.vendors.alltick.options import AllTickOptions
+from services.vendors.feed import ABSENT, NO_ID, Feed, FeedSetup, HeartbeatAck, Mapped, Mapper, Refused, Skipped, SubscribeAck, Topic, raw_text
+from tickbus.errors import ConfigError
 from tickbus.protocol.messages import Quote, Side, Trade
 from tickbus.units import SECOND, Duration, canonical, canonical_size, epoch_ns
 
@@ -23,6 +24,13 @@ _PUSHES = {_TRADE_PUSH: "trade", _DEPTH_PUSH: "quote"}
 _OK = 200
 _FATAL = {401: "the token is not valid", 603: "the plan does not include this", 604: "the plan does not include one of the codes"}
 _SLOW_DOWN = (429, 605, 606)
+_PLANS = {
+    "free": (5, Duration(10 * SECOND)),
+    "basic": (100, Duration(3 * SECOND)),
+    "premium": (200, Duration(3 * SECOND)),
+    "pro": (3000, Duration(3 * SECOND)),
+}
+"""Codes per connection and kind, and the least time between two connections."""
 
 _Raw = msgspec.Raw
 
@@ -171,25 +179,37 @@ def _top(levels: list[_Level] | None) -> tuple[str | None, str | None]:
 
 
 class AllTick(Feed):
-    default_url: ClassVar[str] = "wss://quote.alltick.co/quote-b-ws-api"
-    default_path: ClassVar[str] = "/quote-b-ws-api"
-    request_interval: ClassVar[Duration] = Duration(1_100_000_000)
-    reconnect_interval: ClassVar[Duration] = Duration(3 * SECOND)
-    takeover_delay: ClassVar[Duration] = Duration(30 * SECOND)
-    heartbeat_interval: ClassVar[Duration | None] = Duration(10 * SECOND)
-    heartbeat_answers: ClassVar[bool] = True
+    default_url = "wss://quote.alltick.co/quote-b-ws-api"
+    default_path = "/quote-b-ws-api"
+    request_interval = Duration(1_100_000_000)
+    reconnect_interval = Duration(3 * SECOND)
+    takeover_delay = Duration(30 * SECOND)
+    heartbeat_interval = Duration(10 * SECOND)
+    heartbeat_answers = True
+    replaces = True
+
+    def __init__(self, setup: FeedSetup) -> None:
+        super().__init__(setup)
+        if isinstance(setup.options, AllTickOptions) and (plan := setup.options.alltick_plan) is not None:
+            cap, self.reconnect_interval = _PLANS[plan]
+            if len(setup.symbols.vendor) > cap:
+                raise ConfigError(
+                    f"{len(setup.symbols.vendor)} symbols, but the plan {plan} has {cap} per connection (--alltick-plan); leave some out of --symbols"
+                )
 
     def query(self) -> str:
         return f"token={quote(self.setup.token)}" if self.setup.token else ""
 
-    def subscribe(self) -> list[str]:
-        codes = list(self.setup.symbols.vendor.values())
+    def subscribe(self, topics: Collection[Topic]) -> list[str]:
         frames = []
-        if "trade" in self.setup.kinds:
+        if codes := self._codes(topics, "trade"):
             frames.append(self._request(_TRADES, {"symbol_list": [{"code": code} for code in codes]}))
-        if "quote" in self.setup.kinds:
+        if codes := self._codes(topics, "quote"):
             frames.append(self._request(_DEPTH, {"symbol_list": [{"code": code, "depth_level": 1} for code in codes]}))
         return frames
+
+    def _codes(self, topics: Collection[Topic], kind: str) -> list[str]:
+        return [self.setup.symbols.vendor[topic.symbol] for topic in topics if topic.kind == kind]
 
     def heartbeat(self) -> str:
         return self._request(_HEARTBEAT, {})

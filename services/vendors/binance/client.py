@@ -4,12 +4,12 @@ Trade ids are contiguous per symbol, so every hole is seen and named. bookTicker
 Source: binance-spot-api-docs, web-socket-streams.md.
 """
 
-from collections.abc import Sequence
-from typing import Any, ClassVar
+from collections.abc import Collection, Sequence
+from typing import Any
 
 import msgspec
 
-from services.vendors.feed import NO_ID, Closing, Feed, Mapped, Mapper, Refused, Skipped, SubscribeAck, says_something
+from services.vendors.feed import NO_ID, Closing, Feed, FeedSetup, Mapped, Mapper, Refused, Skipped, SubscribeAck, Topic, says_something
 from services.vendors.symbols import SymbolMap
 from tickbus.errors import ConfigError
 from tickbus.protocol.messages import Quote, Side, Trade
@@ -26,6 +26,7 @@ _TOO_HIGH = 1 << 53
 """No id: sums of missing ticks must fit 64 bits, whatever nonsense is sent."""
 _BUY, _SELL = Side.BUY, Side.SELL
 _NO_QUOTE = (None, None)
+_SUFFIXES = {"trade": "@trade", "quote": "@bookTicker"}
 
 
 class _Event(msgspec.Struct, gc=False):
@@ -158,14 +159,14 @@ class BinanceMapper(Mapper):
 
 
 class Binance(Feed):
-    default_url: ClassVar[str] = "wss://stream.binance.com:9443"
-    default_path: ClassVar[str] = "/stream"
-    sequenced: ClassVar[bool] = True
-    repairable: ClassVar[bool] = True
-    overlaps: ClassVar[bool] = True
-    lifetime: ClassVar[Duration | None] = Duration(23 * HOUR + 30 * MINUTE)
-    request_interval: ClassVar[Duration] = Duration(300 * MILLISECOND)
-    reconnect_interval: ClassVar[Duration] = Duration(SECOND)  # 300 attempts in 5 minutes are allowed, more end in a ban
+    default_url = "wss://stream.binance.com:9443"
+    default_path = "/stream"
+    sequenced = True
+    repairable = True
+    overlaps = True
+    lifetime = Duration(23 * HOUR + 30 * MINUTE)
+    request_interval = Duration(300 * MILLISECOND)
+    reconnect_interval = Duration(SECOND)  # 300 attempts in 5 minutes are allowed, more end in a ban
 
     @staticmethod
     def to_vendor_symbol(symbol: str) -> str:
@@ -175,28 +176,33 @@ class Binance(Feed):
     def canonical_vendor_symbol(spelling: str) -> str:
         return spelling.upper()
 
-    def subscribe(self) -> list[str]:
-        suffix = {"trade": "@trade", "quote": "@bookTicker"}
-        streams = [vendor.lower() + suffix[kind] for vendor in self.setup.symbols.vendor.values() for kind in self.setup.kinds]
+    def subscribe(self, topics: Collection[Topic]) -> list[str]:
+        return self._requests("SUBSCRIBE", topics)
+
+    def unsubscribe(self, topics: Collection[Topic]) -> list[str]:
+        return self._requests("UNSUBSCRIBE", topics)
+
+    def _requests(self, method: str, topics: Collection[Topic]) -> list[str]:
         frames = []
         piece: list[str] = []
-        for stream in streams:
+        for topic in topics:
+            stream = self.setup.symbols.vendor[topic.symbol].lower() + _SUFFIXES[topic.kind]
             if piece and sum(len(name.encode()) + 3 for name in piece) + len(stream.encode()) + 60 > _MESSAGE_BYTES:
-                frames.append(self._request(piece))
+                frames.append(self._request(method, piece))
                 piece = []
             piece.append(stream)
-        return [*frames, self._request(piece)]
+        return [*frames, self._request(method, piece)] if piece else frames
 
-    def _request(self, streams: list[str]) -> str:
+    def _request(self, method: str, streams: list[str]) -> str:
         self.requests += 1
-        return msgspec.json.encode({"method": "SUBSCRIBE", "params": streams, "id": self.requests}).decode()
+        return msgspec.json.encode({"method": method, "params": streams, "id": self.requests}).decode()
 
     def mapper(self, tolerance: Duration) -> BinanceMapper:
         return BinanceMapper(self.setup.symbols, tolerance)
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        wanted = len(self.setup.symbols.vendor) * len(self.setup.kinds)
+    def __init__(self, setup: FeedSetup) -> None:
+        super().__init__(setup)
+        wanted = len(self.topics)
         if wanted > _STREAMS_PER_CONNECTION and self.setup.url is None:
             raise ConfigError(
                 f"{wanted} streams asked for, Binance allows {_STREAMS_PER_CONNECTION} on a connection; "

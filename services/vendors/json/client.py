@@ -6,13 +6,14 @@ changed (`--json-fields price=p,volume=v`). Quotes come as `{"quotes":[{"symbol"
 asked for with `"quotes":true`. No ids are assumed: a hole is a disconnect.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from decimal import Decimal
-from typing import Any, ClassVar
+from typing import Any
 
 import msgspec
 
-from services.vendors.feed import ABSENT, NO_ID, Feed, Mapped, Mapper, Refused, Rejected, Skipped, raw_text, says_something
+from services.vendors.feed import ABSENT, NO_ID, Feed, FeedSetup, Mapped, Mapper, Refused, Rejected, Skipped, Topic, raw_text, says_something
+from services.vendors.json.options import JsonOptions
 from services.vendors.symbols import SymbolMap
 from tickbus.errors import ConfigError
 from tickbus.protocol.messages import Quote, Side, Trade
@@ -196,20 +197,23 @@ def _time(value: int | str | msgspec.Raw | None, recv: int) -> int:
 
 
 class Json(Feed):
-    default_url: ClassVar[str] = "ws://127.0.0.1:8765"
-    acknowledged: ClassVar[bool] = False
+    default_url = "ws://127.0.0.1:8765"
+    acknowledged = False
+    replaces = True
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self._names = field_names(self.setup.json_fields)
+    def __init__(self, setup: FeedSetup) -> None:
+        super().__init__(setup)
+        given = setup.options.json_fields if isinstance(setup.options, JsonOptions) else ()
+        self._names = field_names(given)
         try:
             _FrameDecoder(self._names)
         except (ValueError, TypeError) as error:  # a name twice, or one that no JSON decoder takes
-            raise ConfigError(f"--json-fields {','.join(self.setup.json_fields)}: {error}; every field needs a name of its own") from None
+            raise ConfigError(f"--json-fields {','.join(given)}: {error}; every field needs a name of its own") from None
 
-    def subscribe(self) -> list[str]:
-        request: dict[str, object] = {"action": "subscribe", "symbols": list(self.setup.symbols.vendor.values())}
-        if "quote" in self.setup.kinds:
+    def subscribe(self, topics: Collection[Topic]) -> list[str]:
+        symbols = dict.fromkeys(self.setup.symbols.vendor[topic.symbol] for topic in topics)
+        request: dict[str, object] = {"action": "subscribe", "symbols": list(symbols)}
+        if any(topic.kind == "quote" for topic in topics):
             request["quotes"] = True
         return [msgspec.json.encode(request).decode()]
 

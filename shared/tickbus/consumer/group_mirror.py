@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from tickbus.errors import RedisError
 from tickbus.protocol.names import Keys, Stream, StreamId
 from tickbus.redis.link import Connection, ReplyError
-from tickbus.redis.resp import Command
+from tickbus.redis.resp import Command, pairs
 
 log = logging.getLogger("tickbus.groups")
 
@@ -78,5 +78,5 @@ class GroupMirror:
     async def _count(self, link: Connection, streams: list[Stream]) -> None:
         replies = await link.ask_all([("XINFO", "STREAM", self._keys.stream(stream)) for stream in streams])
         for stream, reply in zip(streams, replies, strict=True):
-            info = dict(zip(reply[::2], reply[1::2], strict=True))
+            info = dict(pairs(reply))
             self._added[stream] = int(info[b"entries-added"]) - StreamId.parse(info[b"last-generated-id"]).seq

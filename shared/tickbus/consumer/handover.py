@@ -12,6 +12,7 @@ from tickbus.protocol.names import Keys, Stream, StreamId
 from tickbus.protocol.stream_filter import StreamFilter
 from tickbus.redis.link import Connection, Reply
 from tickbus.redis.registry import read_heads
+from tickbus.redis.resp import pairs
 from tickbus.writer.entry import Entry, StreamWriter
 from tickbus.writer.replay_buffer import OVERHEAD
 from tickbus.writer.transaction import Field, Transaction
@@ -75,7 +76,7 @@ def _is_of(name: str, writes: StreamFilter | None) -> bool:
 
 async def _hashes(link: Connection, keys: Sequence[str]) -> list[dict[bytes, bytes]]:
     replies = await link.ask_all([("HGETALL", key) for key in keys])
-    return [dict(zip(flat[::2], flat[1::2], strict=True)) for flat in replies]
+    return [dict(pairs(flat)) for flat in replies]
 
 
 async def _rung(link: Connection, keys: Keys, service: str, shards: Sequence[int], since_ms: int) -> set[str]:

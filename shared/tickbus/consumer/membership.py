@@ -14,6 +14,7 @@ from tickbus.consumer.assignment import Plan, Watch, assign, plan
 from tickbus.errors import RedisError
 from tickbus.protocol.names import Keys
 from tickbus.redis.link import Connection, ReplyError
+from tickbus.redis.resp import milliseconds, pairs
 from tickbus.units import MILLISECOND, SECOND, Duration
 from tickbus.writer.fences import Fence
 
@@ -110,8 +111,7 @@ class Membership:
         """Say that this replica ends. Best effort."""
         try:
             link = await self._linked()
-            seconds, micros = await link.ask("TIME")
-            await self._write(link, -_ms(seconds, micros), ())
+            await self._write(link, -milliseconds(await link.ask("TIME")), ())
         except (RedisError, ReplyError) as error:
             log.info("%s: the others are not told that this replica ends: %s", self._service, error)
         self.close()
@@ -122,10 +122,10 @@ class Membership:
 
     async def _look(self, link: Connection) -> tuple[dict[str, int], int, dict[int, Fence]]:
         shards = range(self._keys.shards)
-        pairs = [("MGET", self._keys.fence(shard, self._service), self._keys.holder(shard, self._service)) for shard in shards]
-        (seconds, micros), flat, *found = await link.ask_all([("TIME",), ("HGETALL", self._keys.members(self._service)), *pairs])
-        fences = {shard: Fence(int(epoch or 0), (holder or b"").decode()) for shard, (epoch, holder) in zip(shards, found, strict=True)}
-        return read_heartbeats(flat), _ms(seconds, micros), fences
+        fences = [("MGET", self._keys.fence(shard, self._service), self._keys.holder(shard, self._service)) for shard in shards]
+        time, flat, *found = await link.ask_all([("TIME",), ("HGETALL", self._keys.members(self._service)), *fences])
+        stored = {shard: Fence(int(epoch or 0), (holder or b"").decode()) for shard, (epoch, holder) in zip(shards, found, strict=True)}
+        return read_heartbeats(flat), milliseconds(time), stored
 
     async def _write(self, link: Connection, until: int, old: Collection[str]) -> None:
         key = self._keys.members(self._service)
@@ -141,8 +141,4 @@ class Membership:
 
 def read_heartbeats(flat: list[bytes]) -> dict[str, int]:
     """The reply to HGETALL: member -> bus ms until which it is alive; negative: it ended."""
-    return {member.decode(): int(until) for member, until in zip(flat[::2], flat[1::2], strict=True)}
-
-
-def _ms(seconds: bytes, micros: bytes) -> int:
-    return int(seconds) * 1000 + int(micros) // 1000
+    return {member.decode(): int(until) for member, until in pairs(flat)}

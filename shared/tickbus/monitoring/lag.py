@@ -17,6 +17,7 @@ from tickbus.protocol.names import FEED_KINDS, START, Keys, Stream, StreamId
 from tickbus.protocol.stream_filter import StreamFilter, decode_filter
 from tickbus.redis.link import Connection, ReplyError
 from tickbus.redis.registry import read_heads
+from tickbus.redis.resp import milliseconds, pairs
 from tickbus.units import HOUR, MILLISECOND
 
 log = logging.getLogger("tickbus.lag")
@@ -55,7 +56,7 @@ class _Retentions:
         """`flat`: all of `tickbus:meta`."""
         self._kept: dict[str, _Kept] = {}
         self._services: list[tuple[str, StreamFilter]] = []
-        for field, value in zip(flat[::2], flat[1::2], strict=True):
+        for field, value in pairs(flat):
             what, _, owner = field.decode().partition(":")
             if what == "retention":
                 ms, _, entries = value.decode().partition(",")
@@ -73,8 +74,7 @@ async def measure(
     link: Connection, keys: Keys, heads: Mapping[str, Head], positions: Mapping[str, StreamId], wanted: Callable[[Stream], bool]
 ) -> list[StreamLag]:
     """The lag of a service with these positions in every stream that it wants."""
-    seconds, micros = await link.ask("TIME")
-    now_ms = int(seconds) * 1000 + int(micros) // 1000
+    now_ms = milliseconds(await link.ask("TIME"))
     kept = _Retentions(await link.ask("HGETALL", keys.meta))
     behind: list[tuple[Stream, StreamId, StreamId]] = []
     lags = []

@@ -7,7 +7,7 @@ is right also about one that is stopped, cut off or dead.
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field
 from typing import Literal
 
 from tickbus.consumer.membership import read_heartbeats
@@ -19,6 +19,7 @@ from tickbus.protocol.names import FEED_KINDS, Keys, Stream, StreamId
 from tickbus.protocol.stream_filter import StreamFilter, decode_filter
 from tickbus.redis.link import Connection
 from tickbus.redis.registry import read_heads, read_meta
+from tickbus.redis.resp import milliseconds, pairs
 from tickbus.units import MILLISECOND
 
 _FEW_BELLS, _ALL_BELLS = 32, 1_000
@@ -128,6 +129,20 @@ class ServiceStatus:
 
 
 @dataclass(frozen=True)
+class Totals:
+    """Entries ever written, by kind; Gaps, repairs among them, apart."""
+
+    trades: int = 0
+    quotes: int = 0
+    bars: int = 0
+    signals: int = 0
+    gaps: int = 0
+
+    def __sub__(self, before: "Totals") -> "Totals":
+        return Totals(*(ours - theirs for ours, theirs in zip(astuple(self), astuple(before), strict=True)))
+
+
+@dataclass(frozen=True)
 class BusStatus:
     time_ms: int
     """Redis's own time."""
@@ -138,6 +153,14 @@ class BusStatus:
     """All kinds, by name."""
     heads: dict[str, Head] = field(repr=False)
 
+    @property
+    def totals(self) -> Totals:
+        ticks: Counter[str] = Counter()
+        for stream in self.streams:
+            ticks[stream.stream.kind] += stream.ticks
+        gaps = sum(sum(stream.gaps.values()) + stream.repaired for stream in self.streams)
+        return Totals(ticks["trade"], ticks["quote"], ticks["bar"], ticks["signal"], gaps)
+
 
 async def read_status(link: Connection, prefix: str) -> BusStatus | None:
     """None if nobody has written to this bus yet. Costs about 20 us a stream."""
@@ -146,15 +169,10 @@ async def read_status(link: Connection, prefix: str) -> BusStatus | None:
         return None
     keys = Keys(prefix, shards)
     heads = await read_heads(link, keys, range(shards))
-    seconds, micros = await link.ask("TIME")
-    now_ms = int(seconds) * 1000 + int(micros) // 1000
+    now_ms = milliseconds(await link.ask("TIME"))
     streams = [_stream(name, head) for name, head in sorted(heads.items())]
     flat = await link.ask("HGETALL", keys.meta)
-    services = {
-        name.decode().removeprefix("service:"): decode_filter(value)
-        for name, value in zip(flat[::2], flat[1::2], strict=True)
-        if name.startswith(b"service:")
-    }
+    services = {name.decode().removeprefix("service:"): decode_filter(value) for name, value in pairs(flat) if name.startswith(b"service:")}
     feeds = {stream.stream.feed for stream in streams if stream.stream.kind in FEED_KINDS}
     bells = await _newest_bells(link, keys, feeds)
     return BusStatus(
@@ -193,15 +211,15 @@ async def _feed(link: Connection, keys: Keys, name: str, streams: Iterable[Strea
 
 async def _service(link: Connection, keys: Keys, name: str, reads: StreamFilter, heads: Mapping[str, Head], now_ms: int) -> ServiceStatus:
     shards = range(keys.shards)
-    pairs = await link.ask_all([("MGET", keys.fence(shard, name), keys.holder(shard, name)) for shard in shards])
+    fences = await link.ask_all([("MGET", keys.fence(shard, name), keys.holder(shard, name)) for shard in shards])
     heartbeats = read_heartbeats(await link.ask("HGETALL", keys.members(name)))
     positions: dict[str, StreamId] = {}
     for flat in await link.ask_all([("HGETALL", keys.position(shard, name)) for shard in shards]):
-        positions |= {stream.decode(): StreamId.parse(id) for stream, id in zip(flat[::2], flat[1::2], strict=True)}
+        positions |= {stream.decode(): StreamId.parse(id) for stream, id in pairs(flat)}
     lags = await measure(link, keys, heads, positions, reads)
-    holders = [(holder or b"").decode() for _, holder in pairs]
+    holders = [(holder or b"").decode() for _, holder in fences]
     members = _members(holders, {member for member, until in heartbeats.items() if until > now_ms}, lags, keys)
-    return ServiceStatus(name, members, holders.count(""), max(int(epoch or 0) for epoch, _ in pairs), lags)
+    return ServiceStatus(name, members, holders.count(""), max(int(epoch or 0) for epoch, _ in fences), lags)
 
 
 def _members(holders: Sequence[str], alive: Collection[str], lags: Iterable[StreamLag], keys: Keys) -> list[MemberStatus]:

@@ -55,6 +55,12 @@ class GapKind(IntEnum):
     """Arrived but could not be read."""
     TRIMMED = 6
     """Left the stream by retention before this service read it."""
+    UNKNOWN = 255
+    """Of a newer writer. Nobody writes it."""
+
+    @classmethod
+    def _missing_(cls, value: object) -> "GapKind":
+        return cls.UNKNOWN
 
 
 class StreamKind(IntEnum):

@@ -22,7 +22,7 @@ from tickbus.protocol.names import FEED_KINDS, START, Keys, Stream, StreamId, is
 from tickbus.reader.reads import FROM_START, NOW, Cursor, Lost, Poll, Read, Start, parse_start
 from tickbus.reader.tracked_streams import Shard, TrackedStream, author
 from tickbus.redis.link import Link, Reply, ReplyError
-from tickbus.redis.resp import Command, pack
+from tickbus.redis.resp import Command, pack, pairs
 
 __all__ = ["FROM_START", "NOW", "PER_READ", "Lost", "Poll", "Read", "Reader", "Start", "parse_start"]
 
@@ -308,7 +308,7 @@ class Reader:
         elif StreamId.parse(state.swept_at) < StreamId.parse(state.bell_id):
             self._heard(state, state.swept_at)  # the bells went back too
         back: list[tuple[TrackedStream, StreamId]] = []
-        for raw, value in zip(flat[::2], flat[1::2], strict=True):
+        for raw, value in pairs(flat):
             name = raw.decode(errors="replace")
             if name in self._ignored:
                 continue

@@ -4,6 +4,7 @@ import logging
 
 from tickbus.errors import RedisMisconfigured, RedisUnavailable
 from tickbus.redis.link import Link, Reply, ReplyError
+from tickbus.redis.resp import pairs
 from tickbus.sanitize import redact
 
 log = logging.getLogger("tickbus.redis")
@@ -26,7 +27,7 @@ async def check_alone(link: Link, where: str) -> None:
         fields = await link.ask("HELLO")
     except (ReplyError, RedisMisconfigured):  # not even that is allowed: what follows will tell
         return
-    mode = dict(zip(fields[::2], fields[1::2], strict=True)).get(b"mode")
+    mode = dict(pairs(fields)).get(b"mode")
     if mode in (b"sentinel", b"cluster"):
         link.close()
         raise RedisMisconfigured(f"Redis at {where} {_SENTINEL_TOLD if mode == b'sentinel' else _CLUSTER_TOLD}")

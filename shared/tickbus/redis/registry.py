@@ -9,6 +9,7 @@ from tickbus.protocol.codec import Head, read_head
 from tickbus.protocol.names import Keys, is_stream
 from tickbus.protocol.stream_filter import StreamFilter, decode_filter, encode_filter
 from tickbus.redis.link import Connection
+from tickbus.redis.resp import milliseconds, pairs
 
 SCHEMA = "1"
 
@@ -81,8 +82,8 @@ async def _are_alive(link: Connection, keys: Keys, service: str) -> bool:
     """Whether its members are: one that was killed counts as alive for a moment, so who does not go on for as long is dead."""
     last = 0
     while True:
-        heartbeats, (seconds, micros) = await link.ask_all([("HVALS", keys.members(service)), ("TIME",)])
-        now, newest = int(seconds) * 1000 + int(micros) // 1000, max(map(int, heartbeats), default=0)
+        heartbeats, time = await link.ask_all([("HVALS", keys.members(service)), ("TIME",)])
+        now, newest = milliseconds(time), max(map(int, heartbeats), default=0)
         if newest <= now or (last and newest > last):
             return newest > now
         last = newest
@@ -93,13 +94,13 @@ async def check_conflicting_writers(link: Connection, keys: Keys, service: str, 
     """ConfigError if another service that is alive writes streams of these: each would number their entries by itself. Of two that are
     registered and alive before they look, at least one sees the other."""
     flat = await link.ask("HGETALL", keys.meta)
-    for field, value in zip(flat[::2], flat[1::2], strict=True):
+    for field, value in pairs(flat):
         owner = field.decode()
         rival = owner.removeprefix("writes:")
         if rival in (owner, service) or not writes.overlaps(decode_filter(value)):
             continue
-        heartbeats, (seconds, micros) = await link.ask_all([("HVALS", keys.members(rival)), ("TIME",)])
-        if any(int(until) > int(seconds) * 1000 + int(micros) // 1000 for until in heartbeats):
+        heartbeats, time = await link.ask_all([("HVALS", keys.members(rival)), ("TIME",)])
+        if any(int(until) > milliseconds(time) for until in heartbeats):
             raise ConfigError(
                 f"the service {rival!r} is running and writes the same streams; replicas share a --name, another service needs other --specs or --feeds"
             )
@@ -115,7 +116,7 @@ async def read_heads(link: Connection, keys: Keys, shards: Iterable[int]) -> dic
     replies = await link.ask_all([("HGETALL", keys.last(shard)) for shard in shards])
     heads = {}
     for flat in replies:
-        for name, value in zip(flat[::2], flat[1::2], strict=True):
+        for name, value in pairs(flat):
             if is_stream(text := name.decode(errors="replace")):
                 heads[text] = read_head(text, value)
     return heads

@@ -1,7 +1,7 @@
-"""Commands as Redis takes them. Pure."""
+"""Commands and replies as they travel. Pure."""
 
-from collections.abc import Callable
-from typing import cast
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, cast
 
 import hiredis
 
@@ -18,3 +18,14 @@ def pack_bulk(*texts: str) -> bytes:
 def command_prefix(command: str, count: int) -> bytes:
     """The beginning of a command, up to its `count` arguments."""
     return b"*%d\r\n" % (count + 1) + pack_bulk(command)
+
+
+def pairs(flat: Sequence[Any]) -> Iterator[tuple[Any, Any]]:
+    """Return the pairs of a reply that lists fields and values in turn."""
+    return zip(flat[::2], flat[1::2], strict=True)
+
+
+def milliseconds(time: Sequence[bytes]) -> int:
+    """Return the reply to TIME in ms since the epoch."""
+    seconds, micros = time
+    return int(seconds) * 1000 + int(micros) // 1000

@@ -1,7 +1,8 @@
 """Running a service: its options, signals, exit code, /metrics, /healthz and /readyz. Needs the extra `tickbus[service]`."""
 
 from tickbus.service.consumer_service import run_consumer, running
-from tickbus.service.options import CommonOptions, Option, OwnerOptions, ServiceOptions, WriterOptions, load
+from tickbus.service.load_options import load
+from tickbus.service.options import CommonOptions, Option, OwnerOptions, ServiceOptions, WriterOptions
 from tickbus.service.runner import Service, run
 
 __all__ = ["CommonOptions", "Option", "OwnerOptions", "Service", "ServiceOptions", "WriterOptions", "load", "run", "run_consumer", "running"]

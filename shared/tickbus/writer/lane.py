@@ -22,7 +22,7 @@ from tickbus.protocol.codec import decode_head
 from tickbus.protocol.names import START, Keys, StreamId
 from tickbus.redis.link import Link, ReplyError, set_clock
 from tickbus.redis.registry import make_eras
-from tickbus.redis.resp import pack
+from tickbus.redis.resp import pack, pairs
 from tickbus.writer.entry import Entry, StreamWriter
 from tickbus.writer.fences import Fence, Fences
 from tickbus.writer.replay_buffer import ReplayRing, streams_of
@@ -367,7 +367,7 @@ async def stream_ends(link: Link, keys: Sequence[bytes | str]) -> list[Ends]:
                 raise RedisUnavailable(f"{key!r}: {reply}")
             ends.append(Ends(START, START))
         else:
-            info = dict(zip(reply[::2], reply[1::2], strict=True))
+            info = dict(pairs(reply))
             last = StreamId.parse(info[b"last-generated-id"])
             first = StreamId.parse(info[b"first-entry"][0]) if info[b"first-entry"] else StreamId(last.ms, last.seq + 1)
             ends.append(Ends(first, last))

@@ -11,25 +11,14 @@ from dataclasses import dataclass
 from tickbus.errors import RedisError
 from tickbus.protocol.names import Keys
 from tickbus.redis.link import Connection, ReplyError
-from tickbus.units import MILLISECOND, SECOND, Duration, Size
+from tickbus.redis.resp import milliseconds
+from tickbus.units import MILLISECOND, SECOND
+from tickbus.writer.retention_policy import Retention
 
 log = logging.getLogger("tickbus.retention")
 
 _PIECE = 200
 """Streams per round trip: a sweep must not hold up Redis."""
-
-
-@dataclass(frozen=True)
-class Retention:
-    """How long a writer keeps the entries of its streams."""
-
-    age: Duration
-    entries: int
-    """Per stream."""
-    bytes: Size = Size(0)
-    """For all streams together; 0 = no bound."""
-    interval: Duration = Duration(30 * SECOND)
-    """How often they are swept."""
 
 
 @dataclass
@@ -81,8 +70,7 @@ class Sweeper:
 
 async def sweep(link: Connection, keys: Sequence[bytes], policy: Retention) -> Swept:
     """Trim every stream of `keys`, quiet ones too, by the server's own time. By number whole nodes only: a little more may stay."""
-    seconds, micros = await link.ask("TIME")
-    now_ms = int(seconds) * 1000 + int(micros) // 1000
+    now_ms = milliseconds(await link.ask("TIME"))
     age_ms = policy.age // MILLISECOND
     swept = Swept()
     for start in range(0, len(keys), _PIECE):

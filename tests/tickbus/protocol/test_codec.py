@@ -6,6 +6,7 @@ import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from tickbus.errors import WireError
 from tickbus.protocol.codec import DECODE, FIELDS, NIL, Bell, Head, Hole, decode, decode_bell, decode_head, encode
@@ -116,11 +117,19 @@ def test_a_quote_and_a_bar_byte_by_byte() -> None:
     assert encode(bar) == b"\xdc\x00\x10\xa7time:1m\x00\x01\xa11\xa12\xa11\xa12\xa13\xa14\xc0\x05\xa11\xa12\x01\x91\xa7has_gap\xa1A"
 
 
+def test_gaps_of_a_kind_that_a_newer_writer_knows_are_unknown() -> None:
+    gap = Gap(StreamKind.TRADE, "gateway", GapKind.SEQUENCE, 1, 2, "5", "9", 5, False, False, "A")
+    fields = msgspec.msgpack.decode(encode(gap))
+    for kind in (7, 8, 99):
+        fields[2] = kind
+        assert decode(b"g", msgspec.msgpack.encode(fields)) == replace(gap, kind=GapKind.UNKNOWN)
+
+
 def test_the_integers_of_the_enums_never_change() -> None:
     assert {one.name: int(one) for one in Side} == {"UNKNOWN": 0, "BUY": 1, "SELL": 2}
     assert {one.name: int(one) for one in StreamKind} == {"TRADE": 0, "QUOTE": 1, "BAR": 2, "SIGNAL": 3}
     assert {one.name: int(one) for one in GapKind} == {
-        "DISCONNECT": 0, "SEQUENCE": 1, "RESET": 2, "STALE": 3, "OVERFLOW": 4, "REJECTED": 5, "TRIMMED": 6
+        "DISCONNECT": 0, "SEQUENCE": 1, "RESET": 2, "STALE": 3, "OVERFLOW": 4, "REJECTED": 5, "TRIMMED": 6, "UNKNOWN": 255
     }  # fmt: skip
     assert {one.name: int(one) for one in Flag} == {
         "LATE": 1, "REPLAYED": 2, "OFF_BOOK": 4, "CORRECTED": 8, "CANCELLED": 16, "FUTURE_TIME": 32, "BACKFILLED": 64

@@ -10,16 +10,17 @@ from hypothesis import strategies as st
 from services.cli import COMMANDS, _module
 from tickbus.errors import ConfigError
 from tickbus.sanitize import redact
-from tickbus.service.options import CommonOptions, Option, ServiceOptions, declared, load
+from tickbus.service.load_options import declared, load
+from tickbus.service.options import CommonOptions, Option, ServiceOptions
 from tickbus.units import SECOND, Duration, Size
 
 
 class Options(ServiceOptions, frozen=True, kw_only=True):
     must: Annotated[str, Option("needed")]
     maybe: Annotated[str | None, Option("or not")] = None
-    number: Annotated[int, Option("how many", least=1, most=9)] = 3
+    number: Annotated[int, Option("how many", minimum=1, maximum=9)] = 3
     switch: Annotated[bool, Option("on or off, 100 %")] = False
-    wait: Annotated[Duration, Option("how long", least=SECOND)] = Duration(2 * SECOND)
+    wait: Annotated[Duration, Option("how long", minimum=SECOND)] = Duration(2 * SECOND)
     room: Annotated[Size, Option("how much")] = Size(1 << 20)
     path: Annotated[Path, Option("where")] = Path("data")
     choice: Annotated[Literal["a", "b"], Option("which")] = "a"

@@ -6,7 +6,8 @@ from support.redis_server import RedisServer
 
 from tickbus.redis.link import Link
 from tickbus.units import DAY, HOUR, SECOND, Duration, Size
-from tickbus.writer.retention import Retention, sweep
+from tickbus.writer.retention import sweep
+from tickbus.writer.retention_policy import Retention
 
 ALL = 1_000_000_000
 

@@ -4,18 +4,21 @@ A recorded frame goes out as it stands where its stream is wanted; without the w
 form of an error is, the vendor's page leaves open; here it is the nested one that clients have seen.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import msgspec
+from msgspec.structs import replace
 
-from services.simulator.protocols.session import Answer, Session, VendorLimits
-from services.simulator.tick import Tick
+from services.vendors.binance.options import BinanceServerOptions
+from services.vendors.dialect import Answer, Close, Dialect, Tick, VendorLimits
+from tickbus.protocol.messages import Quote, Side, Trade
 from tickbus.units import MICROSECOND, MILLISECOND, SECOND
 
 _CUT = 4096
 _MOST_STREAMS = 1024
 _MOST_MESSAGES = 5
 _METHODS = ("SUBSCRIBE", "UNSUBSCRIBE", "LIST_SUBSCRIPTIONS", "SET_PROPERTY", "GET_PROPERTY")
+_HEAD, _DATA = b'{"stream":"', b'","data":'
 _NO_SIZE = "0.00000000"
 """Stands for an absent side of the book, price and size."""
 
@@ -24,11 +27,21 @@ class _Refused(Exception):
     """A control message that cannot be followed: (code, text)."""
 
 
-class Binance(Session):
-    protocol = "binance"
+class BinanceDialect(Dialect):
+    vendor = "binance"
 
-    def __init__(self, terms: VendorLimits, now: int, *, combined: bool, streams: Sequence[str] = (), microseconds: bool = False) -> None:
-        self._terms = terms
+    def __init__(
+        self,
+        limits: VendorLimits,
+        options: BinanceServerOptions,
+        now: int,
+        *,
+        combined: bool,
+        streams: Sequence[str] = (),
+        microseconds: bool = False,
+    ) -> None:
+        self._limits = limits
+        self._options = options
         self._combined = combined
         self._unit = MICROSECOND if microseconds else MILLISECOND
         # a dict, not a set: LIST_SUBSCRIPTIONS keeps the order
@@ -40,7 +53,7 @@ class Binance(Session):
 
     @property
     def style(self) -> tuple[str, bool, int]:  # type: ignore[override]  # SET_PROPERTY changes it
-        return (self.protocol, self._combined, self._unit)
+        return (self.vendor, self._combined, self._unit)
 
     @property
     def subscribed(self) -> bool:
@@ -49,8 +62,11 @@ class Binance(Session):
     def symbols(self) -> list[str]:
         return list(dict.fromkeys(stream.partition("@")[0].upper() for stream in self._streams))
 
-    def wants(self, tick: Tick) -> bool:
-        return tick.stream in self._streams
+    def wants(self, kind: str, symbol: str) -> bool:
+        return _stream(kind, symbol) in self._streams
+
+    def wants_recorded(self, channel: str) -> bool:
+        return channel in self._streams
 
     def receive(self, message: bytes, now: int) -> Answer:
         if crowded := self._count(now):
@@ -71,11 +87,11 @@ class Binance(Session):
         return self._count(now) or Answer()
 
     def beat(self, now: int) -> Answer:
-        if now - self._opened >= self._terms.lifetime:
-            return Answer(close=(1001, "24 hours are over"))
-        if self._unanswered and now - self._unanswered[0][0] >= 3 * self._terms.ping_interval:
-            return Answer(close=(1008, "Pong timeout"))
-        if now - self._pinged < self._terms.ping_interval:
+        if now - self._opened >= self._options.lifetime:
+            return Answer(close=Close(1001, "24 hours are over"))
+        if self._unanswered and now - self._unanswered[0][0] >= 3 * self._options.ping_interval:
+            return Answer(close=Close(1008, "Pong timeout"))
+        if now - self._pinged < self._options.ping_interval:
             return Answer()
         self._pinged = now
         payload = str(now // MILLISECOND).encode()
@@ -84,31 +100,52 @@ class Binance(Session):
 
     def slow_down(self) -> Answer:
         refusal = _encode({"error": {"code": -1003, "msg": "Too many requests"}, "id": None})
-        return Answer([refusal], close=(1008, "Too many requests"))
+        return Answer([refusal], close=Close(1008, "Too many requests"))
 
     def shutdown_notice(self, time_ns: int) -> Answer:
         event = {"e": "serverShutdown", "E": time_ns // self._unit}
         return Answer([_encode({"stream": "!serverShutdown", "data": event} if self._combined else event)])
 
-    def render(self, tick: Tick) -> bytes:
-        if tick.raw is not None and (self._unit == MILLISECOND or tick.kind == "other"):
-            return tick.raw if self._combined else _unwrapped(tick)
-        # recorded symbols have tickbus's dash; Binance's have none
-        symbol = tick.symbol.replace("-", "") if "-" in tick.symbol else tick.symbol
-        if tick.kind == "trade":
-            time = tick.time // (SECOND if tick.seconds else self._unit)
-            # m: the buyer is the maker, so the aggressor sold; Binance always knows, a market that does not is told as a buy
-            maker = "true" if tick.side == "sell" else "false"
-            data = f'"e":"trade","E":{time},"s":"{symbol}","t":{tick.id},"p":"{tick.price}","q":"{tick.size}","T":{time},"m":{maker},"M":true'
+    def recorded(self, frame: bytes) -> bytes | None:
+        """Recorded frames are wrapped, and their times are in ms; what bears no time is the same in any unit."""
+        if self._unit != MILLISECOND and (channel := channel_of(frame)) is not None and channel[0].endswith("@trade"):
+            return None
+        return frame if self._combined else frame[frame.index(_DATA) + len(_DATA) : -1]
+
+    def render(self, message: Trade | Quote, symbol: str, id: int) -> bytes:
+        code = symbol.replace("-", "") if "-" in symbol else symbol  # Binance's symbols have no dash
+        if isinstance(message, Trade):
+            time = message.ts_event // self._unit
+            # m: the buyer is the maker, so the aggressor sold; Binance always knows, an unknown side is told as a buy
+            maker = "true" if message.side is Side.SELL else "false"
+            price, size = message.price_text, message.size_text
+            data = f'"e":"trade","E":{time},"s":"{code}","t":{id},"p":"{price}","q":"{size}","T":{time},"m":{maker},"M":true'
+            kind = "trade"
         else:
-            bid, bid_size, ask, ask_size = tick.bid or _NO_SIZE, tick.bid_size or _NO_SIZE, tick.ask or _NO_SIZE, tick.ask_size or _NO_SIZE
-            data = f'"u":{tick.id},"s":"{symbol}","b":"{bid}","B":"{bid_size}","a":"{ask}","A":"{ask_size}"'
-        return f'{{"stream":"{tick.stream}","data":{{{data}}}}}'.encode() if self._combined else f"{{{data}}}".encode()
+            bid, bid_size = message.bid_text or _NO_SIZE, message.bid_size_text or _NO_SIZE
+            ask, ask_size = message.ask_text or _NO_SIZE, message.ask_size_text or _NO_SIZE
+            data = f'"u":{id},"s":"{code}","b":"{bid}","B":"{bid_size}","a":"{ask}","A":"{ask_size}"'
+            kind = "quote"
+        return f'{{"stream":"{_stream(kind, symbol)}","data":{{{data}}}}}'.encode() if self._combined else f"{{{data}}}".encode()
+
+    def time_text(self, ts_event: int) -> str:
+        return str(ts_event // self._unit)
+
+    def project(self, message: Tick, id: int) -> Tick:
+        """Whole units of time, a side in every trade, a price and a size on both sides of every quote, and no time in it."""
+        if isinstance(message, Trade):
+            side = message.side if message.side is Side.SELL else Side.BUY
+            ts_event = message.ts_event // self._unit * self._unit
+            return replace(message, side=side, trade_id=str(id), ts_event=ts_event, bid_text=None, ask_text=None, flags=0)
+        return replace(
+            message, bid_text=message.bid_text or _NO_SIZE, bid_size_text=message.bid_size_text or _NO_SIZE,
+            ask_text=message.ask_text or _NO_SIZE, ask_size_text=message.ask_size_text or _NO_SIZE, ts_event=message.ts_recv, flags=0,
+        )  # fmt: skip
 
     def _count(self, now: int) -> Answer | None:
         self._recent = [earlier for earlier in self._recent if now - earlier < SECOND]
         self._recent.append(now)
-        return Answer(close=(1008, "Too many requests")) if len(self._recent) > _MOST_MESSAGES else None
+        return Answer(close=Close(1008, "Too many requests")) if len(self._recent) > _MOST_MESSAGES else None
 
     def _follow(self, method: str, params: list[object], number: int | str | None) -> Answer:
         result: object = None
@@ -132,7 +169,7 @@ class Binance(Session):
                 self._streams.pop(name, None)
             return
         wanted = self._streams | dict.fromkeys(names)
-        if len(wanted) > (self._terms.symbol_cap or _MOST_STREAMS):
+        if len(wanted) > (self._limits.symbol_cap or _MOST_STREAMS):
             raise _Refused(4, "Too many subscriptions", number)
         self._streams = wanted
 
@@ -147,8 +184,7 @@ class Binance(Session):
         return None
 
 
-def open_binance(path: str, query: dict[str, str], terms: VendorLimits, now: int) -> Binance | None:
-    """The session for this path, None if the path is no Binance path."""
+def open_binance(path: str, query: Mapping[str, str], limits: VendorLimits, options: BinanceServerOptions, now: int) -> BinanceDialect | None:
     microseconds = query.get("timeUnit", "").upper() == "MICROSECOND"
     head, _, tail = path.removeprefix("/").partition("/")
     if head == "ws":
@@ -157,8 +193,21 @@ def open_binance(path: str, query: dict[str, str], terms: VendorLimits, now: int
         names = query.get("streams", "")
     else:
         return None
-    streams = [name for name in names.split("/") if name][: terms.symbol_cap or _MOST_STREAMS]
-    return Binance(terms, now, combined=head == "stream", streams=streams, microseconds=microseconds)
+    streams = [name for name in names.split("/") if name][: limits.symbol_cap or _MOST_STREAMS]
+    return BinanceDialect(limits, options, now, combined=head == "stream", streams=streams, microseconds=microseconds)
+
+
+def channel_of(frame: bytes) -> tuple[str, str] | None:
+    """Return the stream of a recorded frame, wrapped as on /stream, and the symbol in its name; None for any other frame."""
+    if not frame.startswith(_HEAD):
+        return None
+    stream = frame[len(_HEAD) : frame.find(b'"', len(_HEAD))].decode()
+    return stream, stream.partition("@")[0].upper()
+
+
+def _stream(kind: str, symbol: str) -> str:
+    """`BTC-USDT`, `trade` -> `btcusdt@trade`."""
+    return f"{symbol.replace('-', '').lower()}@{'trade' if kind == 'trade' else 'bookTicker'}"
 
 
 def _request(message: bytes) -> tuple[str, list[object], int | str | None]:
@@ -179,11 +228,6 @@ def _request(message: bytes) -> tuple[str, list[object], int | str | None]:
     if not isinstance(params, list):
         raise _Refused(2, "Invalid request: params must be an array", number)
     return method, params, number
-
-
-def _unwrapped(tick: Tick) -> bytes:
-    assert tick.raw is not None
-    return tick.raw[len(b'{"stream":"","data":') + len(tick.stream.encode()) : -1]
 
 
 def _encode(value: object) -> bytes:

@@ -5,21 +5,26 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.simulator.protocols.alltick import Alltick, refusal
-from services.simulator.protocols.session import VendorLimits
-from services.simulator.tick import Tick
+from services.vendors.alltick.options import AllTickServerOptions
+from services.vendors.alltick.server import AllTickDialect, open_alltick
+from services.vendors.dialect import HttpRefusal, VendorLimits
+from tickbus.protocol.messages import Quote, Side, Trade
 from tickbus.units import SECOND
 
 NS = 1_751_068_801_234_567_890
-TRADE = Tick("trade", "aapl.us@trade", "AAPL.US", 27755950, NS, 0, "201.187000", "174", "buy")
-QUOTE = Tick("quote", "aapl.us@bookTicker", "AAPL.US", 3, NS, 0, bid="201.1", bid_size="5")
+TRADE = Trade("AAPL.US", "201.187000", "174", Side.BUY, None, NS, 0)
+QUOTE = Quote("AAPL.US", "201.1", "5", None, None, NS, 0)
+
+
+def dialect(limits: VendorLimits | None = None, **options: Any) -> AllTickDialect:
+    return AllTickDialect(limits or VendorLimits(), AllTickServerOptions(**options), 0)
 
 
 class Talk:
-    """A session that is spoken to once every two seconds."""
+    """A dialect that is spoken to once every two seconds."""
 
-    def __init__(self, **terms: Any) -> None:
-        self.session = Alltick(VendorLimits(**terms), 0)
+    def __init__(self, **limits: Any) -> None:
+        self.session = dialect(VendorLimits(**limits))
         self.now = 0
 
     def say(self, cmd_id: int, data: object, seq_id: int = 7) -> Any:
@@ -41,13 +46,13 @@ def test_a_subscribe_replaces_the_one_before_and_kinds_are_apart() -> None:
     talk = Talk()
     assert talk.say(22004, codes("AAPL.US", "B")) == ok(22005)
     assert talk.say(22002, codes("AAPL.US")) == ok(22003)
-    assert talk.session.wants(TRADE)
-    assert talk.session.wants(QUOTE)
+    assert talk.session.wants("trade", "AAPL.US")
+    assert talk.session.wants("quote", "AAPL.US")
     assert talk.say(22004, codes("B")) == ok(22005)
-    assert not talk.session.wants(TRADE)
-    assert talk.session.wants(QUOTE)
+    assert not talk.session.wants("trade", "AAPL.US")
+    assert talk.session.wants("quote", "AAPL.US")
     assert talk.say(22006, {"cancel_type": 1}) == ok(22007)
-    assert not talk.session.wants(QUOTE)
+    assert not talk.session.wants("quote", "AAPL.US")
     assert talk.session.subscribed
     assert talk.say(22006, {"cancel_type": 0}) == ok(22007)
     assert not talk.session.subscribed
@@ -75,12 +80,12 @@ def test_bad_data(cmd_id: int, data: object, ret: int) -> None:
 
 @pytest.mark.parametrize("message", [b"", b"[]", b'{"cmd_id":22000,"seq_id":1,"data":{}}', b'{"cmd_id":-1,"seq_id":1,"trace":"","data":{}}', b"\xff"])
 def test_a_bad_envelope_is_refused_without_naming_a_request(message: bytes) -> None:
-    (reply,) = Alltick(VendorLimits(), 0).receive(message, 0).replies
+    (reply,) = dialect().receive(message, 0).replies
     assert json.loads(reply) == {"ret": 400, "msg": "request header param invalid", "cmd_id": 0, "seq_id": 0, "trace": "", "data": {}}
 
 
 def test_one_request_a_second() -> None:
-    session = Alltick(VendorLimits(), 0)
+    session = dialect()
     beat = json.dumps({"cmd_id": 22000, "seq_id": 7, "trace": "t", "data": {}}).encode()
     answers = [session.receive(beat, now) for now in (0, SECOND, SECOND + 1, SECOND + 2, SECOND + 3)]
     assert [json.loads(answer.replies[0])["ret"] for answer in answers] == [200, 200, 605, 605, 606]
@@ -105,30 +110,32 @@ def test_pushes_in_both_forms() -> None:
         "turnover": "35006.538000",
         "trade_direction": 1,
     }
-    assert json.loads(Talk().session.render(TRADE)) == {"cmd_id": 22998, "data": pushed}
-    numbers = Talk(alltick_numbers=True).session
-    assert json.loads(numbers.render(TRADE))["data"] == pushed | {"seq": 27755950, "tick_time": 1751068801234}
-    assert json.loads(numbers.render(QUOTE)) == {
+    assert json.loads(dialect().render(TRADE, "AAPL.US", 27755950)) == {"cmd_id": 22998, "data": pushed}
+    numbers = dialect(alltick_numbers=True)
+    assert json.loads(numbers.render(TRADE, "AAPL.US", 27755950))["data"] == pushed | {"seq": 27755950, "tick_time": 1751068801234}
+    assert json.loads(numbers.render(QUOTE, "AAPL.US", 3)) == {
         "cmd_id": 22999, "data": {"code": "AAPL.US", "seq": 3, "tick_time": 1751068801234, "bids": [{"price": "201.1", "volume": "5"}], "asks": []},
     }  # fmt: skip
 
 
-def test_corrupted_prices_and_seconds_can_be_rendered() -> None:
-    tick = Tick("trade", "a@trade", "A", 1, NS, 0, "abc", "1", seconds=True)
-    data = json.loads(Talk().session.render(tick))["data"]
-    assert (data["price"], data["turnover"], data["tick_time"], data["trade_direction"]) == ("abc", "", "1751068801", 0)
+def test_a_corrupted_price_can_be_rendered() -> None:
+    data = json.loads(dialect().render(Trade("A", "abc", "1", Side.UNKNOWN, None, NS, 0), "A", 1))["data"]
+    assert (data["price"], data["turnover"], data["trade_direction"]) == ("abc", "", 0)
 
 
 def test_objects_can_share_a_frame() -> None:
-    session = Talk(alltick_join=2).session
-    assert session.pack([b"1", b"2", b"3"]) == b"\x81\x031\n2\x81\x013"
+    assert dialect(alltick_join=2).pack([b"1", b"2", b"3"]) == [b"1\n2", b"3"]
 
 
 def test_tokens() -> None:
-    assert json.loads(refusal({}, VendorLimits()) or b"") == {"msg": "token is required", "ret": 401}
-    assert refusal({"token": "any"}, VendorLimits()) is None
-    assert json.loads(refusal({"token": "any"}, VendorLimits(token="right")) or b"")["msg"] == "token invalid"
-    assert refusal({"token": "right"}, VendorLimits(token="right")) is None
+    def opened(query: dict[str, str], token: str | None = None) -> object:
+        found = open_alltick("/quote-b-ws-api", query, VendorLimits(token), AllTickServerOptions(), 0)
+        return json.loads(found.body) if isinstance(found, HttpRefusal) else type(found)
+
+    assert opened({}) == {"msg": "token is required", "ret": 401}
+    assert opened({"token": "any"}) is AllTickDialect
+    assert opened({"token": "any"}, "right") == {"msg": "token invalid", "ret": 401}
+    assert opened({"token": "right"}, "right") is AllTickDialect
 
 
 _json = st.recursive(
@@ -142,5 +149,5 @@ _request = st.fixed_dictionaries(
 
 @given(st.binary() | _request.map(lambda value: json.dumps(value).encode()))
 def test_whatever_is_said_gets_one_answer(message: bytes) -> None:
-    (reply,) = Alltick(VendorLimits(), 0).receive(message, 0).replies
+    (reply,) = dialect().receive(message, 0).replies
     assert json.loads(reply)["ret"] in (200, 400, 600)

@@ -1,4 +1,4 @@
-"""When a feed is expected to deliver: `mon-fri 09:30-16:00 America/New_York`. Pure."""
+"""When a market is open: `mon-fri 09:30-16:00 America/New_York`, `13:30-20:00`. Pure."""
 
 import re
 from dataclasses import dataclass
@@ -9,11 +9,12 @@ from tickbus.errors import ConfigError
 from tickbus.units import SECOND
 
 _DAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
+_FORM = re.compile(r"(?:([a-z]{3})(?:-([a-z]{3}))? +)?(\d\d:\d\d)-(\d\d:\d\d)(?: +(\S+))?", re.IGNORECASE | re.ASCII)
 
 
 @dataclass(frozen=True)
-class Session:
-    """A weekly session; one that ends before it starts runs over midnight."""
+class TradingHours:
+    """A weekly session. One that ends before it starts runs over midnight; equal ends mean the whole day."""
 
     days: frozenset[int]
     opens: time
@@ -21,20 +22,24 @@ class Session:
     zone: ZoneInfo
 
     @classmethod
-    def parse(cls, text: str) -> "Session":
-        match = re.fullmatch(r"([a-z]{3})(?:-([a-z]{3}))? +(\d\d:\d\d)-(\d\d:\d\d) +(\S+)", text.strip(), re.IGNORECASE)
+    def parse(cls, text: str) -> "TradingHours":
+        """Return the hours of `[days] HH:MM-HH:MM [zone]`: every day and UTC unless it says otherwise. ConfigError if it is none."""
+        match = _FORM.fullmatch(text.strip())
         try:
             if match is None:
                 raise ValueError
             first, last, opens, closes, zone = match.groups()
-            begin = _DAYS.index(first.lower())
-            end = _DAYS.index((last or first).lower())
+            begin = _DAYS.index((first or "mon").lower())
+            end = _DAYS.index((last or first or "sun").lower())
             days = frozenset((begin + step) % 7 for step in range((end - begin) % 7 + 1))
-            return cls(days, time.fromisoformat(opens), time.fromisoformat(closes), ZoneInfo(zone))
+            return cls(days, time.fromisoformat(opens), time.fromisoformat(closes), ZoneInfo(zone or "UTC"))
         except (ValueError, ZoneInfoNotFoundError, OSError):  # a zone that is a folder, or no file name at all
-            raise ConfigError(f"--session {text!r}: write it like 'mon-fri 09:30-16:00 America/New_York'") from None
+            raise ConfigError(
+                f"invalid trading hours {text!r}: expected e.g. 'mon-fri 09:30-16:00 America/New_York' or '13:30-20:00' (--session)"
+            ) from None
 
     def contains(self, ns: int) -> bool:
+        """Return whether the market is open at a time in ns since the epoch."""
         local = datetime.fromtimestamp(ns / SECOND, self.zone)
         today, now = local.weekday(), local.time()
         if self.opens < self.closes:

@@ -8,13 +8,14 @@ from collections.abc import Mapping, Sequence
 from decimal import Context, Decimal, InvalidOperation
 
 import msgspec
+from msgspec.structs import replace
 
-from services.simulator.frames import text_frames
-from services.simulator.protocols.session import Answer, Session, VendorLimits
-from services.simulator.tick import Tick
+from services.vendors.alltick.options import AllTickServerOptions
+from services.vendors.dialect import Answer, Close, Dialect, HttpRefusal, Tick, VendorLimits
+from tickbus.protocol.messages import Quote, Side, Trade
 from tickbus.units import MILLISECOND, SECOND, plain
 
-PATHS = ("/quote-b-ws-api", "/quote-stock-b-ws-api")
+_PATHS = ("/quote-b-ws-api", "/quote-stock-b-ws-api")
 
 _HEARTBEAT, _DEPTH, _TRADES, _CANCEL = 22000, 22002, 22004, 22006
 _PUSH_TRADE, _PUSH_DEPTH = 22998, 22999
@@ -24,16 +25,16 @@ _PACE = SECOND * 9 // 10
 _PATIENCE = 3
 """So many requests in a row that come too fast close the connection."""
 _EXACT = Context(prec=200)
-_DIRECTIONS = {"buy": 1, "sell": 2, None: 0}
+_DIRECTIONS = {Side.BUY: 1, Side.SELL: 2, Side.UNKNOWN: 0}
 
 
-class Alltick(Session):
-    protocol = "alltick"
+class AllTickDialect(Dialect):
+    vendor = "alltick"
 
-    def __init__(self, terms: VendorLimits, now: int) -> None:
-        self._terms = terms
-        self._numbers = terms.alltick_numbers
-        self.style = (self.protocol,)
+    def __init__(self, limits: VendorLimits, options: AllTickServerOptions, now: int) -> None:
+        self._limits = limits
+        self._options = options
+        self.style = (self.vendor,)
         self._codes: dict[str, dict[str, None]] = {"trade": {}, "quote": {}}
         self._last_request = now - SECOND
         self._too_fast = 0
@@ -46,8 +47,8 @@ class Alltick(Session):
     def symbols(self) -> list[str]:
         return list(self._codes["trade"] | self._codes["quote"])
 
-    def wants(self, tick: Tick) -> bool:
-        return tick.kind != "other" and tick.symbol in self._codes[tick.kind]
+    def wants(self, kind: str, symbol: str) -> bool:
+        return symbol in self._codes[kind]
 
     def receive(self, message: bytes, now: int) -> Answer:
         try:
@@ -69,28 +70,44 @@ class Alltick(Session):
         return _refuse(400, "request header param invalid")
 
     def beat(self, now: int) -> Answer:
-        silent = now - self._heartbeat >= self._terms.heartbeat_timeout
-        return Answer(close=(1000, "heartbeat timeout")) if silent else Answer()
+        silent = now - self._heartbeat >= self._options.heartbeat_timeout
+        return Answer(close=Close(1000, "heartbeat timeout")) if silent else Answer()
 
     def slow_down(self) -> Answer:
         answer = _refuse(606, "too many requests, the connection will be closed")
-        answer.close = (1008, "too many requests")
+        answer.close = Close(1008, "too many requests")
         return answer
 
-    def render(self, tick: Tick) -> bytes:
-        quote = "" if self._numbers else '"'
-        head = f'"code":"{tick.symbol}","seq":{quote}{tick.id}{quote},"tick_time":{quote}{tick.in_unit(MILLISECOND)}{quote}'
-        if tick.kind == "trade":
-            body = f'"price":"{tick.price}","volume":"{tick.size}","turnover":"{_turnover(tick)}","trade_direction":{_DIRECTIONS[tick.side]}'
+    def over_connection_cap(self) -> Close:
+        return Close(1008, "connection limit of this token reached")
+
+    def render(self, message: Trade | Quote, symbol: str, id: int) -> bytes:
+        quote = "" if self._options.alltick_numbers else '"'
+        head = f'"code":"{symbol}","seq":{quote}{id}{quote},"tick_time":{quote}{self.time_text(message.ts_event)}{quote}'
+        if isinstance(message, Trade):
+            price, size = message.price_text, message.size_text
+            turnover, direction = _turnover(price, size), _DIRECTIONS[message.side]
+            body = f'"price":"{price}","volume":"{size}","turnover":"{turnover}","trade_direction":{direction}'
             return f'{{"cmd_id":{_PUSH_TRADE},"data":{{{head},{body}}}}}'.encode()
-        bids, asks = _level(tick.bid, tick.bid_size), _level(tick.ask, tick.ask_size)
+        bids, asks = _level(message.bid_text, message.bid_size_text), _level(message.ask_text, message.ask_size_text)
         return f'{{"cmd_id":{_PUSH_DEPTH},"data":{{{head},"bids":[{bids}],"asks":[{asks}]}}}}'.encode()
 
-    def pack(self, items: Sequence[bytes]) -> bytes:
-        step = self._terms.alltick_join
-        if step == 1:
-            return text_frames(items)
-        return text_frames([b"\n".join(items[start : start + step]) for start in range(0, len(items), step)])
+    def time_text(self, ts_event: int) -> str:
+        return str(ts_event // MILLISECOND)
+
+    def project(self, message: Tick, id: int) -> Tick:
+        """Whole milliseconds; a level always has a size."""
+        ts_event = message.ts_event // MILLISECOND * MILLISECOND
+        if isinstance(message, Trade):
+            return replace(message, trade_id=str(id), ts_event=ts_event, bid_text=None, ask_text=None, flags=0)
+        bid_size, ask_size = message.bid_size_text or "0", message.ask_size_text or "0"
+        return replace(
+            message, bid_size_text=bid_size if message.bid_text else None, ask_size_text=ask_size if message.ask_text else None, ts_event=ts_event, flags=0,
+        )  # fmt: skip
+
+    def pack(self, items: Sequence[bytes]) -> Sequence[bytes]:
+        step = self._options.alltick_join
+        return items if step == 1 else [b"\n".join(items[start : start + step]) for start in range(0, len(items), step)]
 
     def _pace(self, request: dict[str, object], now: int) -> Answer | None:
         """605 for a request that comes too soon, 606 and the end for a client that does not stop."""
@@ -109,10 +126,10 @@ class Alltick(Session):
         if not isinstance(listed, list) or not listed:
             return _reply(request, 400, "request data param invalid")
         codes = [entry.get("code") if isinstance(entry, dict) else None for entry in listed]
-        known = dict.fromkeys(code for code in codes if isinstance(code, str) and self._terms.knows(code))
+        known = dict.fromkeys(code for code in codes if isinstance(code, str) and self._limits.knows(code))
         if not known:
             return _reply(request, 600, "code invalid")
-        kept = list(known)[: self._terms.symbol_cap or None]
+        kept = list(known)[: self._limits.symbol_cap or None]
         self._codes[kind] = dict.fromkeys(kept)
         answer = _reply(request)
         answer.event = {"event": "subscribe", "kind": kind, "symbols": kept}
@@ -129,14 +146,17 @@ class Alltick(Session):
         return answer
 
 
-def refusal(query: Mapping[str, str], terms: VendorLimits) -> bytes | None:
-    """The body of the 401 that this token is answered with before the handshake; None lets it in."""
+def open_alltick(
+    path: str, query: Mapping[str, str], limits: VendorLimits, options: AllTickServerOptions, now: int
+) -> AllTickDialect | HttpRefusal | None:
+    if path not in _PATHS:
+        return None
     token = query.get("token")
     if not token:
-        return _encode({"msg": "token is required", "ret": 401})
-    if terms.token is not None and token != terms.token:
-        return _encode({"msg": "token invalid", "ret": 401})
-    return None
+        return HttpRefusal(401, _encode({"msg": "token is required", "ret": 401}))
+    if limits.token is not None and token != limits.token:
+        return HttpRefusal(401, _encode({"msg": "token invalid", "ret": 401}))
+    return AllTickDialect(limits, options, now)
 
 
 def _is_request(value: object) -> bool:
@@ -158,9 +178,9 @@ def _refuse(ret: int, text: str) -> Answer:
     return Answer([_encode({"ret": ret, "msg": text, "cmd_id": 0, "seq_id": 0, "trace": "", "data": {}})])
 
 
-def _turnover(tick: Tick) -> str:
+def _turnover(price: str, size: str) -> str:
     try:
-        return plain(_EXACT.multiply(Decimal(tick.price), Decimal(tick.size)))
+        return plain(_EXACT.multiply(Decimal(price), Decimal(size)))
     except InvalidOperation:
         return ""  # a corrupted price
 

@@ -3,7 +3,7 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from services.gateway.upstream.trading_hours import Session
+from services.trading_hours import TradingHours
 from tickbus.errors import ConfigError
 from tickbus.units import SECOND
 
@@ -24,7 +24,7 @@ NEW_YORK = "America/New_York"
     ],
 )  # fmt: skip
 def test_a_session_within_a_day(when: str, open_: bool) -> None:
-    assert Session.parse("mon-fri 09:30-16:00 America/New_York").contains(at(when, NEW_YORK)) is open_
+    assert TradingHours.parse("mon-fri 09:30-16:00 America/New_York").contains(at(when, NEW_YORK)) is open_
 
 
 @pytest.mark.parametrize(
@@ -33,25 +33,33 @@ def test_a_session_within_a_day(when: str, open_: bool) -> None:
      ("2024-08-15T20:00:00", True), ("2024-08-16T16:59:59", True), ("2024-08-16T17:00:00", False), ("2024-08-16T20:00:00", False)],
 )  # fmt: skip
 def test_a_session_over_midnight(when: str, open_: bool) -> None:
-    assert Session.parse("sun-thu 18:00-17:00 America/Chicago").contains(at(when, "America/Chicago")) is open_
+    assert TradingHours.parse("sun-thu 18:00-17:00 America/Chicago").contains(at(when, "America/Chicago")) is open_
 
 
 def test_days_may_wrap_around_the_week_and_stand_alone() -> None:
-    assert Session.parse("fri-mon 00:00-23:59 UTC").days == {4, 5, 6, 0}
-    assert Session.parse("Sat 09:00-10:00 Asia/Hong_Kong").days == {5}
+    assert TradingHours.parse("fri-mon 00:00-23:59 UTC").days == {4, 5, 6, 0}
+    assert TradingHours.parse("Sat 09:00-10:00 Asia/Hong_Kong").days == {5}
+
+
+def test_days_and_zone_may_be_left_out() -> None:
+    hours = TradingHours.parse("13:30-20:00")
+    assert [hours.contains(hour * 3600 * SECOND) for hour in (0, 13, 14, 19, 20, 24 * 5 + 15)] == [False, False, True, True, False, True]
+    over_midnight = TradingHours.parse("22:00-02:00 UTC")
+    assert [over_midnight.contains(hour * 3600 * SECOND) for hour in (0, 2, 12, 22, 25)] == [True, False, False, True, True]
+    assert TradingHours.parse("sat 09:00-10:00") == TradingHours.parse("sat 09:00-10:00 UTC")
 
 
 def test_equal_ends_are_the_whole_day() -> None:
-    session = Session.parse("mon-sun 00:00-00:00 UTC")
+    session = TradingHours.parse("mon-sun 00:00-00:00 UTC")
     assert all(session.contains(hour * 3600 * SECOND) for hour in range(24 * 8))
 
 
 @pytest.mark.parametrize(
     "text",
-    ["", "mon-fri", "mon-fri 9:30-16:00 UTC", "mon-fri 09:30-25:00 UTC", "mo-fr 09:30-16:00 UTC", "mon-fri 09:30-16:00 Mars/Olympus",
+    ["", "mon-fri", "9-17", "24:00-01:00", "09:60-10:00", "09:00", "mon-fri 9:30-16:00 UTC", "mon-fri 09:30-25:00 UTC", "mo-fr 09:30-16:00 UTC", "mon-fri 09:30-16:00 Mars/Olympus",
      "mon-fri 09:30-16:00 America", "mon-fri 09:30-16:00 ../../etc/passwd", "mon-fri 09:30-16:00 " + "x" * 300, "mon-fri 09:30-16:00 UTC\0"],
 )  # fmt: skip
 def test_what_is_no_session(text: str) -> None:
-    with pytest.raises(ConfigError, match=r"--session .*write it like 'mon-fri 09:30-16:00 America/New_York'") as told:
-        Session.parse(text)
+    with pytest.raises(ConfigError, match=r"invalid trading hours .*expected e\.g\. 'mon-fri 09:30-16:00 America/New_York'") as told:
+        TradingHours.parse(text)
     assert "\n" not in str(told.value)

@@ -6,42 +6,42 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.simulator.protocols.json import Json
-from services.simulator.protocols.session import VendorLimits
-from services.simulator.tick import Tick
+from services.vendors.dialect import VendorLimits
+from services.vendors.json.options import JsonServerOptions
+from services.vendors.json.server import JsonDialect
+from tickbus.protocol.messages import Quote, Side, Trade
 
 NS = 1_751_068_801_234_567_890
-TRADE = Tick("trade", "aapl@trade", "AAPL", 1, NS, 0, "201.187000", "174", "buy")
-QUOTE = Tick("quote", "aapl@bookTicker", "AAPL", 3, NS, 0, bid="201.10", bid_size="5")
+TRADE = Trade("AAPL", "201.187000", "174", Side.BUY, None, NS, 0)
+QUOTE = Quote("AAPL", "201.10", "5", None, None, NS, 0)
 
 
-def say(session: Json, **message: Any) -> list[Any]:
+def dialect(limits: VendorLimits | None = None, **options: Any) -> JsonDialect:
+    return JsonDialect(limits or VendorLimits(), JsonServerOptions(**options))
+
+
+def say(session: JsonDialect, **message: Any) -> list[Any]:
     return [json.loads(reply) for reply in session.receive(json.dumps(message).encode(), 0).replies]
 
 
-def messages(session: Json, *ticks: Tick) -> list[Any]:
-    frames, found = session.pack([session.render(tick) for tick in ticks]), []
-    while frames:
-        length, start = (frames[1], 2) if frames[1] < 126 else (int.from_bytes(frames[2:4], "big"), 4)
-        found.append(json.loads(frames[start : start + length], parse_float=Decimal))
-        frames = frames[start + length :]
-    return found
+def messages(session: JsonDialect, *ticks: Trade | Quote) -> list[Any]:
+    return [json.loads(payload, parse_float=Decimal) for payload in session.pack([session.render(tick, tick.symbol, 1) for tick in ticks])]
 
 
 def test_subscribing_adds_and_is_not_answered() -> None:
-    session = Json(VendorLimits())
+    session = dialect()
     assert say(session, action="subscribe", symbols=["MSFT"]) == []
     assert say(session, action="subscribe", symbols=["AAPL"]) == []
-    assert session.wants(TRADE)
-    assert not session.wants(QUOTE)
+    assert session.wants("trade", "AAPL")
+    assert not session.wants("quote", "AAPL")
     assert say(session, action="subscribe", symbols=[], quotes=True) == []
-    assert session.wants(QUOTE)
+    assert session.wants("quote", "AAPL")
     assert say(session, action="unsubscribe", symbols=["AAPL"]) == []
     assert session.symbols() == ["MSFT"]
 
 
 def test_the_cap_keeps_the_first() -> None:
-    session = Json(VendorLimits(symbol_cap=1))
+    session = dialect(VendorLimits(symbol_cap=1))
     say(session, action="subscribe", symbols=["A", "B"])
     assert session.symbols() == ["A"]
 
@@ -51,15 +51,17 @@ def test_the_cap_keeps_the_first() -> None:
     [{"action": "dance"}, {"action": "subscribe"}, {"action": "subscribe", "symbols": [1]}, {"action": "subscribe", "symbols": [], "quotes": 1}],
 )
 def test_errors_say_what_is_wanted(message: dict[str, Any]) -> None:
-    (reply,) = say(Json(VendorLimits()), **message)
+    (reply,) = say(dialect(), **message)
     assert list(reply) == ["error"]
 
 
 def test_text_and_numbers_have_the_same_digits() -> None:
-    assert messages(Json(VendorLimits()), TRADE) == [{"trades": [{"symbol": "AAPL", "price": "201.187000", "volume": "174", "time": 1751068801234}]}]
-    (message,) = messages(Json(VendorLimits(json_numbers=True)), TRADE)
+    assert messages(dialect(), TRADE) == [
+        {"trades": [{"symbol": "AAPL", "price": "201.187000", "volume": "174", "time": 1751068801234, "id": "1", "side": "buy"}]}
+    ]
+    (message,) = messages(dialect(json_numbers=True), TRADE)
     assert str(message["trades"][0]["price"]) == "201.187000"
-    (message,) = messages(Json(VendorLimits(json_numbers=True)), QUOTE)
+    (message,) = messages(dialect(json_numbers=True), QUOTE)
     assert message == {"quotes": [{"symbol": "AAPL", "bid": Decimal("201.10"), "bid_size": 5, "ask": None, "ask_size": None, "time": 1751068801234}]}
 
 
@@ -68,21 +70,21 @@ def test_text_and_numbers_have_the_same_digits() -> None:
     [("seconds", 1751068801), ("ms", 1751068801234), ("us", 1751068801234567), ("ns", NS), ("iso", "2025-06-28T00:00:01.234567890Z")],
 )
 def test_times(unit: Any, time: object) -> None:
-    (message,) = messages(Json(VendorLimits(json_time=unit)), TRADE)
+    (message,) = messages(dialect(json_time=unit), TRADE)
     assert message["trades"][0]["time"] == time
 
 
 def test_a_corrupted_price_stays_text() -> None:
-    (message,) = messages(Json(VendorLimits(json_numbers=True)), Tick("trade", "a@trade", "A", 1, NS, 0, "abc", "1"))
+    (message,) = messages(dialect(json_numbers=True), Trade("A", "abc", "1", Side.UNKNOWN, None, NS, 0))
     assert message["trades"][0]["price"] == "abc"
 
 
 def test_a_batch_keeps_the_order_of_kinds() -> None:
-    found = messages(Json(VendorLimits(json_batch=2)), TRADE, TRADE, TRADE, QUOTE, TRADE)
+    found = messages(dialect(json_batch=2), TRADE, TRADE, TRADE, QUOTE, TRADE)
     assert [(key, len(rows)) for message in found for key, rows in message.items()] == [("trades", 2), ("trades", 1), ("quotes", 1), ("trades", 1)]
 
 
 @given(st.binary())
 def test_whatever_is_said_is_taken_or_refused(message: bytes) -> None:
-    for reply in Json(VendorLimits()).receive(message, 0).replies:
+    for reply in dialect().receive(message, 0).replies:
         assert list(json.loads(reply)) == ["error"]

@@ -2,8 +2,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.simulator.protocols.registry import Refusal, bare_path, open_session
-from services.simulator.protocols.session import VendorLimits
+from services.vendors import VENDORS, open_dialect, vendor_of
+from services.vendors.dialect import HttpRefusal, VendorLimits, bare_path
+from tickbus.errors import ConfigError
 
 
 @pytest.mark.parametrize(
@@ -15,9 +16,9 @@ from services.simulator.protocols.session import VendorLimits
     ],
 )  # fmt: skip
 def test_the_path_chooses_the_protocol(target: str, protocol: str) -> None:
-    session = open_session(target, VendorLimits(), 0)
-    assert not isinstance(session, Refusal)
-    assert session.protocol == protocol
+    dialect = open_dialect(target, VendorLimits(), {}, 0)
+    assert not isinstance(dialect, HttpRefusal)
+    assert dialect.vendor == protocol
 
 
 def test_a_path_to_be_logged_has_no_token() -> None:
@@ -27,5 +28,10 @@ def test_a_path_to_be_logged_has_no_token() -> None:
 
 @given(st.text())
 def test_any_target_opens_a_session_or_is_refused(target: str) -> None:
-    answer = open_session(target, VendorLimits(), 0)
-    assert isinstance(answer, Refusal) or answer.protocol in ("binance", "alltick", "json")
+    answer = open_dialect(target, VendorLimits(), {}, 0)
+    assert isinstance(answer, HttpRefusal) or answer.vendor in VENDORS
+
+
+def test_an_unknown_feed_names_the_known_ones() -> None:
+    with pytest.raises(ConfigError, match="unknown feed 'bloomberg': expected one of alltick, binance, json"):
+        vendor_of("bloomberg")

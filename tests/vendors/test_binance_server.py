@@ -5,22 +5,23 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.simulator.protocols.binance import Binance, open_binance
-from services.simulator.protocols.session import VendorLimits
-from services.simulator.tick import Tick
+from services.vendors.binance.options import BinanceServerOptions
+from services.vendors.binance.server import BinanceDialect, channel_of, open_binance
+from services.vendors.dialect import VendorLimits
+from tickbus.protocol.messages import Quote, Side, Trade
 from tickbus.units import HOUR, SECOND
 
-TRADE = Tick("trade", "btcusdt@trade", "BTC-USDT", 5, 1_700_000_000_123_456_789, 0, "1.50", "2", "sell")
-QUOTE = Tick("quote", "btcusdt@bookTicker", "BTCUSDT", 9, 0, 0, bid="1.4", bid_size="3", ask="1.6", ask_size="4")
+TRADE = Trade("BTC-USDT", "1.50", "2", Side.SELL, None, 1_700_000_000_123_456_789, 0)
+QUOTE = Quote("BTCUSDT", "1.4", "3", "1.6", "4", 0, 0)
 
 
-def opened(path: str = "/stream", **query: str) -> Binance:
-    session = open_binance(path, query, VendorLimits(), 0)
+def opened(path: str = "/stream", **query: str) -> BinanceDialect:
+    session = open_binance(path, query, VendorLimits(), BinanceServerOptions(), 0)
     assert session is not None
     return session
 
 
-def say(session: Binance, message: object, now: int = 0) -> Any:
+def say(session: BinanceDialect, message: object, now: int = 0) -> Any:
     text = message if isinstance(message, bytes) else json.dumps(message).encode()
     (reply,) = session.receive(text, now).replies
     return json.loads(reply)
@@ -33,47 +34,45 @@ def test_subscribe_unsubscribe_list() -> None:
     assert say(session, {"method": "SUBSCRIBE", "params": ["b@trade"], "id": "x"}) == {"result": None, "id": "x"}
     assert say(session, {"method": "UNSUBSCRIBE", "params": ["a@trade"], "id": None}) == {"result": None, "id": None}
     assert say(session, {"method": "LIST_SUBSCRIPTIONS", "id": 3}) == {"result": ["btcusdt@trade", "b@trade"], "id": 3}
-    assert session.wants(TRADE)
-    assert not session.wants(QUOTE)
+    assert session.wants("trade", "BTC-USDT")
+    assert not session.wants("quote", "BTCUSDT")
     assert session.symbols() == ["BTCUSDT", "B"]
 
 
 def test_streams_of_the_path_and_the_query() -> None:
-    assert opened("/ws/btcusdt@trade").wants(TRADE)
-    assert opened("/stream", streams="x@trade/btcusdt@bookTicker").wants(QUOTE)
-    assert open_binance("/other", {}, VendorLimits(), 0) is None
-    assert open_binance("/stream/x", {}, VendorLimits(), 0) is None
+    assert opened("/ws/btcusdt@trade").wants("trade", "BTC-USDT")
+    assert opened("/stream", streams="x@trade/btcusdt@bookTicker").wants("quote", "BTCUSDT")
+    assert open_binance("/other", {}, VendorLimits(), BinanceServerOptions(), 0) is None
+    assert open_binance("/stream/x", {}, VendorLimits(), BinanceServerOptions(), 0) is None
 
 
 def test_wrapped_on_stream_bare_on_ws_and_a_property_to_switch() -> None:
     bare = {"e": "trade", "E": 1_700_000_000_123, "s": "BTCUSDT", "t": 5, "p": "1.50", "q": "2", "T": 1_700_000_000_123, "m": True, "M": True}
-    assert json.loads(opened("/stream").render(TRADE)) == {"stream": "btcusdt@trade", "data": bare}
+    assert json.loads(opened("/stream").render(TRADE, "BTC-USDT", 5)) == {"stream": "btcusdt@trade", "data": bare}
     session = opened("/ws")
-    assert json.loads(session.render(TRADE)) == bare
+    assert json.loads(session.render(TRADE, "BTC-USDT", 5)) == bare
     assert say(session, {"method": "GET_PROPERTY", "params": ["combined"], "id": 1}) == {"result": False, "id": 1}
     assert say(session, {"method": "SET_PROPERTY", "params": ["combined", True], "id": 2}) == {"result": None, "id": 2}
-    assert json.loads(session.render(TRADE))["data"] == bare
+    assert json.loads(session.render(TRADE, "BTC-USDT", 5))["data"] == bare
 
 
 def test_quotes_have_no_time_and_absent_sides_are_zero() -> None:
-    assert json.loads(opened("/ws").render(QUOTE)) == {"u": 9, "s": "BTCUSDT", "b": "1.4", "B": "3", "a": "1.6", "A": "4"}
-    lone = Tick("quote", "a@bookTicker", "A", 1, 0, 0, bid="1", bid_size="2")
-    assert json.loads(opened("/ws").render(lone))["a"] == "0.00000000"
+    assert json.loads(opened("/ws").render(QUOTE, "BTCUSDT", 9)) == {"u": 9, "s": "BTCUSDT", "b": "1.4", "B": "3", "a": "1.6", "A": "4"}
+    lone = Quote("A", "1", "2", None, None, 0, 0)
+    assert json.loads(opened("/ws").render(lone, "A", 1))["a"] == "0.00000000"
 
 
-def test_microseconds_and_seconds() -> None:
+def test_microseconds() -> None:
     session = opened("/ws", timeUnit="MICROSECOND")
-    assert json.loads(session.render(TRADE))["T"] == 1_700_000_000_123_456
-    late = Tick("trade", "a@trade", "A", 1, 1_700_000_000_123_456_789, 0, "1", "1", seconds=True)
-    assert json.loads(session.render(late))["T"] == 1_700_000_000
+    assert json.loads(session.render(TRADE, "BTC-USDT", 5))["T"] == 1_700_000_000_123_456
 
 
 def test_a_recorded_frame_goes_out_as_it_stands() -> None:
     raw = b'{"stream":"btcusdt@trade","data":{"t":5, "odd":[] }}'
-    recorded = Tick("trade", "btcusdt@trade", "BTCUSDT", 5, 10**18, 0, "1", "1", raw=raw)
-    assert opened("/stream").render(recorded) is raw
-    assert opened("/ws").render(recorded) == b'{"t":5, "odd":[] }'
-    assert json.loads(opened("/ws", timeUnit="MICROSECOND").render(recorded))["T"] == 10**15
+    assert channel_of(raw) == ("btcusdt@trade", "BTCUSDT")
+    assert opened("/stream").recorded(raw) is raw
+    assert opened("/ws").recorded(raw) == b'{"t":5, "odd":[] }'
+    assert opened("/ws", timeUnit="MICROSECOND").recorded(raw) is None
 
 
 @pytest.mark.parametrize(
