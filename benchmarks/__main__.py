@@ -21,18 +21,38 @@ PARTS = ("gateway", "reader", "bars", "latency")
 def pack_bulk(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="benchmarks", description=__doc__)
     parser.add_argument("parts", nargs="*", metavar="PART", help=f"out of {', '.join(PARTS)}; default all")
-    parser.add_argument("--quick", action="store_true", help="small sizes and two rounds: minutes become seconds, and the figures rough")
+    parser.add_argument(
+        "--quick",
+        action="store_true",
+        help="small sizes and two rounds: minutes become seconds, and the figures rough",
+    )
     parser.add_argument("--rounds", type=int, help="interleaved rounds of each comparison (default 3)")
-    parser.add_argument("--frames", type=int, help="frames of a gateway run, ticks of a reader run (default 1,000,000)")
-    parser.add_argument("--symbols", type=int, default=100, help="symbols of these, at most 199 (default 100)")
+    parser.add_argument(
+        "--frames", type=int, help="frames of a gateway run, ticks of a reader run (default 1,000,000)"
+    )
+    parser.add_argument(
+        "--symbols", type=int, default=100, help="symbols of these, at most 199 (default 100)"
+    )
     parser.add_argument("--seconds", type=float, help="length of one latency run (default 5)")
     parser.add_argument("--rates", help="latency: ticks a second (default 2000,20000)")
     parser.add_argument("--counts", help="latency: numbers of symbols (default 10,1000,10000)")
-    parser.add_argument("--cryptofeed-python", type=Path, help="a Python with cryptofeed[redis] 2.4 (default: .bench/cryptofeed, made on first use)")
+    parser.add_argument(
+        "--cryptofeed-python",
+        type=Path,
+        help="a Python with cryptofeed[redis] 2.4 (default: .bench/cryptofeed, made on first use)",
+    )
     parser.add_argument("--no-cryptofeed", action="store_true", help="leave this peer out")
-    parser.add_argument("--nautilus-python", type=Path, help="a Python with nautilus_trader 1.221 (default: .bench/nautilus, made on first use)")
+    parser.add_argument(
+        "--nautilus-python",
+        type=Path,
+        help="a Python with nautilus_trader 1.221 (default: .bench/nautilus, made on first use)",
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all samples there")
-    parser.add_argument("--profile", action="store_true", help="gateway only: one run under a profiler, and where the time went")
+    parser.add_argument(
+        "--profile",
+        action="store_true",
+        help="gateway only: one run under a profiler, and where the time went",
+    )
     options = parser.parse_args(argv)
     unknown = set(options.parts) - set(PARTS)
     if unknown:
@@ -45,7 +65,9 @@ def pack_bulk(argv: Sequence[str] | None) -> argparse.Namespace:
     options.frames = options.frames or (50_000 if small else 1_000_000)
     options.seconds = options.seconds or (2.0 if small else 5.0)
     options.rates = [int(text) for text in (options.rates or "2000,20000").split(",")]
-    options.counts = [int(text) for text in (options.counts or ("10,1000" if small else "10,1000,10000")).split(",")]
+    options.counts = [
+        int(text) for text in (options.counts or ("10,1000" if small else "10,1000,10000")).split(",")
+    ]
     return options
 
 
@@ -62,7 +84,11 @@ def run(options: argparse.Namespace) -> list[Part]:
     with tempfile.TemporaryDirectory(prefix="tickbus-bench-", ignore_cleanup_errors=True) as name:
         folder = Path(name)
         names = frames.symbols(options.symbols)
-        file = frames.render(folder / "frames", names, options.frames) if {"gateway", "reader"} & set(options.parts) else None
+        file = (
+            frames.render(folder / "frames", names, options.frames)
+            if {"gateway", "reader"} & set(options.parts)
+            else None
+        )
         with open_lab(folder) as lab:
             if options.profile and file is not None:
                 print(profiling.gateway(file, lab))
@@ -76,10 +102,14 @@ def run(options: argparse.Namespace) -> list[Part]:
                 elif part == "reader" and file is not None:
                     done.append(reader.measure(file, lab, options.rounds))
                 elif part == "latency":
-                    done.append(latency.measure(lab, options.rounds, options.rates, options.counts, options.seconds))
+                    done.append(
+                        latency.measure(lab, options.rounds, options.rates, options.counts, options.seconds)
+                    )
                 else:
                     done.append(measure_bars(options))
-                done[-1].notes.append(f"load average {load:.1f} before, {os.getloadavg()[0]:.1f} after, on {os.cpu_count()} cores")
+                done[-1].notes.append(
+                    f"load average {load:.1f} before, {os.getloadavg()[0]:.1f} after, on {os.cpu_count()} cores"
+                )
                 print(table(done[-1:]), file=sys.stderr, flush=True)
     return done
 
@@ -93,11 +123,19 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"benchmarks: {error}", file=sys.stderr)
         return 1
     if parts:
-        print(f"medians (lowest .. highest of {options.rounds} rounds), Python {platform.python_version()}, {platform.machine()}\n")
+        print(
+            f"medians (lowest .. highest of {options.rounds} rounds), Python {platform.python_version()}, {platform.machine()}\n"
+        )
         print(table(parts))
     if options.json:
-        machine = {"python": platform.python_version(), "platform": platform.platform(), "cores": os.cpu_count()}
-        options.json.write_text(json.dumps({"machine": machine, "parts": [part.as_json() for part in parts]}, indent=2))
+        machine = {
+            "python": platform.python_version(),
+            "platform": platform.platform(),
+            "cores": os.cpu_count(),
+        }
+        options.json.write_text(
+            json.dumps({"machine": machine, "parts": [part.as_json() for part in parts]}, indent=2)
+        )
     return 0
 
 

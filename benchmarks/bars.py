@@ -53,7 +53,9 @@ def ticks_of(capture: Path) -> Ticks:
         return synthetic(250_601)
     with zipfile.ZipFile(capture) as archive:
         rows = csv.reader(io.TextIOWrapper(archive.open(archive.namelist()[0])))
-        return [(MIDNIGHT + int(row[0]) * MILLISECOND, f"{Decimal(row[1]) / 10000:.4f}", row[2]) for row in rows]
+        return [
+            (MIDNIGHT + int(row[0]) * MILLISECOND, f"{Decimal(row[1]) / 10000:.4f}", row[2]) for row in rows
+        ]
 
 
 def synthetic(count: int) -> Ticks:
@@ -62,7 +64,9 @@ def synthetic(count: int) -> Ticks:
     for _ in range(count):
         price += chance.choice((-100, 0, 0, 100))
         ts += 0 if chance.random() < 0.75 else int(chance.expovariate(1 / 800)) * MILLISECOND
-        ticks.append((ts, f"{price // 10000}.{price % 10000:04d}", str(chance.choice((100, 100, 100, 200, 300, 1000)))))
+        ticks.append(
+            (ts, f"{price // 10000}.{price % 10000:04d}", str(chance.choice((100, 100, 100, 200, 300, 1000))))
+        )
     return ticks
 
 
@@ -90,7 +94,9 @@ def nautilus(python: Path, ticks: Ticks) -> "Iterator[subprocess.Popen[str]]":
         file.flush()
         command = [str(python), str(Path(__file__).with_name("nautilus_peer.py")), file.name]
         with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as peer:
-            assert peer.stdout is not None and peer.stdout.readline() == "ready\n", "the peer did not start; its errors are above"
+            assert peer.stdout is not None and peer.stdout.readline() == "ready\n", (
+                "the peer did not start; its errors are above"
+            )
             yield peer
 
 
@@ -115,8 +121,14 @@ def nautilus_python(given: Path | None) -> Path:
 
 def measure(ticks: Ticks, python: Path, rounds: int) -> Part:
     spare_the_collector()  # as every service does
-    encoded = [msgspec.msgpack.encode(Trade("SPY.US", price, size, Side.UNKNOWN, None, ts, ts)) for ts, price, size in ticks]
-    part = Part("bars", f"{len(ticks):,} trades through the pure builder and through {NAUTILUS}, ticks a second of processor time")
+    encoded = [
+        msgspec.msgpack.encode(Trade("SPY.US", price, size, Side.UNKNOWN, None, ts, ts))
+        for ts, price, size in ticks
+    ]
+    part = Part(
+        "bars",
+        f"{len(ticks):,} trades through the pure builder and through {NAUTILUS}, ticks a second of processor time",
+    )
     rate = len(ticks)
     with nautilus(python, ticks) as peer:
         samples: dict[str, list[float]] = {}
@@ -124,12 +136,18 @@ def measure(ticks: Ticks, python: Path, rounds: int) -> Part:
             for step in STEPS:
                 samples.setdefault(f"ours {step}", []).append(rate / ours(encoded, [f"time:{step}"], BATCH))
                 samples.setdefault(f"nautilus {step}", []).append(rate / theirs(peer, step))
-            samples.setdefault("ours 1m, one entry at a time", []).append(rate / ours(encoded, ["time:1m"], 1))
-            samples.setdefault(f"ours, {len(MANY)} specs at once", []).append(rate / ours(encoded, MANY, BATCH))
+            samples.setdefault("ours 1m, one entry at a time", []).append(
+                rate / ours(encoded, ["time:1m"], 1)
+            )
+            samples.setdefault(f"ours, {len(MANY)} specs at once", []).append(
+                rate / ours(encoded, MANY, BATCH)
+            )
     for name, values in samples.items():
         part.figure(name, "ticks/s", values)
     for step in STEPS:
-        part.ratio(f"time:{step} ÷ nautilus", samples[f"ours {step}"], samples[f"nautilus {step}"], wanted=0.5)
+        part.ratio(
+            f"time:{step} ÷ nautilus", samples[f"ours {step}"], samples[f"nautilus {step}"], wanted=0.5
+        )
     part.notes.append(
         f"medians of {rounds}; ours in batches of {BATCH} entries; median ns a tick: "
         + ", ".join(f"{n} {1e9 / median(v):.0f}" for n, v in samples.items())
@@ -138,16 +156,31 @@ def measure(ticks: Ticks, python: Path, rounds: int) -> Part:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="benchmarks.bars", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--nautilus-python", type=Path, help="a Python with nautilus_trader 1.221 (default: .bench/nautilus, made on first use)")
+    parser = argparse.ArgumentParser(
+        prog="benchmarks.bars", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--nautilus-python",
+        type=Path,
+        help="a Python with nautilus_trader 1.221 (default: .bench/nautilus, made on first use)",
+    )
     parser.add_argument("--rounds", type=int, default=5, help="interleaved runs of each side (default 5)")
     parser.add_argument("--quick", action="store_true", help="50,000 trades, 3 rounds")
-    parser.add_argument("--trades", type=Path, default=CAPTURE, help="a zip of trades as in ../shared/data (default: SPY's, else synthetic)")
+    parser.add_argument(
+        "--trades",
+        type=Path,
+        default=CAPTURE,
+        help="a zip of trades as in ../shared/data (default: SPY's, else synthetic)",
+    )
     options = parser.parse_args(argv)
     ticks = ticks_of(options.trades)
     if options.quick:
         ticks = ticks[len(ticks) // 2 :][:50_000]
-    print(table([measure(ticks, nautilus_python(options.nautilus_python), 3 if options.quick else options.rounds)]))
+    print(
+        table(
+            [measure(ticks, nautilus_python(options.nautilus_python), 3 if options.quick else options.rounds)]
+        )
+    )
     return 0
 
 

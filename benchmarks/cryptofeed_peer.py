@@ -28,7 +28,9 @@ class LocalBinance(Binance):  # type: ignore[misc]
     def connect(self):  # type: ignore[no-untyped-def]
         connections = super().connect()
         for connection, *_ in connections:
-            connection.address = connection.address.replace("wss://", "ws://")  # the class refuses any other scheme at first
+            connection.address = connection.address.replace(
+                "wss://", "ws://"
+            )  # the class refuses any other scheme at first
         return connections
 
     async def _trade(self, msg, timestamp):  # type: ignore[no-untyped-def]
@@ -61,13 +63,17 @@ def main() -> None:
     symbols = names.split(",")
     Symbols.set(Binance.id, {name: name.replace("-", "") for name in symbols}, {})
     LocalBinance.websocket_endpoints = [WebsocketEndpoint(url.replace("ws://", "wss://"))]
-    handler = FeedHandler(config={"log": {"disabled": False, "filename": "/dev/stderr", "level": "WARNING"}, "uvloop": True})
+    handler = FeedHandler(
+        config={"log": {"disabled": False, "filename": "/dev/stderr", "level": "WARNING"}, "uvloop": True}
+    )
     # uvloop >= 0.22 makes no loop by itself any more, and cryptofeed counts on it
     asyncio.set_event_loop(asyncio.new_event_loop())
     # flooded, it sends pipelines of 100,000 commands and more: with redis-py's default timeout of 5 s a write times out, which
     # ends its writer for good and without a word. Its own timeout, 120 s without a frame, would reconnect while it still writes
     backend = TradeStream(host=host, port=f"{port}/0?socket_timeout=600")
-    handler.add_feed(LocalBinance(channels=[TRADES], symbols=symbols, callbacks={TRADES: backend}, timeout=-1))
+    handler.add_feed(
+        LocalBinance(channels=[TRADES], symbols=symbols, callbacks={TRADES: backend}, timeout=-1)
+    )
     handler.run()
 
 

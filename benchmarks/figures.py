@@ -55,16 +55,37 @@ class Part:
     def figure(self, name: str, unit: str, samples: Sequence[float]) -> None:
         self.figures.append(Figure(name, unit, tuple(samples)))
 
-    def ratio(self, name: str, above: Sequence[float], below: Sequence[float], wanted: float | None = None, at_most: bool = False) -> None:
+    def ratio(
+        self,
+        name: str,
+        above: Sequence[float],
+        below: Sequence[float],
+        wanted: float | None = None,
+        at_most: bool = False,
+    ) -> None:
         """Poll by round, so that what disturbs the machine for a while disturbs both sides of a quotient."""
-        self.ratios.append(Ratio(name, tuple(a / b for a, b in zip(above, below, strict=True)), wanted, at_most))
+        self.ratios.append(
+            Ratio(name, tuple(a / b for a, b in zip(above, below, strict=True)), wanted, at_most)
+        )
 
     def as_json(self) -> dict[str, object]:
         return {
             "part": self.name,
             "about": self.about,
-            "figures": [{"name": f.name, "unit": f.unit, "median": median(f.samples), "samples": f.samples} for f in self.figures],
-            "ratios": [{"name": r.name, "median": r.value, "samples": r.samples, "wanted": r.wanted, "at_most": r.at_most} for r in self.ratios],
+            "figures": [
+                {"name": f.name, "unit": f.unit, "median": median(f.samples), "samples": f.samples}
+                for f in self.figures
+            ],
+            "ratios": [
+                {
+                    "name": r.name,
+                    "median": r.value,
+                    "samples": r.samples,
+                    "wanted": r.wanted,
+                    "at_most": r.at_most,
+                }
+                for r in self.ratios
+            ],
             "notes": self.notes,
         }
 
@@ -72,7 +93,11 @@ class Part:
 def table(parts: Sequence[Part]) -> str:
     lines = []
     for part in parts:
-        lines += [f"{part.name}: {part.about}", *(f.line() for f in part.figures), *(r.line() for r in part.ratios)]
+        lines += [
+            f"{part.name}: {part.about}",
+            *(f.line() for f in part.figures),
+            *(r.line() for r in part.ratios),
+        ]
         lines += [f"  note: {note}" for note in part.notes] + [""]
     return "\n".join(lines)
 

@@ -11,7 +11,10 @@ from benchmarks.publishers import Cryptofeed, Publisher, Run, Tickbus, publish
 
 def measure(file: FrameFile, lab: Lab, rounds: int, cryptofeed: Path | None, ours: bool = True) -> Part:
     """Interleaved rounds: cryptofeed (where there is one), our gateway (unless `ours` is false), the floor."""
-    part = Part("gateway", f"{file.frames:,} frames, {len(file.counts)} symbols, {rounds} rounds; first frame sent until last tick stored")
+    part = Part(
+        "gateway",
+        f"{file.frames:,} frames, {len(file.counts)} symbols, {rounds} rounds; first frame sent until last tick stored",
+    )
     peers: list[Publisher] = ([Cryptofeed(cryptofeed)] if cryptofeed else []) + ([Tickbus()] if ours else [])
     runs: dict[str, list[Run]] = {peer.name: [] for peer in peers}
     bare: list[float] = []

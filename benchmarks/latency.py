@@ -35,7 +35,10 @@ class Latency(NamedTuple):
 
 def measure(lab: Lab, rounds: int, rates: list[int], counts: list[int], seconds: float) -> Part:
     """Every rate with every number of symbols, `rounds` times, and the bare pair at every rate; all of a round side by side."""
-    part = Part("latency", f"upstream's write until the consumer has the tick; {seconds:g} s a run, {rounds} rounds, json feed")
+    part = Part(
+        "latency",
+        f"upstream's write until the consumer has the tick; {seconds:g} s a run, {rounds} rounds, json feed",
+    )
     quiet = _Quiet()
     for rate in rates:
         ours: dict[int, list[Latency]] = {count: [] for count in counts}
@@ -43,7 +46,9 @@ def measure(lab: Lab, rounds: int, rates: list[int], counts: list[int], seconds:
         for _ in range(rounds):
             bare.append(quiet.run(partial(_bare, lab, rate, int(rate * seconds))))
             for count in counts:
-                ours[count].append(quiet.run(partial(_through_the_bus, lab, count, rate, int(rate * seconds))))
+                ours[count].append(
+                    quiet.run(partial(_through_the_bus, lab, count, rate, int(rate * seconds)))
+                )
         _report(part, f"{rate:,}/s", ours, bare)
     part.notes.append(
         f"{quiet.repeated} runs done again because the hypervisor took over {_STOLEN:.0%} of the cores; in those that count it took {quiet.most:.1%} at most"
@@ -63,7 +68,9 @@ class _Quiet:
         while not found or (found[-1][0] > _STOLEN and len(found) < _TRIES):
             begun, before = time.monotonic(), stolen_seconds()
             latency = run()
-            found.append(((stolen_seconds() - before) / (time.monotonic() - begun) / (os.cpu_count() or 1), latency))
+            found.append(
+                ((stolen_seconds() - before) / (time.monotonic() - begun) / (os.cpu_count() or 1), latency)
+            )
         self.repeated += len(found) - 1
         stolen, latency = min(found, key=itemgetter(0))
         self.most = max(self.most, stolen)
@@ -75,8 +82,12 @@ def _report(part: Part, at: str, ours: dict[int, list[Latency]], bare: list[Late
         floor = [getattr(run, share) for run in bare]
         part.figure(f"bare XADD -> XREAD {share}, {at}", "us", floor)
         for count, runs in ours.items():
-            part.figure(f"tickbus {share}, {at}, {count:,} symbols", "us", [getattr(run, share) for run in runs])
-            part.ratio(f"{share} / bare, {at}, {count:,} symbols", [getattr(run, share) for run in runs], floor)
+            part.figure(
+                f"tickbus {share}, {at}, {count:,} symbols", "us", [getattr(run, share) for run in runs]
+            )
+            part.ratio(
+                f"{share} / bare, {at}, {count:,} symbols", [getattr(run, share) for run in runs], floor
+            )
     for count, runs in ours.items():
         part.figure(f"until stamped p50, {at}, {count:,} symbols", "us", [run.to_stamp for run in runs])
         part.figure(f"gateway's CPU, {at}, {count:,} symbols", "us/tick", [run.gateway_cpu for run in runs])
@@ -91,12 +102,24 @@ def _through_the_bus(lab: Lab, names: int, rate: int, count: int) -> Latency:
     """ShardConsumer first, then the gateway: every symbol ticks once, then the paced trades. All must arrive."""
     lab.client.flushall()
     gateway, path = Tickbus(feed="json"), lab.folder / "receipts"
-    paced = ["paced", "--dialect", "json", "--symbols", str(names), "--rate", str(rate), "--count", str(count)]
+    paced = [
+        "paced",
+        "--dialect",
+        "json",
+        "--symbols",
+        str(names),
+        "--rate",
+        str(rate),
+        "--count",
+        str(count),
+    ]
     stamp = [PYTHON, "-m", "benchmarks.readers", "stamp", lab.url, str(names + count), str(path)]
     with upstream(lab.folder, *paced) as source, Process("consumer", stamp, lab.folder) as consumer:
         url = f"ws://127.0.0.1:{source.news('port', 30)['port']}"
         consumer.news("ready", 30)
-        with Process("publisher", gateway.command(url, lab.url, symbols(names), lab.folder), lab.folder) as process:
+        with Process(
+            "publisher", gateway.command(url, lab.url, symbols(names), lab.folder), lab.folder
+        ) as process:
             begun = source.news("first_sent", 120, needs=process)
             before = process.cpu_seconds(), consumer.cpu_seconds()
             consumer.news("received", count / rate + 60, needs=process)
@@ -112,7 +135,9 @@ def _bare(lab: Lab, rate: int, count: int) -> Latency:
     run = [PYTHON, "-m", "benchmarks.bare"]
     with Process("bare-consumer", [*run, "consume", lab.url, str(count), str(path)], lab.folder) as consumer:
         consumer.news("ready", 30)
-        with Process("bare-producer", [*run, "produce", lab.url, str(rate), str(count)], lab.folder) as producer:
+        with Process(
+            "bare-producer", [*run, "produce", lab.url, str(rate), str(count)], lab.folder
+        ) as producer:
             begun = producer.news("first_sent", 30)
             consumer.news("ns", count / rate + 60)
     return _latency(path, begun["first_sent"], 0)

@@ -31,7 +31,10 @@ Row = tuple[int, Any, Any, Any]
 
 def read(path: Path) -> list[Row]:
     rows = [line.split(",") for line in path.read_text().splitlines()]
-    return [(int(ts), Price.from_str(price), Quantity.from_str(size), TradeId(str(number))) for number, (ts, price, size) in enumerate(rows)]
+    return [
+        (int(ts), Price.from_str(price), Quantity.from_str(size), TradeId(str(number)))
+        for number, (ts, price, size) in enumerate(rows)
+    ]
 
 
 def run(instrument: Any, rows: list[Row], step: str) -> dict[str, float]:
@@ -40,10 +43,15 @@ def run(instrument: Any, rows: list[Row], step: str) -> dict[str, float]:
     clock.set_time(rows[0][0])
     bars: list[Any] = []
     bar_type = BarType.from_str(f"{instrument.id}-{name}-LAST-INTERNAL")
-    aggregator = TimeBarAggregator(instrument, bar_type, bars.append, clock, interval_type="right-open", build_with_no_updates=False)
+    aggregator = TimeBarAggregator(
+        instrument, bar_type, bars.append, clock, interval_type="right-open", build_with_no_updates=False
+    )
     handle, end, spent = aggregator.handle_trade_tick, 0, 0
     for start in range(0, len(rows), BATCH):
-        ticks = [TradeTick(instrument.id, price, size, AggressorSide.NO_AGGRESSOR, id, ts, ts) for ts, price, size, id in rows[start : start + BATCH]]
+        ticks = [
+            TradeTick(instrument.id, price, size, AggressorSide.NO_AGGRESSOR, id, ts, ts)
+            for ts, price, size, id in rows[start : start + BATCH]
+        ]
         began = time.process_time_ns()
         for tick in ticks:
             ts = tick.ts_event

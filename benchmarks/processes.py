@@ -29,7 +29,9 @@ class BenchmarkError(Exception):
 class Process:
     """A child with its log in a file and its news on standard output, one JSON object a line. A context manager: leaving ends it."""
 
-    def __init__(self, name: str, command: Sequence[str | Path], folder: Path, env: dict[str, str] | None = None) -> None:
+    def __init__(
+        self, name: str, command: Sequence[str | Path], folder: Path, env: dict[str, str] | None = None
+    ) -> None:
         self.name = name
         self._log = folder / f"{name}.log"
         self._buffer = b""
@@ -48,7 +50,9 @@ class Process:
     def __enter__(self) -> "Process":
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.stop()
 
     def stop(self, seconds: float = 15.0) -> int:
@@ -82,7 +86,9 @@ class Process:
                     needs.check_alive()
                 if time.monotonic() < end:
                     continue
-                raise BenchmarkError(f"{self.name} did not say {key!r} within {seconds:g} s; {self.log_tail()}")
+                raise BenchmarkError(
+                    f"{self.name} did not say {key!r} within {seconds:g} s; {self.log_tail()}"
+                )
             piece = os.read(self.popen.stdout.fileno(), 65536)
             if not piece:
                 raise BenchmarkError(f"{self.name} ended before it said {key!r}; {self.log_tail()}")
@@ -98,7 +104,9 @@ class Process:
 
     def check_alive(self) -> None:
         if self.popen.poll() is not None:
-            raise BenchmarkError(f"{self.name} ended with exit code {self.popen.returncode}; {self.log_tail()}")
+            raise BenchmarkError(
+                f"{self.name} ended with exit code {self.popen.returncode}; {self.log_tail()}"
+            )
 
     def log_tail(self) -> str:
         tail = self._log.read_text(errors="replace")[-1500:].strip()
@@ -107,7 +115,9 @@ class Process:
 
 def _die_with_parent() -> None:
     if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: nothing is left behind if the suite is killed
+        ctypes.CDLL(None).prctl(
+            1, signal.SIGKILL
+        )  # PR_SET_PDEATHSIG: nothing is left behind if the suite is killed
 
 
 def free_port() -> int:
@@ -139,7 +149,19 @@ def open_lab(folder: Path) -> Iterator[Lab]:
     if program is None:
         raise BenchmarkError("no redis-server in the path; install it (Debian: apt-get install redis-server)")
     port = free_port()
-    command = [program, "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--dir", str(folder)]
+    command = [
+        program,
+        "--port",
+        str(port),
+        "--bind",
+        "127.0.0.1",
+        "--save",
+        "",
+        "--appendonly",
+        "no",
+        "--dir",
+        str(folder),
+    ]
     with Process("redis", [*command, "--maxmemory-policy", "noeviction"], folder) as server:
         client = redis.Redis(port=port, socket_timeout=60)
 

@@ -18,8 +18,12 @@ _TOP = 30
 def gateway(file: FrameFile, lab: Lab) -> str:
     """One run under cProfile, in which calls look dearer than they are; and, where py-spy is installed, one sampled from outside."""
     report = [_traced(file, lab)]
-    sampler = shutil.which("py-spy", path=os.pathsep.join((str(Path(PYTHON).parent), os.environ.get("PATH", os.defpath))))
-    report.append(_sampled(sampler, file, lab) if sampler else "install py-spy for a profile that does not distort")
+    sampler = shutil.which(
+        "py-spy", path=os.pathsep.join((str(Path(PYTHON).parent), os.environ.get("PATH", os.defpath)))
+    )
+    report.append(
+        _sampled(sampler, file, lab) if sampler else "install py-spy for a profile that does not distort"
+    )
     return "\n".join(report)
 
 
@@ -36,7 +40,19 @@ def _sampled(program: str, file: FrameFile, lab: Lab) -> str:
     samplers: list[subprocess.Popen[bytes]] = []
 
     def attach(pid: int) -> None:
-        command = [program, "record", "--rate", "400", "--nonblocking", "--format", "raw", "--output", str(raw), "--pid", str(pid)]
+        command = [
+            program,
+            "record",
+            "--rate",
+            "400",
+            "--nonblocking",
+            "--format",
+            "raw",
+            "--output",
+            str(raw),
+            "--pid",
+            str(pid),
+        ]
         samplers.append(subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL))
 
     run = publish(Tickbus(), file, lab, started=attach)
@@ -53,5 +69,9 @@ def _sampled(program: str, file: FrameFile, lab: Lab) -> str:
         own[functions[-1]] += int(samples)
         within.update(dict.fromkeys(functions, int(samples)))
     total = own.total()
-    rows = [f"{share / total:7.1%} {within[name] / total:7.1%}  {name}" for name, share in own.most_common(_TOP)]
-    return f"sampled by py-spy {file.frames / run.seconds:,.0f} ticks/s\n    own    with calls\n" + "\n".join(rows)
+    rows = [
+        f"{share / total:7.1%} {within[name] / total:7.1%}  {name}" for name, share in own.most_common(_TOP)
+    ]
+    return f"sampled by py-spy {file.frames / run.seconds:,.0f} ticks/s\n    own    with calls\n" + "\n".join(
+        rows
+    )

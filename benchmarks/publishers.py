@@ -81,15 +81,26 @@ class Cryptofeed:
 
     def __init__(self, python: Path) -> None:
         self._python = python
-        asked = subprocess.run([python, "-m", "pip", "show", "cryptofeed"], capture_output=True, text=True, check=False).stdout
+        asked = subprocess.run(
+            [python, "-m", "pip", "show", "cryptofeed"], capture_output=True, text=True, check=False
+        ).stdout
         version = next((line.split()[1] for line in asked.splitlines() if line.startswith("Version:")), None)
         if version is None:
-            raise BenchmarkError(f"{python} has no cryptofeed; install {CRYPTOFEED} there, or leave --cryptofeed-python out")
+            raise BenchmarkError(
+                f"{python} has no cryptofeed; install {CRYPTOFEED} there, or leave --cryptofeed-python out"
+            )
         self.name = f"cryptofeed {version}"
 
     def command(self, ws_url: str, redis_url: str, symbols: list[str], folder: Path) -> list[str]:
         host, port = redis_url.removeprefix("redis://").partition("/")[0].split(":")
-        return [str(self._python), str(ROOT / "benchmarks" / "cryptofeed_peer.py"), ws_url, host, port, ",".join(symbols)]
+        return [
+            str(self._python),
+            str(ROOT / "benchmarks" / "cryptofeed_peer.py"),
+            ws_url,
+            host,
+            port,
+            ",".join(symbols),
+        ]
 
     def key(self, symbol: str) -> str:
         return f"trades-BINANCE-{symbol}"
@@ -123,13 +134,17 @@ class Run:
     """Of the publisher, its start included."""
 
 
-def publish(publisher: Publisher, file: FrameFile, lab: Lab, started: Callable[[int], None] | None = None) -> Run:
+def publish(
+    publisher: Publisher, file: FrameFile, lab: Lab, started: Callable[[int], None] | None = None
+) -> Run:
     """Empty the server, send all frames through the publisher, check what is stored. `started` gets the publisher's process id."""
     lab.client.flushall()
     symbols = list(file.counts)
     with upstream(lab.folder, "flood", file.path, "--symbols", str(len(symbols))) as source:
         url = f"ws://127.0.0.1:{source.news('port', 20)['port']}"
-        with Process("publisher", publisher.command(url, lab.url, symbols, lab.folder), lab.folder) as process:
+        with Process(
+            "publisher", publisher.command(url, lab.url, symbols, lab.folder), lab.folder
+        ) as process:
             begin = source.news("first_sent", 60, needs=process)["first_sent"]
             if started is not None:
                 started(process.popen.pid)
@@ -157,7 +172,9 @@ def _stored(publisher: Publisher, file: FrameFile, client: redis.Redis, process:
         wait_until("all ticks to be stored", complete, _LIMIT_SECONDS, every=0.005)
     except BenchmarkError as error:
         stored = _lengths(client, all_keys)
-        raise BenchmarkError(f"{publisher.name}: {error}: {stored:,} of {file.frames:,} are in Redis; {process.log_tail()}") from None
+        raise BenchmarkError(
+            f"{publisher.name}: {error}: {stored:,} of {file.frames:,} are in Redis; {process.log_tail()}"
+        ) from None
     return time.monotonic_ns()
 
 
@@ -182,4 +199,6 @@ def _check(publisher: Publisher, file: FrameFile, client: redis.Redis) -> None:
             raise BenchmarkError(f"{publisher.name}: {symbol} has {stored:,} entries, {count:,} were sent")
     found = publisher.witness(client, file.last.symbol)
     if found != [publisher.expected(trade) for trade in file.witness]:
-        raise BenchmarkError(f"{publisher.name}: the trades stored for {file.last.symbol} are not those that were sent")
+        raise BenchmarkError(
+            f"{publisher.name}: the trades stored for {file.last.symbol} are not those that were sent"
+        )

@@ -10,13 +10,24 @@ _KINDS = ("raw", "library")
 
 def measure(file: FrameFile, lab: Lab, rounds: int) -> Part:
     """The streams are filled once, through our gateway; then interleaved rounds of the two readers, each in a new process."""
-    part = Part("reader", f"{file.frames:,} ticks in {len(file.counts)} streams, {rounds} rounds; connect until last tick decoded")
+    part = Part(
+        "reader",
+        f"{file.frames:,} ticks in {len(file.counts)} streams, {rounds} rounds; connect until last tick decoded",
+    )
     publish(Tickbus(), file, lab)
     rates: dict[str, list[float]] = {kind: [] for kind in _KINDS}
     sums = set()
     for _ in range(rounds):
         for kind in _KINDS:
-            command = [PYTHON, "-m", "benchmarks.readers", kind, lab.url, str(len(file.counts)), str(file.frames)]
+            command = [
+                PYTHON,
+                "-m",
+                "benchmarks.readers",
+                kind,
+                lab.url,
+                str(len(file.counts)),
+                str(file.frames),
+            ]
             with Process(f"reader-{kind}", command, lab.folder) as process:
                 done = process.news("ns", 120)
             if done["ticks"] != file.frames:

@@ -49,7 +49,9 @@ def raw(url: str, names: list[str]) -> tuple[int, int]:
     sock = socket.create_connection((at.hostname, at.port))
     reader = hiredis.Reader()
     decode = msgspec.msgpack.Decoder(Trade).decode
-    positions: dict[bytes, bytes] = {Keys().stream(Stream("trade", "binance", name)).encode(): b"0-0" for name in names}
+    positions: dict[bytes, bytes] = {
+        Keys().stream(Stream("trade", "binance", name)).encode(): b"0-0" for name in names
+    }
     ticks = total = 0
     while True:
         sock.sendall(pack(("XREAD", "COUNT", "1000", "STREAMS", *positions, *positions.values())))

@@ -48,7 +48,9 @@ class Subscriber:
             if isinstance(event, Request):
                 self._protocol.send_response(self._protocol.accept(event))
                 query = parse_qs(urlsplit(event.path).query)
-                self.wanted.update(stream for part in query.get("streams", []) for stream in part.split("/") if stream)
+                self.wanted.update(
+                    stream for part in query.get("streams", []) for stream in part.split("/") if stream
+                )
             elif isinstance(event, Frame) and event.opcode is Opcode.TEXT:
                 self._subscribe(json.loads(bytes(event.data)))
         for answer in self._protocol.data_to_send():
@@ -152,7 +154,12 @@ def main() -> None:
     options = parser.parse_args()
     threading.Thread(target=_end_with_stdin, daemon=True).start()
     names = symbols(options.symbols)
-    serve(flood(options.file) if options.mode == "flood" else paced(options.dialect, names, options.rate, options.count), len(names))
+    serve(
+        flood(options.file)
+        if options.mode == "flood"
+        else paced(options.dialect, names, options.rate, options.count),
+        len(names),
+    )
 
 
 if __name__ == "__main__":

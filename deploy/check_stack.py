@@ -73,9 +73,13 @@ def _ask(prometheus: str, what: str, **parameters: str) -> dict[str, Any]:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("prometheus", nargs="?", default="http://127.0.0.1:9090", metavar="URL")
-    parser.add_argument("--wait", type=float, default=0, metavar="SECONDS", help="try again for so long (default 0)")
+    parser.add_argument(
+        "--wait", type=float, default=0, metavar="SECONDS", help="try again for so long (default 0)"
+    )
     given = parser.parse_args()
     deadline = time.monotonic() + given.wait
     while (lines := amiss(given.prometheus)) and time.monotonic() < deadline:

@@ -73,7 +73,9 @@ def main(data_dir: str) -> None:
             connection.execute(NONE_YET[kind])
             continue
         plain = ", ".join(f"make_timestamp_ns(epoch_ns({time})) AS {time}" for time in times)
-        connection.execute(f"CREATE VIEW {kind} AS SELECT * REPLACE ({plain}) FROM read_parquet('{files}/**/*.parquet', hive_partitioning = true)")
+        connection.execute(
+            f"CREATE VIEW {kind} AS SELECT * REPLACE ({plain}) FROM read_parquet('{files}/**/*.parquet', hive_partitioning = true)"
+        )
     for title, query in QUERIES.items():
         print(f"\n{title}")
         print(connection.sql(query))

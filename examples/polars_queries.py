@@ -18,7 +18,10 @@ def scan(data_dir: str, kind: str) -> pl.LazyFrame:
 
 def per_day(trades: pl.LazyFrame) -> pl.LazyFrame:
     rows = trades.group_by("date", "feed", "symbol").agg(
-        pl.len().alias("trades"), pl.col("price").min().alias("low"), pl.col("price").max().alias("high"), pl.col("size").sum().alias("volume")
+        pl.len().alias("trades"),
+        pl.col("price").min().alias("low"),
+        pl.col("price").max().alias("high"),
+        pl.col("size").sum().alias("volume"),
     )
     return rows.sort("date", "feed", "symbol")
 
@@ -36,14 +39,17 @@ def bars(trades: pl.LazyFrame, every: str = "1m") -> pl.LazyFrame:
 
 def spread(quotes: pl.LazyFrame) -> pl.LazyFrame:
     rows = quotes.group_by("feed", "symbol").agg(
-        (pl.col("ask") - pl.col("bid")).min().alias("least"), (pl.col("ask") - pl.col("bid")).mean().alias("mean")
+        (pl.col("ask") - pl.col("bid")).min().alias("least"),
+        (pl.col("ask") - pl.col("bid")).mean().alias("mean"),
     )
     return rows.sort("feed", "symbol")
 
 
 def holes(gaps: pl.LazyFrame) -> pl.LazyFrame:
     return (
-        gaps.filter(~pl.col("repaired")).select("feed", "symbol", "stream", "kind", "from_ts", "to_ts", "from_id", "to_id", "count").sort("from_ts")
+        gaps.filter(~pl.col("repaired"))
+        .select("feed", "symbol", "stream", "kind", "from_ts", "to_ts", "from_id", "to_id", "count")
+        .sort("from_ts")
     )
 
 
@@ -62,7 +68,11 @@ def exactly_once(trades: pl.LazyFrame, gaps: pl.LazyFrame | None) -> pl.LazyFram
 
 
 def main(data_dir: str) -> None:
-    there = {kind: scan(data_dir, kind) for kind in ("trade", "quote", "gap") if next((Path(data_dir) / kind).rglob("*.parquet"), None)}
+    there = {
+        kind: scan(data_dir, kind)
+        for kind in ("trade", "quote", "gap")
+        if next((Path(data_dir) / kind).rglob("*.parquet"), None)
+    }
     queries: dict[str, tuple[str, Callable[[pl.LazyFrame], pl.LazyFrame]]] = {
         "Trades per day": ("trade", per_day),
         "Bars of a minute, from the trades": ("trade", bars),

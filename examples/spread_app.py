@@ -22,7 +22,15 @@ async def main(url: str) -> None:
                     record = records.get(stream) or Decimal((batch.state(stream) or b"0").decode())
                     if quote.ask - quote.bid > record:
                         records[stream] = quote.ask - quote.bid
-                        signal = Signal("widest", str(records[stream]), str(record), "", "a wider spread than ever", stream.symbol, quote.ts_event)
+                        signal = Signal(
+                            "widest",
+                            str(records[stream]),
+                            str(record),
+                            "",
+                            "a wider spread than ever",
+                            stream.symbol,
+                            quote.ts_event,
+                        )
                         outputs.append(Output(Stream("signal", stream.feed, stream.symbol), id.ms, signal))
             await batch.commit(outputs, {stream: str(record).encode() for stream, record in records.items()})
 

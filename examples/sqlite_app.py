@@ -13,7 +13,9 @@ from decimal import Decimal
 import tickbus
 from tickbus import StreamId, Trade
 
-TABLE = "CREATE TABLE IF NOT EXISTS volume (stream TEXT PRIMARY KEY, traded TEXT, trades INTEGER, position TEXT)"
+TABLE = (
+    "CREATE TABLE IF NOT EXISTS volume (stream TEXT PRIMARY KEY, traded TEXT, trades INTEGER, position TEXT)"
+)
 READ = "SELECT traded, trades, position FROM volume WHERE stream = ?"
 WRITE = "INSERT OR REPLACE INTO volume VALUES (?, ?, ?, ?)"
 

@@ -19,11 +19,16 @@ class Command:
 
 
 COMMANDS: dict[str, Command] = {
-    "demo": Command("services.demo.main", "the whole thing on this machine: server, simulator, gateway, bars, recorder, live table"),
+    "demo": Command(
+        "services.demo.main",
+        "the whole thing on this machine: server, simulator, gateway, bars, recorder, live table",
+    ),
     "gateway": Command("services.gateway.main", "hold the one upstream connection and publish every tick"),
     "bars": Command("services.bars.main", "build time, tick, volume and value bars from the trades"),
     "recorder": Command("services.recorder.main", "write everything to Parquet files, exactly once"),
-    "simulate": Command("services.simulator.main", "a stand-in for a vendor: synthetic or recorded ticks, faults on request"),
+    "simulate": Command(
+        "services.simulator.main", "a stand-in for a vendor: synthetic or recorded ticks, faults on request"
+    ),
     "tail": Command("services.tools.tail", "print a stream, one message a line"),
     "status": Command("services.tools.status", "feeds, streams, lag, gaps, retention headroom"),
     "replay": Command("services.tools.replay", "put recorded ticks onto a bus again"),
@@ -80,10 +85,14 @@ def _start(name: str, args: list[str]) -> int:
 
     part = _module(name)
     # every part's options are needed only to check a file's other tables
-    tables = {other: _module(other).Options for other in COMMANDS} if _has_file(args) else {name: part.Options}
+    tables = (
+        {other: _module(other).Options for other in COMMANDS} if _has_file(args) else {name: part.Options}
+    )
     options = None
     with pipe_may_close():  # --help
-        options = load(part.Options, name, args, tables=tables, about=part.ABOUT, positionals=part.POSITIONALS)
+        options = load(
+            part.Options, name, args, tables=tables, about=part.ABOUT, positionals=part.POSITIONALS
+        )
     return 0 if options is None else int(part.start(options))
 
 

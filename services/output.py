@@ -48,7 +48,9 @@ def stop_with_pipe(stopping: asyncio.Event) -> None:
         stopping.set()
 
     if stat.S_ISFIFO(os.fstat(output).st_mode):
-        loop.add_reader(output, closed)  # nothing can be read from a pipe's writing end but that the other is closed
+        loop.add_reader(
+            output, closed
+        )  # nothing can be read from a pipe's writing end but that the other is closed
 
 
 def _discard_output() -> None:

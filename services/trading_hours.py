@@ -9,7 +9,9 @@ from tickbus.errors import ConfigError
 from tickbus.units import SECOND
 
 _DAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
-_FORM = re.compile(r"(?:([a-z]{3})(?:-([a-z]{3}))? +)?(\d\d:\d\d)-(\d\d:\d\d)(?: +(\S+))?", re.IGNORECASE | re.ASCII)
+_FORM = re.compile(
+    r"(?:([a-z]{3})(?:-([a-z]{3}))? +)?(\d\d:\d\d)-(\d\d:\d\d)(?: +(\S+))?", re.IGNORECASE | re.ASCII
+)
 
 
 @dataclass(frozen=True)
@@ -33,7 +35,11 @@ class TradingHours:
             end = _DAYS.index((last or first or "sun").lower())
             days = frozenset((begin + step) % 7 for step in range((end - begin) % 7 + 1))
             return cls(days, time.fromisoformat(opens), time.fromisoformat(closes), ZoneInfo(zone or "UTC"))
-        except (ValueError, ZoneInfoNotFoundError, OSError):  # a zone that is a folder, or no file name at all
+        except (
+            ValueError,
+            ZoneInfoNotFoundError,
+            OSError,
+        ):  # a zone that is a folder, or no file name at all
             raise ConfigError(
                 f"invalid trading hours {text!r}: expected e.g. 'mon-fri 09:30-16:00 America/New_York' or '13:30-20:00' (--session)"
             ) from None
@@ -44,4 +50,6 @@ class TradingHours:
         today, now = local.weekday(), local.time()
         if self.opens < self.closes:
             return today in self.days and self.opens <= now < self.closes
-        return (today in self.days and now >= self.opens) or ((today - 1) % 7 in self.days and now < self.closes)
+        return (today in self.days and now >= self.opens) or (
+            (today - 1) % 7 in self.days and now < self.closes
+        )

@@ -116,20 +116,31 @@ def test_imports_point_down(module: str) -> None:
     for name in IMPORTS[module]:
         if name in FILES:
             there = room_of(name)
-            assert here == there or FLOOR[there] < FLOOR[here], f"{module} ({here}) imports {name} ({there}), which is not below it"
+            assert here == there or FLOOR[there] < FLOOR[here], (
+                f"{module} ({here}) imports {name} ({there}), which is not below it"
+            )
 
 
 @pytest.mark.parametrize("module", FILES)
 def test_modules_import_in_no_circle(module: str) -> None:
-    assert module not in reached_from(module), f"{module} imports itself through {reached_from(module).get(module)}"
+    assert module not in reached_from(module), (
+        f"{module} imports itself through {reached_from(module).get(module)}"
+    )
 
 
 @pytest.mark.parametrize(
-    "module", [name for name, path in FILES.items() if (is_within(name, PURE) and not is_within(name, EDGES)) or claims_to_be_pure(path)]
+    "module",
+    [
+        name
+        for name, path in FILES.items()
+        if (is_within(name, PURE) and not is_within(name, EDGES)) or claims_to_be_pure(path)
+    ],
 )
 def test_pure_modules_reach_no_loop_network_or_server(module: str) -> None:
     for name, importer in reached_from(module).items():
-        assert name not in IMPURE and name.partition(".")[0] not in IMPURE, f"{module} reaches {name} through {importer}"
+        assert name not in IMPURE and name.partition(".")[0] not in IMPURE, (
+            f"{module} reaches {name} through {importer}"
+        )
 
 
 def test_library_needs_no_more_than_its_dependencies() -> None:
@@ -140,7 +151,12 @@ def test_library_needs_no_more_than_its_dependencies() -> None:
         for name in names
     }
     # prometheus_client is the extra `service`: tickbus.monitoring.metrics imports it when a service makes its meters
-    assert third - sys.stdlib_module_names - {"tickbus"} <= {"msgspec", "redis", "hiredis", "prometheus_client"}
+    assert third - sys.stdlib_module_names - {"tickbus"} <= {
+        "msgspec",
+        "redis",
+        "hiredis",
+        "prometheus_client",
+    }
 
 
 _WATCH = """
@@ -169,7 +185,12 @@ for event in events:
 
 def test_importing_a_module_starts_nothing() -> None:
     """No thread, no process, no socket, no file: a program that imports a name has asked for nothing yet."""
-    third = {name for names in IMPORTS.values() for name in names if name.partition(".")[0] not in sys.stdlib_module_names | {"tickbus", "services"}}
+    third = {
+        name
+        for names in IMPORTS.values()
+        for name in names
+        if name.partition(".")[0] not in sys.stdlib_module_names | {"tickbus", "services"}
+    }
     command = [sys.executable, "-B", "-c", f"THIRD = {third!r}\n{_WATCH}", *FILES]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, cwd=ROOT)
     assert done.returncode == 0, done.stderr

@@ -18,13 +18,24 @@ TICKBUS = f"{sys.executable} -m services.cli"
     ],
 )
 def test_what_cannot_be_shown(arguments: str, output: str, code: int, said: str) -> None:
-    done = subprocess.run(["bash", "-c", f"set -o pipefail; {TICKBUS} {arguments}{output}"], capture_output=True, text=True, timeout=20, check=False)
+    done = subprocess.run(
+        ["bash", "-c", f"set -o pipefail; {TICKBUS} {arguments}{output}"],
+        capture_output=True,
+        text=True,
+        timeout=20,
+        check=False,
+    )
     assert (done.returncode, done.stdout, done.stderr) == (code, "", said)
 
 
 def test_the_parts_are_shown_and_a_misspelt_one_is_told() -> None:
     shown = subprocess.run([*TICKBUS.split()], capture_output=True, text=True, timeout=20, check=True).stdout
     assert "usage: tickbus PART [options]" in shown and "  gateway " in shown
-    done = subprocess.run([*TICKBUS.split(), "gatway"], capture_output=True, text=True, timeout=20, check=False)
+    done = subprocess.run(
+        [*TICKBUS.split(), "gatway"], capture_output=True, text=True, timeout=20, check=False
+    )
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr.startswith("tickbus: unknown command 'gatway'; there are demo, gateway,") and len(done.stderr.splitlines()) == 1
+    assert (
+        done.stderr.startswith("tickbus: unknown command 'gatway'; there are demo, gateway,")
+        and len(done.stderr.splitlines()) == 1
+    )

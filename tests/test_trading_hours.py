@@ -33,7 +33,10 @@ def test_a_session_within_a_day(when: str, open_: bool) -> None:
      ("2024-08-15T20:00:00", True), ("2024-08-16T16:59:59", True), ("2024-08-16T17:00:00", False), ("2024-08-16T20:00:00", False)],
 )  # fmt: skip
 def test_a_session_over_midnight(when: str, open_: bool) -> None:
-    assert TradingHours.parse("sun-thu 18:00-17:00 America/Chicago").contains(at(when, "America/Chicago")) is open_
+    assert (
+        TradingHours.parse("sun-thu 18:00-17:00 America/Chicago").contains(at(when, "America/Chicago"))
+        is open_
+    )
 
 
 def test_days_may_wrap_around_the_week_and_stand_alone() -> None:
@@ -43,9 +46,22 @@ def test_days_may_wrap_around_the_week_and_stand_alone() -> None:
 
 def test_days_and_zone_may_be_left_out() -> None:
     hours = TradingHours.parse("13:30-20:00")
-    assert [hours.contains(hour * 3600 * SECOND) for hour in (0, 13, 14, 19, 20, 24 * 5 + 15)] == [False, False, True, True, False, True]
+    assert [hours.contains(hour * 3600 * SECOND) for hour in (0, 13, 14, 19, 20, 24 * 5 + 15)] == [
+        False,
+        False,
+        True,
+        True,
+        False,
+        True,
+    ]
     over_midnight = TradingHours.parse("22:00-02:00 UTC")
-    assert [over_midnight.contains(hour * 3600 * SECOND) for hour in (0, 2, 12, 22, 25)] == [True, False, False, True, True]
+    assert [over_midnight.contains(hour * 3600 * SECOND) for hour in (0, 2, 12, 22, 25)] == [
+        True,
+        False,
+        False,
+        True,
+        True,
+    ]
     assert TradingHours.parse("sat 09:00-10:00") == TradingHours.parse("sat 09:00-10:00 UTC")
 
 
@@ -60,6 +76,8 @@ def test_equal_ends_are_the_whole_day() -> None:
      "mon-fri 09:30-16:00 America", "mon-fri 09:30-16:00 ../../etc/passwd", "mon-fri 09:30-16:00 " + "x" * 300, "mon-fri 09:30-16:00 UTC\0"],
 )  # fmt: skip
 def test_what_is_no_session(text: str) -> None:
-    with pytest.raises(ConfigError, match=r"invalid trading hours .*expected e\.g\. 'mon-fri 09:30-16:00 America/New_York'") as told:
+    with pytest.raises(
+        ConfigError, match=r"invalid trading hours .*expected e\.g\. 'mon-fri 09:30-16:00 America/New_York'"
+    ) as told:
         TradingHours.parse(text)
     assert "\n" not in str(told.value)

@@ -62,7 +62,9 @@ def read_recorded(
     unknown = sorted(set(kinds) - set(KINDS))
     if unknown:
         raise ValueError(f"unknown kind {unknown[0]!r}; there are {', '.join(KINDS)}")
-    choice = Choice(kinds, symbols, feeds, -(1 << 63) if start is None else start, (1 << 63) - 1 if end is None else end)
+    choice = Choice(
+        kinds, symbols, feeds, -(1 << 63) if start is None else start, (1 << 63) - 1 if end is None else end
+    )
     return _merge(_commits(data_dir, choice), choice)
 
 
@@ -100,14 +102,21 @@ def _commits(data_dir: Path, choice: Choice) -> list[_Commit]:
 def _files(folder: Path, choice: Choice) -> Iterator[Path]:
     for of_day in sorted(folder.glob("date=*")):
         match = _FOLDER.fullmatch(of_day.name)
-        if match and choice.start // DAY <= date.fromisoformat(match[1]).toordinal() - _EPOCH <= choice.end // DAY:
+        if (
+            match
+            and choice.start // DAY <= date.fromisoformat(match[1]).toordinal() - _EPOCH <= choice.end // DAY
+        ):
             yield from sorted(of_day.rglob("*.parquet"))
 
 
 def _first(footer: pq.FileMetaData, kind: Kind, choice: Choice) -> int | None:
     """Order time of the first row, by the statistics; None where no row can be of a symbol that is asked for."""
     symbols = _bounds(footer, "symbol")
-    if choice.symbols is not None and symbols and not any(low <= symbol <= high for low, high in symbols for symbol in choice.symbols):
+    if (
+        choice.symbols is not None
+        and symbols
+        and not any(low <= symbol <= high for low, high in symbols for symbol in choice.symbols)
+    ):
         return None
     if "ts_recv" in kind.schema.names:
         return min((int(low) for low, _ in _bounds(footer, "ts_recv")), default=0)
@@ -119,7 +128,14 @@ def _bounds(footer: pq.FileMetaData, column: str) -> list[tuple[Any, Any]]:
     bounds = []
     for number in range(footer.num_row_groups):
         group = footer.row_group(number)
-        statistics = next((found.statistics for n in range(footer.num_columns) if (found := group.column(n)).path_in_schema == column), None)
+        statistics = next(
+            (
+                found.statistics
+                for n in range(footer.num_columns)
+                if (found := group.column(n)).path_in_schema == column
+            ),
+            None,
+        )
         if statistics is None or not statistics.has_min_max:
             return []
         raw = (statistics.min_raw, statistics.max_raw)
@@ -168,7 +184,11 @@ def _table(kind: Kind, path: Path, choice: Choice) -> pa.Table:
         if values is not None:
             wanted = wanted & pc.field(name).cast(pa.string()).isin(pa.array(sorted(values), pa.string()))
     table = table.filter(wanted)
-    order = table["ts_recv"].cast(pa.int64()) if "ts_recv" in table.column_names else pc.multiply(table["id_ms"], pa.scalar(MILLISECOND, pa.int64()))
+    order = (
+        table["ts_recv"].cast(pa.int64())
+        if "ts_recv" in table.column_names
+        else pc.multiply(table["id_ms"], pa.scalar(MILLISECOND, pa.int64()))
+    )
     return table.append_column(_ORDER, order)
 
 
@@ -181,7 +201,9 @@ def _ticks(tables: list[tuple[Kind, pa.Table]]) -> dict[_Key, list[tuple[int, in
     ticks: dict[_Key, list[tuple[int, int, int]]] = {}
     for kind, table in tables:
         specs = table["spec"].to_pylist() if kind.spec else [None] * table.num_rows
-        feeds, symbols, *rest = (table[name].to_pylist() for name in ("feed", "symbol", "id_ms", "seq", _ORDER))
+        feeds, symbols, *rest = (
+            table[name].to_pylist() for name in ("feed", "symbol", "id_ms", "seq", _ORDER)
+        )
         for feed, symbol, spec, *tick in zip(feeds, symbols, specs, *rest, strict=True):
             ticks.setdefault((kind.name, feed, symbol, spec), []).append((tick[0], tick[1], tick[2]))
     for of_stream in ticks.values():
@@ -191,7 +213,9 @@ def _ticks(tables: list[tuple[Kind, pa.Table]]) -> dict[_Key, list[tuple[int, in
 
 def _before_ticks(gaps: pa.Table, ticks: dict[_Key, list[tuple[int, int, int]]]) -> pa.Table:
     """Gaps get the order time of the tick that follows in their stream; their smaller counter then puts them before it."""
-    columns = [gaps[name].to_pylist() for name in ("stream", "feed", "symbol", "spec", "id_ms", "seq", _ORDER)]
+    columns = [
+        gaps[name].to_pylist() for name in ("stream", "feed", "symbol", "spec", "id_ms", "seq", _ORDER)
+    ]
     orders = []
     for *key, ms, seq, order in zip(*columns, strict=True):
         of_stream = ticks.get((key[0], key[1], key[2], key[3]), [])
@@ -207,4 +231,9 @@ def _recorded(kind: Kind, table: pa.Table) -> Iterator[tuple[int, int, Recorded]
         keys = zip(kinds, names(batch.column("feed")), names(batch.column("symbol")), specs, strict=True)
         streams = (Stream(str(name), str(feed), str(symbol), spec) for name, feed, symbol, spec in keys)
         ms, seqs, orders = (integers(batch.column(name)) for name in ("id_ms", "seq", _ORDER))
-        yield from zip(orders, seqs, zip(streams, map(StreamId, ms, seqs), messages(kind, batch), strict=True), strict=True)
+        yield from zip(
+            orders,
+            seqs,
+            zip(streams, map(StreamId, ms, seqs), messages(kind, batch), strict=True),
+            strict=True,
+        )

@@ -75,7 +75,10 @@ def exact(text: str) -> Decimal:
         raise Unrepresentable("decimal", f"{text[:80]!r} is no plain decimal number")
     whole, _, places = text.lstrip("-").partition(".")
     if len(whole.lstrip("0")) > 20 or len(places.rstrip("0")) > 18:
-        raise Unrepresentable("decimal", f"{text[:80]} does not fit decimal128(38, 18): at most 20 digits before the point and 18 after it")
+        raise Unrepresentable(
+            "decimal",
+            f"{text[:80]} does not fit decimal128(38, 18): at most 20 digits before the point and 18 after it",
+        )
     # without the zeros that pass the 18th place: Arrow takes no Decimal with more places than the column, zeros or not
     return Decimal(f"{'-' if text[0] == '-' else ''}{whole.lstrip('0') or '0'}.{places.rstrip('0') or '0'}")
 
@@ -84,7 +87,10 @@ def digits(column: "pa.Array[Any]") -> list[str | None]:
     """A decimal column -> its digits, exact, without the zeros that fill the column's 18 places."""
     texts: list[str | None] = pc.utf8_rtrim(pc.utf8_rtrim(column.cast(pa.string()), "0"), ".").to_pylist()
     # Arrow writes small values and zero with an exponent, which was trimmed too
-    return [text if text is None or "E" not in text else _small(column[row].as_py()) for row, text in enumerate(texts)]
+    return [
+        text if text is None or "E" not in text else _small(column[row].as_py())
+        for row, text in enumerate(texts)
+    ]
 
 
 def _small(value: Decimal) -> str:
@@ -122,7 +128,9 @@ def _decimal(name: str) -> Column:
     return Column(name, DECIMAL, f"{name}_text", decimals, digits)
 
 
-def _enum(name: str, enum: type[IntEnum], null: IntEnum | None = None, newer: IntEnum | None = None) -> Column:
+def _enum(
+    name: str, enum: type[IntEnum], null: IntEnum | None = None, newer: IntEnum | None = None
+) -> Column:
     """As text in lower case. null: the member that has no text. newer: what a text that a newer version wrote is read as."""
     texts = {member: None if member is null else member.name.lower() for member in enum}
     members = {text: member for member, text in texts.items()}
@@ -131,7 +139,13 @@ def _enum(name: str, enum: type[IntEnum], null: IntEnum | None = None, newer: In
         return pa.array([texts[value] for value in values], pa.string())
 
     return Column(
-        name, pa.string(), name, take, lambda column: [members[text] if newer is None else members.get(text, newer) for text in column.to_pylist()]
+        name,
+        pa.string(),
+        name,
+        take,
+        lambda column: [
+            members[text] if newer is None else members.get(text, newer) for text in column.to_pylist()
+        ],
     )
 
 
@@ -196,7 +210,11 @@ BAR = Kind(
         _plain("trades", pa.int64()),
         *map(_decimal, ("buy_volume", "sell_volume")),
         _plain("revision", pa.int32()),
-        _plain("quality", pa.list_(pa.string()), lambda column: [tuple(value or ()) for value in column.to_pylist()]),
+        _plain(
+            "quality",
+            pa.list_(pa.string()),
+            lambda column: [tuple(value or ()) for value in column.to_pylist()],
+        ),
     ),
     spec=True,
     day_of=attrgetter("start"),
@@ -221,14 +239,19 @@ GAP = Kind(
 )
 KINDS: dict[str, Kind] = {kind.name: kind for kind in (TRADE, QUOTE, BAR, GAP)}
 
-_MESSAGE_COLUMNS = {kind.name: tuple((column, attrgetter(column.field)) for column in kind.columns) for kind in KINDS.values()}
+_MESSAGE_COLUMNS = {
+    kind.name: tuple((column, attrgetter(column.field)) for column in kind.columns) for kind in KINDS.values()
+}
 _HAS_FLAGS = (TRADE, QUOTE)
 
 
 def arrays(kind: Kind, messages: list[Any]) -> list["pa.Array[Any]"]:
     """Messages of one kind -> `flags`, then the kind's own columns. Raises as Column.take does."""
     flags = [message.flags for message in messages] if kind in _HAS_FLAGS else [0] * len(messages)
-    return [pa.array(flags, pa.int32()), *(column.take(list(map(field, messages))) for column, field in _MESSAGE_COLUMNS[kind.name])]
+    return [
+        pa.array(flags, pa.int32()),
+        *(column.take(list(map(field, messages))) for column, field in _MESSAGE_COLUMNS[kind.name]),
+    ]
 
 
 def why_not(kind: Kind, message: Message) -> Unrepresentable | None:
@@ -255,7 +278,9 @@ def _check(column: Column, value: Any) -> None:
 
 def _check_integer(name: str, value: int, bounds: Iterable[int]) -> None:
     if value not in bounds:
-        raise Unrepresentable("integer", f"{name} {value} does not fit its column of {'64' if bounds is _INT64 else '32'} bits")
+        raise Unrepresentable(
+            "integer", f"{name} {value} does not fit its column of {'64' if bounds is _INT64 else '32'} bits"
+        )
 
 
 def complete(kind: Kind, table: pa.Table) -> pa.Table:
@@ -291,7 +316,9 @@ def _default(kind: Kind, name: str) -> object:
 
 def messages(kind: Kind, batch: pa.RecordBatch) -> list[Message]:
     """Rows -> their messages. Decimals come back with the same value, but without trailing zeros."""
-    fields: dict[str, list[Any]] = {column.field: column.give(batch.column(column.name)) for column in kind.columns}
+    fields: dict[str, list[Any]] = {
+        column.field: column.give(batch.column(column.name)) for column in kind.columns
+    }
     fields |= {name: names(batch.column(name)) for name in ("symbol", "spec") if name in batch.schema.names}
     fields["flags"] = batch.column("flags").to_pylist()
     return list(map(kind.message, *(fields[name] for name in kind.message.__struct_fields__)))

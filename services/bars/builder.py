@@ -57,16 +57,22 @@ class StreamBars:
     by spec, then what a trade or Gap revises, then the count bars that it fills, in the order of the specs.
     """
 
-    def __init__(self, symbol: str, specs: Sequence[Spec], grace: int, horizon: int, state: bytes | None = None) -> None:
+    def __init__(
+        self, symbol: str, specs: Sequence[Spec], grace: int, horizon: int, state: bytes | None = None
+    ) -> None:
         old = load(state) if state is not None else StreamState(VERSION, NEVER, 0, 0, 0, {}, {})
         self.counters = {"too_late": 0, "off_book": 0, "zero": 0, "cancelled": 0}
         """Trades that moved no bar, by reason, since this object was made; too late counts if it was so for any spec."""
         self._watermark = Watermark(old.newest, old.newest_at)
         timed = [spec for spec in specs if spec.measure == "time"]
         self._time = Timeline(symbol, timed, grace, horizon, self._watermark, old.time)
-        self._counts = [CountBars(symbol, spec, old.counts.get(spec.text)) for spec in specs if spec.measure != "time"]
+        self._counts = [
+            CountBars(symbol, spec, old.counts.get(spec.text)) for spec in specs if spec.measure != "time"
+        ]
         self._by_amount = any(bars.measure != "tick" for bars in self._counts)
-        self._began = all(bars.began for bars in self._counts) and all(bars.known for bars in self._time.specs)
+        self._began = all(bars.began for bars in self._counts) and all(
+            bars.known for bars in self._time.specs
+        )
         self._first_is_due = not self._began or self._time.first_is_due
         self._prices, self._sizes = scaled(old.price_scale), scaled(old.size_scale)
         self._run: Ohlcv | None = None
@@ -202,7 +208,17 @@ class StreamBars:
         """All that is needed to go on after the last entry applied."""
         self._end_run()
         mark, counts = self._watermark, {bars.spec: bars.state() for bars in self._counts}
-        return dump(StreamState(VERSION, mark.newest, mark.newest_at, self._prices.scale, self._sizes.scale, self._time.states(), counts))
+        return dump(
+            StreamState(
+                VERSION,
+                mark.newest,
+                mark.newest_at,
+                self._prices.scale,
+                self._sizes.scale,
+                self._time.states(),
+                counts,
+            )
+        )
 
     def _trade(self, id: StreamId, trade: Trade, emitted: list[Emitted]) -> None:
         """Any trade that does not simply go on with the run."""

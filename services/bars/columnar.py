@@ -25,12 +25,28 @@ _BUY, _SELL = Side.BUY, Side.SELL
 
 
 class Columns:
-    def __init__(self, entries: Entries, stamps: list[int], texts: list[str], prices: list[int], sizes: list[int], sides: list[Side]) -> None:
+    def __init__(
+        self,
+        entries: Entries,
+        stamps: list[int],
+        texts: list[str],
+        prices: list[int],
+        sizes: list[int],
+        sides: list[Side],
+    ) -> None:
         self.entries, self.stamps, self.texts, self.prices, self.sizes = entries, stamps, texts, prices, sizes
         self.sided = sides.count(Side.UNKNOWN) < len(sides)
         """Are there buys and sells at all? Most tapes of shares do not tell."""
-        self.buys = [size if side is _BUY else 0 for side, size in zip(sides, sizes, strict=True)] if self.sided else []
-        self.sells = [size if side is _SELL else 0 for side, size in zip(sides, sizes, strict=True)] if self.sided else []
+        self.buys = (
+            [size if side is _BUY else 0 for side, size in zip(sides, sizes, strict=True)]
+            if self.sided
+            else []
+        )
+        self.sells = (
+            [size if side is _SELL else 0 for side, size in zip(sides, sizes, strict=True)]
+            if self.sided
+            else []
+        )
 
     def extent(self, begin: int, most: float, end_ts: int) -> int:
         """-> the index behind the trades from `begin` on, at most so many, that lie before `end_ts`."""
@@ -79,7 +95,9 @@ class Columns:
             run.sells += sum(self.sells[begin:end])
 
 
-def columns(entries: Entries, prices: Mapping[str, int], sizes: Mapping[str, int], apart: int) -> Columns | None:
+def columns(
+    entries: Entries, prices: Mapping[str, int], sizes: Mapping[str, int], apart: int
+) -> Columns | None:
     """None if the batch holds anything but trades in order of time, with price and size, at these scales, without a flag of `apart`."""
     messages = [message for _, message in entries]
     if set(map(type, messages)) != {Trade}:

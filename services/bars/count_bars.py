@@ -50,7 +50,11 @@ class CountBars:
 
     def close_if_full(self) -> Bar | None:
         cell = self._cell
-        if cell is None or cell.tally is None or min(self.room(cell.tally.price_scale, cell.tally.size_scale)) > 0:
+        if (
+            cell is None
+            or cell.tally is None
+            or min(self.room(cell.tally.price_scale, cell.tally.size_scale)) > 0
+        ):
             return None
         self._cell = None
         return cell.emit(self.symbol, self.spec)
@@ -69,7 +73,9 @@ class CountBars:
         return CountState([pack(self._cell)] if self._cell else [], self._quality, self.began)
 
 
-def least_room(all_bars: Sequence[CountBars], price_scale: int, size_scale: int) -> tuple[float, float, float]:
+def least_room(
+    all_bars: Sequence[CountBars], price_scale: int, size_scale: int
+) -> tuple[float, float, float]:
     """(trades, volume, value) that fill the first of the bars, whichever it is."""
     trades, volumes, values = zip(*(bars.room(price_scale, size_scale) for bars in all_bars), strict=True)
     return min(trades), min(volumes), min(values)

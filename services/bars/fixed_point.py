@@ -44,7 +44,9 @@ class Scaled(dict[str, int]):
                 raise ValueError
             unscaled = int(whole + fraction)
         except ValueError:
-            raise WireError(f"{text[:80]!r} in a trade is no decimal number; whoever wrote it does not keep to docs/wire-format.md") from None
+            raise WireError(
+                f"{text[:80]!r} in a trade is no decimal number; whoever wrote it does not keep to docs/wire-format.md"
+            ) from None
         if len(fraction) > self.scale:
             raise PrecisionExceeded(len(fraction))
         value = unscaled * TENS[self.scale - len(fraction)]

@@ -22,12 +22,21 @@ POSITIONALS = ()
 
 
 class Options(WriterOptions, frozen=True, kw_only=True):
-    specs: Annotated[tuple[str, ...], Option("what to build: time:<n>s|m|h|d, tick:<n>, volume:<n>, value:<n>")] = ("time:1s", "time:1m")
+    specs: Annotated[
+        tuple[str, ...], Option("what to build: time:<n>s|m|h|d, tick:<n>, volume:<n>, value:<n>")
+    ] = ("time:1s", "time:1m")
     feeds: Annotated[tuple[str, ...], Option("names of the feeds to read; default all")] = ()
     grace: Annotated[Duration, Option("a time bar closes this long after its end")] = Duration(2 * SECOND)
-    horizon: Annotated[Duration, Option("a late trade revises its bar for this long after the close")] = Duration(60 * SECOND)
-    from_: Annotated[str, Option("where to begin without a committed position: start, now or a time")] = FROM_START
-    name: Annotated[str, Option("name of this service: its position, state and members; processes of one name share the work")] = "bars"
+    horizon: Annotated[Duration, Option("a late trade revises its bar for this long after the close")] = (
+        Duration(60 * SECOND)
+    )
+    from_: Annotated[str, Option("where to begin without a committed position: start, now or a time")] = (
+        FROM_START
+    )
+    name: Annotated[
+        str,
+        Option("name of this service: its position, state and members; processes of one name share the work"),
+    ] = "bars"
     mirror_groups: MirrorGroups = False
 
 

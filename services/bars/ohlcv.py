@@ -46,7 +46,10 @@ class Ohlcv:
 
     def merge(self, later: "Ohlcv") -> "Ohlcv":
         """The tally of this run and then the later one. Of equal prices, the text of the earlier stays."""
-        price_scale, size_scale = max(self.price_scale, later.price_scale), max(self.size_scale, later.size_scale)
+        price_scale, size_scale = (
+            max(self.price_scale, later.price_scale),
+            max(self.size_scale, later.size_scale),
+        )
         one, two = self.at(price_scale, size_scale), later.at(price_scale, size_scale)
         higher, lower = two.highest > one.highest, two.lowest < one.lowest
         return Ohlcv(
@@ -69,12 +72,20 @@ class Ohlcv:
     def value_text(self) -> str:
         """Exact up to 18 places, half-even beyond."""
         scale = self.price_scale + self.size_scale
-        return to_text(self.value, scale) if scale <= PLACES else to_text(half_even(self.value, TENS[scale - PLACES]), PLACES)
+        return (
+            to_text(self.value, scale)
+            if scale <= PLACES
+            else to_text(half_even(self.value, TENS[scale - PLACES]), PLACES)
+        )
 
     def vwap_text(self) -> str | None:
         """value / volume from the exact value, half-even at 18 places; None at zero volume."""
         if not self.volume:
             return None
         finer = PLACES - self.price_scale
-        number, divisor = (self.value * TENS[finer], self.volume) if finer >= 0 else (self.value, self.volume * TENS[-finer])
+        number, divisor = (
+            (self.value * TENS[finer], self.volume)
+            if finer >= 0
+            else (self.value, self.volume * TENS[-finer])
+        )
         return to_text(half_even(number, divisor), PLACES)

@@ -29,7 +29,9 @@ _COMMIT_SECONDS = 0.25
 class BarService:
     """Feeds each stream's entries to its bars, and commits what they say."""
 
-    def __init__(self, consumer: ShardConsumer, specs: tuple[Spec, ...], grace: Duration, horizon: Duration) -> None:
+    def __init__(
+        self, consumer: ShardConsumer, specs: tuple[Spec, ...], grace: Duration, horizon: Duration
+    ) -> None:
         self._consumer = consumer
         self._keys = consumer.keys
         self.specs = specs
@@ -74,7 +76,9 @@ class BarService:
         """Another replica goes on with these from what is committed."""
         gone = {stream for stream in self._bars if self._keys.shard(stream.symbol) in shards}
         self._bars = {stream: bars for stream, bars in self._bars.items() if stream not in gone}
-        self._by_clock = {clock: streams for clock, streams in self._by_clock.items() if clock[0] not in shards}
+        self._by_clock = {
+            clock: streams for clock, streams in self._by_clock.items() if clock[0] not in shards
+        }
         self._moved -= gone
 
     def _read(self, read: Read, outputs: list[Output]) -> None:
@@ -82,9 +86,13 @@ class BarService:
         if read.lost is not None:
             # what was trimmed before it was read is a hole in the bars, and told in their streams too
             gap = _at_event_time(trimmed_gap(read, self._consumer.service), bars.newest_event, read)
-            self._emit(read.stream, bars.apply(StreamId(read.lost.before.ms, read.lost.after.seq), gap), outputs)
+            self._emit(
+                read.stream, bars.apply(StreamId(read.lost.before.ms, read.lost.after.seq), gap), outputs
+            )
             told = msgspec.structs.replace(gap, stream=StreamKind.BAR)
-            outputs += [Output(self._stream(read.stream, spec.text), read.lost.before.ms, told) for spec in self.specs]
+            outputs += [
+                Output(self._stream(read.stream, spec.text), read.lost.before.ms, told) for spec in self.specs
+            ]
         self._emit(read.stream, bars.apply_many(self._decoded(read)), outputs)
 
     def _decoded(self, read: Read) -> list[tuple[StreamId, Trade | Gap]]:
@@ -95,9 +103,21 @@ class BarService:
                 entries.append((StreamId.parse(id), _checked(DECODE[field](payload))))
             except (KeyError, ValueError, msgspec.MsgspecError) as error:
                 self.unreadable += 1
-                log.error("%s %s: an entry that is no Trade or Gap of this version is left out: %s", read.stream.name, id.decode(), error)
+                log.error(
+                    "%s %s: an entry that is no Trade or Gap of this version is left out: %s",
+                    read.stream.name,
+                    id.decode(),
+                    error,
+                )
                 at = StreamId.parse(id)
-                unread = Gap(StreamKind.TRADE, self._consumer.service, GapKind.REJECTED, at.ms * MILLISECOND, at.ms * MILLISECOND, count=1)
+                unread = Gap(
+                    StreamKind.TRADE,
+                    self._consumer.service,
+                    GapKind.REJECTED,
+                    at.ms * MILLISECOND,
+                    at.ms * MILLISECOND,
+                    count=1,
+                )
                 entries.append((at, unread))
         return entries
 
@@ -136,7 +156,11 @@ def _checked(message: Trade | Gap) -> Trade | Gap:
         return message
     in_64_bits(message.ts_event)
     price, size = canonical(message.price_text), canonical_size(message.size_text)
-    return message if (price, size) == (message.price_text, message.size_text) else msgspec.structs.replace(message, price_text=price, size_text=size)
+    return (
+        message
+        if (price, size) == (message.price_text, message.size_text)
+        else msgspec.structs.replace(message, price_text=price, size_text=size)
+    )
 
 
 def _at_event_time(gap: Gap, newest: int, read: Read) -> Gap:

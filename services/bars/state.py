@@ -108,7 +108,9 @@ def load(data: bytes) -> StreamState:
             return _decode(data)
     except (msgspec.MsgspecError, ValueError) as error:
         raise _unreadable(error) from None
-    raise WireError(f"the stored state of the bars has version {version}, this program knows {VERSION}; run the version that wrote it")
+    raise WireError(
+        f"the stored state of the bars has version {version}, this program knows {VERSION}; run the version that wrote it"
+    )
 
 
 def _unreadable(error: Exception) -> WireError:

@@ -23,10 +23,17 @@ class TimeBars:
     def __init__(self, symbol: str, spec: Spec, state: TimeState | None) -> None:
         self.symbol, self.spec = symbol, spec.text
         self.interval = intervals(spec, symbol)
-        self._marks = {HAS_GAP: Ranges(state.holes if state else None), REPAIRED: Ranges(state.repairs if state else None)}
+        self._marks = {
+            HAS_GAP: Ranges(state.holes if state else None),
+            REPAIRED: Ranges(state.repairs if state else None),
+        }
         self._marked = any(ranges.ranges for ranges in self._marks.values())
-        self.open: dict[int, OpenBar] = {cell.start: cell for cell in map(unpack, state.open)} if state else {}
-        self.closed: dict[int, OpenBar] = {cell.start: cell for cell in map(unpack, state.closed)} if state else {}
+        self.open: dict[int, OpenBar] = (
+            {cell.start: cell for cell in map(unpack, state.open)} if state else {}
+        )
+        self.closed: dict[int, OpenBar] = (
+            {cell.start: cell for cell in map(unpack, state.closed)} if state else {}
+        )
         self.first_end = min((cell.end for cell in self.open.values()), default=ALWAYS)
         """The earliest end of an open bar; ALWAYS without one."""
         self._crowded = 64

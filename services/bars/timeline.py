@@ -22,7 +22,15 @@ falls from one emitted bar to the next. A plain tuple: making a named one takes 
 class Timeline:
     """`grace` and `horizon` in ns. The watermark is the stream's: its owner brings it along."""
 
-    def __init__(self, symbol: str, specs: Sequence[Spec], grace: int, horizon: int, watermark: Watermark, states: Mapping[str, TimeState]) -> None:
+    def __init__(
+        self,
+        symbol: str,
+        specs: Sequence[Spec],
+        grace: int,
+        horizon: int,
+        watermark: Watermark,
+        states: Mapping[str, TimeState],
+    ) -> None:
         self.specs = [TimeBars(symbol, spec, states.get(spec.text)) for spec in specs]
         self._grace, self._keep = grace, grace + horizon
         self._watermark = watermark

@@ -48,7 +48,10 @@ class Dashboard:
             while True:
                 if (status := await self._look()) is not None:
                     totals = Text(f"{_feeds(status)}   {self._summary(status)}")
-                    live.update(Group(_prices(self._market.rows), totals, Text("\n".join(self._footer), "dim")), refresh=True)
+                    live.update(
+                        Group(_prices(self._market.rows), totals, Text("\n".join(self._footer), "dim")),
+                        refresh=True,
+                    )
                 await asyncio.sleep(_LIVE_SECONDS)
 
     async def _look(self) -> BusStatus | None:
@@ -66,7 +69,9 @@ class Dashboard:
         return status
 
     def _line(self, status: BusStatus) -> str:
-        prices = "  ".join(f"{row.symbol} {row.trade.price_text}" for row in self._market.rows[:3] if row.trade is not None)
+        prices = "  ".join(
+            f"{row.symbol} {row.trade.price_text}" for row in self._market.rows[:3] if row.trade is not None
+        )
         return f"{time.monotonic() - self._began:6.1f} s  {self._summary(status)}  {prices}"
 
     def _summary(self, status: BusStatus) -> str:
@@ -85,12 +90,28 @@ def _prices(rows: Sequence[Row]) -> "RenderableType":
 
     table = Table(box=box.SIMPLE_HEAD)
     table.add_column("symbol")
-    for name in ("last", "change", "bid", "ask", "trades/s", "1 s bar: open", "high", "low", "close", "volume", "gaps"):
+    for name in (
+        "last",
+        "change",
+        "bid",
+        "ask",
+        "trades/s",
+        "1 s bar: open",
+        "high",
+        "low",
+        "close",
+        "volume",
+        "gaps",
+    ):
         table.add_column(name, justify="right", no_wrap=True)
     for row in rows:
         rising = row.change is not None and row.change >= 0
         bar = row.bar
-        bars = ("",) * 5 if bar is None else (bar.open_text, bar.high_text, bar.low_text, bar.close_text, bar.volume_text)
+        bars = (
+            ("",) * 5
+            if bar is None
+            else (bar.open_text, bar.high_text, bar.low_text, bar.close_text, bar.volume_text)
+        )
         table.add_row(
             row.symbol, row.trade.price_text if row.trade else "", Text(f"{row.change:+}%" if row.change is not None else "", "green" if rising else "red"),
             (row.quote.bid_text if row.quote else "") or "", (row.quote.ask_text if row.quote else "") or "", f"{row.trades_per_second:.0f}",

@@ -50,5 +50,7 @@ def claimed(path: Path) -> Iterator[Folder]:
             # the kernel lets go of it however this process ends
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise ConfigError(f"another demo runs in {path}; stop it, or give this one another --data-dir") from None
+            raise ConfigError(
+                f"another demo runs in {path}; stop it, or give this one another --data-dir"
+            ) from None
         yield folder

@@ -30,11 +30,22 @@ POSITIONALS = ()
 
 class Options(CommonOptions, frozen=True, kw_only=True):
     redis: Annotated[str, Option("not used: the demo starts a server of its own", secret=True)] = ""
-    data_dir: Annotated[Path, Option("folder for the server's data, the recorded files and the logs")] = Path("tickbus-demo")
+    data_dir: Annotated[Path, Option("folder for the server's data, the recorded files and the logs")] = Path(
+        "tickbus-demo"
+    )
     seconds: Annotated[int | None, Option("end by itself after so long; default at Ctrl-C", minimum=1)] = None
-    symbols: Annotated[tuple[str, ...], Option("the market's symbols")] = ("BTC-USDT", "ETH-USDT", "SOL-USDT", "AAPL.US", "EUR-USD", "GOLD")
+    symbols: Annotated[tuple[str, ...], Option("the market's symbols")] = (
+        "BTC-USDT",
+        "ETH-USDT",
+        "SOL-USDT",
+        "AAPL.US",
+        "EUR-USD",
+        "GOLD",
+    )
     rate: Annotated[int, Option("ticks a second, all symbols together", minimum=1, maximum=100_000)] = 200
-    log_level: Annotated[Literal["debug", "info", "warning", "error"], Option("how much is logged to standard error")] = "warning"
+    log_level: Annotated[
+        Literal["debug", "info", "warning", "error"], Option("how much is logged to standard error")
+    ] = "warning"
 
 
 def start(options: Options) -> int:
@@ -49,7 +60,9 @@ async def _demo(options: Options, service: Service) -> None:
     program = find_server()
     with pipe_may_close(), claimed(options.data_dir) as folder:
         stop_with_pipe(service.stopping)
-        print(f"starting {program}, a simulated market, gateway, bars and recorder in {folder.path}", flush=True)
+        print(
+            f"starting {program}, a simulated market, gateway, bars and recorder in {folder.path}", flush=True
+        )
         stack = Stack(folder, Keys(options.prefix, options.shards), options.symbols, options.rate)
         try:
             await service.until_stopping(stack.start_server(program))
@@ -76,10 +89,16 @@ async def _show(options: Options, folder: Folder, stack: Stack) -> None:
     """Until --seconds are over or a part dies, which raises."""
     ends = None if options.seconds is None else time.monotonic() + options.seconds
     await stack.start_parts()
-    board = Dashboard(stack.redis, options.prefix, Market(FEED, options.symbols, SPECS[0]), _where(options, folder, stack))
+    board = Dashboard(
+        stack.redis, options.prefix, Market(FEED, options.symbols, SPECS[0]), _where(options, folder, stack)
+    )
     work = [asyncio.create_task(stack.died()), asyncio.create_task(board.run())]
     try:
-        done, _ = await asyncio.wait(work, timeout=None if ends is None else max(0.0, ends - time.monotonic()), return_when=asyncio.FIRST_COMPLETED)
+        done, _ = await asyncio.wait(
+            work,
+            timeout=None if ends is None else max(0.0, ends - time.monotonic()),
+            return_when=asyncio.FIRST_COMPLETED,
+        )
         for task in done:
             task.result()
     finally:

@@ -51,18 +51,31 @@ class Market:
 
     def _row(self, status: BusStatus, symbol: str, seconds: float) -> Row:
         trades, quotes = Stream("trade", self._feed, symbol), Stream("quote", self._feed, symbol)
-        trade, quote, bar = (_newest(status, stream) for stream in (trades, quotes, Stream("bar", self._feed, symbol, self._spec)))
+        trade, quote, bar = (
+            _newest(status, stream)
+            for stream in (trades, quotes, Stream("bar", self._feed, symbol, self._spec))
+        )
         assert trade is None or isinstance(trade, Trade)
         assert quote is None or isinstance(quote, Quote)
         assert bar is None or isinstance(bar, Bar)
         change = None
         if trade is not None:
             first = self._first.setdefault(symbol, trade.price)
-            change = (100 * (trade.price - first) / first).quantize(_HUNDREDTH) + 0 if first else None  # + 0: no minus before zero
+            change = (
+                (100 * (trade.price - first) / first).quantize(_HUNDREDTH) + 0 if first else None
+            )  # + 0: no minus before zero
         own = [found for found in status.streams if found.stream in (trades, quotes)]
         count = sum(found.ticks for found in own if found.stream == trades)
         before, self._trades[symbol] = self._trades.get(symbol, count), count
-        return Row(symbol, trade, quote, bar, change, (count - before) / seconds, sum(sum(found.gaps.values()) for found in own))
+        return Row(
+            symbol,
+            trade,
+            quote,
+            bar,
+            change,
+            (count - before) / seconds,
+            sum(sum(found.gaps.values()) for found in own),
+        )
 
 
 def _newest(status: BusStatus, stream: Stream) -> Message | None:

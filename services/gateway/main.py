@@ -52,20 +52,29 @@ def start(options: GatewayOptions) -> int:
 def _setup(options: GatewayOptions) -> tuple[FeedSetup, str]:
     """Everything that can be wrong with the options is said before anything is opened."""
     kind = vendor_of(options.feed).feed
-    exceptions = {canonical: kind.canonical_vendor_symbol(vendor) for canonical, vendor in read_symbol_map(options.symbol_map).items()}
+    exceptions = {
+        canonical: kind.canonical_vendor_symbol(vendor)
+        for canonical, vendor in read_symbol_map(options.symbol_map).items()
+    }
     symbols = SymbolMap(read_symbols(options.symbols), kind.to_vendor_symbol, exceptions)
     kinds = tuple(dict.fromkeys(options.kinds))
     if not kinds:
         raise ConfigError("--kinds: name trade, quote or both")
     if options.max_connection_age is not None and not kind.overlaps:
-        raise ConfigError(f"--max-connection-age: a connection of feed {options.feed} cannot be replaced without a hole; leave it out")
+        raise ConfigError(
+            f"--max-connection-age: a connection of feed {options.feed} cannot be replaced without a hole; leave it out"
+        )
     check_foreign(options, VENDOR_OPTIONS, options.feed, "--feed")
-    setup = FeedSetup(symbols, kinds, options.url, options.token, of_vendor(options, VENDOR_OPTIONS[options.feed]))
+    setup = FeedSetup(
+        symbols, kinds, options.url, options.token, of_vendor(options, VENDOR_OPTIONS[options.feed])
+    )
     kind(setup).url()
     return setup, check_name(options.name or options.feed)
 
 
-async def _run(options: GatewayOptions, setup: FeedSetup, name: str, session: TradingHours | None, service: Service) -> None:
+async def _run(
+    options: GatewayOptions, setup: FeedSetup, name: str, session: TradingHours | None, service: Service
+) -> None:
     make_feed = partial(vendor_of(options.feed).feed, setup)
     feed = make_feed()
     delay = feed.takeover_delay if options.takeover_delay is None else options.takeover_delay
@@ -74,23 +83,36 @@ async def _run(options: GatewayOptions, setup: FeedSetup, name: str, session: Tr
     redis = locate(options.redis)
     (await redis.open_checked()).close()
     streams = [
-        StreamState(keys, Stream(kind, name, symbol), feed.sequenced and kind == "trade") for symbol in setup.symbols.vendor for kind in setup.kinds
+        StreamState(keys, Stream(kind, name, symbol), feed.sequenced and kind == "trade")
+        for symbol in setup.symbols.vendor
+        for kind in setup.kinds
     ]
     publisher = Publisher(redis, keys, name, clock, home=streams[0].shard, window=options.replay_buffer)
     backlogs = {lane: Backlog(options.backlog_bytes) for lane in publisher.lanes}
     by_shard = {shard: backlogs[publisher.lane(shard)] for shard in range(keys.shards)}
-    backlog = next(iter(backlogs.values())) if len(backlogs) == 1 else Backlogs(by_shard, options.backlog_bytes)
+    backlog = (
+        next(iter(backlogs.values())) if len(backlogs) == 1 else Backlogs(by_shard, options.backlog_bytes)
+    )
     sequencer = Sequencer(streams, backlog.put, feed.repairable)
     intake = Intake(clock, sequencer, backlog)
-    lease = Lease(partial(redis.link, keys.lease(name)), keys, name, options.lease_ttl, publisher.fences.holder)
+    lease = Lease(
+        partial(redis.link, keys.lease(name)), keys, name, options.lease_ttl, publisher.fences.holder
+    )
     budget = Budget(options.spill_bytes)
     resolve = {state.name: state for state in streams}.__getitem__
 
     def make_senders(heads: Mapping[StreamWriter, StreamHead]) -> list[Sender]:
         senders = []
         for lane, waiting in backlogs.items():
-            owner = Owner(name, publisher.epoch, publisher.fences.holder, str(lane.held[0]) if len(publisher.lanes) > 1 else "")
-            senders.append(Sender(lane, waiting, Spill(options.spill_dir, owner, budget, resolve), clock, heads))
+            owner = Owner(
+                name,
+                publisher.epoch,
+                publisher.fences.holder,
+                str(lane.held[0]) if len(publisher.lanes) > 1 else "",
+            )
+            senders.append(
+                Sender(lane, waiting, Spill(options.spill_dir, owner, budget, resolve), clock, heads)
+            )
         return senders
 
     gateway = Gateway(name, keys, clock, lease, publisher, intake, make_senders)
@@ -105,7 +127,9 @@ async def _run(options: GatewayOptions, setup: FeedSetup, name: str, session: Tr
     if service.stopping.is_set():
         await lease.release()
         return
-    sweeper = Sweeper(name, options.retention_policy, keys, redis.connect, lambda: [state.key for state in streams])
+    sweeper = Sweeper(
+        name, options.retention_policy, keys, redis.connect, lambda: [state.key for state in streams]
+    )
 
     async def register() -> None:
         connection = await redis.connect()
@@ -117,7 +141,9 @@ async def _run(options: GatewayOptions, setup: FeedSetup, name: str, session: Tr
 
     expose_sweeps(service.meters, sweeper)
     expose(service.meters, gateway, upstream)
-    others = [asyncio.create_task(work) for work in (_tell_readiness(service, gateway, upstream), sweeper.run())]
+    others = [
+        asyncio.create_task(work) for work in (_tell_readiness(service, gateway, upstream), sweeper.run())
+    ]
     try:
         await gateway.run(upstream, service.stopping, options.stop_deadline, delay, register)
     finally:
@@ -137,5 +163,7 @@ def _try_spill_dir(folder: Path) -> None:
 async def _tell_readiness(service: Service, gateway: Gateway, upstream: Upstream) -> None:
     while True:
         service.ready = upstream.up and gateway.publisher.up
-        service.why_not_ready = "Redis does not answer" if not gateway.publisher.up else "no subscribed upstream connection"
+        service.why_not_ready = (
+            "Redis does not answer" if not gateway.publisher.up else "no subscribed upstream connection"
+        )
         await asyncio.sleep(0.2)

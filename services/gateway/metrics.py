@@ -44,14 +44,20 @@ def _expose_streams(meters: Meters, gateway: Gateway) -> None:
                 total.update(state.counts.by_kind)
         return total
 
-    meters.follow_each(m.GAPS, gaps, [kind.name.lower() for kind in GapKind if kind is not GapKind.UNKNOWN], feed)
+    meters.follow_each(
+        m.GAPS, gaps, [kind.name.lower() for kind in GapKind if kind is not GapKind.UNKNOWN], feed
+    )
     follow(m.GAPS_REPAIRED, lambda: sum(state.counts.repaired for state in streams), feed)
     # each repaired Gap is one of these ticks
-    follow(m.MISSING_TICKS, lambda: sum(state.counts.missing + state.counts.repaired for state in streams), feed)
+    follow(
+        m.MISSING_TICKS, lambda: sum(state.counts.missing + state.counts.repaired for state in streams), feed
+    )
     follow(m.FEED_SYMBOLS_WANTED, lambda: len({state.symbol for state in streams}), feed)
     follow(
         m.FEED_SYMBOLS_SILENT,
-        lambda: len({state.symbol for state in streams} - {state.symbol for state in streams if state.ticked}),
+        lambda: len(
+            {state.symbol for state in streams} - {state.symbol for state in streams if state.ticked}
+        ),
         feed,
     )
 

@@ -11,25 +11,51 @@ from tickbus.units import SECOND, Duration, Size
 
 class GatewayOptions(WriterOptions, frozen=True, kw_only=True):
     feed: Annotated[str, Option(f"the vendor's protocol: {', '.join(VENDORS)}", chooses=True)]
-    name: Annotated[str | None, Option("name of this feed in keys, labels and files; the default is that of --feed")] = None
-    url: Annotated[str | None, Option("ws://host:port or wss://host of the vendor; the default is the vendor's own")] = None
+    name: Annotated[
+        str | None, Option("name of this feed in keys, labels and files; the default is that of --feed")
+    ] = None
+    url: Annotated[
+        str | None, Option("ws://host:port or wss://host of the vendor; the default is the vendor's own")
+    ] = None
     token: Annotated[str | None, Option("the vendor's token", secret=True)] = None
     symbols: Annotated[tuple[str, ...], Option("what to subscribe, like BTC-USDT,AAPL.US or @file")] = ()
-    symbol_map: Annotated[Path | None, Option("file of lines `canonical = vendor` for symbols that the vendor spells otherwise")] = None
+    symbol_map: Annotated[
+        Path | None, Option("file of lines `canonical = vendor` for symbols that the vendor spells otherwise")
+    ] = None
     kinds: Annotated[tuple[str, ...], Option("trade, quote or both")] = ("trade",)
-    silence: Annotated[Duration, Option("the whole feed silent for this long in session means reconnect; 0s: never")] = Duration(60 * SECOND)
-    session: Annotated[str | None, Option("when ticks are expected, like 'mon-fri 09:30-16:00 America/New_York'; default always")] = None
-    future_tolerance: Annotated[Duration, Option("ts_event further than this ahead of the clock is flagged")] = Duration(5 * SECOND)
+    silence: Annotated[
+        Duration, Option("the whole feed silent for this long in session means reconnect; 0s: never")
+    ] = Duration(60 * SECOND)
+    session: Annotated[
+        str | None,
+        Option("when ticks are expected, like 'mon-fri 09:30-16:00 America/New_York'; default always"),
+    ] = None
+    future_tolerance: Annotated[
+        Duration, Option("ts_event further than this ahead of the clock is flagged")
+    ] = Duration(5 * SECOND)
     max_frame: Annotated[Size, Option("longer frames are rejected", minimum=1024)] = Size(4 << 20)
     backlog_bytes: Annotated[
-        Size, Option("memory for ticks that Redis has not taken yet; past half of it the oldest go to disk", minimum=1 << 16)
+        Size,
+        Option(
+            "memory for ticks that Redis has not taken yet; past half of it the oldest go to disk",
+            minimum=1 << 16,
+        ),
     ] = Size(256 << 20)
-    spill_dir: Annotated[Path, Option("folder for ticks that Redis has not taken and memory has no room for")] = Path("spill")
-    spill_bytes: Annotated[Size, Option("disk for them; past it ticks become a Gap; 0: never spill")] = Size(4 << 30)
+    spill_dir: Annotated[
+        Path, Option("folder for ticks that Redis has not taken and memory has no room for")
+    ] = Path("spill")
+    spill_bytes: Annotated[Size, Option("disk for them; past it ticks become a Gap; 0: never spill")] = Size(
+        4 << 30
+    )
     takeover_delay: Annotated[
-        Duration | None, Option("wait this long before connecting in place of a gateway that died; default the time its vendor takes to let go")
+        Duration | None,
+        Option(
+            "wait this long before connecting in place of a gateway that died; default the time its vendor takes to let go"
+        ),
     ] = None
-    max_connection_age: Annotated[Duration | None, Option("replace the upstream connection at this age; default the vendor's rule")] = None
+    max_connection_age: Annotated[
+        Duration | None, Option("replace the upstream connection at this age; default the vendor's rule")
+    ] = None
 
 
 VENDOR_OPTIONS = {name: vendor.options for name, vendor in VENDORS.items()}

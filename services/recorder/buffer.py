@@ -31,7 +31,9 @@ class Rows(NamedTuple):
     """As they stood on the bus: a third of the memory of messages, and decoding again costs less than a microsecond."""
 
     def part(self, start: int, end: int) -> "Rows":
-        return Rows(self.stream, self.entries.part(start, end), self.gaps[start:end], self.payloads[start:end])
+        return Rows(
+            self.stream, self.entries.part(start, end), self.gaps[start:end], self.payloads[start:end]
+        )
 
 
 class Run(NamedTuple):
@@ -112,7 +114,9 @@ class Buffer:
     def cut(self) -> list[Rows]:
         """What waits now; streams by symbol, then feed, kind and spec."""
         cuts = [held.cut(rows) for held in list(self._held.values()) if (rows := len(held.payloads))]
-        return sorted(cuts, key=lambda cut: (cut.stream.symbol, cut.stream.feed, cut.stream.kind, cut.stream.spec))
+        return sorted(
+            cuts, key=lambda cut: (cut.stream.symbol, cut.stream.feed, cut.stream.kind, cut.stream.spec)
+        )
 
     def drop(self, cuts: list[Rows]) -> None:
         """Forget these rows: they are in the files."""

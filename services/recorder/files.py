@@ -72,6 +72,8 @@ def check_writable(data_dir: Path) -> None:
         fsync_dir(data_dir)
     except OSError as error:
         reason = error.strerror or str(error)
-        raise ConfigError(f"--data-dir {data_dir}: {reason}; name a folder on a file system with hard links that this user may write to") from None
+        raise ConfigError(
+            f"--data-dir {data_dir}: {reason}; name a folder on a file system with hard links that this user may write to"
+        ) from None
     finally:
         remove([probe, linked])

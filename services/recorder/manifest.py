@@ -75,12 +75,16 @@ def last(folder: Path, aside: Path) -> Manifest | None:
         try:
             manifest = _decode(path.read_bytes())
         except msgspec.MsgspecError as error:
-            log.error("%s is unreadable (%s): set aside, and the commit before it is the position", path, error)
+            log.error(
+                "%s is unreadable (%s): set aside, and the commit before it is the position", path, error
+            )
             files.set_aside(path, aside)
             fsync_dir(folder)
             continue
         if manifest.format > FORMAT:
-            raise ConfigError(f"{path} was written by a newer version of tickbus (format {manifest.format}); upgrade this one")
+            raise ConfigError(
+                f"{path} was written by a newer version of tickbus (format {manifest.format}); upgrade this one"
+            )
         return manifest
     return None
 

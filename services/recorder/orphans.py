@@ -35,7 +35,9 @@ def _temporary(folder: Path, number: int) -> Iterator[Path]:
     """Those of writers before this one: fenced, so nobody will name them any more."""
     for of_writer in _before(folder, number):
         with suppress(FileNotFoundError):
-            files.remove(of_writer.glob("*.json.tmp"))  # a manifest that was not linked: nothing that anybody misses
+            files.remove(
+                of_writer.glob("*.json.tmp")
+            )  # a manifest that was not linked: nothing that anybody misses
             yield from sorted(of_writer.iterdir())
 
 
@@ -62,7 +64,12 @@ def _unnamed(folder: Path, manifests: Path, shard: str, number: int) -> Iterator
     for name in sorted(os.listdir(folder)):  # noqa: PTH208 (names only, no Path each)
         match = _FILE.fullmatch(name)
         # a manifest of that number by now: a writer after us took over and committed; the file is his
-        if match and match[1] == shard and int(match[2]) >= number and not _named(manifests, int(match[2]), number):
+        if (
+            match
+            and match[1] == shard
+            and int(match[2]) >= number
+            and not _named(manifests, int(match[2]), number)
+        ):
             yield folder / name
 
 

@@ -94,7 +94,9 @@ class ParquetBuilder:
             self._leave_out_unfit()
             columns = arrays(self.kind, self._messages)
         if self._messages:
-            batch = pa.RecordBatch.from_arrays([*self._entry_columns(columns[0]), *columns[1:]], schema=self._schema)
+            batch = pa.RecordBatch.from_arrays(
+                [*self._entry_columns(columns[0]), *columns[1:]], schema=self._schema
+            )
             self._note_streams()
             self._batches.append(batch)
             self._batched += batch.num_rows
@@ -111,7 +113,9 @@ class ParquetBuilder:
             fits.append(unfit is None)
             if unfit is not None:
                 id, epoch = self._entries.id(number), self._entries.epoch[number]
-                self.unfit.append(Row(stream, id, epoch, FIELDS[type(message)], encode(message), message, unfit))
+                self.unfit.append(
+                    Row(stream, id, epoch, FIELDS[type(message)], encode(message), message, unfit)
+                )
         self._runs = [(stream, len(list(rows))) for stream, rows in groupby(compress(streams, fits))]
         self._entries = self._entries.where(fits)
         self._messages = list(compress(self._messages, fits))
@@ -123,7 +127,11 @@ class ParquetBuilder:
             *self._entries.columns(),
             flags,
         ]
-        return [*columns, self._names([stream.spec or None for stream, _ in self._runs])] if self.kind.spec else columns
+        return (
+            [*columns, self._names([stream.spec or None for stream, _ in self._runs])]
+            if self.kind.spec
+            else columns
+        )
 
     def _names(self, texts: Sequence[str | None]) -> "pa.Array[Any]":
         """One text per run -> the column."""
@@ -154,7 +162,9 @@ class ParquetBuilder:
                 use_dictionary=[  # type: ignore[arg-type]
                     field.name for field in self._schema if field.name not in _NO_DICTIONARY
                 ],
-                column_encoding={name: "DELTA_BINARY_PACKED" for name in _DELTA if name in self._schema.names},
+                column_encoding={
+                    name: "DELTA_BINARY_PACKED" for name in _DELTA if name in self._schema.names
+                },
                 write_page_index=True,
             )
         # one dictionary for all batches, or the Parquet writer falls back to plain text

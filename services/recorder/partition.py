@@ -45,7 +45,9 @@ def pending_files(cuts: Sequence[Rows], shard: str, number: int) -> tuple[list[P
     for batch in _batches(cuts, unfit):
         builder = builders.get((batch.kind.name, batch.day))
         if builder is None:
-            builder = builders[batch.kind.name, batch.day] = ParquetBuilder(batch.kind, about | {"tickbus.kind": batch.kind.name})
+            builder = builders[batch.kind.name, batch.day] = ParquetBuilder(
+                batch.kind, about | {"tickbus.kind": batch.kind.name}
+            )
         builder.add(batch.stream, batch.entries, batch.messages)
     made: list[PendingFile] = []
     for (kind_name, day), builder in builders.items():
@@ -53,7 +55,15 @@ def pending_files(cuts: Sequence[Rows], shard: str, number: int) -> tuple[list[P
         unfit += builder.unfit
         # a day that no calendar has, from a time beyond 64 bits, never gets here: none of its rows fit
         if builder.rows:
-            made.append(PendingFile(kind_name, f"{kind_name}/date={day_name(day)}/{stem}.parquet", data, builder.rows, builder.streams))
+            made.append(
+                PendingFile(
+                    kind_name,
+                    f"{kind_name}/date={day_name(day)}/{stem}.parquet",
+                    data,
+                    builder.rows,
+                    builder.streams,
+                )
+            )
     if unfit:
         made.append(_aside(unfit, stem))
     return made, unfit
@@ -93,7 +103,9 @@ def _batches(cuts: Sequence[Rows], unreadable: list[Row]) -> Iterator[_Batch]:
             yield from _days(GAP, stream, part.where(mask), list(compress(bodies, mask)), unreadable)
 
 
-def _days(kind: Kind, stream: Stream, entries: Entries, payloads: list[bytes], unreadable: list[Row]) -> Iterator[_Batch]:
+def _days(
+    kind: Kind, stream: Stream, entries: Entries, payloads: list[bytes], unreadable: list[Row]
+) -> Iterator[_Batch]:
     entries, messages = _decode(kind, stream, entries, payloads, unreadable)
     times = list(map(kind.day_of, messages))
     if times and min(times) // DAY == max(times) // DAY:
@@ -105,7 +117,9 @@ def _days(kind: Kind, stream: Stream, entries: Entries, payloads: list[bytes], u
         yield _Batch(kind, day, stream, entries.where(mine), list(compress(messages, mine)))
 
 
-def _decode(kind: Kind, stream: Stream, entries: Entries, payloads: list[bytes], unreadable: list[Row]) -> tuple[Entries, list[Message]]:
+def _decode(
+    kind: Kind, stream: Stream, entries: Entries, payloads: list[bytes], unreadable: list[Row]
+) -> tuple[Entries, list[Message]]:
     """The messages, and the entries that they belong to. A payload that is no message of this kind goes to `unreadable`."""
     field = b"g" if kind is GAP else TICK_FIELD[kind.name]
     decode_one = DECODE[field]
@@ -122,5 +136,7 @@ def _decode(kind: Kind, stream: Stream, entries: Entries, payloads: list[bytes],
         except WireError as error:
             readable.append(False)
             id, epoch = entries.id(number), entries.epoch[number]
-            unreadable.append(Row(stream, id, epoch, field, payload, None, Unrepresentable("unreadable", str(error))))
+            unreadable.append(
+                Row(stream, id, epoch, field, payload, None, Unrepresentable("unreadable", str(error)))
+            )
     return entries.where(readable), messages

@@ -76,7 +76,10 @@ class Recorder:
             syncing.cancel()
             await self._show_the_rest(showing)
         if left := sum(store.rows for store in self._stores.values()):
-            log.error("%d rows are not in the files: they could not be written; the next start reads them again", left)
+            log.error(
+                "%d rows are not in the files: they could not be written; the next start reads them again",
+                left,
+            )
 
     async def _read(self) -> None:
         async for batch in self._consumer.batches():
@@ -94,7 +97,9 @@ class Recorder:
         """What waits of these is another recorder's to read again."""
         await self._stores.leave(shards)
         of = self._keys.shard
-        self._unshown = {name: id for name, id in self._unshown.items() if of(Stream.parse(name).symbol) not in shards}
+        self._unshown = {
+            name: id for name, id in self._unshown.items() if of(Stream.parse(name).symbol) not in shards
+        }
 
     def _add(self, read: Read) -> None:
         store = self._stores[self._keys.shard(read.stream.symbol)]
@@ -125,7 +130,9 @@ class Recorder:
             if ms and StreamId(ms[-1], seqs[-1]) > newest:
                 self._older.remove(stream)
         if payloads:
-            store.add_many(Rows(stream, Entries(ms, seqs, self._consumer.epochs_of(stream, seqs)), bytes(gaps), payloads))
+            store.add_many(
+                Rows(stream, Entries(ms, seqs, self._consumer.epochs_of(stream, seqs)), bytes(gaps), payloads)
+            )
 
     def _spool(self, shards: set[int]) -> None:
         """What was read outlives this process from here on."""
@@ -163,20 +170,33 @@ class Recorder:
             self._due.clear()
             self._since = None
             waiting = [(shard, store) for shard, store in self._stores.items() if store.rows]
-            await asyncio.gather(*(self._commit_until_done(shard, store, limit, stopping) for shard, store in waiting))
+            await asyncio.gather(
+                *(self._commit_until_done(shard, store, limit, stopping) for shard, store in waiting)
+            )
             self._room.set()
             if last:
                 return
 
-    async def _commit_until_done(self, shard: int, store: ShardStore, limit: asyncio.Semaphore, stopping: asyncio.Event) -> None:
+    async def _commit_until_done(
+        self, shard: int, store: ShardStore, limit: asyncio.Semaphore, stopping: asyncio.Event
+    ) -> None:
         async with limit:
-            while self._stores.get(shard) is store and store.rows and not await self._commit(shard, store) and not stopping.is_set():
+            while (
+                self._stores.get(shard) is store
+                and store.rows
+                and not await self._commit(shard, store)
+                and not stopping.is_set()
+            ):
                 with suppress(TimeoutError):
                     async with asyncio.timeout(_RETRY_SECONDS):
                         await stopping.wait()
 
     def _until_due(self) -> float:
-        return self._interval if self._since is None else max(0.0, self._since + self._interval - time.monotonic())
+        return (
+            self._interval
+            if self._since is None
+            else max(0.0, self._since + self._interval - time.monotonic())
+        )
 
     async def _commit(self, shard: int, store: ShardStore) -> bool:
         """-> whether there is no more to do about the shard's rows: they are on the disk, or another recorder's."""
@@ -209,12 +229,22 @@ class Recorder:
         except TimeoutError:
             return False
         # lost and won again in between, it has another store
-        return self._stores.get(shard) is store and shard in self._consumer.epochs and shard not in members.plan(self._consumer.epochs).taken
+        return (
+            self._stores.get(shard) is store
+            and shard in self._consumer.epochs
+            and shard not in members.plan(self._consumer.epochs).taken
+        )
 
     def _block(self, error: OSError) -> None:
         if not self.blocked:
-            remedy = "bring the folder back, or start again if it is gone for good" if isinstance(error, FileNotFoundError) else "free some room"
-            log.error("cannot write files: %s; reading stops, nothing is lost, trying again: %s", error, remedy)
+            remedy = (
+                "bring the folder back, or start again if it is gone for good"
+                if isinstance(error, FileNotFoundError)
+                else "free some room"
+            )
+            log.error(
+                "cannot write files: %s; reading stops, nothing is lost, trying again: %s", error, remedy
+            )
         self.blocked = True
 
     def _count(self, committed: Committed) -> None:

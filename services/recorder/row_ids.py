@@ -43,4 +43,7 @@ class Entries:
 
     def columns(self) -> list["pa.Array[Any]"]:
         """id_ms, seq, epoch."""
-        return [pa.Array.from_buffers(pa.int64(), len(self), [None, pa.py_buffer(part.tobytes())]) for part in (self.ms, self.seq, self.epoch)]
+        return [
+            pa.Array.from_buffers(pa.int64(), len(self), [None, pa.py_buffer(part.tobytes())])
+            for part in (self.ms, self.seq, self.epoch)
+        ]

@@ -52,7 +52,14 @@ class Committed:
 class ShardStore:
     """Blocking. One thread may `add_many` and `spool` while another one runs `commit`; two commits at once are not allowed."""
 
-    def __init__(self, data_dir: Path, shard_tag: str, *, epoch: int = 0, step: Callable[[str], None] = lambda name: None) -> None:
+    def __init__(
+        self,
+        data_dir: Path,
+        shard_tag: str,
+        *,
+        epoch: int = 0,
+        step: Callable[[str], None] = lambda name: None,
+    ) -> None:
         """`epoch`: the recorder's own for this shard. `step` is told of each step of a commit when it is done (tests end or
         pause the process there)."""
         self._data_dir = data_dir
@@ -108,10 +115,19 @@ class ShardStore:
         last = self._take_over()
         self._positions.update({name: StreamId.parse(id) for name, id in last.positions.items()})
         if moved := strays.set_aside(self._data_dir, self._shard, last.number):
-            log.warning("shard %s: no manifest names %d files that an earlier writer left: set aside as %s ...", self._shard, len(moved), moved[0])
+            log.warning(
+                "shard %s: no manifest names %d files that an earlier writer left: set aside as %s ...",
+                self._shard,
+                len(moved),
+                moved[0],
+            )
         self._inherited = inherit(self._spool_dir, last.number, self._buffer)
         if rows := self._buffer.rows:
-            log.info("shard %s: %d rows that an earlier writer had read are committed with the next ones", self._shard, rows)
+            log.info(
+                "shard %s: %d rows that an earlier writer had read are committed with the next ones",
+                self._shard,
+                rows,
+            )
         else:
             self._forget_inherited()
         self._spool = Spool(self._spool_dir, last.number)
@@ -147,7 +163,9 @@ class ShardStore:
     def close(self) -> None:
         """The last call, while no other runs. What is not committed stays in the spool, for who takes the shard over next."""
         if not (self.rows or self._unnamed or self._fenced):
-            self._spool.covered(self._spool.cut())  # a read that was cut by a commit may have been noted after it
+            self._spool.covered(
+                self._spool.cut()
+            )  # a read that was cut by a commit may have been noted after it
         self._spool.close()
 
     def commit(self) -> Committed | None:
@@ -238,9 +256,19 @@ class ShardStore:
         self._step("committed")
 
     def _describe(self, draft: PendingFile) -> File:
-        temporary = (self._temporary / f"{draft.name.replace('/', '.')}-{self._attempt}.tmp").relative_to(self._data_dir)
+        temporary = (self._temporary / f"{draft.name.replace('/', '.')}-{self._attempt}.tmp").relative_to(
+            self._data_dir
+        )
         streams = {name: (str(first), str(last)) for name, (first, last) in draft.streams.items()}
-        return File(draft.kind, draft.name, str(temporary), draft.rows, len(draft.data), zlib.crc32(draft.data), streams)
+        return File(
+            draft.kind,
+            draft.name,
+            str(temporary),
+            draft.rows,
+            len(draft.data),
+            zlib.crc32(draft.data),
+            streams,
+        )
 
     def _name(self, committed: Manifest) -> None:
         """Step 3; harmless where it was done before, or is being done by another store."""
@@ -252,7 +280,9 @@ class ShardStore:
                 files.rename_forward(self._data_dir / file.temporary, final)
             except FileNotFoundError:
                 where = manifest.path_of(self._manifests, committed.number)
-                raise TickbusError(f"{final} is missing, with {file.rows} rows that {where} names; bring it back, then start again") from None
+                raise TickbusError(
+                    f"{final} is missing, with {file.rows} rows that {where} names; bring it back, then start again"
+                ) from None
             self._step("named")
         for folder in sorted({(self._data_dir / file.name).parent for file in committed.files}):
             fsync_dir(folder)
@@ -275,7 +305,12 @@ def _summary(number: int, made: list[PendingFile], unfit: list[Row], moved: dict
     if unfit:
         row = unfit[0]
         log.warning(
-            "commit %d: %d messages fit no row and are in _aside; the first is %s %s: %s", number, len(unfit), row.stream.name, row.id, row.unfit
+            "commit %d: %d messages fit no row and are in _aside; the first is %s %s: %s",
+            number,
+            len(unfit),
+            row.stream.name,
+            row.id,
+            row.unfit,
         )
     tables = [draft for draft in made if draft.kind != ASIDE]
     rows: Counter[str] = Counter()
@@ -283,4 +318,6 @@ def _summary(number: int, made: list[PendingFile], unfit: list[Row], moved: dict
         rows[draft.kind] += draft.rows
     counted = Counter(draft.kind for draft in tables)
     size = sum(len(draft.data) for draft in tables)
-    return Committed(number, dict(rows), dict(counted), size, dict(Counter(row.unfit.reason for row in unfit)), moved)
+    return Committed(
+        number, dict(rows), dict(counted), size, dict(Counter(row.unfit.reason for row in unfit)), moved
+    )

@@ -61,7 +61,11 @@ class ShardStores:
                     begin = await asyncio.to_thread(store.recover)
             except OSError as error:
                 if not said:
-                    log.error("shard %s: its files cannot be looked through: %s; trying again", self._keys.tag(shard), error)
+                    log.error(
+                        "shard %s: its files cannot be looked through: %s; trying again",
+                        self._keys.tag(shard),
+                        error,
+                    )
                     said = True
                 await asyncio.sleep(_RETRY_SECONDS)
             else:

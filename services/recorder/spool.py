@@ -150,7 +150,12 @@ def inherit(folder: Path, number: int, buffer: Buffer) -> list[Inherited]:
             for found in unpack(file):
                 if isinstance(found, Damage):
                     damaged.add(path)
-                    log.error("%s: %s at byte %d; what was there is read again if Redis still has it", path, found.why, found.start)
+                    log.error(
+                        "%s: %s at byte %d; what was there is read again if Redis still has it",
+                        path,
+                        found.why,
+                        found.start,
+                    )
                 else:
                     runs.append((path, found))
             sizes[path] = file.tell()
@@ -162,7 +167,10 @@ def inherit(folder: Path, number: int, buffer: Buffer) -> list[Inherited]:
             # were it taken, the position would jump over what is missing
             damaged.add(path)
             log.error(
-                "%s: rows of %s before %s are missing; what follows is read again if Redis still has it", path, rows.stream.name, rows.entries.id(0)
+                "%s: rows of %s before %s are missing; what follows is read again if Redis still has it",
+                path,
+                rows.stream.name,
+                rows.entries.id(0),
             )
     return [Inherited(path, size, path not in damaged) for path, size in sizes.items()]
 
@@ -180,4 +188,6 @@ def discard(inherited: list[Inherited], aside: Path) -> None:
 
 
 def _earlier(folder: Path, number: int) -> list[Path]:
-    return sorted(path for path in folder.iterdir() if (match := _NAME.fullmatch(path.name)) and int(match[1]) < number)
+    return sorted(
+        path for path in folder.iterdir() if (match := _NAME.fullmatch(path.name)) and int(match[1]) < number
+    )

@@ -55,7 +55,15 @@ def pack(runs: Sequence[Run]) -> bytearray:
     record = bytearray(_FRONT.size)
     # tuples in the order of _Run: on the reading path
     body = [
-        (rows.stream, before, _bytes(rows.entries.ms), _bytes(rows.entries.seq), _bytes(rows.entries.epoch), rows.gaps, rows.payloads)
+        (
+            rows.stream,
+            before,
+            _bytes(rows.entries.ms),
+            _bytes(rows.entries.seq),
+            _bytes(rows.entries.epoch),
+            rows.gaps,
+            rows.payloads,
+        )
         for before, rows in runs
     ]
     _encode_into(body, record, _FRONT.size)
@@ -104,10 +112,17 @@ def _checked(run: _Run) -> Run | None:
     """None if this could not have been written here."""
     stream, before, *words, gaps, payloads = msgspec.structs.astuple(run)
     count = len(payloads)
-    if not is_recorded(stream) or not count or len(gaps) != count or any(len(word) != _WORD * count for word in words):
+    if (
+        not is_recorded(stream)
+        or not count
+        or len(gaps) != count
+        or any(len(word) != _WORD * count for word in words)
+    ):
         return None
     entries = Entries(*map(_words, words))
-    if any(first >= second for first, second in pairwise([before, *zip(entries.ms, entries.seq, strict=True)])):
+    if any(
+        first >= second for first, second in pairwise([before, *zip(entries.ms, entries.seq, strict=True)])
+    ):
         return None
     return Run(before, Rows(stream, entries, gaps, payloads))
 

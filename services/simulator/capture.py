@@ -36,7 +36,9 @@ class Capture(Recorded):
                     try:
                         yield from reader.read(line)
                     except (ValueError, UnicodeDecodeError) as error:
-                        raise ConfigError(f"{path}, line {number}: {error}; a capture has lines of `<ns> <frame>`") from None
+                        raise ConfigError(
+                            f"{path}, line {number}: {error}; a capture has lines of `<ns> <frame>`"
+                        ) from None
                 done += len(lines)
 
 
@@ -68,7 +70,9 @@ class _FrameReader:
             key = key_of(message.symbol, kind)
             if vendor_id == NO_ID:
                 vendor_id = self._quotes[key] = self._quotes.get(key, 0) + 1
-            found.append(Tick(key, message.symbol, vendor_id, at, message, recorded if len(ticks) == 1 else None))
+            found.append(
+                Tick(key, message.symbol, vendor_id, at, message, recorded if len(ticks) == 1 else None)
+            )
         return found
 
     def _known(self, frame: bytes) -> tuple[str, str, str, Mapper] | None:

@@ -101,7 +101,15 @@ class Connection(asyncio.Protocol):
             ws = self._websocket
             received = ws.close_rcvd.code if ws.close_rcvd else None
             sent = ws.close_sent.code if ws.close_sent else None
-            self._host.tell({"event": "close", "connection": self.number, "sent_code": sent, "received_code": received, "why": self._closed})
+            self._host.tell(
+                {
+                    "event": "close",
+                    "connection": self.number,
+                    "sent_code": sent,
+                    "received_code": received,
+                    "why": self._closed,
+                }
+            )
 
     def pause_writing(self) -> None:
         self.paused = True
@@ -160,7 +168,14 @@ class Connection(asyncio.Protocol):
         admitted = self._host.admit(self, request.path)
         if isinstance(admitted, HttpRefusal):
             self._websocket.send_response(_http(admitted))
-            self._host.tell({"event": "refuse", "connection": self.number, "path": bare_path(request.path), "status": admitted.status})
+            self._host.tell(
+                {
+                    "event": "refuse",
+                    "connection": self.number,
+                    "path": bare_path(request.path),
+                    "status": admitted.status,
+                }
+            )
             return
         dialect, at_once = admitted if isinstance(admitted, tuple) else (admitted, None)
         response = self._websocket.accept(request)
@@ -169,7 +184,13 @@ class Connection(asyncio.Protocol):
             return
         self.dialect, self.path = dialect, bare_path(request.path)
         self._host.tell(
-            {"event": "connect", "connection": self.number, "protocol": dialect.vendor, "path": self.path, "symbols": list(dialect.symbols())}
+            {
+                "event": "connect",
+                "connection": self.number,
+                "protocol": dialect.vendor,
+                "path": self.path,
+                "symbols": list(dialect.symbols()),
+            }
         )
         self._send()
         if at_once is not None:
@@ -223,5 +244,7 @@ class Connection(asyncio.Protocol):
 
 def _http(refusal: HttpRefusal) -> Response:
     kind = "application/json" if refusal.body.startswith(b"{") else "text/plain; charset=utf-8"
-    headers = Headers([("Connection", "close"), ("Content-Length", str(len(refusal.body))), ("Content-Type", kind)])
+    headers = Headers(
+        [("Connection", "close"), ("Content-Length", str(len(refusal.body))), ("Content-Type", kind)]
+    )
     return Response(refusal.status, HTTPStatus(refusal.status).phrase, headers, refusal.body)

@@ -33,10 +33,18 @@ class Fault:
     def __str__(self) -> str:
         words = []
         if self.trigger:
-            words.append(f"{self.trigger}={format_duration(self.moment) if self.trigger == 'at' else self.moment}")
+            words.append(
+                f"{self.trigger}={format_duration(self.moment) if self.trigger == 'at' else self.moment}"
+            )
         shape = ACTIONS[self.action]
-        words.append(self.action if shape.bare_value == self.amount else f"{self.action}={shape.write(self.amount)}")
-        words += [f"{key}={value}" for key, value in (("kind", self.kind), ("symbol", self.symbol), ("reason", self.reason)) if value]
+        words.append(
+            self.action if shape.bare_value == self.amount else f"{self.action}={shape.write(self.amount)}"
+        )
+        words += [
+            f"{key}={value}"
+            for key, value in (("kind", self.kind), ("symbol", self.symbol), ("reason", self.reason))
+            if value
+        ]
         return " ".join(words)
 
 
@@ -67,7 +75,9 @@ def _whole(text: str) -> int:
 def _close_code(text: str) -> int:
     code = int(text) if text.isascii() and text.isdecimal() and len(text) == 4 else 0
     if not (1000 <= code <= 1003 or 1007 <= code <= 1014 or 3000 <= code <= 4999):
-        raise ValueError(f"{text!r} is no close code that may be sent; use 1000 to 1003, 1007 to 1014 or 3000 to 4999")
+        raise ValueError(
+            f"{text!r} is no close code that may be sent; use 1000 to 1003, 1007 to 1014 or 3000 to 4999"
+        )
     return code
 
 
@@ -79,8 +89,18 @@ def _huge_size(text: str) -> int:
 
 
 ACTIONS: dict[str, Action] = {
-    "mute": Action("DURATION", parse_duration, "nobody gets data for so long; answers, pings and heartbeats go on", write=format_duration),
-    "mute-connection": Action("DURATION", parse_duration, "the same for those connected now; who connects again gets data", write=format_duration),
+    "mute": Action(
+        "DURATION",
+        parse_duration,
+        "nobody gets data for so long; answers, pings and heartbeats go on",
+        write=format_duration,
+    ),
+    "mute-connection": Action(
+        "DURATION",
+        parse_duration,
+        "the same for those connected now; who connects again gets data",
+        write=format_duration,
+    ),
     "drop": Action("N", _count, "the next N ticks are not sent", of_ticks=True),
     "duplicate": Action("N", _count, "the next N ticks are sent twice", of_ticks=True),
     "reorder": Action("N", _count, "the next N pairs of neighbours in a stream are swapped", of_ticks=True),
@@ -92,15 +112,25 @@ ACTIONS: dict[str, Action] = {
     "binary": Action("N", _count, "N binary frames of junk"),
     "huge": Action("SIZE", _huge_size, "one text frame of that size", write=format_size),
     "close": Action("CODE", _close_code, "close every connection with the code and `reason`"),
-    "refuse": Action("DURATION", parse_duration, "new connections get HTTP 503 for so long", write=format_duration),
+    "refuse": Action(
+        "DURATION", parse_duration, "new connections get HTTP 503 for so long", write=format_duration
+    ),
     "max-connections": Action("N", _whole, "from now on at most N connections per path; 0 = no cap"),
-    "symbol-cap": Action("N", _whole, "from now on at most N symbols per connection; 0 = the vendor's own cap"),
+    "symbol-cap": Action(
+        "N", _whole, "from now on at most N symbols per connection; 0 = the vendor's own cap"
+    ),
     "slow-down": Action("", _whole, "say `too many requests` as the vendor does, and close", bare_value=0),
     "shutdown": Action(
-        "[DURATION]", parse_duration, "announce serverShutdown (binance), close with 1001 after that time", bare_value=0, write=format_duration
+        "[DURATION]",
+        parse_duration,
+        "announce serverShutdown (binance), close with 1001 after that time",
+        bare_value=0,
+        write=format_duration,
     ),
     "cut": Action("", _whole, "reset every connection, without a close frame", bare_value=0),
-    "half-open": Action("", _whole, "stop reading and writing on every connection, and leave it open", bare_value=0),
+    "half-open": Action(
+        "", _whole, "stop reading and writing on every connection, and leave it open", bare_value=0
+    ),
 }
 
 _TRIGGERS: dict[str, Callable[[str], int]] = {"after": _count, "every": _count, "at": parse_duration}
@@ -126,9 +156,13 @@ def _parse(clause: str) -> Fault:
 
 
 def _fault(found: dict[str, str], reason: str) -> Fault:
-    unknown = [key for key in found if key not in ACTIONS and key not in _TRIGGERS and key not in ("kind", "symbol")]
+    unknown = [
+        key for key in found if key not in ACTIONS and key not in _TRIGGERS and key not in ("kind", "symbol")
+    ]
     if unknown:
-        raise ValueError(f"unknown word {unknown[0]!r}; there are {', '.join(ACTIONS)} and after, at, every, kind, symbol, reason")
+        raise ValueError(
+            f"unknown word {unknown[0]!r}; there are {', '.join(ACTIONS)} and after, at, every, kind, symbol, reason"
+        )
     actions, triggers = [key for key in found if key in ACTIONS], [key for key in found if key in _TRIGGERS]
     if len(actions) != 1 or len(triggers) > 1:
         raise ValueError("a fault has one action and at most one of after, at, every; part faults by `;`")
@@ -197,6 +231,10 @@ class Plan:
         due += [fault for tick, fault in self._at_tick if tick <= self.offered]
         due += [fault for moment, fault in self._at_time if moment <= now]
         self._at_time = [entry for entry in self._at_time if entry[0] > now]
-        again = [(tick + fault.moment, fault) for tick, fault in self._at_tick if tick <= self.offered and fault.trigger == "every"]
+        again = [
+            (tick + fault.moment, fault)
+            for tick, fault in self._at_tick
+            if tick <= self.offered and fault.trigger == "every"
+        ]
         self._at_tick = [entry for entry in self._at_tick if entry[0] > self.offered] + again
         return due

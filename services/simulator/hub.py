@@ -109,7 +109,11 @@ class Hub:
     def listening(self) -> list[Connection]:
         """Those that get data: subscribed, and not muted."""
         now = time.monotonic_ns()
-        return [it for it in self.connections if it.dialect is not None and it.dialect.subscribed and not self._muted(it, now)]
+        return [
+            it
+            for it in self.connections
+            if it.dialect is not None and it.dialect.subscribed and not self._muted(it, now)
+        ]
 
     def send(self, ticks: Iterable[Tick]) -> None:
         """Each tick to those who want it, in order, and into the ledger."""
@@ -207,12 +211,20 @@ def _wants(dialect: Dialect, tick: Tick) -> bool:
     if tick.message is not None:
         return dialect.wants(tick.kind, tick.symbol)
     recorded = tick.recorded
-    return recorded is not None and recorded.vendor == dialect.vendor and dialect.wants_recorded(recorded.channel)
+    return (
+        recorded is not None
+        and recorded.vendor == dialect.vendor
+        and dialect.wants_recorded(recorded.channel)
+    )
 
 
 def _item(tick: Tick, dialect: Dialect) -> bytes | None:
     """What the clients of a style get of a tick; None for a recorded frame that is no tick and cannot be sent as it stands."""
-    if tick.recorded is not None and tick.recorded.vendor == dialect.vendor and (frame := dialect.recorded(tick.recorded.frame)) is not None:
+    if (
+        tick.recorded is not None
+        and tick.recorded.vendor == dialect.vendor
+        and (frame := dialect.recorded(tick.recorded.frame)) is not None
+    ):
         return frame
     if tick.message is None:
         return None

@@ -9,7 +9,13 @@ from services.simulator.hub import Hub
 from services.simulator.tick_faults import TickFaults
 from tickbus.units import SECOND
 
-_GARBAGE = (b"<html><body>502 Bad Gateway</body></html>", b'{"e":"trade","s":', b"no json at all", b"[1,2", b"")
+_GARBAGE = (
+    b"<html><body>502 Bad Gateway</body></html>",
+    b'{"e":"trade","s":',
+    b"no json at all",
+    b"[1,2",
+    b"",
+)
 
 
 def fire(fault: Fault, hub: Hub, tampering: TickFaults, junk: random.Random) -> None:
@@ -53,6 +59,8 @@ def _part_with_all(fault: Fault, hub: Hub) -> None:
         elif fault.action == "shutdown":
             connection.obey(dialect.shutdown_notice(time.time_ns()))
             if fault.amount:
-                asyncio.get_running_loop().call_later(fault.amount / SECOND, connection.close, 1001, "server shutdown", "fault")
+                asyncio.get_running_loop().call_later(
+                    fault.amount / SECOND, connection.close, 1001, "server shutdown", "fault"
+                )
         else:
             raise AssertionError(f"no such action: {fault.action}")

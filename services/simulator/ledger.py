@@ -37,11 +37,21 @@ class Ledger:
         match tick.message:
             case Trade(price_text=price, size_text=size, side=side, ts_event=time):
                 line |= {"id": str(tick.id), "price": price, "size": size, "side": _SIDES[side]}
-            case Quote(bid_text=bid, bid_size_text=bid_size, ask_text=ask, ask_size_text=ask_size, ts_event=time):
-                line |= {"id": str(tick.id), "bid": bid, "bid_size": bid_size, "ask": ask, "ask_size": ask_size}
+            case Quote(
+                bid_text=bid, bid_size_text=bid_size, ask_text=ask, ask_size_text=ask_size, ts_event=time
+            ):
+                line |= {
+                    "id": str(tick.id),
+                    "bid": bid,
+                    "bid_size": bid_size,
+                    "ask": ask,
+                    "ask_size": ask_size,
+                }
             case None:
                 line["stream"] = tick.recorded.channel if tick.recorded is not None else None
-        self._add(line | {"ts_event": time, "sent": bool(receivers), "to": receivers, "fault": fault, "at": at})
+        self._add(
+            line | {"ts_event": time, "sent": bool(receivers), "to": receivers, "fault": fault, "at": at}
+        )
 
     def event(self, event: dict[str, object], at: int) -> None:
         """`event` has a key `event` that names it."""
@@ -57,14 +67,18 @@ class Ledger:
         try:
             self._file.write(self._encoder.encode_lines(lines))
         except OSError as error:
-            raise ConfigError(f"--ledger {self._path}: {error.strerror}; make room or choose another file") from None
+            raise ConfigError(
+                f"--ledger {self._path}: {error.strerror}; make room or choose another file"
+            ) from None
 
     def flush(self) -> None:
         self._write()
         try:
             self._file.flush()
         except OSError as error:
-            raise ConfigError(f"--ledger {self._path}: {error.strerror}; make room or choose another file") from None
+            raise ConfigError(
+                f"--ledger {self._path}: {error.strerror}; make room or choose another file"
+            ) from None
 
     def close(self) -> None:
         self.flush()

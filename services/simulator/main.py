@@ -19,7 +19,10 @@ from tickbus.service.options import Option, ServiceOptions
 from tickbus.service.runner import Service, run
 from tickbus.units import Duration
 
-_FAULTS = "\n".join(f"  {name + ('=' + action.value if action.value else ''):26} {action.about}" for name, action in ACTIONS.items())
+_FAULTS = "\n".join(
+    f"  {name + ('=' + action.value if action.value else ''):26} {action.about}"
+    for name, action in ACTIONS.items()
+)
 
 _PATHS = "\n".join(f"  {name:26} {', '.join(vendor.paths)}" for name, vendor in VENDORS.items())
 
@@ -37,28 +40,73 @@ POSITIONALS: tuple[tuple[str, str, str], ...] = ()
 class SimulatorOptions(ServiceOptions, frozen=True, kw_only=True):
     host: Annotated[str, Option("address to listen on")] = "127.0.0.1"
     port: Annotated[int, Option("port to listen on; 0 picks a free one", minimum=0, maximum=65535)] = 0
-    source: Annotated[str, Option("synthetic, capture:FILE[,FILE], ticks:FILE[,FILE] or parquet:DIR")] = "synthetic"
-    speed: Annotated[str, Option("1, 10, 0.5, ... times the recorded (or synthetic) pace, or max: as fast as clients take it")] = "1"
+    source: Annotated[str, Option("synthetic, capture:FILE[,FILE], ticks:FILE[,FILE] or parquet:DIR")] = (
+        "synthetic"
+    )
+    speed: Annotated[
+        str,
+        Option("1, 10, 0.5, ... times the recorded (or synthetic) pace, or max: as fast as clients take it"),
+    ] = "1"
     seed: Annotated[int, Option("of the synthetic market and of junk")] = 1
-    rate: Annotated[int, Option("synthetic ticks per second, all symbols together", minimum=1, maximum=10_000_000)] = 100
-    symbols: Annotated[tuple[str, ...], Option("the synthetic market's symbols, as the vendor spells them; without: whatever is asked for")] = ()
-    symbols_count: Annotated[int, Option("so many synthetic symbols S00001, S00002, ... instead", minimum=0, maximum=1_000_000)] = 0
-    quotes_per_trade: Annotated[int, Option("synthetic quotes for each trade; 0 = none", minimum=0, maximum=1000)] = 1
-    session: Annotated[str, Option("when the market is open, like 13:30-20:00 or 'mon-fri 09:30-16:00 America/New_York'; default always")] = ""
+    rate: Annotated[
+        int, Option("synthetic ticks per second, all symbols together", minimum=1, maximum=10_000_000)
+    ] = 100
+    symbols: Annotated[
+        tuple[str, ...],
+        Option("the synthetic market's symbols, as the vendor spells them; without: whatever is asked for"),
+    ] = ()
+    symbols_count: Annotated[
+        int, Option("so many synthetic symbols S00001, S00002, ... instead", minimum=0, maximum=1_000_000)
+    ] = 0
+    quotes_per_trade: Annotated[
+        int, Option("synthetic quotes for each trade; 0 = none", minimum=0, maximum=1000)
+    ] = 1
+    session: Annotated[
+        str,
+        Option(
+            "when the market is open, like 13:30-20:00 or 'mon-fri 09:30-16:00 America/New_York'; default always"
+        ),
+    ] = ""
     symbol: Annotated[str, Option("the symbol that the files of ticks: stand for, like BAC.US")] = ""
     date: Annotated[str | None, Option("the day of the files of ticks:, if their names have none")] = None
-    merge_sides: Annotated[bool, Option("fill the side that a row of recorded quotes leaves out with the one before")] = False
+    merge_sides: Annotated[
+        bool, Option("fill the side that a row of recorded quotes leaves out with the one before")
+    ] = False
     restamp: Annotated[bool, Option("give recorded ticks the present time")] = False
     loop: Annotated[bool, Option("begin a recording again at its end; ids begin again too")] = False
-    limit: Annotated[int, Option("stop after so many ticks, connections stay open; 0 = no limit", minimum=0)] = 0
-    preload: Annotated[int, Option("read so many ticks into memory before listening: faster at --speed max", minimum=0, maximum=100_000_000)] = 0
+    limit: Annotated[
+        int, Option("stop after so many ticks, connections stay open; 0 = no limit", minimum=0)
+    ] = 0
+    preload: Annotated[
+        int,
+        Option(
+            "read so many ticks into memory before listening: faster at --speed max",
+            minimum=0,
+            maximum=100_000_000,
+        ),
+    ] = 0
     start: Annotated[Literal["first-subscribe", "now"], Option("when the market begins")] = "first-subscribe"
-    settle: Annotated[Duration, Option("begin, and at --speed max go on, only when no subscription has changed for so long")] = Duration(0)
-    ledger: Annotated[Path | None, Option("write what was sent, and what happened, to this file as JSON lines")] = None
-    faults: Annotated[str, Option("faults, counted from the market's start: after=1000 mute=5s; every=500 drop=2")] = ""
-    token: Annotated[str | None, Option("the only token that is accepted, by vendors that want one; default any", secret=True)] = None
+    settle: Annotated[
+        Duration, Option("begin, and at --speed max go on, only when no subscription has changed for so long")
+    ] = Duration(0)
+    ledger: Annotated[
+        Path | None, Option("write what was sent, and what happened, to this file as JSON lines")
+    ] = None
+    faults: Annotated[
+        str, Option("faults, counted from the market's start: after=1000 mute=5s; every=500 drop=2")
+    ] = ""
+    token: Annotated[
+        str | None,
+        Option("the only token that is accepted, by vendors that want one; default any", secret=True),
+    ] = None
     max_connections: Annotated[int, Option("connections per path; 0 = no cap", minimum=0)] = 0
-    symbol_cap: Annotated[int, Option("symbols per connection (streams, where the vendor counts those); 0 = the vendor's own cap", minimum=0)] = 0
+    symbol_cap: Annotated[
+        int,
+        Option(
+            "symbols per connection (streams, where the vendor counts those); 0 = the vendor's own cap",
+            minimum=0,
+        ),
+    ] = 0
 
 
 _SERVER_OPTIONS = {name: vendor.server_options for name, vendor in VENDORS.items()}
@@ -88,14 +136,31 @@ def build(options: SimulatorOptions) -> Simulator:
     )  # fmt: skip
     speed = parse_speed(options.speed)
     if options.preload and source.idle:
-        raise ConfigError("--preload needs to know the synthetic market's symbols; give --symbols or --symbols-count")
-    market = Market(source, speed, limit=options.limit, loop=options.loop, restamp=options.restamp, preload=options.preload)
+        raise ConfigError(
+            "--preload needs to know the synthetic market's symbols; give --symbols or --symbols-count"
+        )
+    market = Market(
+        source,
+        speed,
+        limit=options.limit,
+        loop=options.loop,
+        restamp=options.restamp,
+        preload=options.preload,
+    )
     pace = Pace(speed is None, options.start == "first-subscribe", options.settle)
     if options.session:
         pace.open_now = TradingHours.parse(options.session).contains
     limits = VendorLimits(options.token, options.symbol_cap, options.max_connections, source.knows)
     of_servers = {name: of_vendor(options, own) for name, own in _SERVER_OPTIONS.items()}
-    simulator = Simulator(source, market, pace, limits, of_servers, Ledger(options.ledger) if options.ledger else None, options.seed)
+    simulator = Simulator(
+        source,
+        market,
+        pace,
+        limits,
+        of_servers,
+        Ledger(options.ledger) if options.ledger else None,
+        options.seed,
+    )
     simulator.plan(faults)
     return simulator
 

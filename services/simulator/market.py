@@ -34,7 +34,14 @@ class Market:
     """
 
     def __init__(
-        self, source: Source, speed: Fraction | None, *, limit: int = 0, loop: bool = False, restamp: bool = False, preload: int = 0
+        self,
+        source: Source,
+        speed: Fraction | None,
+        *,
+        limit: int = 0,
+        loop: bool = False,
+        restamp: bool = False,
+        preload: int = 0,
     ) -> None:
         # at max nothing looks at the market's clock, so one pass needs no rewriting of it
         ticks = iter(source) if speed is None and not loop else _one_after_another(source, loop)
@@ -53,7 +60,11 @@ class Market:
         """The ticks due at `now` (monotonic, ns), at most `most`. The first call starts the clock. `wall` is for the stamps."""
         if self._since is None:
             self._since = now
-        ticks = self._any(most) if self._speed is None else self._by_the_clock(self._passed(now) * self._speed, most)
+        ticks = (
+            self._any(most)
+            if self._speed is None
+            else self._by_the_clock(self._passed(now) * self._speed, most)
+        )
         if self._live or self._restamp:
             for tick in ticks:
                 if tick.message is not None:

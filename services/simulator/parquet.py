@@ -25,7 +25,9 @@ class ParquetTicks(Recorded):
 
             from services.archive.reader import read_recorded
         except ImportError:
-            raise ConfigError("--source parquet needs pyarrow; pip install 'tickbus-services[recorder]'") from None
+            raise ConfigError(
+                "--source parquet needs pyarrow; pip install 'tickbus-services[recorder]'"
+            ) from None
         counters: dict[str, int] = {}
         try:
             for stream, _, message in read_recorded(self._folder):
@@ -34,7 +36,9 @@ class ParquetTicks(Recorded):
                 counters[key] = counters.get(key, 0) + 1
                 yield Tick(key, stream.symbol, _id(message) or counters[key], message.ts_recv, message)
         except (OSError, ArrowException) as error:
-            raise ConfigError(f"--source parquet: a file under {self._folder} cannot be read: {error}") from None
+            raise ConfigError(
+                f"--source parquet: a file under {self._folder} cannot be read: {error}"
+            ) from None
 
 
 def _id(message: Trade | Quote) -> int:

@@ -96,7 +96,9 @@ class Simulator:
         try:
             server = await loop.create_server(self._hub.accept, host, port)
         except OSError as error:
-            raise ConfigError(f"--port {port}: cannot listen on {host}: {error.strerror}; choose another") from None
+            raise ConfigError(
+                f"--port {port}: cannot listen on {host}: {error.strerror}; choose another"
+            ) from None
         try:
             yield server.sockets[0].getsockname()[1]
         finally:
@@ -162,12 +164,16 @@ class Simulator:
             self._ended = True
             self._hub.send(self._tampering.flush())
             self._hub.tell({"event": "end", "ticks": self._plan.offered})
-            log.info("simulate: the market has ended after %d ticks; connections stay open", self._plan.offered)
+            log.info(
+                "simulate: the market has ended after %d ticks; connections stay open", self._plan.offered
+            )
 
     async def _sleep(self, ns: int) -> None:
         """Until woken, a fault is due, or `ns` have passed."""
         fault = self._plan.wait(time.monotonic_ns())
-        timer = asyncio.get_running_loop().call_later(min(ns, _NAP, fault if fault is not None else ns) / SECOND, self._wake.set)
+        timer = asyncio.get_running_loop().call_later(
+            min(ns, _NAP, fault if fault is not None else ns) / SECOND, self._wake.set
+        )
         await self._wake.wait()
         timer.cancel()
 

@@ -11,7 +11,15 @@ from tickbus.errors import ConfigError
 
 
 def open_source(
-    text: str, *, seed: int, rate: int, quotes_per_trade: int, symbols: tuple[str, ...], symbol: str, date: str | None, merge_sides: bool
+    text: str,
+    *,
+    seed: int,
+    rate: int,
+    quotes_per_trade: int,
+    symbols: tuple[str, ...],
+    symbol: str,
+    date: str | None,
+    merge_sides: bool,
 ) -> Source:
     """`synthetic`, `capture:FILE,FILE`, `ticks:FILE,FILE` or `parquet:DIR`. ConfigError if it is none, or not there."""
     kind, _, rest = text.partition(":")
@@ -24,4 +32,6 @@ def open_source(
         return TapeTicks(paths, symbol, merge_sides=merge_sides, date=date)
     if kind == "parquet" and len(paths) == 1:
         return ParquetTicks(paths[0])
-    raise ConfigError(f"--source {text}: use synthetic, capture:FILE[,FILE], ticks:FILE[,FILE] or parquet:DIR")
+    raise ConfigError(
+        f"--source {text}: use synthetic, capture:FILE[,FILE], ticks:FILE[,FILE] or parquet:DIR"
+    )

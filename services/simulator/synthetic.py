@@ -25,7 +25,9 @@ class Synthetic:
 
     live = True
 
-    def __init__(self, *, seed: int, rate: int, quotes_per_trade: int = 1, symbols: Sequence[str] = ()) -> None:
+    def __init__(
+        self, *, seed: int, rate: int, quotes_per_trade: int = 1, symbols: Sequence[str] = ()
+    ) -> None:
         self._seed = seed
         self._gap = SECOND // rate
         self._quotes = quotes_per_trade
@@ -100,12 +102,20 @@ class _Walk:
             self._due -= 1
             self._quote_id += 1 + (drawn >> 28)
             bid_size, ask_size = _SIZES[drawn >> 4 & 0xFFF], _SIZES[drawn >> 16 & 0xFFF]
-            return Tick(self._book, self.symbol, self._quote_id, at, Quote(self.symbol, self._bid, bid_size, self._ask, ask_size, 0, 0))
+            return Tick(
+                self._book,
+                self.symbol,
+                self._quote_id,
+                at,
+                Quote(self.symbol, self._bid, bid_size, self._ask, ask_size, 0, 0),
+            )
         self._due = self._quotes
         self._trade_id += 1
         size = _SIZES[drawn >> 4 & 0xFFF]
         price, side = (self._ask, Side.BUY) if drawn & 8 else (self._bid, Side.SELL)
-        return Tick(self._trades, self.symbol, self._trade_id, at, Trade(self.symbol, price, size, side, None, 0, 0))
+        return Tick(
+            self._trades, self.symbol, self._trade_id, at, Trade(self.symbol, price, size, side, None, 0, 0)
+        )
 
     def _move(self, steps: int) -> None:
         self._price = price = max(self._hub + 2, self._price + steps)

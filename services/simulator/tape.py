@@ -26,9 +26,13 @@ class TapeTicks(Recorded):
     and 0 for the other: sent so, the other side absent, or with the side known so far where `merge_sides` is set.
     """
 
-    def __init__(self, paths: Sequence[Path], symbol: str, *, merge_sides: bool = False, date: str | None = None) -> None:
+    def __init__(
+        self, paths: Sequence[Path], symbol: str, *, merge_sides: bool = False, date: str | None = None
+    ) -> None:
         if not is_symbol(symbol):
-            raise ConfigError("--source ticks: needs --symbol, the vendor's name of the recorded symbol, like BAC.US")
+            raise ConfigError(
+                "--source ticks: needs --symbol, the vendor's name of the recorded symbol, like BAC.US"
+            )
         super().__init__(frozenset((symbol,)))
         self._paths = existing(paths)
         self._symbol = symbol
@@ -53,7 +57,9 @@ class TapeTicks(Recorded):
                     fields = line.split(b",")
                     tick = row(midnight + int(fields[0]) * MILLISECOND, fields)
                 except (ValueError, IndexError) as error:
-                    raise ConfigError(f"{path}, line {number}: {error}; rows are milliseconds, price x 10000, size, ...") from None
+                    raise ConfigError(
+                        f"{path}, line {number}: {error}; rows are milliseconds, price x 10000, size, ..."
+                    ) from None
                 yield tick
             done += len(lines)
 
@@ -93,7 +99,9 @@ def _midnight(path: Path, date: str | None) -> int:
             raise ValueError
         day = datetime.strptime(digits[0], "%Y%m%d")
     except ValueError:
-        raise ConfigError(f"{date or path.name}: no day in it; name the file like bac_20131009_trade.zip or give --date 2013-10-09") from None
+        raise ConfigError(
+            f"{date or path.name}: no day in it; name the file like bac_20131009_trade.zip or give --date 2013-10-09"
+        ) from None
     return int(day.replace(tzinfo=_NEW_YORK).timestamp()) * SECOND
 
 

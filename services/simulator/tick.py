@@ -51,13 +51,23 @@ def key_of(symbol: str, kind: str) -> str:
     return f"{kind}:{symbol.replace('-', '').upper()}"
 
 
-def trade_tick(key: str, symbol: str, id: int, at: int, time: int, price: str, size: str, side: Side = Side.UNKNOWN) -> Tick:
+def trade_tick(
+    key: str, symbol: str, id: int, at: int, time: int, price: str, size: str, side: Side = Side.UNKNOWN
+) -> Tick:
     """`time`: the vendor's, ns since the epoch."""
     return Tick(key, symbol, id, at, Trade(symbol, price, size, side, None, time, 0))
 
 
 def quote_tick(
-    key: str, symbol: str, id: int, at: int, time: int, bid: str | None, bid_size: str | None, ask: str | None, ask_size: str | None
+    key: str,
+    symbol: str,
+    id: int,
+    at: int,
+    time: int,
+    bid: str | None,
+    bid_size: str | None,
+    ask: str | None,
+    ask_size: str | None,
 ) -> Tick:
     return Tick(key, symbol, id, at, Quote(symbol, bid, bid_size, ask, ask_size, time, 0))
 

@@ -87,10 +87,16 @@ class TickFaults:
 def rendered(tick: Tick, message: Trade | Quote, dialect: Dialect) -> bytes:
     """What is sent of a tick, its fault included."""
     if tick.fault == "corrupt":
-        message = replace(message, price_text=CORRUPTED) if isinstance(message, Trade) else replace(message, bid_text=CORRUPTED)
+        message = (
+            replace(message, price_text=CORRUPTED)
+            if isinstance(message, Trade)
+            else replace(message, bid_text=CORRUPTED)
+        )
     item = dialect.render(message, tick.symbol, tick.id)
     if tick.fault == "seconds":
-        item = item.replace(dialect.time_text(message.ts_event).encode(), b"%d" % (message.ts_event // SECOND))
+        item = item.replace(
+            dialect.time_text(message.ts_event).encode(), b"%d" % (message.ts_event // SECOND)
+        )
     return item
 
 

@@ -16,9 +16,16 @@ _SIDES = {Side.BUY: ("buy", _GREEN), Side.SELL: ("sell", _RED), Side.UNKNOWN: ("
 
 def json_line(stream: Stream, id: StreamId, message: Message) -> str:
     """`type`, `stream`, `feed`, `id`, then the message's own fields."""
-    row: dict[str, object] = {"type": type(message).__name__.lower(), "stream": stream.name, "feed": stream.feed, "id": str(id)}
+    row: dict[str, object] = {
+        "type": type(message).__name__.lower(),
+        "stream": stream.name,
+        "feed": stream.feed,
+        "id": str(id),
+    }
     # a Gap's own `stream` is the first word of the stream's name, which stays
-    return _encode({**row, **{name: value for name, value in as_json(message).items() if name != "stream"}}).decode()
+    return _encode(
+        {**row, **{name: value for name, value in as_json(message).items() if name != "stream"}}
+    ).decode()
 
 
 def human_line(stream: Stream, id: StreamId, message: Message, colour: bool = False) -> str:
@@ -44,19 +51,33 @@ def _time(message: Message, id: StreamId) -> int:
 def _trade(trade: Trade) -> tuple[str, str]:
     side, paint = _SIDES[Side(trade.side)]
     number = f"#{trade.trade_id}" if trade.trade_id else ""
-    return f"{trade.price_text:>14} {trade.size_text:>14} {side:4} {number:14} {_flags(trade.flags)}".rstrip(), paint
+    return (
+        f"{trade.price_text:>14} {trade.size_text:>14} {side:4} {number:14} {_flags(trade.flags)}".rstrip(),
+        paint,
+    )
 
 
 def _quote(quote: Quote) -> tuple[str, str]:
     bid, ask = (f"{price or '-':>14}" for price in (quote.bid_text, quote.ask_text))
-    return f"{quote.bid_size_text or '-':>14} {bid} |{ask} {quote.ask_size_text or '-':>14} {_flags(quote.flags)}".rstrip(), ""
+    return (
+        f"{quote.bid_size_text or '-':>14} {bid} |{ask} {quote.ask_size_text or '-':>14} {_flags(quote.flags)}".rstrip(),
+        "",
+    )
 
 
 def _bar(bar: Bar) -> tuple[str, str]:
-    prices = " ".join(f"{name} {text:>12}" for name, text in zip("OHLC", (bar.open_text, bar.high_text, bar.low_text, bar.close_text), strict=True))
+    prices = " ".join(
+        f"{name} {text:>12}"
+        for name, text in zip(
+            "OHLC", (bar.open_text, bar.high_text, bar.low_text, bar.close_text), strict=True
+        )
+    )
     revision = f"revision {bar.revision} " if bar.revision else ""
     paint = _GREEN if bar.close > bar.open else _RED if bar.close < bar.open else ""
-    return f"{bar.spec:9} {prices} V {bar.volume_text:>12} n {bar.trades:<5} {revision}{','.join(bar.quality)}".rstrip(), paint
+    return (
+        f"{bar.spec:9} {prices} V {bar.volume_text:>12} n {bar.trades:<5} {revision}{','.join(bar.quality)}".rstrip(),
+        paint,
+    )
 
 
 def _gap(gap: Gap) -> tuple[str, str]:
@@ -64,15 +85,27 @@ def _gap(gap: Gap) -> tuple[str, str]:
     ids = f" (ids {gap.from_id} to {gap.to_id})" if gap.from_id is not None else ""
     span = (gap.to_ts - gap.from_ts) / SECOND
     what = "were missing and are here now" if gap.repaired else "missing"
-    return f"{gap.kind.name.lower()}: {count} {gap.stream.name.lower()}s {what}{ids} in {span:.3f} s, told by {gap.source}", _YELLOW
+    return (
+        f"{gap.kind.name.lower()}: {count} {gap.stream.name.lower()}s {what}{ids} in {span:.3f} s, told by {gap.source}",
+        _YELLOW,
+    )
 
 
 def _signal(signal: Signal) -> tuple[str, str]:
-    return f"{signal.name} {signal.value_text} (threshold {signal.threshold_text}, window {signal.window}) {signal.message}".rstrip(), _YELLOW
+    return (
+        f"{signal.name} {signal.value_text} (threshold {signal.threshold_text}, window {signal.window}) {signal.message}".rstrip(),
+        _YELLOW,
+    )
 
 
 def _flags(flags: int) -> str:
     return ",".join(flag.name.lower() for flag in Flag if flag.name and flags & flag)
 
 
-_WORDS: dict[type[Message], Callable[[Any], tuple[str, str]]] = {Trade: _trade, Quote: _quote, Bar: _bar, Gap: _gap, Signal: _signal}
+_WORDS: dict[type[Message], Callable[[Any], tuple[str, str]]] = {
+    Trade: _trade,
+    Quote: _quote,
+    Bar: _bar,
+    Gap: _gap,
+    Signal: _signal,
+}

@@ -19,7 +19,10 @@ def tables(status: BusStatus | None) -> list[Table]:
     if status is None:
         return []
     worst = [(name, lag) for name, lag in _worst(status) if lag.ticks]
-    holed = sorted((stream for stream in status.streams if stream.gaps or stream.repaired), key=lambda stream: -sum(stream.gaps.values()))
+    holed = sorted(
+        (stream for stream in status.streams if stream.gaps or stream.repaired),
+        key=lambda stream: -sum(stream.gaps.values()),
+    )
     shown = [
         Table(
             "Feeds",
@@ -50,7 +53,14 @@ def tables(status: BusStatus | None) -> list[Table]:
     silent = [stream.name for feed in status.feeds for stream in feed.silent]
     if silent:
         more = f" (and {len(silent) - _SILENT_LISTED} more)" if len(silent) > _SILENT_LISTED else ""
-        shown.append(Table("Never ticked: " + ", ".join(silent[:_SILENT_LISTED]) + more, (), [], "wanted, but the vendor has sent nothing yet"))
+        shown.append(
+            Table(
+                "Never ticked: " + ", ".join(silent[:_SILENT_LISTED]) + more,
+                (),
+                [],
+                "wanted, but the vendor has sent nothing yet",
+            )
+        )
     return shown
 
 
@@ -92,7 +102,13 @@ def _service_row(service: ServiceStatus, shards: int) -> tuple[str, ...]:
 
 
 def _member_row(service: ServiceStatus, member: MemberStatus) -> tuple[str, ...]:
-    return service.name, member.token, "alive" if member.alive else "gone", str(member.shards), f"{member.ticks:,}"
+    return (
+        service.name,
+        member.token,
+        "alive" if member.alive else "gone",
+        str(member.shards),
+        f"{member.ticks:,}",
+    )
 
 
 def _kinds(gaps: dict[str, int]) -> str:

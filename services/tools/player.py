@@ -21,7 +21,9 @@ _RING_SECONDS = 0.9
 
 
 class Player:
-    def __init__(self, rewriter: Rewriter, publisher: Publisher, clock: BusClock, speed: float | None) -> None:
+    def __init__(
+        self, rewriter: Rewriter, publisher: Publisher, clock: BusClock, speed: float | None
+    ) -> None:
         self._rewriter = rewriter
         self._publisher = publisher
         self._clock = clock
@@ -45,7 +47,11 @@ class Player:
             if first is None:
                 first, started = piece[0][0], time.monotonic()
             while piece:
-                due = None if self._speed is None else first + int((time.monotonic() - started) * SECOND * self._speed)
+                due = (
+                    None
+                    if self._speed is None
+                    else first + int((time.monotonic() - started) * SECOND * self._speed)
+                )
                 await self._put(_due(piece, due))
                 if piece and due is not None:
                     await self._wait_for(piece[0][0] - due)

@@ -43,27 +43,46 @@ class Options(WriterOptions, frozen=True, kw_only=True):
     feeds: Annotated[tuple[str, ...], Option("only what came from these feeds")] = ()
     symbols: Annotated[tuple[str, ...], Option("only these symbols")] = ()
     kinds: Annotated[tuple[str, ...], Option("trade, quote or both")] = ("trade", "quote")
-    from_: Annotated[str | None, Option("only ticks whose ts_event is at or after this time, like 2024-08-09T13:30:00Z")] = None
+    from_: Annotated[
+        str | None, Option("only ticks whose ts_event is at or after this time, like 2024-08-09T13:30:00Z")
+    ] = None
     to: Annotated[str | None, Option("only ticks before this time")] = None
-    speed: Annotated[str, Option("1 = as it was, 10 = ten times faster, max = as fast as Redis takes it")] = "1"
-    name: Annotated[str | None, Option("the feed is replay-NAME; default the recorded feed's own name")] = None
-    linger: Annotated[Duration, Option("let the bus clock run on for so long after the last tick: bars + their grace close")] = Duration(5 * SECOND)
+    speed: Annotated[str, Option("1 = as it was, 10 = ten times faster, max = as fast as Redis takes it")] = (
+        "1"
+    )
+    name: Annotated[str | None, Option("the feed is replay-NAME; default the recorded feed's own name")] = (
+        None
+    )
+    linger: Annotated[
+        Duration, Option("let the bus clock run on for so long after the last tick: bars + their grace close")
+    ] = Duration(5 * SECOND)
     metrics_port: Annotated[
-        int, Option("port for /metrics, /healthz and /readyz; 0 picks a free one, -1 switches it off", minimum=-1, maximum=65535)
+        int,
+        Option(
+            "port for /metrics, /healthz and /readyz; 0 picks a free one, -1 switches it off",
+            minimum=-1,
+            maximum=65535,
+        ),
     ] = -1
-    log_level: Annotated[Literal["debug", "info", "warning", "error"], Option("how much is logged to standard error")] = "warning"
+    log_level: Annotated[
+        Literal["debug", "info", "warning", "error"], Option("how much is logged to standard error")
+    ] = "warning"
 
 
 def start(options: Options) -> int:
     for kind in options.kinds:
         if kind not in ("trade", "quote"):
-            raise ConfigError(f"--kinds {kind}: trade and quote can be replayed; bars are built anew by `tickbus bars`, gaps come with each")
+            raise ConfigError(
+                f"--kinds {kind}: trade and quote can be replayed; bars are built anew by `tickbus bars`, gaps come with each"
+            )
     for symbol in options.symbols:
         check_symbol(symbol)
     recorded, speed = _recorded(options), parse_speed(options.speed)
     feed = check_name(f"replay-{options.name or _only_feed(options)}")
     if (first := next(recorded, None)) is None:
-        raise ConfigError(f"DATA_DIR {options.data_dir}: nothing that is recorded there fits what is asked for (--feeds, --symbols, --from, --to)")
+        raise ConfigError(
+            f"DATA_DIR {options.data_dir}: nothing that is recorded there fits what is asked for (--feeds, --symbols, --from, --to)"
+        )
     return run(partial(_replay, options, chain((first,), recorded), feed, speed), options, "replay")
 
 
@@ -87,9 +106,13 @@ def _recorded(options: Options) -> Iterator[Step]:
     except ImportError:
         raise ConfigError("replay needs pyarrow; pip install 'tickbus-services[recorder]'") from None
     if not options.data_dir.is_dir():
-        raise ConfigError(f"DATA_DIR {options.data_dir}: there is no such folder; name the --data-dir of a recorder")
+        raise ConfigError(
+            f"DATA_DIR {options.data_dir}: there is no such folder; name the --data-dir of a recorder"
+        )
     begin, end = (_time(flag, text) for flag, text in (("--from", options.from_), ("--to", options.to)))
-    found = read_recorded(options.data_dir, (*options.kinds, "gap"), options.symbols or None, options.feeds or None, begin, end)
+    found = read_recorded(
+        options.data_dir, (*options.kinds, "gap"), options.symbols or None, options.feeds or None, begin, end
+    )
     return _readable(options.data_dir, steps(found, options.kinds))
 
 
@@ -116,11 +139,15 @@ def _only_feed(options: Options) -> str:
     if not found:
         raise ConfigError(f"DATA_DIR {options.data_dir}: no {' or '.join(options.kinds)} is recorded there")
     if len(found) > 1:
-        raise ConfigError(f"DATA_DIR {options.data_dir} holds the feeds {', '.join(found)}: choose one with --feeds, or give the whole a --name")
+        raise ConfigError(
+            f"DATA_DIR {options.data_dir} holds the feeds {', '.join(found)}: choose one with --feeds, or give the whole a --name"
+        )
     return found[0]
 
 
-async def _replay(options: Options, recorded: Iterator[Step], feed: str, speed: float | None, service: Service) -> None:
+async def _replay(
+    options: Options, recorded: Iterator[Step], feed: str, speed: float | None, service: Service
+) -> None:
     redis = locate(options.redis)
     keys = Keys(options.prefix, options.shards)
     clock = BusClock()
@@ -143,7 +170,9 @@ async def _replay(options: Options, recorded: Iterator[Step], feed: str, speed: 
         player = Player(rewriter, publisher, clock, speed)
         print(f"replaying {options.data_dir} as feed {feed}", file=sys.stderr)
         async with asyncio.TaskGroup() as group:
-            others = [group.create_task(work) for work in (lease.keep(), sweeper.run(), _tell_progress(player))]
+            others = [
+                group.create_task(work) for work in (lease.keep(), sweeper.run(), _tell_progress(player))
+            ]
             service.ready = True
             await service.until_stopping(player.play(recorded, options.linger / SECOND))
             await _close(player, options.stop_deadline / SECOND)
@@ -175,7 +204,9 @@ async def _take(link: Connection, keys: Keys, lease: Lease, feed: str) -> None:
                 return
         except TimeoutError:
             held = await link.ask("GET", keys.lease(feed)) or b"somebody"
-    raise ConfigError(f"feed {feed!r} has a lease, held by {held.decode()}: it is being replayed; wait for its end, or give another --name")
+    raise ConfigError(
+        f"feed {feed!r} has a lease, held by {held.decode()}: it is being replayed; wait for its end, or give another --name"
+    )
 
 
 async def _tell_progress(player: Player) -> None:
@@ -187,8 +218,12 @@ async def _tell_progress(player: Player) -> None:
         now = time.monotonic()
         rate = (player.ticks - before) / (now - since)
         before, since = player.ticks, now
-        line = f"{_progress(player, 'playing')}, {rate:,.0f} ticks/s" + (f", {player.late:.1f} s late" if player.late > 1 else "")
-        print(f"\r\x1b[K{line}" if watched else line, end="" if watched else "\n", file=sys.stderr, flush=True)
+        line = f"{_progress(player, 'playing')}, {rate:,.0f} ticks/s" + (
+            f", {player.late:.1f} s late" if player.late > 1 else ""
+        )
+        print(
+            f"\r\x1b[K{line}" if watched else line, end="" if watched else "\n", file=sys.stderr, flush=True
+        )
 
 
 def _progress(player: Player, word: str) -> str:

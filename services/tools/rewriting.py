@@ -43,7 +43,10 @@ class _Replayed(StreamWriter):
     def entry(self, message: Message, ms: int) -> Entry:
         replayed, recv = message, self.head.ts_recv
         if isinstance(message, Trade | Quote):
-            replayed, recv = msgspec.structs.replace(message, flags=message.flags | Flag.REPLAYED), message.ts_recv
+            replayed, recv = (
+                msgspec.structs.replace(message, flags=message.flags | Flag.REPLAYED),
+                message.ts_recv,
+            )
         entry = Entry(self, ms, self.head.seq + 1, FIELDS[type(message)], encode(replayed), recv=recv)
         self.head.add(entry, message)
         return entry
@@ -67,7 +70,9 @@ class Rewriter:
         """Of the streams written to so far."""
         return [stream.key for stream in self._streams.values()]
 
-    def entries(self, messages: Iterable[tuple[Stream, Message]], ms: int) -> tuple[list[Entry], dict[StreamWriter, bytes]]:
+    def entries(
+        self, messages: Iterable[tuple[Stream, Message]], ms: int
+    ) -> tuple[list[Entry], dict[StreamWriter, bytes]]:
         """-> entries under IDs of `ms`, and the heads of their streams after them."""
         entries: list[Entry] = []
         touched: dict[_Replayed, None] = {}
@@ -79,5 +84,7 @@ class Rewriter:
 
     def _add(self, recorded: Stream) -> _Replayed:
         stream = Stream(recorded.kind, self._feed, recorded.symbol)
-        own = self._streams[recorded.kind, recorded.symbol] = _Replayed(self._keys, stream, self._heads.get(stream.name, EMPTY_HEAD), self._epoch)
+        own = self._streams[recorded.kind, recorded.symbol] = _Replayed(
+            self._keys, stream, self._heads.get(stream.name, EMPTY_HEAD), self._epoch
+        )
         return own

@@ -42,8 +42,12 @@ POSITIONALS = ()
 class Options(CommonOptions, frozen=True, kw_only=True):
     json: Annotated[bool, Option("one JSON object")] = False
     watch: Annotated[bool, Option("again and again, until Ctrl-C")] = False
-    interval: Annotated[Duration, Option("between two looks of --watch", minimum=SECOND // 10)] = Duration(SECOND)
-    log_level: Annotated[Literal["debug", "info", "warning", "error"], Option("how much is logged to standard error")] = "warning"
+    interval: Annotated[Duration, Option("between two looks of --watch", minimum=SECOND // 10)] = Duration(
+        SECOND
+    )
+    log_level: Annotated[
+        Literal["debug", "info", "warning", "error"], Option("how much is logged to standard error")
+    ] = "warning"
 
 
 def start(options: Options) -> int:
@@ -89,7 +93,9 @@ def _live() -> "Live":
 
 def _print(options: Options, status: BusStatus | None) -> None:
     if options.json:
-        print(msgspec.json.encode(as_object(status, options.prefix, redact(options.redis))).decode(), flush=True)
+        print(
+            msgspec.json.encode(as_object(status, options.prefix, redact(options.redis))).decode(), flush=True
+        )
     elif for_terminal():
         from rich.console import Console
 

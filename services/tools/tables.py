@@ -37,7 +37,9 @@ def _lines(table: Table) -> list[str]:
 
     def line(cells: tuple[str, ...]) -> str:
         placed = zip(table.columns, cells, widths, strict=True)
-        return "  ".join(cell.rjust(width) if name.startswith(">") else cell.ljust(width) for name, cell, width in placed).rstrip()
+        return "  ".join(
+            cell.rjust(width) if name.startswith(">") else cell.ljust(width) for name, cell, width in placed
+        ).rstrip()
 
     return [table.title, "  " + line(names), *("  " + line(row) for row in table.rows)]
 
@@ -55,7 +57,11 @@ def rich_tables(heading: str, tables: Sequence[Table]) -> "RenderableType":
             continue
         made = RichTable(title=table.title, title_justify="left", box=box.SIMPLE_HEAD, title_style="bold")
         for name in table.columns:
-            made.add_column(name.lstrip(">"), justify="right" if name.startswith(">") else "left", no_wrap=name.startswith(">"))
+            made.add_column(
+                name.lstrip(">"),
+                justify="right" if name.startswith(">") else "left",
+                no_wrap=name.startswith(">"),
+            )
         for row in table.rows:
             made.add_row(*map(Text, row))
         parts.append(made)

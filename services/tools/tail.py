@@ -32,16 +32,23 @@ POSITIONALS = (("symbols", "*", "SYMBOL"),)
 
 
 class Options(CommonOptions, frozen=True, kw_only=True):
-    symbols: Annotated[tuple[str, ...], Option("what to print, like BTC-USDT AAPL.US; default everything")] = ()
+    symbols: Annotated[
+        tuple[str, ...], Option("what to print, like BTC-USDT AAPL.US; default everything")
+    ] = ()
     kind: Annotated[
-        Literal["trade", "quote", "bar", "signal", "gap"], Option("gap: those of the trade, quote and bar streams; other kinds show their own too")
+        Literal["trade", "quote", "bar", "signal", "gap"],
+        Option("gap: those of the trade, quote and bar streams; other kinds show their own too"),
     ] = "trade"
     feed: Annotated[tuple[str, ...], Option("only of these feeds, by name")] = ()
     spec: Annotated[tuple[str, ...], Option("only bars of these specs, like time:1s")] = ()
-    from_: Annotated[str, Option("where to begin: now, start (the oldest kept), or a time like 2024-08-09T13:30:00Z")] = NOW
+    from_: Annotated[
+        str, Option("where to begin: now, start (the oldest kept), or a time like 2024-08-09T13:30:00Z")
+    ] = NOW
     json: Annotated[bool, Option("one JSON object a line")] = False
     count: Annotated[int | None, Option("end after so many lines", minimum=1)] = None
-    log_level: Annotated[Literal["debug", "info", "warning", "error"], Option("how much is logged to standard error")] = "warning"
+    log_level: Annotated[
+        Literal["debug", "info", "warning", "error"], Option("how much is logged to standard error")
+    ] = "warning"
 
 
 def start(options: Options) -> int:
@@ -79,7 +86,13 @@ async def _print(options: Options) -> None:
 
 def _reading(bus: tickbus.Bus, options: Options, kind: str) -> tickbus.Subscription[tickbus.Message]:
     specs = options.spec if kind == "bar" else ()
-    return bus.read(kind, symbols=options.symbols or None, feeds=options.feed or None, specs=specs or None, start=options.from_)
+    return bus.read(
+        kind,
+        symbols=options.symbols or None,
+        feeds=options.feed or None,
+        specs=specs or None,
+        start=options.from_,
+    )
 
 
 class _Enough(Exception):
@@ -90,7 +103,11 @@ class _Printer:
     """Readings of several kinds share one: lines come out whole, in order per stream."""
 
     def __init__(self, options: Options) -> None:
-        self._line = json_line if options.json else partial(human_line, colour=sys.stdout.isatty() and "NO_COLOR" not in os.environ)
+        self._line = (
+            json_line
+            if options.json
+            else partial(human_line, colour=sys.stdout.isatty() and "NO_COLOR" not in os.environ)
+        )
         self._only_gaps = options.kind == "gap"
         self._left = options.count
 
@@ -114,7 +131,9 @@ async def _tell_absent(link: Connection, options: Options, kinds: Iterable[str])
         return
     keys = Keys(options.prefix, shards)
     asked = sorted({keys.shard(symbol) for symbol in options.symbols}) if options.symbols else range(shards)
-    there = [stream for stream in map(Stream.parse, await read_heads(link, keys, asked)) if stream.kind in kinds]
+    there = [
+        stream for stream in map(Stream.parse, await read_heads(link, keys, asked)) if stream.kind in kinds
+    ]
     for what, given, known in (
         ("symbol", options.symbols, {stream.symbol for stream in there}),
         ("feed", options.feed, {stream.feed for stream in there}),
@@ -122,4 +141,7 @@ async def _tell_absent(link: Connection, options: Options, kinds: Iterable[str])
     ):
         for name in given:
             if name not in known:
-                print(f"tickbus: no {'/'.join(kinds)} stream of {what} {name} on this bus yet; waiting for it", file=sys.stderr)
+                print(
+                    f"tickbus: no {'/'.join(kinds)} stream of {what} {name} on this bus yet; waiting for it",
+                    file=sys.stderr,
+                )

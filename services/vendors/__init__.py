@@ -25,7 +25,9 @@ from tickbus.errors import ConfigError
 
 
 class OpenDialect(Protocol):
-    def __call__(self, path: str, query: Mapping[str, str], limits: VendorLimits, options: Any, now: int) -> Dialect | HttpRefusal | None:
+    def __call__(
+        self, path: str, query: Mapping[str, str], limits: VendorLimits, options: Any, now: int
+    ) -> Dialect | HttpRefusal | None:
         """The dialect of a client that asks for this path; None if the path is not one of this vendor's."""
 
 
@@ -50,9 +52,23 @@ class Vendor:
 
 
 VENDORS: dict[str, Vendor] = {
-    "alltick": Vendor(AllTick, open_alltick, ("/quote-b-ws-api", "/quote-stock-b-ws-api"), AllTickOptions, AllTickServerOptions),
-    "binance": Vendor(Binance, open_binance, ("/ws", "/ws/STREAM", "/stream"), server_options=BinanceServerOptions, channel_of=channel_of),
-    "json": Vendor(Json, open_json, ("any other path",), JsonOptions, JsonServerOptions),  # the last: it takes every path
+    "alltick": Vendor(
+        AllTick,
+        open_alltick,
+        ("/quote-b-ws-api", "/quote-stock-b-ws-api"),
+        AllTickOptions,
+        AllTickServerOptions,
+    ),
+    "binance": Vendor(
+        Binance,
+        open_binance,
+        ("/ws", "/ws/STREAM", "/stream"),
+        server_options=BinanceServerOptions,
+        channel_of=channel_of,
+    ),
+    "json": Vendor(
+        Json, open_json, ("any other path",), JsonOptions, JsonServerOptions
+    ),  # the last: it takes every path
 }
 
 
@@ -64,7 +80,9 @@ def vendor_of(feed: str) -> Vendor:
         raise ConfigError(f"unknown feed {feed!r}: expected one of {', '.join(VENDORS)} (--feed)") from None
 
 
-def open_dialect(target: str, limits: VendorLimits, options: Mapping[str, VendorOptions], now: int) -> Dialect | HttpRefusal:
+def open_dialect(
+    target: str, limits: VendorLimits, options: Mapping[str, VendorOptions], now: int
+) -> Dialect | HttpRefusal:
     """Return the dialect for a request's target, `/stream?streams=btcusdt@trade`. options: of the servers, by vendor."""
     path = bare_path(target)
     query = dict(parse_qsl(target.partition("?")[2], keep_blank_values=True))

@@ -214,9 +214,13 @@ class Feed(ABC):
         if given.scheme not in ("ws", "wss") or not given.hostname or port == 0:
             raise ConfigError(f"--url {redact(url)}: write it as ws://host:port or wss://host")
         if given.fragment or (given.username is not None and given.password is None):
-            raise ConfigError(f"--url {redact(url)}: write user and password as user:password@ or neither, and no # part")
+            raise ConfigError(
+                f"--url {redact(url)}: write user and password as user:password@ or neither, and no # part"
+            )
         path = given.path if given.path not in ("", "/") else self.default_path
-        return given._replace(path=path, query="&".join(part for part in (given.query, self.query()) if part)).geturl()
+        return given._replace(
+            path=path, query="&".join(part for part in (given.query, self.query()) if part)
+        ).geturl()
 
     def query(self) -> str:
         return ""
@@ -249,7 +253,9 @@ class Feed(ABC):
         """What an HTTP answer other than 101 means; status 0: the answer is no HTTP."""
         text = f"HTTP {status} {body}".strip() if status else f"no answer of a WebSocket server: {body!r}"
         if status in (301, 302, 303, 307, 308, 400, 401, 403, 404, 405, 410, 426, 451):
-            return Refused(f"the vendor refuses the connection for good: {text}; check --url and --token", fatal=True)
+            return Refused(
+                f"the vendor refuses the connection for good: {text}; check --url and --token", fatal=True
+            )
         return Refused(text, fatal=False, wait=Duration(30 * SECOND) if status in (418, 429) else Duration(0))
 
 

@@ -26,9 +26,17 @@ def with_vendors(options: type[O], vendors: Mapping[str, type[VendorOptions]]) -
         hints = get_type_hints(own, include_extras=True)
         for field in msgspec.structs.fields(own):
             kind, option = get_args(hints[field.name])
-            fields.append((field.name, Annotated[kind, msgspec.structs.replace(option, group=vendor)], field.default))
+            fields.append(
+                (field.name, Annotated[kind, msgspec.structs.replace(option, group=vendor)], field.default)
+            )
     combined = msgspec.defstruct(
-        options.__name__, fields, bases=(options,), frozen=True, kw_only=True, forbid_unknown_fields=True, module=options.__module__
+        options.__name__,
+        fields,
+        bases=(options,),
+        frozen=True,
+        kw_only=True,
+        forbid_unknown_fields=True,
+        module=options.__module__,
     )
     return cast(type[O], combined)
 
@@ -38,9 +46,13 @@ def of_vendor(options: CommonOptions, own: type[V]) -> V:
     return own(**{name: getattr(options, name) for name in own.__struct_fields__})
 
 
-def check_foreign(options: CommonOptions, vendors: Mapping[str, type[VendorOptions]], chosen: str, flag: str) -> None:
+def check_foreign(
+    options: CommonOptions, vendors: Mapping[str, type[VendorOptions]], chosen: str, flag: str
+) -> None:
     """ConfigError if an option of another vendor than the `chosen` one is set; `flag` is the one that chose it."""
     for vendor, own in vendors.items():
         for field in msgspec.structs.fields(own):
             if vendor != chosen and getattr(options, field.name) != field.default:
-                raise ConfigError(f"--{field.name.replace('_', '-')} is an option of {vendor}, not of {chosen} ({flag}); leave it out")
+                raise ConfigError(
+                    f"--{field.name.replace('_', '-')} is an option of {vendor}, not of {chosen} ({flag}); leave it out"
+                )

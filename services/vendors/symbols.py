@@ -10,13 +10,17 @@ from tickbus.protocol.names import check_symbol
 class SymbolMap:
     """`vendor[canonical]` and `canonical[vendor]`, for the wanted symbols."""
 
-    def __init__(self, symbols: Iterable[str], to_vendor_symbol: Callable[[str], str], exceptions: dict[str, str]) -> None:
+    def __init__(
+        self, symbols: Iterable[str], to_vendor_symbol: Callable[[str], str], exceptions: dict[str, str]
+    ) -> None:
         self.vendor: dict[str, str] = {}
         self.canonical: dict[str, str] = {}
         for symbol in symbols:
             spelling = exceptions.get(symbol) or to_vendor_symbol(symbol)
             if (other := self.canonical.setdefault(spelling, symbol)) != symbol:
-                raise ConfigError(f"symbols {other} and {symbol} are both {spelling!r} at the vendor; drop one or change --symbol-map")
+                raise ConfigError(
+                    f"symbols {other} and {symbol} are both {spelling!r} at the vendor; drop one or change --symbol-map"
+                )
             self.vendor[check_symbol(symbol)] = spelling
 
 
@@ -44,7 +48,9 @@ def read_symbols(given: tuple[str, ...]) -> list[str]:
     for item in given:
         symbols += _words(Path(item[1:]), "--symbols") if item.startswith("@") else [item]
     if not symbols:
-        raise ConfigError("--symbols is missing (also TICKBUS_SYMBOLS): name what to subscribe, like BTC-USDT,ETH-USDT or @file")
+        raise ConfigError(
+            "--symbols is missing (also TICKBUS_SYMBOLS): name what to subscribe, like BTC-USDT,ETH-USDT or @file"
+        )
     return list(dict.fromkeys(symbols))
 
 
@@ -58,9 +64,13 @@ def read_symbol_map(path: Path | None) -> dict[str, str]:
             continue
         canonical, equals, vendor = (part.strip() for part in line.partition("="))
         if not (canonical and equals and vendor):
-            raise ConfigError(f"--symbol-map {path}, line {number}: {line!r} is not of the form canonical = vendor")
+            raise ConfigError(
+                f"--symbol-map {path}, line {number}: {line!r} is not of the form canonical = vendor"
+            )
         if pairs.setdefault(check_symbol(canonical), vendor) != vendor:
-            raise ConfigError(f"--symbol-map {path}, line {number}: {canonical} is {pairs[canonical]!r} already")
+            raise ConfigError(
+                f"--symbol-map {path}, line {number}: {canonical} is {pairs[canonical]!r} already"
+            )
     return pairs
 
 

@@ -17,7 +17,19 @@ from tickbus.errors import (
     VendorRefused,
     WireError,
 )  # fmt: skip
-from tickbus.protocol.messages import Bar, Flag, Gap, GapKind, Message, Quote, Side, Signal, StreamKind, Trade, as_json
+from tickbus.protocol.messages import (
+    Bar,
+    Flag,
+    Gap,
+    GapKind,
+    Message,
+    Quote,
+    Side,
+    Signal,
+    StreamKind,
+    Trade,
+    as_json,
+)
 from tickbus.protocol.names import Stream, StreamId
 from tickbus.subscription import Consumer, Subscription
 from tickbus.version import VERSION as __version__

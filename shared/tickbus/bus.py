@@ -12,7 +12,16 @@ from tickbus.errors import ConfigError
 from tickbus.protocol.bar_specs import parse_all
 from tickbus.protocol.codec import head_tick
 from tickbus.protocol.messages import Bar, Gap, Message, Quote, Signal, Trade
-from tickbus.protocol.names import DEFAULT_PREFIX, DEFAULT_SHARDS, KINDS, Keys, Stream, StreamId, check_name, check_symbol
+from tickbus.protocol.names import (
+    DEFAULT_PREFIX,
+    DEFAULT_SHARDS,
+    KINDS,
+    Keys,
+    Stream,
+    StreamId,
+    check_name,
+    check_symbol,
+)
 from tickbus.protocol.stream_filter import StreamFilter
 from tickbus.reader.cluster_reader import AnyReader, open_reader
 from tickbus.reader.reads import FROM_START, NOW, Start, parse_start
@@ -74,21 +83,37 @@ class Bus:
         self._consumers: WeakSet[Consumer] = WeakSet()
 
     @overload
-    def read(self, kind: Literal["trade"] = ..., *, gaps: Literal[False], **choice: Unpack[_Choice]) -> Subscription[Trade]: ...
+    def read(
+        self, kind: Literal["trade"] = ..., *, gaps: Literal[False], **choice: Unpack[_Choice]
+    ) -> Subscription[Trade]: ...
     @overload
-    def read(self, kind: Literal["trade"] = ..., *, gaps: bool = ..., **choice: Unpack[_Choice]) -> Subscription[Trade | Gap]: ...
+    def read(
+        self, kind: Literal["trade"] = ..., *, gaps: bool = ..., **choice: Unpack[_Choice]
+    ) -> Subscription[Trade | Gap]: ...
     @overload
-    def read(self, kind: Literal["quote"], *, gaps: Literal[False], **choice: Unpack[_Choice]) -> Subscription[Quote]: ...
+    def read(
+        self, kind: Literal["quote"], *, gaps: Literal[False], **choice: Unpack[_Choice]
+    ) -> Subscription[Quote]: ...
     @overload
-    def read(self, kind: Literal["quote"], *, gaps: bool = ..., **choice: Unpack[_Choice]) -> Subscription[Quote | Gap]: ...
+    def read(
+        self, kind: Literal["quote"], *, gaps: bool = ..., **choice: Unpack[_Choice]
+    ) -> Subscription[Quote | Gap]: ...
     @overload
-    def read(self, kind: Literal["bar"], *, gaps: Literal[False], **choice: Unpack[_Choice]) -> Subscription[Bar]: ...
+    def read(
+        self, kind: Literal["bar"], *, gaps: Literal[False], **choice: Unpack[_Choice]
+    ) -> Subscription[Bar]: ...
     @overload
-    def read(self, kind: Literal["bar"], *, gaps: bool = ..., **choice: Unpack[_Choice]) -> Subscription[Bar | Gap]: ...
+    def read(
+        self, kind: Literal["bar"], *, gaps: bool = ..., **choice: Unpack[_Choice]
+    ) -> Subscription[Bar | Gap]: ...
     @overload
-    def read(self, kind: Literal["signal"], *, gaps: Literal[False], **choice: Unpack[_Choice]) -> Subscription[Signal]: ...
+    def read(
+        self, kind: Literal["signal"], *, gaps: Literal[False], **choice: Unpack[_Choice]
+    ) -> Subscription[Signal]: ...
     @overload
-    def read(self, kind: Literal["signal"], *, gaps: bool = ..., **choice: Unpack[_Choice]) -> Subscription[Signal | Gap]: ...
+    def read(
+        self, kind: Literal["signal"], *, gaps: bool = ..., **choice: Unpack[_Choice]
+    ) -> Subscription[Signal | Gap]: ...
     @overload
     def read(self, kind: str, *, gaps: bool = ..., **choice: Unpack[_Choice]) -> Subscription[Message]: ...
     def read(
@@ -128,20 +153,32 @@ class Bus:
         streams = _filter((kind,), symbols, feeds, specs)
         begin = parse_start(start if start is not None else NOW if cursor is None else FROM_START)
         positions = parse_cursor(kind, cursor or {})
-        subscription: Subscription[Any] = Subscription(partial(self._open_reader, streams), begin, positions, kind, gaps, late)
+        subscription: Subscription[Any] = Subscription(
+            partial(self._open_reader, streams), begin, positions, kind, gaps, late
+        )
         self._subscriptions.add(subscription)
         return subscription
 
     @overload
-    async def snapshot(self, kind: Literal["trade"] = ..., **streams: Unpack[_Streams]) -> dict[Stream, tuple[StreamId, Trade]]: ...
+    async def snapshot(
+        self, kind: Literal["trade"] = ..., **streams: Unpack[_Streams]
+    ) -> dict[Stream, tuple[StreamId, Trade]]: ...
     @overload
-    async def snapshot(self, kind: Literal["quote"], **streams: Unpack[_Streams]) -> dict[Stream, tuple[StreamId, Quote]]: ...
+    async def snapshot(
+        self, kind: Literal["quote"], **streams: Unpack[_Streams]
+    ) -> dict[Stream, tuple[StreamId, Quote]]: ...
     @overload
-    async def snapshot(self, kind: Literal["bar"], **streams: Unpack[_Streams]) -> dict[Stream, tuple[StreamId, Bar]]: ...
+    async def snapshot(
+        self, kind: Literal["bar"], **streams: Unpack[_Streams]
+    ) -> dict[Stream, tuple[StreamId, Bar]]: ...
     @overload
-    async def snapshot(self, kind: Literal["signal"], **streams: Unpack[_Streams]) -> dict[Stream, tuple[StreamId, Signal]]: ...
+    async def snapshot(
+        self, kind: Literal["signal"], **streams: Unpack[_Streams]
+    ) -> dict[Stream, tuple[StreamId, Signal]]: ...
     @overload
-    async def snapshot(self, kind: str, **streams: Unpack[_Streams]) -> dict[Stream, tuple[StreamId, Message]]: ...
+    async def snapshot(
+        self, kind: str, **streams: Unpack[_Streams]
+    ) -> dict[Stream, tuple[StreamId, Message]]: ...
     async def snapshot(
         self,
         kind: str = "trade",
@@ -169,7 +206,11 @@ class Bus:
         finally:
             connection.close()
         chosen = {stream: head for name, head in heads.items() if streams(stream := Stream.parse(name))}
-        return {stream: (StreamId.parse(head.id), tick) for stream, head in chosen.items() if (tick := head_tick(head, kind)) is not None}
+        return {
+            stream: (StreamId.parse(head.id), tick)
+            for stream, head in chosen.items()
+            if (tick := head_tick(head, kind)) is not None
+        }
 
     def consume(
         self,
@@ -211,17 +252,28 @@ class Bus:
             ttl = parse_duration(lease_ttl)
         except ValueError as error:
             raise ConfigError(f"lease_ttl: {error}") from None
-        consumer = Consumer(partial(self._open_consumer, service, streams, parse_start(start), ttl, mirror_groups))
+        consumer = Consumer(
+            partial(self._open_consumer, service, streams, parse_start(start), ttl, mirror_groups)
+        )
         self._consumers.add(consumer)
         return consumer
 
     async def _open_consumer(
-        self, service: str, streams: StreamFilter, start: str | StreamId, lease_ttl: Duration, mirror_groups: bool
+        self,
+        service: str,
+        streams: StreamFilter,
+        start: str | StreamId,
+        lease_ttl: Duration,
+        mirror_groups: bool,
     ) -> ShardConsumer:
         keys, _ = await self._keys()
-        return ShardConsumer(self._url, keys, service, streams, lease_ttl, start=start, mirror_groups=mirror_groups)
+        return ShardConsumer(
+            self._url, keys, service, streams, lease_ttl, start=start, mirror_groups=mirror_groups
+        )
 
-    async def _open_reader(self, streams: StreamFilter, start: str | StreamId, positions: Mapping[str, StreamId]) -> AnyReader:
+    async def _open_reader(
+        self, streams: StreamFilter, start: str | StreamId, positions: Mapping[str, StreamId]
+    ) -> AnyReader:
         keys, was_empty = await self._keys()
         if was_empty:  # what comes is all new, so nothing of it may be skipped
             start = FROM_START
@@ -249,7 +301,9 @@ class Bus:
             connection.close()
         return self
 
-    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._close()
         for consumer in list(self._consumers):
             await consumer.close()
@@ -257,7 +311,9 @@ class Bus:
     def __enter__(self) -> "Bus":
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._close()
 
     def _close(self) -> None:
@@ -265,7 +321,12 @@ class Bus:
             subscription.close()
 
 
-def _filter(kinds: Collection[str], symbols: Collection[str] | None, feeds: Collection[str] | None, specs: Collection[str] | None) -> StreamFilter:
+def _filter(
+    kinds: Collection[str],
+    symbols: Collection[str] | None,
+    feeds: Collection[str] | None,
+    specs: Collection[str] | None,
+) -> StreamFilter:
     """ConfigError if these cannot be right."""
     for kind in kinds:
         if kind not in KINDS:

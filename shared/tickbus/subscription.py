@@ -76,7 +76,11 @@ class Subscription(Generic[T]):
         """Stream name -> ID of the newest message delivered. `read(..., cursor=...)` goes on right after it."""
         positions = dict(self._began or {})
         if self._reader is not None:
-            positions |= {cursor.stream.name: cursor.delivered.decode() for cursor in self._reader.cursors if cursor.delivered is not None}
+            positions |= {
+                cursor.stream.name: cursor.delivered.decode()
+                for cursor in self._reader.cursors
+                if cursor.delivered is not None
+            }
         # the iterator knows how much of the list it has delivered: nothing is counted per message
         left = length_hint(self._messages)
         newest: dict[str, str] = {}
@@ -87,7 +91,9 @@ class Subscription(Generic[T]):
                 newest.setdefault(name, str(read.last))
             elif delivered > 0:
                 newest.setdefault(name, entries[delivered - 1][0].decode())
-            elif delivered == 0 and self._reports_loss(read):  # the loss is delivered: right before what follows it
+            elif delivered == 0 and self._reports_loss(
+                read
+            ):  # the loss is delivered: right before what follows it
                 assert read.lost is not None
                 newest.setdefault(name, str(_before(read.lost.before)))
             left = max(0, left - len(entries) - self._reports_loss(read))
@@ -135,7 +141,9 @@ class Subscription(Generic[T]):
             self._reader.close()
 
     async def _polls(self) -> AsyncIterator[list[Read]]:
-        if self._began is not None:  # again: streams that appeared since are new, and read from their first entry
+        if (
+            self._began is not None
+        ):  # again: streams that appeared since are new, and read from their first entry
             self._start, self._positions = FROM_START, parse_cursor(self._kind, self.cursor)
             self._reads, self._decoded, self._messages = [], 0, iter(())
         self._reader = reader = await self._open_reader(self._start, self._positions)
@@ -162,10 +170,16 @@ class Subscription(Generic[T]):
     def _decode(self, reads: list[Read]) -> list[Message]:
         wanted, decode_tick = self._field, DECODE[self._field]
         if any(map(self._reports_loss, reads)):
-            return [message for read in reads for message in (*self._loss(read), *self._decode([read._replace(lost=None)]))]
+            return [
+                message
+                for read in reads
+                for message in (*self._loss(read), *self._decode([read._replace(lost=None)]))
+            ]
         try:
             return [
-                decode_tick(payload) if field == wanted else decode(field, payload) for read in reads for _, (field, payload) in self._entries(read)
+                decode_tick(payload) if field == wanted else decode(field, payload)
+                for read in reads
+                for _, (field, payload) in self._entries(read)
             ]
         except (msgspec.MsgspecError, UnicodeDecodeError):
             # once more, for the WireError that names the field
@@ -201,7 +215,9 @@ def parse_cursor(kind: str, cursor: Mapping[str, str]) -> dict[str, StreamId]:
                 raise ValueError(f"{name!r} is not a {kind} stream")
             positions[name] = StreamId.parse(id)
         except (ValueError, AttributeError, TypeError) as error:
-            raise ConfigError(f"invalid cursor: {error}; expected the `cursor` of a subscription to {kind}s") from None
+            raise ConfigError(
+                f"invalid cursor: {error}; expected the `cursor` of a subscription to {kind}s"
+            ) from None
     return positions
 
 
@@ -247,12 +263,16 @@ class Consumer:
 class _ReaderThread:
     """An event loop of its own for a plain `for`: a notebook already runs one in its own thread."""
 
-    def __init__(self, polls: Callable[[], AsyncIterator[list[Read]]], close_reader: Callable[[], None]) -> None:
+    def __init__(
+        self, polls: Callable[[], AsyncIterator[list[Read]]], close_reader: Callable[[], None]
+    ) -> None:
         self._polls = polls
         self._close_reader = close_reader
         self._queue: queue.Queue[list[Read] | BaseException | None] = queue.Queue(_QUEUED_POLLS)
         self._started = threading.Event()
-        self._thread = threading.Thread(target=lambda: asyncio.run(self._run()), name="tickbus-reader", daemon=True)
+        self._thread = threading.Thread(
+            target=lambda: asyncio.run(self._run()), name="tickbus-reader", daemon=True
+        )
         self._thread.start()
 
     def __iter__(self) -> Iterator[list[Read]]:
@@ -274,7 +294,9 @@ class _ReaderThread:
 
     async def _read(self) -> None:
         async for reads in self._polls():
-            await asyncio.to_thread(self._queue.put, reads) if self._queue.full() else self._queue.put_nowait(reads)
+            await asyncio.to_thread(self._queue.put, reads) if self._queue.full() else self._queue.put_nowait(
+                reads
+            )
 
     def stop(self) -> None:
         self._started.wait()

@@ -85,14 +85,19 @@ def in_64_bits(ns: int) -> int:
     return ns
 
 
-_ISO = re.compile(r"(\d{4}-\d\d-\d\d)(?:[T ](\d\d:\d\d(?::\d\d)?)(?:[.,](\d{1,9})\d*)?)?\s*(Z|[+-]\d\d:?\d\d)?", re.IGNORECASE)
+_ISO = re.compile(
+    r"(\d{4}-\d\d-\d\d)(?:[T ](\d\d:\d\d(?::\d\d)?)(?:[.,](\d{1,9})\d*)?)?\s*(Z|[+-]\d\d:?\d\d)?",
+    re.IGNORECASE,
+)
 
 
 def iso_ns(text: str) -> int:
     """ISO 8601 with up to nine digits of a second -> ns since the epoch. Without an offset it is UTC."""
     match = _ISO.fullmatch(text.strip())
     if not match:
-        raise ValueError(f"{text!r} is no time; write it like 2024-08-09T13:30:00Z or as a number since the epoch")
+        raise ValueError(
+            f"{text!r} is no time; write it like 2024-08-09T13:30:00Z or as a number since the epoch"
+        )
     day, clock, fraction, offset = match.groups()
     zone = "+00:00" if offset is None or offset in "Zz" else offset
     whole = datetime.fromisoformat(f"{day}T{clock or '00:00'}{zone}")
@@ -125,7 +130,13 @@ def canonical(text: str) -> str:
         value = Decimal(text.strip())
     except InvalidOperation:
         value = Decimal("NaN")
-    if not value.is_finite() or not text.isascii() or "_" in text or abs(value.adjusted()) > _SENSIBLE or len(text) > _SENSIBLE:
+    if (
+        not value.is_finite()
+        or not text.isascii()
+        or "_" in text
+        or abs(value.adjusted()) > _SENSIBLE
+        or len(text) > _SENSIBLE
+    ):
         raise ValueError(f"{text[:80]!r} is no decimal number")
     return plain(value or abs(value))
 

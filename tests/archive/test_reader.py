@@ -5,7 +5,22 @@ from decimal import Decimal
 from pathlib import Path
 
 import pytest
-from recorder.recorded import BARS, BTC, ETH, MIDNIGHT, NOON, QUOTES, add, bar, gap, id_of, opened, quote, rows, trade
+from recorder.recorded import (
+    BARS,
+    BTC,
+    ETH,
+    MIDNIGHT,
+    NOON,
+    QUOTES,
+    add,
+    bar,
+    gap,
+    id_of,
+    opened,
+    quote,
+    rows,
+    trade,
+)
 
 from services.archive.reader import Recorded, read_recorded
 from services.recorder.shard_store import ShardStore
@@ -16,7 +31,10 @@ from tickbus.units import DAY, MILLISECOND
 
 def normal(message: Trade) -> Trade:
     """As it comes back: without the zeros behind the last digit."""
-    texts = [None if text is None else text.rstrip("0").rstrip(".") for text in (message.price_text, message.bid_text)]
+    texts = [
+        None if text is None else text.rstrip("0").rstrip(".")
+        for text in (message.price_text, message.bid_text)
+    ]
     return Trade(
         message.symbol,
         texts[0] or "",
@@ -32,7 +50,10 @@ def normal(message: Trade) -> Trade:
 
 
 def listed(data_dir: Path, *kinds: str, **choice: object) -> list[tuple[str, int]]:
-    return [(stream.name, id.seq) for stream, id, _ in read_recorded(data_dir, kinds or ("trade", "quote"), **choice)]  # type: ignore[arg-type]
+    return [
+        (stream.name, id.seq)
+        for stream, id, _ in read_recorded(data_dir, kinds or ("trade", "quote"), **choice)
+    ]  # type: ignore[arg-type]
 
 
 def test_shards_commits_and_days_are_merged_by_ts_recv(tmp_path: Path) -> None:
@@ -60,8 +81,15 @@ def test_every_kind_comes_back(tmp_path: Path) -> None:
     found = {stream.name: message for stream, _, message in read_recorded(tmp_path, ("quote", "bar"))}
     assert found[BARS.name] == bar()
     back = found[QUOTES.name]
-    assert (back.bid_text, back.bid_size_text, back.ask_text, back.ts_recv) == ("59999.9", "1.25", None, NOON + 8)  # type: ignore[union-attr]
-    assert [(stream, message) for stream, _, message in read_recorded(tmp_path, ("gap",))] == [(BARS, gap(StreamKind.BAR))]
+    assert (back.bid_text, back.bid_size_text, back.ask_text, back.ts_recv) == (
+        "59999.9",
+        "1.25",
+        None,
+        NOON + 8,
+    )  # type: ignore[union-attr]
+    assert [(stream, message) for stream, _, message in read_recorded(tmp_path, ("gap",))] == [
+        (BARS, gap(StreamKind.BAR))
+    ]
 
 
 def test_a_gap_comes_before_the_tick_that_follows_it(tmp_path: Path) -> None:
@@ -95,8 +123,13 @@ def two_days(tmp_path: Path) -> Path:
 def test_symbols_feeds_and_times_are_chosen(two_days: Path) -> None:
     assert [seq for _, seq in listed(two_days, symbols=["BTC-USDT"], feeds=["binance"])] == [1, 2, 3, 4]
     assert set(listed(two_days, symbols=["ETH-USDT"])) == {(ETH.name, seq) for seq in (1, 2, 3, 4)}
-    assert listed(two_days, feeds=["alltick"], start=MIDNIGHT - 9, end=MIDNIGHT + 2) == [("trade:alltick:BTC-USDT", 2), ("trade:alltick:BTC-USDT", 3)]
-    assert listed(two_days, feeds=["binance"], symbols=["BTC-USDT"], start=MIDNIGHT, end=MIDNIGHT + DAY) == [(BTC.name, 3)]
+    assert listed(two_days, feeds=["alltick"], start=MIDNIGHT - 9, end=MIDNIGHT + 2) == [
+        ("trade:alltick:BTC-USDT", 2),
+        ("trade:alltick:BTC-USDT", 3),
+    ]
+    assert listed(two_days, feeds=["binance"], symbols=["BTC-USDT"], start=MIDNIGHT, end=MIDNIGHT + DAY) == [
+        (BTC.name, 3)
+    ]
     assert listed(two_days, symbols=["DOGE-USDT"]) == []
     assert listed(two_days, symbols=[]) == []
 
@@ -133,4 +166,10 @@ def test_digits_are_exact(tmp_path: Path) -> None:
     store.commit()
     back = [message for _, _, message in read_recorded(tmp_path) if isinstance(message, Trade)]
     assert [message.price for message in back] == [Decimal(text) for text in texts]
-    assert [message.price_text for message in back] == ["0.000000000000000001", "99999999999999999999.999999999999999999", "100", "-0.5", "201.187"]
+    assert [message.price_text for message in back] == [
+        "0.000000000000000001",
+        "99999999999999999999.999999999999999999",
+        "100",
+        "-0.5",
+        "201.187",
+    ]

@@ -10,7 +10,21 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from recorder.recorded import plain_rows
 
-from services.archive.schema import BAR, DECIMAL, GAP, KINDS, QUOTE, TRADE, Kind, Unrepresentable, decimals, digits, exact, messages, why_not
+from services.archive.schema import (
+    BAR,
+    DECIMAL,
+    GAP,
+    KINDS,
+    QUOTE,
+    TRADE,
+    Kind,
+    Unrepresentable,
+    decimals,
+    digits,
+    exact,
+    messages,
+    why_not,
+)
 from services.recorder.parquet_writer import ParquetBuilder
 from services.recorder.row_ids import Entries
 from tickbus.protocol.messages import Bar, Gap, GapKind, Message, Quote, Side, StreamKind, Trade
@@ -62,7 +76,9 @@ def test_a_number_is_exact_or_refused(text: str) -> None:
             exact(text)
 
 
-@pytest.mark.parametrize("text", ["", "abc", "1e5", "1e25", "NaN", "inf", "+1", "1_0", " 1", "1.", ".5", "--1", "٣"])
+@pytest.mark.parametrize(
+    "text", ["", "abc", "1e5", "1e25", "NaN", "inf", "+1", "1_0", " 1", "1.", ".5", "--1", "٣"]
+)
 def test_what_is_no_plain_number_is_refused(text: str) -> None:
     with pytest.raises(Unrepresentable):
         exact(text)
@@ -105,7 +121,11 @@ MESSAGES: dict[str, st.SearchStrategy[Any]] = {
 def through_a_file(kind: Kind, told: list[Message]) -> pa.RecordBatch:
     builder = ParquetBuilder(kind, {})
     ids = range(1, len(told) + 1)
-    builder.add(Stream("bar" if kind.spec else kind.name, "f", "A", "time:1m" if kind.spec else ""), Entries(ids, ids, ids), told)
+    builder.add(
+        Stream("bar" if kind.spec else kind.name, "f", "A", "time:1m" if kind.spec else ""),
+        Entries(ids, ids, ids),
+        told,
+    )
     return pq.ParquetFile(pa.py_buffer(builder.finish())).read().to_batches()[0]
 
 
@@ -138,7 +158,9 @@ def test_one_unfit_message_does_not_keep_the_others_out(bad: Trade, reason: str)
     builder.add(Stream("trade", "f", "A"), Entries([1, 2, 3], [1, 2, 3], [9, 9, 9]), [GOOD, bad, GOOD])
     rows = plain_rows(pq.ParquetFile(pa.py_buffer(builder.finish())).read())
     assert [row["seq"] for row in rows] == [1, 3]
-    assert [(row.id, row.epoch, row.message, row.unfit.reason) for row in builder.unfit] == [(StreamId(2, 2), 9, bad, reason)]
+    assert [(row.id, row.epoch, row.message, row.unfit.reason) for row in builder.unfit] == [
+        (StreamId(2, 2), 9, bad, reason)
+    ]
 
 
 def test_the_columns_are_the_contract() -> None:
@@ -150,7 +172,13 @@ def test_the_columns_are_the_contract() -> None:
     assert set(BAR.schema.names) == {*common, *(name.removesuffix("_text") for name in Bar.__struct_fields__)}
     assert set(GAP.schema.names) == {*common, "spec", *Gap.__struct_fields__}
     for kind in KINDS.values():
-        types = {str(kind.schema.field(name).type) for name in kind.schema.names if name.startswith("ts_") or name.endswith("_ts")}
+        types = {
+            str(kind.schema.field(name).type)
+            for name in kind.schema.names
+            if name.startswith("ts_") or name.endswith("_ts")
+        }
         assert types <= {"timestamp[ns, tz=UTC]"}
         assert str(kind.schema.field("symbol").type).startswith("dictionary<values=string")
-    assert {str(TRADE.schema.field(name).type) for name in ("price", "size", "bid", "ask")} == {"decimal128(38, 18)"}
+    assert {str(TRADE.schema.field(name).type) for name in ("price", "size", "bid", "ask")} == {
+        "decimal128(38, 18)"
+    }

@@ -36,17 +36,30 @@ def ms(at: float) -> int:
 
 
 def builder(*specs: str, grace: float = 2, horizon: float = 60, state: bytes | None = None) -> StreamBars:
-    return StreamBars(SYMBOL, [parse(spec) for spec in specs], round(grace * SECOND), round(horizon * SECOND), state)
+    return StreamBars(
+        SYMBOL, [parse(spec) for spec in specs], round(grace * SECOND), round(horizon * SECOND), state
+    )
 
 
 decimals = st.one_of(
     st.integers(1, 9).map(str),
     st.decimals("0.001", "1000", places=3).map(lambda number: format(number, "f")),
-    st.sampled_from(["0.02000000", "61837.63000000", "12.5", "12.50", "0.0000000000000000000001", "123456789012345678901234567890.5"]),
+    st.sampled_from(
+        [
+            "0.02000000",
+            "61837.63000000",
+            "12.5",
+            "12.50",
+            "0.0000000000000000000001",
+            "123456789012345678901234567890.5",
+        ]
+    ),
 )
 prices = st.one_of(decimals, st.sampled_from(["-37.63", "0", "0.00"]))
 sizes = st.one_of(decimals, st.just("0"))
-flags = st.sampled_from([0] * 12 + [Flag.LATE, Flag.CORRECTED, Flag.OFF_BOOK, Flag.CANCELLED, Flag.FUTURE_TIME]).map(int)
+flags = st.sampled_from(
+    [0] * 12 + [Flag.LATE, Flag.CORRECTED, Flag.OFF_BOOK, Flag.CANCELLED, Flag.FUTURE_TIME]
+).map(int)
 """As decoded from the wire: a plain integer."""
 
 
@@ -71,7 +84,18 @@ def streams(draw: st.DrawFn) -> list[Entry]:
                 symbol=SYMBOL,
             )
         else:
-            message = Trade(SYMBOL, draw(prices), draw(sizes), draw(st.sampled_from(Side)), None, ts, ts, None, None, draw(flags))
+            message = Trade(
+                SYMBOL,
+                draw(prices),
+                draw(sizes),
+                draw(st.sampled_from(Side)),
+                None,
+                ts,
+                ts,
+                None,
+                None,
+                draw(flags),
+            )
         entries.append((StreamId(now, seq), message))
         seq += 1
     return entries
@@ -81,10 +105,20 @@ def streams(draw: st.DrawFn) -> list[Entry]:
 def calm_streams(draw: st.DrawFn) -> list[Entry]:
     """Trades in order of time, most of them in runs, with price and size: what the builder takes in stretches."""
     count = draw(st.integers(12, 60))
-    steps = draw(st.lists(st.one_of(st.just(0), st.integers(0, 60), st.integers(0, 1500)), min_size=count, max_size=count))
+    steps = draw(
+        st.lists(
+            st.one_of(st.just(0), st.integers(0, 60), st.integers(0, 1500)), min_size=count, max_size=count
+        )
+    )
     lags = draw(st.lists(st.one_of(st.just(100), st.integers(0, 400)), min_size=count, max_size=count))
     texts = st.sampled_from(["1", "2", "12.5", "12.50", "-3"])
-    numbers = draw(st.lists(st.tuples(texts, st.sampled_from(["1", "0.5", "10"]), st.sampled_from(Side)), min_size=count, max_size=count))
+    numbers = draw(
+        st.lists(
+            st.tuples(texts, st.sampled_from(["1", "0.5", "10"]), st.sampled_from(Side)),
+            min_size=count,
+            max_size=count,
+        )
+    )
     odd = draw(st.one_of(st.none(), st.integers(0, count - 1)))
     now, ts = T0_MS, 0
     entries: list[Entry] = []
@@ -92,5 +126,7 @@ def calm_streams(draw: st.DrawFn) -> list[Entry]:
         now += step
         ts = max(ts, (now - lag) * MILLISECOND)
         special = draw(flags) if index == odd else 0
-        entries.append((StreamId(now, index + 1), Trade(SYMBOL, price, size, side, None, ts, ts, None, None, special)))
+        entries.append(
+            (StreamId(now, index + 1), Trade(SYMBOL, price, size, side, None, ts, ts, None, None, special))
+        )
     return entries

@@ -32,7 +32,13 @@ class Slow:
     def emit(self, cause_ms: int) -> tuple[int, dict[str, Any]]:
         self.revision += 1
         quality = tuple(name for name in NAMES if name in self.quality)
-        row = {"spec": self.spec.text, "start": self.start, "end": self.end, "revision": self.revision, "quality": quality}
+        row = {
+            "spec": self.spec.text,
+            "start": self.start,
+            "end": self.end,
+            "revision": self.revision,
+            "quality": quality,
+        }
         return cause_ms, row | self.numbers()
 
 
@@ -104,7 +110,11 @@ class Reference:
 
     def run(self, entries: Sequence[Entry], until_ms: int) -> list[tuple[int, dict[str, Any]]]:
         self.complete = not entries or entries[0][0].seq == 1
-        self.counts = {spec: self.next_count(spec, set() if self.complete else {"partial"}) for spec in self.specs if spec.measure != "time"}
+        self.counts = {
+            spec: self.next_count(spec, set() if self.complete else {"partial"})
+            for spec in self.specs
+            if spec.measure != "time"
+        }
         waiting = list(entries)
         for ms in range(entries[0][0].ms if entries else until_ms, until_ms):
             while waiting and waiting[0][0].ms == ms:
@@ -113,8 +123,16 @@ class Reference:
                     self.gap(ms, message)
                 else:
                     self.trade(ms, message)
-            due = [bar for bar in self.bars if bar.revision == -1 and self.newest is not None and bar.end + self.grace <= self.watermark(ms)]
-            self.out += [bar.emit(ms) for bar in sorted(due, key=lambda bar: (bar.end, self.specs.index(bar.spec)))]
+            due = [
+                bar
+                for bar in self.bars
+                if bar.revision == -1
+                and self.newest is not None
+                and bar.end + self.grace <= self.watermark(ms)
+            ]
+            self.out += [
+                bar.emit(ms) for bar in sorted(due, key=lambda bar: (bar.end, self.specs.index(bar.spec)))
+            ]
         return self.out
 
     def watermark(self, ms: int) -> int:
@@ -157,7 +175,11 @@ class Reference:
 
     def quality(self, start: int, end: int) -> set[str]:
         partial = {"partial"} if not self.complete and (self.first is None or start <= self.first) else set()
-        return partial | {"repaired" if gap.repaired else "has_gap" for gap in self.gaps if gap.from_ts < end and gap.to_ts >= start}
+        return partial | {
+            "repaired" if gap.repaired else "has_gap"
+            for gap in self.gaps
+            if gap.from_ts < end and gap.to_ts >= start
+        }
 
     def count_trade(self, ms: int, spec: Spec, trade: Trade) -> None:
         bar = self.counts[spec]
@@ -177,7 +199,12 @@ class Reference:
         name = "repaired" if gap.repaired else "has_gap"
         for spec in self.specs:
             for bar in sorted(self.bars, key=lambda bar: bar.start):
-                if bar.spec == spec and gap.from_ts < bar.end and gap.to_ts >= bar.start and name not in bar.quality:
+                if (
+                    bar.spec == spec
+                    and gap.from_ts < bar.end
+                    and gap.to_ts >= bar.start
+                    and name not in bar.quality
+                ):
                     if bar.revision == -1:
                         bar.quality.add(name)
                     elif self.newest is None or bar.end + self.grace + self.horizon > self.newest:

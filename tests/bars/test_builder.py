@@ -15,7 +15,9 @@ graces = st.sampled_from([0, 1, 300 * MILLISECOND, 2 * SECOND])
 horizons = st.sampled_from([0, 500 * MILLISECOND, 3 * SECOND])
 
 
-def build_with_interruptions(entries: list[Entry], until_ms: int, data: st.DataObject, make: "type[StreamBars]", *args: object) -> list[Emitted]:
+def build_with_interruptions(
+    entries: list[Entry], until_ms: int, data: st.DataObject, make: "type[StreamBars]", *args: object
+) -> list[Emitted]:
     """Clock calls at any allowed time, restarts at any point, batches of any size."""
     bars = make(SYMBOL, *args)
     emitted: list[Emitted] = []
@@ -36,7 +38,9 @@ def build_with_interruptions(entries: list[Entry], until_ms: int, data: st.DataO
 
 @settings(max_examples=150, deadline=None)
 @given(streams() | calm_streams(), spec_lists, graces, horizons, st.data())
-def test_bars_are_those_of_the_reference_whenever_clock_and_restarts_come(entries, specs, grace, horizon, data):
+def test_bars_are_those_of_the_reference_whenever_clock_and_restarts_come(
+    entries, specs, grace, horizon, data
+):
     until_ms = (entries[-1][0].ms if entries else T0_MS) + 5000
     expected = Reference(specs, grace, horizon).run(entries, until_ms)
     emitted = build_with_interruptions(entries, until_ms, data, StreamBars, specs, grace, horizon)
@@ -56,7 +60,12 @@ def test_ignored_trades_are_counted(entries, specs, grace, horizon):
     cancelled = [t for t in trades if t.flags & 16]
     off_book = [t for t in trades if t.flags & 4 and not t.flags & 16]
     zero = [t for t in trades if not t.flags & 20 and (not t.price or not t.size)]
-    assert bars.counters == {"too_late": reference.too_late, "off_book": len(off_book), "zero": len(zero), "cancelled": len(cancelled)}
+    assert bars.counters == {
+        "too_late": reference.too_late,
+        "off_book": len(off_book),
+        "zero": len(zero),
+        "cancelled": len(cancelled),
+    }
 
 
 @settings(max_examples=40, deadline=None)
@@ -85,5 +94,7 @@ def test_a_further_spec_changes_nothing_for_the_others(entries):
 @given(calm_streams(), spec_lists, graces)
 def test_a_batch_is_its_entries_one_by_one(entries, specs, grace):
     at_once, one_by_one = (StreamBars(SYMBOL, specs, grace, SECOND) for _ in range(2))
-    assert at_once.apply_many(entries) == [emitted for entry in entries for emitted in one_by_one.apply(*entry)]
+    assert at_once.apply_many(entries) == [
+        emitted for entry in entries for emitted in one_by_one.apply(*entry)
+    ]
     assert at_once.state() == one_by_one.state()

@@ -34,14 +34,24 @@ def test_days_end_at_midnight_of_the_market(symbol, at, start, end):
 
 def test_the_days_on_which_clocks_change_have_23_and_25_hours():
     lengths = [
-        end - start for start, end in (interval("AAPL.US", "time:1d", f"{day}T12:00:00Z") for day in ("2024-03-10", "2024-06-10", "2024-11-03"))
+        end - start
+        for start, end in (
+            interval("AAPL.US", "time:1d", f"{day}T12:00:00Z")
+            for day in ("2024-03-10", "2024-06-10", "2024-11-03")
+        )
     ]
     assert lengths == [23 * HOUR, 24 * HOUR, 25 * HOUR]
 
 
 def test_hours_and_minutes_are_aligned_to_the_epoch_in_every_market():
-    assert interval("AAPL.US", "time:1h", "2024-03-10T07:30:00Z") == (iso_ns("2024-03-10T07:00:00Z"), iso_ns("2024-03-10T08:00:00Z"))
-    assert interval("RELIANCE.IN", "time:1h", "2024-08-09T04:45:00Z") == (iso_ns("2024-08-09T04:00:00Z"), iso_ns("2024-08-09T05:00:00Z"))
+    assert interval("AAPL.US", "time:1h", "2024-03-10T07:30:00Z") == (
+        iso_ns("2024-03-10T07:00:00Z"),
+        iso_ns("2024-03-10T08:00:00Z"),
+    )
+    assert interval("RELIANCE.IN", "time:1h", "2024-08-09T04:45:00Z") == (
+        iso_ns("2024-08-09T04:00:00Z"),
+        iso_ns("2024-08-09T05:00:00Z"),
+    )
     start, end = interval("BTC-USDT", "time:7m", "2024-08-09T04:45:00Z")
     assert start % (7 * 60 * SECOND) == 0
     assert end - start == 7 * 60 * SECOND

@@ -31,7 +31,9 @@ def btcusdt() -> list[Entry]:
             if "@trade" in frame:
                 t = json.loads(frame)["data"]
                 ts, side = t["T"] * MILLISECOND, Side.SELL if t["m"] else Side.BUY
-                trade = Trade("BTC-USDT", canonical(t["p"]), canonical(t["q"]), side, str(t["t"]), ts, int(received))
+                trade = Trade(
+                    "BTC-USDT", canonical(t["p"]), canonical(t["q"]), side, str(t["t"]), ts, int(received)
+                )
                 entries.append((StreamId(int(received) // MILLISECOND, len(entries) + 1), trade))
     return entries
 
@@ -61,8 +63,14 @@ def test_time_bars_of_a_real_tape(make):
     last = {(bar.spec, bar.start): as_row(bar) for _, bar in emitted}
     for spec in specs:
         length = int(spec.size)
-        ordered = sorted((trade for _, trade in entries if trade.price and trade.size), key=lambda trade: trade.ts_event // length)
-        expected = {start * length: numbers(list(group)) for start, group in groupby(ordered, key=lambda trade: trade.ts_event // length)}
+        ordered = sorted(
+            (trade for _, trade in entries if trade.price and trade.size),
+            key=lambda trade: trade.ts_event // length,
+        )
+        expected = {
+            start * length: numbers(list(group))
+            for start, group in groupby(ordered, key=lambda trade: trade.ts_event // length)
+        }
         found = {start: row for (text, start), row in last.items() if text == spec.text}
         assert sorted(found) == list(expected)
         for start, row in expected.items():

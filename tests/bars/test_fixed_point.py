@@ -53,7 +53,16 @@ def test_no_more_texts_are_remembered_than_fit():
 
 
 @pytest.mark.parametrize(
-    ("number", "scale", "text"), [(0, 3, "0"), (5, 0, "5"), (-5, 3, "-0.005"), (1500, 3, "1.5"), (100, 2, "1"), (10, 0, "10"), (-120, 1, "-12")]
+    ("number", "scale", "text"),
+    [
+        (0, 3, "0"),
+        (5, 0, "5"),
+        (-5, 3, "-0.005"),
+        (1500, 3, "1.5"),
+        (100, 2, "1"),
+        (10, 0, "10"),
+        (-120, 1, "-12"),
+    ],
 )
 def test_shortest_text(number, scale, text):
     assert to_text(number, scale) == text

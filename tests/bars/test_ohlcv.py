@@ -19,11 +19,24 @@ def places(text: str) -> int:
 def tally(trade: Trade) -> Ohlcv:
     """At the coarsest scales that hold it."""
     price_scale, size_scale = places(trade.price_text), places(trade.size_text)
-    return Ohlcv.of(trade, Scaled(price_scale)[trade.price_text], Scaled(size_scale)[trade.size_text], price_scale, size_scale)
+    return Ohlcv.of(
+        trade,
+        Scaled(price_scale)[trade.price_text],
+        Scaled(size_scale)[trade.size_text],
+        price_scale,
+        size_scale,
+    )
 
 
 made = st.builds(
-    Trade, st.just("X"), decimals | decimals.map("-{}".format), decimals, st.sampled_from(Side), st.none(), st.integers(0, 99), st.just(0)
+    Trade,
+    st.just("X"),
+    decimals | decimals.map("-{}".format),
+    decimals,
+    st.sampled_from(Side),
+    st.none(),
+    st.integers(0, 99),
+    st.just(0),
 )
 
 
@@ -53,11 +66,16 @@ def test_a_bar_is_exact(trades):
 def test_value_is_rounded_half_even_only_beyond_18_places():
     exact = tally(Trade("X", "0.000000001", "0.000000003", Side.BUY, None, 0, 0))
     assert exact.value_text() == "0.000000000000000003"
-    ties = [tally(Trade("X", price, "0.0000000005", Side.BUY, None, 0, 0)).value_text() for price in ("0.000000001", "0.000000003")]
+    ties = [
+        tally(Trade("X", price, "0.0000000005", Side.BUY, None, 0, 0)).value_text()
+        for price in ("0.000000001", "0.000000003")
+    ]
     assert ties == ["0", "0.000000000000000002"]
 
 
 def test_vwap_is_value_by_volume_at_18_places():
-    both = tally(Trade("X", "1", "1", Side.BUY, None, 0, 0)).merge(tally(Trade("X", "2", "2", Side.SELL, None, 1, 0)))
+    both = tally(Trade("X", "1", "1", Side.BUY, None, 0, 0)).merge(
+        tally(Trade("X", "2", "2", Side.SELL, None, 1, 0))
+    )
     assert both.vwap_text() == "1.666666666666666667"
     assert Decimal(both.value_text()) == 5

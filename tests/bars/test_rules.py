@@ -14,7 +14,10 @@ from tickbus.units import MILLISECOND, SECOND
 
 def seen(emitted: list[Emitted]) -> list[tuple]:
     """(cause and start in seconds after T0, trades, revision, quality)"""
-    return [((cause - ms(0)) / 1000, (bar.start - T0) / SECOND, bar.trades, bar.revision, bar.quality) for cause, bar in emitted]
+    return [
+        ((cause - ms(0)) / 1000, (bar.start - T0) / SECOND, bar.trades, bar.revision, bar.quality)
+        for cause, bar in emitted
+    ]
 
 
 def test_a_bar_closes_by_the_bus_clock_after_the_grace():
@@ -49,12 +52,24 @@ def test_the_cause_is_rounded_up_to_a_whole_ms():
 
 def test_numbers_of_a_bar():
     bars = builder("time:1m")
-    for seq, (at, price, size, side) in enumerate([(1, "10.5", "2", Side.BUY), (3, "11.25", "1.5", Side.SELL), (2, "9", "0.5", Side.UNKNOWN)], 1):
+    for seq, (at, price, size, side) in enumerate(
+        [(1, "10.5", "2", Side.BUY), (3, "11.25", "1.5", Side.SELL), (2, "9", "0.5", Side.UNKNOWN)], 1
+    ):
         bars.apply(entry_id(at, seq), trade(at, price, size, side))
     ((_, bar),) = bars.clock(ms(600))
-    assert (bar.symbol, bar.spec, bar.start, bar.end) == (SYMBOL, "time:1m", T0 - T0 % (60 * SECOND), T0 - T0 % (60 * SECOND) + 60 * SECOND)
+    assert (bar.symbol, bar.spec, bar.start, bar.end) == (
+        SYMBOL,
+        "time:1m",
+        T0 - T0 % (60 * SECOND),
+        T0 - T0 % (60 * SECOND) + 60 * SECOND,
+    )
     assert (bar.open_text, bar.high_text, bar.low_text, bar.close_text) == ("10.5", "11.25", "9", "9")
-    assert (bar.volume_text, bar.value_text, bar.buy_volume_text, bar.sell_volume_text) == ("4", "42.375", "2", "1.5")
+    assert (bar.volume_text, bar.value_text, bar.buy_volume_text, bar.sell_volume_text) == (
+        "4",
+        "42.375",
+        "2",
+        "1.5",
+    )
     assert (bar.vwap, bar.trades, bar.revision, bar.quality) == (Decimal("10.59375"), 3, 0, ())
 
 
@@ -85,7 +100,10 @@ def test_a_tape_replayed_slowly_ends_in_the_same_bars():
             emitted += bars.apply(entry_id(seq * 0.4 / speed, seq), trade(seq * 0.4, str(seq)))
         emitted += bars.clock(ms(10_000))
         assert not any(bars.counters.values())
-        return {(bar.spec, bar.start): (bar.open, bar.high, bar.close, bar.trades, bar.value) for _, bar in emitted}
+        return {
+            (bar.spec, bar.start): (bar.open, bar.high, bar.close, bar.trades, bar.value)
+            for _, bar in emitted
+        }
 
     assert last_of_each(0.001) == last_of_each(1) == last_of_each(1000)
 
@@ -122,7 +140,12 @@ def test_negative_prices_are_prices():
     bars = builder("time:1s")
     bars.apply_many([(entry_id(0.1, 1), trade(0.1, "-37.63", "2")), (entry_id(0.2, 2), trade(0.2, "1", "1"))])
     ((_, bar),) = bars.clock(ms(9))
-    assert (bar.low_text, bar.high_text, bar.value_text, bar.vwap_text) == ("-37.63", "1", "-74.26", "-24.753333333333333333")
+    assert (bar.low_text, bar.high_text, bar.value_text, bar.vwap_text) == (
+        "-37.63",
+        "1",
+        "-74.26",
+        "-24.753333333333333333",
+    )
 
 
 def test_a_number_that_is_none_is_a_wire_error():
@@ -133,7 +156,9 @@ def test_a_number_that_is_none_is_a_wire_error():
 class TestPartial:
     def test_bars_from_before_the_first_trade_read_may_lack_some(self):
         bars = builder("time:1s", "tick:2")
-        emitted = bars.apply_many([(entry_id(5 + at, seq), trade(at)) for seq, at in enumerate((1.5, 0.9, 1.6, 2.5), 7)])
+        emitted = bars.apply_many(
+            [(entry_id(5 + at, seq), trade(at)) for seq, at in enumerate((1.5, 0.9, 1.6, 2.5), 7)]
+        )
         assert seen(emitted + bars.clock(ms(100))) == [
             (5.9, 1.5, 2, 0, ("partial",)),
             (7.5, 1.6, 2, 0, ()),
@@ -144,7 +169,11 @@ class TestPartial:
 
     def test_a_stream_read_from_its_birth_has_none(self):
         bars = builder("time:1s", "tick:1")
-        emitted = bars.apply(entry_id(1, 1), gap(0, 0.9)) + bars.apply(entry_id(1, 2), trade(1.5)) + bars.clock(ms(100))
+        emitted = (
+            bars.apply(entry_id(1, 1), gap(0, 0.9))
+            + bars.apply(entry_id(1, 2), trade(1.5))
+            + bars.clock(ms(100))
+        )
         assert [bar.quality for _, bar in emitted] == [("has_gap",), ()]
 
     def test_a_spec_that_is_new_to_the_state_starts_without_history(self):
@@ -152,12 +181,24 @@ class TestPartial:
         bars.apply(entry_id(0.5, 1), trade(0.5))
         bars = builder("time:1m", "time:1s", state=bars.state())
         bars.apply(entry_id(0.6, 2), trade(0.6))
-        assert [(bar.spec, bar.trades, bar.quality) for _, bar in bars.clock(ms(200))] == [("time:1s", 2, ()), ("time:1m", 1, ("partial",))]
+        assert [(bar.spec, bar.trades, bar.quality) for _, bar in bars.clock(ms(200))] == [
+            ("time:1s", 2, ()),
+            ("time:1m", 1, ("partial",)),
+        ]
 
     def test_a_future_trade_does_not_say_where_reading_began(self):
         bars = builder("time:1s")
-        bars.apply_many([(entry_id(1, 5), trade(99, flags=int(Flag.FUTURE_TIME))), (entry_id(1, 6), trade(1)), (entry_id(2, 7), trade(2))])
-        assert [(bar.start - T0, bar.quality) for _, bar in bars.clock(ms(50))] == [(SECOND, ("partial",)), (2 * SECOND, ())]
+        bars.apply_many(
+            [
+                (entry_id(1, 5), trade(99, flags=int(Flag.FUTURE_TIME))),
+                (entry_id(1, 6), trade(1)),
+                (entry_id(2, 7), trade(2)),
+            ]
+        )
+        assert [(bar.start - T0, bar.quality) for _, bar in bars.clock(ms(50))] == [
+            (SECOND, ("partial",)),
+            (2 * SECOND, ()),
+        ]
 
 
 class TestGaps:
@@ -179,12 +220,22 @@ class TestGaps:
     def test_the_bar_in_which_a_long_outage_began_is_revised_though_the_horizon_is_over(self):
         bars = builder("time:1s")
         bars.apply(entry_id(0.5, 1), trade(0.5))
-        assert seen(bars.apply(entry_id(3600, 2), gap(0.6, 3600))) == [(3, 0, 1, 0, ()), (3600, 0, 1, 1, ("has_gap",))]
+        assert seen(bars.apply(entry_id(3600, 2), gap(0.6, 3600))) == [
+            (3, 0, 1, 0, ()),
+            (3600, 0, 1, 1, ("has_gap",)),
+        ]
         bars.apply_many([(entry_id(at, seq), trade(at)) for seq, at in ((3, 3600.5), (4, 3700))])
         assert bars.apply(entry_id(3700, 5), gap(0.6, 0.7)) == [], "out of reach now"
 
     def test_the_edges(self):
-        for low, high, marked in ((1, 1, True), (0, 0.999, False), (1.999, 5, True), (2, 5, False), (1.5, 1.0, True), (5, 0, True)):
+        for low, high, marked in (
+            (1, 1, True),
+            (0, 0.999, False),
+            (1.999, 5, True),
+            (2, 5, False),
+            (1.5, 1.0, True),
+            (5, 0, True),
+        ):
             bars = builder("time:1s")
             bars.apply(entry_id(1.5, 1), trade(1.5))
             bars.apply(entry_id(1.6, 2), gap(low, high))
@@ -192,24 +243,48 @@ class TestGaps:
 
     def test_a_repair_is_said_and_the_gap_stays(self):
         bars = builder("time:1s", "tick:3")
-        bars.apply_many([(entry_id(0.5, 1), trade(0.5)), (entry_id(0.6, 2), gap(0.5, 0.6)), (entry_id(5, 3), gap(0.7, 0.8))])
-        emitted = bars.apply(entry_id(6, 4), trade(0.55, flags=int(Flag.LATE))) + bars.apply(entry_id(6, 5), gap(0.5, 0.6, repaired=True))
+        bars.apply_many(
+            [
+                (entry_id(0.5, 1), trade(0.5)),
+                (entry_id(0.6, 2), gap(0.5, 0.6)),
+                (entry_id(5, 3), gap(0.7, 0.8)),
+            ]
+        )
+        emitted = bars.apply(entry_id(6, 4), trade(0.55, flags=int(Flag.LATE))) + bars.apply(
+            entry_id(6, 5), gap(0.5, 0.6, repaired=True)
+        )
         assert seen(emitted) == [(6, 0, 2, 1, ("has_gap",)), (6, 0, 2, 2, ("has_gap", "repaired"))]
         assert bars.apply(entry_id(6, 6), gap(0.5, 0.6, repaired=True)) == [], "nothing new, no revision"
         assert seen(bars.apply(entry_id(6.1, 7), trade(6.1))) == [(6.1, 0.5, 3, 0, ("has_gap", "repaired"))]
 
     def test_a_count_bar_has_the_gap_that_lies_before_its_first_trade(self):
         bars = builder("tick:1")
-        emitted = [out for seq, message in enumerate([trade(0), gap(0, 1), trade(1), trade(2)], 1) for out in bars.apply(entry_id(seq, seq), message)]
+        emitted = [
+            out
+            for seq, message in enumerate([trade(0), gap(0, 1), trade(1), trade(2)], 1)
+            for out in bars.apply(entry_id(seq, seq), message)
+        ]
         assert [bar.quality for _, bar in emitted] == [(), ("has_gap",), ()]
 
 
 class TestCountBars:
     def test_the_trade_that_fills_it_belongs_to_it(self):
         bars = builder("volume:5", "value:250", "tick:2")
-        emitted = bars.apply_many([(entry_id(at, at), trade(at, "50", size)) for at, size in ((1, "2"), (2, "4"), (3, "5.5"), (4, "1"))])
+        emitted = bars.apply_many(
+            [
+                (entry_id(at, at), trade(at, "50", size))
+                for at, size in ((1, "2"), (2, "4"), (3, "5.5"), (4, "1"))
+            ]
+        )
         assert [
-            (bar.spec, (cause - ms(0)) // 1000, (bar.start - T0) // SECOND, (bar.end - T0) // SECOND, bar.volume_text) for cause, bar in emitted
+            (
+                bar.spec,
+                (cause - ms(0)) // 1000,
+                (bar.start - T0) // SECOND,
+                (bar.end - T0) // SECOND,
+                bar.volume_text,
+            )
+            for cause, bar in emitted
         ] == [
             ("volume:5", 2, 1, 2, "6"),
             ("value:250", 2, 1, 2, "6"),
@@ -222,9 +297,17 @@ class TestCountBars:
 
     def test_first_and_last_are_by_stream_order(self):
         ((_, bar),) = builder("tick:3").apply_many(
-            [(entry_id(9, seq), trade(at, price)) for seq, at, price in ((1, 5, "1"), (2, 7, "3"), (3, 4, "2"))]
+            [
+                (entry_id(9, seq), trade(at, price))
+                for seq, at, price in ((1, 5, "1"), (2, 7, "3"), (3, 4, "2"))
+            ]
         )
-        assert (bar.start, bar.end, bar.open_text, bar.close_text) == (T0 + 5 * SECOND, T0 + 4 * SECOND, "1", "2")
+        assert (bar.start, bar.end, bar.open_text, bar.close_text) == (
+            T0 + 5 * SECOND,
+            T0 + 4 * SECOND,
+            "1",
+            "2",
+        )
 
     def test_a_size_finer_than_the_trades_is_met_exactly(self):
         bars = builder("volume:0.3")
@@ -256,7 +339,11 @@ def test_a_trade_of_the_future_does_not_hide_the_first_trade_from_the_partial_ba
     bars = builder("time:1s")
     bars.apply(entry_id(0.2, 7), trade(0.2, flags=int(Flag.FUTURE_TIME)))
     entries = [(entry_id(0.3 + index / 10, 8 + index), trade(0.3 + index / 10)) for index in range(20)]
-    emitted = [bar for start in range(0, len(entries), size) for bar in bars.apply_many(entries[start : start + size])]
+    emitted = [
+        bar
+        for start in range(0, len(entries), size)
+        for bar in bars.apply_many(entries[start : start + size])
+    ]
     assert [(bar.start - T0, bar.trades, bar.quality) for _, bar in emitted + bars.clock(ms(9))] == [
         (0, 8, ("partial",)), (SECOND, 10, ()), (2 * SECOND, 3, ())
     ]  # fmt: skip

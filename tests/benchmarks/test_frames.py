@@ -25,9 +25,14 @@ def test_the_file_holds_the_market_in_whole_frames(tmp_path: Path) -> None:
     chunks = read_chunks(file.path)
     assert chunks[-1] == len(data)
     assert len(chunks) > 1
-    texts = [text for begin, end in zip([0, *chunks], chunks, strict=False) for text in received(data[begin:end])]
+    texts = [
+        text for begin, end in zip([0, *chunks], chunks, strict=False) for text in received(data[begin:end])
+    ]
     trades = list(market(names, 3000))
-    assert [(event["s"], event["t"], event["p"], event["q"], event["m"]) for event in (json.loads(text)["data"] for text in texts)] == [
+    assert [
+        (event["s"], event["t"], event["p"], event["q"], event["m"])
+        for event in (json.loads(text)["data"] for text in texts)
+    ] == [
         (trade.symbol.replace("-", ""), trade.id, trade.price, trade.size, trade.seller) for trade in trades
     ]
     assert file.counts == Counter(trade.symbol for trade in trades)
@@ -48,7 +53,9 @@ def test_both_dialects_say_the_same_trade() -> None:
     binance = json.loads(binance_text(trade, 1_723_161_255_343_000))
     assert binance["stream"] == "s00000usdt@trade"
     assert binance["data"]["T"] == binance["data"]["E"] == 1_723_161_255_343_000
-    assert json.loads(json_text(trade, 5)) == {"trades": [{"symbol": "S00000-USDT", "price": trade.price, "volume": trade.size, "time": 5}]}
+    assert json.loads(json_text(trade, 5)) == {
+        "trades": [{"symbol": "S00000-USDT", "price": trade.price, "volume": trade.size, "time": 5}]
+    }
 
 
 def test_frames_of_every_length_are_read_back() -> None:

@@ -12,7 +12,21 @@ from support.paths import ROOT
 from support.redis_server import needs
 from support.waiting import until
 
-SMALL = ["--no-cryptofeed", "--frames", "3000", "--symbols", "7", "--rounds", "1", "--seconds", "0.5", "--rates", "200", "--counts", "2,5"]
+SMALL = [
+    "--no-cryptofeed",
+    "--frames",
+    "3000",
+    "--symbols",
+    "7",
+    "--rounds",
+    "1",
+    "--seconds",
+    "0.5",
+    "--rates",
+    "200",
+    "--counts",
+    "2,5",
+]
 
 
 def suite(folder: Path, *args: str) -> "subprocess.Popen[str]":
@@ -46,11 +60,14 @@ def test_prints_ratios_and_writes_samples(tmp_path: Path) -> None:
     wanted = {
         "gateway": ["gateway / one-connection XADD"],
         "reader": ["reader / raw hiredis loop"],
-        "latency": [f"{share} / bare, 200/s, {count} symbols" for share in ("p50", "p99") for count in (2, 5)] + ["p50 5 symbols / p50 2, 200/s"],
+        "latency": [f"{share} / bare, 200/s, {count} symbols" for share in ("p50", "p99") for count in (2, 5)]
+        + ["p50 5 symbols / p50 2, 200/s"],
     }
     parts = {part["part"]: part["ratios"] for part in json.loads(report.read_text())["parts"]}
     assert {name: [ratio["name"] for ratio in ratios] for name, ratios in parts.items()} == wanted
-    assert all(ratio["median"] > 0 and len(ratio["samples"]) == 1 for ratios in parts.values() for ratio in ratios)
+    assert all(
+        ratio["median"] > 0 and len(ratio["samples"]) == 1 for ratios in parts.values() for ratio in ratios
+    )
     assert all(name in printed for names in wanted.values() for name in names)
     assert list(work.iterdir()) == []
     assert processes_of(work) == []
@@ -59,7 +76,10 @@ def test_prints_ratios_and_writes_samples(tmp_path: Path) -> None:
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="looks for processes in /proc")
 def test_leaves_nothing_behind_when_it_is_stopped(tmp_path: Path) -> None:
     with suite(tmp_path, "latency", *SMALL, "--rates", "10", "--seconds", "50") as running:
-        until(lambda: any("benchmarks.bare consume" in line for line in processes_of(tmp_path)), what="the suite is at work")
+        until(
+            lambda: any("benchmarks.bare consume" in line for line in processes_of(tmp_path)),
+            what="the suite is at work",
+        )
         running.send_signal(signal.SIGTERM)
         running.communicate(timeout=20)
     assert running.returncode == 143
@@ -79,7 +99,9 @@ def test_refuses_what_it_does_not_know(tmp_path: Path, args: list[str], says: st
 
 
 def test_a_python_without_cryptofeed_is_an_error(tmp_path: Path) -> None:
-    with suite(tmp_path, "gateway", "--rounds", "1", "--frames", "100", "--cryptofeed-python", sys.executable) as running:
+    with suite(
+        tmp_path, "gateway", "--rounds", "1", "--frames", "100", "--cryptofeed-python", sys.executable
+    ) as running:
         _, said = running.communicate(timeout=30)
     assert running.returncode == 1
     assert "has no cryptofeed" in said

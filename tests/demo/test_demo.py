@@ -60,12 +60,23 @@ def alive(process: int) -> bool:
 def test_its_figures_are_true_it_goes_on_and_a_dead_part_is_told(start: Start, tmp_path: Path) -> None:
     folder = tmp_path / "demo"
     # the user's own configuration is not the demo's
-    demo = start("demo", "--seconds", "6", "--data-dir", str(folder), TICKBUS_METRICS_PORT="1", TICKBUS_SYMBOLS="BTC-USDT,GOLD")
+    demo = start(
+        "demo",
+        "--seconds",
+        "6",
+        "--data-dir",
+        str(folder),
+        TICKBUS_METRICS_PORT="1",
+        TICKBUS_SYMBOLS="BTC-USDT,GOLD",
+    )
     url = demo.wait_for(r"Redis +(redis://\S+)")[1]
     tail = tickbus("tail", "GOLD", "--redis", url, "--from", "start", "--count", "1", "--json")
     assert '"stream":"trade:demo:GOLD"' in tail.stdout
     second = tickbus("demo", "--data-dir", str(folder))
-    assert (second.returncode, second.stderr) == (2, f"tickbus: another demo runs in {folder}; stop it, or give this one another --data-dir\n")
+    assert (second.returncode, second.stderr) == (
+        2,
+        f"tickbus: another demo runs in {folder}; stop it, or give this one another --data-dir\n",
+    )
     assert demo.wait(30) == 0
     bus = numbers(demo.output, "on the bus")
     assert numbers(demo.output, "ran") == bus

@@ -16,7 +16,9 @@ def program(folder: Path, name: str, version: str) -> None:
     (folder / name).chmod(0o755)
 
 
-def test_the_path_comes_first_but_not_with_an_old_version(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_path_comes_first_but_not_with_an_old_version(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     program(tmp_path, "redis-server", "6.2.1")
     program(tmp_path, "valkey-server", "8.0.0")

@@ -37,7 +37,9 @@ def everything_happens(meters: Meters) -> None:
         labels = ["x"] * len(metric.labels)
         child = getattr(meters, metric.kind)(metric)
         child = child.labels(*labels) if labels else child
-        {"counter": lambda c: c.inc(), "gauge": lambda c: c.set(1), "histogram": lambda c: c.observe(0.01)}[metric.kind](child)
+        {"counter": lambda c: c.inc(), "gauge": lambda c: c.set(1), "histogram": lambda c: c.observe(0.01)}[
+            metric.kind
+        ](child)
 
 
 @contextmanager
@@ -45,9 +47,17 @@ def prometheus(folder: Path, *targets: int) -> Iterator[str]:
     path = needs("prometheus")
     listed = ", ".join(f'"127.0.0.1:{port}"' for port in targets)
     config = folder / "prometheus.yml"
-    config.write_text(f"scrape_configs: [{{job_name: tickbus, scrape_interval: 1s, static_configs: [{{targets: [{listed}]}}]}}]\n", encoding="utf-8")
+    config.write_text(
+        f"scrape_configs: [{{job_name: tickbus, scrape_interval: 1s, static_configs: [{{targets: [{listed}]}}]}}]\n",
+        encoding="utf-8",
+    )
     address = f"127.0.0.1:{free_port()}"
-    command = [path, f"--config.file={config}", f"--storage.tsdb.path={folder / 'data'}", f"--web.listen-address={address}"]
+    command = [
+        path,
+        f"--config.file={config}",
+        f"--storage.tsdb.path={folder / 'data'}",
+        f"--web.listen-address={address}",
+    ]
     with (folder / "log").open("wb") as log, subprocess.Popen(command, stdout=log, stderr=log) as process:
         try:
             yield f"http://{address}"
@@ -63,7 +73,11 @@ def test_every_expression_of_the_dashboards_has_data_where_all_metrics_are(tmp_p
 def test_what_is_missing_is_named(tmp_path: Path) -> None:
     dead = free_port()
     with exporter(lambda meters: None) as port, prometheus(tmp_path, port, dead) as url:
-        until(lambda: any(f"127.0.0.1:{dead}/metrics is down" in line for line in amiss(url)), 20, "the dead target is told")
+        until(
+            lambda: any(f"127.0.0.1:{dead}/metrics is down" in line for line in amiss(url)),
+            20,
+            "the dead target is told",
+        )
         lines = amiss(url)
         assert [line for line in lines if line.startswith("no data: ")] == [
             f"no data: {place}: {text.replace('$__rate_interval', '30s')}" for place, text in expressions()

@@ -25,7 +25,9 @@ def run(program: str, *arguments: str, env: dict[str, str] | None = None) -> str
     """Standard output of a program of the virtual environment or the machine."""
     own = Path(sys.executable).with_name(program)
     path = needs(str(own) if own.exists() else program)
-    done = subprocess.run([path, *arguments], cwd=ROOT, capture_output=True, text=True, env=env, timeout=30, check=False)
+    done = subprocess.run(
+        [path, *arguments], cwd=ROOT, capture_output=True, text=True, env=env, timeout=30, check=False
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
@@ -33,7 +35,15 @@ def run(program: str, *arguments: str, env: dict[str, str] | None = None) -> str
 @pytest.fixture(scope="module")
 def compose() -> dict[str, Any]:
     """docker-compose.yml as Compose understands it where nothing is set."""
-    text = run("docker-compose", "--env-file", os.devnull, "config", "--format", "json", env={"PATH": os.environ["PATH"], "HOME": "/nonexistent"})
+    text = run(
+        "docker-compose",
+        "--env-file",
+        os.devnull,
+        "config",
+        "--format",
+        "json",
+        env={"PATH": os.environ["PATH"], "HOME": "/nonexistent"},
+    )
     parsed: dict[str, Any] = json.loads(text)
     return parsed
 
@@ -71,7 +81,9 @@ def test_containers_can_do_no_more_than_they_must(compose: dict[str, Any]) -> No
 
 
 def test_every_service_is_scraped_where_it_listens(compose: dict[str, Any]) -> None:
-    listening = {f"{name}:{compose['services'][name]['environment']['TICKBUS_METRICS_PORT']}" for name in OURS}
+    listening = {
+        f"{name}:{compose['services'][name]['environment']['TICKBUS_METRICS_PORT']}" for name in OURS
+    }
     config = (ROOT / "deploy/prometheus/prometheus.yml").read_text(encoding="utf-8")
     assert set(re.findall(r'"(\w+:\d+)"', config)) == listening
 
@@ -85,7 +97,9 @@ def test_no_secret_has_a_value(compose: dict[str, Any]) -> None:
 
 def test_the_example_names_what_compose_reads() -> None:
     known = set(re.findall(r"\$\{(\w+)", (ROOT / "docker-compose.yml").read_text(encoding="utf-8")))
-    shown = set(re.findall(r"^#?([A-Z_]+)=", (ROOT / ".env.example").read_text(encoding="utf-8"), re.MULTILINE))
+    shown = set(
+        re.findall(r"^#?([A-Z_]+)=", (ROOT / ".env.example").read_text(encoding="utf-8"), re.MULTILINE)
+    )
     assert shown == known
 
 
@@ -98,14 +112,19 @@ def pins(path: str) -> dict[str, tuple[str, frozenset[str]]]:
     for entry in (ROOT / path).read_text(encoding="utf-8").replace("\\\n", " ").splitlines():
         requirement, *hashes = re.split(r"\s+--hash=", entry.strip())
         parsed = Requirement(requirement)
-        found[f"{canonicalize_name(parsed.name)} {parsed.marker or ''}".strip()] = (str(parsed.specifier), frozenset(hashes))
+        found[f"{canonicalize_name(parsed.name)} {parsed.marker or ''}".strip()] = (
+            str(parsed.specifier),
+            frozenset(hashes),
+        )
     return found
 
 
 @pytest.mark.parametrize("path", LOCKS)
 def test_a_lock_pins_by_hash_and_names_no_place(path: str) -> None:
     assert "://" not in (ROOT / path).read_text(encoding="utf-8")
-    assert not re.search(r"^\s*-(?!-hash=sha256:)", (ROOT / path).read_text(encoding="utf-8"), re.MULTILINE), "a line that is an option"
+    assert not re.search(
+        r"^\s*-(?!-hash=sha256:)", (ROOT / path).read_text(encoding="utf-8"), re.MULTILINE
+    ), "a line that is an option"
     for name, (specifier, hashes) in pins(path).items():
         assert specifier.startswith("=="), name
         assert hashes, name
@@ -118,7 +137,10 @@ def test_the_image_gets_what_was_tested() -> None:
 
 
 def requirements(project: dict[str, Any], extras: Sequence[str]) -> list[Requirement]:
-    listed = [*project["dependencies"], *(line for extra in extras for line in project["optional-dependencies"][extra])]
+    listed = [
+        *project["dependencies"],
+        *(line for extra in extras for line in project["optional-dependencies"][extra]),
+    ]
     return [Requirement(line) for line in listed]
 
 

@@ -50,7 +50,11 @@ def test_an_expression_names_only_our_metrics_and_their_labels(expression: Expre
     assert found
     for name, metric in found:
         assert metric is not None, f"{name} is no metric of ours"
-        grouped = {label for labels in re.findall(r"\bby \(([^)]*)\)", expression.text) for label in labels.split(", ")}
+        grouped = {
+            label
+            for labels in re.findall(r"\bby \(([^)]*)\)", expression.text)
+            for label in labels.split(", ")
+        }
         matched = set(re.findall(r"[{,]\s*(\w+)\s*(?:=|!)", expression.text))
         assert grouped | matched <= set(metric.labels) | FROM_PROMETHEUS, name
 
@@ -59,7 +63,9 @@ def test_an_expression_names_only_our_metrics_and_their_labels(expression: Expre
 def test_a_counter_is_read_as_a_rate(expression: Expression) -> None:
     for name, metric in metrics_in(expression.text):
         if metric is not None and metric.kind != "gauge":
-            assert re.search(rf"\b(rate|increase)\({name}\[", expression.text), "only a gauge means something by its value"
+            assert re.search(rf"\b(rate|increase)\({name}\[", expression.text), (
+                "only a gauge means something by its value"
+            )
 
 
 def test_dashboards_can_be_linked_to_and_find_their_data() -> None:
@@ -69,9 +75,15 @@ def test_dashboards_can_be_linked_to_and_find_their_data() -> None:
         uids.append(dashboard["uid"])
         ids = [panel["id"] for panel in dashboard["panels"]]
         assert len(set(ids)) == len(ids)
-        sources = {target["datasource"]["uid"] for panel in dashboard["panels"] for target in panel.get("targets", ())}
+        sources = {
+            target["datasource"]["uid"]
+            for panel in dashboard["panels"]
+            for target in panel.get("targets", ())
+        }
         assert sources == {"prometheus"}
     assert uids
     assert len(set(uids)) == len(uids)
-    provisioned = (DASHBOARDS.parent / "provisioning" / "datasources" / "prometheus.yml").read_text(encoding="utf-8")
+    provisioned = (DASHBOARDS.parent / "provisioning" / "datasources" / "prometheus.yml").read_text(
+        encoding="utf-8"
+    )
     assert re.search(r"^\s+uid: prometheus$", provisioned, re.MULTILINE)

@@ -168,7 +168,20 @@ def _record_something(server: RedisServer, folder: Path) -> None:
     """A few trades in files, for replay."""
     simulator = Part(folder / "market.log", "simulate")
     url = simulator.wait_for(r"listening on (ws://\S+)")[1]
-    gateway = Part(folder / "gateway.log", "gateway", "--feed", "json", "--url", url, "--symbols", "A", "--redis", server.url, "--prefix", "first")
+    gateway = Part(
+        folder / "gateway.log",
+        "gateway",
+        "--feed",
+        "json",
+        "--url",
+        url,
+        "--symbols",
+        "A",
+        "--redis",
+        server.url,
+        "--prefix",
+        "first",
+    )
     recorder = Part(
         folder / "recorder.log",
         "recorder",
@@ -213,7 +226,11 @@ def _run(wrong: Wrong, number: int, places: dict[str, str]) -> "CompletedProcess
 
 
 @pytest.mark.timeout(120)
-@pytest.mark.parametrize(("number", "wrong"), list(enumerate(COMMAND_LINES)), ids=[f"{it.command[:50]} {it.says[:30]}" for it in COMMAND_LINES])
+@pytest.mark.parametrize(
+    ("number", "wrong"),
+    list(enumerate(COMMAND_LINES)),
+    ids=[f"{it.command[:50]} {it.says[:30]}" for it in COMMAND_LINES],
+)
 def test_what_is_wrong_is_said_in_one_line(
     number: int, wrong: Wrong, answers: dict[Wrong, "Future[CompletedProcess[str]]"], places: dict[str, str]
 ) -> None:
@@ -228,21 +245,58 @@ def test_what_is_wrong_is_said_in_one_line(
 async def test_a_token_that_is_refused_after_the_handshake(redis_server: RedisServer) -> None:
     async def refuse(connection: ServerConnection) -> None:
         request = json.loads(await connection.recv())
-        await connection.send(json.dumps({"ret": 401, "msg": "token is invalid", "cmd_id": request["cmd_id"] + 1, "seq_id": 1, "trace": ""}))
+        await connection.send(
+            json.dumps(
+                {
+                    "ret": 401,
+                    "msg": "token is invalid",
+                    "cmd_id": request["cmd_id"] + 1,
+                    "seq_id": 1,
+                    "trace": "",
+                }
+            )
+        )
         await connection.wait_closed()
 
     async with serve(refuse, "127.0.0.1", 0) as server:
         url = f"ws://127.0.0.1:{server.sockets[0].getsockname()[1]}"
-        args = ("gateway", "--feed", "alltick", "--symbols", "GOLD", "--url", url, "--token", "old", "--redis", redis_server.url)
+        args = (
+            "gateway",
+            "--feed",
+            "alltick",
+            "--symbols",
+            "GOLD",
+            "--url",
+            url,
+            "--token",
+            "old",
+            "--redis",
+            redis_server.url,
+        )
         answer = await asyncio.to_thread(tickbus, *args)
     assert answer.returncode == 4
-    assert answer.stderr.count("tickbus: AllTick answers 401 token is invalid: the token is not valid; check --token, --url") == 1
+    assert (
+        answer.stderr.count(
+            "tickbus: AllTick answers 401 token is invalid: the token is not valid; check --token, --url"
+        )
+        == 1
+    )
     assert "Traceback" not in answer.stderr
 
 
 def test_nobody_listens_at_the_url_until_somebody_does(redis_server: RedisServer, start: Start) -> None:
     port = free_port()
-    gateway = start("gateway", "--feed", "json", "--symbols", "AAPL", "--url", f"ws://127.0.0.1:{port}", "--redis", redis_server.url)
+    gateway = start(
+        "gateway",
+        "--feed",
+        "json",
+        "--symbols",
+        "AAPL",
+        "--url",
+        f"ws://127.0.0.1:{port}",
+        "--redis",
+        redis_server.url,
+    )
     gateway.wait_for(rf"(?s)(no connection to ws://127\.0\.0\.1:{port}: .*Connect call failed.*){{2}}")
     assert gateway.get("/healthz")[0] == 200
     assert gateway.get("/readyz") == (503, "no subscribed upstream connection\n")
@@ -264,7 +318,9 @@ def test_two_services_do_not_write_the_same_bars(redis_server: RedisServer, star
     refused = tickbus(*options, "--name", "mine", "--specs", "time:60s,tick:9")
     assert (
         refused.returncode,
-        refused.stderr.count("tickbus: the service 'bars' is running and writes the same streams; replicas share a --name"),
+        refused.stderr.count(
+            "tickbus: the service 'bars' is running and writes the same streams; replicas share a --name"
+        ),
     ) == (2, 1)
     assert [one.stop() for one in (first, replica, other)] == [0, 0, 0]
     assert start(*options, "--name", "mine", "--specs", "time:60s,tick:9").ready().stop() == 0
@@ -275,27 +331,56 @@ def test_replicas_share_their_specs(redis_server: RedisServer, start: Start) -> 
     options = ("bars", "--redis", redis_server.url, "--lease-ttl", "500ms")
     first = start(*options, "--specs", "time:1s").ready()
     refused = tickbus(*options, "--specs", "tick:7")
-    assert (refused.returncode, refused.stderr.count("tickbus: the service 'bars' is running with another selection of feeds, symbols or specs")) == (
+    assert (
+        refused.returncode,
+        refused.stderr.count(
+            "tickbus: the service 'bars' is running with another selection of feeds, symbols or specs"
+        ),
+    ) == (
         2,
         1,
     )
     first.kill()
-    assert start(*options, "--specs", "tick:7").ready().stop() == 0, "who was killed is waited for, not taken for alive"
+    assert start(*options, "--specs", "tick:7").ready().stop() == 0, (
+        "who was killed is waited for, not taken for alive"
+    )
 
 
 def test_a_feed_and_a_service_do_not_share_a_name(redis_server: RedisServer, start: Start) -> None:
     """Their fences would be the same, and each would throw the other out."""
-    gateway = start("gateway", "--feed", "json", "--symbols", "AAPL", "--url", f"ws://127.0.0.1:{free_port()}", "--redis", redis_server.url)
+    gateway = start(
+        "gateway",
+        "--feed",
+        "json",
+        "--symbols",
+        "AAPL",
+        "--url",
+        f"ws://127.0.0.1:{free_port()}",
+        "--redis",
+        redis_server.url,
+    )
     gateway.wait_for("no connection to")
     refused = tickbus("bars", "--name", "json", "--redis", redis_server.url)
-    assert (refused.returncode, refused.stderr.count("tickbus: 'json' is a feed of the bus 'tickbus'; a service needs another name")) == (2, 1)
+    assert (
+        refused.returncode,
+        refused.stderr.count("tickbus: 'json' is a feed of the bus 'tickbus'; a service needs another name"),
+    ) == (2, 1)
     assert gateway.get("/healthz")[0] == 200
     assert start("bars", "--redis", redis_server.url).ready().stop() == 0
-    refused = tickbus("gateway", "--feed", "json", "--name", "bars", "--symbols", "AAPL", "--redis", redis_server.url)
-    assert (refused.returncode, refused.stderr.count("tickbus: 'bars' is a service of the bus 'tickbus'; a feed needs another --name")) == (2, 1)
+    refused = tickbus(
+        "gateway", "--feed", "json", "--name", "bars", "--symbols", "AAPL", "--redis", redis_server.url
+    )
+    assert (
+        refused.returncode,
+        refused.stderr.count(
+            "tickbus: 'bars' is a service of the bus 'tickbus'; a feed needs another --name"
+        ),
+    ) == (2, 1)
 
 
-def test_of_two_services_for_the_same_bars_that_start_together_not_both_run(redis_server: RedisServer, start: Start) -> None:
+def test_of_two_services_for_the_same_bars_that_start_together_not_both_run(
+    redis_server: RedisServer, start: Start
+) -> None:
     both = [start("bars", "--redis", redis_server.url, "--name", name) for name in ("one", "other")]
     until(lambda: any(part.process.poll() is not None for part in both), 20, "one ends")
     ended = next(part for part in both if part.process.poll() is not None)
@@ -303,10 +388,22 @@ def test_of_two_services_for_the_same_bars_that_start_together_not_both_run(redi
     assert "is running and writes the same streams" in ended.output
 
 
-def test_a_symbol_that_the_vendor_does_not_know_is_shown_as_silent(redis_server: RedisServer, start: Start) -> None:
+def test_a_symbol_that_the_vendor_does_not_know_is_shown_as_silent(
+    redis_server: RedisServer, start: Start
+) -> None:
     simulator = start("simulate", "--symbols", "BTCUSDT", "--rate", "500")
     url = simulator.wait_for(r"listening on (ws://\S+)")[1]
-    gateway = start("gateway", "--feed", "binance", "--url", url, "--symbols", "BTC-USDT,BTC-USTD", "--redis", redis_server.url).ready()
+    gateway = start(
+        "gateway",
+        "--feed",
+        "binance",
+        "--url",
+        url,
+        "--symbols",
+        "BTC-USDT,BTC-USTD",
+        "--redis",
+        redis_server.url,
+    ).ready()
     until(lambda: gateway.metric("tickbus_feed_symbols_silent") == 1, 20, "one is heard")
     assert gateway.metric("tickbus_feed_symbols_wanted") == 2
     heads = {
@@ -323,18 +420,40 @@ def test_a_symbol_that_the_vendor_does_not_know_is_shown_as_silent(redis_server:
 
 
 @pytest.mark.parametrize("feed", ["binance", "alltick", "json"])
-def test_frames_that_cannot_be_read_are_counted_and_told(feed: str, redis_server: RedisServer, start: Start, tmp_path: Path) -> None:
+def test_frames_that_cannot_be_read_are_counted_and_told(
+    feed: str, redis_server: RedisServer, start: Start, tmp_path: Path
+) -> None:
     """One fault after the other on a live connection: none of them ends it, and no hole is silent."""
     ledger = tmp_path / "sent.jsonl"
     simulator = start("simulate", "--rate", "1000", "--json-quotes", "--ledger", str(ledger))
     url = simulator.wait_for(r"listening on (ws://\S+)")[1]
     gateway = start(
-        "gateway", "--feed", feed, "--url", url, "--token", "any", "--symbols", "GOLD", "--kinds", "trade,quote", "--redis", redis_server.url
+        "gateway",
+        "--feed",
+        feed,
+        "--url",
+        url,
+        "--token",
+        "any",
+        "--symbols",
+        "GOLD",
+        "--kinds",
+        "trade,quote",
+        "--redis",
+        redis_server.url,
     ).ready()
 
     def goes_on() -> None:
-        before = {kind: gateway.metric("tickbus_ticks_published_total", kind=kind) for kind in ("trade", "quote")}
-        until(lambda: all(gateway.metric("tickbus_ticks_published_total", kind=kind) > before[kind] for kind in before), 10, "both kinds flow")
+        before = {
+            kind: gateway.metric("tickbus_ticks_published_total", kind=kind) for kind in ("trade", "quote")
+        }
+        until(
+            lambda: all(
+                gateway.metric("tickbus_ticks_published_total", kind=kind) > before[kind] for kind in before
+            ),
+            10,
+            "both kinds flow",
+        )
 
     goes_on()
     for fault, reason, number in (
@@ -342,7 +461,13 @@ def test_frames_that_cannot_be_read_are_counted_and_told(feed: str, redis_server
         ("huge=10MB", "oversize", 1),
     ):  # fmt: skip
         simulator.say(fault)
-        until(lambda reason=reason, number=number: gateway.metric("tickbus_feed_rejected_total", reason=reason) == number, 10, fault)
+        until(
+            lambda reason=reason, number=number: (
+                gateway.metric("tickbus_feed_rejected_total", reason=reason) == number
+            ),
+            10,
+            fault,
+        )
         goes_on()
     until(lambda: gateway.metric("tickbus_backlog_ticks") == 0, 10, "all is stored")
     assert gateway.metric("tickbus_feed_reconnects_total") == 0
@@ -354,7 +479,10 @@ def test_frames_that_cannot_be_read_are_counted_and_told(feed: str, redis_server
 
     entries = {kind: _entries(redis_server, f"{kind}:{feed}:GOLD") for kind in ("trade", "quote")}
     corrupt = {line["kind"]: line["id"] for line in read_ledger(ledger) if line.get("fault") == "corrupt"}
-    gaps = {kind: [_gap(message) for field, message in rows if field == "g" and message[2] != DISCONNECT] for kind, rows in entries.items()}
+    gaps = {
+        kind: [_gap(message) for field, message in rows if field == "g" and message[2] != DISCONNECT]
+        for kind, rows in entries.items()
+    }
     exact = [(REJECTED, corrupt["trade"], corrupt["trade"], 1)]
     assert gaps["trade"][:1] == (exact if feed == "binance" else [(REJECTED, None, None, 1)])
     assert [gap for gap in gaps["quote"] if gap[3] == 1] == [(REJECTED, None, None, 1)]
@@ -362,7 +490,9 @@ def test_frames_that_cannot_be_read_are_counted_and_told(feed: str, redis_server
     # garbage may have held ticks of any stream; with ids nothing is missing, without them nobody can know
     unknown = {kind: [gap for gap in rows if gap[3] is None] for kind, rows in gaps.items()}
     assert all(
-        3 <= len(rows) <= 6 and set(rows) == {(REJECTED, None, None, None)} for kind, rows in unknown.items() if (feed, kind) != ("binance", "trade")
+        3 <= len(rows) <= 6 and set(rows) == {(REJECTED, None, None, None)}
+        for kind, rows in unknown.items()
+        if (feed, kind) != ("binance", "trade")
     )
     if feed == "binance":
         assert gaps["trade"] == exact
@@ -375,7 +505,11 @@ DISCONNECT, REJECTED = 0, 5
 
 def _entries(server: RedisServer, name: str) -> list[tuple[str, list[object]]]:
     (key,) = server.client.scan_iter(f"tickbus:{{*}}:{name}")
-    return [(field.decode(), msgpack.unpackb(payload)) for _, fields in server.client.xrange(key) for field, payload in fields.items()]
+    return [
+        (field.decode(), msgpack.unpackb(payload))
+        for _, fields in server.client.xrange(key)
+        for field, payload in fields.items()
+    ]
 
 
 def _gap(message: list[object]) -> tuple[object, ...]:
@@ -386,7 +520,10 @@ def test_the_usage_names_every_part() -> None:
     for args in ((), ("--help",), ("help",)):
         answer = tickbus(*args)
         assert (answer.returncode, answer.stderr) == (0, "")
-        assert all(re.search(rf"^  {name} +{re.escape(part.line)}$", answer.stdout, re.MULTILINE) for name, part in COMMANDS.items())
+        assert all(
+            re.search(rf"^  {name} +{re.escape(part.line)}$", answer.stdout, re.MULTILINE)
+            for name, part in COMMANDS.items()
+        )
 
 
 @pytest.mark.parametrize("part", COMMANDS)
@@ -401,6 +538,8 @@ def test_the_help_of_a_part_is_complete(part: str) -> None:
     for option in declared(module.Options):
         shown = positional.get(option.name, option.flag)
         default = f" (default {option.shown_default()})" if option.shown_default() else ""
-        assert re.search(rf"{re.escape(shown)}( \S+)? {re.escape(' '.join(option.option.help.split()) + default)}", text), option.flag
+        assert re.search(
+            rf"{re.escape(shown)}( \S+)? {re.escape(' '.join(option.option.help.split()) + default)}", text
+        ), option.flag
     assert not [line for line in answer.stdout.splitlines() if len(line) > 130 or line != line.rstrip()]
     assert "None" not in answer.stdout

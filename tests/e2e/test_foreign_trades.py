@@ -29,11 +29,20 @@ def bars_of(redis: RedisServer, spec: str) -> list[Bar]:
     return [bar for bar in messages_in(redis, "bar", "test", "A", spec) if isinstance(bar, Bar)]
 
 
-async def test_a_trade_that_cannot_be_is_left_out_and_the_others_go_on(redis_server: RedisServer, start: Start) -> None:
+async def test_a_trade_that_cannot_be_is_left_out_and_the_others_go_on(
+    redis_server: RedisServer, start: Start
+) -> None:
     writer = await Writer(redis_server.url, keys=Keys()).open()
     of_unknown_side = list(msgspec.msgpack.decode(encode(trade(4))))
     of_unknown_side[3] = 9
-    trades = [trade(1), trade(2, "1e5"), trade(3, size="+.5"), trade(5, "abc"), trade(6, ts_event=(1 << 64) - 1), trade(7)]
+    trades = [
+        trade(1),
+        trade(2, "1e5"),
+        trade(3, size="+.5"),
+        trade(5, "abc"),
+        trade(6, ts_event=(1 << 64) - 1),
+        trade(7),
+    ]
     entries: list[Entry] = [writer.entry(writer.of(), one) for one in trades]
     entries.insert(3, replace(writer.entry(writer.of(), trade(4)), payload=encode(of_unknown_side)))
     entries.sort(key=lambda entry: entry.seq)
@@ -48,11 +57,15 @@ async def test_a_trade_that_cannot_be_is_left_out_and_the_others_go_on(redis_ser
     writer.close()
 
 
-async def test_trades_trimmed_unread_mark_their_bars_on_the_vendors_clock(redis_server: RedisServer, start: Start) -> None:
+async def test_trades_trimmed_unread_mark_their_bars_on_the_vendors_clock(
+    redis_server: RedisServer, start: Start
+) -> None:
     writer = await Writer(redis_server.url, keys=Keys()).open()
 
     async def write(*numbers: int) -> None:
-        await writer.publisher.commit(writer.transaction([writer.entry(writer.of(), trade(number)) for number in numbers]))
+        await writer.publisher.commit(
+            writer.transaction([writer.entry(writer.of(), trade(number)) for number in numbers])
+        )
 
     options = (*OPTIONS, redis_server.url, "--specs", "time:10s", "--grace", "1s")
     await write(*range(10, 35))
@@ -62,7 +75,9 @@ async def test_trades_trimmed_unread_mark_their_bars_on_the_vendors_clock(redis_
     until(lambda: bars.metric("tickbus_consumer_lag_ticks") == 0, 20)
     assert bars.stop() == 0
     await write(*range(35, 60))
-    redis_server.client.xtrim(writer.key(), minid=redis_server.client.xrange(writer.key())[25 + 7][0], approximate=False)
+    redis_server.client.xtrim(
+        writer.key(), minid=redis_server.client.xrange(writer.key())[25 + 7][0], approximate=False
+    )
     bars = start(*options).ready()
     await writer.ring()
     until(lambda: any(bar.start == YEAR_2024 + 40 * SECOND for bar in bars_of(redis_server, "time:10s")), 20)

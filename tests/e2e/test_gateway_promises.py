@@ -33,15 +33,23 @@ def feed(start: Start, redis_server: RedisServer, tmp_path: Path) -> Market:
 
 
 @pytest.mark.timeout(90)
-def test_redis_away_for_longer_than_memory_lasts(feed: Market, redis_server: RedisServer, tmp_path: Path) -> None:
+def test_redis_away_for_longer_than_memory_lasts(
+    feed: Market, redis_server: RedisServer, tmp_path: Path
+) -> None:
     gateway = feed.gateway("--backlog-bytes", "4MB").ready()
-    until(lambda: published(gateway) > 7_000)  # so that the first batches from the disk will be copies of what is acknowledged
+    until(
+        lambda: published(gateway) > 7_000
+    )  # so that the first batches from the disk will be copies of what is acknowledged
     redis_server.stop()
     redis_server.client.close()
     until(lambda: gateway.metric("tickbus_spilled_ticks_total") > 15_000, 40, "spilled")
     assert gateway.metric("tickbus_backlog_bytes") <= 4 << 20
     redis_server.start()
-    until(lambda: gateway.metric("tickbus_spill_ticks") == 0 and gateway.metric("tickbus_backlog_ticks") < 500, 40, "drained")
+    until(
+        lambda: gateway.metric("tickbus_spill_ticks") == 0 and gateway.metric("tickbus_backlog_ticks") < 500,
+        40,
+        "drained",
+    )
     assert gateway.stop() == 0
     assert feed.check() == 0
     assert all(gaps_in(redis_server, "trade", "binance", symbol) == [] for symbol in SYMBOLS)
@@ -49,14 +57,18 @@ def test_redis_away_for_longer_than_memory_lasts(feed: Market, redis_server: Red
     for shard in range(Keys().shards):
         # also while what was acknowledged long ago is skipped on the disk
         said = [
-            bell.bus_ms for _, fields in redis_server.client.xrange(Keys().bell(shard)) if (bell := decode_bell(fields[b"d"])).feed_up is not None
+            bell.bus_ms
+            for _, fields in redis_server.client.xrange(Keys().bell(shard))
+            if (bell := decode_bell(fields[b"d"])).feed_up is not None
         ]
         assert said == sorted(said), "the bus clock never goes back"
 
 
 @pytest.mark.timeout(90)
 @pytest.mark.parametrize("how", ["killed", "stopped"])
-def test_what_was_spilled_is_written_by_the_next_start(how: str, feed: Market, redis_server: RedisServer, tmp_path: Path) -> None:
+def test_what_was_spilled_is_written_by_the_next_start(
+    how: str, feed: Market, redis_server: RedisServer, tmp_path: Path
+) -> None:
     gateway = feed.gateway("--backlog-bytes", "4MB", "--stop-deadline", "500ms").ready()
     until(lambda: published(gateway) > 1000)
     before = {symbol: feed.stored(symbol) for symbol in SYMBOLS}
@@ -70,7 +82,9 @@ def test_what_was_spilled_is_written_by_the_next_start(how: str, feed: Market, r
     else:
         assert gateway.stop() == 0
         assert "the next start writes them" in gateway.output
-        assert "find no room" not in gateway.output, "what was in flight when the spilling began is on the disk"
+        assert "find no room" not in gateway.output, (
+            "what was in flight when the spilling began is on the disk"
+        )
     assert list((tmp_path / "spill").rglob("*.segment"))
     redis_server.start()
     again = feed.gateway().ready()
@@ -81,14 +95,18 @@ def test_what_was_spilled_is_written_by_the_next_start(how: str, feed: Market, r
     assert told > 0, "the gateway was down for a while"
     for symbol in SYMBOLS:
         assert feed.stored(symbol)[: len(before[symbol])] == before[symbol]
-    first_told = {symbol: int(gaps_in(redis_server, "trade", "binance", symbol)[0].from_id or 0) for symbol in SYMBOLS}
+    first_told = {
+        symbol: int(gaps_in(redis_server, "trade", "binance", symbol)[0].from_id or 0) for symbol in SYMBOLS
+    }
     kept = sum(id < first_told[symbol] for symbol in SYMBOLS for id in feed.stored(symbol))
     assert kept >= spilled + sum(map(len, before.values()))
     assert not list((tmp_path / "spill").rglob("*.segment"))
 
 
 @pytest.mark.timeout(90)
-def test_what_a_replaced_gateway_spilled_is_not_merged(feed: Market, redis_server: RedisServer, tmp_path: Path) -> None:
+def test_what_a_replaced_gateway_spilled_is_not_merged(
+    feed: Market, redis_server: RedisServer, tmp_path: Path
+) -> None:
     gateway = feed.gateway("--backlog-bytes", "4MB").ready()
     until(lambda: published(gateway) > 1000)
     redis_server.pause()
@@ -107,7 +125,9 @@ def test_what_a_replaced_gateway_spilled_is_not_merged(feed: Market, redis_serve
 
 
 @pytest.mark.timeout(90)
-def test_a_gateway_that_stood_still_is_replaced_and_writes_nothing_more(feed: Market, redis_server: RedisServer) -> None:
+def test_a_gateway_that_stood_still_is_replaced_and_writes_nothing_more(
+    feed: Market, redis_server: RedisServer
+) -> None:
     first = feed.gateway().ready()
     until(lambda: published(first) > 1000)
     second = feed.gateway()
@@ -161,7 +181,12 @@ def test_redis_is_flushed_under_load(feed: Market, redis_server: RedisServer) ->
     publishes(gateway, 1500)
     meta = Keys().meta
     until(lambda: redis_server.client.hget(meta, "shards") == b"64", 10, "the bus says its shards again")
-    until(lambda: redis_server.client.hexists(meta, "retention:binance") and redis_server.client.hexists(meta, "delay:binance"))
+    until(
+        lambda: (
+            redis_server.client.hexists(meta, "retention:binance")
+            and redis_server.client.hexists(meta, "delay:binance")
+        )
+    )
     assert gateway.stop() == 0
     assert feed.check() == 0
     # all of it was young enough for the replay ring
@@ -169,7 +194,9 @@ def test_redis_is_flushed_under_load(feed: Market, redis_server: RedisServer) ->
 
 
 @pytest.mark.timeout(90)
-def test_a_gateway_that_stood_still_while_it_was_cut_off_tells_all_of_it(start: Start, redis_server: RedisServer, tmp_path: Path) -> None:
+def test_a_gateway_that_stood_still_while_it_was_cut_off_tells_all_of_it(
+    start: Start, redis_server: RedisServer, tmp_path: Path
+) -> None:
     market = Market(start, redis_server, tmp_path, rate=400, quotes=1)
     gateway = market.gateway("--kinds", "trade,quote").ready()
     publishes(gateway, 200)
@@ -217,5 +244,10 @@ def test_a_gateway_that_stood_still_and_was_killed_as_it_woke_has_told_its_succe
         rows = [message for _, message in entries_in(redis_server, "quote", "binance", symbol)]
         gaps = [number for number, row in enumerate(rows) if isinstance(row, Gap)]
         before, first, last, after = rows[gaps[0] - 1], rows[gaps[0]], rows[gaps[-1]], rows[gaps[-1] + 1]
-        assert isinstance(before, Quote) and isinstance(first, Gap) and isinstance(last, Gap) and isinstance(after, Quote)
+        assert (
+            isinstance(before, Quote)
+            and isinstance(first, Gap)
+            and isinstance(last, Gap)
+            and isinstance(after, Quote)
+        )
         assert first.from_ts <= before.ts_recv and last.to_ts >= after.ts_recv - SECOND // 2

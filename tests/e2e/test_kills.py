@@ -25,7 +25,17 @@ class Chain:
             "gateway", "--feed", "binance", "--url", url, "--symbols", "BTC-USDT", "--kinds", "trade,quote", "--redis", redis.url,
             "--lease-ttl", "500ms",
         )  # fmt: skip
-        self.bars = start("bars", "--specs", "time:1s,tick:100", "--grace", "1s", "--redis", redis.url, "--lease-ttl", "500ms")
+        self.bars = start(
+            "bars",
+            "--specs",
+            "time:1s,tick:100",
+            "--grace",
+            "1s",
+            "--redis",
+            redis.url,
+            "--lease-ttl",
+            "500ms",
+        )
         self.recorder = start(
             "recorder", "--data-dir", str(folder), "--flush-interval", "300ms", "--redis", redis.url, "--lease-ttl", "500ms"
         )  # fmt: skip
@@ -38,7 +48,13 @@ class Chain:
         until(lambda: self.gateway.get("/readyz")[0] == 200, 20)
         until(lambda: self.gateway.metric("tickbus_backlog_ticks") == 0, 20)
         for part in (self.bars, self.recorder):
-            until(lambda part=part: part.metric("tickbus_consumer_read_total") > 0 and part.metric("tickbus_consumer_lag_ticks") == 0, 30)
+            until(
+                lambda part=part: (
+                    part.metric("tickbus_consumer_read_total") > 0
+                    and part.metric("tickbus_consumer_lag_ticks") == 0
+                ),
+                30,
+            )
         until(lambda: self.bars.metric("tickbus_bars_open") <= 1, 30, "all time bars closed by the clock")
         until(lambda: self.recorder.metric("tickbus_consumer_lag_ticks") == 0, 20)
         codes = [part.stop() for part in (self.simulator, self.gateway, self.bars, self.recorder)]
@@ -67,9 +83,13 @@ class Chain:
 
 
 @pytest.fixture
-def chain(start: Start, redis_server: RedisServer, data: Path, tmp_path: Path, request: pytest.FixtureRequest) -> Chain:
+def chain(
+    start: Start, redis_server: RedisServer, data: Path, tmp_path: Path, request: pytest.FixtureRequest
+) -> Chain:
     # nine kills take their time; a Redis that goes away needs less
-    chain = Chain(start, redis_server, data, tmp_path / "data", speed=20 if "kill_9" in request.node.name else 80)
+    chain = Chain(
+        start, redis_server, data, tmp_path / "data", speed=20 if "kill_9" in request.node.name else 80
+    )
     chain._data = data
     return chain
 
@@ -107,7 +127,11 @@ def test_redis_goes_away_and_comes_back(how: str, chain: Chain, redis_server: Re
     until(lambda: chain.recorder.metric("tickbus_recorder_rows_total", kind="trade") > 100, 30)
     held = chain.gateway.metric("tickbus_feed_frames_total")
     {"stopped": redis_server.stop, "killed": redis_server.kill, "paused": redis_server.pause}[how]()
-    until(lambda: chain.gateway.metric("tickbus_feed_frames_total") > held + 5_000, 30, "the upstream connection delivers on")
+    until(
+        lambda: chain.gateway.metric("tickbus_feed_frames_total") > held + 5_000,
+        30,
+        "the upstream connection delivers on",
+    )
     assert chain.gateway.get("/healthz")[0] == 200
     if how == "paused":
         redis_server.go_on()

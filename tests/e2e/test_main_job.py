@@ -19,23 +19,56 @@ def settled(gateway: Part, consumers: list[Part], ticks: int, seconds: float = 6
     """Everything is published, and every consumer has committed all of it."""
     until(lambda: gateway.metric("tickbus_ticks_published_total") >= ticks, seconds, "published")
     for part in consumers:
-        until(lambda part=part: part.metric("tickbus_consumer_lag_ticks") == 0 and part.metric("tickbus_consumer_read_total") > 0, seconds, "lag 0")
+        until(
+            lambda part=part: (
+                part.metric("tickbus_consumer_lag_ticks") == 0
+                and part.metric("tickbus_consumer_read_total") > 0
+            ),
+            seconds,
+            "lag 0",
+        )
 
 
 @pytest.mark.data
 @pytest.mark.timeout(180)
-def test_the_binance_capture_is_recorded_whole_and_its_bars_are_right(redis_server: RedisServer, start: Start, data: Path, tmp_path: Path) -> None:
+def test_the_binance_capture_is_recorded_whole_and_its_bars_are_right(
+    redis_server: RedisServer, start: Start, data: Path, tmp_path: Path
+) -> None:
     files = ",".join(map(str, captures.binance_files(data)))
     simulator = start("simulate", "--source", f"capture:{files}", "--speed", "max")
     url = simulator.wait_for(r"listening on (ws://\S+)")[1]
-    gateway = start("gateway", "--feed", "binance", "--url", url, "--symbols", "BTC-USDT", "--kinds", "trade,quote", "--redis", redis_server.url)
+    gateway = start(
+        "gateway",
+        "--feed",
+        "binance",
+        "--url",
+        url,
+        "--symbols",
+        "BTC-USDT",
+        "--kinds",
+        "trade,quote",
+        "--redis",
+        redis_server.url,
+    )
     bars = start("bars", "--specs", "time:1s,time:1m,tick:100", "--grace", "1s", "--redis", redis_server.url)
-    recorder = start("recorder", "--data-dir", str(tmp_path / "data"), "--flush-interval", "500ms", "--redis", redis_server.url)
+    recorder = start(
+        "recorder",
+        "--data-dir",
+        str(tmp_path / "data"),
+        "--flush-interval",
+        "500ms",
+        "--redis",
+        redis_server.url,
+    )
 
     trades, quotes = captures.binance_trades(data), captures.binance_quotes(data)
     settled(gateway, [bars, recorder], len(trades) + len(quotes))
     reference = reference_bars(trades, SECOND)
-    until(lambda: bars.metric("tickbus_bars_emitted_total", spec="time:1s") == len(reference), 30, "the last bar is closed by the clock")
+    until(
+        lambda: bars.metric("tickbus_bars_emitted_total", spec="time:1s") == len(reference),
+        30,
+        "the last bar is closed by the clock",
+    )
     until(lambda: recorder.metric("tickbus_consumer_lag_ticks") == 0, 30, "and recorded")
     assert gateway.metric("tickbus_gaps_total") == 0
     assert gateway.metric("tickbus_feed_rejected_total") == 0
@@ -53,14 +86,34 @@ def test_the_binance_capture_is_recorded_whole_and_its_bars_are_right(redis_serv
 @pytest.mark.data
 @pytest.mark.timeout(180)
 @pytest.mark.parametrize("feed", ["alltick", "json"])
-def test_the_us_tape_keeps_its_runs_of_equal_trades(feed: str, redis_server: RedisServer, start: Start, data: Path, tmp_path: Path) -> None:
-    simulator = start("simulate", "--source", f"ticks:{data}/bac_20131009_trade.zip", "--symbol", "BAC.US", "--speed", "max", "--token", "t0ken")
+def test_the_us_tape_keeps_its_runs_of_equal_trades(
+    feed: str, redis_server: RedisServer, start: Start, data: Path, tmp_path: Path
+) -> None:
+    simulator = start(
+        "simulate",
+        "--source",
+        f"ticks:{data}/bac_20131009_trade.zip",
+        "--symbol",
+        "BAC.US",
+        "--speed",
+        "max",
+        "--token",
+        "t0ken",
+    )
     url = simulator.wait_for(r"listening on (ws://\S+)")[1]
     gateway = start(
         "gateway", "--feed", feed, "--url", url, "--token", "t0ken", "--symbols", "BAC.US", "--redis", redis_server.url,
         "--retention", "365d",
     )  # fmt: skip
-    recorder = start("recorder", "--data-dir", str(tmp_path / "data"), "--flush-interval", "500ms", "--redis", redis_server.url)
+    recorder = start(
+        "recorder",
+        "--data-dir",
+        str(tmp_path / "data"),
+        "--flush-interval",
+        "500ms",
+        "--redis",
+        redis_server.url,
+    )
     trades = captures.bac_trades(data)
     settled(gateway, [recorder], len(trades))
     assert [part.stop() for part in (simulator, gateway, recorder)] == [0, 0, 0]

@@ -41,7 +41,9 @@ class Market:
     async def _run(self) -> None:
         while True:
             await self._writer.publisher.commit(
-                self._writer.transaction([self._entry(symbol) for symbol in SYMBOLS for _ in range(3)], ring_all=True)
+                self._writer.transaction(
+                    [self._entry(symbol) for symbol in SYMBOLS for _ in range(3)], ring_all=True
+                )
             )
             self.rounds += 1
             await asyncio.sleep(0.02)
@@ -53,7 +55,9 @@ class Market:
             return self._writer.entry(self._writer.of(symbol), gap)
         late = self._chance.choice((0, 0, 0, 0, 0, 0, 0, 0, 0, 2 * SECOND))
         price, size = f"{self._chance.randrange(1, 10**6)}.5", str(self._chance.randrange(1, 100))
-        return self._writer.entry(self._writer.of(symbol), Trade(symbol, price, size, Side.BUY, None, now - late, now))
+        return self._writer.entry(
+            self._writer.of(symbol), Trade(symbol, price, size, Side.BUY, None, now - late, now)
+        )
 
     async def go_on(self, rounds: int) -> None:
         """At least so many more."""
@@ -78,16 +82,26 @@ def holders(client: "redis.Redis[bytes]", service: str) -> list[str]:
 
 def shared_by(client: "redis.Redis[bytes]", service: str, *parts: Part) -> Callable[[], bool]:
     """Whether these work all shards between them, each its part."""
-    return lambda: len(found := holders(client, service)) == KEYS.shards and set(found) == {str(part.process.pid) for part in parts}
+    return lambda: (
+        len(found := holders(client, service)) == KEYS.shards
+        and set(found) == {str(part.process.pid) for part in parts}
+    )
 
 
 def gone_from(client: "redis.Redis[bytes]", service: str, part: Part) -> Callable[[], bool]:
-    return lambda: str(part.process.pid) not in (found := holders(client, service)) and len(found) == KEYS.shards
+    return lambda: (
+        str(part.process.pid) not in (found := holders(client, service)) and len(found) == KEYS.shards
+    )
 
 
 @pytest.mark.timeout(120)
-async def test_replicas_killed_paused_woken_and_added_under_load(start: Start, redis_server: RedisServer, tmp_path: Path) -> None:
-    client, common = redis_server.client, ("--redis", redis_server.url, "--shards", str(KEYS.shards), "--lease-ttl", "700ms")
+async def test_replicas_killed_paused_woken_and_added_under_load(
+    start: Start, redis_server: RedisServer, tmp_path: Path
+) -> None:
+    client, common = (
+        redis_server.client,
+        ("--redis", redis_server.url, "--shards", str(KEYS.shards), "--lease-ttl", "700ms"),
+    )
     writer = await Writer(redis_server.url, keys=KEYS).open()
     market = Market(writer)
 
@@ -135,12 +149,16 @@ async def test_replicas_killed_paused_woken_and_added_under_load(start: Start, r
     async def settled() -> bool:
         await writer.ring()
         return all(
-            client.xlen(KEYS.stream(Stream("bar", "test", symbol, spec))) >= len(expected[symbol][spec]) for symbol in SYMBOLS for spec in SPECS
+            client.xlen(KEYS.stream(Stream("bar", "test", symbol, spec))) >= len(expected[symbol][spec])
+            for symbol in SYMBOLS
+            for spec in SPECS
         )
 
     await until_async(settled, 20, "all bars are there")
     assert {symbol: {spec: made(symbol, spec) for spec in SPECS} for symbol in SYMBOLS} == expected
-    assert sum(bar.revision > 0 for of in expected.values() for _, bar in of["time:1s"]) > 20, "late trades and Gaps have made revisions"
+    assert sum(bar.revision > 0 for of in expected.values() for _, bar in of["time:1s"]) > 20, (
+        "late trades and Gaps have made revisions"
+    )
     heads = {name: int(id.rpartition(b"-")[2]) for name, id in lasts(client).items()}
     await until_async(lambda: positions(client, "recorder") == heads, 20, "everything is recorded")
     assert [part.stop() for part in (second, third, fourth, two, three)] == [0] * 5
@@ -148,10 +166,16 @@ async def test_replicas_killed_paused_woken_and_added_under_load(start: Start, r
     writer.close()
 
 
-def undisturbed(client: "redis.Redis[bytes]", writer: Writer, symbol: str) -> dict[str, list[tuple[int, Bar]]]:
+def undisturbed(
+    client: "redis.Redis[bytes]", writer: Writer, symbol: str
+) -> dict[str, list[tuple[int, Bar]]]:
     """What one builder that nothing happens to makes of the stream, once all time bars are closed."""
     bars = StreamBars(symbol, parse_all(SPECS), GRACE, HORIZON)
-    entries = [(id, message) for id, message in stored(client, writer.key(symbol)) if isinstance(message, Trade | Gap)]
+    entries = [
+        (id, message)
+        for id, message in stored(client, writer.key(symbol))
+        if isinstance(message, Trade | Gap)
+    ]
     emitted = bars.apply_many(entries) + bars.clock(writer.clock.now_ms() + 10_000)
     return {spec: [(ms, bar) for ms, bar in emitted if bar.spec == spec] for spec in SPECS}
 
@@ -169,14 +193,20 @@ def lasts(client: "redis.Redis[bytes]") -> dict[bytes, bytes]:
 def positions(client: "redis.Redis[bytes]", service: str) -> dict[bytes, int]:
     found = {}
     for shard in range(KEYS.shards):
-        found |= {name: StreamId.parse(id).seq for name, id in client.hgetall(KEYS.position(shard, service)).items()}
+        found |= {
+            name: StreamId.parse(id).seq for name, id in client.hgetall(KEYS.position(shard, service)).items()
+        }
     return found
 
 
 def recorded(recording: Recording) -> dict[bytes, int]:
     """Rows per stream. Checked on the way: dense counters, each once, over ticks and Gaps together."""
     found: dict[bytes, list[int]] = {}
-    for kind, name in (("trade", "'trade:test:' || symbol"), ("bar", "'bar:' || spec || ':test:' || symbol"), ("gap", "'trade:test:' || symbol")):
+    for kind, name in (
+        ("trade", "'trade:test:' || symbol"),
+        ("bar", "'bar:' || spec || ':test:' || symbol"),
+        ("gap", "'trade:test:' || symbol"),
+    ):
         for stream, seq in recording.query(f"select {name}, seq from FILES", kind):
             found.setdefault(stream.encode(), []).append(seq)
     for seqs in found.values():

@@ -22,8 +22,17 @@ class Feed:
         self._redis = redis
         self._ledger = folder / "ledger.jsonl"
 
-    def open(self, feed: str, *gateway: str, kinds: str = "trade,quote", rate: int = 500, simulate: tuple[str, ...] = ()) -> "Feed":
-        self.simulator = self._start("simulate", "--rate", str(rate), "--ledger", str(self._ledger), *simulate)
+    def open(
+        self,
+        feed: str,
+        *gateway: str,
+        kinds: str = "trade,quote",
+        rate: int = 500,
+        simulate: tuple[str, ...] = (),
+    ) -> "Feed":
+        self.simulator = self._start(
+            "simulate", "--rate", str(rate), "--ledger", str(self._ledger), *simulate
+        )
         self.url = self.simulator.wait_for(r"listening on (ws://\S+)")[1]
         self.gateway = self._start(
             "gateway", "--feed", feed, "--url", self.url, "--symbols", "BTC-USDT,ETH-USDT", "--kinds", kinds,
@@ -60,11 +69,17 @@ def feed(start: Start, redis_server: RedisServer, tmp_path: Path) -> Feed:
 
 
 def ids(lines: list[dict[str, object]], symbol: str, kind: str = "trade") -> list[str]:
-    return [str(line["id"]) for line in lines if line["kind"] == kind and line["symbol"] == symbol.replace("-", "")]
+    return [
+        str(line["id"])
+        for line in lines
+        if line["kind"] == kind and line["symbol"] == symbol.replace("-", "")
+    ]
 
 
 @pytest.mark.parametrize("why", ["age", "shutdown"])
-def test_a_connection_is_replaced_without_a_hole_and_without_a_repeat(why: str, feed: Feed, redis_server: RedisServer) -> None:
+def test_a_connection_is_replaced_without_a_hole_and_without_a_repeat(
+    why: str, feed: Feed, redis_server: RedisServer
+) -> None:
     feed.open("binance", *(["--max-connection-age", "2s"] if why == "age" else []))
     feed.more()
     if why == "shutdown":
@@ -77,14 +92,21 @@ def test_a_connection_is_replaced_without_a_hole_and_without_a_repeat(why: str, 
         sent = ids(lines, symbol)
         assert stored == sent[: len(stored)]
         assert len(stored) > 100
-        quotes = [(q.bid_text, q.bid_size_text, q.ask_text, q.ask_size_text) for q in messages_in(redis_server, "quote", "binance", symbol)]
+        quotes = [
+            (q.bid_text, q.bid_size_text, q.ask_text, q.ask_size_text)
+            for q in messages_in(redis_server, "quote", "binance", symbol)
+        ]
         told = [
             (line["bid"], line["bid_size"], line["ask"], line["ask_size"])
             for line in lines
             if line["kind"] == "quote" and line["symbol"] == symbol.replace("-", "")
         ]
         assert quotes == told[: len(quotes)]
-        assert gaps_in(redis_server, "trade", "binance", symbol) == gaps_in(redis_server, "quote", "binance", symbol) == []
+        assert (
+            gaps_in(redis_server, "trade", "binance", symbol)
+            == gaps_in(redis_server, "quote", "binance", symbol)
+            == []
+        )
 
 
 def test_a_mute_connection_is_left_and_the_hole_is_told(feed: Feed, redis_server: RedisServer) -> None:
@@ -92,7 +114,11 @@ def test_a_mute_connection_is_left_and_the_hole_is_told(feed: Feed, redis_server
     feed.more()
     feed.fault("mute-connection=60s")
     until(lambda: feed.reconnects("silence") == 1, 20)
-    until(lambda: feed.gateway.metric("tickbus_gaps_total", kind="stale") == 4, 20, "trades and quotes are subscribed again")
+    until(
+        lambda: feed.gateway.metric("tickbus_gaps_total", kind="stale") == 4,
+        20,
+        "trades and quotes are subscribed again",
+    )
     feed.more()
     feed.finish()
     for kind in ("trade", "quote"):
@@ -112,7 +138,9 @@ def test_heartbeats_and_answers_are_not_data(feed: Feed) -> None:
     assert feed.reconnects("silence") == 0, "outside the session silence is no fault"
 
 
-def test_a_cut_connection_leaves_exact_gaps_where_there_are_ids(feed: Feed, redis_server: RedisServer) -> None:
+def test_a_cut_connection_leaves_exact_gaps_where_there_are_ids(
+    feed: Feed, redis_server: RedisServer
+) -> None:
     feed.open("binance", rate=2000)
     for fault in ("cut", "close=1011", "cut"):
         feed.more()
@@ -144,7 +172,13 @@ def test_a_cut_connection_leaves_exact_gaps_where_there_are_ids(feed: Feed, redi
 
 def test_duplicates_late_ticks_jumps_and_resets(feed: Feed, redis_server: RedisServer) -> None:
     feed.open("binance", kinds="trade")
-    for fault in ("kind=trade duplicate=20", "kind=trade reorder=5", "jump=1000", "kind=trade drop=7", "reset=1"):
+    for fault in (
+        "kind=trade duplicate=20",
+        "kind=trade reorder=5",
+        "jump=1000",
+        "kind=trade drop=7",
+        "reset=1",
+    ):
         feed.more()
         feed.fault(fault)
     feed.more()
@@ -153,10 +187,17 @@ def test_duplicates_late_ticks_jumps_and_resets(feed: Feed, redis_server: RedisS
     for symbol in ("BTC-USDT", "ETH-USDT"):
         messages = messages_in(redis_server, "trade", "binance", symbol)
         # every line of the ledger that was sent is in the stream once, repeats once in all; compared by order of arrival
-        sent = [str(line["id"]) for line in lines if line["sent"] and line["fault"] != "duplicate" and line["symbol"] == symbol.replace("-", "")]
+        sent = [
+            str(line["id"])
+            for line in lines
+            if line["sent"] and line["fault"] != "duplicate" and line["symbol"] == symbol.replace("-", "")
+        ]
         stored = [trade.trade_id for trade in messages]
         assert stored == sent[: len(stored)]
-        kinds.update(("repaired " if gap.repaired else "") + gap.kind.name for gap in gaps_in(redis_server, "trade", "binance", symbol))
+        kinds.update(
+            ("repaired " if gap.repaired else "") + gap.kind.name
+            for gap in gaps_in(redis_server, "trade", "binance", symbol)
+        )
     assert kinds["RESET"] == 2
     assert kinds["repaired SEQUENCE"] == kinds["SEQUENCE"] - 2 - _dropped_runs(lines) == 5
     assert feed_total(lines, "duplicate") == 20

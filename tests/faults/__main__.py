@@ -18,18 +18,43 @@ from faults.table import Total, show
 
 def options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="make soak", description=__doc__)
-    parser.add_argument("--minutes", type=float, default=5.0, help="no round begins later than this (default 5)")
+    parser.add_argument(
+        "--minutes", type=float, default=5.0, help="no round begins later than this (default 5)"
+    )
     parser.add_argument("--rounds", type=int, default=0, help="so many rounds instead")
-    parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(1 << 30), help="of the choice of faults; printed")
-    parser.add_argument("--first", type=int, default=1, help="number of the first round: to run one of a soak again")
-    parser.add_argument("--faults", default="", help="which, by the beginnings of their names, like kill,redis,slow vendor (default all)")
-    parser.add_argument("--round", type=float, default=25.0, metavar="SECONDS", help="in which the faults of a round begin (default 25)")
+    parser.add_argument(
+        "--seed",
+        type=int,
+        default=random.SystemRandom().randrange(1 << 30),
+        help="of the choice of faults; printed",
+    )
+    parser.add_argument(
+        "--first", type=int, default=1, help="number of the first round: to run one of a soak again"
+    )
+    parser.add_argument(
+        "--faults",
+        default="",
+        help="which, by the beginnings of their names, like kill,redis,slow vendor (default all)",
+    )
+    parser.add_argument(
+        "--round",
+        type=float,
+        default=25.0,
+        metavar="SECONDS",
+        help="in which the faults of a round begin (default 25)",
+    )
     parser.add_argument("--rate", type=int, default=600, help="ticks per second (default 600)")
-    parser.add_argument("--folder", type=Path, help="where logs and ledgers go (default a new temporary folder)")
+    parser.add_argument(
+        "--folder", type=Path, help="where logs and ledgers go (default a new temporary folder)"
+    )
     parser.add_argument("--json", type=Path, help="write the result there too")
-    parser.add_argument("--alone", action="store_true", help="gateways and the app only, without bars and recorders")
+    parser.add_argument(
+        "--alone", action="store_true", help="gateways and the app only, without bars and recorders"
+    )
     parser.add_argument("--list", action="store_true", help="list the faults and end")
-    parser.add_argument("--stop-at-first", action="store_true", help="end after the first round with a violation")
+    parser.add_argument(
+        "--stop-at-first", action="store_true", help="end after the first round with a violation"
+    )
     return parser.parse_args()
 
 
@@ -52,7 +77,11 @@ def main() -> int:
     total = Total(asked.seed)
     planned: Counter[str] = Counter()
     number = 1
-    while (number < asked.first + asked.rounds) if asked.rounds else (time.monotonic() - total.began < asked.minutes * 60):
+    while (
+        (number < asked.first + asked.rounds)
+        if asked.rounds
+        else (time.monotonic() - total.began < asked.minutes * 60)
+    ):
         plan = draw(rows, asked.seed, number, planned, seconds=asked.round, rate=asked.rate, clock=clock)
         if asked.alone:
             plan = alone(plan)
@@ -63,7 +92,11 @@ def main() -> int:
         where = folder / f"round-{number - 1}"
         print(f"round {number - 1}: {plan.shape}, {len(plan.injections)} faults", flush=True)
         began = time.monotonic()
-        outcome = run_round(where, plan, lambda text, began=began: print(f"  {time.monotonic() - began:6.1f} {text}", flush=True))
+        outcome = run_round(
+            where,
+            plan,
+            lambda text, began=began: print(f"  {time.monotonic() - began:6.1f} {text}", flush=True),
+        )
         total.add(number - 1, outcome)
         _tell(outcome, where)
         if not outcome.result.verdicts:

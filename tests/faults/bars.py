@@ -22,14 +22,22 @@ def check_bars(
         if stream.kind == "trade":
             for spec in specs:
                 bar_name = Stream("bar", stream.feed, stream.symbol, spec).name
-                found = [(entry.id.ms, entry.message) for entry in published.get(bar_name, []) if isinstance(entry.message, Bar)]
+                found = [
+                    (entry.id.ms, entry.message)
+                    for entry in published.get(bar_name, [])
+                    if isinstance(entry.message, Bar)
+                ]
                 if exactly:
-                    yield from _compare(bar_name, found, undisturbed(stream.symbol, entries, spec, grace, horizon))
+                    yield from _compare(
+                        bar_name, found, undisturbed(stream.symbol, entries, spec, grace, horizon)
+                    )
                 if spec.startswith("time:"):
                     yield from _sums(bar_name, newest_revisions(found), plain_sums(entries, parse(spec)))
 
 
-def undisturbed(symbol: str, entries: Sequence[Entry], spec: str, grace: int, horizon: int) -> list[tuple[int, Bar]]:
+def undisturbed(
+    symbol: str, entries: Sequence[Entry], spec: str, grace: int, horizon: int
+) -> list[tuple[int, Bar]]:
     """(bus ms of the cause, bar) as one builder emits them that read the stream in one go, and then the clock a day later."""
     bars = StreamBars(symbol, [parse(spec)], grace, horizon)
     emitted: list[tuple[int, Bar]] = []
@@ -41,9 +49,14 @@ def undisturbed(symbol: str, entries: Sequence[Entry], spec: str, grace: int, ho
     return emitted
 
 
-def _compare(name: str, found: list[tuple[int, Any]], wanted: list[tuple[int, Bar]]) -> Iterator[tuple[str, str]]:
+def _compare(
+    name: str, found: list[tuple[int, Any]], wanted: list[tuple[int, Bar]]
+) -> Iterator[tuple[str, str]]:
     if len(found) != len(wanted) or not all(map(_same, found, wanted)):
-        at = next((n for n, pair in enumerate(zip(found, wanted, strict=False)) if not _same(*pair)), min(len(found), len(wanted)))
+        at = next(
+            (n for n, pair in enumerate(zip(found, wanted, strict=False)) if not _same(*pair)),
+            min(len(found), len(wanted)),
+        )
         yield (
             name,
             f"{len(found)} bars, an undisturbed builder makes {len(wanted)}; the first that differs: {found[at : at + 1]}, there {wanted[at : at + 1]}",
@@ -57,7 +70,18 @@ def _same(one: tuple[int, Bar], other: tuple[int, Bar]) -> bool:
 
 def _by_value(bar: Bar) -> tuple[Any, ...]:
     fields = (getattr(bar, name) for name in bar.__struct_fields__ if not name.endswith("_text"))
-    return *fields, bar.open, bar.high, bar.low, bar.close, bar.volume, bar.value, bar.vwap, bar.buy_volume, bar.sell_volume
+    return (
+        *fields,
+        bar.open,
+        bar.high,
+        bar.low,
+        bar.close,
+        bar.volume,
+        bar.value,
+        bar.vwap,
+        bar.buy_volume,
+        bar.sell_volume,
+    )
 
 
 def newest_revisions(found: Sequence[tuple[int, Any]]) -> dict[int, Bar]:
@@ -81,7 +105,16 @@ def _sums(name: str, bars: Mapping[int, Bar], trades: Mapping[int, list[Trade]])
     for start in sorted(bars.keys() | trades.keys()):
         wanted = _numbers(trades.get(start, []))
         bar = bars.get(start)
-        found = bar and (bar.open, bar.high, bar.low, bar.close, bar.volume, bar.trades, bar.buy_volume, bar.sell_volume)
+        found = bar and (
+            bar.open,
+            bar.high,
+            bar.low,
+            bar.close,
+            bar.volume,
+            bar.trades,
+            bar.buy_volume,
+            bar.sell_volume,
+        )
         if found != wanted:
             yield name, f"the bar of {start} is {found}, its trades make {wanted}"
             return
@@ -91,5 +124,8 @@ def _numbers(trades: Sequence[Trade]) -> tuple[Any, ...] | None:
     if not trades:
         return None
     prices = [trade.price for trade in trades]
-    sizes = [sum((trade.size for trade in trades if side in (None, trade.side)), Decimal(0)) for side in (None, Side.BUY, Side.SELL)]
+    sizes = [
+        sum((trade.size for trade in trades if side in (None, trade.side)), Decimal(0))
+        for side in (None, Side.BUY, Side.SELL)
+    ]
     return prices[0], max(prices), min(prices), prices[-1], sizes[0], len(trades), sizes[1], sizes[2]

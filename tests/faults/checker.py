@@ -55,7 +55,11 @@ class Result:
         repeated = {key: count for key, count in Counter(keys).items() if count > 1}
         if repeated:
             self.doubled += sum(repeated.values()) - len(repeated)
-            self.add("doubled", where, f"{len(repeated)} are there more than once, like {next(iter(repeated.items()))}")
+            self.add(
+                "doubled",
+                where,
+                f"{len(repeated)} are there more than once, like {next(iter(repeated.items()))}",
+            )
 
 
 def check(ledgers: Ledgers, specs: Sequence[str], grace: int, horizon: int) -> Result:
@@ -102,7 +106,9 @@ def check_trades(result: Result, name: str, sent: list[Sent], entries: list[Entr
             if tick is None or tick.fault == "corrupt":
                 result.add("invented", name, f"{entry.id} was never sent: {entry.message}")
             elif not _same(_values(entry.message), tick.values):
-                result.add("invented", name, f"{entry.id} is {_values(entry.message)}, sent was {tick.values}")
+                result.add(
+                    "invented", name, f"{entry.id} is {_values(entry.message)}, sent was {tick.values}"
+                )
             else:
                 stored.append(key)
     result.published += len(stored)
@@ -149,7 +155,11 @@ def check_quotes(result: Result, name: str, sent: list[Sent], entries: list[Entr
             at = bisect_right(found, last)
             if at == len(found):
                 result.doubled += bool(found)
-                result.add("doubled" if found else "invented", name, f"{entry.id}: {entry.message}; sent on lines {[sent[n].n for n in found]}")
+                result.add(
+                    "doubled" if found else "invented",
+                    name,
+                    f"{entry.id}: {entry.message}; sent on lines {[sent[n].n for n in found]}",
+                )
                 continue
             if first is not None:
                 _check_hole(result, name, sent[last + 1 : found[at]], gaps, before, entry.message.ts_event)
@@ -159,7 +169,9 @@ def check_quotes(result: Result, name: str, sent: list[Sent], entries: list[Entr
     _check_hole(result, name, [tick for tick in sent[last + 1 :] if tick.sent], gaps, before, 1 << 63)
 
 
-def _check_hole(result: Result, name: str, missing: Sequence[Sent], gaps: list[Gap], before: int, after: int) -> None:
+def _check_hole(
+    result: Result, name: str, missing: Sequence[Sent], gaps: list[Gap], before: int, after: int
+) -> None:
     """`before`, `after`: times of the neighbours. What a paused gateway reads late has late times: so have the holes in it."""
     if not gaps:
         _tell_lost(result, name, missing)
@@ -169,13 +181,20 @@ def _check_hole(result: Result, name: str, missing: Sequence[Sent], gaps: list[G
     outside = [at for at in times if not any(gap.from_ts - SLACK <= at <= gap.to_ts + SLACK for gap in gaps)]
     if outside:
         ranges = [f"{gap.kind.name} {gap.from_ts / SECOND:.1f} to {gap.to_ts / SECOND:.1f}" for gap in gaps]
-        result.add("mistimed", name, f"{len(outside)} ticks of {outside[0] / SECOND:.1f} to {outside[-1] / SECOND:.1f} are told as {ranges}")
+        result.add(
+            "mistimed",
+            name,
+            f"{len(outside)} ticks of {outside[0] / SECOND:.1f} to {outside[-1] / SECOND:.1f} are told as {ranges}",
+        )
 
 
 def _tell_lost(result: Result, name: str, lost: Sequence[Sent]) -> None:
     if lost:
         result.lost += len(lost)
-        shown = ", ".join(f"line {tick.n} (id {tick.id}, {'sent' if tick.sent else 'to nobody'}, fault {tick.fault})" for tick in lost[:3])
+        shown = ", ".join(
+            f"line {tick.n} (id {tick.id}, {'sent' if tick.sent else 'to nobody'}, fault {tick.fault})"
+            for tick in lost[:3]
+        )
         result.add("lost", name, f"{len(lost)} ticks: {shown}{', ...' if len(lost) > 3 else ''}")
 
 
@@ -197,7 +216,11 @@ def _same(found: tuple[str | None, ...], wanted: tuple[str | None, ...]) -> bool
 
 def _values(message: Message) -> tuple[str | None, ...]:
     if isinstance(message, Trade):
-        return message.price_text, message.size_text, None if message.side is Side.UNKNOWN else message.side.name.lower()
+        return (
+            message.price_text,
+            message.size_text,
+            None if message.side is Side.UNKNOWN else message.side.name.lower(),
+        )
     assert isinstance(message, Quote)
     return message.bid_text, message.bid_size_text, message.ask_text, message.ask_size_text
 
@@ -219,7 +242,9 @@ class Told:
 
     def _add(self, first: int, last: int) -> None:
         if other := next((told for told in self._ranges if told[0] <= last and first <= told[1]), None):
-            self.overlaps.append(f"ids {first} to {last} are told as missing, and so were {other[0]} to {other[1]}")
+            self.overlaps.append(
+                f"ids {first} to {last} are told as missing, and so were {other[0]} to {other[1]}"
+            )
         self._ranges.append((first, last))
         self._ranges.sort()
 
@@ -229,7 +254,9 @@ class Told:
             self.overlaps.append(f"ids {first} to {last} are told as repaired, and were never missing")
             return
         self._ranges.remove(holder)
-        self._ranges += [part for part in ((holder[0], first - 1), (last + 1, holder[1])) if part[0] <= part[1]]
+        self._ranges += [
+            part for part in ((holder[0], first - 1), (last + 1, holder[1])) if part[0] <= part[1]
+        ]
         self._ranges.sort()
 
     def names(self, id: int) -> bool:
@@ -238,7 +265,9 @@ class Told:
 
     def covers(self, tick: Sent) -> bool:
         # the vendor's clock has whole ms
-        return self.names(tick.id) or any(first - MILLISECOND < tick.ts_event < last + MILLISECOND for first, last in self._times)
+        return self.names(tick.id) or any(
+            first - MILLISECOND < tick.ts_event < last + MILLISECOND for first, last in self._times
+        )
 
 
 def check_delivered(result: Result, ledgers: Ledgers) -> None:
@@ -253,15 +282,24 @@ def check_delivered(result: Result, ledgers: Ledgers) -> None:
     for name, entries in ledgers.published.items():
         got = [(row[1], row[3]) for row in by_stream.get(name, [])]
         crcs = {row[1]: row[3] for row in by_stream.get(name, [])}
-        want = [(id, crcs.get(id) if entry.crc is None else entry.crc) for entry in entries for id in [str(entry.id)]]
+        want = [
+            (id, crcs.get(id) if entry.crc is None else entry.crc)
+            for entry in entries
+            for id in [str(entry.id)]
+        ]
         if got == want:
             continue
         result.doubles(f"app, {name}", [id for id, _ in got])
-        missing, extra = [row for row in want if row not in set(got)], [row for row in got if row not in set(want)]
+        missing, extra = (
+            [row for row in want if row not in set(got)],
+            [row for row in got if row not in set(want)],
+        )
         # the same entries in the same order, with a word about a stream that went back
         if len(missing) > told[name] or extra or got != [row for row in want if row in set(got)]:
             result.add(
-                "app", name, f"{len(missing)} of {len(want)} entries missing {missing[:2]}, {told[name]} told; {len(extra)} others {extra[:2]}"
+                "app",
+                name,
+                f"{len(missing)} of {len(want)} entries missing {missing[:2]}, {told[name]} told; {len(extra)} others {extra[:2]}",
             )
     for name in by_stream.keys() - ledgers.published.keys():
         result.add("app", name, "was delivered and is not on the bus")
@@ -269,36 +307,69 @@ def check_delivered(result: Result, ledgers: Ledgers) -> None:
 
 def check_recorded(result: Result, ledgers: Ledgers) -> None:
     """The files have every entry of every stream once, with its values; epochs never fall."""
-    rows = [row for row in ledgers.recorded if not (ledgers.flushed and row[4][0] == "gap" and row[4][-1] == RECORDER)]
+    rows = [
+        row
+        for row in ledgers.recorded
+        if not (ledgers.flushed and row[4][0] == "gap" and row[4][-1] == RECORDER)
+    ]
     result.doubles("files", [row[:3] for row in rows])
     got = {row[:3]: row[4] for row in rows}
-    want = {(name, *entry.id): facts(entry.message) for name, entries in ledgers.published.items() for entry in entries}
-    for text, keys in (("on the bus and not in the files", want.keys() - got.keys()), ("in the files and not on the bus", got.keys() - want.keys())):
+    want = {
+        (name, *entry.id): facts(entry.message)
+        for name, entries in ledgers.published.items()
+        for entry in entries
+    }
+    for text, keys in (
+        ("on the bus and not in the files", want.keys() - got.keys()),
+        ("in the files and not on the bus", got.keys() - want.keys()),
+    ):
         by_stream = Counter(key[0] for key in keys)
         for name, count in sorted(by_stream.items()):
-            result.add("recorder", name, f"{count} entries {text}, like {min(key for key in keys if key[0] == name)}")
+            result.add(
+                "recorder", name, f"{count} entries {text}, like {min(key for key in keys if key[0] == name)}"
+            )
     if wrong := next((key for key in want.keys() & got.keys() if want[key] != _plain(got[key])), None):
-        result.add("recorder", wrong[0], f"{wrong} is {_plain(got[wrong])} in the files, {want[wrong]} on the bus")
+        result.add(
+            "recorder", wrong[0], f"{wrong} is {_plain(got[wrong])} in the files, {want[wrong]} on the bus"
+        )
     epochs: dict[str, list[tuple[int, int]]] = defaultdict(list)
     for name, _, seq, epoch, _ in ledgers.recorded:
         epochs[name].append((seq, epoch))
     for name, rows in epochs.items():
         rows.sort()
         if fall := next((pair for pair in pairwise(rows) if pair[1][1] < pair[0][1]), None):
-            result.add("epoch", name, f"entry {fall[1][0]} of epoch {fall[1][1]} stands after one of epoch {fall[0][1]}")
+            result.add(
+                "epoch",
+                name,
+                f"entry {fall[1][0]} of epoch {fall[1][1]} stands after one of epoch {fall[0][1]}",
+            )
 
 
 def facts(message: Message) -> tuple[Any, ...]:
     """What the files must say of a message, in the order of their columns."""
     if isinstance(message, Trade):
-        return "trade", message.trade_id, message.price, message.size, None if message.side is Side.UNKNOWN else message.side.name.lower()
+        return (
+            "trade",
+            message.trade_id,
+            message.price,
+            message.size,
+            None if message.side is Side.UNKNOWN else message.side.name.lower(),
+        )
     if isinstance(message, Quote):
         return "quote", message.bid, message.bid_size, message.ask, message.ask_size
     if isinstance(message, Bar):
         return "bar", str(message.start), str(message.revision), message.close, str(message.trades)
     assert isinstance(message, Gap)
     count = None if message.count is None else str(message.count)
-    return "gap", message.kind.name.lower(), message.from_id, message.to_id, count, str(message.repaired).lower(), message.source
+    return (
+        "gap",
+        message.kind.name.lower(),
+        message.from_id,
+        message.to_id,
+        count,
+        str(message.repaired).lower(),
+        message.source,
+    )
 
 
 _DECIMALS = {"trade": (2, 3), "quote": (1, 2, 3, 4), "bar": (3,), "gap": ()}
@@ -306,7 +377,10 @@ _DECIMALS = {"trade": (2, 3), "quote": (1, 2, 3, 4), "bar": (3,), "gap": ()}
 
 def _plain(row: tuple[Any, ...]) -> tuple[Any, ...]:
     """Numbers of the files by value: they are filled up with zeros there."""
-    return tuple(Decimal(value) if place in _DECIMALS[row[0]] and value is not None else value for place, value in enumerate(row))
+    return tuple(
+        Decimal(value) if place in _DECIMALS[row[0]] and value is not None else value
+        for place, value in enumerate(row)
+    )
 
 
 def check_counters(result: Result, ledgers: Ledgers) -> None:
@@ -318,9 +392,15 @@ def check_counters(result: Result, ledgers: Ledgers) -> None:
             continue
         gaps = [entry.message for entry in entries if isinstance(entry.message, Gap)]
         kinds = Counter(gap.kind.name.lower() for gap in gaps if not gap.repaired)
-        counted = sum(gap.count or 0 for gap in gaps if not gap.repaired) - sum(gap.count or 0 for gap in gaps if gap.repaired)
+        counted = sum(gap.count or 0 for gap in gaps if not gap.repaired) - sum(
+            gap.count or 0 for gap in gaps if gap.repaired
+        )
         mended = sum(gap.repaired for gap in gaps)
-        if (head := ledgers.heads.get(name)) and (Counter(head.gaps), head.repaired, head.missing) != (kinds, mended, counted):
+        if (head := ledgers.heads.get(name)) and (Counter(head.gaps), head.repaired, head.missing) != (
+            kinds,
+            mended,
+            counted,
+        ):
             result.add(
                 "metrics",
                 name,

@@ -19,7 +19,10 @@ class SmallDisk:
     def fill(self) -> None:
         if not self.small:
             return  # what would be filled is the machine's own disk
-        with (self.folder / "ballast").open("wb", buffering=0) as ballast, suppress(OSError):  # the disk is full
+        with (
+            (self.folder / "ballast").open("wb", buffering=0) as ballast,
+            suppress(OSError),
+        ):  # the disk is full
             while ballast.write(bytes(1 << 16)):
                 pass
 

@@ -39,9 +39,13 @@ def quote(number: int) -> Quote:
 
 
 def sent(number: int, kind: str, **changes: object) -> Sent:
-    values = (f"{100 + number}.5", "2", "buy") if kind == "trade" else (f"{number}.1", "1", f"{number}.2", "3")
+    values = (
+        (f"{100 + number}.5", "2", "buy") if kind == "trade" else (f"{number}.1", "1", f"{number}.2", "3")
+    )
     at = at_ms(number) * MILLISECOND
-    return replace(Sent(2 * number + (kind == "quote"), kind, SYMBOL, number, values, at, at, True, None), **changes)
+    return replace(
+        Sent(2 * number + (kind == "quote"), kind, SYMBOL, number, values, at, at, True, None), **changes
+    )
 
 
 def hole(first: int, last: int, **changes: object) -> Gap:
@@ -72,7 +76,9 @@ def books(lines: list[Sent], published: dict[str, list[Entry]]) -> Ledgers:
     """All other ledgers as they must be if this was sent and that is in the streams."""
     published = dict(published)
     emitted = undisturbed(SYMBOL, published[TRADES], SPEC, GRACE, HORIZON)
-    published[BARS] = [Entry(StreamId(ms, seq), bar, zlib.crc32(encode(bar))) for seq, (ms, bar) in enumerate(emitted, 1)]
+    published[BARS] = [
+        Entry(StreamId(ms, seq), bar, zlib.crc32(encode(bar))) for seq, (ms, bar) in enumerate(emitted, 1)
+    ]
     made = Ledgers(lines, published)
     kinds: Counter[str] = Counter()
     repaired = missing = 0
@@ -81,11 +87,21 @@ def books(lines: list[Sent], published: dict[str, list[Entry]]) -> Ledgers:
         of_stream = Counter(gap.kind.name.lower() for gap in gaps if not gap.repaired)
         counted = sum((gap.count or 0) * (-1 if gap.repaired else 1) for gap in gaps)
         mended = sum(gap.repaired for gap in gaps)
-        made.heads[name] = Head(str(entries[-1].id), None, 0, NIL, gaps=dict(of_stream), repaired=mended, missing=counted)
+        made.heads[name] = Head(
+            str(entries[-1].id), None, 0, NIL, gaps=dict(of_stream), repaired=mended, missing=counted
+        )
         kinds, repaired, missing = kinds + of_stream, repaired + mended, missing + counted + mended
-    made.metrics = dict(zip(METRICS, (dict(map(_float, kinds.items())), {"": float(repaired)}, {"": float(missing)}), strict=True))
+    made.metrics = dict(
+        zip(
+            METRICS,
+            (dict(map(_float, kinds.items())), {"": float(repaired)}, {"": float(missing)}),
+            strict=True,
+        )
+    )
     made.delivered = [
-        [name, str(entry.id), FIELDS[type(entry.message)].decode(), entry.crc] for name, entries in published.items() for entry in entries
+        [name, str(entry.id), FIELDS[type(entry.message)].decode(), entry.crc]
+        for name, entries in published.items()
+        for entry in entries
     ]
     made.recorded = [
         (name, entry.id.ms, entry.id.seq, 1, tuple(None if fact is None else str(fact) for fact in facts(entry.message)))

@@ -69,23 +69,43 @@ def read_sent(path: Path, canonical: Callable[[str], str]) -> list[Sent]:
         if not line.endswith(b"\n") or b'"n":' not in line[:8]:
             continue
         row = decoder.decode(line)
-        names = ("price", "size", "side") if row["kind"] == "trade" else ("bid", "bid_size", "ask", "ask_size")
+        names = (
+            ("price", "size", "side") if row["kind"] == "trade" else ("bid", "bid_size", "ask", "ask_size")
+        )
         values = tuple(row[name] for name in names)
         rows.append(
-            Sent(row["n"], row["kind"], canonical(row["symbol"]), int(row["id"]), values, row["ts_event"], row["at"], row["sent"], row["fault"])
+            Sent(
+                row["n"],
+                row["kind"],
+                canonical(row["symbol"]),
+                int(row["id"]),
+                values,
+                row["ts_event"],
+                row["at"],
+                row["sent"],
+                row["fault"],
+            )
         )
     return rows
 
 
 def read_published(client: Any, keys: Keys) -> tuple[dict[str, list[Entry]], dict[str, Head]]:
     """Every stream that the registry names, and its head."""
-    heads = {name.decode(): decode_head(head) for shard in range(keys.shards) for name, head in client.hgetall(keys.last(shard)).items()}
+    heads = {
+        name.decode(): decode_head(head)
+        for shard in range(keys.shards)
+        for name, head in client.hgetall(keys.last(shard)).items()
+    }
     return {name: read_stream(client, keys, name) for name in heads}, heads
 
 
 def read_stream(client: Any, keys: Keys, name: str) -> list[Entry]:
     rows = client.xrange(keys.stream(Stream.parse(name)))
-    return [Entry(StreamId.parse(id), decode(field, payload), zlib.crc32(payload)) for id, fields in rows for field, payload in fields.items()]
+    return [
+        Entry(StreamId.parse(id), decode(field, payload), zlib.crc32(payload))
+        for id, fields in rows
+        for field, payload in fields.items()
+    ]
 
 
 def with_files(published: dict[str, list[Entry]], folder: Path) -> dict[str, list[Entry]]:
@@ -118,7 +138,9 @@ def read_recorded(folder: Path) -> list[tuple[Any, ...]]:
     """By DuckDB: no code of ours stands between the files and the check."""
     rows = []
     for kind, columns in _SQL.items():
-        for feed, symbol, spec, ms, seq, epoch, values, *stream in Recording(folder).query(f"select {columns}", kind):
+        for feed, symbol, spec, ms, seq, epoch, values, *stream in Recording(folder).query(
+            f"select {columns}", kind
+        ):
             name = Stream(stream[0] if stream else kind, feed, symbol, spec).name
             rows.append((name, ms, seq, epoch, (kind, *values)))
     return rows

@@ -30,11 +30,24 @@ class Poll:
     injections: tuple[Injection, ...]
 
 
-def draw(rows: Sequence[Row], seed: int, number: int, done: Mapping[str, int], *, seconds: float, rate: int, clock: bool) -> Poll:
+def draw(
+    rows: Sequence[Row],
+    seed: int,
+    number: int,
+    done: Mapping[str, int],
+    *,
+    seconds: float,
+    rate: int,
+    clock: bool,
+) -> Poll:
     """Poll `number` of a soak. Rows that were injected least so far are drawn first, so that all of the matrix gets its share."""
     chance = Random(f"{seed}:{number}")
     special = {row.only for row in rows} - {None}
-    kinds = [kind for kind in ("server", "server", "server", "sentinel", "cluster") if not special or kind in special]
+    kinds = [
+        kind
+        for kind in ("server", "server", "server", "sentinel", "cluster")
+        if not special or kind in special
+    ]
     shape = Shape(
         redis=chance.choice(kinds), gateways=chance.choice((1, 1, 2)), bars=chance.choice((1, 2, 3)), recorders=chance.choice((1, 2)),
         rate=rate, seed=chance.randrange(1 << 30), clock=chance.random() < 0.5 and clock,
@@ -45,18 +58,26 @@ def draw(rows: Sequence[Row], seed: int, number: int, done: Mapping[str, int], *
     lossy = chance.random() < 0.5
     usable = [row for row in usable if not (row.takes_copy(shape) if lossy else row.loses)] or usable
     if shape.gateways > 1:
-        usable = [row for row in usable if row.name != "redis-flush"] or usable  # the lease is gone too: a standby takes over
+        usable = [
+            row for row in usable if row.name != "redis-flush"
+        ] or usable  # the lease is gone too: a standby takes over
     count = max(1, round(seconds / chance.choice((1.0, 1.5, 2.5))))
     counts = {row.name: done.get(row.name, 0) for row in usable}
     chosen: list[Row] = []
     while usable and len(chosen) < count:
         # the long ones count for more than they are: a soak of minutes must not be made of them
         least = min(counts[row.name] * (4 if row.seconds[1] > _LONG else 1) for row in usable)
-        row = chance.choice([row for row in usable if counts[row.name] * (4 if row.seconds[1] > _LONG else 1) <= least + 1])
+        row = chance.choice(
+            [row for row in usable if counts[row.name] * (4 if row.seconds[1] > _LONG else 1) <= least + 1]
+        )
         chosen.append(row)
         counts[row.name] += 1
         if row.once or row.seconds[1] > _LONG:
-            usable = [other for other in usable if other is not row and not (row.seconds[1] > _LONG and other.target == row.target)]
+            usable = [
+                other
+                for other in usable
+                if other is not row and not (row.seconds[1] > _LONG and other.target == row.target)
+            ]
     return Poll(shape, tuple(sorted(_placed(chosen, chance, seconds), key=lambda one: one.at)))
 
 

@@ -189,7 +189,11 @@ def _behind(system: System, target: str) -> None:
     before = system.heads()
     master.client.execute_command("CLIENT", "KILL", "TYPE", "replica")
     with suppress(AssertionError):
-        system.until(lambda: all(system.heads()[name].seq > before[name].seq + 10 for name in system.tick_streams()), 3, "the master goes on")
+        system.until(
+            lambda: all(system.heads()[name].seq > before[name].seq + 10 for name in system.tick_streams()),
+            3,
+            "the master goes on",
+        )
     master.kill()
 
 
@@ -232,13 +236,45 @@ def _replicated_rows() -> list[Row]:
     sentinel, cluster = "sentinel", "cluster"
     return [
         Row("sentinel-failover", "redis", (2.0, 4.0), _fail_over, _healed, sentinel, loses=True),
-        Row("sentinel-master-kill-9", "redis", (4.0, 8.0), partial(_master, "kill"), _healed, sentinel, loses=True),
+        Row(
+            "sentinel-master-kill-9",
+            "redis",
+            (4.0, 8.0),
+            partial(_master, "kill"),
+            _healed,
+            sentinel,
+            loses=True,
+        ),
         Row("sentinel-replica-behind", "redis", (4.0, 8.0), _behind, _trusted_again, sentinel, loses=True),
         Row("sentinel-master-pause-1s", "redis", PAUSE_1, partial(_master, "pause"), _healed, sentinel),
-        Row("sentinel-master-paused-past-failover", "redis", (5.0, 8.0), partial(_master, "pause"), _healed, sentinel, loses=True),
+        Row(
+            "sentinel-master-paused-past-failover",
+            "redis",
+            (5.0, 8.0),
+            partial(_master, "pause"),
+            _healed,
+            sentinel,
+            loses=True,
+        ),
         Row("cluster-failover", "redis", (1.0, 3.0), _cluster_fail_over, _healed, cluster),
-        Row("cluster-master-kill-9", "redis", (5.0, 9.0), partial(_cluster_master, "kill"), _healed, cluster, loses=True),
-        Row("cluster-master-paused-past-failover", "redis", (6.0, 9.0), partial(_cluster_master, "pause"), _healed, cluster, loses=True),
+        Row(
+            "cluster-master-kill-9",
+            "redis",
+            (5.0, 9.0),
+            partial(_cluster_master, "kill"),
+            _healed,
+            cluster,
+            loses=True,
+        ),
+        Row(
+            "cluster-master-paused-past-failover",
+            "redis",
+            (6.0, 9.0),
+            partial(_cluster_master, "pause"),
+            _healed,
+            cluster,
+            loses=True,
+        ),
         Row("cluster-slot-migration", "redis", (0.1, 0.2), _move, _nothing, cluster),
     ]
 
@@ -256,7 +292,13 @@ def _server_rows(away: Act, back: Act) -> list[Row]:
         Row("redis-pause-30s", "redis", PAUSE_30, away, back),
         Row("redis-power-loss", "redis", (0.5, 1.5), _note_size, _lose_power, loses=True),
         Row("redis-flush", "redis", (3.0, 3.5), _flush, _nothing, once=True, loses=True),
-        Row("redis-oom", "redis", (1.0, 6.0), partial(_configure, "maxmemory", "1mb"), partial(_configure, "maxmemory", "0")),
+        Row(
+            "redis-oom",
+            "redis",
+            (1.0, 6.0),
+            partial(_configure, "maxmemory", "1mb"),
+            partial(_configure, "maxmemory", "0"),
+        ),
     ]
 
 
@@ -280,7 +322,14 @@ _VENDOR = {
     "mute-connection": "mute-connection=20s", "close": "close=1008 reason=policy", "cut": "cut", "half-open": "half-open", "garbage": "garbage=5",
     "binary": "binary=5", "huge": "huge=5MB", "corrupt": "corrupt=10", "refuse": "refuse=3s", "slow-down": "slow-down", "shutdown": "shutdown=2s",
 }  # fmt: skip
-_LASTING = {"mute": 1.0, "mute-connection": 4.0, "half-open": 4.0, "refuse": 3.0, "shutdown": 2.5, "slow-down": 33.0}
+_LASTING = {
+    "mute": 1.0,
+    "mute-connection": 4.0,
+    "half-open": 4.0,
+    "refuse": 3.0,
+    "shutdown": 2.5,
+    "slow-down": 33.0,
+}
 """Seconds until nothing of it is left; after `slow-down` a gateway keeps away for 30 s, as the vendor wants it."""
 
 
@@ -293,7 +342,16 @@ def _vendor_rows() -> list[Row]:
     rows = []
     for name, line in _VENDOR.items():
         seconds = _LASTING.get(name, 0.1)
-        rows.append(Row(f"vendor-{name}", "vendor", (seconds, seconds + 0.1), partial(_vendor, line), _nothing, once=name == "reset"))
+        rows.append(
+            Row(
+                f"vendor-{name}",
+                "vendor",
+                (seconds, seconds + 0.1),
+                partial(_vendor, line),
+                _nothing,
+                once=name == "reset",
+            )
+        )
     return [*rows, Row("vendor-close-after-login", "vendor", (1.6, 1.8), _close_after_login, _nothing)]
 
 
@@ -305,14 +363,38 @@ def _machine_rows() -> list[Row]:
         return may_mount()
 
     return [
-        Row("clock+1h gateway", "clock", (2.0, 8.0), partial(_step, "+3600"), partial(_step, "+0"), machine=clock),
-        Row("clock-1h gateway", "clock", (2.0, 8.0), partial(_step, "-3600"), partial(_step, "+0"), machine=clock),
+        Row(
+            "clock+1h gateway",
+            "clock",
+            (2.0, 8.0),
+            partial(_step, "+3600"),
+            partial(_step, "+0"),
+            machine=clock,
+        ),
+        Row(
+            "clock-1h gateway",
+            "clock",
+            (2.0, 8.0),
+            partial(_step, "-3600"),
+            partial(_step, "+0"),
+            machine=clock,
+        ),
         Row("disk-full recorder", "disk", (1.0, 8.0), _fill, _clear, machine=disk),
         Row("disk-full gateway", "redis", (2.0, 8.0), _fill_spill, _clear_spill, only="server", machine=disk),
     ]
 
 
-ROWS = {row.name: row for row in (*_process_rows(), *_redis_rows(), *_replicated_rows(), *_link_rows(), *_vendor_rows(), *_machine_rows())}
+ROWS = {
+    row.name: row
+    for row in (
+        *_process_rows(),
+        *_redis_rows(),
+        *_replicated_rows(),
+        *_link_rows(),
+        *_vendor_rows(),
+        *_machine_rows(),
+    )
+}
 
 
 def choose(words: str) -> list[Row]:
@@ -323,7 +405,9 @@ def choose(words: str) -> list[Row]:
     for word in words.split(","):
         found = {name: row for name, row in ROWS.items() if name.startswith(word.strip())}
         if not found:
-            raise ValueError(f"--faults: nothing begins with {word!r}; there are {', '.join(sorted({row.fault for row in ROWS.values()}))}")
+            raise ValueError(
+                f"--faults: nothing begins with {word!r}; there are {', '.join(sorted({row.fault for row in ROWS.values()}))}"
+            )
         chosen |= found
     return list(chosen.values())
 

@@ -84,7 +84,9 @@ class Runner:
             return None if target in taken else target
         kind, _, role = target.rpartition("-")
         names = system.of(role)
-        first = (system.active_gateway() if role == "gateway" and one.number % 2 == 0 else None) or names[one.number % len(names)]
+        first = (system.active_gateway() if role == "gateway" and one.number % 2 == 0 else None) or names[
+            one.number % len(names)
+        ]
         name = f"{kind}-{first}" if kind else first
         return None if name in taken else name
 
@@ -99,7 +101,9 @@ class Runner:
         try:
             act(self._system, target)
         except (AssertionError, *AWAY) as error:
-            self._system.verdicts.append(Verdict("harness", one.row.name, f"could not be done: {str(error)[:500]}"))
+            self._system.verdicts.append(
+                Verdict("harness", one.row.name, f"could not be done: {str(error)[:500]}")
+            )
 
     def _look(self) -> None:
         """Between faults: whether everything is caught up since the last heal."""

@@ -114,20 +114,53 @@ class System:
             self.add_gateway(number)
         for number in range(1, self.shape.bars + 1):
             name = f"bars-{number}"
-            self._add(name, "bars", *self._common(name), "--specs", ",".join(self.specs), "--grace", "1s", "--horizon", "2m", "--replay-window", "3m")
+            self._add(
+                name,
+                "bars",
+                *self._common(name),
+                "--specs",
+                ",".join(self.specs),
+                "--grace",
+                "1s",
+                "--horizon",
+                "2m",
+                "--replay-window",
+                "3m",
+            )
         for number in range(1, self.shape.recorders + 1):
             name = f"recorder-{number}"
-            self._add(name, "recorder", *self._common(name), "--data-dir", str(self.disk.folder), "--flush-interval", "500ms")
-        self.parts["app"] = App(self.folder / "app.log", "--redis", self._redis_url("app"), "--ledger", str(self.folder / "delivered.jsonl"))
+            self._add(
+                name,
+                "recorder",
+                *self._common(name),
+                "--data-dir",
+                str(self.disk.folder),
+                "--flush-interval",
+                "500ms",
+            )
+        self.parts["app"] = App(
+            self.folder / "app.log",
+            "--redis",
+            self._redis_url("app"),
+            "--ledger",
+            str(self.folder / "delivered.jsonl"),
+        )
         self._watched["app"] = Watch()
-        self.until(lambda: all(self.heads().get(name, StreamId(0, 0)).seq > 2 for name in self.tick_streams()), 30, "every stream has ticks")
+        self.until(
+            lambda: all(self.heads().get(name, StreamId(0, 0)).seq > 2 for name in self.tick_streams()),
+            30,
+            "every stream has ticks",
+        )
         self.until(self._all_work, 30, "bars and recorder work")
         self.until(self.caught_up, 30, "the system works")
 
     def _all_work(self) -> bool:
         streams = set(self.tick_streams())
         trades = {name for name in streams if name.startswith("trade:")}
-        wanted = {"bars": trades if self.shape.bars else set(), "recorder": streams if self.shape.recorders else set()}
+        wanted = {
+            "bars": trades if self.shape.bars else set(),
+            "recorder": streams if self.shape.recorders else set(),
+        }
         return all(names <= self._positions(service).keys() for service, names in wanted.items() if names)
 
     def add_gateway(self, number: int) -> str:
@@ -142,7 +175,16 @@ class System:
 
     def _common(self, name: str) -> tuple[str, ...]:
         ttl = f"{int(self.lease_ttl * 1000)}ms"
-        return ("--redis", self._redis_url(name), "--shards", str(self.keys.shards), "--lease-ttl", ttl, "--stop-deadline", "5s")
+        return (
+            "--redis",
+            self._redis_url(name),
+            "--shards",
+            str(self.keys.shards),
+            "--lease-ttl",
+            ttl,
+            "--stop-deadline",
+            "5s",
+        )
 
     def _redis_url(self, name: str) -> str:
         return self.backend.url(lambda port: self._link(f"redis-{name}", port))
@@ -202,7 +244,9 @@ class System:
             return 0, ""
 
     def tick_streams(self) -> list[str]:
-        return [Stream(kind, ledgers.FEED, symbol).name for kind in ("trade", "quote") for symbol in self.symbols]
+        return [
+            Stream(kind, ledgers.FEED, symbol).name for kind in ("trade", "quote") for symbol in self.symbols
+        ]
 
     # faults' hands
 
@@ -222,7 +266,11 @@ class System:
             self.verdicts.append(Verdict("stuck", name, "did not end within 20 s of SIGTERM"))
             self.parts[name].kill()
             return
-        good = (0, 3, 5, -signal.SIGTERM) if time.monotonic() - self._watched[name].started < _YOUNG_SECONDS or name == "app" else (0, 5)
+        good = (
+            (0, 3, 5, -signal.SIGTERM)
+            if time.monotonic() - self._watched[name].started < _YOUNG_SECONDS or name == "app"
+            else (0, 5)
+        )
         if code not in good:
             self._blame(name, code)
 
@@ -253,7 +301,11 @@ class System:
                 code = part.wait(1)
                 young = now - watch.started < _YOUNG_SECONDS
                 # 2: a recorder that finds its disk full when it starts says so and ends
-                if not (code == 5 or (code == 3 and young) or (code == 2 and young and "No space left" in part.output)):
+                if not (
+                    code == 5
+                    or (code == 3 and young)
+                    or (code == 2 and young and "No space left" in part.output)
+                ):
                     self._blame(name, code)
             elif now - watch.ended > 0.5:
                 self.restarts += 1
@@ -279,7 +331,11 @@ class System:
         with self.backend.client.pipeline(transaction=False) as pipe:
             for shard in range(self.keys.shards):
                 pipe.hgetall(self.keys.last(shard))
-            return {name.decode(): StreamId.parse(decode_head(head).id) for found in pipe.execute() for name, head in found.items()}
+            return {
+                name.decode(): StreamId.parse(decode_head(head).id)
+                for found in pipe.execute()
+                for name, head in found.items()
+            }
 
     def _behind(self, heads: dict[str, StreamId], done: dict[str, StreamId]) -> int:
         return sum(max(0, head.seq - done.get(name, StreamId(0, 0)).seq) for name, head in heads.items())
@@ -288,7 +344,9 @@ class System:
         with self.backend.client.pipeline(transaction=False) as pipe:
             for shard in range(self.keys.shards):
                 pipe.hgetall(self.keys.position(shard, service))
-            return {name.decode(): StreamId.parse(id) for found in pipe.execute() for name, id in found.items()}
+            return {
+                name.decode(): StreamId.parse(id) for found in pipe.execute() for name, id in found.items()
+            }
 
     def delivered(self) -> dict[str, StreamId]:
         """Stream -> the newest ID in the app's ledger, read on from where it was read before."""
@@ -334,15 +392,25 @@ class System:
     def drain(self, seconds: float = 40.0) -> None:
         """Ticks for every symbol after the last fault; then the market ends, and everybody gets all of it."""
         before = self.heads()
-        self.until(lambda: all(self.heads()[name].seq > before[name].seq + 2 for name in self.tick_streams()), 30, "every stream goes on")
+        self.until(
+            lambda: all(self.heads()[name].seq > before[name].seq + 2 for name in self.tick_streams()),
+            30,
+            "every stream goes on",
+        )
         self.parts["simulator"].stop()
         self.down.add("simulator")
         with self._judged("drain"):
             self.until(self._gateway_is_empty, seconds, "the gateway's backlog is empty")
             if self.shape.bars:
-                self.until(lambda: self._behind(self.trade_heads(), self._positions("bars")) == 0, seconds, "bars have read everything")
+                self.until(
+                    lambda: self._behind(self.trade_heads(), self._positions("bars")) == 0,
+                    seconds,
+                    "bars have read everything",
+                )
                 self.until(self._bars_are_closed, seconds, "the last bars are closed")
-            self.until(lambda: self._behind(self.heads(), self.delivered()) == 0, seconds, "the app has everything")
+            self.until(
+                lambda: self._behind(self.heads(), self.delivered()) == 0, seconds, "the app has everything"
+            )
             if self.shape.recorders:
                 self.until(self._all_is_recorded, seconds, "everything is recorded")
 
@@ -363,7 +431,11 @@ class System:
 
     def _writer(self) -> str | None:
         """The gateway with the highest epoch."""
-        epochs = {name: self.parts[name].metric("tickbus_epoch") for name in self.of("gateway") if self._get(name, "/healthz")[0] == 200}
+        epochs = {
+            name: self.parts[name].metric("tickbus_epoch")
+            for name in self.of("gateway")
+            if self._get(name, "/healthz")[0] == 200
+        }
         return max(epochs, key=lambda name: epochs[name], default=None)
 
     def _bars_are_closed(self) -> bool:

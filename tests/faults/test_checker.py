@@ -8,7 +8,21 @@ import pytest
 
 from faults import factories as made
 from faults.checker import METRICS, Result, check
-from faults.factories import BARS, GRACE, HORIZON, QUOTES, SPEC, TRADES, books, hole, quote, sent, stream, trade, well
+from faults.factories import (
+    BARS,
+    GRACE,
+    HORIZON,
+    QUOTES,
+    SPEC,
+    TRADES,
+    books,
+    hole,
+    quote,
+    sent,
+    stream,
+    trade,
+    well,
+)
 from faults.ledgers import Entry, Ledgers
 from tickbus.protocol.messages import Flag, GapKind
 from tickbus.protocol.names import StreamId
@@ -24,7 +38,14 @@ def kinds(ledgers: Ledgers) -> set[str]:
 
 def test_all_is_well() -> None:
     result = checked(well())
-    assert (result.verdicts, result.sent, result.published, result.lost, result.doubled, result.told) == ([], 60, 60, 0, 0, 0)
+    assert (result.verdicts, result.sent, result.published, result.lost, result.doubled, result.told) == (
+        [],
+        60,
+        60,
+        0,
+        0,
+        0,
+    )
 
 
 def test_what_a_gap_names_is_not_lost() -> None:
@@ -53,7 +74,9 @@ def test_a_lost_tail_is_found_if_somebody_had_been_given_it(name: str) -> None:
 def test_a_gap_that_names_too_few_is_found() -> None:
     ledgers = well()
     ticks = [entry.message for entry in ledgers.published[TRADES]]
-    result = checked(books(ledgers.sent, {**ledgers.published, TRADES: stream(*ticks[:9], hole(10, 12), *ticks[14:])}))
+    result = checked(
+        books(ledgers.sent, {**ledgers.published, TRADES: stream(*ticks[:9], hole(10, 12), *ticks[14:])})
+    )
     assert (result.lost, result.told) == (2, 3)
 
 
@@ -70,7 +93,9 @@ def test_a_gap_at_another_place_or_time_does_not_cover_quotes() -> None:
 def test_a_double_is_found(name: str) -> None:
     ledgers = well()
     ticks = [entry.message for entry in ledgers.published[name]]
-    result = checked(books(ledgers.sent, {**ledgers.published, name: stream(*ticks[:7], ticks[6], *ticks[7:])}))
+    result = checked(
+        books(ledgers.sent, {**ledgers.published, name: stream(*ticks[:7], ticks[6], *ticks[7:])})
+    )
     assert result.doubled == 1
     assert "doubled" in {verdict.kind for verdict in result.verdicts}
 
@@ -85,9 +110,14 @@ def test_what_was_never_sent_is_found() -> None:
     ledgers = well()
     ticks = [entry.message for entry in ledgers.published[TRADES]]
     assert "invented" in kinds(books(ledgers.sent, {**ledgers.published, TRADES: stream(*ticks, trade(99))}))
-    wrong = [replace(line, values=("1", "2", "buy")) if line.kind == "trade" and line.id == 5 else line for line in ledgers.sent]
+    wrong = [
+        replace(line, values=("1", "2", "buy")) if line.kind == "trade" and line.id == 5 else line
+        for line in ledgers.sent
+    ]
     assert kinds(replace(ledgers, sent=wrong)) == {"invented", "lost"}
-    assert "invented" in kinds(books(ledgers.sent, {**ledgers.published, QUOTES: stream(*map(quote, range(1, 31)), quote(99))}))
+    assert "invented" in kinds(
+        books(ledgers.sent, {**ledgers.published, QUOTES: stream(*map(quote, range(1, 31)), quote(99))})
+    )
 
 
 def test_a_late_tick_that_repairs_its_gap_is_well_and_one_that_does_not_is_found() -> None:
@@ -98,32 +128,52 @@ def test_a_late_tick_that_repairs_its_gap_is_well_and_one_that_does_not_is_found
     lines.insert(20, sent(10, "trade", n=23))
     lines = [replace(line, n=number) for number, line in enumerate(lines)]
     for repaired, found in (([hole(10, 10, repaired=True)], set()), ([], {"contradicted"})):
-        entries = stream(*ticks[:9], hole(10, 10, kind=GapKind.SEQUENCE), ticks[10], late, *repaired, *ticks[11:])
+        entries = stream(
+            *ticks[:9], hole(10, 10, kind=GapKind.SEQUENCE), ticks[10], late, *repaired, *ticks[11:]
+        )
         assert kinds(books(lines, {**ledgers.published, TRADES: entries})) == found
 
 
 def test_a_hole_told_twice_is_found() -> None:
     ledgers = well(missing=range(10, 15))
     ticks = [entry.message for entry in ledgers.published[TRADES]]
-    assert kinds(books(ledgers.sent, {**ledgers.published, TRADES: stream(*ticks[:10], hole(12, 14), *ticks[10:])})) == {"contradicted"}
+    assert kinds(
+        books(ledgers.sent, {**ledgers.published, TRADES: stream(*ticks[:10], hole(12, 14), *ticks[10:])})
+    ) == {"contradicted"}
 
 
 def _swap(entries: list[Entry]) -> list[Entry]:
-    return [*entries[:5], replace(entries[5], message=entries[6].message), replace(entries[6], message=entries[5].message), *entries[7:]]
+    return [
+        *entries[:5],
+        replace(entries[5], message=entries[6].message),
+        replace(entries[6], message=entries[5].message),
+        *entries[7:],
+    ]
 
 
 def _hollow(entries: list[Entry]) -> list[Entry]:
-    return [*entries[:5], *(replace(entry, id=StreamId(entry.id.ms, entry.id.seq + 1)) for entry in entries[5:])]
+    return [
+        *entries[:5],
+        *(replace(entry, id=StreamId(entry.id.ms, entry.id.seq + 1)) for entry in entries[5:]),
+    ]
 
 
 def _back(entries: list[Entry]) -> list[Entry]:
-    return [*entries[:5], replace(entries[5], id=StreamId(entries[5].id.ms - 1000, entries[5].id.seq)), *entries[6:]]
+    return [
+        *entries[:5],
+        replace(entries[5], id=StreamId(entries[5].id.ms - 1000, entries[5].id.seq)),
+        *entries[6:],
+    ]
 
 
-@pytest.mark.parametrize(("damage", "kind"), [(_swap, "order"), (_swap, "epoch"), (_hollow, "counter"), (_back, "order")])
+@pytest.mark.parametrize(
+    ("damage", "kind"), [(_swap, "order"), (_swap, "epoch"), (_hollow, "counter"), (_back, "order")]
+)
 def test_a_stream_out_of_order_is_found(damage: Callable[[list[Entry]], list[Entry]], kind: str) -> None:
     ledgers = well()
-    assert kind in kinds(books(ledgers.sent, {**ledgers.published, TRADES: damage(ledgers.published[TRADES])}))
+    assert kind in kinds(
+        books(ledgers.sent, {**ledgers.published, TRADES: damage(ledgers.published[TRADES])})
+    )
 
 
 @pytest.mark.parametrize("name", [TRADES, QUOTES, BARS])
@@ -149,7 +199,14 @@ def test_files_that_differ_from_the_bus_are_found(name: str) -> None:
         (lambda rows: rows[:place] + rows[place + 1 :], "recorder"),
         (lambda rows: [*rows, (name, 1, 999, 1, rows[place][4])], "recorder"),
         (lambda rows: [*rows, rows[place]], "doubled"),
-        (lambda rows: [*rows[:place], (*rows[place][:4], (*rows[place][4][:3], "77", *rows[place][4][4:])), *rows[place + 1 :]], "recorder"),
+        (
+            lambda rows: [
+                *rows[:place],
+                (*rows[place][:4], (*rows[place][4][:3], "77", *rows[place][4][4:])),
+                *rows[place + 1 :],
+            ],
+            "recorder",
+        ),
         (lambda rows: [(*row[:3], 2, row[4]) if at < place else row for at, row in enumerate(rows)], "epoch"),
     ):
         ledgers = well()
@@ -171,7 +228,11 @@ def test_a_wrong_counter_is_found() -> None:
 def test_a_bar_that_differs_is_found() -> None:
     ledgers = well()
     made_bars = ledgers.published[BARS]
-    for damaged in (made_bars[:-1], [*made_bars, made_bars[-1]], [replace(made_bars[0], message=made_bars[1].message), *made_bars[1:]]):
+    for damaged in (
+        made_bars[:-1],
+        [*made_bars, made_bars[-1]],
+        [replace(made_bars[0], message=made_bars[1].message), *made_bars[1:]],
+    ):
         other = well()
         other.published[BARS] = damaged
         assert "bars" in kinds(other)

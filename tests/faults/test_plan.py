@@ -30,7 +30,13 @@ def test_every_row_comes_up_about_as_often() -> None:
 
 
 def test_rows_are_chosen_by_the_beginnings_of_their_names() -> None:
-    assert {row.name for row in choose("kill-9,redis-oom")} == {"kill-9 gateway", "kill-9 bars", "kill-9 recorder", "kill-9 app", "redis-oom"}
+    assert {row.name for row in choose("kill-9,redis-oom")} == {
+        "kill-9 gateway",
+        "kill-9 bars",
+        "kill-9 recorder",
+        "kill-9 app",
+        "redis-oom",
+    }
     assert choose("") == list(ROWS.values())
     with pytest.raises(ValueError, match="nothing begins with 'kil-9'"):
         choose("kil-9")

@@ -61,14 +61,27 @@ class Running:
         publisher = Publisher(redis, KEYS, "x", clock, home=state.shard)
         self.backlog = Backlog(1 << 20)
         self.sequencer = Sequencer([state], self.backlog.put)
-        lease = Lease(partial(redis.link, KEYS.lease("x")), KEYS, "x", Duration(600 * MILLISECOND), publisher.fences.holder)
+        lease = Lease(
+            partial(redis.link, KEYS.lease("x")),
+            KEYS,
+            "x",
+            Duration(600 * MILLISECOND),
+            publisher.fences.holder,
+        )
         self.clock, self.spill_dir, self.connect, self.vendor = clock, spill_dir, redis.connect, Vendor()
 
         def senders(heads: Mapping[StreamWriter, StreamHead]) -> list[Sender]:
-            spill = Spill(spill_dir, Owner("x", publisher.epoch, publisher.fences.holder), Budget(1 << 30), {state.name: state}.__getitem__)
+            spill = Spill(
+                spill_dir,
+                Owner("x", publisher.epoch, publisher.fences.holder),
+                Budget(1 << 30),
+                {state.name: state}.__getitem__,
+            )
             return [Sender(publisher.lanes[0], self.backlog, spill, clock, heads)]
 
-        self.gateway = Gateway("x", KEYS, clock, lease, publisher, Intake(clock, self.sequencer, self.backlog), senders)
+        self.gateway = Gateway(
+            "x", KEYS, clock, lease, publisher, Intake(clock, self.sequencer, self.backlog), senders
+        )
         self.stopping = asyncio.Event()
         self.next = 1
 
@@ -81,14 +94,18 @@ class Running:
         async def nothing() -> None: ...
 
         try:
-            await self.gateway.run(cast(Upstream, self.vendor), self.stopping, Duration(50 * MILLISECOND), NO_TIME, nothing)
+            await self.gateway.run(
+                cast(Upstream, self.vendor), self.stopping, Duration(50 * MILLISECOND), NO_TIME, nothing
+            )
         finally:
             await self.gateway.close()
 
     def receive(self, count: int) -> None:
         for number in range(self.next, self.next + count):
             recv = self.clock.now_ns()
-            self.sequencer.accept([(msgspec.structs.replace(trade(number), ts_event=recv, ts_recv=recv), number)])
+            self.sequencer.accept(
+                [(msgspec.structs.replace(trade(number), ts_event=recv, ts_recv=recv), number)]
+            )
         self.next += count
         self.backlog.settle()
 
@@ -151,7 +168,9 @@ async def test_the_fences_name_it_as_long_as_something_of_it_lies_on_the_disk(
     await two.gateway.close()
 
 
-async def test_one_that_is_cancelled_at_the_disk_leaves_it_to_the_next_only_when_it_is_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_one_that_is_cancelled_at_the_disk_leaves_it_to_the_next_only_when_it_is_done(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     backlog, spill = Backlog(1 << 20), opened(tmp_path)
     lane = cast(Lane, type("NoLane", (), {"ring": type("Ring", (), {"entries": []})(), "unfinished": None})())
     sender = Sender(lane, backlog, spill, BusClock(), {})

@@ -58,7 +58,9 @@ def live(data_dir: Path, count: int, bus: str, plan: str) -> None:
     positions = store.recover()
     read = os.open(data_dir / "read", os.O_RDWR | os.O_CREAT)
     # three entries back, as a reader may that does not know exactly where it was
-    begin = os.fstat(read).st_size if bus == "lost" else min((id.seq for id in positions.values()), default=0) - 3
+    begin = (
+        os.fstat(read).st_size if bus == "lost" else min((id.seq for id in positions.values()), default=0) - 3
+    )
     entries = [entry for entry in market(count) if entry[1].seq > begin]
     for start in range(0, len(entries), ROUND):
         for stream, id, message in entries[start : start + ROUND]:

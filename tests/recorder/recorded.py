@@ -28,8 +28,21 @@ def id_of(seq: int, time: int = NOON) -> StreamId:
     return StreamId(time // MILLISECOND + seq, seq)
 
 
-def trade(seq: int, symbol: str = "BTC-USDT", time: int = NOON, price: str = "60000.10", size: str = "0.5") -> Trade:
-    return Trade(symbol, price, size, Side(seq % 3), str(1000 + seq), time + seq, time + seq + 5, "60000.00", None, flags=seq % 2)
+def trade(
+    seq: int, symbol: str = "BTC-USDT", time: int = NOON, price: str = "60000.10", size: str = "0.5"
+) -> Trade:
+    return Trade(
+        symbol,
+        price,
+        size,
+        Side(seq % 3),
+        str(1000 + seq),
+        time + seq,
+        time + seq + 5,
+        "60000.00",
+        None,
+        flags=seq % 2,
+    )
 
 
 def quote(seq: int, time: int = NOON) -> Quote:
@@ -38,15 +51,43 @@ def quote(seq: int, time: int = NOON) -> Quote:
 
 def bar(start: int = NOON) -> Bar:
     return Bar(
-        "time:1m", start, start + 60_000_000_000, "1.5", "2", "1", "1.75", "10", "15", "1.5", 3, "4", "6", 1, ("has_gap", "repaired"), "BTC-USDT"
+        "time:1m",
+        start,
+        start + 60_000_000_000,
+        "1.5",
+        "2",
+        "1",
+        "1.75",
+        "10",
+        "15",
+        "1.5",
+        3,
+        "4",
+        "6",
+        1,
+        ("has_gap", "repaired"),
+        "BTC-USDT",
     )
 
 
 def gap(stream: StreamKind = StreamKind.TRADE, time: int = NOON) -> Gap:
-    return Gap(stream, "gateway", GapKind.SEQUENCE, time, time + 1000, "7", "9", 3, repairable=True, symbol="BTC-USDT")
+    return Gap(
+        stream,
+        "gateway",
+        GapKind.SEQUENCE,
+        time,
+        time + 1000,
+        "7",
+        "9",
+        3,
+        repairable=True,
+        symbol="BTC-USDT",
+    )
 
 
-def add(store: ShardStore, stream: Stream, seq: int, message: Message, *, epoch: int = 4, time: int = NOON) -> None:
+def add(
+    store: ShardStore, stream: Stream, seq: int, message: Message, *, epoch: int = 4, time: int = NOON
+) -> None:
     """In memory only: `store.spool()` is the test's."""
     store.add_many(rows(stream, [(id_of(seq, time), message)], epoch))
 
@@ -55,7 +96,9 @@ def rows(stream: Stream, entries: Sequence[tuple[StreamId, Message]], epoch: int
     ids, messages = zip(*entries, strict=True)
     ms, seqs = zip(*ids, strict=True)
     gaps = bytes(isinstance(message, Gap) for message in messages)
-    return Rows(stream, Entries(ms, seqs, [epoch] * len(ids)), gaps, [encode(message) for message in messages])
+    return Rows(
+        stream, Entries(ms, seqs, [epoch] * len(ids)), gaps, [encode(message) for message in messages]
+    )
 
 
 def opened(data_dir: Path, **more: Any) -> ShardStore:

@@ -55,7 +55,9 @@ class History(RuleBasedStateMachine):
     def read(self, store: ShardStore, stream: Stream, start: int) -> None:
         """One read of what the bus has from there."""
         begin = max(0, start, self.lost[stream])
-        entries = [(id_of(seq), message) for seq, message in enumerate(self.bus[stream][begin:], start=begin + 1)]
+        entries = [
+            (id_of(seq), message) for seq, message in enumerate(self.bus[stream][begin:], start=begin + 1)
+        ]
         if entries:
             store.add_many(rows(stream, entries))
         store.spool()
@@ -75,7 +77,9 @@ class History(RuleBasedStateMachine):
         before = len(messages)
         if hole:
             messages.append(gap(time=times[0]))
-        messages += [trade(len(messages) + number, stream.symbol, time=time) for number, time in enumerate(times)]
+        messages += [
+            trade(len(messages) + number, stream.symbol, time=time) for number, time in enumerate(times)
+        ]
         self.read(self.store, stream, before)
 
     @rule()
@@ -144,7 +148,12 @@ class History(RuleBasedStateMachine):
             assert rows == sorted(rows, key=lambda row: (row["symbol"], row["seq"]))
 
     def stored(self, stream: Stream) -> list[int]:
-        return sorted(row["seq"] for kind in ("trade", "gap") for row in rows_of(self.data_dir, kind) if row["symbol"] == stream.symbol)
+        return sorted(
+            row["seq"]
+            for kind in ("trade", "gap")
+            for row in rows_of(self.data_dir, kind)
+            if row["symbol"] == stream.symbol
+        )
 
     def teardown(self) -> None:
         try:
@@ -158,5 +167,7 @@ class History(RuleBasedStateMachine):
             shutil.rmtree(self.data_dir)
 
 
-History.TestCase.settings = settings(max_examples=15, stateful_step_count=18, deadline=None, suppress_health_check=list(HealthCheck))
+History.TestCase.settings = settings(
+    max_examples=15, stateful_step_count=18, deadline=None, suppress_health_check=list(HealthCheck)
+)
 TestAnyHistory = History.TestCase

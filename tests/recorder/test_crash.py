@@ -26,7 +26,9 @@ def outlive(bus: str, folders: dict[Path, list[str]]) -> list[int]:
     """-> per folder, how many lives were killed or paused; the market is recorded to its end then."""
     command = [sys.executable, str(Path(__file__).with_name("crashing.py")), str(ROWS), bus]
     command += [",".join([str(data_dir), *plans]) for data_dir, plans in folders.items()]
-    done = subprocess.run(command, cwd=ROOT, env={"PYTHONPATH": "."}, capture_output=True, text=True, timeout=50, check=False)
+    done = subprocess.run(
+        command, cwd=ROOT, env={"PYTHONPATH": "."}, capture_output=True, text=True, timeout=50, check=False
+    )
     assert done.returncode == 0, done.stderr
     return [int(line) for line in done.stdout.split()]
 
@@ -34,13 +36,26 @@ def outlive(bus: str, folders: dict[Path, list[str]]) -> list[int]:
 def assert_exactly_once(data_dir: Path) -> None:
     told: dict[str, list[tuple[str, StreamId]]] = {"trade": [], "quote": [], "gap": [], "aside": []}
     for stream, id, message in market(ROWS):
-        kind = "gap" if isinstance(message, Gap) else "aside" if getattr(message, "price_text", "") == "0.1234567890123456789" else stream.kind
+        kind = (
+            "gap"
+            if isinstance(message, Gap)
+            else "aside"
+            if getattr(message, "price_text", "") == "0.1234567890123456789"
+            else stream.kind
+        )
         told[kind].append((stream.name, id))
     for kind in ("trade", "quote", "gap"):
         rows = rows_of(data_dir, kind)
-        stored = [(f"{row.get('stream', kind)}:{row['feed']}:{row['symbol']}", StreamId(row["id_ms"], row["seq"])) for row in rows]
+        stored = [
+            (f"{row.get('stream', kind)}:{row['feed']}:{row['symbol']}", StreamId(row["id_ms"], row["seq"]))
+            for row in rows
+        ]
         assert sorted(stored) == sorted(told[kind]), kind
-    lines = [json.loads(line) for path in (data_dir / "_aside").glob("*.jsonl") for line in path.read_text().splitlines()]
+    lines = [
+        json.loads(line)
+        for path in (data_dir / "_aside").glob("*.jsonl")
+        for line in path.read_text().splitlines()
+    ]
     assert sorted((line["stream"], StreamId.parse(line["id"])) for line in lines) == sorted(told["aside"])
     assert not [name for name in plain_files(data_dir) if name.endswith((".tmp", ".spool"))]
 
@@ -67,7 +82,10 @@ def test_killed_again_and_again(tmp_path: Path, bus: str) -> None:
 def test_paused_past_a_takeover_and_woken(tmp_path: Path, bus: str, times: int) -> None:
     """Each is woken when its successor has committed, is dead, or is paused itself; and reads, spools and tries to commit on."""
     chance = random.Random(11)
-    folders = {tmp_path / str(number): [f"{how}:{chance.randint(1, 30)}" for how in ("stop", "stop", "step", "stop")] for number in range(times)}
+    folders = {
+        tmp_path / str(number): [f"{how}:{chance.randint(1, 30)}" for how in ("stop", "stop", "step", "stop")]
+        for number in range(times)
+    }
     # one or the other is done with the market before its step comes
     assert sum(outlive(bus, folders)) >= 2 * times
     for data_dir in folders:

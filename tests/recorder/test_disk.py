@@ -19,7 +19,12 @@ from tickbus.errors import ConfigError
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A disk of 256 KB."""
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=256k", "none", str(tmp_path)], capture_output=True, text=True, check=False)
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=256k", "none", str(tmp_path)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     if mounted.returncode:
         pytest.skip(f"a small disk needs the right to mount: {mounted.stderr.strip()}")
     yield tmp_path
@@ -39,7 +44,12 @@ def wide(store: ShardStore, start: int, end: int) -> None:
     """Trades that do not compress: some 20 bytes each."""
     chance = random.Random(start)
     for seq in range(start, end):
-        add(store, BTC, seq, trade(seq, price=str(chance.randrange(10**15)), size=str(chance.randrange(10**15))))
+        add(
+            store,
+            BTC,
+            seq,
+            trade(seq, price=str(chance.randrange(10**15)), size=str(chance.randrange(10**15))),
+        )
 
 
 def test_no_room_for_a_file(small_disk: Path) -> None:
@@ -65,7 +75,12 @@ def test_no_room_for_a_file(small_disk: Path) -> None:
 
 def test_no_room_for_the_manifest(small_disk: Path) -> None:
     ballasts: list[Path] = []
-    store = opened(small_disk, step=lambda name: ballasts.append(fill(small_disk, 0)) if name == "fsynced" and not ballasts else None)
+    store = opened(
+        small_disk,
+        step=lambda name: (
+            ballasts.append(fill(small_disk, 0)) if name == "fsynced" and not ballasts else None
+        ),
+    )
     wide(store, 1, 100)
     with pytest.raises(OSError, match="No space left"):
         store.commit()
@@ -149,7 +164,9 @@ def test_a_writable_folder_is_made_and_left_clean(tmp_path: Path) -> None:
 
 def test_a_file_in_the_place_of_the_folder(tmp_path: Path) -> None:
     (tmp_path / "data").write_text("")
-    with pytest.raises(ConfigError, match=r"--data-dir .*/data: (Not a directory|File exists); name a folder") as caught:
+    with pytest.raises(
+        ConfigError, match=r"--data-dir .*/data: (Not a directory|File exists); name a folder"
+    ) as caught:
         check_writable(tmp_path / "data")
     assert "\n" not in str(caught.value)
 

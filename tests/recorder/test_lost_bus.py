@@ -39,7 +39,16 @@ def recorded(data_dir: Path) -> list[tuple[str, str]]:
 
 def test_killed_with_redis(start: Callable[..., Part], redis_server: RedisServer, tmp_path: Path) -> None:
     data_dir = tmp_path / "data"
-    options = ("--data-dir", str(data_dir), "--redis", redis_server.url, "--shards", str(KEYS.shards), "--lease-ttl", "500ms")
+    options = (
+        "--data-dir",
+        str(data_dir),
+        "--redis",
+        redis_server.url,
+        "--shards",
+        str(KEYS.shards),
+        "--lease-ttl",
+        "500ms",
+    )
     wanted = sorted((symbol, str(number)) for symbol in SYMBOLS for number in NUMBERS)
     asyncio.run(write(redis_server.url))
     recorder = start("recorder", *options, "--flush-interval", "1h").ready()

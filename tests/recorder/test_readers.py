@@ -21,7 +21,13 @@ def recording(tmp_path_factory: pytest.TempPathFactory) -> Path:
     store = opened(data_dir)
     for seq in range(1, 101):
         time = MIDNIGHT + (seq - 50) * 1_000_000_000
-        add(store, BTC, seq, gap(time=time) if seq == 20 else trade(seq, time=time, price=f"0.{seq:018d}"), time=MIDNIGHT)
+        add(
+            store,
+            BTC,
+            seq,
+            gap(time=time) if seq == 20 else trade(seq, time=time, price=f"0.{seq:018d}"),
+            time=MIDNIGHT,
+        )
         add(store, ETH, seq, trade(seq, "ETH-USDT", time=time, price="2600.5"), time=MIDNIGHT)
         add(store, QUOTES, seq, quote(seq, time=time), time=MIDNIGHT)
         if seq % 30 == 0:
@@ -37,7 +43,9 @@ def recording(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_duckdb(recording: Path) -> None:
     connection = duckdb.connect()
     trades = f"read_parquet('{recording}/trade/**/*.parquet', hive_partitioning=true)"
-    rows = connection.sql(f"SELECT date, symbol, count(*), min(price), max(seq) FROM {trades} GROUP BY ALL ORDER BY ALL").fetchall()
+    rows = connection.sql(
+        f"SELECT date, symbol, count(*), min(price), max(seq) FROM {trades} GROUP BY ALL ORDER BY ALL"
+    ).fetchall()
     first, second = datetime.date(2024, 8, 8), datetime.date(2024, 8, 9)
     assert rows == [
         (first, "BTC-USDT", 48, Decimal("0.000000000000000001"), 49),
@@ -56,12 +64,21 @@ def test_duckdb(recording: Path) -> None:
 
 def test_polars(recording: Path) -> None:
     trades = pl.scan_parquet(f"{recording}/trade/**/*.parquet", hive_partitioning=True)
-    btc = trades.filter(pl.col("symbol") == "BTC-USDT").sort("seq").select("seq", "price", pl.col("ts_event").cast(pl.Int64)).collect()
+    btc = (
+        trades.filter(pl.col("symbol") == "BTC-USDT")
+        .sort("seq")
+        .select("seq", "price", pl.col("ts_event").cast(pl.Int64))
+        .collect()
+    )
     seqs = [seq for seq in range(1, 101) if seq != 20]
-    assert btc.rows() == [(seq, Decimal(f"0.{seq:018d}"), MIDNIGHT + (seq - 50) * 1_000_000_000 + seq) for seq in seqs]
+    assert btc.rows() == [
+        (seq, Decimal(f"0.{seq:018d}"), MIDNIGHT + (seq - 50) * 1_000_000_000 + seq) for seq in seqs
+    ]
     assert trades.collect_schema()["ts_recv"] == pl.Datetime("ns", "UTC")
     gaps = pl.scan_parquet(f"{recording}/gap/**/*.parquet", hive_partitioning=True).collect()
-    assert gaps.select("symbol", "stream", "kind", "count", "repairable").rows() == [("BTC-USDT", "trade", "sequence", 3, True)]
+    assert gaps.select("symbol", "stream", "kind", "count", "repairable").rows() == [
+        ("BTC-USDT", "trade", "sequence", 3, True)
+    ]
 
 
 def test_pandas(recording: Path) -> None:
@@ -84,12 +101,16 @@ def test_all_kinds_have_one_schema_each(recording: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["duckdb_queries.py", "polars_queries.py"])
-def test_the_example_proves_the_recording(recording: Path, name: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_example_proves_the_recording(
+    recording: Path, name: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Counter 101 lies in _aside: the proof says so as one missing, were it not the last; so each stream is whole."""
     monkeypatch.setattr("sys.argv", [name, str(recording)])
     runpy.run_path(str(EXAMPLES / name), run_name="__main__")
     proof = capsys.readouterr().out.partition("Every entry exactly once")[2]
-    numbers = [line.replace("│", " ").replace("┆", " ").split() for line in proof.splitlines() if "USDT" in line]
+    numbers = [
+        line.replace("│", " ").replace("┆", " ").split() for line in proof.splitlines() if "USDT" in line
+    ]
     assert numbers == [["binance", "BTC-USDT", "100", "0", "0"], ["binance", "ETH-USDT", "100", "0", "0"]]
 
 
@@ -112,7 +133,9 @@ def test_the_largest_number_is_exact_everywhere(tmp_path: Path) -> None:
     pattern = f"{tmp_path}/trade/**/*.parquet"
     query = f"SELECT seq FROM read_parquet('{pattern}') WHERE price = {largest}::DECIMAL(38, 18)"
     assert duckdb.connect().sql(query).fetchall() == [(3,)]
-    assert duckdb.connect().sql(f"SELECT min(price), max(price) FROM '{pattern}'").fetchall() == [(Decimal("-" + largest), Decimal(largest))]
+    assert duckdb.connect().sql(f"SELECT min(price), max(price) FROM '{pattern}'").fetchall() == [
+        (Decimal("-" + largest), Decimal(largest))
+    ]
     assert pl.scan_parquet(pattern).sort("seq").select("price").collect().rows() == [
         (Decimal("-" + largest),),
         (Decimal("1E-18"),),

@@ -39,7 +39,9 @@ from tickbus.version import VERSION
 
 
 def manifest_of(data_dir: Path, number: int) -> dict[str, object]:
-    document: dict[str, object] = json.loads((data_dir / "_manifests" / "07" / f"{number:08d}.json").read_text())
+    document: dict[str, object] = json.loads(
+        (data_dir / "_manifests" / "07" / f"{number:08d}.json").read_text()
+    )
     return document
 
 
@@ -48,7 +50,12 @@ def test_a_trade_is_one_row(tmp_path: Path) -> None:
     add(store, BTC, 1, trade(1))
     committed = store.commit()
     assert committed is not None and committed.number == 2
-    assert (committed.rows, committed.files, committed.aside, committed.positions) == ({"trade": 1}, {"trade": 1}, {}, {BTC.name: id_of(1)})
+    assert (committed.rows, committed.files, committed.aside, committed.positions) == (
+        {"trade": 1},
+        {"trade": 1},
+        {},
+        {BTC.name: id_of(1)},
+    )
     assert rows_of(tmp_path, "trade") == [
         {
             "feed": "binance", "symbol": "BTC-USDT", "id_ms": id_of(1).ms, "seq": 1, "epoch": 4, "flags": 1,
@@ -70,11 +77,26 @@ def test_quotes_bars_and_gaps_have_their_own_files(tmp_path: Path) -> None:
     committed = store.commit()
     assert committed is not None and committed.rows == {"quote": 1, "bar": 1, "gap": 2}
     (row,) = rows_of(tmp_path, "quote")
-    assert (row["bid"], row["bid_size"], row["ask"], row["ask_size"], row["ts_recv"]) == (D("59999.9"), D("1.25"), None, None, NOON + 8)
+    assert (row["bid"], row["bid_size"], row["ask"], row["ask_size"], row["ts_recv"]) == (
+        D("59999.9"),
+        D("1.25"),
+        None,
+        None,
+        NOON + 8,
+    )
     (row,) = rows_of(tmp_path, "bar")
-    assert (row["spec"], row["start"], row["vwap"], row["trades"], row["quality"]) == ("time:1m", NOON, D("1.5"), 3, ["has_gap", "repaired"])
+    assert (row["spec"], row["start"], row["vwap"], row["trades"], row["quality"]) == (
+        "time:1m",
+        NOON,
+        D("1.5"),
+        3,
+        ["has_gap", "repaired"],
+    )
     gaps = rows_of(tmp_path, "gap")
-    assert [(row["stream"], row["spec"], row["kind"], row["from_id"], row["count"], row["repairable"], row["seq"]) for row in gaps] == [
+    assert [
+        (row["stream"], row["spec"], row["kind"], row["from_id"], row["count"], row["repairable"], row["seq"])
+        for row in gaps
+    ] == [
         ("bar", "time:1m", "sequence", "7", 3, True, 2),
         ("quote", None, "sequence", "7", 3, True, 2),
     ]
@@ -85,7 +107,10 @@ def test_a_buffer_over_midnight_is_a_file_per_day(tmp_path: Path) -> None:
     for seq, time in enumerate((MIDNIGHT - 5, MIDNIGHT - 3, MIDNIGHT - 3, NOON), start=1):
         add(store, BTC, seq, trade(seq, time=time))
     store.commit()
-    days = {path.parent.name: pq.ParquetFile(path).read()["seq"].to_pylist() for path in files_of(tmp_path, "trade")}
+    days = {
+        path.parent.name: pq.ParquetFile(path).read()["seq"].to_pylist()
+        for path in files_of(tmp_path, "trade")
+    }
     assert days == {"date=2024-08-08": [1, 2, 4], "date=2024-08-09": [3]}
 
 
@@ -105,11 +130,19 @@ def test_a_large_commit_keeps_every_row_in_order(tmp_path: Path) -> None:
     store = opened(tmp_path)
     count = 150_000
     for start in range(1, count + 1, 1000):
-        store.add_many(rows(BTC, [(id_of(seq), gap() if seq == 100_000 else trade(seq)) for seq in range(start, start + 1000)]))
+        store.add_many(
+            rows(
+                BTC,
+                [(id_of(seq), gap() if seq == 100_000 else trade(seq)) for seq in range(start, start + 1000)],
+            )
+        )
     store.commit()
     (path,) = files_of(tmp_path, "trade")
     assert pq.ParquetFile(path).metadata.num_row_groups == 2
-    assert pq.ParquetFile(path).read(["seq"])["seq"].to_pylist() == [*range(1, 100_000), *range(100_001, count + 1)]
+    assert pq.ParquetFile(path).read(["seq"])["seq"].to_pylist() == [
+        *range(1, 100_000),
+        *range(100_001, count + 1),
+    ]
     assert seqs(tmp_path, "gap") == [100_000]
 
 
@@ -146,7 +179,11 @@ def test_the_last_manifest_alone_is_the_position(tmp_path: Path) -> None:
     assert manifest["positions"] == {BTC.name: str(id_of(1)), ETH.name: str(id_of(2))}
     assert (manifest["number"], manifest["shard"], manifest["epoch"]) == (3, "07", 12)
     (file,) = manifest["files"]  # type: ignore[misc]
-    assert (file["name"], file["kind"], file["rows"]) == ("trade/date=2024-08-08/s07-00000003.parquet", "trade", 2)
+    assert (file["name"], file["kind"], file["rows"]) == (
+        "trade/date=2024-08-08/s07-00000003.parquet",
+        "trade",
+        2,
+    )
     assert file["streams"] == {ETH.name: [str(id_of(1)), str(id_of(2))]}
     assert (file["bytes"], file["crc32"]) == (path.stat().st_size, zlib.crc32(path.read_bytes()))
     metadata = pq.ParquetFile(path).metadata.metadata
@@ -164,7 +201,9 @@ def test_numbers_are_dense(tmp_path: Path) -> None:
     assert names == [f"{number:08d}.json" for number in range(1, 7)]
 
 
-def test_what_fits_no_row_is_kept_aside_exactly_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_what_fits_no_row_is_kept_aside_exactly_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     store = opened(tmp_path)
     odd = trade(2, price="0.1234567890123456789")
     add(store, BTC, 1, trade(1))
@@ -176,7 +215,12 @@ def test_what_fits_no_row_is_kept_aside_exactly_once(tmp_path: Path, caplog: pyt
     assert store.rows == 0
     (line,) = (tmp_path / "_aside/s07-00000002.jsonl").read_text().splitlines()
     kept = json.loads(line)
-    assert (kept["stream"], kept["id"], kept["epoch"], kept["message"]["price"]) == (BTC.name, str(id_of(2)), 4, "0.1234567890123456789")
+    assert (kept["stream"], kept["id"], kept["epoch"], kept["message"]["price"]) == (
+        BTC.name,
+        str(id_of(2)),
+        4,
+        "0.1234567890123456789",
+    )
     assert DECODE[kept["field"].encode()](bytes.fromhex(kept["payload"])) == odd
     assert [file["name"] for file in manifest_of(tmp_path, 2)["files"]][-1] == "_aside/s07-00000002.jsonl"  # type: ignore[attr-defined]
 
@@ -214,7 +258,11 @@ def test_a_writer_paused_inside_a_commit_is_fenced_too(tmp_path: Path) -> None:
     with pytest.raises(Fenced):
         paused.commit()
     assert files_of(tmp_path, "trade") == []
-    assert [name for name in plain_files(tmp_path) if "parquet" in name and name.startswith("_aside/") and name.endswith(".aside")]
+    assert [
+        name
+        for name in plain_files(tmp_path)
+        if "parquet" in name and name.startswith("_aside/") and name.endswith(".aside")
+    ]
     successor = opened(tmp_path)
     add(successor, BTC, 1, trade(1))
     successor.commit()
@@ -225,7 +273,14 @@ def test_a_writer_paused_inside_a_commit_is_fenced_too(tmp_path: Path) -> None:
 def test_a_successor_finishes_a_commit_that_is_under_way(tmp_path: Path, step: str) -> None:
     successors: list[ShardStore] = []
     armed = threading.Event()
-    paused = opened(tmp_path, step=lambda name: successors.append(opened(tmp_path)) if name == step and armed.is_set() and not successors else None)
+    paused = opened(
+        tmp_path,
+        step=lambda name: (
+            successors.append(opened(tmp_path))
+            if name == step and armed.is_set() and not successors
+            else None
+        ),
+    )
     armed.set()
     add(paused, BTC, 1, trade(1))
     paused.commit()
@@ -267,7 +322,9 @@ def test_of_writers_that_race_one_wins_each_number(tmp_path: Path) -> None:
 def test_adding_while_committing_loses_nothing(tmp_path: Path) -> None:
     store = opened(tmp_path)
     count = 20_000
-    adding = threading.Thread(target=lambda: [add(store, BTC, seq, trade(seq)) for seq in range(1, count + 1)])
+    adding = threading.Thread(
+        target=lambda: [add(store, BTC, seq, trade(seq)) for seq in range(1, count + 1)]
+    )
     adding.start()
     while adding.is_alive():
         store.commit()
@@ -296,7 +353,9 @@ def test_files_that_no_manifest_names_are_set_aside(tmp_path: Path) -> None:
     assert seqs(tmp_path) == [1, 2]
 
 
-def test_an_unreadable_last_manifest_is_set_aside_with_its_files(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_an_unreadable_last_manifest_is_set_aside_with_its_files(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     store = opened(tmp_path)
     for seq in (1, 2):
         add(store, BTC, seq, trade(seq))
@@ -313,7 +372,10 @@ def test_a_missing_file_of_the_last_commit_is_told_by_name(tmp_path: Path) -> No
     store.commit()
     (path,) = files_of(tmp_path, "trade")
     path.unlink()
-    with pytest.raises(TickbusError, match=r"s07-00000002\.parquet is missing, with 1 rows that .*00000002\.json names; bring it back"):
+    with pytest.raises(
+        TickbusError,
+        match=r"s07-00000002\.parquet is missing, with 1 rows that .*00000002\.json names; bring it back",
+    ):
         ShardStore(tmp_path, "07").recover()
 
 

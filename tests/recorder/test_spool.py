@@ -6,7 +6,20 @@ import threading
 from pathlib import Path
 
 import pytest
-from recorder.recorded import BTC, ETH, MIDNIGHT, QUOTES, add, id_of, opened, plain_files, quote, rows, seqs, trade
+from recorder.recorded import (
+    BTC,
+    ETH,
+    MIDNIGHT,
+    QUOTES,
+    add,
+    id_of,
+    opened,
+    plain_files,
+    quote,
+    rows,
+    seqs,
+    trade,
+)
 
 from services.recorder.shard_store import ShardStore
 from tickbus.errors import Fenced
@@ -236,7 +249,9 @@ def test_what_was_spooled_while_commits_ran_is_all_there(tmp_path: Path) -> None
     assert (seqs(tmp_path), spools(tmp_path)) == (list(range(1, count + 1)), [])
 
 
-def test_a_spool_that_cannot_be_written_is_made_good_by_a_commit(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_spool_that_cannot_be_written_is_made_good_by_a_commit(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     store = opened(tmp_path)
     (tmp_path / "_spool/07").rmdir()
     for seq in (1, 2):

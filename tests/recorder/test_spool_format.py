@@ -20,13 +20,18 @@ _INTEGERS = st.integers(0, 2**63 - 1)
 @st.composite
 def runs(draw: st.DrawFn) -> Run:
     """As the buffer makes them: IDs ascend, also from the row before."""
-    before, *ids = sorted(draw(st.lists(st.tuples(_INTEGERS, _INTEGERS), min_size=2, max_size=6, unique=True)))
+    before, *ids = sorted(
+        draw(st.lists(st.tuples(_INTEGERS, _INTEGERS), min_size=2, max_size=6, unique=True))
+    )
     count = len(ids)
     ms, seqs = zip(*ids, strict=True)
     epochs = draw(st.lists(_INTEGERS, min_size=count, max_size=count))
     gaps = bytes(draw(st.lists(st.integers(0, 1), min_size=count, max_size=count)))
     payloads = draw(st.lists(st.binary(max_size=50), min_size=count, max_size=count))
-    return Run(StreamId(*before), Rows(draw(st.sampled_from([BTC, ETH, QUOTES, BARS])), Entries(ms, seqs, epochs), gaps, payloads))
+    return Run(
+        StreamId(*before),
+        Rows(draw(st.sampled_from([BTC, ETH, QUOTES, BARS])), Entries(ms, seqs, epochs), gaps, payloads),
+    )
 
 
 def plain(run: Run | Damage) -> object:
@@ -40,7 +45,12 @@ def read(data: bytes) -> list[object]:
     return [plain(found) for found in unpack(io.BytesIO(data))]
 
 
-ONE = pack([Run(START, rows(BTC, [(id_of(1), trade(1)), (id_of(2), trade(2))])), Run(id_of(7), rows(ETH, [(id_of(8), trade(8, "ETH-USDT"))]))])
+ONE = pack(
+    [
+        Run(START, rows(BTC, [(id_of(1), trade(1)), (id_of(2), trade(2))])),
+        Run(id_of(7), rows(ETH, [(id_of(8), trade(8, "ETH-USDT"))])),
+    ]
+)
 TWO = pack([Run(id_of(2), rows(BTC, [(id_of(3), trade(3))]))])
 FILE = MAGIC + ONE + TWO
 WHOLE = read(FILE)
@@ -55,7 +65,10 @@ def test_the_layout_on_the_disk() -> None:
     """Little-endian length and checksum, then MessagePack: what an older or newer version has to find again."""
     record = pack([Run(START, Rows(BTC, Entries([NOON], [1], [4]), b"\0", [b"xyz"]))])
     body = record[8:]
-    assert (int.from_bytes(record[:4], "little"), int.from_bytes(record[4:8], "little")) == (len(body), zlib.crc32(body))
+    assert (int.from_bytes(record[:4], "little"), int.from_bytes(record[4:8], "little")) == (
+        len(body),
+        zlib.crc32(body),
+    )
     assert body == (
         b"\x91\x97" b"\x94\xa5trade\xa7binance\xa8BTC-USDT\xa0" b"\x92\x00\x00"
         b"\xc4\x08" + NOON.to_bytes(8, "little") + b"\xc4\x08" + (1).to_bytes(8, "little") + b"\xc4\x08" + (4).to_bytes(8, "little")
@@ -128,4 +141,8 @@ def test_of_a_damaged_file_nothing_comes_that_was_not_written(seed: int) -> None
         broken[at : at + chance.randint(0, 20)] = chance.randbytes(chance.randint(0, 20))
     found = read(bytes(broken))
     assert [run for run in found if not isinstance(run, Damage)] == [run for run in WHOLE if run in found]
-    assert found == WHOLE or any(isinstance(run, Damage) for run in found) or bytes(broken) in (b"", MAGIC, MAGIC + ONE)
+    assert (
+        found == WHOLE
+        or any(isinstance(run, Damage) for run in found)
+        or bytes(broken) in (b"", MAGIC, MAGIC + ONE)
+    )

@@ -26,7 +26,10 @@ class Venue:
 
     def connect(self, target: str, **options: Any) -> connect:
         # a client that leaves frames unread has no close frame to wait for
-        return connect(self.url + target, **{"compression": None, "max_size": None, "ping_interval": None, "close_timeout": 0.1} | options)
+        return connect(
+            self.url + target,
+            **{"compression": None, "max_size": None, "ping_interval": None, "close_timeout": 0.1} | options,
+        )
 
     def tell(self, line: str) -> str:
         return self.simulator.command(line)

@@ -21,12 +21,35 @@ LINES = b"10 " + TRADE + b"\n12 " + BOOK + b'\n13 {"lastUpdateId":5}\n14 ' + DEP
 
 def expected(quotes_before: int = 0) -> list[Tick]:
     """A quote has no time of its own: the recorder's clock is all there is. Its numbers are counted."""
-    trade = Trade("BTCUSDT", "61837.63000000", "0.02000000", Side.SELL, "5", 1723161255342 * 10**6, 10, *(("1.10", "1.20") if quotes_before else ()))
+    trade = Trade(
+        "BTCUSDT",
+        "61837.63000000",
+        "0.02000000",
+        Side.SELL,
+        "5",
+        1723161255342 * 10**6,
+        10,
+        *(("1.10", "1.20") if quotes_before else ()),
+    )
     quote = Quote("BTCUSDT", "1.10", "2", "1.20", "3", 12, 12)
     return [
         Tick("trade:BTCUSDT", "BTCUSDT", 5, 10, trade, RecordedFrame("binance", "btcusdt@trade", TRADE)),
-        Tick("quote:BTCUSDT", "BTCUSDT", quotes_before + 1, 12, quote, RecordedFrame("binance", "btcusdt@bookTicker", BOOK)),
-        Tick("binance:btcusdt@depth@100ms", "BTCUSDT", 0, 14, None, RecordedFrame("binance", "btcusdt@depth@100ms", DEPTH)),
+        Tick(
+            "quote:BTCUSDT",
+            "BTCUSDT",
+            quotes_before + 1,
+            12,
+            quote,
+            RecordedFrame("binance", "btcusdt@bookTicker", BOOK),
+        ),
+        Tick(
+            "binance:btcusdt@depth@100ms",
+            "BTCUSDT",
+            0,
+            14,
+            None,
+            RecordedFrame("binance", "btcusdt@depth@100ms", DEPTH),
+        ),
     ]
 
 
@@ -43,7 +66,13 @@ def test_a_capture_is_ticks_and_frames(tmp_path: Path, end: bytes) -> None:
 
 
 @pytest.mark.parametrize(
-    "line", [b"no number {}", b'1 {"stream":"a@trade","data":{"s":1}}', b'1 {"stream":"a@trade"', b'1 {"stream":"\xff@trade","data":{}}']
+    "line",
+    [
+        b"no number {}",
+        b'1 {"stream":"a@trade","data":{"s":1}}',
+        b'1 {"stream":"a@trade"',
+        b'1 {"stream":"\xff@trade","data":{}}',
+    ],
 )
 def test_a_line_that_is_none_is_named(tmp_path: Path, line: bytes) -> None:
     path = tmp_path / "c.txt"
@@ -53,7 +82,9 @@ def test_a_line_that_is_none_is_named(tmp_path: Path, line: bytes) -> None:
 
 
 @given(st.binary())
-def test_any_file_is_a_capture_or_a_config_error(tmp_path_factory: pytest.TempPathFactory, content: bytes) -> None:
+def test_any_file_is_a_capture_or_a_config_error(
+    tmp_path_factory: pytest.TempPathFactory, content: bytes
+) -> None:
     path = tmp_path_factory.mktemp("fuzz") / "c.txt"
     path.write_bytes(content)
     with contextlib.suppress(ConfigError):
@@ -76,5 +107,9 @@ def test_the_capture_has_every_trade(data: Path) -> None:
         if isinstance(tick.message, Trade):
             assert tick.recorded is not None
             frame, trade = json.loads(tick.recorded.frame)["data"], tick.message
-            assert (trade.price_text, trade.size_text, trade.ts_event) == (frame["p"], frame["q"], frame["T"] * 10**6)
+            assert (trade.price_text, trade.size_text, trade.ts_event) == (
+                frame["p"],
+                frame["q"],
+                frame["T"] * 10**6,
+            )
             assert trade.side is (Side.SELL if frame["m"] else Side.BUY)

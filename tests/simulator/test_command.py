@@ -41,7 +41,11 @@ async def test_listens_answers_and_ends(tmp_path: Path) -> None:
         line = (await process.stdout.readline()).decode().strip()
         assert line.startswith("listening on ws://127.0.0.1:")
         async with connect(line.removeprefix("listening on ") + "/ws/btcusdt@trade") as socket:
-            for command, answer in (("status", "ok ticks="), ("drop=1", "ok drop=1"), ("nonsense", "error: fault 'nonsense'")):
+            for command, answer in (
+                ("status", "ok ticks="),
+                ("drop=1", "ok drop=1"),
+                ("nonsense", "error: fault 'nonsense'"),
+            ):
                 process.stdin.write(f"{command}\n".encode())
                 assert (await process.stdout.readline()).decode().startswith(answer)
             assert json.loads(await socket.recv())["s"] == "BTCUSDT"

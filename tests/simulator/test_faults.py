@@ -8,7 +8,9 @@ from tickbus.units import SECOND
 
 
 def test_faults_are_parted_by_semicolons_and_reason_takes_the_rest() -> None:
-    assert parse_faults("after=1000 mute=5s; at=3s  close=1011 reason=going down;; every=500 drop=2 kind=trade symbol=BTCUSDT;cut") == [
+    assert parse_faults(
+        "after=1000 mute=5s; at=3s  close=1011 reason=going down;; every=500 drop=2 kind=trade symbol=BTCUSDT;cut"
+    ) == [
         Fault("mute", 5 * SECOND, "after", 1000),
         Fault("close", 1011, "at", 3 * SECOND, reason="going down"),
         Fault("drop", 2, "every", 500, kind="trade", symbol="BTCUSDT"),
@@ -45,8 +47,14 @@ def test_what_is_wrong_is_said(text: str, why: str) -> None:
 
 
 _words = st.sampled_from([*ACTIONS, "after", "at", "every", "kind", "symbol", "reason"])
-_values = st.one_of(st.sampled_from(["", "1", "5s", "1MB", "1000", "trade", "0", "²", "1e9"]), st.text(max_size=8), st.integers().map(str))
-_clauses = st.lists(st.builds(lambda word, value: f"{word}={value}" if value else word, _words, _values), max_size=4).map(" ".join)
+_values = st.one_of(
+    st.sampled_from(["", "1", "5s", "1MB", "1000", "trade", "0", "²", "1e9"]),
+    st.text(max_size=8),
+    st.integers().map(str),
+)
+_clauses = st.lists(
+    st.builds(lambda word, value: f"{word}={value}" if value else word, _words, _values), max_size=4
+).map(" ".join)
 
 
 @given(st.one_of(st.text(), st.lists(_clauses, max_size=3).map(";".join)))

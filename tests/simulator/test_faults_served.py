@@ -30,7 +30,25 @@ async def test_drop(venue: Any, client: Any) -> None:
 
 
 async def test_drop_again_and_again(venue: Any, client: Any) -> None:
-    assert await ids(venue, client, "every=5 drop=1", 17) == [0, 1, 2, 3, 4, 6, 7, 8, 9, 11, 12, 13, 14, 16, 17, 18, 19]
+    assert await ids(venue, client, "every=5 drop=1", 17) == [
+        0,
+        1,
+        2,
+        3,
+        4,
+        6,
+        7,
+        8,
+        9,
+        11,
+        12,
+        13,
+        14,
+        16,
+        17,
+        18,
+        19,
+    ]
 
 
 async def test_duplicate(venue: Any, client: Any) -> None:
@@ -43,7 +61,10 @@ async def test_reorder(venue: Any, client: Any) -> None:
 
 @pytest.mark.parametrize(("fault", "last"), [("jump=1000", 1019), ("reset=7", 7 + 9)])
 async def test_sequence(venue: Any, client: Any, fault: str, last: int) -> None:
-    async with venue(**ONLY, speed="max", limit=20, faults=f"after=10 {fault}") as it, it.connect(TRADES) as socket:
+    async with (
+        venue(**ONLY, speed="max", limit=20, faults=f"after=10 {fault}") as it,
+        it.connect(TRADES) as socket,
+    ):
         seen = [frame["data"]["t"] for frame in await client(socket).take(20)]
         start = seen[0] if fault.startswith("jump") else 0
         assert seen[:10] == list(range(seen[0], seen[0] + 10))
@@ -52,7 +73,10 @@ async def test_sequence(venue: Any, client: Any, fault: str, last: int) -> None:
 
 
 async def test_corrupt_and_seconds(venue: Any, client: Any) -> None:
-    async with venue(**ONLY, speed="max", limit=4, faults="after=1 corrupt=1; after=2 seconds=1") as it, it.connect(TRADES) as socket:
+    async with (
+        venue(**ONLY, speed="max", limit=4, faults="after=1 corrupt=1; after=2 seconds=1") as it,
+        it.connect(TRADES) as socket,
+    ):
         whole, broken, seconds, after = [frame["data"] for frame in await client(socket).take(4)]
         assert broken["p"] == "abc"
         assert [tick["fault"] for tick in it.ticks()] == [None, "corrupt", "seconds", None]
@@ -93,7 +117,10 @@ async def test_mute_answers_but_sends_nothing(venue: Any, client: Any) -> None:
 
 
 async def test_a_market_at_max_stands_still_in_a_mute(venue: Any, client: Any) -> None:
-    async with venue(**ONLY, speed="max", limit=20, faults="after=5 mute=200ms") as it, it.connect(TRADES) as socket:
+    async with (
+        venue(**ONLY, speed="max", limit=20, faults="after=5 mute=200ms") as it,
+        it.connect(TRADES) as socket,
+    ):
         seen = [frame["data"]["t"] for frame in await client(socket).take(20)]
         assert seen == list(range(seen[0], seen[0] + 20))
         assert it.ticks()[5]["at"] - it.ticks()[4]["at"] >= 0.2e9
@@ -110,7 +137,10 @@ async def test_a_new_connection_heals_a_mute_of_connections(venue: Any, client: 
 
 
 async def test_close_with_a_code_and_a_reason(venue: Any, client: Any) -> None:
-    async with venue(**PACED, faults="after=10 close=4001 reason=going down") as it, it.connect(TRADES) as socket:
+    async with (
+        venue(**PACED, faults="after=10 close=4001 reason=going down") as it,
+        it.connect(TRADES) as socket,
+    ):
         with pytest.raises(ConnectionClosed) as closed:
             await client(socket).take(1000)
         assert closed.value.rcvd is not None
@@ -129,7 +159,10 @@ async def test_cut_is_a_reset_without_a_close_frame(venue: Any, client: Any) -> 
 
 
 async def test_nothing_is_sent_to_a_connection_that_was_cut(venue: Any, client: Any) -> None:
-    async with venue(**ONLY, speed="max", limit=400, faults="after=100 cut") as it, it.connect(TRADES) as socket:
+    async with (
+        venue(**ONLY, speed="max", limit=400, faults="after=100 cut") as it,
+        it.connect(TRADES) as socket,
+    ):
         with pytest.raises(ConnectionClosed):
             await client(socket).take(400)
         async with it.connect(TRADES) as second:
@@ -148,7 +181,9 @@ async def test_half_open_says_nothing_any_more(venue: Any, client: Any) -> None:
         pong = await socket.ping()
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(0.3):
-                await asyncio.wait((pong, asyncio.ensure_future(socket.recv())), return_when=asyncio.FIRST_COMPLETED)
+                await asyncio.wait(
+                    (pong, asyncio.ensure_future(socket.recv())), return_when=asyncio.FIRST_COMPLETED
+                )
 
 
 async def test_refuse_for_a_time(venue: Any) -> None:
@@ -174,7 +209,9 @@ async def test_caps_at_run_time(venue: Any, client: Any) -> None:
         with pytest.raises(InvalidStatus):
             async with it.connect("/stream"):
                 pass
-        answer = await client(socket).ask({"method": "SUBSCRIBE", "params": ["a@trade", "b@trade", "c@trade"], "id": 1})
+        answer = await client(socket).ask(
+            {"method": "SUBSCRIBE", "params": ["a@trade", "b@trade", "c@trade"], "id": 1}
+        )
         assert answer["error"]["code"] == 4
 
 

@@ -14,7 +14,9 @@ def read(data: bytes) -> list[tuple[int, bytes]]:
     """What a client reads."""
     protocol = ClientProtocol(parse_uri("ws://x"), state=State.OPEN, max_size=None)
     protocol.receive_data(data)
-    return [(event.opcode, bytes(event.data)) for event in protocol.events_received() if isinstance(event, Frame)]
+    return [
+        (event.opcode, bytes(event.data)) for event in protocol.events_received() if isinstance(event, Frame)
+    ]
 
 
 @given(st.lists(_sizes, max_size=5))

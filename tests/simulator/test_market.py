@@ -99,7 +99,9 @@ def test_recorded_times_stay_unless_restamped() -> None:
     assert live.message.ts_event == 777
 
 
-@pytest.mark.parametrize(("text", "speed"), [("1", Fraction(1)), ("0.5", Fraction(1, 2)), ("10", Fraction(10)), ("max", None)])
+@pytest.mark.parametrize(
+    ("text", "speed"), [("1", Fraction(1)), ("0.5", Fraction(1, 2)), ("10", Fraction(10)), ("max", None)]
+)
 def test_speeds(text: str, speed: Fraction | None) -> None:
     assert parse_speed(text) == speed
 

@@ -20,7 +20,9 @@ DAY = int(datetime(2024, 8, 9, tzinfo=UTC).timestamp()) * 10**9
 def write(folder: Path, kind: str, columns: dict[str, tuple[object, list[object]]]) -> None:
     target = folder / kind / "date=2024-08-09"
     target.mkdir(parents=True)
-    table = pyarrow.table({name: pyarrow.array(values, type=type_) for name, (type_, values) in columns.items()})
+    table = pyarrow.table(
+        {name: pyarrow.array(values, type=type_) for name, (type_, values) in columns.items()}
+    )
     parquet.write_table(table, target / "00-1.parquet", compression="zstd")
 
 
@@ -38,7 +40,12 @@ def test_recorded_files_are_a_market_again(tmp_path: Path) -> None:
     })  # fmt: skip
     trade, quote = ("trade:BTCUSDT", "BTC-USDT"), ("quote:BTCUSDT", "BTC-USDT")
     assert list(ParquetTicks(tmp_path)) == [
-        Tick(*trade, 7, DAY + 10, Trade("BTC-USDT", "61837.63", "0.020000001", Side.SELL, "7", DAY + 1, DAY + 10)),
+        Tick(
+            *trade,
+            7,
+            DAY + 10,
+            Trade("BTC-USDT", "61837.63", "0.020000001", Side.SELL, "7", DAY + 1, DAY + 10),
+        ),
         Tick(*quote, 1, DAY + 20, Quote("BTC-USDT", "61837.6", "1", None, None, DAY + 3, DAY + 20)),
         Tick(*trade, 2, DAY + 30, Trade("BTC-USDT", "61838", "100", Side.UNKNOWN, None, DAY + 2, DAY + 30)),
     ]

@@ -24,26 +24,61 @@ async def test_binance_gets_what_the_ledger_says(venue: Any, client: Any) -> Non
             data = frame["data"]
             assert frame["stream"].startswith(tick["symbol"].lower())
             if tick["kind"] == "trade":
-                got = (data["s"], str(data["t"]), data["p"], data["q"], "sell" if data["m"] else "buy", data["T"])
-                assert got == (tick["symbol"], tick["id"], tick["price"], tick["size"], tick["side"], tick["ts_event"] // 10**6)
+                got = (
+                    data["s"],
+                    str(data["t"]),
+                    data["p"],
+                    data["q"],
+                    "sell" if data["m"] else "buy",
+                    data["T"],
+                )
+                assert got == (
+                    tick["symbol"],
+                    tick["id"],
+                    tick["price"],
+                    tick["size"],
+                    tick["side"],
+                    tick["ts_event"] // 10**6,
+                )
             else:
                 got = (data["s"], str(data["u"]), data["b"], data["B"], data["a"], data["A"])
-                assert got == (tick["symbol"], tick["id"], tick["bid"], tick["bid_size"], tick["ask"], tick["ask_size"])
+                assert got == (
+                    tick["symbol"],
+                    tick["id"],
+                    tick["bid"],
+                    tick["bid_size"],
+                    tick["ask"],
+                    tick["ask_size"],
+                )
         assert [tick["n"] for tick in it.ticks()] == list(range(1, 301))
-        assert {tick["kind"] for tick in it.ticks() if not tick["sent"]} == {"quote"}  # ETHUSDT's quotes: nobody asked
+        assert {tick["kind"] for tick in it.ticks() if not tick["sent"]} == {
+            "quote"
+        }  # ETHUSDT's quotes: nobody asked
 
 
 async def test_alltick_gets_what_the_ledger_says(venue: Any, client: Any) -> None:
     async with venue(**SYNTHETIC) as it, it.connect("/quote-b-ws-api?token=t") as socket:
         me = client(socket)
         request = {"cmd_id": 22004, "seq_id": 5, "trace": "x", "data": {"symbol_list": [{"code": "BTCUSDT"}]}}
-        assert await me.ask(request) == {"ret": 200, "msg": "ok", "cmd_id": 22005, "seq_id": 5, "trace": "x", "data": {}}
+        assert await me.ask(request) == {
+            "ret": 200,
+            "msg": "ok",
+            "cmd_id": 22005,
+            "seq_id": 5,
+            "trace": "x",
+            "data": {},
+        }
         await it.until(lambda: it.events("end"))
         sent = [tick for tick in it.ticks() if tick["sent"]]
         assert {(tick["kind"], tick["symbol"]) for tick in sent} == {("trade", "BTCUSDT")}
         for tick in sent:
             data = (await me.next())["data"]
-            assert (data["code"], data["seq"], data["price"], data["volume"]) == (tick["symbol"], tick["id"], tick["price"], tick["size"])
+            assert (data["code"], data["seq"], data["price"], data["volume"]) == (
+                tick["symbol"],
+                tick["id"],
+                tick["price"],
+                tick["size"],
+            )
             assert Decimal(data["turnover"]) == Decimal(tick["price"]) * Decimal(tick["size"])
 
 
@@ -55,7 +90,11 @@ async def test_json_gets_what_the_ledger_says(venue: Any, client: Any) -> None:
         for tick in it.ticks():
             if tick["sent"]:
                 ((key, (row,)),) = (await me.next()).items()
-                fields = ("price", "size", "id", "side") if tick["kind"] == "trade" else ("bid", "bid_size", "ask", "ask_size")
+                fields = (
+                    ("price", "size", "id", "side")
+                    if tick["kind"] == "trade"
+                    else ("bid", "bid_size", "ask", "ask_size")
+                )
                 assert key == tick["kind"] + "s"
                 assert row == {"symbol": tick["symbol"]} | {
                     name.replace("size", "volume") if name == "size" else name: tick[name] for name in fields
@@ -67,7 +106,12 @@ async def test_same_seed_same_ticks(venue: Any, client: Any) -> None:
     for _ in range(2):
         async with venue(**SYNTHETIC) as it, it.connect(BTC) as socket:
             await client(socket).take(50)
-            runs.append([[tick.get(name) for name in ("kind", "symbol", "id", "price", "size", "bid", "ask")] for tick in it.ticks()])
+            runs.append(
+                [
+                    [tick.get(name) for name in ("kind", "symbol", "id", "price", "size", "bid", "ask")]
+                    for tick in it.ticks()
+                ]
+            )
     assert runs[0] == runs[1]
 
 
@@ -117,7 +161,10 @@ async def test_settle_waits_for_the_last_subscription(venue: Any, client: Any) -
         me = client(socket)
         await me.ask({"method": "SUBSCRIBE", "params": ["btcusdt@trade"], "id": 1})
         # answered, with no tick before it: the market still waits
-        assert await me.ask({"method": "SUBSCRIBE", "params": ["ethusdt@trade"], "id": 2}) == {"result": None, "id": 2}
+        assert await me.ask({"method": "SUBSCRIBE", "params": ["ethusdt@trade"], "id": 2}) == {
+            "result": None,
+            "id": 2,
+        }
         await it.until(lambda: it.events("end"))
         assert all(tick["sent"] for tick in it.ticks() if tick["kind"] == "trade")
 
@@ -137,7 +184,11 @@ async def test_alltick_refuses_tokens_before_the_handshake(venue: Any) -> None:
 
 async def test_a_second_connection_over_the_cap(venue: Any) -> None:
     async with venue(max_connections=1) as it:
-        async with it.connect("/quote-b-ws-api?token=t"), it.connect("/quote-stock-b-ws-api?token=t"), it.connect("/ws"):
+        async with (
+            it.connect("/quote-b-ws-api?token=t"),
+            it.connect("/quote-stock-b-ws-api?token=t"),
+            it.connect("/ws"),
+        ):
             with pytest.raises(ConnectionClosed) as closed:
                 async with it.connect("/quote-b-ws-api?token=t") as second:
                     await second.recv()
@@ -172,7 +223,9 @@ async def test_clocks_of_the_vendors(venue: Any, client: Any) -> None:
             with pytest.raises(ConnectionClosed) as closed:
                 await client(socket).raw()
             assert closed.value.rcvd is not None
-            assert closed.value.rcvd.reason == "24 hours are over"  # not a pong timeout: the client has answered
+            assert (
+                closed.value.rcvd.reason == "24 hours are over"
+            )  # not a pong timeout: the client has answered
 
 
 async def test_a_message_in_fragments_is_one(venue: Any, client: Any) -> None:
@@ -191,7 +244,10 @@ async def test_a_capture_is_sent_verbatim(venue: Any, client: Any, data: Path) -
     wanted = [frame for frame in frames if '@trade"' in frame or '@bookTicker"' in frame]
     async with venue(source=f"capture:{source}", speed="max", limit=2999) as it, it.connect(BTC) as socket:
         assert [await client(socket).raw() for _ in wanted] == wanted
-    async with venue(source=f"capture:{source}", speed="max", limit=2999) as it, it.connect("/ws/btcusdt@trade") as socket:
+    async with (
+        venue(source=f"capture:{source}", speed="max", limit=2999) as it,
+        it.connect("/ws/btcusdt@trade") as socket,
+    ):
         bare = [json.loads(frame)["data"] for frame in wanted if '@trade"' in frame]
         assert await client(socket).take(len(bare)) == bare
 
@@ -206,16 +262,24 @@ async def test_the_tape_over_two_protocols(venue: Any, client: Any, data: Path, 
     with zipfile.ZipFile(source) as archive:
         rows = [line.split(b",") for line in archive.read(archive.namelist()[0]).splitlines()[:3000]]
     expected = [(Decimal(int(row[1])) / 10000, Decimal(int(row[2]))) for row in rows]
-    async with venue(source=f"ticks:{source}", symbol="BAC.US", speed="max", limit=3000, json_batch=50, alltick_join=50) as it:
+    async with venue(
+        source=f"ticks:{source}", symbol="BAC.US", speed="max", limit=3000, json_batch=50, alltick_join=50
+    ) as it:
         target = "/quote-stock-b-ws-api?token=t" if protocol == "alltick" else "/"
         async with it.connect(target) as socket:
             got: list[tuple[Decimal, Decimal]] = []
             if protocol == "alltick":
-                await client(socket).ask({"cmd_id": 22004, "seq_id": 1, "trace": "", "data": {"symbol_list": [{"code": "BAC.US"}]}})
+                await client(socket).ask(
+                    {"cmd_id": 22004, "seq_id": 1, "trace": "", "data": {"symbol_list": [{"code": "BAC.US"}]}}
+                )
             else:
                 await client(socket).say({"action": "subscribe", "symbols": ["BAC.US"]})
             while len(got) < len(expected):
                 frame = await client(socket).raw()
-                pushed = [json.loads(part)["data"] for part in frame.split("\n")] if protocol == "alltick" else json.loads(frame)["trades"]
+                pushed = (
+                    [json.loads(part)["data"] for part in frame.split("\n")]
+                    if protocol == "alltick"
+                    else json.loads(frame)["trades"]
+                )
                 got += [(Decimal(row["price"]), Decimal(row["volume"])) for row in pushed]
     assert got == expected

@@ -10,7 +10,13 @@ from tickbus.protocol.messages import Quote, Trade
 from tickbus.units import SECOND, canonical
 
 
-def some(count: int, seed: int = 1, symbols: tuple[str, ...] = ("BTCUSDT", "ETHUSDT"), quotes: int = 1, rate: int = 100) -> list[Tick]:
+def some(
+    count: int,
+    seed: int = 1,
+    symbols: tuple[str, ...] = ("BTCUSDT", "ETHUSDT"),
+    quotes: int = 1,
+    rate: int = 100,
+) -> list[Tick]:
     return list(islice(Synthetic(seed=seed, rate=rate, quotes_per_trade=quotes, symbols=symbols), count))
 
 

@@ -40,7 +40,9 @@ def test_tape_rows_are_merged_by_time_with_exact_prices(tmp_path: Path) -> None:
 def test_sides_can_be_merged(tmp_path: Path) -> None:
     messages = [tick.message for tick in TapeTicks(tape(tmp_path), "XY.US", merge_sides=True)]
     quotes = [message for message in messages if isinstance(message, Quote)]
-    assert [(quote.bid_text, quote.bid_size_text, quote.ask_text, quote.ask_size_text) for quote in quotes] == [
+    assert [
+        (quote.bid_text, quote.bid_size_text, quote.ask_text, quote.ask_size_text) for quote in quotes
+    ] == [
         ("13.7400", "3100", None, None),
         ("13.7400", "3100", "13.8500", "500"),
     ]
@@ -70,6 +72,10 @@ def test_the_tape_has_every_row_in_order(data: Path) -> None:
     with zipfile.ZipFile(path) as archive:
         rows = list(csv.reader(io.TextIOWrapper(archive.open(archive.namelist()[0]))))
     messages = [tick.message for tick in TapeTicks([path], "BAC.US")]
-    read = [(trade.ts_event - MIDNIGHT, trade.price, trade.size_text) for trade in messages if isinstance(trade, Trade)]
+    read = [
+        (trade.ts_event - MIDNIGHT, trade.price, trade.size_text)
+        for trade in messages
+        if isinstance(trade, Trade)
+    ]
     assert read == [(int(row[0]) * 10**6, Decimal(row[1]) / 10000, row[2]) for row in rows]
     assert max(len(list(run)) for _, run in groupby(read)) > 10  # equal trades in a row are real, and kept

@@ -34,7 +34,11 @@ def test_drop_withholds() -> None:
     (fault,) = parse_faults("drop=2")
     tampering.add(fault)
     out = tampering.apply(trades([1, 2, 3]))
-    assert [(tick.id, tick.withheld, tick.fault) for tick in out] == [(1, True, "drop"), (2, True, "drop"), (3, False, None)]
+    assert [(tick.id, tick.withheld, tick.fault) for tick in out] == [
+        (1, True, "drop"),
+        (2, True, "drop"),
+        (3, False, None),
+    ]
     assert not tampering.active
 
 
@@ -44,7 +48,12 @@ def test_duplicate_sends_the_same_again() -> None:
 
 def test_reorder_swaps_neighbours_of_a_stream() -> None:
     ticks = [*trades([1]), *trades([7], "C"), *trades([2, 3])]
-    assert told("reorder=1 symbol=AB", ticks) == [("C", 7, None), ("AB", 2, "reorder"), ("AB", 1, "reorder"), ("AB", 3, None)]
+    assert told("reorder=1 symbol=AB", ticks) == [
+        ("C", 7, None),
+        ("AB", 2, "reorder"),
+        ("AB", 1, "reorder"),
+        ("AB", 3, None),
+    ]
 
 
 def test_a_tick_without_a_neighbour_is_not_lost() -> None:
@@ -71,13 +80,17 @@ def test_a_changed_tick_has_no_recorded_frame_left() -> None:
 
 @pytest.mark.parametrize("name", VENDORS)
 def test_what_is_sent_is_broken_and_what_the_ledger_keeps_is_not(name: str) -> None:
-    dialect = VENDORS[name].open_dialect(VENDORS[name].paths[0], {"token": "t"}, VendorLimits(), VENDORS[name].server_options(), 0)  # type: ignore[misc]
+    dialect = VENDORS[name].open_dialect(
+        VENDORS[name].paths[0], {"token": "t"}, VendorLimits(), VENDORS[name].server_options(), 0
+    )  # type: ignore[misc]
     assert isinstance(dialect, Dialect)
     (tick,) = trades([1])
     assert isinstance(tick.message, Trade)
     whole = rendered(tick, tick.message, dialect)
     tick.fault = "corrupt"
-    assert rendered(tick, tick.message, dialect) == dialect.render(replace(tick.message, price_text="abc"), tick.symbol, tick.id)
+    assert rendered(tick, tick.message, dialect) == dialect.render(
+        replace(tick.message, price_text="abc"), tick.symbol, tick.id
+    )
     assert b'"abc"' in rendered(tick, tick.message, dialect)
     tick.fault = "seconds"
     assert rendered(tick, tick.message, dialect) == whole.replace(b"1700000000123", b"1700000000") != whole
@@ -92,19 +105,28 @@ def test_frames_that_are_no_ticks_are_left_alone() -> None:
     assert tampering.apply([frame]) == [frame]
 
 
-_faults = st.lists(st.sampled_from(["drop=2", "duplicate=3", "reorder=2", "corrupt=1", "seconds=2", "reorder=1 symbol=C"]), max_size=4)
+_faults = st.lists(
+    st.sampled_from(["drop=2", "duplicate=3", "reorder=2", "corrupt=1", "seconds=2", "reorder=1 symbol=C"]),
+    max_size=4,
+)
 _symbols = st.lists(st.sampled_from("ABC"), max_size=40)
 
 
 @given(_faults, _symbols, st.integers(1, 40))
-def test_every_tick_comes_out_however_the_batches_fall(faults: list[str], symbols: list[str], step: int) -> None:
+def test_every_tick_comes_out_however_the_batches_fall(
+    faults: list[str], symbols: list[str], step: int
+) -> None:
     ticks = [trades([number], symbol)[0] for number, symbol in enumerate(symbols)]
     outcomes = []
     for size in (step, len(ticks) or 1):
         tampering = TickFaults()
         for fault in parse_faults(";".join(faults)):
             tampering.add(fault)
-        out = [tick for start in range(0, len(ticks), size) for tick in tampering.apply(ticks[start : start + size])]
+        out = [
+            tick
+            for start in range(0, len(ticks), size)
+            for tick in tampering.apply(ticks[start : start + size])
+        ]
         out += tampering.flush()
         assert sorted(tick.id for tick in out if tick.fault != "duplicate") == list(range(len(ticks)))
         outcomes.append([(tick.symbol, tick.id, tick.fault) for tick in out])

@@ -10,10 +10,16 @@ if TYPE_CHECKING:
     from support.market import Server
 
 
-def entries_in(redis: "Server", kind: str, feed: str, symbol: str, spec: str = "") -> list[tuple[str, Message]]:
+def entries_in(
+    redis: "Server", kind: str, feed: str, symbol: str, spec: str = ""
+) -> list[tuple[str, Message]]:
     """(ID, message) of every entry of a stream, in order."""
     key = Keys().stream(Stream(kind, feed, symbol, spec))
-    return [(id.decode(), decode(field, payload)) for id, fields in redis.client.xrange(key) for field, payload in fields.items()]
+    return [
+        (id.decode(), decode(field, payload))
+        for id, fields in redis.client.xrange(key)
+        for field, payload in fields.items()
+    ]
 
 
 def messages_in(redis: "Server", kind: str, feed: str, symbol: str, spec: str = "") -> list[Message]:

@@ -18,7 +18,13 @@ def binance_files(data: Path) -> list[Path]:
 def binance_trades(data: Path) -> list[tuple[str, Decimal, Decimal, str, int]]:
     """(id, price, size, side, ts_event) of every trade frame, in order."""
     return [
-        (str(event["t"]), Decimal(event["p"]), Decimal(event["q"]), "sell" if event["m"] else "buy", event["T"] * 1_000_000)
+        (
+            str(event["t"]),
+            Decimal(event["p"]),
+            Decimal(event["q"]),
+            "sell" if event["m"] else "buy",
+            event["T"] * 1_000_000,
+        )
         for event in _events(data, "@trade")
     ]
 

@@ -31,14 +31,24 @@ class RedisCluster:
         for node in self.nodes:
             node.start()
         addresses = [f"127.0.0.1:{node.port}" for node in self.nodes]
-        command = [needs("redis-cli"), "--cluster", "create", *addresses, "--cluster-replicas", "1", "--cluster-yes"]
+        command = [
+            needs("redis-cli"),
+            "--cluster",
+            "create",
+            *addresses,
+            "--cluster-replicas",
+            "1",
+            "--cluster-yes",
+        ]
         subprocess.run(command, check=True, capture_output=True, timeout=30)
         self.settled()
 
     @cached_property
     def client(self) -> "redis.RedisCluster":
         """For any key; it finds the masters anew where they have changed."""
-        return redis.RedisCluster(startup_nodes=[ClusterNode("127.0.0.1", node.port) for node in self.nodes], socket_timeout=5)
+        return redis.RedisCluster(
+            startup_nodes=[ClusterNode("127.0.0.1", node.port) for node in self.nodes], socket_timeout=5
+        )
 
     def settled(self) -> None:
         """Wait until all nodes run, agree on who holds what, and every master has a replica in step."""
@@ -52,11 +62,21 @@ class RedisCluster:
             return False
         replicas = [role for role in roles if role["role"] == "slave"]
         ok = all(b"cluster_state:ok" in node.client.execute_command("CLUSTER", "INFO") for node in self.nodes)
-        return ok and len(replicas) == 3 and len(views) == 1 and all(role["master_link_status"] == "up" for role in replicas)
+        return (
+            ok
+            and len(replicas) == 3
+            and len(views) == 1
+            and all(role["master_link_status"] == "up" for role in replicas)
+        )
 
     def _view(self, node: RedisServer) -> tuple[tuple[int, int, int], ...]:
         """(first slot, last slot, port of the master), as this node sees it."""
-        return tuple(sorted((first, last, holder[1]) for first, last, holder, *_ in node.client.execute_command("CLUSTER", "SLOTS")))
+        return tuple(
+            sorted(
+                (first, last, holder[1])
+                for first, last, holder, *_ in node.client.execute_command("CLUSTER", "SLOTS")
+            )
+        )
 
     def masters(self) -> list[RedisServer]:
         """Those that call themselves so and run."""
@@ -77,7 +97,9 @@ class RedisCluster:
         raise AssertionError(f"no node has slot {slot}")
 
     def replica(self, master: RedisServer) -> RedisServer:
-        return next(node for node in self.nodes if node.client.info("replication").get("master_port") == master.port)
+        return next(
+            node for node in self.nodes if node.client.info("replication").get("master_port") == master.port
+        )
 
     def fail_over(self, key: str) -> RedisServer:
         """As an operator does it, nothing is lost; -> the new master of `key`."""
@@ -96,7 +118,11 @@ class RedisCluster:
 
     def move(self, slot: int, to: RedisServer, between: Callable[[], object] | None = None) -> None:
         """Migrate a slot with all its keys; `between()` is called while half of them are there."""
-        source = next(node for node in self.masters() if any(a <= slot <= b and p == node.port for a, b, p in self._view(node)))
+        source = next(
+            node
+            for node in self.masters()
+            if any(a <= slot <= b and p == node.port for a, b, p in self._view(node))
+        )
         ids = {node: node.client.execute_command("CLUSTER", "MYID").decode() for node in (source, to)}
         to.client.execute_command("CLUSTER", "SETSLOT", slot, "IMPORTING", ids[source])
         source.client.execute_command("CLUSTER", "SETSLOT", slot, "MIGRATING", ids[to])

@@ -28,7 +28,9 @@ class Market:
 
     symbols = SYMBOLS
 
-    def __init__(self, start: Callable[..., Part], redis: Server, folder: Path, rate: int = 3000, quotes: int = 0) -> None:
+    def __init__(
+        self, start: Callable[..., Part], redis: Server, folder: Path, rate: int = 3000, quotes: int = 0
+    ) -> None:
         self._start = start
         self._redis = redis
         self._folder = folder
@@ -54,7 +56,11 @@ class Market:
         return ids
 
     def stored(self, symbol: str) -> list[int]:
-        return [int(trade.trade_id or -1) for trade in messages_in(self._redis, "trade", "binance", symbol) if isinstance(trade, Trade)]
+        return [
+            int(trade.trade_id or -1)
+            for trade in messages_in(self._redis, "trade", "binance", symbol)
+            if isinstance(trade, Trade)
+        ]
 
     def check(self) -> int:
         """Stored = sent less what Gaps name; -> the number of trades that Gaps name."""
@@ -62,7 +68,11 @@ class Market:
         for symbol, sent in self.sent().items():
             stored = self.stored(symbol)
             assert stored == sorted(set(stored)), symbol
-            named = {id for gap in gaps_in(self._redis, "trade", "binance", symbol) for id in range(int(gap.from_id or 0), int(gap.to_id or -1) + 1)}
+            named = {
+                id
+                for gap in gaps_in(self._redis, "trade", "binance", symbol)
+                for id in range(int(gap.from_id or 0), int(gap.to_id or -1) + 1)
+            }
             assert not named & set(stored), symbol
             last = stored[-1]
             assert {id for id in sent if id <= last} <= set(stored) | named, f"{symbol}: lost in silence"

@@ -17,7 +17,14 @@ _TICKBUS = [sys.executable, "-m", "services.cli"]
 
 def tickbus(*args: str, timeout: float = 30.0, **environ: str) -> subprocess.CompletedProcess[str]:
     """Run a command to its end."""
-    return subprocess.run([*_TICKBUS, *args], capture_output=True, text=True, timeout=timeout, env={**os.environ, **environ}, check=False)
+    return subprocess.run(
+        [*_TICKBUS, *args],
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        env={**os.environ, **environ},
+        check=False,
+    )
 
 
 class Part:
@@ -37,7 +44,11 @@ class Part:
         with self._log.open("ab") as output:
             self._from = output.tell()
             self.process = subprocess.Popen(
-                [*self.command, *self._args], stdin=subprocess.PIPE, stdout=output, stderr=subprocess.STDOUT, env={**os.environ, **self._environ}
+                [*self.command, *self._args],
+                stdin=subprocess.PIPE,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                env={**os.environ, **self._environ},
             )
 
     @property
@@ -49,7 +60,9 @@ class Part:
         def found() -> "re.Match[str] | None":
             match = re.search(pattern, self.output)
             if match is None and self.process.poll() is not None:
-                raise AssertionError(f"ended with {self.process.returncode} before {pattern!r}:\n{self.output}")
+                raise AssertionError(
+                    f"ended with {self.process.returncode} before {pattern!r}:\n{self.output}"
+                )
             return match
 
         return until(found, seconds, f"{pattern!r} in:\n{self.output}")
@@ -71,7 +84,11 @@ class Part:
         total = 0.0
         for line in self.get("/metrics")[1].splitlines():
             match = re.fullmatch(r"([a-z_]+)(?:\{(.*)\})? (\S+)", line)
-            if match and match[1] == name and all(f'{key}="{value}"' in (match[2] or "") for key, value in labels.items()):
+            if (
+                match
+                and match[1] == name
+                and all(f'{key}="{value}"' in (match[2] or "") for key, value in labels.items())
+            ):
                 total += float(match[3])
         return total
 

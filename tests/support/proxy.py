@@ -94,7 +94,10 @@ class _Connection:
             if not self._dead:
                 upstream, server = await asyncio.open_connection(*self._link.target)
                 self._writers.append(server)
-                self._pumps = [asyncio.create_task(self._pump(reader, server)), asyncio.create_task(self._pump(upstream, client))]
+                self._pumps = [
+                    asyncio.create_task(self._pump(reader, server)),
+                    asyncio.create_task(self._pump(upstream, client)),
+                ]
                 # an end in one direction ends both: neither Redis nor WebSocket lives on half a connection
                 await asyncio.wait(self._pumps, return_when=asyncio.FIRST_COMPLETED)
             if self._dead:
@@ -178,7 +181,9 @@ class ProxyProcess:
 
     def __init__(self, log: Path) -> None:
         self._log = log.open("ab")
-        self._process = subprocess.Popen([sys.executable, __file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._log)
+        self._process = subprocess.Popen(
+            [sys.executable, __file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._log
+        )
 
     def command(self, line: str) -> str:
         assert self._process.stdin is not None

@@ -15,23 +15,36 @@ class Recording:
         """`sql` with FILES for the table of one kind."""
         if not any((self._folder / kind).glob("date=*/*.parquet")):
             return []
-        return duckdb.sql(sql.replace("FILES", f"read_parquet('{self._folder}/{kind}/**/*.parquet', hive_partitioning=true)")).fetchall()
+        return duckdb.sql(
+            sql.replace(
+                "FILES", f"read_parquet('{self._folder}/{kind}/**/*.parquet', hive_partitioning=true)"
+            )
+        ).fetchall()
 
     def trades(self, symbol: str) -> list[tuple[str, Decimal, Decimal, str | None, int]]:
         """(trade_id, price, size, side, ts_event) in stream order."""
-        return self.query(f"select trade_id, price, size, side, epoch_ns(ts_event) from FILES where symbol = '{symbol}' order by seq")
+        return self.query(
+            f"select trade_id, price, size, side, epoch_ns(ts_event) from FILES where symbol = '{symbol}' order by seq"
+        )
 
     def quotes(self, symbol: str) -> list[tuple[Decimal, Decimal, Decimal, Decimal]]:
-        return self.query(f"select bid, bid_size, ask, ask_size from FILES where symbol = '{symbol}' order by seq", "quote")
+        return self.query(
+            f"select bid, bid_size, ask, ask_size from FILES where symbol = '{symbol}' order by seq", "quote"
+        )
 
     def gaps(self, stream: str = "trade") -> list[tuple[str, str | None, str | None, int | None, bool]]:
         """(kind, from_id, to_id, count, repaired) in stream order."""
-        return self.query(f"select kind, from_id, to_id, count, repaired from FILES where stream = '{stream}' order by id_ms, seq", "gap")
+        return self.query(
+            f"select kind, from_id, to_id, count, repaired from FILES where stream = '{stream}' order by id_ms, seq",
+            "gap",
+        )
 
     def doubled(self, kind: str) -> list[tuple[Any, ...]]:
         """Entries that are in the files more than once."""
         spec = "spec" if kind == "bar" else "''"
-        return self.query(f"select symbol, {spec}, seq, count(*) from FILES group by all having count(*) > 1", kind)
+        return self.query(
+            f"select symbol, {spec}, seq, count(*) from FILES group by all having count(*) > 1", kind
+        )
 
     def bars(self, spec: str) -> dict[int, tuple[Any, ...]]:
         """start -> the bar's newest revision: open, high, low, close, volume, value, vwap, trades, buy, sell volume."""
@@ -43,7 +56,9 @@ class Recording:
         return {row[0]: tuple(row[1:]) for row in rows}
 
 
-def reference_bars(trades: list[tuple[str, Decimal, Decimal, str | None, int]], length: int) -> dict[int, tuple[Any, ...]]:
+def reference_bars(
+    trades: list[tuple[str, Decimal, Decimal, str | None, int]], length: int
+) -> dict[int, tuple[Any, ...]]:
     """Time bars of `length` ns, the slow and obvious way."""
     buckets: dict[int, list[tuple[str, Decimal, Decimal, str | None, int]]] = {}
     for trade in trades:
@@ -53,7 +68,20 @@ def reference_bars(trades: list[tuple[str, Decimal, Decimal, str | None, int]], 
         prices = [row[1] for row in rows]
         volume = sum((row[2] for row in rows), Decimal(0))
         value = sum((row[1] * row[2] for row in rows), Decimal(0))
-        sides = {side: sum((row[2] for row in rows if row[3] == side), Decimal(0)) for side in ("buy", "sell")}
+        sides = {
+            side: sum((row[2] for row in rows if row[3] == side), Decimal(0)) for side in ("buy", "sell")
+        }
         vwap = (value / volume).quantize(Decimal(1).scaleb(-18))
-        bars[start] = (prices[0], max(prices), min(prices), prices[-1], volume, value, vwap, len(rows), sides["buy"], sides["sell"])
+        bars[start] = (
+            prices[0],
+            max(prices),
+            min(prices),
+            prices[-1],
+            volume,
+            value,
+            vwap,
+            len(rows),
+            sides["buy"],
+            sides["sell"],
+        )
     return bars

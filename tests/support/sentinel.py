@@ -22,7 +22,9 @@ class SentinelServer:
         self.process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        self.process = subprocess.Popen([self._program, str(self._file), "--sentinel"], stdout=subprocess.DEVNULL)
+        self.process = subprocess.Popen(
+            [self._program, str(self._file), "--sentinel"], stdout=subprocess.DEVNULL
+        )
         self.client = redis.Redis(port=self.port, socket_timeout=5)
         until(self._listens, what="a sentinel listens")
 
@@ -41,18 +43,28 @@ class RedisWithSentinels:
     def __init__(self, folder: Path, *options: str) -> None:
         self.servers = [RedisServer(folder / "a", "--repl-diskless-sync-delay", "0", *options)]
         first = self.servers[0].port
-        self.servers.append(RedisServer(folder / "b", "--repl-diskless-sync-delay", "0", "--replicaof", f"127.0.0.1 {first}", *options))
+        self.servers.append(
+            RedisServer(
+                folder / "b", "--repl-diskless-sync-delay", "0", "--replicaof", f"127.0.0.1 {first}", *options
+            )
+        )
         config = (
             f"sentinel monitor {MASTER} 127.0.0.1 {first} 2\nsentinel down-after-milliseconds {MASTER} 1000\n"
             f"sentinel failover-timeout {MASTER} 5000\nsentinel parallel-syncs {MASTER} 1\n"
         )
         self.sentinels = [SentinelServer(folder / f"s{at}", config) for at in range(3)]
-        self.url = "redis+sentinel://" + ",".join(f"127.0.0.1:{one.port}" for one in self.sentinels) + f"/{MASTER}/0"
+        self.url = (
+            "redis+sentinel://" + ",".join(f"127.0.0.1:{one.port}" for one in self.sentinels) + f"/{MASTER}/0"
+        )
 
     def start(self) -> None:
         for server in self.servers:
             server.start()
-        until(lambda: self.servers[1].client.info("replication")["master_link_status"] == "up", 20, "the replica is in step")
+        until(
+            lambda: self.servers[1].client.info("replication")["master_link_status"] == "up",
+            20,
+            "the replica is in step",
+        )
         for sentinel in self.sentinels:
             sentinel.start()
         self.settled()
@@ -64,12 +76,23 @@ class RedisWithSentinels:
     def _settled(self) -> bool:
         try:
             roles = {server.port: server.client.info("replication") for server in self.servers}
-            views = [sentinel.client.execute_command("SENTINEL", "MASTER", MASTER) for sentinel in self.sentinels]
+            views = [
+                sentinel.client.execute_command("SENTINEL", "MASTER", MASTER) for sentinel in self.sentinels
+            ]
         except (redis.ConnectionError, redis.TimeoutError):
             return False
         masters = [str(port) for port, role in roles.items() if role["role"] == "master"]
-        in_step = [port for port, role in roles.items() if role["role"] == "slave" and role["master_link_status"] == "up"]
-        wanted = {"port": masters[0] if masters else "", "num-other-sentinels": "2", "num-slaves": "1", "flags": "master"}
+        in_step = [
+            port
+            for port, role in roles.items()
+            if role["role"] == "slave" and role["master_link_status"] == "up"
+        ]
+        wanted = {
+            "port": masters[0] if masters else "",
+            "num-other-sentinels": "2",
+            "num-slaves": "1",
+            "flags": "master",
+        }
         agree = all(_fields(view).items() >= wanted.items() for view in views)
         return len(masters) == 1 and len(in_step) == 1 and agree
 

@@ -138,7 +138,9 @@ async def test_a_target_that_is_down_ends_the_connection(echo) -> None:
     client[1].close()
 
 
-@pytest.mark.parametrize("line", ["", "open", "open link", "open link nowhere", "cut other", "slow link x", "explode link"])
+@pytest.mark.parametrize(
+    "line", ["", "open", "open link", "open link nowhere", "cut other", "slow link x", "explode link"]
+)
 async def test_a_command_that_is_none_is_answered(line: str, echo) -> None:
     _, proxy, _ = echo
     assert (await proxy.command(line)).startswith("error")

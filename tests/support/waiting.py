@@ -14,12 +14,16 @@ def until(condition: Callable[[], T], seconds: float = 20.0, what: str = "") -> 
     """Poll until `condition()` is true; -> its value. AssertionError after `seconds`."""
     deadline = time.monotonic() + seconds
     while not (value := condition()):
-        assert time.monotonic() < deadline, f"not within {seconds} s: {what or condition}; last seen {value!r}"
+        assert time.monotonic() < deadline, (
+            f"not within {seconds} s: {what or condition}; last seen {value!r}"
+        )
         time.sleep(_STEP)
     return value
 
 
-async def until_async(condition: Callable[[], "T | Awaitable[T]"], seconds: float = 20.0, what: str = "") -> T:
+async def until_async(
+    condition: Callable[[], "T | Awaitable[T]"], seconds: float = 20.0, what: str = ""
+) -> T:
     """The same in a coroutine; the condition may be one too."""
     deadline = time.monotonic() + seconds
     while True:
@@ -28,5 +32,7 @@ async def until_async(condition: Callable[[], "T | Awaitable[T]"], seconds: floa
             value = await value
         if value:
             return value
-        assert time.monotonic() < deadline, f"not within {seconds} s: {what or condition}; last seen {value!r}"
+        assert time.monotonic() < deadline, (
+            f"not within {seconds} s: {what or condition}; last seen {value!r}"
+        )
         await asyncio.sleep(_STEP)

@@ -51,13 +51,17 @@ class Writer:
         one.entries = entries
         one.ring_all = ring_all
         for entry in entries:
-            one.heads[entry.stream] = encode(Head(str(entry.id), None, 0, msgspec.Raw(entry.payload), epochs=[(self.publisher.epoch, 1)]))
+            one.heads[entry.stream] = encode(
+                Head(str(entry.id), None, 0, msgspec.Raw(entry.payload), epochs=[(self.publisher.epoch, 1)])
+            )
         return one
 
     async def write(self, *numbers: int, symbol: str = "A", kind: str = "trade") -> list[Trade]:
         """One transaction of trades with these numbers."""
         trades = [trade(number, symbol) for number in numbers]
-        await self.publisher.commit(self.transaction([self.entry(self.of(symbol, kind), one) for one in trades]))
+        await self.publisher.commit(
+            self.transaction([self.entry(self.of(symbol, kind), one) for one in trades])
+        )
         return trades
 
     async def ring(self) -> None:
@@ -83,5 +87,7 @@ def numbers(client: "redis.Redis[bytes]", key: str) -> list[int]:
     """The numbers of its trades; their counters are checked to be dense."""
     rows = stored(client, key)
     counters = [id.seq for id, _ in rows]
-    assert counters == list(range(1, len(rows) + 1)), f"not dense: {[(a, b) for a, b in pairwise(counters) if b != a + 1]}"
+    assert counters == list(range(1, len(rows) + 1)), (
+        f"not dense: {[(a, b) for a, b in pairwise(counters) if b != a + 1]}"
+    )
     return [int(message.price_text) for _, message in rows if isinstance(message, Trade)]

@@ -65,7 +65,12 @@ class Collecting:
         return [number(message) for message in self.messages]
 
     async def ready(self) -> "Collecting":
-        await self.until(lambda: self.reading._reader is not None and all(shard.known for shard in self.reading._reader._shards.values()))
+        await self.until(
+            lambda: (
+                self.reading._reader is not None
+                and all(shard.known for shard in self.reading._reader._shards.values())
+            )
+        )
         return self
 
     async def until(self, condition: Any, seconds: float = 20.0) -> None:
@@ -105,7 +110,14 @@ async def test_from_a_time_in_all_its_forms(redis_server: RedisServer) -> None:
         await writer.write(2)
         ms = stored(redis_server.client, writer.key())[1][0].ms
         at = datetime.fromtimestamp(ms / 1000, UTC)
-        for start in (ms * MILLISECOND, ms, at, at.replace(tzinfo=None), format_time(ms * MILLISECOND), str(ms)):
+        for start in (
+            ms * MILLISECOND,
+            ms,
+            at,
+            at.replace(tzinfo=None),
+            format_time(ms * MILLISECOND),
+            str(ms),
+        ):
             assert await take(bus.read("trade", start=start), 1) == [2]
         assert await take(bus.read("trade", start=0), 2) == [1, 2]
 
@@ -215,7 +227,9 @@ async def test_a_cursor_does_not_pass_what_could_not_be_decoded(redis_server: Re
 
 @pytest.mark.parametrize("gaps", [True, False])
 @pytest.mark.parametrize("at_a_time", [1, 7, 50])
-async def test_a_cursor_is_exact_wherever_a_round_of_many_streams_is_left(redis_server: RedisServer, at_a_time: int, gaps: bool) -> None:
+async def test_a_cursor_is_exact_wherever_a_round_of_many_streams_is_left(
+    redis_server: RedisServer, at_a_time: int, gaps: bool
+) -> None:
     """Streams of a trade, a Gap, a trade; of every third the first was read before, and the second is trimmed."""
     symbols = [f"S{index}" for index in range(40)]
     async with bench(redis_server) as (writer, bus):
@@ -225,7 +239,9 @@ async def test_a_cursor_is_exact_wherever_a_round_of_many_streams_is_left(redis_
             stream = writer.of(symbol)
             hole = Gap(StreamKind.TRADE, "gateway", GapKind.SEQUENCE, 1, 2, count=3, symbol=symbol)
             messages = [trade(1, symbol), hole, trade(2, symbol)]
-            await writer.publisher.commit(writer.transaction([writer.entry(stream, message) for message in messages]))
+            await writer.publisher.commit(
+                writer.transaction([writer.entry(stream, message) for message in messages])
+            )
             expected[symbol] = ["1", "SEQUENCE", "2"]
             if index % 3 == 0:
                 cursor[stream.name] = str(stored(redis_server.client, writer.key(symbol))[0][0])
@@ -242,7 +258,9 @@ async def test_a_cursor_is_exact_wherever_a_round_of_many_streams_is_left(redis_
                     for _ in range(min(left, at_a_time)):
                         message = await anext(messages)
                         assert isinstance(message, Trade | Gap)
-                        found[message.symbol].append(message.kind.name if isinstance(message, Gap) else message.price_text)
+                        found[message.symbol].append(
+                            message.kind.name if isinstance(message, Gap) else message.price_text
+                        )
                         left -= 1
                 cursor = reading.cursor
                 reading.close()
@@ -283,9 +301,9 @@ async def test_streams_that_appear_later_are_read_from_their_first_entry(redis_s
         for symbol in "BCDEFGHIJ":
             await writer.write(100, 101, symbol=symbol)
         await live.have(18)
-        assert sorted((one.symbol, int(one.price_text)) for one in live.messages if isinstance(one, Trade)) == [
-            (symbol, number) for symbol in "BCDEFGHIJ" for number in (100, 101)
-        ]
+        assert sorted(
+            (one.symbol, int(one.price_text)) for one in live.messages if isinstance(one, Trade)
+        ) == [(symbol, number) for symbol in "BCDEFGHIJ" for number in (100, 101)]
         await live.stop()
 
 
@@ -304,11 +322,17 @@ async def test_a_bus_that_nobody_has_written_to_yet(redis_server: RedisServer) -
 async def test_two_thousand_streams(redis_server: RedisServer) -> None:
     async with bench(redis_server) as (writer, bus):
         symbols = [f"S{at}" for at in range(2000)]
-        await writer.publisher.commit(writer.transaction([writer.entry(writer.of(symbol), trade(1, symbol)) for symbol in symbols]))
+        await writer.publisher.commit(
+            writer.transaction([writer.entry(writer.of(symbol), trade(1, symbol)) for symbol in symbols])
+        )
         live = await Collecting(bus.read("trade", start="start")).ready()
         await live.have(2000)
         for first in range(2, 5):
-            await writer.publisher.commit(writer.transaction([writer.entry(writer.of(symbol), trade(first, symbol)) for symbol in symbols]))
+            await writer.publisher.commit(
+                writer.transaction(
+                    [writer.entry(writer.of(symbol), trade(first, symbol)) for symbol in symbols]
+                )
+            )
         await live.have(8000)
         by_symbol: dict[str, list[str]] = {}
         for message in live.messages:
@@ -325,7 +349,9 @@ async def test_more_entries_than_one_read_takes(redis_server: RedisServer) -> No
         await writer.write(1, symbol="B")
         live = await Collecting(bus.read("trade", start="start")).ready()
         await live.have(25_001)
-        assert [number(one) for one in live.messages if isinstance(one, Trade) and one.symbol == "A"] == list(range(1, 25_001))
+        assert [number(one) for one in live.messages if isinstance(one, Trade) and one.symbol == "A"] == list(
+            range(1, 25_001)
+        )
         await live.stop()
 
 
@@ -343,9 +369,21 @@ async def test_what_was_trimmed_is_said_with_its_exact_number(redis_server: Redi
         reading = bus.read("trade", cursor=cursor)
         async with aclosing(reading.__aiter__()) as messages:  # type: ignore[type-var]
             gap = await anext(messages)
-        assert gap == Gap(StreamKind.TRADE, "reader", GapKind.TRIMMED, after.ms * MILLISECOND, before.ms * MILLISECOND, count=4, symbol="A")
+        assert gap == Gap(
+            StreamKind.TRADE,
+            "reader",
+            GapKind.TRIMMED,
+            after.ms * MILLISECOND,
+            before.ms * MILLISECOND,
+            count=4,
+            symbol="A",
+        )
         reading.close()
-        assert await take(bus.read("trade", start="start"), 3) == [8, 9, 10]  # the oldest that is kept is where it begins
+        assert await take(bus.read("trade", start="start"), 3) == [
+            8,
+            9,
+            10,
+        ]  # the oldest that is kept is where it begins
 
 
 async def test_entries_say_where_each_message_stands(redis_server: RedisServer) -> None:
@@ -417,7 +455,13 @@ async def test_a_server_that_loads_its_data_for_a_while(redis_server: RedisServe
         await live.have(150)
         redis_server.stop()
         redis_server.client.close()
-        slow = RedisServer(redis_server._folder, "--key-load-delay", "2000", "--loading-process-events-interval-bytes", "1024")
+        slow = RedisServer(
+            redis_server._folder,
+            "--key-load-delay",
+            "2000",
+            "--loading-process-events-interval-bytes",
+            "1024",
+        )
         slow.port = redis_server.port
         try:
             await asyncio.to_thread(slow.start)
@@ -485,7 +529,11 @@ async def test_a_plain_loop_gives_the_same_as_an_async_one(redis_server: RedisSe
         await asyncio.to_thread(program.join, 20)
         assert not program.is_alive()
         assert program.messages == live.messages
-        assert program.cursor == live.reading.cursor == {"trade:test:A": str(stored(redis_server.client, writer.key())[-1][0])}
+        assert (
+            program.cursor
+            == live.reading.cursor
+            == {"trade:test:A": str(stored(redis_server.client, writer.key())[-1][0])}
+        )
         await live.stop()
 
 

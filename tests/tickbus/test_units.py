@@ -48,19 +48,32 @@ def test_a_duration_comes_back(value: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("value", "text"), [(0, "0s"), (DAY, "1d"), (36 * HOUR, "36h"), (90 * SECOND, "90s"), (1500 * MILLISECOND, "1500ms"), (1, "1ns")]
+    ("value", "text"),
+    [
+        (0, "0s"),
+        (DAY, "1d"),
+        (36 * HOUR, "36h"),
+        (90 * SECOND, "90s"),
+        (1500 * MILLISECOND, "1500ms"),
+        (1, "1ns"),
+    ],
 )
 def test_durations_are_written_in_the_largest_unit_that_is_exact(value: int, text: str) -> None:
     assert format_duration(value) == text
 
 
-@pytest.mark.parametrize("text", ["", "5", "s", "-1s", "1 s", "1e3s", "1S", "1w", "1.s", ".5s", "1s2ms", "infs"])
+@pytest.mark.parametrize(
+    "text", ["", "5", "s", "-1s", "1 s", "1e3s", "1S", "1w", "1.s", ".5s", "1s2ms", "infs"]
+)
 def test_no_durations(text: str) -> None:
     with pytest.raises(ValueError, match="write it like 500ms, 2s"):
         parse_duration(text)
 
 
-@pytest.mark.parametrize(("text", "value"), [("0", 0), ("1000", 1000), ("64MB", 64 << 20), ("4gb", 4 << 30), ("1.5 KB", 1536), ("10B", 10)])
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [("0", 0), ("1000", 1000), ("64MB", 64 << 20), ("4gb", 4 << 30), ("1.5 KB", 1536), ("10B", 10)],
+)
 def test_sizes(text: str, value: int) -> None:
     assert parse_size(text) == value
 
@@ -96,7 +109,10 @@ def test_the_borders_between_units() -> None:
     assert epoch_ns(0) == 0
 
 
-@pytest.mark.parametrize("value", [9_223_372_037, 99_999_999_999, 99_999_999_999_999, 99_999_999_999_999_999, LAST + 1, 10**30, -(10**30)])
+@pytest.mark.parametrize(
+    "value",
+    [9_223_372_037, 99_999_999_999, 99_999_999_999_999, 99_999_999_999_999_999, LAST + 1, 10**30, -(10**30)],
+)
 def test_times_that_64_bits_cannot_hold(value: int) -> None:
     with pytest.raises(ValueError, match="between 1677 and 2262"):
         epoch_ns(value)
@@ -113,7 +129,10 @@ def test_a_time_comes_back(ns: int) -> None:
 def test_iso_times_agree_with_the_standard_library(when: datetime, offset: int) -> None:
     moment = when.replace(tzinfo=timezone(timedelta(minutes=offset)))
     since = moment - datetime(1970, 1, 1, tzinfo=UTC)
-    assert iso_ns(moment.isoformat()) == (since.days * 86_400 + since.seconds) * SECOND + since.microseconds * 1000
+    assert (
+        iso_ns(moment.isoformat())
+        == (since.days * 86_400 + since.seconds) * SECOND + since.microseconds * 1000
+    )
 
 
 @pytest.mark.parametrize(
@@ -126,7 +145,19 @@ def test_forms_of_a_time(text: str, same: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "soon", "2024", "2024-13-01", "2024-02-30", "2024-08-09T25:00", "2024-08-09T13:30:60", "09.08.2024", "9999-12-31", "0001-01-01"]
+    "text",
+    [
+        "",
+        "soon",
+        "2024",
+        "2024-13-01",
+        "2024-02-30",
+        "2024-08-09T25:00",
+        "2024-08-09T13:30:60",
+        "09.08.2024",
+        "9999-12-31",
+        "0001-01-01",
+    ],
 )
 def test_no_times(text: str) -> None:
     with pytest.raises(ValueError):
@@ -145,8 +176,12 @@ def test_any_text_is_a_time_or_a_value_error(text: str) -> None:
 
 
 @given(
-    st.decimals(allow_nan=False, allow_infinity=False, min_value=Decimal("-1e30"), max_value=Decimal("1e30")).filter(
-        lambda d: abs(d.adjusted()) < 30 and len(str(d)) <= 64  # longer ones are refused, which is tested below
+    st.decimals(
+        allow_nan=False, allow_infinity=False, min_value=Decimal("-1e30"), max_value=Decimal("1e30")
+    ).filter(
+        lambda d: (
+            abs(d.adjusted()) < 30 and len(str(d)) <= 64
+        )  # longer ones are refused, which is tested below
     )
 )
 def test_canonical_is_the_same_number_without_exponent(value: Decimal) -> None:
@@ -168,7 +203,23 @@ def test_digits(text: str, digits: str) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["", " ", "x", "1,5", "1_000", "NaN", "-Infinity", "sNaN1", "1e999999", "1e-999999", "0e999999", "١٢", "9" * 65, "1" + "0" * 10**6, "0x1p3"],
+    [
+        "",
+        " ",
+        "x",
+        "1,5",
+        "1_000",
+        "NaN",
+        "-Infinity",
+        "sNaN1",
+        "1e999999",
+        "1e-999999",
+        "0e999999",
+        "١٢",
+        "9" * 65,
+        "1" + "0" * 10**6,
+        "0x1p3",
+    ],
 )
 def test_no_decimals(text: str) -> None:
     with pytest.raises(ValueError, match="no decimal number"):

@@ -34,11 +34,17 @@ def test_json_says_the_type_the_stream_and_every_field(message: Trade | Quote | 
     assert {name: row.pop(name) for name in ("type", "stream", "feed", "id")} == {
         "type": type(message).__name__.lower(), "stream": "trade:binance:BTC-USDT", "feed": "binance", "id": "1723100000000-7",
     }  # fmt: skip
-    assert row == {name: list(value) if isinstance(value, tuple) else value for name, value in as_json(message).items() if name != "stream"}
+    assert row == {
+        name: list(value) if isinstance(value, tuple) else value
+        for name, value in as_json(message).items()
+        if name != "stream"
+    }
 
 
 @given(MESSAGES)
-def test_a_line_for_people_is_one_line_and_colour_changes_no_word(message: Trade | Quote | Gap | Bar | Signal) -> None:
+def test_a_line_for_people_is_one_line_and_colour_changes_no_word(
+    message: Trade | Quote | Gap | Bar | Signal,
+) -> None:
     plain = human_line(STREAM, ID, message)
     assert len(plain.splitlines()) == 1
     assert "\x1b" not in plain
@@ -53,5 +59,17 @@ def test_lines_are_aligned() -> None:
     assert human_line(STREAM, ID, trade) == (
         "2024-08-08 13:24:16.789000  binance    BTC-USDT     trade        61837.63           0.02 sell #3735683259"
     )
-    gap = Gap(StreamKind.TRADE, "gateway", GapKind.SEQUENCE, 1_723_123_456_789_000_000, 1_723_123_457_289_000_000, "5", "7", 3, symbol="BTC-USDT")
-    assert human_line(STREAM, ID, gap).endswith("gap    sequence: 3 trades missing (ids 5 to 7) in 0.500 s, told by gateway")
+    gap = Gap(
+        StreamKind.TRADE,
+        "gateway",
+        GapKind.SEQUENCE,
+        1_723_123_456_789_000_000,
+        1_723_123_457_289_000_000,
+        "5",
+        "7",
+        3,
+        symbol="BTC-USDT",
+    )
+    assert human_line(STREAM, ID, gap).endswith(
+        "gap    sequence: 3 trades missing (ids 5 to 7) in 0.500 s, told by gateway"
+    )

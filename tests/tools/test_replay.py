@@ -25,12 +25,17 @@ _TICKS = {
 def recording(start: Start, redis: RedisServer, folder: Path, *more: str) -> tuple[Part, Part]:
     """Bars and a recorder, from the start of a bus on."""
     bars = start("bars", "--redis", redis.url, "--specs", "time:1s,tick:50", "--grace", "200ms", *more)
-    recorder = start("recorder", "--redis", redis.url, "--data-dir", str(folder), "--flush-interval", "200ms", *more)
+    recorder = start(
+        "recorder", "--redis", redis.url, "--data-dir", str(folder), "--flush-interval", "200ms", *more
+    )
     return bars, recorder
 
 
 def finished(bars: Part, recorder: Part) -> None:
-    until(lambda: bars.metric("tickbus_consumer_read_total") and bars.metric("tickbus_consumer_lag_ticks") == 0, what="bars have read all")
+    until(
+        lambda: bars.metric("tickbus_consumer_read_total") and bars.metric("tickbus_consumer_lag_ticks") == 0,
+        what="bars have read all",
+    )
     until(lambda: bars.metric("tickbus_bars_open") <= len(SYMBOLS), what="the time bars are closed")
     read = bars.metric("tickbus_bars_emitted_total")
     until(lambda: recorder.metric("tickbus_recorder_rows_total", kind="bar") >= read, what="and recorded")
@@ -38,25 +43,50 @@ def finished(bars: Part, recorder: Part) -> None:
     assert (bars.stop(), recorder.stop()) == (0, 0)
 
 
-def test_recorded_replayed_and_recorded_again_it_is_the_same(start: Start, redis_server: RedisServer, tmp_path: Path) -> None:
+def test_recorded_replayed_and_recorded_again_it_is_the_same(
+    start: Start, redis_server: RedisServer, tmp_path: Path
+) -> None:
     parts = recording(start, redis_server, tmp_path / "first")
     # another bus: another prefix
     again = recording(start, redis_server, tmp_path / "again", "--prefix", "again")
-    Venue(start, redis_server, tmp_path, 1500, "after=500 drop=2 kind=trade; after=800 drop=1 kind=trade", "--rate", "1000").until_published()
+    Venue(
+        start,
+        redis_server,
+        tmp_path,
+        1500,
+        "after=500 drop=2 kind=trade; after=800 drop=1 kind=trade",
+        "--rate",
+        "1000",
+    ).until_published()
     finished(*parts)
-    done = tickbus("replay", str(tmp_path / "first"), "--redis", redis_server.url, "--prefix", "again", "--speed", "max", "--linger", "2s")
+    done = tickbus(
+        "replay",
+        str(tmp_path / "first"),
+        "--redis",
+        redis_server.url,
+        "--prefix",
+        "again",
+        "--speed",
+        "max",
+        "--linger",
+        "2s",
+    )
     assert done.returncode == 0, done.stderr
     finished(*again)
     first, second = Recording(tmp_path / "first"), Recording(tmp_path / "again")
     for kind, columns in _TICKS.items():
         # of each stream in its order: the two buses differ in nothing but the IDs' times
         order = "order by symbol, seq" if kind != "gap" else "order by stream, symbol, seq"
-        was, now = (found.query(f"select {columns}, seq from FILES {order}", kind) for found in (first, second))
+        was, now = (
+            found.query(f"select {columns}, seq from FILES {order}", kind) for found in (first, second)
+        )
         assert was == now
         assert was
         assert second.query("select distinct feed from FILES", kind) == [("replay-binance",)]
     for kind in ("trade", "quote"):
-        flags = [found.query("select flags from FILES order by symbol, seq", kind) for found in (first, second)]
+        flags = [
+            found.query("select flags from FILES order by symbol, seq", kind) for found in (first, second)
+        ]
         assert flags[1] == [(flag | Flag.REPLAYED,) for (flag,) in flags[0]]
     bars = "select symbol, spec, epoch_ns(start), open, high, low, close, volume, value, vwap, trades, buy_volume, revision, quality from FILES order by symbol, spec, seq"
     assert second.query(bars, "bar") == first.query(bars, "bar")
@@ -88,10 +118,14 @@ def test_it_keeps_the_pace_and_the_choice(redis_server: RedisServer, tmp_path: P
     assert [int(id.partition("-")[2]) for id, _ in entries] == list(range(1, 15))
 
 
-def test_a_name_that_is_being_replayed_is_refused(start: Start, redis_server: RedisServer, tmp_path: Path) -> None:
+def test_a_name_that_is_being_replayed_is_refused(
+    start: Start, redis_server: RedisServer, tmp_path: Path
+) -> None:
     store = opened(tmp_path)
     for number in range(3):
-        add(store, BTC, number + 1, trade(number, time=1_723_100_000_000_000_000 + number * 3_600_000_000_000))
+        add(
+            store, BTC, number + 1, trade(number, time=1_723_100_000_000_000_000 + number * 3_600_000_000_000)
+        )
     store.commit()
     slow = start("replay", str(tmp_path), "--redis", redis_server.url)
     slow.wait_for("playing 1 ticks")
@@ -117,7 +151,9 @@ def test_a_name_that_is_being_replayed_is_refused(start: Start, redis_server: Re
         ((), "is missing"),
     ],
 )
-def test_what_is_wrong_is_one_line(tmp_path: Path, arguments: tuple[str, ...], why: str, capfd: pytest.CaptureFixture[str]) -> None:
+def test_what_is_wrong_is_one_line(
+    tmp_path: Path, arguments: tuple[str, ...], why: str, capfd: pytest.CaptureFixture[str]
+) -> None:
     assert main(["replay", *[text.replace("EMPTY", str(tmp_path)) for text in arguments]]) == 2
     shown = capfd.readouterr().err
     assert len(shown.splitlines()) == 1

@@ -11,28 +11,37 @@ from tickbus.protocol.names import Keys, Stream, StreamId
 KEYS = Keys()
 
 
-def message(kind: str, symbol: str, told: bool, repaired: bool, number: int) -> tuple[Stream, StreamId, Message]:
+def message(
+    kind: str, symbol: str, told: bool, repaired: bool, number: int
+) -> tuple[Stream, StreamId, Message]:
     stream = Stream(kind, "binance", symbol)
     made: Message
     if told:
         of = StreamKind.TRADE if kind == "trade" else StreamKind.QUOTE
         made = Gap(of, "gateway", GapKind.SEQUENCE, number, number, count=2, repaired=repaired, symbol=symbol)
     elif kind == "trade":
-        made = Trade(symbol, "1.5", "2", Side.BUY, str(number), number, number + 5, flags=Flag.LATE if repaired else 0)
+        made = Trade(
+            symbol, "1.5", "2", Side.BUY, str(number), number, number + 5, flags=Flag.LATE if repaired else 0
+        )
     else:
         made = Quote(symbol, "1", "2", None, None, number, number + 5)
     return stream, StreamId(number, number), made
 
 
-RECORDED = st.lists(st.tuples(st.sampled_from(["trade", "quote"]), st.sampled_from(["A", "B"]), st.booleans(), st.booleans()), max_size=40).map(
-    lambda rows: [message(*row, number) for number, row in enumerate(rows, 1)]
-)
+RECORDED = st.lists(
+    st.tuples(st.sampled_from(["trade", "quote"]), st.sampled_from(["A", "B"]), st.booleans(), st.booleans()),
+    max_size=40,
+).map(lambda rows: [message(*row, number) for number, row in enumerate(rows, 1)])
 
 
 @given(RECORDED)
-def test_steps_hold_everything_once_in_order_and_gaps_with_the_tick_after(recorded: list[tuple[Stream, StreamId, Message]]) -> None:
+def test_steps_hold_everything_once_in_order_and_gaps_with_the_tick_after(
+    recorded: list[tuple[Stream, StreamId, Message]],
+) -> None:
     found = list(steps(recorded, ("trade", "quote")))
-    assert [pair for _, of_step in found for pair in of_step] == [(stream, message) for stream, _, message in recorded]
+    assert [pair for _, of_step in found for pair in of_step] == [
+        (stream, message) for stream, _, message in recorded
+    ]
     for due, of_step in found[:-1]:
         *told, (_, tick) = of_step
         assert all(isinstance(gap, Gap) for _, gap in told)
@@ -41,7 +50,9 @@ def test_steps_hold_everything_once_in_order_and_gaps_with_the_tick_after(record
 
 
 @given(RECORDED, st.integers(1, 40))
-def test_any_batching_gives_dense_counters_and_heads_that_agree_with_a_checker(recorded: list[tuple[Stream, StreamId, Message]], size: int) -> None:
+def test_any_batching_gives_dense_counters_and_heads_that_agree_with_a_checker(
+    recorded: list[tuple[Stream, StreamId, Message]], size: int
+) -> None:
     rewriter = Rewriter(KEYS, "replay-x", {}, 3)
     messages = [(stream, message) for stream, _, message in recorded]
     entries, heads = [], {}
@@ -51,7 +62,9 @@ def test_any_batching_gives_dense_counters_and_heads_that_agree_with_a_checker(r
         heads |= {stream.name: decode_head(head) for stream, head in newest.items()}
     of_stream: dict[str, list[tuple[int, int, Message]]] = {}
     for entry in entries:
-        of_stream.setdefault(entry.stream.name, []).append((entry.ms, entry.seq, decode(entry.field, entry.payload)))
+        of_stream.setdefault(entry.stream.name, []).append(
+            (entry.ms, entry.seq, decode(entry.field, entry.payload))
+        )
     for name, found in of_stream.items():
         kind, feed, symbol = name.split(":")
         assert feed == "replay-x"

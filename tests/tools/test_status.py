@@ -35,7 +35,9 @@ def test_a_bus_that_nobody_has_written_to(redis_server: RedisServer) -> None:
     assert (empty["shards"], empty["feeds"], empty["services"], empty["streams"]) == (None, [], [], [])
 
 
-@pytest.mark.parametrize(("arguments", "code"), [(("--redis", "redis://127.0.0.1:1/0"), 3), (("--redis", "http://x"), 2)])
+@pytest.mark.parametrize(
+    ("arguments", "code"), [(("--redis", "redis://127.0.0.1:1/0"), 3), (("--redis", "http://x"), 2)]
+)
 def test_what_is_wrong_is_one_line(arguments: tuple[str, ...], code: int) -> None:
     done = tickbus("status", *arguments)
     assert (done.returncode, done.stdout, len(done.stderr.splitlines())) == (code, "", 1)
@@ -55,13 +57,26 @@ def venue(start: Start, redis: RedisServer) -> tuple[Part, Part]:
     return simulator, gateway
 
 
-def test_a_paused_recorder_a_mute_and_the_end(start: Start, redis_server: RedisServer, tmp_path: Path) -> None:
+def test_a_paused_recorder_a_mute_and_the_end(
+    start: Start, redis_server: RedisServer, tmp_path: Path
+) -> None:
     simulator, gateway = venue(start, redis_server)
     bars = start("bars", "--redis", redis_server.url, "--specs", "time:1s", "--grace", "200ms")
-    recorder = start("recorder", "--redis", redis_server.url, "--data-dir", str(tmp_path / "data"), "--flush-interval", "200ms")
+    recorder = start(
+        "recorder",
+        "--redis",
+        redis_server.url,
+        "--data-dir",
+        str(tmp_path / "data"),
+        "--flush-interval",
+        "200ms",
+    )
     positions = Keys()
     shards = {positions.shard(symbol) for symbol in SYMBOLS}
-    until(lambda: all(redis_server.client.hlen(positions.position(shard, "recorder")) >= 3 for shard in shards), what="all is being recorded")
+    until(
+        lambda: all(redis_server.client.hlen(positions.position(shard, "recorder")) >= 3 for shard in shards),
+        what="all is being recorded",
+    )
 
     # a recorder that stands still: lag grows, and is exactly head less position
     recorder.signal(signal.SIGSTOP)
@@ -76,14 +91,22 @@ def test_a_paused_recorder_a_mute_and_the_end(start: Start, redis_server: RedisS
     gateway.stop()
     until(lambda: bars.metric("tickbus_consumer_lag_ticks") == 0)
     bars.stop()
-    until(lambda: not named(status(redis_server)["services"], "recorder")["members"][0]["alive"], what="its heartbeat ends")
+    until(
+        lambda: not named(status(redis_server)["services"], "recorder")["members"][0]["alive"],
+        what="its heartbeat ends",
+    )
 
     now = status(redis_server)
     assert_true(now, redis_server)
     service = named(now["services"], "recorder")
     # it does not say that it is alive; that it is behind is told by its positions all the same
     (member,) = service["members"]
-    assert (member["alive"], member["shards"], member["lag_ticks"], service["free_shards"]) == (False, 64, service["lag_ticks"], 0)
+    assert (member["alive"], member["shards"], member["lag_ticks"], service["free_shards"]) == (
+        False,
+        64,
+        service["lag_ticks"],
+        0,
+    )
     assert service["lag_ticks"] > first["lag_ticks"] + 300
     assert service["lag_seconds"] > 1
     assert now["lags"][0]["service"] == "recorder"
@@ -94,7 +117,12 @@ def test_a_paused_recorder_a_mute_and_the_end(start: Start, redis_server: RedisS
     assert "Never ticked: quote:json:NEVER, trade:json:NEVER" in human
 
     recorder.signal(signal.SIGCONT)
-    until(lambda: recorder.metric("tickbus_consumer_lag_ticks") == 0 and recorder.metric("tickbus_recorder_rows_total") > 0)
+    until(
+        lambda: (
+            recorder.metric("tickbus_consumer_lag_ticks") == 0
+            and recorder.metric("tickbus_recorder_rows_total") > 0
+        )
+    )
     until(lambda: named(status(redis_server)["services"], "recorder")["lag_ticks"] == 0, what="it catches up")
 
 

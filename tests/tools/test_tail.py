@@ -33,30 +33,54 @@ def test_from_the_start_it_is_the_ledger(start: Start, redis_server: RedisServer
     found = lines_of(redis_server, "--count", str(sum(map(len, trades.values())) + holes))
     for symbol, sent in trades.items():
         mine = [line for line in found if line["symbol"] == symbol]
-        ticks = [[line[field] for field in ("trade_id", "price", "size", "side", "ts_event")] for line in mine if line["type"] == "trade"]
+        ticks = [
+            [line[field] for field in ("trade_id", "price", "size", "side", "ts_event")]
+            for line in mine
+            if line["type"] == "trade"
+        ]
         # this vendor's times are in whole ms
         times = [tick["ts_event"] // MILLISECOND * MILLISECOND for tick in sent]
-        assert ticks == [[tick["id"], tick["price"], tick["size"], tick["side"], time] for tick, time in zip(sent, times, strict=True)]
+        assert ticks == [
+            [tick["id"], tick["price"], tick["size"], tick["side"], time]
+            for tick, time in zip(sent, times, strict=True)
+        ]
         assert {line["stream"] for line in mine} == {f"trade:binance:{symbol}"}
         assert [int(line["id"].partition("-")[2]) for line in mine] == list(range(1, len(mine) + 1))
-        told = [str(id) for line in mine if line["type"] == "gap" for id in range(int(line["from_id"]), int(line["to_id"]) + 1)]
+        told = [
+            str(id)
+            for line in mine
+            if line["type"] == "gap"
+            for id in range(int(line["from_id"]), int(line["to_id"]) + 1)
+        ]
         assert told == lost[symbol]
 
     gaps = lines_of(redis_server, "--kind", "gap", "--count", str(holes))
-    assert sorted(json.dumps(line) for line in gaps) == sorted(json.dumps(line) for line in found if line["type"] == "gap")
+    assert sorted(json.dumps(line) for line in gaps) == sorted(
+        json.dumps(line) for line in found if line["type"] == "gap"
+    )
 
     sent = venue.sent("quote", "ETH-USDT")
-    quotes = lines_of(redis_server, "ETH-USDT", "--kind", "quote", "--feed", "binance", "--count", str(len(sent)))
+    quotes = lines_of(
+        redis_server, "ETH-USDT", "--kind", "quote", "--feed", "binance", "--count", str(len(sent))
+    )
     fields = ("bid", "bid_size", "ask", "ask_size")
-    assert [tuple(line[field] for field in fields) for line in quotes] == [tuple(tick[field] for field in fields) for tick in sent]
+    assert [tuple(line[field] for field in fields) for line in quotes] == [
+        tuple(tick[field] for field in fields) for tick in sent
+    ]
 
-    human = tickbus("tail", "BTC-USDT", "NEVER-SEEN", "--redis", redis_server.url, "--from", "start", "--count", "5")
-    assert [line.split()[5:7] for line in human.stdout.splitlines()] == [[tick["price"], tick["size"]] for tick in trades["BTC-USDT"][:5]]
+    human = tickbus(
+        "tail", "BTC-USDT", "NEVER-SEEN", "--redis", redis_server.url, "--from", "start", "--count", "5"
+    )
+    assert [line.split()[5:7] for line in human.stdout.splitlines()] == [
+        [tick["price"], tick["size"]] for tick in trades["BTC-USDT"][:5]
+    ]
     assert "\x1b" not in human.stdout
     assert "no trade stream of symbol NEVER-SEEN" in human.stderr
 
 
-def test_it_follows_what_comes_and_ends_cleanly(start: Start, redis_server: RedisServer, tmp_path: Path) -> None:
+def test_it_follows_what_comes_and_ends_cleanly(
+    start: Start, redis_server: RedisServer, tmp_path: Path
+) -> None:
     tail = start("tail", "--redis", redis_server.url, "--json")
     tail.wait_for("nobody has written to the bus")
     Venue(start, redis_server, tmp_path, 60)

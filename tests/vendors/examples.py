@@ -38,7 +38,9 @@ class Examples:
 
 def setup(vendor: str, kinds: tuple[str, ...] = ("trade", "quote"), **more: Any) -> FeedSetup:
     more.setdefault("options", VENDORS[vendor].options())
-    return FeedSetup(SymbolMap(EXAMPLES[vendor].symbols, VENDORS[vendor].feed.to_vendor_symbol, {}), kinds, **more)
+    return FeedSetup(
+        SymbolMap(EXAMPLES[vendor].symbols, VENDORS[vendor].feed.to_vendor_symbol, {}), kinds, **more
+    )
 
 
 def feed(vendor: str, kinds: tuple[str, ...] = ("trade", "quote"), **more: Any) -> Feed:
@@ -110,7 +112,10 @@ ALLTICK = Examples(
     notices=[
         ('{"ret":200,"msg":"ok","cmd_id":22001,"seq_id":123,"trace":"asdfsdfa","data":{}}', HeartbeatAck),
         ('{"ret":200,"msg":"ok","cmd_id":22003,"seq_id":123,"trace":"asdfsdfa","data":{}}', SubscribeAck),
-        ('{"ret":200,"msg":"ok","cmd_id":22005,"seq_id":106254124,"trace":"3baaa938-f92c-4a74-a228-fd49d5e2","data":{}}', SubscribeAck),
+        (
+            '{"ret":200,"msg":"ok","cmd_id":22005,"seq_id":106254124,"trace":"3baaa938-f92c-4a74-a228-fd49d5e2","data":{}}',
+            SubscribeAck,
+        ),
         ('{"ret":200,"msg":"ok","cmd_id":22007,"seq_id":2,"trace":"t2","data":{}}', Skipped),
         ('{"cmd_id":23999,"data":{"code":"GOLD","anything":[1,{"a":null}]}}', Skipped),
         ('{"cmd_id":22998}', Skipped),
@@ -155,19 +160,28 @@ BINANCE = Examples(
             '{"e":"aggTrade","E":1672515782136,"s":"BNBBTC","a":12345,"p":"0.001","q":"100","f":100,"l":105,"T":1672515782136,"m":true,"M":true}',
             Skipped,
         ),
-        ('{"e":"blockTrade","E":1772506983582,"s":"BNBBTC","t":582,"p":"0.052","q":"5838","T":1772506983321,"m":true}', Skipped),
+        (
+            '{"e":"blockTrade","E":1772506983582,"s":"BNBBTC","t":582,"p":"0.052","q":"5838","T":1772506983321,"m":true}',
+            Skipped,
+        ),
         (
             '{"stream":"bnbbtc@depth@100ms","data":{"e":"depthUpdate","E":1772506983582,"s":"BNBBTC","U":157,"u":160,'
             '"b":[["0.0024","10"]],"a":[["0.0026","100"]]}}',
             Skipped,
         ),
-        ('{"stream":"bnbbtc@depth5","data":{"lastUpdateId":160,"bids":[["0.0024","10"]],"asks":[["0.0026","100"]]}}', Skipped),
+        (
+            '{"stream":"bnbbtc@depth5","data":{"lastUpdateId":160,"bids":[["0.0024","10"]],"asks":[["0.0026","100"]]}}',
+            Skipped,
+        ),
         (
             '{"e":"kline","E":1672515782136,"s":"BNBBTC","k":{"t":1672515780000,"T":1672515839999,"s":"BNBBTC","i":"1m","f":100,"L":200,'
             '"o":"0.0010","c":"0.0020","h":"0.0025","l":"0.0015","v":"1000","n":100,"x":false,"q":"1.0000","V":"500","Q":"0.500","B":"123456"}}',
             Skipped,
         ),
-        ('{"e":"24hrTicker","E":1672515782136,"s":"BNBBTC","p":"0.0015","P":"250.00","b":"0.0024","B":"10","a":"0.0026","A":"100"}', Skipped),
+        (
+            '{"e":"24hrTicker","E":1672515782136,"s":"BNBBTC","p":"0.0015","P":"250.00","b":"0.0024","B":"10","a":"0.0026","A":"100"}',
+            Skipped,
+        ),
         ('{"stream":"!miniTicker@arr","data":[{"e":"24hrMiniTicker","s":"BNBBTC","c":"0.0025"}]}', Skipped),
         ('{"e":"outboundAccountPosition","E":1,"u":2,"B":[{"a":"ETH","f":"1","l":"0"}]}', Skipped),
         ('{"e":"somethingNew","s":{"base":"BNB"},"t":"text","T":[1]}', Skipped),
@@ -207,7 +221,10 @@ JSON = Examples(
         ),
         (  # quotes of a frame come first: they are what its trades know
             '{"trades":[{"symbol":"AAPL","price":1,"volume":1}],"quotes":[{"symbol":"AAPL","bid":1,"ask":2}]}',
-            [Quote("AAPL", "1", None, "2", None, RECV, RECV), Trade("AAPL", "1", "1", Side.UNKNOWN, None, RECV + 1, RECV + 1, "1", "2")],
+            [
+                Quote("AAPL", "1", None, "2", None, RECV, RECV),
+                Trade("AAPL", "1", "1", Side.UNKNOWN, None, RECV + 1, RECV + 1, "1", "2"),
+            ],
             [-1, -1],
         ),
         ('{"trades":[]}', [], []),
@@ -226,5 +243,7 @@ JSON = Examples(
 EXAMPLES: dict[str, Examples] = {"alltick": ALLTICK, "binance": BINANCE, "json": JSON}
 
 for _vendor in EXAMPLES.values():
-    _vendor.mutable = [json.loads(line) for frame, _, _ in _vendor.golden for line in frame.split("\n") if line]
+    _vendor.mutable = [
+        json.loads(line) for frame, _, _ in _vendor.golden for line in frame.split("\n") if line
+    ]
     _vendor.mutable += [json.loads(frame) for frame, _ in _vendor.notices]

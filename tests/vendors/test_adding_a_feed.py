@@ -54,7 +54,9 @@ CHECKS: list[tuple[Callable[..., None], dict[str, Any]]] = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("number", range(len(CHECKS)), ids=[f"{check.__name__} {more}" for check, more in CHECKS])
+@pytest.mark.parametrize(
+    "number", range(len(CHECKS)), ids=[f"{check.__name__} {more}" for check, more in CHECKS]
+)
 def test_the_example_passes_the_conformance_suite(number: int, tiny: type[Feed]) -> None:
     check, more = CHECKS[number]
     check(vendor="tiny", **more)
@@ -62,14 +64,22 @@ def test_the_example_passes_the_conformance_suite(number: int, tiny: type[Feed])
 
 def test_its_notices_are_told_apart(tiny: type[Feed]) -> None:
     for frame, notice in examples.EXAMPLES["tiny"].notices:
-        suite.test_frames_without_ticks_are_told_apart_and_never_rejected(vendor="tiny", frame=frame, notice=notice)
+        suite.test_frames_without_ticks_are_told_apart_and_never_rejected(
+            vendor="tiny", frame=frame, notice=notice
+        )
 
 
 def test_the_table_names_what_a_feed_has() -> None:
-    rows = re.findall(r"^\| (`.*?) \| ", PAGE.partition("## What a Feed says")[2].partition("## What a Mapper")[0], re.MULTILINE)
+    rows = re.findall(
+        r"^\| (`.*?) \| ",
+        PAGE.partition("## What a Feed says")[2].partition("## What a Mapper")[0],
+        re.MULTILINE,
+    )
     told = {name for row in rows for name in re.findall(r"`(\w+)[^`]*`", row)}
     inherited = {"topics", "address", "url"}
-    assert told | inherited == {name for name in {**vars(Feed), **Feed.__annotations__} if not name.startswith("_")}
+    assert told | inherited == {
+        name for name in {**vars(Feed), **Feed.__annotations__} if not name.startswith("_")
+    }
 
 
 def test_ticks_of_the_example_vendor_reach_the_bus(redis_server: RedisServer, tmp_path: Path) -> None:
@@ -80,17 +90,36 @@ def test_ticks_of_the_example_vendor_reach_the_bus(redis_server: RedisServer, tm
         "from tiny import Tiny\nfrom services.cli import main\nfrom services.vendors import VENDORS, Vendor\n"
         'if __name__ == "__main__":\n    VENDORS["tiny"] = Vendor(Tiny)\n    raise SystemExit(main())\n'
     )
-    gateway = ["gateway", "--feed", "tiny", "--url", f"ws://127.0.0.1:{port}", "--symbols", "BTC-USD", "--redis", redis_server.url]
-    with Popen([sys.executable, tmp_path / "server.py"]) as server, Popen([sys.executable, tmp_path / "run.py", *gateway]) as process:
+    gateway = [
+        "gateway",
+        "--feed",
+        "tiny",
+        "--url",
+        f"ws://127.0.0.1:{port}",
+        "--symbols",
+        "BTC-USD",
+        "--redis",
+        redis_server.url,
+    ]
+    with (
+        Popen([sys.executable, tmp_path / "server.py"]) as server,
+        Popen([sys.executable, tmp_path / "run.py", *gateway]) as process,
+    ):
         try:
-            (key,) = until(lambda: list(redis_server.client.scan_iter("tickbus:{*}:trade:tiny:BTC-USD")), 20, "a trade")
+            (key,) = until(
+                lambda: list(redis_server.client.scan_iter("tickbus:{*}:trade:tiny:BTC-USD")), 20, "a trade"
+            )
             until(lambda: redis_server.client.xlen(key) > 250, 20, "two holes")
         finally:
             process.terminate()
             code = process.wait(20)
             server.terminate()
     assert code == 0
-    entries = [(field, msgpack.unpackb(value)) for _, fields in redis_server.client.xrange(key) for field, value in fields.items()]
+    entries = [
+        (field, msgpack.unpackb(value))
+        for _, fields in redis_server.client.xrange(key)
+        for field, value in fields.items()
+    ]
     first = int(entries[0][1][4])
     ids = [int(message[4]) for field, message in entries if field == b"t"]
     assert ids == [n for n in range(first, ids[-1] + 1) if n % 100]

@@ -21,7 +21,10 @@ def test_each_kind_is_subscribed_whole_in_one_request() -> None:
     trades, depth = (json.loads(frame) for frame in subscribed(feed("alltick")))
     codes = ["1288.HK", "AAPL.US", "GOLD", "BTCUSDT"]
     assert (trades["cmd_id"], trades["data"]) == (22004, {"symbol_list": [{"code": code} for code in codes]})
-    assert (depth["cmd_id"], depth["data"]) == (22002, {"symbol_list": [{"code": code, "depth_level": 1} for code in codes]})
+    assert (depth["cmd_id"], depth["data"]) == (
+        22002,
+        {"symbol_list": [{"code": code, "depth_level": 1} for code in codes]},
+    )
     (only,) = subscribed(feed("alltick", ("quote",)))
     assert json.loads(only)["cmd_id"] == 22002
 
@@ -31,7 +34,9 @@ def test_requests_have_all_four_fields_and_their_own_number() -> None:
     frames = [json.loads(frame) for frame in (*subscribed(one), one.heartbeat(), one.heartbeat())]
     assert all(set(frame) == {"cmd_id", "seq_id", "trace", "data"} for frame in frames)
     assert [frame["seq_id"] for frame in frames] == [1, 2, 3, 4]
-    assert len({frame["trace"] for frame in frames}) == 4 and all(0 < len(frame["trace"]) <= 64 for frame in frames)
+    assert len({frame["trace"] for frame in frames}) == 4 and all(
+        0 < len(frame["trace"]) <= 64 for frame in frames
+    )
     assert frames[-1]["cmd_id"] == 22000 and frames[-1]["data"] == {}
 
 
@@ -48,7 +53,8 @@ def test_the_token_stands_in_the_address_escaped_and_in_no_log() -> None:
     assert one.address() == "wss://quote.alltick.co/quote-b-ws-api"
     assert feed("alltick", url="wss://me:secret@h/p", token="t").address() == "wss://***@h/p"
     assert (
-        feed("alltick", url="wss://quote.alltick.co/quote-stock-b-ws-api", token="t").url() == "wss://quote.alltick.co/quote-stock-b-ws-api?token=t"
+        feed("alltick", url="wss://quote.alltick.co/quote-stock-b-ws-api", token="t").url()
+        == "wss://quote.alltick.co/quote-stock-b-ws-api?token=t"
     )
 
 
@@ -59,7 +65,13 @@ def test_the_token_stands_in_the_address_escaped_and_in_no_log() -> None:
 def test_error_codes(ret: int, fatal: bool, wait: int) -> None:
     for command in (0, 22005, 22001):
         one = mapper("alltick")
-        assert one.map(f'{{"ret":{ret},"msg":"why","cmd_id":{command},"seq_id":0,"trace":"","data":{{}}}}'.encode(), RECV) == ()
+        assert (
+            one.map(
+                f'{{"ret":{ret},"msg":"why","cmd_id":{command},"seq_id":0,"trace":"","data":{{}}}}'.encode(),
+                RECV,
+            )
+            == ()
+        )
         (refused,) = one.notices
         assert isinstance(refused, Refused)
         assert (refused.fatal, refused.wait) == (fatal, wait * SECOND)
@@ -77,7 +89,9 @@ def test_answers_whose_data_is_no_object(data: str) -> None:
 
 
 def test_an_object_over_several_lines() -> None:
-    ((tick, _),) = mapper("alltick").map(json.dumps(json.loads(ALLTICK.golden[0][0]), indent=2).encode(), RECV)
+    ((tick, _),) = mapper("alltick").map(
+        json.dumps(json.loads(ALLTICK.golden[0][0]), indent=2).encode(), RECV
+    )
     assert tick == ALLTICK.golden[0][1][0]
 
 
@@ -100,7 +114,9 @@ def test_times(when: str, ns: int) -> None:
     assert tick.ts_event == ns
 
 
-@pytest.mark.parametrize("when", ["99999999999", '"99999999999999"', "-5", '"soon"', "1.5", "1e3", "true", "[1]", "9" * 30])
+@pytest.mark.parametrize(
+    "when", ["99999999999", '"99999999999999"', "-5", '"soon"', "1.5", "1e3", "true", "[1]", "9" * 30]
+)
 def test_times_that_cannot_be(when: str) -> None:
     one = mapper("alltick")
     assert one.map(trade(when), RECV) == ()
@@ -120,12 +136,16 @@ def test_directions(direction: str, side: Side) -> None:
 def test_ids_are_kept_and_drop_nothing() -> None:
     one = mapper("alltick")
     found = [one.map(trade(), RECV) for _ in range(3)]
-    assert [(tick.trade_id, vendor_id) for ticks in found for tick, vendor_id in ticks if isinstance(tick, Trade)] == [("1", -1)] * 3
+    assert [
+        (tick.trade_id, vendor_id) for ticks in found for tick, vendor_id in ticks if isinstance(tick, Trade)
+    ] == [("1", -1)] * 3
 
 
 def test_objects_joined_by_newlines_of_which_one_is_broken() -> None:
     one = mapper("alltick")
-    frame = b"\n".join([trade(), b"{broken", trade(), b"", trade("-1"), b'{"ret":200,"cmd_id":22001}', trade()])
+    frame = b"\n".join(
+        [trade(), b"{broken", trade(), b"", trade("-1"), b'{"ret":200,"cmd_id":22001}', trade()]
+    )
     ticks = one.map(frame, RECV)
     assert [tick.ts_recv for tick, _ in ticks] == [RECV, RECV + 1, RECV + 2]
     assert [type(notice).__name__ for notice in one.notices] == ["Rejected", "Rejected", "HeartbeatAck"]

@@ -72,16 +72,39 @@ def test_unknown_codes() -> None:
 
 
 @pytest.mark.parametrize(
-    ("cmd_id", "data", "ret"), [(22004, {}, 400), (22004, {"symbol_list": []}, 400), (22006, {"cancel_type": 9}, 400), (22006, [], 400), (1, {}, 400)]
+    ("cmd_id", "data", "ret"),
+    [
+        (22004, {}, 400),
+        (22004, {"symbol_list": []}, 400),
+        (22006, {"cancel_type": 9}, 400),
+        (22006, [], 400),
+        (1, {}, 400),
+    ],
 )
 def test_bad_data(cmd_id: int, data: object, ret: int) -> None:
     assert Talk().say(cmd_id, data)["ret"] == ret
 
 
-@pytest.mark.parametrize("message", [b"", b"[]", b'{"cmd_id":22000,"seq_id":1,"data":{}}', b'{"cmd_id":-1,"seq_id":1,"trace":"","data":{}}', b"\xff"])
+@pytest.mark.parametrize(
+    "message",
+    [
+        b"",
+        b"[]",
+        b'{"cmd_id":22000,"seq_id":1,"data":{}}',
+        b'{"cmd_id":-1,"seq_id":1,"trace":"","data":{}}',
+        b"\xff",
+    ],
+)
 def test_a_bad_envelope_is_refused_without_naming_a_request(message: bytes) -> None:
     (reply,) = dialect().receive(message, 0).replies
-    assert json.loads(reply) == {"ret": 400, "msg": "request header param invalid", "cmd_id": 0, "seq_id": 0, "trace": "", "data": {}}
+    assert json.loads(reply) == {
+        "ret": 400,
+        "msg": "request header param invalid",
+        "cmd_id": 0,
+        "seq_id": 0,
+        "trace": "",
+        "data": {},
+    }
 
 
 def test_one_request_a_second() -> None:
@@ -112,7 +135,10 @@ def test_pushes_in_both_forms() -> None:
     }
     assert json.loads(dialect().render(TRADE, "AAPL.US", 27755950)) == {"cmd_id": 22998, "data": pushed}
     numbers = dialect(alltick_numbers=True)
-    assert json.loads(numbers.render(TRADE, "AAPL.US", 27755950))["data"] == pushed | {"seq": 27755950, "tick_time": 1751068801234}
+    assert json.loads(numbers.render(TRADE, "AAPL.US", 27755950))["data"] == pushed | {
+        "seq": 27755950,
+        "tick_time": 1751068801234,
+    }
     assert json.loads(numbers.render(QUOTE, "AAPL.US", 3)) == {
         "cmd_id": 22999, "data": {"code": "AAPL.US", "seq": 3, "tick_time": 1751068801234, "bids": [{"price": "201.1", "volume": "5"}], "asks": []},
     }  # fmt: skip
@@ -139,11 +165,20 @@ def test_tokens() -> None:
 
 
 _json = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.text(max_size=5), lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner)
+    st.none() | st.booleans() | st.integers() | st.text(max_size=5),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
 )
-_data = _json | st.fixed_dictionaries({}, optional={"symbol_list": st.lists(st.fixed_dictionaries({"code": _json})) | _json, "cancel_type": _json})
+_data = _json | st.fixed_dictionaries(
+    {},
+    optional={"symbol_list": st.lists(st.fixed_dictionaries({"code": _json})) | _json, "cancel_type": _json},
+)
 _request = st.fixed_dictionaries(
-    {"cmd_id": st.sampled_from([22000, 22002, 22004, 22006]) | _json, "seq_id": st.just(1), "trace": st.text(max_size=3), "data": _data}
+    {
+        "cmd_id": st.sampled_from([22000, 22002, 22004, 22006]) | _json,
+        "seq_id": st.just(1),
+        "trace": st.text(max_size=3),
+        "data": _data,
+    }
 )
 
 

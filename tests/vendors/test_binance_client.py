@@ -25,7 +25,9 @@ def quote(update: int, symbol: str = "BNBUSDT", bid: str = "1") -> bytes:
     return f'{{"u":{update},"s":"{symbol}","b":"{bid}","B":"1","a":"2","A":"1"}}'.encode()
 
 
-def binance(symbols: list[str], kinds: tuple[str, ...] = ("trade", "quote"), url: str | None = "ws://127.0.0.1:1") -> Binance:
+def binance(
+    symbols: list[str], kinds: tuple[str, ...] = ("trade", "quote"), url: str | None = "ws://127.0.0.1:1"
+) -> Binance:
     return Binance(FeedSetup(SymbolMap(symbols, Binance.to_vendor_symbol, {}), kinds, url))
 
 
@@ -40,18 +42,24 @@ def test_the_subscription_in_lower_case() -> None:
 
 
 @given(
-    st.lists(st.from_regex(r"[A-Z0-9\u5e01\u5b89]{1,64}", fullmatch=True), min_size=1, max_size=300, unique=True),
+    st.lists(
+        st.from_regex(r"[A-Z0-9\u5e01\u5b89]{1,64}", fullmatch=True), min_size=1, max_size=300, unique=True
+    ),
     st.sampled_from([("trade",), ("trade", "quote")]),
 )
 def test_no_request_is_longer_than_the_server_reads(symbols: list[str], kinds: tuple[str, ...]) -> None:
     spellings = {f"S{number}": symbol for number, symbol in enumerate(symbols)}
-    one = Binance(FeedSetup(SymbolMap(spellings, Binance.to_vendor_symbol, spellings), kinds, "ws://127.0.0.1:1"))
+    one = Binance(
+        FeedSetup(SymbolMap(spellings, Binance.to_vendor_symbol, spellings), kinds, "ws://127.0.0.1:1")
+    )
     texts = subscribed(one)
     frames = [json.loads(text) for text in texts]
     assert all(len(text.encode()) <= 4000 for text in texts)
     names = [name for frame in frames for name in frame["params"]]
     suffixes = {"trade": "trade", "quote": "bookTicker"}
-    assert sorted(names) == sorted(f"{symbol.lower()}@{suffixes[kind]}" for symbol in symbols for kind in kinds)
+    assert sorted(names) == sorted(
+        f"{symbol.lower()}@{suffixes[kind]}" for symbol in symbols for kind in kinds
+    )
     assert len({frame["id"] for frame in frames}) == len(frames) == one.requests
 
 
@@ -65,7 +73,11 @@ def test_the_limits_of_the_documentation() -> None:
     with pytest.raises(ConfigError, match="1200 streams asked for, Binance allows 1024"):
         binance(symbols, url=None)
     assert feed("binance").url() == "wss://stream.binance.com:9443/stream"
-    assert feed("binance", url="wss://data-stream.binance.vision/stream?timeUnit=MICROSECOND").url().endswith("/stream?timeUnit=MICROSECOND")
+    assert (
+        feed("binance", url="wss://data-stream.binance.vision/stream?timeUnit=MICROSECOND")
+        .url()
+        .endswith("/stream?timeUnit=MICROSECOND")
+    )
 
 
 # answers
@@ -76,10 +88,16 @@ def test_the_limits_of_the_documentation() -> None:
     [
         ('{"code":0,"msg":"Unknown property","id":1}', 5),
         ('{"code":1,"msg":"Invalid value type: expected Boolean"}', 5),
-        ('{"code":2,"msg":"Invalid request: unknown variant X, expected one of `SUBSCRIBE`, ... at line 1 column 28"}', 5),
+        (
+            '{"code":2,"msg":"Invalid request: unknown variant X, expected one of `SUBSCRIBE`, ... at line 1 column 28"}',
+            5,
+        ),
         ('{"code":3,"msg":"Invalid JSON: expected value at line 1 column 1"}', 5),
         ('{"error":{"code":2,"msg":"Invalid request: too many parameters"},"id":1}', 5),
-        ('{"error":{"code":3,"msg":"Invalid JSON: EOF while parsing a string at line 1 column 4096"},"id":null}', 5),
+        (
+            '{"error":{"code":3,"msg":"Invalid JSON: EOF while parsing a string at line 1 column 4096"},"id":null}',
+            5,
+        ),
         ('{"error":{"code":4,"msg":"Too many subscriptions"}}', 30),
         ('{"code":4,"msg":"Too many subscriptions"}', 30),
     ],
@@ -115,14 +133,29 @@ def test_a_trade_without_its_side_is_a_trade() -> None:
     assert isinstance(tick, Trade) and tick.side is Side.UNKNOWN
 
 
-@pytest.mark.parametrize(("when", "ns"), [(1672515782136, 1672515782136 * MILLISECOND), (1672515782136789, 1672515782136789000), (0, 0)])
+@pytest.mark.parametrize(
+    ("when", "ns"),
+    [(1672515782136, 1672515782136 * MILLISECOND), (1672515782136789, 1672515782136789000), (0, 0)],
+)
 def test_milliseconds_and_microseconds(when: int, ns: int) -> None:
     ((tick, _),) = mapper("binance").map(trade(when=when), RECV)
     assert tick.ts_event == ns
 
 
 @pytest.mark.parametrize(
-    ("t", "when"), [(-1, 1), (1 << 53, 1), (1 << 63, 1), ("null", 1), (1, -1), (1, 10**19), (1, "null"), (1, '"x"'), ('"1"', 1), (1.5, 1)]
+    ("t", "when"),
+    [
+        (-1, 1),
+        (1 << 53, 1),
+        (1 << 63, 1),
+        ("null", 1),
+        (1, -1),
+        (1, 10**19),
+        (1, "null"),
+        (1, '"x"'),
+        ('"1"', 1),
+        (1.5, 1),
+    ],
 )
 def test_ids_and_times_that_cannot_be(t: object, when: object) -> None:
     one = mapper("binance")
@@ -132,7 +165,9 @@ def test_ids_and_times_that_cannot_be(t: object, when: object) -> None:
     assert (notice.kind, notice.symbol) == ("trade", "BNB-BTC")
 
 
-@pytest.mark.parametrize("damage", [(b'"0.001"', b'"x"'), (b'"0.001"', b"0.001"), (b'"100"', b'""'), (b'"p":"0.001",', b"")])
+@pytest.mark.parametrize(
+    "damage", [(b'"0.001"', b'"x"'), (b'"0.001"', b"0.001"), (b'"100"', b'""'), (b'"p":"0.001",', b"")]
+)
 def test_a_rejected_trade_says_which_id_is_lost(damage: tuple[bytes, bytes]) -> None:
     one = mapper("binance")
     one.map(trade(77).replace(*damage), RECV)

@@ -30,10 +30,22 @@ def say(session: BinanceDialect, message: object, now: int = 0) -> Any:
 def test_subscribe_unsubscribe_list() -> None:
     session = opened("/ws")
     assert not session.subscribed
-    assert say(session, {"method": "SUBSCRIBE", "params": ["btcusdt@trade", "a@trade"], "id": 1}) == {"result": None, "id": 1}
-    assert say(session, {"method": "SUBSCRIBE", "params": ["b@trade"], "id": "x"}) == {"result": None, "id": "x"}
-    assert say(session, {"method": "UNSUBSCRIBE", "params": ["a@trade"], "id": None}) == {"result": None, "id": None}
-    assert say(session, {"method": "LIST_SUBSCRIPTIONS", "id": 3}) == {"result": ["btcusdt@trade", "b@trade"], "id": 3}
+    assert say(session, {"method": "SUBSCRIBE", "params": ["btcusdt@trade", "a@trade"], "id": 1}) == {
+        "result": None,
+        "id": 1,
+    }
+    assert say(session, {"method": "SUBSCRIBE", "params": ["b@trade"], "id": "x"}) == {
+        "result": None,
+        "id": "x",
+    }
+    assert say(session, {"method": "UNSUBSCRIBE", "params": ["a@trade"], "id": None}) == {
+        "result": None,
+        "id": None,
+    }
+    assert say(session, {"method": "LIST_SUBSCRIPTIONS", "id": 3}) == {
+        "result": ["btcusdt@trade", "b@trade"],
+        "id": 3,
+    }
     assert session.wants("trade", "BTC-USDT")
     assert not session.wants("quote", "BTCUSDT")
     assert session.symbols() == ["BTCUSDT", "B"]
@@ -47,17 +59,43 @@ def test_streams_of_the_path_and_the_query() -> None:
 
 
 def test_wrapped_on_stream_bare_on_ws_and_a_property_to_switch() -> None:
-    bare = {"e": "trade", "E": 1_700_000_000_123, "s": "BTCUSDT", "t": 5, "p": "1.50", "q": "2", "T": 1_700_000_000_123, "m": True, "M": True}
-    assert json.loads(opened("/stream").render(TRADE, "BTC-USDT", 5)) == {"stream": "btcusdt@trade", "data": bare}
+    bare = {
+        "e": "trade",
+        "E": 1_700_000_000_123,
+        "s": "BTCUSDT",
+        "t": 5,
+        "p": "1.50",
+        "q": "2",
+        "T": 1_700_000_000_123,
+        "m": True,
+        "M": True,
+    }
+    assert json.loads(opened("/stream").render(TRADE, "BTC-USDT", 5)) == {
+        "stream": "btcusdt@trade",
+        "data": bare,
+    }
     session = opened("/ws")
     assert json.loads(session.render(TRADE, "BTC-USDT", 5)) == bare
-    assert say(session, {"method": "GET_PROPERTY", "params": ["combined"], "id": 1}) == {"result": False, "id": 1}
-    assert say(session, {"method": "SET_PROPERTY", "params": ["combined", True], "id": 2}) == {"result": None, "id": 2}
+    assert say(session, {"method": "GET_PROPERTY", "params": ["combined"], "id": 1}) == {
+        "result": False,
+        "id": 1,
+    }
+    assert say(session, {"method": "SET_PROPERTY", "params": ["combined", True], "id": 2}) == {
+        "result": None,
+        "id": 2,
+    }
     assert json.loads(session.render(TRADE, "BTC-USDT", 5))["data"] == bare
 
 
 def test_quotes_have_no_time_and_absent_sides_are_zero() -> None:
-    assert json.loads(opened("/ws").render(QUOTE, "BTCUSDT", 9)) == {"u": 9, "s": "BTCUSDT", "b": "1.4", "B": "3", "a": "1.6", "A": "4"}
+    assert json.loads(opened("/ws").render(QUOTE, "BTCUSDT", 9)) == {
+        "u": 9,
+        "s": "BTCUSDT",
+        "b": "1.4",
+        "B": "3",
+        "a": "1.6",
+        "A": "4",
+    }
     lone = Quote("A", "1", "2", None, None, 0, 0)
     assert json.loads(opened("/ws").render(lone, "A", 1))["a"] == "0.00000000"
 
@@ -79,7 +117,12 @@ def test_a_recorded_frame_goes_out_as_it_stands() -> None:
     ("message", "code", "text", "number"),
     [
         (b"nonsense", 3, "Invalid JSON: expected value", None),
-        (b'{"method":"SUBSCRIBE","params":["' + b"x" * 5000 + b'"],"id":1}', 3, "EOF while parsing a string at line 1 column 4096", None),
+        (
+            b'{"method":"SUBSCRIBE","params":["' + b"x" * 5000 + b'"],"id":1}',
+            3,
+            "EOF while parsing a string at line 1 column 4096",
+            None,
+        ),
         ({"method": "DANCE", "id": 1}, 2, "unknown variant `DANCE`", 1),
         ({"method": "SUBSCRIBE", "params": "a", "id": 1}, 2, "must be an array", 1),
         ({"method": "SUBSCRIBE", "params": [1], "id": 1}, 2, "expected a string", 1),
@@ -100,8 +143,13 @@ def test_1024_streams_and_no_more() -> None:
     session = opened()
     for start in range(0, 1024, 128):
         names = [f"s{number}@trade" for number in range(start, start + 128)]
-        assert say(session, {"method": "SUBSCRIBE", "params": names, "id": start}, start * SECOND) == {"result": None, "id": start}
-    assert say(session, {"method": "SUBSCRIBE", "params": ["one@trade"], "id": 9}, 10**13)["error"]["code"] == 4
+        assert say(session, {"method": "SUBSCRIBE", "params": names, "id": start}, start * SECOND) == {
+            "result": None,
+            "id": start,
+        }
+    assert (
+        say(session, {"method": "SUBSCRIBE", "params": ["one@trade"], "id": 9}, 10**13)["error"]["code"] == 4
+    )
 
 
 def test_the_sixth_message_within_a_second_closes() -> None:
@@ -133,17 +181,25 @@ def test_a_day_is_the_longest_life() -> None:
 
 def test_server_shutdown_in_both_wrappings() -> None:
     event = {"e": "serverShutdown", "E": 1_700_000_000_000}
-    assert [json.loads(reply) for reply in opened("/ws").shutdown_notice(1_700_000_000_000 * 10**6).replies] == [event]
-    assert [json.loads(reply) for reply in opened("/stream").shutdown_notice(1_700_000_000_000 * 10**6).replies] == [
-        {"stream": "!serverShutdown", "data": event}
-    ]
+    assert [
+        json.loads(reply) for reply in opened("/ws").shutdown_notice(1_700_000_000_000 * 10**6).replies
+    ] == [event]
+    assert [
+        json.loads(reply) for reply in opened("/stream").shutdown_notice(1_700_000_000_000 * 10**6).replies
+    ] == [{"stream": "!serverShutdown", "data": event}]
 
 
 _json = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5), lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner)
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
 )
 _requests = st.fixed_dictionaries(
-    {}, optional={"method": st.sampled_from(["SUBSCRIBE", "UNSUBSCRIBE", "SET_PROPERTY", "GET_PROPERTY"]) | _json, "params": _json, "id": _json}
+    {},
+    optional={
+        "method": st.sampled_from(["SUBSCRIBE", "UNSUBSCRIBE", "SET_PROPERTY", "GET_PROPERTY"]) | _json,
+        "params": _json,
+        "id": _json,
+    },
 )
 
 

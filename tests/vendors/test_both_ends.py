@@ -23,7 +23,9 @@ BOTH = {name: vendor for name, vendor in VENDORS.items() if vendor.open_dialect 
 
 vendors = pytest.mark.parametrize("name", BOTH)
 
-decimals = st.decimals(min_value="0.00000001", max_value=10**9, places=8).map(lambda number: format(number, "f"))
+decimals = st.decimals(min_value="0.00000001", max_value=10**9, places=8).map(
+    lambda number: format(number, "f")
+)
 times = st.integers(1_600_000_000 * SECOND, RECV - 10 * SECOND)
 trades = st.builds(
     Trade,
@@ -38,7 +40,13 @@ trades = st.builds(
     st.none() | decimals,
 )
 sides = st.tuples(st.none(), st.none()) | st.tuples(decimals, st.none() | decimals)
-quotes = st.builds(lambda symbol, bid, ask, time: Quote(symbol, *bid, *ask, time, 0), st.sampled_from(SYMBOLS), sides, sides, times)
+quotes = st.builds(
+    lambda symbol, bid, ask, time: Quote(symbol, *bid, *ask, time, 0),
+    st.sampled_from(SYMBOLS),
+    sides,
+    sides,
+    times,
+)
 
 
 class Talk:
@@ -47,7 +55,9 @@ class Talk:
     def __init__(self, name: str, **options: Any) -> None:
         vendor: Vendor = BOTH[name]
         symbols = SymbolMap(SYMBOLS, vendor.feed.to_vendor_symbol, {})
-        self.feed = vendor.feed(FeedSetup(symbols, vendor.feed.kinds, "ws://127.0.0.1:1", "a-token", vendor.options()))
+        self.feed = vendor.feed(
+            FeedSetup(symbols, vendor.feed.kinds, "ws://127.0.0.1:1", "a-token", vendor.options())
+        )
         self.spelling = symbols.vendor
         self.mapper: Mapper = self.feed.mapper(Duration(DAY))
         self.dialect = self._open(vendor, vendor.server_options(**options))
@@ -58,7 +68,9 @@ class Talk:
     def _open(self, vendor: Vendor, options: VendorOptions) -> Dialect:
         assert vendor.open_dialect is not None
         path, _, query = self.feed.url().partition("//")[2].partition("/")[2].partition("?")
-        found = vendor.open_dialect(f"/{path}", dict(pair.split("=") for pair in query.split("&") if pair), VendorLimits(), options, 0)
+        found = vendor.open_dialect(
+            f"/{path}", dict(pair.split("=") for pair in query.split("&") if pair), VendorLimits(), options, 0
+        )
         assert found is not None and not isinstance(found, HttpRefusal)
         return found
 
@@ -90,7 +102,9 @@ def test_subscriptions_are_acknowledged_and_cover_every_topic(name: str) -> None
     assert set(talk.dialect.symbols()) == set(talk.spelling.values())
 
 
-@pytest.mark.parametrize("name", [name for name in BOTH if name != "json"])  # the tutorial's servers add: a shorter list ends nothing
+@pytest.mark.parametrize(
+    "name", [name for name in BOTH if name != "json"]
+)  # the tutorial's servers add: a shorter list ends nothing
 def test_unsubscribing_leaves_the_others(name: str) -> None:
     talk = Talk(name)
     gone = [topic for topic in talk.feed.topics if topic.symbol == "GOLD"]
@@ -147,7 +161,9 @@ OTHER_FORMS: list[tuple[str, dict[str, Any]]] = [
 
 @pytest.mark.parametrize(("name", "options"), OTHER_FORMS)
 @given(messages=st.lists(trades, min_size=1, max_size=7))
-def test_every_form_that_the_vendor_writes_is_understood(name: str, options: dict[str, Any], messages: list[Trade]) -> None:
+def test_every_form_that_the_vendor_writes_is_understood(
+    name: str, options: dict[str, Any], messages: list[Trade]
+) -> None:
     talk = Talk(name, **options)
     found = talk.told(*((message, number) for number, message in enumerate(messages, 1)))
     expected = [talk.dialect.project(message, number) for number, message in enumerate(messages, 1)]

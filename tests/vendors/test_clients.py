@@ -12,7 +12,16 @@ from hypothesis import strategies as st
 from vendors.examples import EXAMPLES, RECV, TOLERANCE, feed, mapper, setup, subscribed
 
 from services.vendors import VENDORS
-from services.vendors.feed import NO_ID, Closing, HeartbeatAck, Mapper, Refused, Rejected, Skipped, SubscribeAck
+from services.vendors.feed import (
+    NO_ID,
+    Closing,
+    HeartbeatAck,
+    Mapper,
+    Refused,
+    Rejected,
+    Skipped,
+    SubscribeAck,
+)
 from tickbus.errors import ConfigError
 from tickbus.protocol.codec import FIELDS, decode, encode
 from tickbus.protocol.messages import Flag, Quote, Trade
@@ -39,7 +48,9 @@ def trade_frame(vendor: str, price: str = '"1"', size: str = '"1"') -> bytes:
 
 
 def quote_frame(vendor: str, **fields: str) -> bytes:
-    return (EXAMPLES[vendor].quote % ({"bid": '"1"', "bid_size": '"5"', "ask": '"2"', "ask_size": '"6"'} | fields)).encode()
+    return (
+        EXAMPLES[vendor].quote % ({"bid": '"1"', "bid_size": '"5"', "ask": '"2"', "ask_size": '"6"'} | fields)
+    ).encode()
 
 
 def only_rejected(one: Mapper, kind: str) -> None:
@@ -57,7 +68,9 @@ def test_the_suite_covers_the_registry() -> None:
 # what is documented
 
 
-@pytest.mark.parametrize(("vendor", "at"), [(vendor, at) for vendor, it in EXAMPLES.items() for at in range(len(it.golden))])
+@pytest.mark.parametrize(
+    ("vendor", "at"), [(vendor, at) for vendor, it in EXAMPLES.items() for at in range(len(it.golden))]
+)
 def test_golden_frames(vendor: str, at: int) -> None:
     frame, ticks, ids = EXAMPLES[vendor].golden[at]
     one = mapper(vendor)
@@ -65,8 +78,12 @@ def test_golden_frames(vendor: str, at: int) -> None:
     assert one.notices == []
 
 
-@pytest.mark.parametrize(("vendor", "frame", "notice"), [(vendor, *pair) for vendor, it in EXAMPLES.items() for pair in it.notices])
-def test_frames_without_ticks_are_told_apart_and_never_rejected(vendor: str, frame: str, notice: type[Any]) -> None:
+@pytest.mark.parametrize(
+    ("vendor", "frame", "notice"), [(vendor, *pair) for vendor, it in EXAMPLES.items() for pair in it.notices]
+)
+def test_frames_without_ticks_are_told_apart_and_never_rejected(
+    vendor: str, frame: str, notice: type[Any]
+) -> None:
     one = mapper(vendor)
     assert list(one.map(frame.encode(), RECV)) == []
     assert [type(told) for told in one.notices] == [notice]
@@ -82,7 +99,9 @@ def test_trades_carry_the_quote_known_at_that_moment(vendor: str) -> None:
     spelling = next(theirs for theirs, ours in one.symbols.items() if ours == symbol)
     example = mapper(vendor).map(trade_frame(vendor), RECV)[0][0].symbol
     other = next(theirs for theirs, ours in one.symbols.items() if ours == example)
-    ((trade, _),) = one.map(trade_frame(vendor).replace(f'"{other}"'.encode(), f'"{spelling}"'.encode()), RECV)
+    ((trade, _),) = one.map(
+        trade_frame(vendor).replace(f'"{other}"'.encode(), f'"{spelling}"'.encode()), RECV
+    )
     assert isinstance(trade, Trade)
     assert (trade.symbol, trade.bid_text, trade.ask_text) == (symbol, *one.best_quotes[symbol])
 
@@ -103,7 +122,9 @@ def test_symbols_that_nobody_asked_for_are_counted_and_are_no_hole(vendor: str) 
     one.symbols = {"OTHER": "OTHER"}
     for frame in (trade_frame(vendor), quote_frame(vendor)):
         assert list(one.map(frame, RECV)) == []
-    assert [(type(told), told.reason, told.lost) for told in one.notices if isinstance(told, Rejected)] == [(Rejected, "unknown_symbol", False)] * 2
+    assert [(type(told), told.reason, told.lost) for told in one.notices if isinstance(told, Rejected)] == [
+        (Rejected, "unknown_symbol", False)
+    ] * 2
 
 
 @vendors
@@ -143,13 +164,19 @@ def test_numbers_keep_their_digits(vendor: str, text: str) -> None:
         ((trade, _),) = mapper(vendor).map(trade_frame(vendor, form, form), RECV)
         assert isinstance(trade, Trade)
         assert (trade.price_text, trade.size_text) == (EXACT[text], EXACT[text])
-        ((quote, _),) = mapper(vendor).map(quote_frame(vendor, bid=form, bid_size=form, ask=form, ask_size=form), RECV)
+        ((quote, _),) = mapper(vendor).map(
+            quote_frame(vendor, bid=form, bid_size=form, ask=form, ask_size=form), RECV
+        )
         assert isinstance(quote, Quote)
-        assert (quote.bid_text, quote.bid_size_text, quote.ask_text, quote.ask_size_text) == (EXACT[text],) * 4
+        assert (quote.bid_text, quote.bid_size_text, quote.ask_text, quote.ask_size_text) == (
+            EXACT[text],
+        ) * 4
 
 
 @vendors
-@given(value=st.decimals(allow_nan=False, allow_infinity=False, places=9, min_value=-(10**18), max_value=10**18))
+@given(
+    value=st.decimals(allow_nan=False, allow_infinity=False, places=9, min_value=-(10**18), max_value=10**18)
+)
 def test_every_price_is_the_vendors_number(vendor: str, value: Decimal) -> None:
     ((trade, _),) = mapper(vendor).map(trade_frame(vendor, f'"{value}"'), RECV)
     assert isinstance(trade, Trade)
@@ -208,7 +235,9 @@ def check(vendor: str, frame: bytes) -> None:
     for notice in one.notices:
         assert isinstance(notice, SubscribeAck | HeartbeatAck | Skipped | Rejected | Refused | Closing)
         if isinstance(notice, Rejected):
-            assert len(notice.detail) <= 200 and (notice.symbol is None or notice.symbol in one.symbols.values())
+            assert len(notice.detail) <= 200 and (
+                notice.symbol is None or notice.symbol in one.symbols.values()
+            )
             assert notice.reason in ("garbage", "field", "unknown_symbol")
     golden, wanted, _ = EXAMPLES[vendor].golden[0]
     one.notices.clear()
@@ -218,7 +247,16 @@ def check(vendor: str, frame: bytes) -> None:
 def replace_quote(tick: Trade | Quote) -> Trade | Quote:
     """Without the quote that the fuzzed frame may have brought."""
     if isinstance(tick, Trade):
-        return Trade(tick.symbol, tick.price_text, tick.size_text, tick.side, tick.trade_id, tick.ts_event, tick.ts_recv, flags=tick.flags)
+        return Trade(
+            tick.symbol,
+            tick.price_text,
+            tick.size_text,
+            tick.side,
+            tick.trade_id,
+            tick.ts_event,
+            tick.ts_recv,
+            flags=tick.flags,
+        )
     return tick
 
 
@@ -232,7 +270,13 @@ ODD_VALUES = """
     null true 0 -0 -1 1.5 1e5 1e400 -1e-400 1e30 [] {} [[]] "" "x" "\\u0000" "\\ud800" "😀" "NaN" "-1" "1e30" "9999-12-31T23:59:59Z" "0001-01-01"
     99999999999 9999999999999 99999999999999999 9223372036854775808 18446744073709551616 "18446744073709551616"
 """
-LONG_VALUES = ["9" * 400, '"' + "9" * 400 + '"', "9" * 5000, "[" * 3000 + "]" * 3000, '{"a":' * 2000 + "1" + "}" * 2000]
+LONG_VALUES = [
+    "9" * 400,
+    '"' + "9" * 400 + '"',
+    "9" * 5000,
+    "[" * 3000 + "]" * 3000,
+    '{"a":' * 2000 + "1" + "}" * 2000,
+]
 JSON_TEXTS = st.sampled_from([*ODD_VALUES.split(), *LONG_VALUES])
 
 
@@ -329,7 +373,18 @@ def test_kinds_that_no_feed_has(vendor: str) -> None:
 
 @vendors
 @pytest.mark.parametrize(
-    ("status", "fatal"), [(301, True), (401, True), (403, True), (404, True), (429, False), (418, False), (500, False), (503, False), (0, False)]
+    ("status", "fatal"),
+    [
+        (301, True),
+        (401, True),
+        (403, True),
+        (404, True),
+        (429, False),
+        (418, False),
+        (500, False),
+        (503, False),
+        (0, False),
+    ],
 )
 def test_http_answers(vendor: str, status: int, fatal: bool) -> None:
     refused = feed(vendor).refused(status, "why")

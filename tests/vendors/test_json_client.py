@@ -30,8 +30,12 @@ def one_trade(**fields: str) -> Trade:
 
 
 def test_the_subscription_of_the_tutorial() -> None:
-    assert [json.loads(frame) for frame in subscribed(feed("json", ("trade",)))] == [{"action": "subscribe", "symbols": ["AAPL", "MSFT"]}]
-    assert [json.loads(frame) for frame in subscribed(feed("json"))] == [{"action": "subscribe", "symbols": ["AAPL", "MSFT"], "quotes": True}]
+    assert [json.loads(frame) for frame in subscribed(feed("json", ("trade",)))] == [
+        {"action": "subscribe", "symbols": ["AAPL", "MSFT"]}
+    ]
+    assert [json.loads(frame) for frame in subscribed(feed("json"))] == [
+        {"action": "subscribe", "symbols": ["AAPL", "MSFT"], "quotes": True}
+    ]
     assert not feed("json").acknowledged
 
 
@@ -58,12 +62,31 @@ def test_iso_times_are_exact(ns: int) -> None:
     assert one_trade(time=f'"{format_time(ns)}"').ts_event == ns
 
 
-@pytest.mark.parametrize("text", ["-1", '"-1.5"', '"soon"', "true", "[1]", "1e30", "99999999999", '"9999-12-31"', '"0001-01-01"', '"NaN"', "9" * 60])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "-1",
+        '"-1.5"',
+        '"soon"',
+        "true",
+        "[1]",
+        "1e30",
+        "99999999999",
+        '"9999-12-31"',
+        '"0001-01-01"',
+        '"NaN"',
+        "9" * 60,
+    ],
+)
 def test_times_that_cannot_be(text: str) -> None:
     one = mapper("json")
     assert one.map(trade(time=text), RECV) == []
     (notice,) = one.notices
-    assert isinstance(notice, Rejected) and (notice.reason, notice.kind, notice.symbol) == ("field", "trade", "AAPL")
+    assert isinstance(notice, Rejected) and (notice.reason, notice.kind, notice.symbol) == (
+        "field",
+        "trade",
+        "AAPL",
+    )
 
 
 @pytest.mark.parametrize(
@@ -89,7 +112,10 @@ def test_symbols_with_escapes_and_as_numbers() -> None:
 
 
 def test_the_good_ticks_of_a_frame_with_bad_ones_are_kept_in_order() -> None:
-    items: list[Any] = [{"symbol": symbol, "price": price, "volume": 1} for symbol, price in (("AAPL", 1), ("AAPL", "x"), ("NONE", 1), ("MSFT", 2))]
+    items: list[Any] = [
+        {"symbol": symbol, "price": price, "volume": 1}
+        for symbol, price in (("AAPL", 1), ("AAPL", "x"), ("NONE", 1), ("MSFT", 2))
+    ]
     one = mapper("json")
     ticks = one.map(json.dumps({"trades": items}).encode(), RECV)
     assert [(tick.symbol, tick.ts_recv) for tick, _ in ticks] == [("AAPL", RECV), ("MSFT", RECV + 1)]
@@ -113,7 +139,9 @@ def test_an_error_that_is_none_is_no_refusal(error: str) -> None:
     assert one.notices == [Skipped()]
 
 
-@pytest.mark.parametrize("names", [("price=volume",), ("trades=error",), ("quotes=trades",), ('price=p"x',), ("price=p\\",)])
+@pytest.mark.parametrize(
+    "names", [("price=volume",), ("trades=error",), ("quotes=trades",), ('price=p"x',), ("price=p\\",)]
+)
 def test_names_that_no_decoder_takes(names: tuple[str, ...]) -> None:
     with pytest.raises(ConfigError, match="--json-fields"):
         feed("json", options=JsonOptions(json_fields=names))
@@ -122,7 +150,9 @@ def test_names_that_no_decoder_takes(names: tuple[str, ...]) -> None:
 def test_the_vendors_names_for_the_fields() -> None:
     names = ("trades=data", "symbol=s", "price=p", "volume = v", "time=t", "quotes=q", "bid=b", "ask=a")
     one = feed("json", options=JsonOptions(json_fields=names)).mapper(TOLERANCE)
-    ((tick, _),) = one.map(b'{"data":[{"s":"AAPL","p":7296.89,"v":0.011467,"t":1575526691134}],"trades":[{"symbol":"x"}]}', RECV)
+    ((tick, _),) = one.map(
+        b'{"data":[{"s":"AAPL","p":7296.89,"v":0.011467,"t":1575526691134}],"trades":[{"symbol":"x"}]}', RECV
+    )
     assert isinstance(tick, Trade)
     assert (tick.price_text, tick.size_text, tick.ts_event) == ("7296.89", "0.011467", 1575526691134 * 10**6)
     ((quote, _),) = one.map(b'{"q":[{"s":"AAPL","b":1,"a":2}]}', RECV)
@@ -163,7 +193,13 @@ def test_what_earlier_frames_looked_like_changes_nothing(frames: list[list[dict[
     """A mapper learns which fields come as numbers, to decode faster: each frame gives what a new mapper makes of it."""
     used = mapper("json")
     for items in frames:
-        frame = ('{"trades":[' + ",".join("{" + ",".join(f'"{name}":{text}' for name, text in item.items()) + "}" for item in items) + "]}").encode()
+        frame = (
+            '{"trades":['
+            + ",".join(
+                "{" + ",".join(f'"{name}":{text}' for name, text in item.items()) + "}" for item in items
+            )
+            + "]}"
+        ).encode()
         new = mapper("json")
         assert (used.map(frame, RECV), used.notices) == (new.map(frame, RECV), new.notices)
         used.notices.clear()

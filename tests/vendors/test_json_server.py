@@ -25,7 +25,10 @@ def say(session: JsonDialect, **message: Any) -> list[Any]:
 
 
 def messages(session: JsonDialect, *ticks: Trade | Quote) -> list[Any]:
-    return [json.loads(payload, parse_float=Decimal) for payload in session.pack([session.render(tick, tick.symbol, 1) for tick in ticks])]
+    return [
+        json.loads(payload, parse_float=Decimal)
+        for payload in session.pack([session.render(tick, tick.symbol, 1) for tick in ticks])
+    ]
 
 
 def test_subscribing_adds_and_is_not_answered() -> None:
@@ -48,7 +51,12 @@ def test_the_cap_keeps_the_first() -> None:
 
 @pytest.mark.parametrize(
     "message",
-    [{"action": "dance"}, {"action": "subscribe"}, {"action": "subscribe", "symbols": [1]}, {"action": "subscribe", "symbols": [], "quotes": 1}],
+    [
+        {"action": "dance"},
+        {"action": "subscribe"},
+        {"action": "subscribe", "symbols": [1]},
+        {"action": "subscribe", "symbols": [], "quotes": 1},
+    ],
 )
 def test_errors_say_what_is_wanted(message: dict[str, Any]) -> None:
     (reply,) = say(dialect(), **message)
@@ -57,17 +65,45 @@ def test_errors_say_what_is_wanted(message: dict[str, Any]) -> None:
 
 def test_text_and_numbers_have_the_same_digits() -> None:
     assert messages(dialect(), TRADE) == [
-        {"trades": [{"symbol": "AAPL", "price": "201.187000", "volume": "174", "time": 1751068801234, "id": "1", "side": "buy"}]}
+        {
+            "trades": [
+                {
+                    "symbol": "AAPL",
+                    "price": "201.187000",
+                    "volume": "174",
+                    "time": 1751068801234,
+                    "id": "1",
+                    "side": "buy",
+                }
+            ]
+        }
     ]
     (message,) = messages(dialect(json_numbers=True), TRADE)
     assert str(message["trades"][0]["price"]) == "201.187000"
     (message,) = messages(dialect(json_numbers=True), QUOTE)
-    assert message == {"quotes": [{"symbol": "AAPL", "bid": Decimal("201.10"), "bid_size": 5, "ask": None, "ask_size": None, "time": 1751068801234}]}
+    assert message == {
+        "quotes": [
+            {
+                "symbol": "AAPL",
+                "bid": Decimal("201.10"),
+                "bid_size": 5,
+                "ask": None,
+                "ask_size": None,
+                "time": 1751068801234,
+            }
+        ]
+    }
 
 
 @pytest.mark.parametrize(
     ("unit", "time"),
-    [("seconds", 1751068801), ("ms", 1751068801234), ("us", 1751068801234567), ("ns", NS), ("iso", "2025-06-28T00:00:01.234567890Z")],
+    [
+        ("seconds", 1751068801),
+        ("ms", 1751068801234),
+        ("us", 1751068801234567),
+        ("ns", NS),
+        ("iso", "2025-06-28T00:00:01.234567890Z"),
+    ],
 )
 def test_times(unit: Any, time: object) -> None:
     (message,) = messages(dialect(json_time=unit), TRADE)
@@ -81,7 +117,12 @@ def test_a_corrupted_price_stays_text() -> None:
 
 def test_a_batch_keeps_the_order_of_kinds() -> None:
     found = messages(dialect(json_batch=2), TRADE, TRADE, TRADE, QUOTE, TRADE)
-    assert [(key, len(rows)) for message in found for key, rows in message.items()] == [("trades", 2), ("trades", 1), ("quotes", 1), ("trades", 1)]
+    assert [(key, len(rows)) for message in found for key, rows in message.items()] == [
+        ("trades", 2),
+        ("trades", 1),
+        ("quotes", 1),
+        ("trades", 1),
+    ]
 
 
 @given(st.binary())

@@ -14,7 +14,9 @@ def test_symbols_from_the_command_line_and_from_files(tmp_path: Path) -> None:
 
 
 def test_a_map_and_the_vendors_own_rule() -> None:
-    symbols = SymbolMap(["BTC-USDT", "ETH-USDT", "GOLD"], Binance.to_vendor_symbol, {"GOLD": "XAU/USD", "OTHER": "unused"})
+    symbols = SymbolMap(
+        ["BTC-USDT", "ETH-USDT", "GOLD"], Binance.to_vendor_symbol, {"GOLD": "XAU/USD", "OTHER": "unused"}
+    )
     assert symbols.vendor == {"BTC-USDT": "BTCUSDT", "ETH-USDT": "ETHUSDT", "GOLD": "XAU/USD"}
     assert symbols.canonical == {theirs: ours for ours, theirs in symbols.vendor.items()}
 

@@ -24,7 +24,9 @@ def table(title: str) -> list[list[str]]:
 
 def examples(title: str) -> list[tuple[str, bytes, list[Any]]]:
     """(field name, bytes, the array as the page says) of each hex block of a section."""
-    found = re.findall(r"^```hex (\w+)\n(.*?)^```\n```json\n(.*?)^```", section(title), re.MULTILINE | re.DOTALL)
+    found = re.findall(
+        r"^```hex (\w+)\n(.*?)^```\n```json\n(.*?)^```", section(title), re.MULTILINE | re.DOTALL
+    )
     return [(field, bytes.fromhex(text), json.loads(array)) for field, text, array in found]
 
 

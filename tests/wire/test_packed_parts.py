@@ -4,7 +4,18 @@ import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tickbus.protocol.codec import Bell, Head, Hole, decode_head, encode, pack_bell, pack_epochs, pack_head, pack_holes, pack_said
+from tickbus.protocol.codec import (
+    Bell,
+    Head,
+    Hole,
+    decode_head,
+    encode,
+    pack_bell,
+    pack_epochs,
+    pack_head,
+    pack_holes,
+    pack_said,
+)
 
 COUNTS = st.integers(0, (1 << 63) - 1)
 
@@ -19,13 +30,23 @@ def test_a_head_of_packed_parts(
     repaired: int, missing: int, epochs: list[tuple[int, int]],
 ) -> None:  # fmt: skip
     tick = encode(text)
-    packed = pack_head(id, vendor_id, recv, tick, event, pack_holes(holes, gaps, repaired, missing), pack_epochs(epochs))
+    packed = pack_head(
+        id, vendor_id, recv, tick, event, pack_holes(holes, gaps, repaired, missing), pack_epochs(epochs)
+    )
     head = Head(id, vendor_id, recv, msgspec.Raw(tick), event, holes, gaps, repaired, missing, epochs)
     assert packed == encode(head)
     assert encode(decode_head(packed)) == packed
 
 
-@given(st.text(max_size=60), COUNTS, COUNTS, st.none() | st.booleans(), st.lists(st.text(max_size=40), max_size=40))
-def test_a_bell_of_packed_parts(writer: str, counter: int, bus_ms: int, feed_up: bool | None, streams: list[str]) -> None:
+@given(
+    st.text(max_size=60),
+    COUNTS,
+    COUNTS,
+    st.none() | st.booleans(),
+    st.lists(st.text(max_size=40), max_size=40),
+)
+def test_a_bell_of_packed_parts(
+    writer: str, counter: int, bus_ms: int, feed_up: bool | None, streams: list[str]
+) -> None:
     packed = pack_bell(encode(writer), counter, pack_said(bus_ms, feed_up), streams)
     assert packed == encode(Bell(writer, counter, bus_ms, feed_up, streams))

@@ -19,7 +19,12 @@ ARRAYS = {
     "Trade": messages.Trade, "Quote": messages.Quote, "Gap": messages.Gap, "Bar": messages.Bar, "Signal": messages.Signal,
     "Bell": wire.Bell, "Head": wire.Head,
 }  # fmt: skip
-ENUMS = {"Side": messages.Side, "StreamKind": messages.StreamKind, "GapKind": messages.GapKind, "Flag": messages.Flag}
+ENUMS = {
+    "Side": messages.Side,
+    "StreamKind": messages.StreamKind,
+    "GapKind": messages.GapKind,
+    "Flag": messages.Flag,
+}
 
 titles = pytest.mark.parametrize("title", ARRAYS)
 
@@ -30,7 +35,9 @@ def packed_as(hint: Any) -> str:
         return "array"
     if getattr(hint, "__origin__", None) is dict:
         return "map"
-    return {str: "text", int: "int", bool: "bool", msgspec.Raw: "array"}.get(hint) or ("int" if issubclass(hint, IntEnum) else "?")
+    return {str: "text", int: "int", bool: "bool", msgspec.Raw: "array"}.get(hint) or (
+        "int" if issubclass(hint, IntEnum) else "?"
+    )
 
 
 @titles
@@ -43,7 +50,11 @@ def test_each_table_is_the_struct(title: str) -> None:
     for (_, name, kind, unit, nil, *_), field in zip(rows, struct.__struct_fields__, strict=True):
         hint = hints[field]
         may_be_nil = NoneType in get_args(hint) or hint is msgspec.Raw
-        inner = next((part for part in get_args(hint) if part is not NoneType), hint) if NoneType in get_args(hint) else hint
+        inner = (
+            next((part for part in get_args(hint) if part is not NoneType), hint)
+            if NoneType in get_args(hint)
+            else hint
+        )
         assert (name, kind, nil) == (name, packed_as(inner), "yes" if may_be_nil else "no")
         if isinstance(inner, type) and issubclass(inner, IntEnum):
             assert unit == inner.__name__
@@ -75,7 +86,9 @@ def test_fields_that_a_newer_version_adds_are_ignored(title: str) -> None:
 def test_the_values_of_enums_and_flags(title: str) -> None:
     enum: type[IntEnum] | type[IntFlag] = ENUMS[title]
     written = [member for member in enum if member is not messages.GapKind.UNKNOWN]
-    assert [(int(row[0]), row[1]) for row in page.table(title)] == [(member.value, (member.name or "").lower()) for member in written]
+    assert [(int(row[0]), row[1]) for row in page.table(title)] == [
+        (member.value, (member.name or "").lower()) for member in written
+    ]
 
 
 def test_keys_and_shards() -> None:
@@ -89,9 +102,14 @@ def test_keys_and_shards() -> None:
     streams = {f"tickbus:{{NN}}:{kind}:{specs.get(kind, '')}<feed>:<symbol>" for kind in KINDS}
     assert keys == {key.replace("{07}", "{NN}") for key in made} | streams
     rows = page.section("Keys").split("| symbol |")[1].splitlines()[2:]
-    for symbol, crc, of_64, of_128 in ([cell.strip(" `") for cell in row.strip("|").split("|")] for row in rows if row):
+    for symbol, crc, of_64, of_128 in (
+        [cell.strip(" `") for cell in row.strip("|").split("|")] for row in rows if row
+    ):
         assert crc == f"{zlib.crc32(symbol.encode()):08x}"
-        assert [keys.tag(keys.shard(symbol)) for keys in (Keys(shards=64), Keys(shards=128))] == [of_64, of_128]
+        assert [keys.tag(keys.shard(symbol)) for keys in (Keys(shards=64), Keys(shards=128))] == [
+            of_64,
+            of_128,
+        ]
 
 
 def test_the_schema_number() -> None:

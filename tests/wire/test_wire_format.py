@@ -24,7 +24,9 @@ Row = tuple[str, str, str, list[Any], int]
 
 
 @pytest.fixture
-def running(redis_server: RedisServer, start: Callable[..., Part], tmp_path: Path) -> tuple[RedisServer, list[dict[str, Any]], Part]:
+def running(
+    redis_server: RedisServer, start: Callable[..., Part], tmp_path: Path
+) -> tuple[RedisServer, list[dict[str, Any]], Part]:
     """A bus with trades, quotes, a hole and bars on it; -> server, the simulator's ledger, the bar service."""
     ledger = tmp_path / "sent.jsonl"
     simulator = start(
@@ -33,16 +35,34 @@ def running(redis_server: RedisServer, start: Callable[..., Part], tmp_path: Pat
     )  # fmt: skip
     url = simulator.wait_for(r"listening on (ws://\S+)")[1]
     gateway = start(
-        "gateway", "--feed", "binance", "--url", url, "--symbols", ",".join(SYMBOLS), "--kinds", "trade,quote", "--redis", redis_server.url
+        "gateway",
+        "--feed",
+        "binance",
+        "--url",
+        url,
+        "--symbols",
+        ",".join(SYMBOLS),
+        "--kinds",
+        "trade,quote",
+        "--redis",
+        redis_server.url,
     )
     bars = start("bars", "--specs", "tick:100", "--redis", redis_server.url)
     until(lambda: gateway.metric("tickbus_ticks_published_total") == TICKS - DROPPED, 40, "all is published")
-    until(lambda: bars.metric("tickbus_consumer_read_total") > 0 and bars.metric("tickbus_consumer_lag_ticks") == 0, 20, "bars are made")
+    until(
+        lambda: (
+            bars.metric("tickbus_consumer_read_total") > 0 and bars.metric("tickbus_consumer_lag_ticks") == 0
+        ),
+        20,
+        "bars are made",
+    )
     assert simulator.stop() == 0
     return redis_server, read_ledger(ledger), bars
 
 
-def whole_page_reader(client: redis.Redis, wanted: Callable[[str], bool], **start: str) -> Iterator[Row | None]:
+def whole_page_reader(
+    client: redis.Redis, wanted: Callable[[str], bool], **start: str
+) -> Iterator[Row | None]:
     """The reader that stands on the page, as it stands there."""
     space: dict[str, Any] = {}
     exec(compile(page.code("python", "A whole reader"), "docs/wire-format.md", "exec"), space)
@@ -57,7 +77,9 @@ def until_idle(reader: Iterator[Row | None]) -> Iterator[Row]:
 
 
 def of(ledger: list[dict[str, Any]], kind: str, spelling: str) -> list[dict[str, Any]]:
-    return [line for line in ledger if line.get("kind") == kind and line["symbol"] == spelling and line["sent"]]
+    return [
+        line for line in ledger if line.get("kind") == kind and line["symbol"] == spelling and line["sent"]
+    ]
 
 
 def array(name: str) -> Callable[[list[Any]], dict[str, Any]]:
@@ -66,7 +88,9 @@ def array(name: str) -> Callable[[list[Any]], dict[str, Any]]:
     return lambda values: dict(zip(names, values, strict=True))
 
 
-def test_the_streams_hold_what_the_simulator_sent(running: tuple[RedisServer, list[dict[str, Any]], Part]) -> None:
+def test_the_streams_hold_what_the_simulator_sent(
+    running: tuple[RedisServer, list[dict[str, Any]], Part],
+) -> None:
     server, ledger, bars = running
     assert bars.stop() == 0
     rows = entries_of(server.client)
@@ -77,17 +101,45 @@ def test_the_streams_hold_what_the_simulator_sent(running: tuple[RedisServer, li
         sent = of(ledger, "trade", spelling)
         got = [trade(values) for _, _, field, values, _ in entries if field == "t"]
         assert [
-            (row["symbol"], row["price"], row["size"], {1: "buy", 2: "sell"}[row["side"]], row["trade_id"], row["ts_event"], row["flags"])
+            (
+                row["symbol"],
+                row["price"],
+                row["size"],
+                {1: "buy", 2: "sell"}[row["side"]],
+                row["trade_id"],
+                row["ts_event"],
+                row["flags"],
+            )
             for row in got
-        ] == [(symbol, line["price"], line["size"], line["side"], line["id"], line["ts_event"] // 10**6 * 10**6, 0) for line in sent]
+        ] == [
+            (
+                symbol,
+                line["price"],
+                line["size"],
+                line["side"],
+                line["id"],
+                line["ts_event"] // 10**6 * 10**6,
+                0,
+            )
+            for line in sent
+        ]
         assert [row["ts_recv"] for row in got] == sorted({row["ts_recv"] for row in got})
         gaps = [gap(values) for _, _, field, values, _ in entries if field == "g"]
-        dropped = [line["id"] for line in ledger if line.get("fault") == "drop" and line["symbol"] == spelling]
-        told = [(row["stream"], row["kind"], row["from_id"], row["to_id"], row["count"], row["repaired"]) for row in gaps]
+        dropped = [
+            line["id"] for line in ledger if line.get("fault") == "drop" and line["symbol"] == spelling
+        ]
+        told = [
+            (row["stream"], row["kind"], row["from_id"], row["to_id"], row["count"], row["repaired"])
+            for row in gaps
+        ]
         assert told == ([(0, 1, dropped[0], dropped[-1], DROPPED, False)] if dropped else [])
         entries = [row for row in rows if row[0] == f"quote:binance:{symbol}"]
-        assert [tuple(quote(values)[name] for name in ("bid", "bid_size", "ask", "ask_size")) for *_, values, _ in entries] == [
-            (line["bid"], line["bid_size"], line["ask"], line["ask_size"]) for line in of(ledger, "quote", spelling)
+        assert [
+            tuple(quote(values)[name] for name in ("bid", "bid_size", "ask", "ask_size"))
+            for *_, values, _ in entries
+        ] == [
+            (line["bid"], line["bid_size"], line["ask"], line["ask_size"])
+            for line in of(ledger, "quote", spelling)
         ]
 
 
@@ -105,9 +157,16 @@ def test_bars_heads_and_positions(running: tuple[RedisServer, list[dict[str, Any
         values = bar(next(row[3] for row in rows if row[0] == f"bar:tick:100:binance:{symbol}"))
         assert (values["spec"], values["trades"], values["revision"]) == ("tick:100", 100, 0)
         prices = [Decimal(line["price"]) for line in first]
-        assert [Decimal(values[name]) for name in ("open", "high", "low", "close")] == [prices[0], max(prices), min(prices), prices[-1]]
+        assert [Decimal(values[name]) for name in ("open", "high", "low", "close")] == [
+            prices[0],
+            max(prices),
+            min(prices),
+            prices[-1],
+        ]
         assert Decimal(values["volume"]) == sum(Decimal(line["size"]) for line in first)
-        assert Decimal(values["value"]) == sum(Decimal(line["size"]) * Decimal(line["price"]) for line in first)
+        assert Decimal(values["value"]) == sum(
+            Decimal(line["size"]) * Decimal(line["price"]) for line in first
+        )
         for name in (f"trade:binance:{symbol}", f"quote:binance:{symbol}", f"bar:tick:100:binance:{symbol}"):
             own = [row for row in rows if row[0] == name]
             assert heads[name]["id"] == own[-1][1]
@@ -117,23 +176,43 @@ def test_bars_heads_and_positions(running: tuple[RedisServer, list[dict[str, Any
         assert trades["vendor_id"] == int(of(ledger, "trade", spelling)[-1]["id"])
         assert trades["missing"] == sum((last - first + 1) for first, last in trades["holes"])
         position = position_of(server.client, symbol)
-        until(lambda name=f"trade:binance:{symbol}", position=position: position(name) == heads[name]["id"], 10, "the position is the head")
+        until(
+            lambda name=f"trade:binance:{symbol}", position=position: position(name) == heads[name]["id"],
+            10,
+            "the position is the head",
+        )
     assert server.client.hget("tickbus:meta", "schema") == b"1"
 
 
-def test_the_pages_own_program_follows_the_bus(running: tuple[RedisServer, list[dict[str, Any]], Part], start: Callable[..., Part]) -> None:
+def test_the_pages_own_program_follows_the_bus(
+    running: tuple[RedisServer, list[dict[str, Any]], Part], start: Callable[..., Part]
+) -> None:
     server, ledger, _ = running
     with redis.Redis(port=server.port, socket_timeout=10, protocol=2) as client:
         reader = whole_page_reader(client, lambda name: name.startswith("trade:"))
         rows = list(until_idle(reader))
         assert {row[0] for row in rows} == {f"trade:binance:{symbol}" for symbol in SYMBOLS}
         assert sorted(rows) == sorted(row for row in entries_of(server.client) if row[0].startswith("trade:"))
-        assert sum(row[2] == "t" for row in rows) == sum(len(of(ledger, "trade", spelling)) for spelling in SYMBOLS.values())
+        assert sum(row[2] == "t" for row in rows) == sum(
+            len(of(ledger, "trade", spelling)) for spelling in SYMBOLS.values()
+        )
 
         # what comes later is told by the bells, a stream that is new too
         simulator = start("simulate", "--speed", "max", "--limit", "500", "--quotes-per-trade", "0")
         url = simulator.wait_for(r"listening on (ws://\S+)")[1]
-        start("gateway", "--feed", "json", "--name", "second", "--url", url, "--symbols", "AAPL", "--redis", server.url)
+        start(
+            "gateway",
+            "--feed",
+            "json",
+            "--name",
+            "second",
+            "--url",
+            url,
+            "--symbols",
+            "AAPL",
+            "--redis",
+            server.url,
+        )
         late: list[Row] = []
         deadline = time.monotonic() + 20
         while len(late) < 500 and time.monotonic() < deadline:
@@ -149,21 +228,31 @@ def test_loss_is_seen_by_the_counters(running: tuple[RedisServer, list[dict[str,
     server.client.xtrim(key, minid=fiftieth, approximate=False)
     with redis.Redis(port=server.port, socket_timeout=10, protocol=2) as client:
         # it had read the first entry; 2 to 49 are gone
-        _, id, _, _, lost = next(whole_page_reader(client, lambda stream: stream == name, start=first.decode()))
+        _, id, _, _, lost = next(
+            whole_page_reader(client, lambda stream: stream == name, start=first.decode())
+        )
         assert (id, lost) == (fiftieth.decode(), 48)
 
 
-def test_what_a_service_lost_is_a_gap_in_its_own_streams(redis_server: RedisServer, start: Callable[..., Part]) -> None:
+def test_what_a_service_lost_is_a_gap_in_its_own_streams(
+    redis_server: RedisServer, start: Callable[..., Part]
+) -> None:
     simulator = start("simulate", "--symbols", "BTCUSDT", "--rate", "1000", "--quotes-per-trade", "0")
     url = simulator.wait_for(r"listening on (ws://\S+)")[1]
-    gateway = start("gateway", "--feed", "binance", "--url", url, "--symbols", "BTC-USDT", "--redis", redis_server.url)
+    gateway = start(
+        "gateway", "--feed", "binance", "--url", url, "--symbols", "BTC-USDT", "--redis", redis_server.url
+    )
     bars = start("bars", "--specs", "tick:100", "--redis", redis_server.url)
     until(lambda: bars.metric("tickbus_bars_emitted_total") > 0, 20, "a bar")
     assert bars.stop() == 0
     name, key = "trade:binance:BTC-USDT", "tickbus:{63}:trade:binance:BTC-USDT"
     position = int(position_of(redis_server.client, "BTC-USDT")(name).split("-")[1])
     published = gateway.metric("tickbus_ticks_published_total")
-    until(lambda: gateway.metric("tickbus_ticks_published_total") > published + 300, 20, "trades that nobody reads")
+    until(
+        lambda: gateway.metric("tickbus_ticks_published_total") > published + 300,
+        20,
+        "trades that nobody reads",
+    )
     assert [simulator.stop(), gateway.stop()] == [0, 0]
     oldest = redis_server.client.xrevrange(key, count=1)[0][0]
     redis_server.client.xtrim(key, minid=oldest, approximate=False)
@@ -171,9 +260,21 @@ def test_what_a_service_lost_is_a_gap_in_its_own_streams(redis_server: RedisServ
 
     bars.start()
     told = "bar:tick:100:binance:BTC-USDT"
-    until(lambda: any(row[0] == told and row[2] == "g" for row in entries_of(redis_server.client)), 20, "the gap")
-    (gap,) = [array("Gap")(row[3]) for row in entries_of(redis_server.client) if row[0] == told and row[2] == "g"]
-    assert (gap["stream"], gap["source"], gap["kind"], gap["count"], gap["from_id"]) == (2, "bars", 6, lost, None)
+    until(
+        lambda: any(row[0] == told and row[2] == "g" for row in entries_of(redis_server.client)),
+        20,
+        "the gap",
+    )
+    (gap,) = [
+        array("Gap")(row[3]) for row in entries_of(redis_server.client) if row[0] == told and row[2] == "g"
+    ]
+    assert (gap["stream"], gap["source"], gap["kind"], gap["count"], gap["from_id"]) == (
+        2,
+        "bars",
+        6,
+        lost,
+        None,
+    )
     head = array("Head")(msgpack.unpackb(redis_server.client.hget("tickbus:{63}:last", told)))
     assert (head["gaps"], head["missing"]) == ({"trimmed": 1}, lost)
     assert array("Bar")(head["tick"])["spec"] == "tick:100"

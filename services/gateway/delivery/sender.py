@@ -71,7 +71,14 @@ class StreamHead(HeadBuilder):
 
 
 class Sender:
-    def __init__(self, lane: Lane, backlog: Backlog, spill: Spill, clock: BusClock, heads: Mapping[StreamWriter, StreamHead]) -> None:
+    def __init__(
+        self,
+        lane: Lane,
+        backlog: Backlog,
+        spill: Spill,
+        clock: BusClock,
+        heads: Mapping[StreamWriter, StreamHead],
+    ) -> None:
         """`heads`: of the streams that this lane writes, as they are stored."""
         self.lane = lane
         self.backlog = backlog
@@ -107,7 +114,9 @@ class Sender:
     @property
     def stuck(self) -> bool:
         """Whether Redis takes nothing."""
-        return not self.lane.up or (self.committing and time.monotonic() - self._acknowledged_at > _WELL_SECONDS)
+        return not self.lane.up or (
+            self.committing and time.monotonic() - self._acknowledged_at > _WELL_SECONDS
+        )
 
     def tick(self) -> None:
         """The bus clock is due."""
@@ -122,12 +131,17 @@ class Sender:
         transaction.ring_all, self.ring_due = self.ring_due, False
         # what was acknowledged, or in flight, when the spilling began was put in front of it, for the case that we are killed
         heads = self._heads
-        transaction.entries = entries = [entry for entry in entries if entry.seq > heads[entry.stream].seq] if spilled else entries
+        transaction.entries = entries = (
+            [entry for entry in entries if entry.seq > heads[entry.stream].seq] if spilled else entries
+        )
         fields = [entry.field for entry in entries]
         if b"g" in fields:
             for entry in entries:
                 heads[entry.stream].note(entry)
-        transaction.heads = {stream: heads[stream].pack_after(entry) for stream, entry in {entry.stream: entry for entry in entries}.items()}
+        transaction.heads = {
+            stream: heads[stream].pack_after(entry)
+            for stream, entry in {entry.stream: entry for entry in entries}.items()
+        }
         started = self._acknowledged_at = time.monotonic()
         self.committing = True
         await self.lane.commit(transaction)
@@ -167,7 +181,9 @@ class Sender:
         self.published["quote"] += len(fields) - trades - gaps
         now = self._clock.now_ns()
         if len(self.batches) < _MOST_UNMEASURED:
-            self.batches.append(Batch(len(entries), time.monotonic() - started, now - entries[0].recv, now - entries[-1].recv))
+            self.batches.append(
+                Batch(len(entries), time.monotonic() - started, now - entries[0].recv, now - entries[-1].recv)
+            )
 
     async def spill_oldest(self, most: int = _BATCH) -> bool:
         """Move the oldest of memory to the disk; -> whether there was room, and something to move.
@@ -184,7 +200,10 @@ class Sender:
             if not (before or moved) or not await asyncio.to_thread(self.spill.append, [*before, *moved]):
                 return False
             if before:
-                log.warning("Redis takes nothing, and memory is for what comes: the oldest ticks go to %s", self.spill.folder)
+                log.warning(
+                    "Redis takes nothing, and memory is for what comes: the oldest ticks go to %s",
+                    self.spill.folder,
+                )
             self.backlog.drop(moved)
             return True
 

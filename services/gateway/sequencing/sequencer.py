@@ -36,7 +36,9 @@ SOURCE = "gateway"
 class Sequencer:
     """Ticks of one feed in, entries for its streams out (by `emit`, in order)."""
 
-    def __init__(self, streams: Iterable[StreamState], emit: Callable[[Entry], None], repairable: bool = False) -> None:
+    def __init__(
+        self, streams: Iterable[StreamState], emit: Callable[[Entry], None], repairable: bool = False
+    ) -> None:
         self.streams = list(streams)
         self._trades = {state.symbol: state for state in self.streams if state.kind is StreamKind.TRADE}
         self._quotes = {state.symbol: state for state in self.streams if state.kind is StreamKind.QUOTE}
@@ -90,9 +92,19 @@ class Sequencer:
         if last < 0:
             state.first_seen = vendor_id
             if state.outage is not None:  # subscribed before, and nobody can know what came meanwhile
-                self._gap(state, state.outage, self.latency.missing_from(state.outage_since), tick.ts_event, tick.ts_recv)
+                self._gap(
+                    state,
+                    state.outage,
+                    self.latency.missing_from(state.outage_since),
+                    tick.ts_event,
+                    tick.ts_recv,
+                )
         elif vendor_id > last:
-            kind = state.outage if state.outage is not None and state.outage_at == state.next_id else GapKind.SEQUENCE
+            kind = (
+                state.outage
+                if state.outage is not None and state.outage_at == state.next_id
+                else GapKind.SEQUENCE
+            )
             self._hole(state, last + 1, vendor_id - 1, kind, state.event_before(tick.ts_event), tick)
         elif _is_missing(state.holes, vendor_id):
             self._late(state, tick, vendor_id)
@@ -126,7 +138,16 @@ class Sequencer:
 
     def _late(self, state: StreamState, tick: Trade | Quote, vendor_id: int) -> None:
         self._store_late(state, tick)
-        self._gap(state, GapKind.SEQUENCE, tick.ts_event, tick.ts_event, tick.ts_recv, vendor_id, vendor_id, repaired=True)
+        self._gap(
+            state,
+            GapKind.SEQUENCE,
+            tick.ts_event,
+            tick.ts_event,
+            tick.ts_recv,
+            vendor_id,
+            vendor_id,
+            repaired=True,
+        )
 
     def _store_late(self, state: StreamState, tick: Trade | Quote) -> None:
         late = msgspec.structs.replace(tick, flags=tick.flags | Flag.LATE)
@@ -151,7 +172,13 @@ class Sequencer:
 
     def _tell_outage(self, state: StreamState, recv: int) -> None:
         assert state.outage is not None
-        self._gap(state, state.outage, self.latency.missing_from(state.outage_since), self.latency.missing_to(recv), recv)
+        self._gap(
+            state,
+            state.outage,
+            self.latency.missing_from(state.outage_since),
+            self.latency.missing_to(recv),
+            recv,
+        )
         state.outage = None
 
     def rejected(self, notice: Rejected, recv: int) -> None:
@@ -168,7 +195,14 @@ class Sequencer:
             return
         self.measure_delays()
         if not state.sequenced:
-            self._gap(state, GapKind.REJECTED, self.latency.missing_from(recv), self.latency.missing_to(recv), recv, count=1)
+            self._gap(
+                state,
+                GapKind.REJECTED,
+                self.latency.missing_from(recv),
+                self.latency.missing_to(recv),
+                recv,
+                count=1,
+            )
         elif notice.vendor_id == state.next_id and state.next_id > 0:
             at = self.latency.missing_from(recv)
             self._hole(state, notice.vendor_id, notice.vendor_id, GapKind.REJECTED, at, None, recv)
@@ -186,7 +220,9 @@ class Sequencer:
                 state.outage, state.outage_at = GapKind.OVERFLOW, state.next_id  # the ids will name the hole
             else:
                 before = state.dropped
-                state.dropped = (before[0] + 1, before[1], tick.ts_event) if before else (1, tick.ts_event, tick.ts_event)
+                state.dropped = (
+                    (before[0] + 1, before[1], tick.ts_event) if before else (1, tick.ts_event, tick.ts_event)
+                )
 
     def tell_overflow(self, recv: int) -> None:
         """There is room again."""
@@ -200,11 +236,28 @@ class Sequencer:
         since, self._unreadable_since = self._unreadable_since, 0
         for state in self.streams:
             if not state.sequenced:
-                self._gap(state, GapKind.REJECTED, self.latency.missing_from(since), self.latency.missing_to(recv), recv)
+                self._gap(
+                    state,
+                    GapKind.REJECTED,
+                    self.latency.missing_from(since),
+                    self.latency.missing_to(recv),
+                    recv,
+                )
 
-    def _hole(self, state: StreamState, first: int, last: int, kind: GapKind, from_ts: int, tick: Trade | Quote | None, recv: int = 0) -> None:
+    def _hole(
+        self,
+        state: StreamState,
+        first: int,
+        last: int,
+        kind: GapKind,
+        from_ts: int,
+        tick: Trade | Quote | None,
+        recv: int = 0,
+    ) -> None:
         to_ts = tick.ts_event if tick is not None else from_ts
-        self._gap(state, kind, from_ts, max(from_ts, to_ts), tick.ts_recv if tick is not None else recv, first, last)
+        self._gap(
+            state, kind, from_ts, max(from_ts, to_ts), tick.ts_recv if tick is not None else recv, first, last
+        )
 
     def _gap(
         self, state: StreamState, kind: GapKind, from_ts: int, to_ts: int, recv: int,
@@ -222,12 +275,21 @@ class Sequencer:
         state.seq += 1
         # the head says which ids were dealt with: those of this hole too
         vendor_id = max(state.next_id - 1, last)
-        self._emit(Entry(state, max(recv // MILLISECOND, self.floor_ms), state.seq, b"g", encode(gap), vendor_id, recv))
+        self._emit(
+            Entry(
+                state, max(recv // MILLISECOND, self.floor_ms), state.seq, b"g", encode(gap), vendor_id, recv
+            )
+        )
 
     def measure_delays(self) -> None:
         self.latency.measure((state.last_event, state.recv_of_last_event) for state in self.streams)
 
-    def restore(self, heads: dict[str, Head], lane_of: Callable[[int], Hashable] = lambda shard: None, delay: int | None = None) -> int:
+    def restore(
+        self,
+        heads: dict[str, Head],
+        lane_of: Callable[[int], Hashable] = lambda shard: None,
+        delay: int | None = None,
+    ) -> int:
         """Go on after a restart; -> number of streams that have a history.
 
         `lane_of`: shard -> what it was written together with. Within a lane entries are stored in the order in which they came.

@@ -58,7 +58,9 @@ def lock_folder(folder: Path, make: bool = True) -> int | None:
 def remove_folder(folder: Path) -> None:
     """Remove the lock, which the caller holds, and the folder if nothing else is in it."""
     (folder / LOCK).unlink()
-    with suppress(OSError):  # what was set aside stays; or another process has just begun to look into it, and removes it
+    with suppress(
+        OSError
+    ):  # what was set aside stays; or another process has just begun to look into it, and removes it
         folder.rmdir()
         fsync_dir(folder.parent)
 
@@ -85,4 +87,6 @@ def check_spill_dir(spill_dir: Path) -> None:
     except OSError as error:
         with suppress(OSError):
             probe.unlink()
-        raise ConfigError(f"--spill-dir {spill_dir}: {error.strerror or error}; name a folder on a local disk that this user may write to") from None
+        raise ConfigError(
+            f"--spill-dir {spill_dir}: {error.strerror or error}; name a folder on a local disk that this user may write to"
+        ) from None

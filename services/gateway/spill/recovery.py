@@ -71,7 +71,9 @@ class Inheritance:
     spills: list[tuple[SpillFolder, Spill]]
 
     @classmethod
-    def find(cls, spill_dir: Path, feed: str, keys: Keys, taker: str, fences: Mapping[int, Fence]) -> "Inheritance":
+    def find(
+        cls, spill_dir: Path, feed: str, keys: Keys, taker: str, fences: Mapping[int, Fence]
+    ) -> "Inheritance":
         """Look through the folders before the fences are raised, and put `taker`, our token, into those that nobody else wrote after. Blocking."""
         writers: dict[str, StreamWriter] = {}
 
@@ -87,9 +89,19 @@ class Inheritance:
                 continue
             records = _read_records(held.folder)
             if not is_ours(held, records, _of_lane(held, fences)):
-                log.error("%s: another gateway wrote after it; what it holds stays there and is not merged", held.folder)
+                log.error(
+                    "%s: another gateway wrote after it; what it holds stays there and is not merged",
+                    held.folder,
+                )
                 continue
-            after = next((fence.holder for fence in _of_lane(held, fences).values() if fence.epoch >= held.owner.epoch), held.owner.holder)
+            after = next(
+                (
+                    fence.holder
+                    for fence in _of_lane(held, fences).values()
+                    if fence.epoch >= held.owner.epoch
+                ),
+                held.owner.holder,
+            )
             try:
                 spill = Spill.reopen(held, Budget(0), resolve)
             except SpillError as error:
@@ -99,12 +111,17 @@ class Inheritance:
             spills.append((held, spill))
         return cls(spills)
 
-    async def write(self, publisher: Publisher, keys: Keys, link: Connection, before: Mapping[int, Fence]) -> int:
+    async def write(
+        self, publisher: Publisher, keys: Keys, link: Connection, before: Mapping[int, Fence]
+    ) -> int:
         """With the fences raised: write what was spilled and is not stored; -> the number of entries. `before`: the fences as they were."""
         written = 0
         for held, spill in self.spills:
             if not is_ours(held, _read_records(held.folder), _of_lane(held, before)):
-                log.error("%s: another gateway wrote after it; what it holds stays there and is not merged", held.folder)
+                log.error(
+                    "%s: another gateway wrote after it; what it holds stays there and is not merged",
+                    held.folder,
+                )
                 await asyncio.to_thread(_write_records, held.folder, _read_records(held.folder)[:-1])
                 spill.close()
                 continue
@@ -118,12 +135,19 @@ async def _drain(spill: Spill, publisher: Publisher, keys: Keys, link: Connectio
     while len(spill):
         entries = await asyncio.to_thread(spill.peek, _BATCH)
         await _look_up(heads, entries, publisher, keys, link)
-        fresh = [entry for entry in entries if (entry.ms, entry.seq) > (heads[entry.stream].ms, heads[entry.stream].seq)]
+        fresh = [
+            entry
+            for entry in entries
+            if (entry.ms, entry.seq) > (heads[entry.stream].ms, heads[entry.stream].seq)
+        ]
         for entry in fresh:
             heads[entry.stream].add(entry, decode(entry.field, entry.payload))
         if fresh:
             transaction = Transaction(fresh[-1].ms)
-            transaction.entries, transaction.heads = fresh, {stream: heads[stream].pack() for stream in streams_of(fresh)}
+            transaction.entries, transaction.heads = (
+                fresh,
+                {stream: heads[stream].pack() for stream in streams_of(fresh)},
+            )
             await publisher.commit(transaction)
             written += len(fresh)
         await asyncio.to_thread(spill.release, len(entries))
@@ -134,7 +158,13 @@ async def _drain(spill: Spill, publisher: Publisher, keys: Keys, link: Connectio
     return written
 
 
-async def _look_up(heads: dict[StreamWriter, HeadBuilder], entries: list[Entry], publisher: Publisher, keys: Keys, link: Connection) -> None:
+async def _look_up(
+    heads: dict[StreamWriter, HeadBuilder],
+    entries: list[Entry],
+    publisher: Publisher,
+    keys: Keys,
+    link: Connection,
+) -> None:
     """The heads of streams that were not seen before."""
     new = [stream for stream in streams_of(entries) if stream not in heads]
     if not new:

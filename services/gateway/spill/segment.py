@@ -103,7 +103,10 @@ def _halved(entries: Sequence[Entry]) -> Iterator[Sequence[Entry]]:
 def _encode_body(entries: Sequence[Entry]) -> bytes:
     index: dict[StreamWriter, int] = {}
     number = index.setdefault
-    rows = [(number(it.stream, len(index)), it.ms, it.seq, it.field, it.payload, it.vendor_id, it.recv) for it in entries]
+    rows = [
+        (number(it.stream, len(index)), it.ms, it.seq, it.field, it.payload, it.vendor_id, it.recv)
+        for it in entries
+    ]
     return _encode(([stream.name for stream in index], rows))
 
 

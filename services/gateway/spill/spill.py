@@ -13,7 +13,16 @@ from threading import Lock
 
 from services.gateway.batching import keep_pairs
 from services.gateway.spill.dir_lock import clear, lock_folder, log, remove_folder
-from services.gateway.spill.segment import HEAD_BYTES, Header, Owner, SpillError, body_length, decode_entries, encode_entries, encode_header
+from services.gateway.spill.segment import (
+    HEAD_BYTES,
+    Header,
+    Owner,
+    SpillError,
+    body_length,
+    decode_entries,
+    encode_entries,
+    encode_header,
+)
 from services.gateway.spill.spill_folder import Damage, Segment, SpillFolder, folder_of, survey_folder
 from tickbus.durable import fsync_dir
 from tickbus.writer.entry import Entry, StreamWriter
@@ -51,7 +60,12 @@ class Spill:
     """A row of entries on the disk. `resolve` gives the stream of a name when entries are read back."""
 
     def __init__(
-        self, spill_dir: Path, owner: Owner, budget: Budget, resolve: Callable[[str], StreamWriter], segment_bytes: int = SEGMENT_BYTES
+        self,
+        spill_dir: Path,
+        owner: Owner,
+        budget: Budget,
+        resolve: Callable[[str], StreamWriter],
+        segment_bytes: int = SEGMENT_BYTES,
     ) -> None:
         """Touches no disk; the folder is there from the first append until it is empty."""
         self.owner = owner

@@ -152,7 +152,9 @@ def survey_folder(folder: Path) -> SpillFolder:
             held.litter.append(path)
         if damaged:
             behind = tuple(paths[at + 1 :])
-            held.damage = Damage(path, found.end, len(data) - found.end, behind, sum(one.stat().st_size for one in behind))
+            held.damage = Damage(
+                path, found.end, len(data) - found.end, behind, sum(one.stat().st_size for one in behind)
+            )
             break
         if is_last:
             held.torn = len(data) - found.end

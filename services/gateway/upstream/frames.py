@@ -53,7 +53,9 @@ class FrameSplitter:
                 break
             stop = start + length
             if stop > end:
-                if length > CONTROL_BYTES and (first & 0x70 or first & 0x0F > _BINARY):  # never to be waited for: it is an error already
+                if length > CONTROL_BYTES and (
+                    first & 0x70 or first & 0x0F > _BINARY
+                ):  # never to be waited for: it is an error already
                     controls.append(data[position:])
                     position = end
                 elif length > self.most and first & 0x0F <= _BINARY:

@@ -16,7 +16,9 @@ async def fetch(request: HttpRequest) -> HttpResponse:
 
 
 def _fetch(request: HttpRequest) -> HttpResponse:
-    sent = urllib.request.Request(request.url, request.body or None, dict(request.headers), method=request.method)
+    sent = urllib.request.Request(
+        request.url, request.body or None, dict(request.headers), method=request.method
+    )
     try:
         with urllib.request.urlopen(sent, timeout=_SECONDS) as answer:
             return HttpResponse(answer.status, _lower(answer.headers), answer.read(_MAX_BODY))

@@ -6,7 +6,17 @@ from collections.abc import Sequence
 
 from services.gateway.delivery.backlog import Backlog, Backlogs
 from services.gateway.sequencing.sequencer import Sequencer
-from services.vendors.feed import Closing, HeartbeatAck, Mapped, Mapper, Notice, Refused, Rejected, Skipped, SubscribeAck
+from services.vendors.feed import (
+    Closing,
+    HeartbeatAck,
+    Mapped,
+    Mapper,
+    Notice,
+    Refused,
+    Rejected,
+    Skipped,
+    SubscribeAck,
+)
 from tickbus.clock import BusClock
 from tickbus.protocol.messages import GapKind
 
@@ -89,10 +99,18 @@ class Intake:
         self.rejected[notice.reason] += 1
         if self.rejected[notice.reason] <= _TOLD:
             more = "; further ones are only counted" if self.rejected[notice.reason] == _TOLD else ""
-            log.warning("rejected (%s)%s: %s%s", notice.reason, f" {notice.symbol}" if notice.symbol else "", notice.detail, more)
+            log.warning(
+                "rejected (%s)%s: %s%s",
+                notice.reason,
+                f" {notice.symbol}" if notice.symbol else "",
+                notice.detail,
+                more,
+            )
         self.sequencer.rejected(notice, recv)
 
-    def _take_both(self, ticks: Sequence[Mapped], notices: list[Notice], recv: int, special: bool) -> list[Notice]:
+    def _take_both(
+        self, ticks: Sequence[Mapped], notices: list[Notice], recv: int, special: bool
+    ) -> list[Notice]:
         """A frame with ticks and notices: what was rejected is told before the ticks behind it. -> the notices that concern the connection."""
         concerning: list[Notice] = []
         done = 0
@@ -122,7 +140,10 @@ class Intake:
             self.sequencer.tell_overflow(ticks[0][0].ts_recv)
         elif not self._overflowing and backlog.full:
             self._overflowing = True
-            log.error("no room for more ticks until Redis takes some (--backlog-bytes %d): what is dropped is told as a Gap", backlog.bound)
+            log.error(
+                "no room for more ticks until Redis takes some (--backlog-bytes %d): what is dropped is told as a Gap",
+                backlog.bound,
+            )
         if self._overflowing:
             self.sequencer.overflow(ticks)
         return not self._overflowing

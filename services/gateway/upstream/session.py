@@ -94,7 +94,9 @@ class Connection:
         done = 0
         for before in self.socket.splitter.skipped:
             self._take(payloads[done:before])
-            self._intake.reject(Rejected("oversize", f"a frame of more than {self._most} bytes (--max-frame)"))
+            self._intake.reject(
+                Rejected("oversize", f"a frame of more than {self._most} bytes (--max-frame)")
+            )
             done = before
         self._take(payloads[done:] if done else payloads)
 

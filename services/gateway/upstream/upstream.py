@@ -75,7 +75,9 @@ class Upstream:
     async def run(self) -> None:
         """For ever; VendorRefused when the vendor says no for good."""
         while True:
-            connection = Connection(self._make_feed(), self._intake, self._tolerance, self._most, holding=False)
+            connection = Connection(
+                self._make_feed(), self._intake, self._tolerance, self._most, holding=False
+            )
             reason, wait = await self._open(connection)
             if not reason:
                 reason, wait = await self._serve(connection)
@@ -93,7 +95,11 @@ class Upstream:
         except PreparationRefused as error:
             return self._refused(error.refused)
         except (OSError, TimeoutError, InvalidHandshake) as error:
-            log.warning("upstream: no connection to %s: %s", connection.feed.address(), str(error) or type(error).__name__)
+            log.warning(
+                "upstream: no connection to %s: %s",
+                connection.feed.address(),
+                str(error) or type(error).__name__,
+            )
             return "connect", 0.0
         log.info("upstream: connected to %s", connection.feed.address())
         return "", 0.0
@@ -137,7 +143,9 @@ class Upstream:
             since = self._intake.last_tick if ended == "silence" else self._intake.last_frame
             if self._doubted_since:
                 since, self._doubted_since = min(since or self._doubted_since, self._doubted_since), 0
-            self._intake.outage(GapKind.STALE if ended == "silence" else GapKind.DISCONNECT, since or self._intake.stamp())
+            self._intake.outage(
+                GapKind.STALE if ended == "silence" else GapKind.DISCONNECT, since or self._intake.stamp()
+            )
         log.warning("upstream: connection ended (%s): %s", ended, why)
         return ("slow_down", refused.wait / SECOND) if refused is not None else (ended, 0.0)
 
@@ -166,7 +174,10 @@ class Upstream:
             if self._intake.last_tick != last_tick or not self._in_session():
                 last_tick, quiet_since = self._intake.last_tick, now
             if self._silence and connection.subscribed.is_set() and now - quiet_since > self._silence:
-                return "silence", f"no tick for {format_duration(int(self._silence * SECOND))} (--silence) though it is connected"
+                return (
+                    "silence",
+                    f"no tick for {format_duration(int(self._silence * SECOND))} (--silence) though it is connected",
+                )
             if connection.unanswered > 3 and connection.feed.heartbeat_answers:
                 return "dead", "three heartbeats without an answer"
             if now - max(socket.last_received, connection.opened_at) > 2 * _PING_SECONDS:
@@ -174,10 +185,16 @@ class Upstream:
             if now - pinged > _PING_SECONDS:
                 pinged = now
                 socket.ping()
-            patience = _SUBSCRIBE_SECONDS + connection.feed.request_interval / SECOND * connection.feed.requests
+            patience = (
+                _SUBSCRIBE_SECONDS + connection.feed.request_interval / SECOND * connection.feed.requests
+            )
             if not connection.subscribed.is_set() and now - connection.opened_at > patience:
                 return "subscribe", "the subscription was not acknowledged"
-            if 0.0 < connection.rotate_at < now and connection.feed.overlaps and connection.subscribed.is_set():
+            if (
+                0.0 < connection.rotate_at < now
+                and connection.feed.overlaps
+                and connection.subscribed.is_set()
+            ):
                 return "rotate", "replaced before its end"
 
     async def _replacement(self, old: Connection) -> tuple[Connection | None, float]:
@@ -194,7 +211,11 @@ class Upstream:
             return None, wait
         subscribed = asyncio.create_task(new.subscribed.wait())
         try:
-            await asyncio.wait((subscribed, new.socket.closed), timeout=_SUBSCRIBE_SECONDS, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait(
+                (subscribed, new.socket.closed),
+                timeout=_SUBSCRIBE_SECONDS,
+                return_when=asyncio.FIRST_COMPLETED,
+            )
             if new.subscribed.is_set() and not new.held_enough:
                 await asyncio.wait((old.socket.closed,), timeout=_SETTLE_SECONDS)
         finally:

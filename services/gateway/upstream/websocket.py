@@ -22,7 +22,9 @@ from tickbus.sanitize import redact
 
 _OPEN_SECONDS = 10.0
 _LONGEST_WAIT = 3600
-logging.getLogger("websockets.client").setLevel(logging.INFO)  # below that it writes the request, with the token in it
+logging.getLogger("websockets.client").setLevel(
+    logging.INFO
+)  # below that it writes the request, with the token in it
 
 
 class HandshakeRefused(Exception):
@@ -175,7 +177,11 @@ class WebSocket(asyncio.Protocol):
             if getattr(event, "opcode", None) is Opcode.CLOSE:
                 # not close_code, which is None until the TCP connection has ended too
                 said = self._protocol.close_rcvd
-                self._failure = f"closed by the server: {said.code} {said.reason}".strip() if said is not None else "closed by the server"
+                self._failure = (
+                    f"closed by the server: {said.code} {said.reason}".strip()
+                    if said is not None
+                    else "closed by the server"
+                )
         if self._protocol.parser_exc is not None:
             self._failure = f"protocol error: {self._protocol.parser_exc}"
         self._flush()

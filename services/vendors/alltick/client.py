@@ -11,7 +11,20 @@ from urllib.parse import quote
 import msgspec
 
 from services.vendors.alltick.options import AllTickOptions
-from services.vendors.feed import ABSENT, NO_ID, Feed, FeedSetup, HeartbeatAck, Mapped, Mapper, Refused, Skipped, SubscribeAck, Topic, raw_text
+from services.vendors.feed import (
+    ABSENT,
+    NO_ID,
+    Feed,
+    FeedSetup,
+    HeartbeatAck,
+    Mapped,
+    Mapper,
+    Refused,
+    Skipped,
+    SubscribeAck,
+    Topic,
+    raw_text,
+)
 from tickbus.errors import ConfigError
 from tickbus.protocol.messages import Quote, Side, Trade
 from tickbus.units import SECOND, Duration, canonical, canonical_size, epoch_ns
@@ -22,7 +35,11 @@ _TRADES, _TRADES_ANSWER = 22004, 22005
 _TRADE_PUSH, _DEPTH_PUSH = 22998, 22999
 _PUSHES = {_TRADE_PUSH: "trade", _DEPTH_PUSH: "quote"}
 _OK = 200
-_FATAL = {401: "the token is not valid", 603: "the plan does not include this", 604: "the plan does not include one of the codes"}
+_FATAL = {
+    401: "the token is not valid",
+    603: "the plan does not include this",
+    604: "the plan does not include one of the codes",
+}
 _SLOW_DOWN = (429, 605, 606)
 _PLANS = {
     "free": (5, Duration(10 * SECOND)),
@@ -92,7 +109,9 @@ class AllTickMapper(Mapper):
                 self.reject("unknown_symbol", data.code, lost=False, after=after)
             return ()
         try:
-            tick: Trade | Quote = self._trade(data, symbol, recv) if kind == "trade" else self._quote(data, symbol, recv)
+            tick: Trade | Quote = (
+                self._trade(data, symbol, recv) if kind == "trade" else self._quote(data, symbol, recv)
+            )
         except (ValueError, KeyError, UnicodeDecodeError, msgspec.MsgspecError) as error:
             self.reject("field", error, kind=kind, symbol=symbol, after=after)
             return ()
@@ -118,7 +137,12 @@ class AllTickMapper(Mapper):
         if outer.ret is not None and outer.ret != _OK:
             text = f"AllTick answers {outer.ret} {outer.msg or ''}".strip()
             if outer.ret in _FATAL:
-                self.notices.append(Refused(f"{text}: {_FATAL[outer.ret]}; check --token, --url (stocks and forex differ) and --symbols", fatal=True))
+                self.notices.append(
+                    Refused(
+                        f"{text}: {_FATAL[outer.ret]}; check --token, --url (stocks and forex differ) and --symbols",
+                        fatal=True,
+                    )
+                )
             else:
                 wait = 10 * SECOND if outer.ret in _SLOW_DOWN else 5 * SECOND
                 self.notices.append(Refused(text, fatal=False, wait=Duration(wait)))
@@ -138,7 +162,9 @@ class AllTickMapper(Mapper):
         command, data = (loose.get("cmd_id"), loose.get("data")) if isinstance(loose, dict) else ("", None)
         if command is None or (type(command) is int and command not in _PUSHES):
             try:  # no tick: its data may be anything
-                self._answer(msgspec.convert({name: loose.get(name) for name in ("cmd_id", "ret", "msg")}, _Frame))
+                self._answer(
+                    msgspec.convert({name: loose.get(name) for name in ("cmd_id", "ret", "msg")}, _Frame)
+                )
             except msgspec.ValidationError:
                 self.reject("field", error, after=after)
             return ()
@@ -205,7 +231,9 @@ class AllTick(Feed):
         if codes := self._codes(topics, "trade"):
             frames.append(self._request(_TRADES, {"symbol_list": [{"code": code} for code in codes]}))
         if codes := self._codes(topics, "quote"):
-            frames.append(self._request(_DEPTH, {"symbol_list": [{"code": code, "depth_level": 1} for code in codes]}))
+            frames.append(
+                self._request(_DEPTH, {"symbol_list": [{"code": code, "depth_level": 1} for code in codes]})
+            )
         return frames
 
     def _codes(self, topics: Collection[Topic], kind: str) -> list[str]:
@@ -216,7 +244,9 @@ class AllTick(Feed):
 
     def _request(self, command: int, data: dict[str, object]) -> str:
         self.requests += 1
-        return msgspec.json.encode({"cmd_id": command, "seq_id": self.requests, "trace": f"tickbus-{self.requests}", "data": data}).decode()
+        return msgspec.json.encode(
+            {"cmd_id": command, "seq_id": self.requests, "trace": f"tickbus-{self.requests}", "data": data}
+        ).decode()
 
     def mapper(self, tolerance: Duration) -> AllTickMapper:
         return AllTickMapper(self.setup.symbols, tolerance)

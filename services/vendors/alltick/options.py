@@ -10,10 +10,19 @@ Plan = Literal["free", "basic", "premium", "pro"]
 
 
 class AllTickOptions(VendorOptions, frozen=True, kw_only=True):
-    alltick_plan: Annotated[Plan | None, Option("the plan of the token: its number of codes and its pace are kept to; default a paid one's")] = None
+    alltick_plan: Annotated[
+        Plan | None,
+        Option("the plan of the token: its number of codes and its pace are kept to; default a paid one's"),
+    ] = None
 
 
 class AllTickServerOptions(VendorOptions, frozen=True, kw_only=True):
-    heartbeat_timeout: Annotated[Duration, Option("a connection without heartbeats for this long is closed")] = Duration(30 * SECOND)
-    alltick_numbers: Annotated[bool, Option("seq and tick_time as JSON numbers, the form documented since June 2026")] = False
-    alltick_join: Annotated[int, Option("objects per frame at most, joined by newlines", minimum=1, maximum=10_000)] = 1
+    heartbeat_timeout: Annotated[
+        Duration, Option("a connection without heartbeats for this long is closed")
+    ] = Duration(30 * SECOND)
+    alltick_numbers: Annotated[
+        bool, Option("seq and tick_time as JSON numbers, the form documented since June 2026")
+    ] = False
+    alltick_join: Annotated[
+        int, Option("objects per frame at most, joined by newlines", minimum=1, maximum=10_000)
+    ] = 1

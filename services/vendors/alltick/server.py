@@ -87,9 +87,14 @@ class AllTickDialect(Dialect):
         if isinstance(message, Trade):
             price, size = message.price_text, message.size_text
             turnover, direction = _turnover(price, size), _DIRECTIONS[message.side]
-            body = f'"price":"{price}","volume":"{size}","turnover":"{turnover}","trade_direction":{direction}'
+            body = (
+                f'"price":"{price}","volume":"{size}","turnover":"{turnover}","trade_direction":{direction}'
+            )
             return f'{{"cmd_id":{_PUSH_TRADE},"data":{{{head},{body}}}}}'.encode()
-        bids, asks = _level(message.bid_text, message.bid_size_text), _level(message.ask_text, message.ask_size_text)
+        bids, asks = (
+            _level(message.bid_text, message.bid_size_text),
+            _level(message.ask_text, message.ask_size_text),
+        )
         return f'{{"cmd_id":{_PUSH_DEPTH},"data":{{{head},"bids":[{bids}],"asks":[{asks}]}}}}'.encode()
 
     def time_text(self, ts_event: int) -> str:
@@ -99,7 +104,9 @@ class AllTickDialect(Dialect):
         """Whole milliseconds; a level always has a size."""
         ts_event = message.ts_event // MILLISECOND * MILLISECOND
         if isinstance(message, Trade):
-            return replace(message, trade_id=str(id), ts_event=ts_event, bid_text=None, ask_text=None, flags=0)
+            return replace(
+                message, trade_id=str(id), ts_event=ts_event, bid_text=None, ask_text=None, flags=0
+            )
         bid_size, ask_size = message.bid_size_text or "0", message.ask_size_text or "0"
         return replace(
             message, bid_size_text=bid_size if message.bid_text else None, ask_size_text=ask_size if message.ask_text else None, ts_event=ts_event, flags=0,
@@ -107,7 +114,11 @@ class AllTickDialect(Dialect):
 
     def pack(self, items: Sequence[bytes]) -> Sequence[bytes]:
         step = self._options.alltick_join
-        return items if step == 1 else [b"\n".join(items[start : start + step]) for start in range(0, len(items), step)]
+        return (
+            items
+            if step == 1
+            else [b"\n".join(items[start : start + step]) for start in range(0, len(items), step)]
+        )
 
     def _pace(self, request: dict[str, object], now: int) -> Answer | None:
         """605 for a request that comes too soon, 606 and the end for a client that does not stop."""
@@ -164,13 +175,30 @@ def _is_request(value: object) -> bool:
     if not isinstance(value, dict) or not {"cmd_id", "seq_id", "trace", "data"} <= value.keys():
         return False
     ids = (value["cmd_id"], value["seq_id"])
-    return all(type(number) is int and 0 <= number < 1 << 32 for number in ids) and isinstance(value["trace"], str) and len(value["trace"]) <= 64
+    return (
+        all(type(number) is int and 0 <= number < 1 << 32 for number in ids)
+        and isinstance(value["trace"], str)
+        and len(value["trace"]) <= 64
+    )
 
 
 def _reply(request: Mapping[str, object], ret: int = 200, text: str = "ok") -> Answer:
     command = request["cmd_id"]
     assert isinstance(command, int)
-    return Answer([_encode({"ret": ret, "msg": text, "cmd_id": command + 1, "seq_id": request["seq_id"], "trace": request["trace"], "data": {}})])
+    return Answer(
+        [
+            _encode(
+                {
+                    "ret": ret,
+                    "msg": text,
+                    "cmd_id": command + 1,
+                    "seq_id": request["seq_id"],
+                    "trace": request["trace"],
+                    "data": {},
+                }
+            )
+        ]
+    )
 
 
 def _refuse(ret: int, text: str) -> Answer:

@@ -9,7 +9,19 @@ from typing import Any
 
 import msgspec
 
-from services.vendors.feed import NO_ID, Closing, Feed, FeedSetup, Mapped, Mapper, Refused, Skipped, SubscribeAck, Topic, says_something
+from services.vendors.feed import (
+    NO_ID,
+    Closing,
+    Feed,
+    FeedSetup,
+    Mapped,
+    Mapper,
+    Refused,
+    Skipped,
+    SubscribeAck,
+    Topic,
+    says_something,
+)
 from services.vendors.symbols import SymbolMap
 from tickbus.errors import ConfigError
 from tickbus.protocol.messages import Quote, Side, Trade
@@ -73,7 +85,10 @@ class BinanceMapper(Mapper):
     def follow(self, previous: Mapper) -> None:
         super().follow(previous)
         assert isinstance(previous, BinanceMapper)
-        self._seen = {**previous._seen, **previous._updates}  # a quiet symbol's newest may be two connections old
+        self._seen = {
+            **previous._seen,
+            **previous._updates,
+        }  # a quiet symbol's newest may be two connections old
 
     def map(self, frame: bytes, recv: int) -> Sequence[Mapped]:
         try:
@@ -96,9 +111,18 @@ class BinanceMapper(Mapper):
             bid, ask = self.best_quotes.get(symbol, _NO_QUOTE)
             side = _SELL if event.m else _BUY if event.m is False else Side.UNKNOWN
             flags = self.flags(ts_event, recv) if ts_event > recv else 0
-            return ((Trade(symbol, canonical(price), size, side, str(vendor_id), ts_event, recv, bid, ask, flags), vendor_id),)
+            return (
+                (
+                    Trade(
+                        symbol, canonical(price), size, side, str(vendor_id), ts_event, recv, bid, ask, flags
+                    ),
+                    vendor_id,
+                ),
+            )
         except (ValueError, TypeError, AttributeError) as error:
-            self.reject("field", error, kind="trade", symbol=symbol, vendor_id=NO_ID if event.t is None else event.t)
+            self.reject(
+                "field", error, kind="trade", symbol=symbol, vendor_id=NO_ID if event.t is None else event.t
+            )
             return ()
 
     def _quote(self, event: _Event, symbol: str, recv: int) -> Sequence[Mapped]:
@@ -116,7 +140,9 @@ class BinanceMapper(Mapper):
         self.best_quotes[symbol] = (bid, ask)
         return ((Quote(symbol, bid, bid_size, ask, ask_size, recv, recv), NO_ID),)
 
-    def _no_trade(self, outer: _Frame, event: _Event, symbol: str | None, frame: bytes, recv: int) -> Sequence[Mapped]:
+    def _no_trade(
+        self, outer: _Frame, event: _Event, symbol: str | None, frame: bytes, recv: int
+    ) -> Sequence[Mapped]:
         if symbol is not None and event.e is None and event.u is not None:
             return self._quote(event, symbol, recv)
         if event.e == "serverShutdown":
@@ -125,7 +151,11 @@ class BinanceMapper(Mapper):
             self._vendor_error(outer, frame)
         elif outer.result:
             self.notices.append(SubscribeAck())
-        elif event.s is not None and (event.e == "trade" or event.u is not None) and event.s not in self.symbols:
+        elif (
+            event.s is not None
+            and (event.e == "trade" or event.u is not None)
+            and event.s not in self.symbols
+        ):
             self.reject("unknown_symbol", event.s, lost=False)
         elif event.e == "trade":
             self.reject("field", "a trade without symbol")
@@ -136,7 +166,11 @@ class BinanceMapper(Mapper):
     def _vendor_error(self, outer: _Frame, frame: bytes) -> None:
         text = frame.decode(errors="replace")[:200]
         slow = outer.code == 4 or b"Too many" in frame
-        self.notices.append(Refused(f"Binance answers {text}", fatal=False, wait=Duration(30 * SECOND if slow else 5 * SECOND)))
+        self.notices.append(
+            Refused(
+                f"Binance answers {text}", fatal=False, wait=Duration(30 * SECOND if slow else 5 * SECOND)
+            )
+        )
 
     def _unreadable(self, frame: bytes, error: Exception) -> Sequence[Mapped]:
         """Not JSON, or a field of the wrong type: say for which stream, where that can be told."""
@@ -187,7 +221,10 @@ class Binance(Feed):
         piece: list[str] = []
         for topic in topics:
             stream = self.setup.symbols.vendor[topic.symbol].lower() + _SUFFIXES[topic.kind]
-            if piece and sum(len(name.encode()) + 3 for name in piece) + len(stream.encode()) + 60 > _MESSAGE_BYTES:
+            if (
+                piece
+                and sum(len(name.encode()) + 3 for name in piece) + len(stream.encode()) + 60 > _MESSAGE_BYTES
+            ):
                 frames.append(self._request(method, piece))
                 piece = []
             piece.append(stream)

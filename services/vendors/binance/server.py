@@ -108,7 +108,11 @@ class BinanceDialect(Dialect):
 
     def recorded(self, frame: bytes) -> bytes | None:
         """Recorded frames are wrapped, and their times are in ms; what bears no time is the same in any unit."""
-        if self._unit != MILLISECOND and (channel := channel_of(frame)) is not None and channel[0].endswith("@trade"):
+        if (
+            self._unit != MILLISECOND
+            and (channel := channel_of(frame)) is not None
+            and channel[0].endswith("@trade")
+        ):
             return None
         return frame if self._combined else frame[frame.index(_DATA) + len(_DATA) : -1]
 
@@ -126,7 +130,11 @@ class BinanceDialect(Dialect):
             ask, ask_size = message.ask_text or _NO_SIZE, message.ask_size_text or _NO_SIZE
             data = f'"u":{id},"s":"{code}","b":"{bid}","B":"{bid_size}","a":"{ask}","A":"{ask_size}"'
             kind = "quote"
-        return f'{{"stream":"{_stream(kind, symbol)}","data":{{{data}}}}}'.encode() if self._combined else f"{{{data}}}".encode()
+        return (
+            f'{{"stream":"{_stream(kind, symbol)}","data":{{{data}}}}}'.encode()
+            if self._combined
+            else f"{{{data}}}".encode()
+        )
 
     def time_text(self, ts_event: int) -> str:
         return str(ts_event // self._unit)
@@ -136,7 +144,9 @@ class BinanceDialect(Dialect):
         if isinstance(message, Trade):
             side = message.side if message.side is Side.SELL else Side.BUY
             ts_event = message.ts_event // self._unit * self._unit
-            return replace(message, side=side, trade_id=str(id), ts_event=ts_event, bid_text=None, ask_text=None, flags=0)
+            return replace(
+                message, side=side, trade_id=str(id), ts_event=ts_event, bid_text=None, ask_text=None, flags=0
+            )
         return replace(
             message, bid_text=message.bid_text or _NO_SIZE, bid_size_text=message.bid_size_text or _NO_SIZE,
             ask_text=message.ask_text or _NO_SIZE, ask_size_text=message.ask_size_text or _NO_SIZE, ts_event=message.ts_recv, flags=0,
@@ -154,7 +164,9 @@ class BinanceDialect(Dialect):
             result = list(self._streams)
         elif method in ("SET_PROPERTY", "GET_PROPERTY"):
             result = self._property(method, params, number)
-            event = {"event": "set_property", "combined": self._combined} if method == "SET_PROPERTY" else None
+            event = (
+                {"event": "set_property", "combined": self._combined} if method == "SET_PROPERTY" else None
+            )
         else:
             names = [name for name in params if isinstance(name, str)]
             if len(names) != len(params):
@@ -184,7 +196,9 @@ class BinanceDialect(Dialect):
         return None
 
 
-def open_binance(path: str, query: Mapping[str, str], limits: VendorLimits, options: BinanceServerOptions, now: int) -> BinanceDialect | None:
+def open_binance(
+    path: str, query: Mapping[str, str], limits: VendorLimits, options: BinanceServerOptions, now: int
+) -> BinanceDialect | None:
     microseconds = query.get("timeUnit", "").upper() == "MICROSECOND"
     head, _, tail = path.removeprefix("/").partition("/")
     if head == "ws":
@@ -194,7 +208,9 @@ def open_binance(path: str, query: Mapping[str, str], limits: VendorLimits, opti
     else:
         return None
     streams = [name for name in names.split("/") if name][: limits.symbol_cap or _MOST_STREAMS]
-    return BinanceDialect(limits, options, now, combined=head == "stream", streams=streams, microseconds=microseconds)
+    return BinanceDialect(
+        limits, options, now, combined=head == "stream", streams=streams, microseconds=microseconds
+    )
 
 
 def channel_of(frame: bytes) -> tuple[str, str] | None:
@@ -215,7 +231,11 @@ def _request(message: bytes) -> tuple[str, list[object], int | str | None]:
     try:
         request = msgspec.json.decode(message[:_CUT])
     except (msgspec.DecodeError, UnicodeDecodeError):
-        why = f"EOF while parsing a string at line 1 column {_CUT}" if len(message) > _CUT else "expected value at line 1 column 1"
+        why = (
+            f"EOF while parsing a string at line 1 column {_CUT}"
+            if len(message) > _CUT
+            else "expected value at line 1 column 1"
+        )
         raise _Refused(3, f"Invalid JSON: {why}", None) from None
     if not isinstance(request, dict):
         raise _Refused(2, "Invalid request: expected an object", None)
@@ -224,7 +244,11 @@ def _request(message: bytes) -> tuple[str, list[object], int | str | None]:
         raise _Refused(2, "Invalid request: request ID must be an integer, a string or null", None)
     method, params = request.get("method"), request.get("params", [])
     if method not in _METHODS:
-        raise _Refused(2, f"Invalid request: unknown variant `{method}`, expected one of `{'`, `'.join(_METHODS)}`", number)
+        raise _Refused(
+            2,
+            f"Invalid request: unknown variant `{method}`, expected one of `{'`, `'.join(_METHODS)}`",
+            number,
+        )
     if not isinstance(params, list):
         raise _Refused(2, "Invalid request: params must be an array", number)
     return method, params, number

@@ -12,20 +12,63 @@ from typing import Any
 
 import msgspec
 
-from services.vendors.feed import ABSENT, NO_ID, Feed, FeedSetup, Mapped, Mapper, Refused, Rejected, Skipped, Topic, raw_text, says_something
+from services.vendors.feed import (
+    ABSENT,
+    NO_ID,
+    Feed,
+    FeedSetup,
+    Mapped,
+    Mapper,
+    Refused,
+    Rejected,
+    Skipped,
+    Topic,
+    raw_text,
+    says_something,
+)
 from services.vendors.json.options import JsonOptions
 from services.vendors.symbols import SymbolMap
 from tickbus.errors import ConfigError
 from tickbus.protocol.messages import Quote, Side, Trade
-from tickbus.units import SECOND, Duration, canonical, canonical_size, epoch_ns, is_plain, is_plain_size, iso_ns
+from tickbus.units import (
+    SECOND,
+    Duration,
+    canonical,
+    canonical_size,
+    epoch_ns,
+    is_plain,
+    is_plain_size,
+    iso_ns,
+)
 
-NAMES = ("trades", "quotes", "symbol", "price", "volume", "time", "side", "id", "bid", "bid_size", "ask", "ask_size")
+NAMES = (
+    "trades",
+    "quotes",
+    "symbol",
+    "price",
+    "volume",
+    "time",
+    "side",
+    "id",
+    "bid",
+    "bid_size",
+    "ask",
+    "ask_size",
+)
 _FIELDS = {
     "trades": ("symbol", "price", "volume", "time", "side", "id"),
     "quotes": ("symbol", "bid", "bid_size", "ask", "ask_size", "time"),
 }
 _NO_QUOTE = (None, None)
-_SIDES = {"": Side.UNKNOWN, "buy": Side.BUY, "b": Side.BUY, "1": Side.BUY, "sell": Side.SELL, "s": Side.SELL, "2": Side.SELL}
+_SIDES = {
+    "": Side.UNKNOWN,
+    "buy": Side.BUY,
+    "b": Side.BUY,
+    "1": Side.BUY,
+    "sell": Side.SELL,
+    "s": Side.SELL,
+    "2": Side.SELL,
+}
 
 
 def field_names(given: tuple[str, ...]) -> dict[str, str]:
@@ -60,7 +103,14 @@ class JsonMapper(Mapper):
             self._other(outer)
         return ticks
 
-    def _map_all(self, kind: str, items: Sequence[Any], build: "Callable[[Any, str, int], Trade | Quote]", recv: int, ticks: list[Mapped]) -> None:
+    def _map_all(
+        self,
+        kind: str,
+        items: Sequence[Any],
+        build: "Callable[[Any, str, int], Trade | Quote]",
+        recv: int,
+        ticks: list[Mapped],
+    ) -> None:
         for item in items:
             symbol = None
             try:
@@ -96,7 +146,10 @@ class JsonMapper(Mapper):
 
     def _quote(self, item: Any, symbol: str, recv: int) -> Quote:
         bid, ask = (canonical(text) if (text := _text(value)) else None for value in (item.bid, item.ask))
-        bid_size, ask_size = (canonical_size(text) if (text := _text(value)) else None for value in (item.bid_size, item.ask_size))
+        bid_size, ask_size = (
+            canonical_size(text) if (text := _text(value)) else None
+            for value in (item.bid_size, item.ask_size)
+        )
         ts_event = _time(item.time, recv)
         self.best_quotes[symbol] = (bid, ask)
         return Quote(symbol, bid, bid_size, ask, ask_size, ts_event, recv, self.flags(ts_event, recv))
@@ -105,7 +158,9 @@ class JsonMapper(Mapper):
         """Welcome messages, acknowledgements and the like; an `error` is told."""
         if says_something(outer.error):
             text = bytes(outer.error).decode(errors="replace")
-            self.notices.append(Refused(f"the vendor answers {text[:200]}", fatal=False, wait=Duration(5 * SECOND)))
+            self.notices.append(
+                Refused(f"the vendor answers {text[:200]}", fatal=False, wait=Duration(5 * SECOND))
+            )
         else:
             self.notices.append(Skipped())
 
@@ -162,10 +217,19 @@ class _FrameDecoder:
         for kind, fields in _FIELDS.items():
             types = [(name, type_of(kind, name)) for name in fields]
             item = msgspec.defstruct(
-                f"Json_{kind}", [(name, of, msgspec.field(name=self._names[name], default=default)) for name, (of, default) in types], gc=False
+                f"Json_{kind}",
+                [
+                    (name, of, msgspec.field(name=self._names[name], default=default))
+                    for name, (of, default) in types
+                ],
+                gc=False,
             )
-            lists.append((kind, list[item | None] | None, msgspec.field(name=self._names[kind], default=None)))  # type: ignore[valid-type]
-        frame = msgspec.defstruct("JsonFrame", [*lists, ("error", msgspec.Raw, msgspec.field(default=ABSENT))])
+            lists.append(
+                (kind, list[item | None] | None, msgspec.field(name=self._names[kind], default=None))
+            )  # type: ignore[valid-type]
+        frame = msgspec.defstruct(
+            "JsonFrame", [*lists, ("error", msgspec.Raw, msgspec.field(default=ABSENT))]
+        )
         return msgspec.json.Decoder(frame).decode
 
 
@@ -208,7 +272,9 @@ class Json(Feed):
         try:
             _FrameDecoder(self._names)
         except (ValueError, TypeError) as error:  # a name twice, or one that no JSON decoder takes
-            raise ConfigError(f"--json-fields {','.join(given)}: {error}; every field needs a name of its own") from None
+            raise ConfigError(
+                f"--json-fields {','.join(given)}: {error}; every field needs a name of its own"
+            ) from None
 
     def subscribe(self, topics: Collection[Topic]) -> list[str]:
         symbols = dict.fromkeys(self.setup.symbols.vendor[topic.symbol] for topic in topics)

@@ -9,7 +9,9 @@ TimeUnit = Literal["seconds", "ms", "us", "ns", "iso"]
 
 
 class JsonOptions(VendorOptions, frozen=True, kw_only=True):
-    json_fields: Annotated[tuple[str, ...], Option("names of the fields where they differ, like price=p,volume=v")] = ()
+    json_fields: Annotated[
+        tuple[str, ...], Option("names of the fields where they differ, like price=p,volume=v")
+    ] = ()
 
 
 class JsonServerOptions(VendorOptions, frozen=True, kw_only=True):

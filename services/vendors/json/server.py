@@ -46,7 +46,11 @@ class JsonDialect(Dialect):
             request = msgspec.json.decode(message, type=dict[str, object])
         except (msgspec.DecodeError, UnicodeDecodeError):
             return _refuse('send an object like {"action":"subscribe","symbols":["AAPL"]}')
-        action, symbols, quotes = request.get("action"), request.get("symbols"), request.get("quotes", self._quotes)
+        action, symbols, quotes = (
+            request.get("action"),
+            request.get("symbols"),
+            request.get("quotes", self._quotes),
+        )
         if action not in ("subscribe", "unsubscribe"):
             return _refuse("action must be subscribe or unsubscribe")
         if not isinstance(symbols, list) or not all(isinstance(symbol, str) for symbol in symbols):
@@ -87,7 +91,9 @@ class JsonDialect(Dialect):
         unit = _UNITS.get(self._options.json_time, 1)
         ts_event = message.ts_event // unit * unit
         if isinstance(message, Trade):
-            return replace(message, trade_id=str(id), ts_event=ts_event, bid_text=None, ask_text=None, flags=0)
+            return replace(
+                message, trade_id=str(id), ts_event=ts_event, bid_text=None, ask_text=None, flags=0
+            )
         return replace(message, ts_event=ts_event, flags=0)
 
     def pack(self, items: Sequence[bytes]) -> Sequence[bytes]:
@@ -121,7 +127,9 @@ def _number(value: str | None) -> str:
         return f'"{value}"'
 
 
-def open_json(path: str, query: Mapping[str, str], limits: VendorLimits, options: JsonServerOptions, now: int) -> JsonDialect:
+def open_json(
+    path: str, query: Mapping[str, str], limits: VendorLimits, options: JsonServerOptions, now: int
+) -> JsonDialect:
     """Any path: the tutorial's servers differ in it."""
     return JsonDialect(limits, options)
 

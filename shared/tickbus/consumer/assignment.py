@@ -57,7 +57,11 @@ class Watch:
             elif until != before and (before is not None or until > bus_ms):
                 self._changed[member] = now
         self._changed = {member: at for member, at in self._changed.items() if now - at < self._ttl}
-        self._heartbeats = {member: until for member, until in self._heartbeats.items() if member in heartbeats or member in self._changed}
+        self._heartbeats = {
+            member: until
+            for member, until in self._heartbeats.items()
+            if member in heartbeats or member in self._changed
+        }
         self._ended &= self._heartbeats.keys()
 
     @property
@@ -96,11 +100,17 @@ def plan(
     What was seen may be older than what is held; an older epoch than ours takes nothing away.
     """
     taken = frozenset(
-        shard for shard, epoch in held.items() if fences[shard][0] > epoch or (fences[shard][0] == epoch and fences[shard][1] not in ("", me))
+        shard
+        for shard, epoch in held.items()
+        if fences[shard][0] > epoch or (fences[shard][0] == epoch and fences[shard][1] not in ("", me))
     )
     return Plan(
         taken,
         frozenset(held.keys() - taken - set(wanted)),
         frozenset(shard for shard in wanted if shard not in held and free(fences[shard][1])),
-        frozenset(shard for shard, (_, holder) in fences.items() if holder == me and shard not in held and shard not in wanted),
+        frozenset(
+            shard
+            for shard, (_, holder) in fences.items()
+            if holder == me and shard not in held and shard not in wanted
+        ),
     )

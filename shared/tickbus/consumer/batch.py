@@ -20,7 +20,9 @@ class Committer(Protocol):
 
     def state(self, stream: Stream) -> bytes | None: ...
 
-    async def commit_batch(self, number: int, epochs: Mapping[int, int], outputs: Sequence[Output], state: Mapping[Stream, bytes]) -> None: ...
+    async def commit_batch(
+        self, number: int, epochs: Mapping[int, int], outputs: Sequence[Output], state: Mapping[Stream, bytes]
+    ) -> None: ...
 
 
 class Batch:
@@ -37,7 +39,14 @@ class Batch:
             await batch.commit(state={stream: str(count).encode() for stream, count in counts.items()})
     """
 
-    def __init__(self, consumer: Committer, number: int, poll: Poll, gained: Mapping[int, Mapping[str, bytes]], lost: frozenset[int]) -> None:
+    def __init__(
+        self,
+        consumer: Committer,
+        number: int,
+        poll: Poll,
+        gained: Mapping[int, Mapping[str, bytes]],
+        lost: frozenset[int],
+    ) -> None:
         self.gained = gained
         """Shards that are owned from here on -> the states in them, by stream name. Comes before any entry of them."""
         self.lost = lost
@@ -71,7 +80,9 @@ class Batch:
         """Return what was committed last as this stream's state, by whichever process; None if nothing was."""
         return self._consumer.state(stream)
 
-    async def commit(self, outputs: Sequence[Output] = (), state: Mapping[Stream, bytes] | None = None) -> None:
+    async def commit(
+        self, outputs: Sequence[Output] = (), state: Mapping[Stream, bytes] | None = None
+    ) -> None:
         """Store outputs, states and the positions of all that was delivered so far, in one transaction.
 
         It returns when that is stored, however long Redis is unavailable. On a cluster it is one transaction per shard: a

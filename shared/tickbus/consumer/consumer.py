@@ -121,7 +121,11 @@ class ShardConsumer:
 
     @property
     def reconnects(self) -> int:
-        return self.publisher.reconnects + self._reconnects + (self._reader.reconnects if self._reader is not None else 0)
+        return (
+            self.publisher.reconnects
+            + self._reconnects
+            + (self._reader.reconnects if self._reader is not None else 0)
+        )
 
     async def open(self) -> None:
         """Become a member, unless it is one. RedisError or ConfigError if that is not possible."""
@@ -136,7 +140,9 @@ class ShardConsumer:
         await self._register()
         await self.members.beat()
         if self._writes is not None:
-            await self.shards.ask(partial(check_conflicting_writers, keys=self.keys, service=self.service, writes=self._writes))
+            await self.shards.ask(
+                partial(check_conflicting_writers, keys=self.keys, service=self.service, writes=self._writes)
+            )
         works = [self.members.run(), *([self._groups.run()] if self._groups is not None else [])]
         self._tasks = [asyncio.create_task(work) for work in works]
 
@@ -184,7 +190,12 @@ class ShardConsumer:
                 polls = polls or self._begin_reading()
                 yield self._batch(await anext(polls))
 
-    def _batch(self, poll: Poll, gained: Mapping[int, Mapping[str, bytes]] | None = None, lost: frozenset[int] = frozenset()) -> Batch:
+    def _batch(
+        self,
+        poll: Poll,
+        gained: Mapping[int, Mapping[str, bytes]] | None = None,
+        lost: frozenset[int] = frozenset(),
+    ) -> Batch:
         self._number += 1
         if self._keeps_positions:
             self._uncommitted.add(self._number, {read.stream: read.last for read in poll.reads})
@@ -194,9 +205,18 @@ class ShardConsumer:
                 self.lost += read.lost.count
                 if read.lost.reset:
                     self._writer_epochs.forget([read.stream.name])
-                    log.error("%s: %s was rolled back: Redis lost entries that were read", self.service, read.stream.name)
+                    log.error(
+                        "%s: %s was rolled back: Redis lost entries that were read",
+                        self.service,
+                        read.stream.name,
+                    )
                 else:
-                    log.error("%s: %s: %d entries were trimmed before they were read", self.service, read.stream.name, read.lost.count)
+                    log.error(
+                        "%s: %s: %d entries were trimmed before they were read",
+                        self.service,
+                        read.stream.name,
+                        read.lost.count,
+                    )
         return Batch(self, self._number, poll, gained or {}, lost)
 
     def _begin_reading(self) -> AsyncIterator[Poll]:
@@ -239,15 +259,26 @@ class ShardConsumer:
         """Return what was committed last as this stream's state."""
         return self.shards.states.get(stream.name)
 
-    async def commit(self, positions: Mapping[Stream, StreamId], outputs: Sequence[Output] = (), state: Mapping[Stream, bytes] | None = None) -> None:
+    async def commit(
+        self,
+        positions: Mapping[Stream, StreamId],
+        outputs: Sequence[Output] = (),
+        state: Mapping[Stream, bytes] | None = None,
+    ) -> None:
         """Store these as one transaction, as far as their shards are owned; returns when it is stored."""
         await self._shielded(self._commit(positions, outputs, state or {}, dict(self.epochs)))
 
-    async def commit_batch(self, number: int, epochs: Mapping[int, int], outputs: Sequence[Output], state: Mapping[Stream, bytes]) -> None:
+    async def commit_batch(
+        self, number: int, epochs: Mapping[int, int], outputs: Sequence[Output], state: Mapping[Stream, bytes]
+    ) -> None:
         """As `commit`, for all that was delivered up to batch `number`. `epochs`: the shards as they were owned with it."""
-        foreign = next((output.stream for output in outputs if self.keys.shard(output.stream.symbol) not in epochs), None)
+        foreign = next(
+            (output.stream for output in outputs if self.keys.shard(output.stream.symbol) not in epochs), None
+        )
         if foreign is not None:
-            raise ValueError(f"{foreign.name}: its shard is not owned by this process; give an output the symbol of what caused it")
+            raise ValueError(
+                f"{foreign.name}: its shard is not owned by this process; give an output the symbol of what caused it"
+            )
         await self._shielded(self._commit(self._uncommitted.up_to(number), outputs, state, epochs))
         self._uncommitted.committed(number)
 
@@ -270,7 +301,11 @@ class ShardConsumer:
             positions = {stream: id for stream, id in positions.items() if shard_of(stream.symbol) in ours}
             state = {stream: value for stream, value in state.items() if shard_of(stream.symbol) in ours}
             heads: dict[StreamWriter, HeadBuilder] = {}
-            entries = [owned.outputs.entry(output, epochs[shard], heads) for output in outputs if (shard := shard_of(output.stream.symbol)) in ours]
+            entries = [
+                owned.outputs.entry(output, epochs[shard], heads)
+                for output in outputs
+                if (shard := shard_of(output.stream.symbol)) in ours
+            ]
             await self._store(entries, heads, owned.position_fields(positions) + owned.state_fields(state))
             self.commits += 1
             # of what is still owned: `_store` may have found a shard taken
@@ -280,12 +315,16 @@ class ShardConsumer:
             if self._groups is not None:
                 self._groups.move(positions)
 
-    async def _store(self, entries: list[Entry], heads: Mapping[StreamWriter, HeadBuilder], fields: list[Field]) -> None:
+    async def _store(
+        self, entries: list[Entry], heads: Mapping[StreamWriter, HeadBuilder], fields: list[Field]
+    ) -> None:
         """Store what of it is in shards that nobody took over; the counters of the others' outputs have not moved."""
         while True:
             transaction = Transaction(self.clock.now_ms())
             transaction.entries = [entry for entry in entries if entry.stream.shard in self.epochs]
-            transaction.heads = {writer: head.pack() for writer, head in heads.items() if writer.shard in self.epochs}
+            transaction.heads = {
+                writer: head.pack() for writer, head in heads.items() if writer.shard in self.epochs
+            }
             transaction.fields = [field for field in fields if field.shard in self.epochs]
             if not transaction.shards():
                 break
@@ -296,9 +335,13 @@ class ShardConsumer:
                 if not error.shards:
                     raise
                 self.shards.drop(error.shards)
-                if self._redis.sharded:  # each shard is a transaction of its own: those of the others are stored
+                if (
+                    self._redis.sharded
+                ):  # each shard is a transaction of its own: those of the others are stored
                     break
-        self.shards.outputs.stored({writer: head for writer, head in heads.items() if writer.shard in self.epochs})
+        self.shards.outputs.stored(
+            {writer: head for writer, head in heads.items() if writer.shard in self.epochs}
+        )
 
     async def _check_in_flight(self) -> None:
         """See what became of commits that were on their way."""

@@ -73,7 +73,15 @@ class GroupMirror:
                 log.debug("%s: %s: no group: %s", self._service, stream.name, error)
 
     def _group(self, how: str, stream: Stream, id: StreamId) -> Command:
-        return ("XGROUP", how, self._keys.stream(stream), self._service, str(id), "ENTRIESREAD", max(0, id.seq + self._added.get(stream, 0)))
+        return (
+            "XGROUP",
+            how,
+            self._keys.stream(stream),
+            self._service,
+            str(id),
+            "ENTRIESREAD",
+            max(0, id.seq + self._added.get(stream, 0)),
+        )
 
     async def _count(self, link: Connection, streams: list[Stream]) -> None:
         replies = await link.ask_all([("XINFO", "STREAM", self._keys.stream(stream)) for stream in streams])

@@ -33,7 +33,9 @@ class Handover(NamedTuple):
     """Streams that this service writes -> the entries of the window, as Redis gives them. Of a service that does not say what it
     writes, those streams that it rang for in the window."""
 
-    def transaction(self, bus_ms: int, fields: Sequence[Field], writer: Callable[[str], StreamWriter]) -> Transaction:
+    def transaction(
+        self, bus_ms: int, fields: Sequence[Field], writer: Callable[[str], StreamWriter]
+    ) -> Transaction:
         """All of it as one transaction that would have stored it. `fields`: the positions and states."""
         transaction = Transaction(bus_ms)
         transaction.fields = list(fields)
@@ -41,7 +43,11 @@ class Handover(NamedTuple):
         for name, rows in self.written.items():
             stream = writer(name)
             transaction.heads[stream] = encode(self.heads[name])
-            entries += [Entry(stream, at.ms, at.seq, field, payload) for id, (field, payload) in rows for at in [StreamId.parse(id)]]
+            entries += [
+                Entry(stream, at.ms, at.seq, field, payload)
+                for id, (field, payload) in rows
+                for at in [StreamId.parse(id)]
+            ]
         transaction.entries = entries
         return transaction
 
@@ -55,16 +61,37 @@ async def read_handover(
         positions = await _hashes(link, [keys.position(shard, service) for shard in shards])
         states = await _hashes(link, [keys.state(shard, service) for shard in shards])
         heads = await read_heads(link, keys, shards)
-        rung = {name for name in await _rung(link, keys, service, shards, now_ms - window_ms) & heads.keys() if _is_of(name, writes)}
-        ids = {name: StreamId.parse(head.id) for name, head in heads.items() if name in rung or (writes is not None and _is_of(name, writes))}
+        rung = {
+            name
+            for name in await _rung(link, keys, service, shards, now_ms - window_ms) & heads.keys()
+            if _is_of(name, writes)
+        }
+        ids = {
+            name: StreamId.parse(head.id)
+            for name, head in heads.items()
+            if name in rung or (writes is not None and _is_of(name, writes))
+        }
         # of a service that catches up the IDs are old: what counts is when it rang
-        recent = sorted((name for name, id in ids.items() if name in rung or id.ms >= now_ms - window_ms), key=ids.__getitem__, reverse=True)
-        entries = await _entries(link, keys, {name: max(0, ids[name].ms - window_ms) for name in recent}, most)
+        recent = sorted(
+            (name for name, id in ids.items() if name in rung or id.ms >= now_ms - window_ms),
+            key=ids.__getitem__,
+            reverse=True,
+        )
+        entries = await _entries(
+            link, keys, {name: max(0, ids[name].ms - window_ms) for name in recent}, most
+        )
         # Redis may lose its newest, or all, between two of these questions: positions are in each commit, so they show it
         if positions == await _hashes(link, [keys.position(shard, service) for shard in shards]):
             return Handover(
-                {name.decode(): StreamId.parse(id) for of_shard in positions for name, id in of_shard.items()},
-                {shard: {name.decode(): value for name, value in of_shard.items()} for shard, of_shard in zip(shards, states, strict=True)},
+                {
+                    name.decode(): StreamId.parse(id)
+                    for of_shard in positions
+                    for name, id in of_shard.items()
+                },
+                {
+                    shard: {name.decode(): value for name, value in of_shard.items()}
+                    for shard, of_shard in zip(shards, states, strict=True)
+                },
                 heads,
                 {name: [] for name in ids} | entries,
             )
@@ -86,12 +113,19 @@ async def _rung(link: Connection, keys: Keys, service: str, shards: Sequence[int
     return {name for bell in bells if bell.writer.rpartition("#")[0] == service for name in bell.streams}
 
 
-async def _entries(link: Connection, keys: Keys, since: Mapping[str, int], most: int) -> dict[str, list[Reply]]:
+async def _entries(
+    link: Connection, keys: Keys, since: Mapping[str, int], most: int
+) -> dict[str, list[Reply]]:
     """`since`: streams, the most important first -> the ms of the oldest entry that is wanted."""
     names, found, size = list(since), dict[str, list[Reply]](), 0
     for first in range(0, len(names), _STREAMS_PER_READ):
         piece = names[first : first + _STREAMS_PER_READ]
-        replies = await link.ask_all([("XREVRANGE", keys.stream(Stream.parse(name)), "+", since[name], "COUNT", _PER_STREAM) for name in piece])
+        replies = await link.ask_all(
+            [
+                ("XREVRANGE", keys.stream(Stream.parse(name)), "+", since[name], "COUNT", _PER_STREAM)
+                for name in piece
+            ]
+        )
         found |= {name: rows[::-1] for name, rows in zip(piece, replies, strict=True)}
         size += sum(len(payload) + OVERHEAD for rows in replies for _, (_, payload) in rows)
         if size > most:

@@ -27,7 +27,14 @@ _KEPT_TTLS = 10
 class Membership:
     """One replica's place among the others. `beat` once before anything else, then `run`."""
 
-    def __init__(self, connect: Callable[[], Awaitable[Connection]], keys: Keys, service: str, ttl: Duration, token: str) -> None:
+    def __init__(
+        self,
+        connect: Callable[[], Awaitable[Connection]],
+        keys: Keys,
+        service: str,
+        ttl: Duration,
+        token: str,
+    ) -> None:
         self.token = token
         self.fences: dict[int, Fence] = {}
         """As they were seen last."""
@@ -63,7 +70,9 @@ class Membership:
     def choose(self, found: Mapping[int, Fence]) -> dict[int, int]:
         """Of fences as they stand at this moment: those that may be taken, with their new epochs."""
         self.note(found)
-        return {shard: 1 + self._known[shard] for shard, fence in found.items() if self._watch.free(fence.holder)}
+        return {
+            shard: 1 + self._known[shard] for shard, fence in found.items() if self._watch.free(fence.holder)
+        }
 
     def note(self, fences: Mapping[int, Fence]) -> None:
         """These are newer than what was seen last."""
@@ -89,7 +98,9 @@ class Membership:
         heartbeats, bus_ms, fences = await self._look(link)
         now = time.monotonic()
         self._watch.see(heartbeats, bus_ms, now)
-        old = [member for member, until in heartbeats.items() if abs(until) < bus_ms - _KEPT_TTLS * self._ttl_ms]
+        old = [
+            member for member, until in heartbeats.items() if abs(until) < bus_ms - _KEPT_TTLS * self._ttl_ms
+        ]
         await self._write(link, bus_ms + self._ttl_ms, old)
         self.note(fences)
         if self._watch.alive != self._alive:
@@ -122,15 +133,25 @@ class Membership:
 
     async def _look(self, link: Connection) -> tuple[dict[str, int], int, dict[int, Fence]]:
         shards = range(self._keys.shards)
-        fences = [("MGET", self._keys.fence(shard, self._service), self._keys.holder(shard, self._service)) for shard in shards]
-        time, flat, *found = await link.ask_all([("TIME",), ("HGETALL", self._keys.members(self._service)), *fences])
-        stored = {shard: Fence(int(epoch or 0), (holder or b"").decode()) for shard, (epoch, holder) in zip(shards, found, strict=True)}
+        fences = [
+            ("MGET", self._keys.fence(shard, self._service), self._keys.holder(shard, self._service))
+            for shard in shards
+        ]
+        time, flat, *found = await link.ask_all(
+            [("TIME",), ("HGETALL", self._keys.members(self._service)), *fences]
+        )
+        stored = {
+            shard: Fence(int(epoch or 0), (holder or b"").decode())
+            for shard, (epoch, holder) in zip(shards, found, strict=True)
+        }
         return read_heartbeats(flat), milliseconds(time), stored
 
     async def _write(self, link: Connection, until: int, old: Collection[str]) -> None:
         key = self._keys.members(self._service)
         gone = [("HDEL", key, *old)] if old else []
-        await link.ask_all([("HSET", key, self.token, until), ("PEXPIRE", key, _KEPT_TTLS * self._ttl_ms), *gone])
+        await link.ask_all(
+            [("HSET", key, self.token, until), ("PEXPIRE", key, _KEPT_TTLS * self._ttl_ms), *gone]
+        )
 
     async def _linked(self) -> Connection:
         if self._link is None or self._link.closed:

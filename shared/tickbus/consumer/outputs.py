@@ -30,9 +30,14 @@ class Output:
 
     def __post_init__(self) -> None:
         if not 10**12 <= self.ms < 10**13:  # an ID has 13 digits in front
-            raise ValueError(f"{self.stream.name}: {self.ms} is no bus time in ms; take it from the ID of the entry that caused the output")
+            raise ValueError(
+                f"{self.stream.name}: {self.ms} is no bus time in ms; take it from the ID of the entry that caused the output"
+            )
         self.stream.check()
-        if type(self.message) not in _OUTPUTS.get(self.stream.kind, ()) or self.message.symbol != self.stream.symbol:
+        if (
+            type(self.message) not in _OUTPUTS.get(self.stream.kind, ())
+            or self.message.symbol != self.stream.symbol
+        ):
             raise ValueError(
                 f"{self.stream.name}: a {type(self.message).__name__} of {self.message.symbol!r} does not belong there; outputs are bars and signals"
             )
@@ -66,7 +71,13 @@ class OutputStreams:
         if head is None:
             head = draft[writer] = HeadBuilder(self._heads.get(writer.name, EMPTY_HEAD))
             head.begin(epoch)
-        entry = Entry(writer, max(output.ms, head.ms), head.seq + 1, FIELDS[type(output.message)], encode(output.message))
+        entry = Entry(
+            writer,
+            max(output.ms, head.ms),
+            head.seq + 1,
+            FIELDS[type(output.message)],
+            encode(output.message),
+        )
         head.add(entry, output.message)
         return entry
 

@@ -125,7 +125,11 @@ class ShardOwnership:
     def drop(self, shards: Collection[int]) -> None:
         """Another process took these over."""
         if gone := {shard for shard in shards if shard in self.epochs}:
-            log.warning("%s: lost %d shards to another process; it will reprocess uncommitted entries", self._service, len(gone))
+            log.warning(
+                "%s: lost %d shards to another process; it will reprocess uncommitted entries",
+                self._service,
+                len(gone),
+            )
             self._taken |= gone
         self._publisher.drop(shards)
         self._forget(shards)
@@ -157,7 +161,11 @@ class ShardOwnership:
 
     def _in_our_name(self, found: Mapping[int, Fence]) -> dict[int, int]:
         token = self._membership.token
-        return {shard: epoch for shard, epoch in self._membership.choose(found).items() if found[shard].holder == token}
+        return {
+            shard: epoch
+            for shard, epoch in self._membership.choose(found).items()
+            if found[shard].holder == token
+        }
 
     async def _claim(
         self,
@@ -167,7 +175,9 @@ class ShardOwnership:
     ) -> dict[int, Fence]:
         while True:
             try:
-                claimed = await self._publisher.claim(shards, choose, first, SLOW_SHARD_SECONDS) if shards else {}
+                claimed = (
+                    await self._publisher.claim(shards, choose, first, SLOW_SHARD_SECONDS) if shards else {}
+                )
             except Fenced as error:
                 if not error.shards:
                     raise
@@ -183,7 +193,9 @@ class ShardOwnership:
         if self._start != NOW or self._recover is not None or not shards:
             return []
         heads = await self.ask(partial(read_heads, keys=self._keys, shards=sorted(shards)))
-        return self.position_fields({Stream.parse(name): id for name, id in self._at_heads(heads, shards).items()})
+        return self.position_fields(
+            {Stream.parse(name): id for name, id in self._at_heads(heads, shards).items()}
+        )
 
     async def _load(self, claimed: Mapping[int, Fence]) -> dict[int, dict[str, bytes]]:
         """Everything that is stored in Redis for these shards; nobody else can change it any more."""
@@ -191,11 +203,15 @@ class ShardOwnership:
         found = await self.ask(partial(self._read_handover, shards=shards))
         positions, heads = found.positions, found.heads
         fields = self.position_fields({Stream.parse(name): id for name, id in positions.items()})
-        fields += self.state_fields({Stream.parse(name): value for states in found.states.values() for name, value in states.items()})
+        fields += self.state_fields(
+            {Stream.parse(name): value for states in found.states.values() for name, value in states.items()}
+        )
         writes = self._writes or ANY_OUTPUT
         self.outputs.load({name: head for name, head in heads.items() if writes(Stream.parse(name))})
         writer = self.outputs.writer
-        self._publisher.inherit(found.transaction(self._clock.now_ms(), fields, lambda name: writer(Stream.parse(name))))
+        self._publisher.inherit(
+            found.transaction(self._clock.now_ms(), fields, lambda name: writer(Stream.parse(name)))
+        )
         if self._recover is not None:
             positions = dict(await self._recover(shards))
             if self._start == NOW:
@@ -210,7 +226,9 @@ class ShardOwnership:
     async def _read_handover(self, link: Connection, shards: Sequence[int]) -> Handover:
         window_ms, max_bytes = self._window.age // MILLISECOND, self._window.bytes
         now_ms = self._clock.now_ms()
-        return await read_handover(link, self._keys, self._service, shards, self._writes, window_ms, now_ms, max_bytes)
+        return await read_handover(
+            link, self._keys, self._service, shards, self._writes, window_ms, now_ms, max_bytes
+        )
 
     def _at_heads(self, heads: Mapping[str, Head], shards: Collection[int]) -> dict[str, StreamId]:
         """Where the streams of these shards end that this service reads."""
@@ -236,9 +254,16 @@ class ShardOwnership:
                 await asyncio.sleep(_RETRY_SECONDS)
 
     def position_fields(self, positions: Mapping[Stream, StreamId]) -> list[Field]:
-        shards = [(self._keys.shard(stream.symbol), stream.name, str(id).encode()) for stream, id in positions.items()]
-        return [Field(shard, self._keys.position(shard, self._service), name, id) for shard, name, id in shards]
+        shards = [
+            (self._keys.shard(stream.symbol), stream.name, str(id).encode())
+            for stream, id in positions.items()
+        ]
+        return [
+            Field(shard, self._keys.position(shard, self._service), name, id) for shard, name, id in shards
+        ]
 
     def state_fields(self, states: Mapping[Stream, bytes]) -> list[Field]:
         shards = [(self._keys.shard(stream.symbol), stream.name, value) for stream, value in states.items()]
-        return [Field(shard, self._keys.state(shard, self._service), name, value) for shard, name, value in shards]
+        return [
+            Field(shard, self._keys.state(shard, self._service), name, value) for shard, name, value in shards
+        ]

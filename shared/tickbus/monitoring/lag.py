@@ -66,12 +66,20 @@ class _Retentions:
 
     def of(self, stream: Stream) -> _Kept:
         """Of trades and quotes the feed has them; of bars and signals the service that writes them."""
-        owners = [stream.feed] if stream.kind in FEED_KINDS else [name for name, writes in self._services if writes(stream)]
+        owners = (
+            [stream.feed]
+            if stream.kind in FEED_KINDS
+            else [name for name, writes in self._services if writes(stream)]
+        )
         return next((self._kept[owner] for owner in owners if owner in self._kept), _Kept())
 
 
 async def measure(
-    link: Connection, keys: Keys, heads: Mapping[str, Head], positions: Mapping[str, StreamId], wanted: Callable[[Stream], bool]
+    link: Connection,
+    keys: Keys,
+    heads: Mapping[str, Head],
+    positions: Mapping[str, StreamId],
+    wanted: Callable[[Stream], bool],
 ) -> list[StreamLag]:
     """The lag of a service with these positions in every stream that it wants."""
     now_ms = milliseconds(await link.ask("TIME"))
@@ -89,7 +97,12 @@ async def measure(
             lags.append(StreamLag(stream, 0, 0, 0.0, kept.of(stream).ms / 1000))
     for start in range(0, len(behind), _PIECE):
         piece = behind[start : start + _PIECE]
-        rows = await link.ask_all([("XRANGE", keys.stream(stream), f"({position}", "+", "COUNT", 1) for stream, _, position in piece])
+        rows = await link.ask_all(
+            [
+                ("XRANGE", keys.stream(stream), f"({position}", "+", "COUNT", 1)
+                for stream, _, position in piece
+            ]
+        )
         for (stream, last, position), found in zip(piece, rows, strict=True):
             oldest = StreamId.parse(found[0][0]) if found else last
             age = max(0.0, (now_ms - oldest.ms) / 1000)

@@ -172,7 +172,11 @@ async def read_status(link: Connection, prefix: str) -> BusStatus | None:
     now_ms = milliseconds(await link.ask("TIME"))
     streams = [_stream(name, head) for name, head in sorted(heads.items())]
     flat = await link.ask("HGETALL", keys.meta)
-    services = {name.decode().removeprefix("service:"): decode_filter(value) for name, value in pairs(flat) if name.startswith(b"service:")}
+    services = {
+        name.decode().removeprefix("service:"): decode_filter(value)
+        for name, value in pairs(flat)
+        if name.startswith(b"service:")
+    }
     feeds = {stream.stream.feed for stream in streams if stream.stream.kind in FEED_KINDS}
     bells = await _newest_bells(link, keys, feeds)
     return BusStatus(
@@ -197,7 +201,9 @@ def _stream(name: str, head: Head) -> StreamStatus:
     return StreamStatus(stream, id, last, dict(head.gaps), head.repaired, head.missing)
 
 
-async def _feed(link: Connection, keys: Keys, name: str, streams: Iterable[StreamStatus], bell: Bell | None, now_ms: int) -> FeedStatus:
+async def _feed(
+    link: Connection, keys: Keys, name: str, streams: Iterable[StreamStatus], bell: Bell | None, now_ms: int
+) -> FeedStatus:
     own = [stream for stream in streams if stream.stream.feed == name and stream.stream.kind in FEED_KINDS]
     holder, epoch = await _owner(link, keys, name)
     age = None if bell is None else max(0, now_ms - bell.bus_ms)
@@ -209,25 +215,36 @@ async def _feed(link: Connection, keys: Keys, name: str, streams: Iterable[Strea
     return FeedStatus(name, state, None if age is None else age / 1000, holder, epoch, own, last_tick_age)
 
 
-async def _service(link: Connection, keys: Keys, name: str, reads: StreamFilter, heads: Mapping[str, Head], now_ms: int) -> ServiceStatus:
+async def _service(
+    link: Connection, keys: Keys, name: str, reads: StreamFilter, heads: Mapping[str, Head], now_ms: int
+) -> ServiceStatus:
     shards = range(keys.shards)
-    fences = await link.ask_all([("MGET", keys.fence(shard, name), keys.holder(shard, name)) for shard in shards])
+    fences = await link.ask_all(
+        [("MGET", keys.fence(shard, name), keys.holder(shard, name)) for shard in shards]
+    )
     heartbeats = read_heartbeats(await link.ask("HGETALL", keys.members(name)))
     positions: dict[str, StreamId] = {}
     for flat in await link.ask_all([("HGETALL", keys.position(shard, name)) for shard in shards]):
         positions |= {stream.decode(): StreamId.parse(id) for stream, id in pairs(flat)}
     lags = await measure(link, keys, heads, positions, reads)
     holders = [(holder or b"").decode() for _, holder in fences]
-    members = _members(holders, {member for member, until in heartbeats.items() if until > now_ms}, lags, keys)
+    members = _members(
+        holders, {member for member, until in heartbeats.items() if until > now_ms}, lags, keys
+    )
     return ServiceStatus(name, members, holders.count(""), max(int(epoch or 0) for epoch, _ in fences), lags)
 
 
-def _members(holders: Sequence[str], alive: Collection[str], lags: Iterable[StreamLag], keys: Keys) -> list[MemberStatus]:
+def _members(
+    holders: Sequence[str], alive: Collection[str], lags: Iterable[StreamLag], keys: Keys
+) -> list[MemberStatus]:
     """`holders`: by shard."""
     ticks: Counter[str] = Counter()
     for lag in lags:
         ticks[holders[keys.shard(lag.stream.symbol)]] += lag.ticks
-    return [MemberStatus(token, token in alive, holders.count(token), ticks[token]) for token in sorted({*alive, *holders} - {""})]
+    return [
+        MemberStatus(token, token in alive, holders.count(token), ticks[token])
+        for token in sorted({*alive, *holders} - {""})
+    ]
 
 
 async def _owner(link: Connection, keys: Keys, owner: str) -> tuple[str | None, int]:

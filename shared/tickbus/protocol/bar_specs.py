@@ -53,7 +53,9 @@ def parse_all(texts: Iterable[str]) -> tuple[Spec, ...]:
 
 def _time(text: str, size: str) -> Spec:
     if not re.fullmatch(r"\d{1,8}[smhd]", size, re.ASCII):
-        raise ConfigError(f"bar spec {text[:80]!r}: a time bar is a whole number of s, m, h or d, as in time:1s, time:5m or time:1d")
+        raise ConfigError(
+            f"bar spec {text[:80]!r}: a time bar is a whole number of s, m, h or d, as in time:1s, time:5m or time:1d"
+        )
     length = parse_duration(size)
     if not SECOND <= length <= _LONGEST:
         raise ConfigError(f"bar spec {text[:80]!r}: a time bar lasts from 1s to 366d")

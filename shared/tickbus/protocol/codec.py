@@ -64,9 +64,19 @@ class Head(msgspec.Struct, array_like=True, gc=False):
 NIL = msgspec.Raw(b"\xc0")
 
 
-def pack_head(id: str, vendor_id: int | None, ts_recv: int, tick: bytes, ts_event: int, holes: bytes, epochs: bytes) -> bytes:
+def pack_head(
+    id: str, vendor_id: int | None, ts_recv: int, tick: bytes, ts_event: int, holes: bytes, epochs: bytes
+) -> bytes:
     """As `encode(Head(...))`, of parts that are packed already: a gateway makes nearly as many heads as ticks."""
-    return b"\x9a%b%b%b%b%b%b%b" % (encode(id), encode(vendor_id), encode(ts_recv), tick, encode(ts_event), holes, epochs)
+    return b"\x9a%b%b%b%b%b%b%b" % (
+        encode(id),
+        encode(vendor_id),
+        encode(ts_recv),
+        tick,
+        encode(ts_event),
+        holes,
+        epochs,
+    )
 
 
 def pack_holes(holes: Sequence[Hole], gaps: Mapping[str, int], repaired: int, missing: int) -> bytes:

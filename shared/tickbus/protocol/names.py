@@ -27,7 +27,9 @@ _PREFIX = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,63}")
 
 def check_symbol(symbol: str) -> str:
     if not _SYMBOL.fullmatch(symbol):
-        raise ConfigError(f"symbol {symbol!r}: use A-Z 0-9 . _ - (at most 64); write BTC-USDT or AAPL.US, and --symbol-map for other spellings")
+        raise ConfigError(
+            f"symbol {symbol!r}: use A-Z 0-9 . _ - (at most 64); write BTC-USDT or AAPL.US, and --symbol-map for other spellings"
+        )
     return symbol
 
 
@@ -75,7 +77,11 @@ class Stream(NamedTuple):
 
     @property
     def name(self) -> str:
-        return f"{self.kind}:{self.spec}:{self.feed}:{self.symbol}" if self.spec else f"{self.kind}:{self.feed}:{self.symbol}"
+        return (
+            f"{self.kind}:{self.spec}:{self.feed}:{self.symbol}"
+            if self.spec
+            else f"{self.kind}:{self.feed}:{self.symbol}"
+        )
 
     @classmethod
     def parse(cls, name: str) -> "Stream":
@@ -87,7 +93,11 @@ class Stream(NamedTuple):
 
     def check(self) -> None:
         """ValueError unless its parts are names of the bus, and it has a spec if it is a bar's and none otherwise."""
-        parts = (self.feed, _NAME, "feed"), (self.symbol, _SYMBOL, "symbol"), *([(self.spec, _SPEC, "spec")] if self.kind == "bar" else [])
+        parts = (
+            (self.feed, _NAME, "feed"),
+            (self.symbol, _SYMBOL, "symbol"),
+            *([(self.spec, _SPEC, "spec")] if self.kind == "bar" else []),
+        )
         for text, allowed, what in parts:
             if not allowed.fullmatch(text):
                 raise ValueError(f"{self.name!r} is no stream name: its {what} is {text!r}")
@@ -104,7 +114,9 @@ class Keys:
 
     def __post_init__(self) -> None:
         if not _PREFIX.fullmatch(self.prefix):
-            raise ConfigError(f"prefix {self.prefix!r}: use letters, digits . _ - : (at most 64), beginning with a letter or digit")
+            raise ConfigError(
+                f"prefix {self.prefix!r}: use letters, digits . _ - : (at most 64), beginning with a letter or digit"
+            )
 
     def shard(self, symbol: str) -> int:
         return zlib.crc32(symbol.encode()) % self.shards

@@ -17,7 +17,11 @@ class StreamFilter(msgspec.Struct, frozen=True, omit_defaults=True):
 
     @classmethod
     def of(
-        cls, kinds: Collection[str] = (), feeds: Collection[str] = (), symbols: Collection[str] = (), specs: Collection[str] = ()
+        cls,
+        kinds: Collection[str] = (),
+        feeds: Collection[str] = (),
+        symbols: Collection[str] = (),
+        specs: Collection[str] = (),
     ) -> "StreamFilter":
         return cls(frozenset(kinds), frozenset(feeds), frozenset(symbols), frozenset(specs))
 
@@ -31,7 +35,12 @@ class StreamFilter(msgspec.Struct, frozen=True, omit_defaults=True):
 
     def overlaps(self, other: "StreamFilter") -> bool:
         """Whether there may be a stream that is in both."""
-        pairs = ((self.kinds, other.kinds), (self.feeds, other.feeds), (self.symbols, other.symbols), (self.specs, other.specs))
+        pairs = (
+            (self.kinds, other.kinds),
+            (self.feeds, other.feeds),
+            (self.symbols, other.symbols),
+            (self.specs, other.specs),
+        )
         return all(not ours or not theirs or ours & theirs for ours, theirs in pairs)
 
 

@@ -46,7 +46,12 @@ class MergedReader:
     def resumable(self) -> dict[str, StreamId]:
         """As that of a Reader."""
         waiting = {read.stream.name for result in self._brought.values() for read in result.reads}
-        found = {name: at for reader in self._readers.values() for name, at in reader.resumable.items() if name not in waiting}
+        found = {
+            name: at
+            for reader in self._readers.values()
+            for name, at in reader.resumable.items()
+            if name not in waiting
+        }
         return found | {name: at for name, at in self._positions.items() if name in waiting}
 
     @property
@@ -130,5 +135,10 @@ def open_reader(
         if (shard := keys.shard(Stream.parse(name).symbol)) in own:
             own[shard][name] = position
     per_read = max(_LEAST_PER_READ, PER_READ // max(1, len(asked)))
-    readers = {shard: Reader(partial(redis.link, keys.bell(shard)), keys, wanted, start, own[shard], (shard,), per_read, clocks) for shard in asked}
+    readers = {
+        shard: Reader(
+            partial(redis.link, keys.bell(shard)), keys, wanted, start, own[shard], (shard,), per_read, clocks
+        )
+        for shard in asked
+    }
     return MergedReader(readers, paused)

@@ -69,7 +69,10 @@ class Reader:
         self._per_read = per_read
         self._clocks = clocks
         self._positions = dict(positions or {})
-        self._shards = {shard: Shard(shard, keys.bell(shard), at) for at, shard in enumerate(range(keys.shards) if shards is None else shards)}
+        self._shards = {
+            shard: Shard(shard, keys.bell(shard), at)
+            for at, shard in enumerate(range(keys.shards) if shards is None else shards)
+        }
         self._by_bell = {state.bell.encode(): state for state in self._shards.values()}
         bells = [state.bell for state in self._shards.values()]
         self._look = _unfinished(("XREAD", "COUNT", 1000, "STREAMS", *bells), len(bells))
@@ -250,7 +253,11 @@ class Reader:
         commands = []
         for first in range(0, len(asked), _STREAMS_PER_READ):
             piece = asked[first : first + _STREAMS_PER_READ]
-            commands.append(pack(("XREAD", "COUNT", count, "STREAMS", *[f.key for f in piece], *[f.read_to for f in piece])))
+            commands.append(
+                pack(
+                    ("XREAD", "COUNT", count, "STREAMS", *[f.key for f in piece], *[f.read_to for f in piece])
+                )
+            )
         if len(asked) == len(self._pending):
             self._pending.clear()
         else:
@@ -272,7 +279,11 @@ class Reader:
                 last = entries[-1][0]
                 seq = int(last[last.index(b"-") + 1 :])
                 # IDs are dense: what was read ends where it must unless something is missing in front of it
-                lost = followed.missing(entries) if seq - followed.seq != len(entries) or followed.abandoned_at is not None else None
+                lost = (
+                    followed.missing(entries)
+                    if seq - followed.seq != len(entries) or followed.abandoned_at is not None
+                    else None
+                )
                 followed.read_to, followed.seq = last, seq
                 followed.is_entry, followed.from_old_era, followed.rewound = True, False, False
                 if len(entries) == request.most:
@@ -286,7 +297,11 @@ class Reader:
         commands: list[Command] = []
         for shard in shards:
             bell = self._shards[shard].bell
-            commands += [("GET", self._keys.era(shard)), ("XREVRANGE", bell, "+", "-", "COUNT", 1), ("HGETALL", self._keys.last(shard))]
+            commands += [
+                ("GET", self._keys.era(shard)),
+                ("XREVRANGE", bell, "+", "-", "COUNT", 1),
+                ("HGETALL", self._keys.last(shard)),
+            ]
         replies = await link.ask_all(commands)
         for number, shard in enumerate(shards):
             era, bells, flat = replies[3 * number : 3 * number + 3]
@@ -333,7 +348,9 @@ class Reader:
     async def _look_up(self, link: Link) -> None:
         """The heads of streams that have a new writer: its first entry is still to be read."""
         outdated, self._outdated = self._outdated, []
-        replies = await link.ask_all([("HGET", self._keys.last(followed.shard), followed.name) for followed in outdated])
+        replies = await link.ask_all(
+            [("HGET", self._keys.last(followed.shard), followed.name) for followed in outdated]
+        )
         for followed, value in zip(outdated, replies, strict=True):
             if value is not None:
                 self.heads[followed.name] = read_head(followed.name, value)
@@ -367,11 +384,21 @@ class Reader:
         name = stream.name
         if (position := self._positions.get(name)) is not None or not fresh:
             # one without a counter is a time
-            followed = TrackedStream(self._keys, stream, position or START, is_entry=position is None or position.seq > 0 or position == START)
+            followed = TrackedStream(
+                self._keys,
+                stream,
+                position or START,
+                is_entry=position is None or position.seq > 0 or position == START,
+            )
         elif self._start == NOW:
             followed = TrackedStream(self._keys, stream, StreamId.parse(head.id), is_entry=True)
         else:
-            followed = TrackedStream(self._keys, stream, self._start if isinstance(self._start, StreamId) else START, is_entry=False)
+            followed = TrackedStream(
+                self._keys,
+                stream,
+                self._start if isinstance(self._start, StreamId) else START,
+                is_entry=False,
+            )
         self._followed[name] = followed
         return followed
 

@@ -84,7 +84,12 @@ def parse_start(start: Start, name: str = "start") -> str | StreamId:
         return str(start)
     try:
         if isinstance(start, datetime):
-            ns = int((start if start.tzinfo is not None else start.replace(tzinfo=UTC)).timestamp() * 1_000_000) * 1000
+            ns = (
+                int(
+                    (start if start.tzinfo is not None else start.replace(tzinfo=UTC)).timestamp() * 1_000_000
+                )
+                * 1000
+            )
         elif isinstance(start, int | str) and not isinstance(start, bool):
             ns = parse_time(str(start))
         else:

@@ -11,7 +11,18 @@ from tickbus.reader.reads import Cursor, Lost
 class TrackedStream(Cursor):
     """One stream that is read."""
 
-    __slots__ = ("abandoned_at", "epoch", "from_old_era", "is_entry", "key", "name", "read_to", "rewound", "seq", "shard")
+    __slots__ = (
+        "abandoned_at",
+        "epoch",
+        "from_old_era",
+        "is_entry",
+        "key",
+        "name",
+        "read_to",
+        "rewound",
+        "seq",
+        "shard",
+    )
 
     def __init__(self, keys: Keys, stream: Stream, position: StreamId, is_entry: bool) -> None:
         super().__init__(stream)

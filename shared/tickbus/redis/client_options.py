@@ -28,16 +28,34 @@ def check_url(url: str) -> redis_py.ConnectionPool:
         if database.scheme in ("redis", "rediss") and not re.fullmatch(r"/?|/\d+", database.path):
             # redis-py takes what is no number for database 0
             if "@" in database.path:  # the rest of a password: not to be shown
-                raise ConfigError(f"--redis {redact(url)}: write / ? # @ in user and password as %2F %3F %23 %40")
-            raise ConfigError(f"--redis {redact(url)}: the database {database.path[1:]!r} is no number; write redis://host:port/0")
+                raise ConfigError(
+                    f"--redis {redact(url)}: write / ? # @ in user and password as %2F %3F %23 %40"
+                )
+            raise ConfigError(
+                f"--redis {redact(url)}: the database {database.path[1:]!r} is no number; write redis://host:port/0"
+            )
         return redis_py.ConnectionPool.from_url(
-            url, protocol=2, retry=Retry(NoBackoff(), 0), socket_connect_timeout=_CONNECT_SECONDS, socket_timeout=REPLY_SECONDS
+            url,
+            protocol=2,
+            retry=Retry(NoBackoff(), 0),
+            socket_connect_timeout=_CONNECT_SECONDS,
+            socket_timeout=REPLY_SECONDS,
         )
     except ValueError as error:
         raise ConfigError(f"--redis {redact(url)}: {error}") from None
 
 
-_OPTIONS = frozenset(("username", "password", "db", "client_name", "socket_timeout", "socket_connect_timeout", "socket_keepalive"))
+_OPTIONS = frozenset(
+    (
+        "username",
+        "password",
+        "db",
+        "client_name",
+        "socket_timeout",
+        "socket_connect_timeout",
+        "socket_keepalive",
+    )
+)
 """What may stand after the `?`, besides redis-py's `ssl_...`. The rest of redis-py's options are settled here (`protocol`: what is parsed
 is RESP2) or do nothing on a raw connection."""
 _FILES = ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile")
@@ -51,7 +69,9 @@ def check_options(url: str) -> None:
             if not tls:
                 raise ConfigError(f"--redis {shown}: {name} is for TLS; write rediss instead of redis")
         elif name not in _OPTIONS:
-            raise ConfigError(f"--redis {shown}: unknown option {name!r}; there are ssl_..., {', '.join(sorted(_OPTIONS))}")
+            raise ConfigError(
+                f"--redis {shown}: unknown option {name!r}; there are ssl_..., {', '.join(sorted(_OPTIONS))}"
+            )
         if name in _FILES:
             try:
                 Path(value).open("rb").close()
@@ -85,7 +105,9 @@ def remedy(url: str, error: Exception) -> str:
     if "CERTIFICATE_REQUIRED" in str(error):
         return "it wants a certificate of ours: rediss://...?ssl_certfile=FILE&ssl_keyfile=FILE"
     # it hung up on our first words; which error that is depends on who is faster
-    hung_up = any(sign in str(error) for sign in ("reset by peer", "Connection lost", "closed by server", "Broken pipe"))
+    hung_up = any(
+        sign in str(error) for sign in ("reset by peer", "Connection lost", "closed by server", "Broken pipe")
+    )
     if hung_up and not url.startswith("rediss:"):
         return "if it speaks TLS, write rediss instead of redis"
     if isinstance(error, TimeoutError) and url.startswith("rediss:"):

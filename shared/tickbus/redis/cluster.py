@@ -62,7 +62,9 @@ class Cluster:
             state = await link.ask("CLUSTER", "INFO")
             link.close()
             if b"cluster_state:ok" not in state:
-                raise RedisMisconfigured(f"the cluster at {self} is not complete, says {node}; look with: redis-cli --cluster check {node}")
+                raise RedisMisconfigured(
+                    f"the cluster at {self} is not complete, says {node}; look with: redis-cli --cluster check {node}"
+                )
         return ClusterLink(self)
 
     def master(self, slot: int) -> Node:
@@ -103,7 +105,10 @@ class Cluster:
                 else:
                     self._learned_at, self._failed = now, None
                     return
-            self._failed = asyncio.get_running_loop().time(), f"no node of the cluster at {self} answers: {why}"
+            self._failed = (
+                asyncio.get_running_loop().time(),
+                f"no node of the cluster at {self} answers: {why}",
+            )
             raise RedisUnavailable(self._failed[1])
 
     async def _learn_from(self, node: Node) -> None:
@@ -111,7 +116,9 @@ class Cluster:
         try:
             reply = await link.ask("CLUSTER", "SLOTS")
         except ReplyError as error:
-            raise RedisMisconfigured(f"{node} is no node of a cluster ({error}); write redis://host:port/0") from None
+            raise RedisMisconfigured(
+                f"{node} is no node of a cluster ({error}); write redis://host:port/0"
+            ) from None
         finally:
             link.close()
         slots, nodes = parse_slots(reply, node)
@@ -158,7 +165,9 @@ class ClusterLink:
             raise_error(reply)
         return replies
 
-    async def _try(self, asked: Sequence[Command], wanted: Sequence[int], replies: list[Reply], timeout: float) -> tuple[list[int], object]:
+    async def _try(
+        self, asked: Sequence[Command], wanted: Sequence[int], replies: list[Reply], timeout: float
+    ) -> tuple[list[int], object]:
         """Send the `wanted` ones; -> those that no node has executed, and why."""
         left: list[int] = []
         why: object = None
@@ -169,7 +178,9 @@ class ClusterLink:
             except RedisUnavailable as error:  # nothing was sent
                 left, why = left + members, error
                 continue
-            sent.append((members, link.send(b"".join([pack(asked[at]) for at in members]), len(members), timeout)))
+            sent.append(
+                (members, link.send(b"".join([pack(asked[at]) for at in members]), len(members), timeout))
+            )
         broken: RedisUnavailable | None = None
         for members, future in sent:
             try:
@@ -178,7 +189,9 @@ class ClusterLink:
                 broken = error
                 continue
             for at, reply in zip(members, found, strict=True):
-                replies[at] = reply if not _names_other(reply) else await self._ask_other(reply, asked[at], timeout)
+                replies[at] = (
+                    reply if not _names_other(reply) else await self._ask_other(reply, asked[at], timeout)
+                )
                 if _not_executed(replies[at]):
                     left.append(at)
                     why = replies[at]

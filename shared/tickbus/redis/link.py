@@ -11,7 +11,13 @@ from typing import Any, Protocol, cast
 
 import hiredis
 import redis.asyncio as redis_py
-from redis.exceptions import AuthenticationError, AuthorizationError, ConnectionError, RedisError, TimeoutError
+from redis.exceptions import (
+    AuthenticationError,
+    AuthorizationError,
+    ConnectionError,
+    RedisError,
+    TimeoutError,
+)
 
 from tickbus.clock import BusClock, monotonic_ns
 from tickbus.errors import RedisMisconfigured, RedisUnavailable
@@ -64,7 +70,9 @@ class Link(asyncio.Protocol):
             await connection.disconnect(nowait=True)
             raise
         except (AuthenticationError, AuthorizationError) as error:
-            raise RedisMisconfigured(f"Redis at {redact(url)} refuses the login: {error}; put user and password into the URL") from None
+            raise RedisMisconfigured(
+                f"Redis at {redact(url)} refuses the login: {error}; put user and password into the URL"
+            ) from None
         except (ConnectionError, TimeoutError, OSError) as error:
             why = str(error).rstrip(".") or "no answer"
             raise RedisUnavailable(f"no Redis at {redact(url)}: {why}; {remedy(url, error)}") from None
@@ -82,7 +90,9 @@ class Link(asyncio.Protocol):
             raise asyncio.CancelledError
         return link
 
-    def send(self, packed: bytes, replies: int, timeout: float = REPLY_SECONDS) -> "asyncio.Future[list[Reply]]":
+    def send(
+        self, packed: bytes, replies: int, timeout: float = REPLY_SECONDS
+    ) -> "asyncio.Future[list[Reply]]":
         """Send commands; -> their replies, in order, errors among them as ReplyError values."""
         future: asyncio.Future[list[Reply]] = self._loop.create_future()
         if self.closed:
@@ -191,7 +201,9 @@ def raise_error(reply: Reply) -> None:
         if str(reply).startswith(NOT_HERE):
             raise RedisUnavailable(f"Redis is not ready: {reply}")
         if str(reply).startswith("NOAUTH"):
-            raise RedisMisconfigured("Redis wants a password; put it into the URL: redis://:password@host:port/0")
+            raise RedisMisconfigured(
+                "Redis wants a password; put it into the URL: redis://:password@host:port/0"
+            )
         if str(reply).startswith(_REFUSALS):
             raise RedisMisconfigured(f"Redis refuses: {reply}")
         raise reply

@@ -30,7 +30,9 @@ async def check_alone(link: Link, where: str) -> None:
     mode = dict(pairs(fields)).get(b"mode")
     if mode in (b"sentinel", b"cluster"):
         link.close()
-        raise RedisMisconfigured(f"Redis at {where} {_SENTINEL_TOLD if mode == b'sentinel' else _CLUSTER_TOLD}")
+        raise RedisMisconfigured(
+            f"Redis at {where} {_SENTINEL_TOLD if mode == b'sentinel' else _CLUSTER_TOLD}"
+        )
 
 
 async def check_fit(link: Link, where: str, cluster: bool = False) -> None:
@@ -40,7 +42,10 @@ async def check_fit(link: Link, where: str, cluster: bool = False) -> None:
         link.close()
         raise RedisMisconfigured(f"Redis at {where} {problem}")
     if info.get("aof_enabled") == "0":
-        log.warning("Redis at %s keeps no append-only file: a restart of it loses the bus; mend it with: redis-cli CONFIG SET appendonly yes", where)
+        log.warning(
+            "Redis at %s keeps no append-only file: a restart of it loses the bus; mend it with: redis-cli CONFIG SET appendonly yes",
+            where,
+        )
 
 
 async def ask_permitted(link: Link, command: str) -> Reply:
@@ -49,7 +54,9 @@ async def ask_permitted(link: Link, command: str) -> Reply:
         return await link.ask(command)
     except RedisMisconfigured as error:
         link.close()
-        raise RedisMisconfigured(f"{error}{f'; allow it: ACL SETUSER <user> +{command.lower()}' if 'NOPERM' in str(error) else ''}") from None
+        raise RedisMisconfigured(
+            f"{error}{f'; allow it: ACL SETUSER <user> +{command.lower()}' if 'NOPERM' in str(error) else ''}"
+        ) from None
     except RedisUnavailable:
         link.close()
         raise
@@ -70,9 +77,7 @@ def _problem(info: dict[str, str], cluster: bool) -> str | None:
     if info.get("role") == "slave":
         return "is a replica; name the master"
     if (policy := info.get("maxmemory_policy", "noeviction")) != "noeviction":
-        return (
-            f"has maxmemory-policy {policy}, which deletes ticks when memory is short; mend it with: redis-cli CONFIG SET maxmemory-policy noeviction"
-        )
+        return f"has maxmemory-policy {policy}, which deletes ticks when memory is short; mend it with: redis-cli CONFIG SET maxmemory-policy noeviction"
     return None
 
 

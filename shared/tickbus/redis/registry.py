@@ -52,9 +52,15 @@ async def read_meta(link: Connection, prefix: str) -> int | None:
     return None if shards is None else int(shards)
 
 
-async def register_service(link: Connection, keys: Keys, service: str, reads: StreamFilter, writes: StreamFilter | None = None) -> None:
+async def register_service(
+    link: Connection, keys: Keys, service: str, reads: StreamFilter, writes: StreamFilter | None = None
+) -> None:
     """Say what a service reads, so that others can tell its lag, and which streams it alone writes."""
-    told = ("HDEL", keys.meta, f"writes:{service}") if writes is None else ("HSET", keys.meta, f"writes:{service}", encode_filter(writes))
+    told = (
+        ("HDEL", keys.meta, f"writes:{service}")
+        if writes is None
+        else ("HSET", keys.meta, f"writes:{service}", encode_filter(writes))
+    )
     await link.ask_all([("HSET", keys.meta, f"service:{service}", encode_filter(reads)), told])
 
 
@@ -65,13 +71,19 @@ async def register_feed(link: Connection, keys: Keys, feed: str) -> None:
     await link.ask("HSET", keys.meta, f"feed:{feed}", 1)
 
 
-async def check_replicas(link: Connection, keys: Keys, service: str, reads: StreamFilter, writes: StreamFilter | None) -> None:
+async def check_replicas(
+    link: Connection, keys: Keys, service: str, reads: StreamFilter, writes: StreamFilter | None
+) -> None:
     """ConfigError if this is the name of a feed, or if replicas of the service are alive that read or write other streams: what one of
     them did of a shard, the other would take for done."""
-    feed, read, written = await link.ask("HMGET", keys.meta, f"feed:{service}", f"service:{service}", f"writes:{service}")
+    feed, read, written = await link.ask(
+        "HMGET", keys.meta, f"feed:{service}", f"service:{service}", f"writes:{service}"
+    )
     if feed is not None:
         raise ConfigError(f"{service!r} is a feed of the bus {keys.prefix!r}; a service needs another name")
-    same = read in (None, encode_filter(reads)) and (read is None or written == (None if writes is None else encode_filter(writes)))
+    same = read in (None, encode_filter(reads)) and (
+        read is None or written == (None if writes is None else encode_filter(writes))
+    )
     if not same and await _are_alive(link, keys, service):
         raise ConfigError(
             f"the service {service!r} is running with another selection of feeds, symbols or specs; replicas share it: stop them first, or use another name"

@@ -149,7 +149,9 @@ class Sentinel:
         except ReplyError as error:
             raise RedisMisconfigured(f"{node} is no sentinel ({error}); write redis://host:port/0") from None
         if reply is None:
-            raise RedisMisconfigured(f"the sentinel {node} knows no master {self._address.master!r}; see: redis-cli -p {node.port} SENTINEL MASTERS")
+            raise RedisMisconfigured(
+                f"the sentinel {node} knows no master {self._address.master!r}; see: redis-cli -p {node.port} SENTINEL MASTERS"
+            )
         return Node(reply[0].decode(), int(reply[1]))
 
     async def _open(self, master: Node) -> Link:

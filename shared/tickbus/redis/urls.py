@@ -76,17 +76,30 @@ def parse_address(url: str) -> Address:
         raise _wrong(url, "write / ? # @ in user, password and options as %2F %3F %23 %40", form)
     if {"username", "password"} & options.keys():  # the sentinels would get them too
         raise _wrong(url, "user and password stand before the hosts: user:password@", form)
-    user, password = (options.pop(name, "") if sentinel else "" for name in ("sentinel_username", "sentinel_password"))
+    user, password = (
+        options.pop(name, "") if sentinel else "" for name in ("sentinel_username", "sentinel_password")
+    )
     sentinel_login = f"{quote(user, safe='')}:{quote(password, safe='')}@" if user or password else ""
-    nodes = tuple(_node(url, host, SENTINEL_PORT if sentinel else REDIS_PORT, form) for host in hosts.split(","))
-    address = Address(redact(url), nodes, scheme.startswith("rediss"), login + at, tuple(options.items()), sentinel_login=sentinel_login)
+    nodes = tuple(
+        _node(url, host, SENTINEL_PORT if sentinel else REDIS_PORT, form) for host in hosts.split(",")
+    )
+    address = Address(
+        redact(url),
+        nodes,
+        scheme.startswith("rediss"),
+        login + at,
+        tuple(options.items()),
+        sentinel_login=sentinel_login,
+    )
     return _with_master(url, address, parts.path) if sentinel else _of_cluster(url, address, parts.path)
 
 
 def _with_master(url: str, address: Address, path: str) -> Address:
     match = re.fullmatch(r"/([^/\s]+)(?:/(\d{0,9}))?", path)
     if match is None:
-        raise _wrong(url, "it names no master that the sentinels know, or a database that is no number", _SENTINEL_FORM)
+        raise _wrong(
+            url, "it names no master that the sentinels know, or a database that is no number", _SENTINEL_FORM
+        )
     return replace(address, master=match[1], database=int(match[2] or 0))
 
 

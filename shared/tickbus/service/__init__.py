@@ -5,4 +5,15 @@ from tickbus.service.load_options import load
 from tickbus.service.options import CommonOptions, Option, OwnerOptions, ServiceOptions, WriterOptions
 from tickbus.service.runner import Service, run
 
-__all__ = ["CommonOptions", "Option", "OwnerOptions", "Service", "ServiceOptions", "WriterOptions", "load", "run", "run_consumer", "running"]
+__all__ = [
+    "CommonOptions",
+    "Option",
+    "OwnerOptions",
+    "Service",
+    "ServiceOptions",
+    "WriterOptions",
+    "load",
+    "run",
+    "run_consumer",
+    "running",
+]

@@ -48,12 +48,20 @@ async def running(
     """
     _expose(service.meters, consumer)
     committed = positions or (lambda: consumer.shards.positions)
-    lag = LagMeter(service.meters, consumer.service, consumer.keys, consumer.connect, consumer.owns, committed)
+    lag = LagMeter(
+        service.meters, consumer.service, consumer.keys, consumer.connect, consumer.owns, committed
+    )
     try:
         await consumer.open()
         works = [lag.run(), _report_readiness(service, consumer, fault)]
         if options is not None:
-            sweeper = Sweeper(consumer.service, options.retention_policy, consumer.keys, consumer.connect, lambda: consumer.shards.outputs.keys)
+            sweeper = Sweeper(
+                consumer.service,
+                options.retention_policy,
+                consumer.keys,
+                consumer.connect,
+                lambda: consumer.shards.outputs.keys,
+            )
             expose_sweeps(service.meters, sweeper)
             await sweeper.declare()
             works.append(sweeper.run())
@@ -88,7 +96,9 @@ def run_consumer(
 
     async def main(service: Service) -> None:
         async with connect(chosen.redis, prefix=chosen.prefix) as bus:
-            batches = bus.consume(name, kind=kind, symbols=symbols, feeds=feeds, specs=specs, start=start, lease_ttl=lease_ttl)
+            batches = bus.consume(
+                name, kind=kind, symbols=symbols, feeds=feeds, specs=specs, start=start, lease_ttl=lease_ttl
+            )
             await service.until_stopping(_attend(service, batches, work))
 
     return run(main, chosen, part=name)

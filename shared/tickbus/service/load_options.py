@@ -53,7 +53,11 @@ class _Declared:
             if isinstance(parsed, int) and not isinstance(parsed, bool):
                 low, high = self.option.minimum, self.option.maximum
                 if (low is not None and parsed < low) or (high is not None and parsed > high):
-                    bounds = [f"{word} {self._show(bound)}" for word, bound in (("at least", low), ("at most", high)) if bound is not None]
+                    bounds = [
+                        f"{word} {self._show(bound)}"
+                        for word, bound in (("at least", low), ("at most", high))
+                        if bound is not None
+                    ]
                     raise ValueError(f"{self._show(parsed)} is out of range; use {' and '.join(bounds)}")
             return parsed
         except ValueError as error:
@@ -140,7 +144,9 @@ class _Parser(argparse.ArgumentParser):
         print(self.format_help(), end="", flush=True)  # noqa: T201
 
     def error(self, message: str) -> NoReturn:
-        raise ConfigError(f"{' '.join(message.split())}; see {self.prog} --help")  # one line, whatever was given
+        raise ConfigError(
+            f"{' '.join(message.split())}; see {self.prog} --help"
+        )  # one line, whatever was given
 
 
 def load(
@@ -160,7 +166,9 @@ def load(
     """
     fields = declared(options)
     parser = _parser(part, fields, about, positionals, _chosen_group(fields, argv, environ))
-    given = vars(parser.parse_args(_with_values(argv, {field.flag for field in fields if field.type is bool})))
+    given = vars(
+        parser.parse_args(_with_values(argv, {field.flag for field in fields if field.type is bool}))
+    )
     path = given.pop("config") or environ.get("TICKBUS_CONFIG")
     from_file = _read_toml(Path(path), part, fields, tables or {part: options}) if path else {}
     values: dict[str, object] = {}
@@ -168,12 +176,23 @@ def load(
         sources = [(field.flag, "-file", given.get(field.key), given.get(field.key + "_file"))]
         if field.name in {name for name, _, _ in positionals}:
             sources = [(field.name.upper(), "", given.get(field.name) or None, None)]
-        sources.append((field.variable, "_FILE", environ.get(field.variable) or None, environ.get(field.variable + "_FILE") or None))
-        sources.append((f"{path}: {field.key}", "_file", from_file.get(field.key), from_file.get(field.key + "_file")))
+        sources.append(
+            (
+                field.variable,
+                "_FILE",
+                environ.get(field.variable) or None,
+                environ.get(field.variable + "_FILE") or None,
+            )
+        )
+        sources.append(
+            (f"{path}: {field.key}", "_file", from_file.get(field.key), from_file.get(field.key + "_file"))
+        )
         for where, as_file, value, file in sources:
             if file is not None and field.option.secret:
                 if value is not None:
-                    raise ConfigError(f"{where}, {where}{as_file}: give the value or the file that holds it, not both")
+                    raise ConfigError(
+                        f"{where}, {where}{as_file}: give the value or the file that holds it, not both"
+                    )
                 value = _read_secret(str(file), where + as_file)
             if value is not None:
                 values[field.name] = field.parse(value, where)
@@ -184,13 +203,25 @@ def load(
     return options(**values)  # type: ignore[arg-type]  # each was parsed by its declared type
 
 
-_WORDS = {"true": True, "yes": True, "1": True, "on": True, "false": False, "no": False, "0": False, "off": False}
+_WORDS = {
+    "true": True,
+    "yes": True,
+    "1": True,
+    "on": True,
+    "false": False,
+    "no": False,
+    "0": False,
+    "off": False,
+}
 
 
 def _with_values(argv: Sequence[str], switches: set[str]) -> list[str]:
     """`--json BTC-USDT` -> `--json=true BTC-USDT`: what stands behind a switch is its value only if it can be one."""
     following = [*argv, ""][1:]
-    return [f"{arg}=true" if arg in switches and next.lower() not in _WORDS else arg for arg, next in zip(argv, following, strict=True)]
+    return [
+        f"{arg}=true" if arg in switches and next.lower() not in _WORDS else arg
+        for arg, next in zip(argv, following, strict=True)
+    ]
 
 
 def _chosen_group(fields: list[_Declared], argv: Sequence[str], environ: Mapping[str, str]) -> str | None:
@@ -198,19 +229,29 @@ def _chosen_group(fields: list[_Declared], argv: Sequence[str], environ: Mapping
     for field in fields:
         if field.option.chooses:
             behind = dict(pairwise(argv)).get(field.flag)
-            joined = next((word.partition("=")[2] for word in argv if word.startswith(f"{field.flag}=")), None)
+            joined = next(
+                (word.partition("=")[2] for word in argv if word.startswith(f"{field.flag}=")), None
+            )
             return behind or joined or environ.get(field.variable)
     return None
 
 
 def _parser(
-    part: str, fields: list[_Declared], about: str, positionals: Sequence[tuple[str, str, str]], chosen: str | None
+    part: str,
+    fields: list[_Declared],
+    about: str,
+    positionals: Sequence[tuple[str, str, str]],
+    chosen: str | None,
 ) -> argparse.ArgumentParser:
     parser = _Parser(
         prog=f"tickbus {part}", description=about, allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog="Every option is also an environment variable (--metrics-port: TICKBUS_METRICS_PORT) and a key in the file of --config.",
     )  # fmt: skip
-    parser.add_argument("--config", metavar="FILE", help="TOML file: common options at the top, the others in a table [" + part + "]")
+    parser.add_argument(
+        "--config",
+        metavar="FILE",
+        help="TOML file: common options at the top, the others in a table [" + part + "]",
+    )
     places = {name: (nargs, metavar) for name, nargs, metavar in positionals}
     names = dict.fromkeys(field.option.group for field in fields if field.option.group)
     groups = {name: parser.add_argument_group(f"options of {name}") for name in names}
@@ -225,30 +266,47 @@ def _parser(
             nargs, metavar = places[field.name]
             to.add_argument(field.name, nargs=nargs, metavar=metavar, help=text)
         elif field.type is bool:
-            to.add_argument(field.flag, nargs="?", const="true", default=None, metavar="true|false", help=text)
+            to.add_argument(
+                field.flag, nargs="?", const="true", default=None, metavar="true|false", help=text
+            )
         else:
-            metavar = "{" + ",".join(get_args(field.type)) + "}" if get_origin(field.type) is Literal else _metavar(field)
+            metavar = (
+                "{" + ",".join(get_args(field.type)) + "}"
+                if get_origin(field.type) is Literal
+                else _metavar(field)
+            )
             to.add_argument(field.flag, default=None, metavar=metavar, help=text)
             if field.option.secret:
-                to.add_argument(field.flag + "-file", default=None, metavar="FILE", help=f"file that holds the value of {field.flag}")
+                to.add_argument(
+                    field.flag + "-file",
+                    default=None,
+                    metavar="FILE",
+                    help=f"file that holds the value of {field.flag}",
+                )
     return parser
 
 
 def _metavar(field: _Declared) -> str:
-    return {int: "N", Duration: "DURATION", Size: "SIZE", Path: "PATH", tuple[str, ...]: "A,B,..."}.get(field.type, "TEXT")
+    return {int: "N", Duration: "DURATION", Size: "SIZE", Path: "PATH", tuple[str, ...]: "A,B,..."}.get(
+        field.type, "TEXT"
+    )
 
 
 def _read_secret(path: str, where: str) -> str:
     try:
         secret = Path(path).read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{where}: cannot read {path}: {getattr(error, 'strerror', None) or error}") from None
+        raise ConfigError(
+            f"{where}: cannot read {path}: {getattr(error, 'strerror', None) or error}"
+        ) from None
     if not secret:
         raise ConfigError(f"{where}: {path} is empty")
     return secret
 
 
-def _read_toml(path: Path, part: str, fields: list[_Declared], tables: Mapping[str, type[CommonOptions]]) -> dict[str, object]:
+def _read_toml(
+    path: Path, part: str, fields: list[_Declared], tables: Mapping[str, type[CommonOptions]]
+) -> dict[str, object]:
     try:
         content = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -263,7 +321,9 @@ def _read_toml(path: Path, part: str, fields: list[_Declared], tables: Mapping[s
             if key not in tables:
                 raise ConfigError(f"{path}: unknown table [{key}]{_near(key, tables)}")
             _each_once(path, value)
-            names = {field.key for field in declared(tables[key])} | {field.key + "_file" for field in declared(tables[key]) if field.option.secret}
+            names = {field.key for field in declared(tables[key])} | {
+                field.key + "_file" for field in declared(tables[key]) if field.option.secret
+            }
             for name in value:
                 if name.replace("-", "_") not in names:
                     raise ConfigError(f"{path}: unknown key {name!r} in [{key}]{_near(name, names)}")

@@ -46,46 +46,70 @@ class CommonOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         ),
     ] = "redis://127.0.0.1:6379/0"
     prefix: Annotated[str, Option("first part of every key on the bus")] = DEFAULT_PREFIX
-    shards: Annotated[int, Option("number of shards; fixed by the first process that uses a bus", minimum=1, maximum=1000)] = DEFAULT_SHARDS
-    log_level: Annotated[Literal["debug", "info", "warning", "error"], Option("how much is logged to standard error")] = "info"
+    shards: Annotated[
+        int, Option("number of shards; fixed by the first process that uses a bus", minimum=1, maximum=1000)
+    ] = DEFAULT_SHARDS
+    log_level: Annotated[
+        Literal["debug", "info", "warning", "error"], Option("how much is logged to standard error")
+    ] = "info"
 
 
 class ServiceOptions(CommonOptions, frozen=True, kw_only=True):
     """What every long-running service takes besides."""
 
-    metrics_host: Annotated[str, Option("address for /metrics, /healthz and /readyz; 0.0.0.0 in a container")] = "127.0.0.1"
-    metrics_port: Annotated[int, Option("port for the same; 0 picks a free one, -1 switches it off", minimum=-1, maximum=65535)] = 0
-    stop_deadline: Annotated[Duration, Option("after SIGTERM, how long to try to write what is held")] = Duration(10_000_000_000)
+    metrics_host: Annotated[
+        str, Option("address for /metrics, /healthz and /readyz; 0.0.0.0 in a container")
+    ] = "127.0.0.1"
+    metrics_port: Annotated[
+        int, Option("port for the same; 0 picks a free one, -1 switches it off", minimum=-1, maximum=65535)
+    ] = 0
+    stop_deadline: Annotated[Duration, Option("after SIGTERM, how long to try to write what is held")] = (
+        Duration(10_000_000_000)
+    )
 
 
 class OwnerOptions(ServiceOptions, frozen=True, kw_only=True):
     """What every part takes that at most one process may do at a time."""
 
-    lease_ttl: Annotated[Duration, Option("a process that has not renewed its lease for this long may be replaced", minimum=100 * MILLISECOND)] = (
-        Duration(3 * SECOND)
-    )
+    lease_ttl: Annotated[
+        Duration,
+        Option(
+            "a process that has not renewed its lease for this long may be replaced",
+            minimum=100 * MILLISECOND,
+        ),
+    ] = Duration(3 * SECOND)
 
 
 class WriterOptions(OwnerOptions, frozen=True, kw_only=True):
     """What every part takes that writes streams of its own."""
 
-    retention: Annotated[Duration, Option("age at which entries leave the streams", minimum=SECOND)] = Duration(24 * HOUR)
-    retention_entries: Annotated[int, Option("most entries per stream", minimum=1)] = 1_000_000
-    retention_bytes: Annotated[Size, Option("memory in Redis for all streams of this part together; 0 = no bound")] = Size(0)
-    replay_window: Annotated[Duration, Option("what Redis acknowledged is kept this long, to be sent again should it lose it")] = Duration(
-        30 * SECOND
+    retention: Annotated[Duration, Option("age at which entries leave the streams", minimum=SECOND)] = (
+        Duration(24 * HOUR)
     )
+    retention_entries: Annotated[int, Option("most entries per stream", minimum=1)] = 1_000_000
+    retention_bytes: Annotated[
+        Size, Option("memory in Redis for all streams of this part together; 0 = no bound")
+    ] = Size(0)
+    replay_window: Annotated[
+        Duration, Option("what Redis acknowledged is kept this long, to be sent again should it lose it")
+    ] = Duration(30 * SECOND)
     replay_bytes: Annotated[Size, Option("memory for that")] = Size(64 << 20)
-    retention_interval: Annotated[Duration, Option("how often is swept", minimum=100 * MILLISECOND)] = Duration(30 * SECOND)
+    retention_interval: Annotated[Duration, Option("how often is swept", minimum=100 * MILLISECOND)] = (
+        Duration(30 * SECOND)
+    )
 
     @property
     def retention_policy(self) -> Retention:
-        return Retention(self.retention, self.retention_entries, self.retention_bytes, self.retention_interval)
+        return Retention(
+            self.retention, self.retention_entries, self.retention_bytes, self.retention_interval
+        )
 
     @property
     def replay_buffer(self) -> Window:
         return Window(self.replay_window, self.replay_bytes)
 
 
-MirrorGroups = Annotated[bool, Option("show positions as Redis consumer groups too, for tools that know no others")]
+MirrorGroups = Annotated[
+    bool, Option("show positions as Redis consumer groups too, for tools that know no others")
+]
 """Of a consumer service: `mirror_groups: MirrorGroups = False`."""

@@ -21,7 +21,13 @@ import time
 from collections.abc import Awaitable, Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
-from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector, disable_created_metrics
+from prometheus_client import (
+    CollectorRegistry,
+    GCCollector,
+    PlatformCollector,
+    ProcessCollector,
+    disable_created_metrics,
+)
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
 from tickbus.errors import ConfigError, TickbusError
@@ -78,7 +84,11 @@ class Service:
 
 def run(main: Callable[[Service], Awaitable[None]], options: CommonOptions, part: str) -> int:
     """Run `main` to its end; -> the exit code. Errors meant for the operator are one line on standard error."""
-    logging.basicConfig(level=options.log_level.upper(), format="%(asctime)s %(levelname)-7s %(name)s: %(message)s", stream=sys.stderr)
+    logging.basicConfig(
+        level=options.log_level.upper(),
+        format="%(asctime)s %(levelname)-7s %(name)s: %(message)s",
+        stream=sys.stderr,
+    )
     try:
         asyncio.run(_serve(main, options, part))
     except BaseExceptionGroup as group:
@@ -109,7 +119,11 @@ async def _serve(main: Callable[[Service], Awaitable[None]], options: CommonOpti
     _catch_signals(service)
     spare_the_collector()
     turning = asyncio.create_task(service._turn())
-    server = _open_http(service, options) if isinstance(options, ServiceOptions) and options.metrics_port >= 0 else None
+    server = (
+        _open_http(service, options)
+        if isinstance(options, ServiceOptions) and options.metrics_port >= 0
+        else None
+    )
     try:
         await main(service)
     finally:
@@ -137,7 +151,9 @@ def _catch_signals(service: Service) -> None:
         if service.stopping.is_set():
             # the operator does not want to wait: no cleaning up, what is stored is stored
             os._exit(128 + number)
-        log.info("%s: stopping, as told by %s; once more to end at once", service.part, signal.Signals(number).name)
+        log.info(
+            "%s: stopping, as told by %s; once more to end at once", service.part, signal.Signals(number).name
+        )
         service.stopping.set()
 
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -154,9 +170,21 @@ class _Handler(BaseHTTPRequestHandler):
             service.meters.refresh()
             self._answer(200, CONTENT_TYPE_LATEST, generate_latest(service.meters.registry))
         elif path == "/healthz":
-            self._answer(*((200, "text/plain", b"alive\n") if service.alive else (503, "text/plain", b"the event loop stands still\n")))
+            self._answer(
+                *(
+                    (200, "text/plain", b"alive\n")
+                    if service.alive
+                    else (503, "text/plain", b"the event loop stands still\n")
+                )
+            )
         elif path == "/readyz":
-            self._answer(*((200, "text/plain", b"ready\n") if service.ready else (503, "text/plain", service.why_not_ready.encode() + b"\n")))
+            self._answer(
+                *(
+                    (200, "text/plain", b"ready\n")
+                    if service.ready
+                    else (503, "text/plain", service.why_not_ready.encode() + b"\n")
+                )
+            )
         else:
             self._answer(404, "text/plain", b"there are /metrics, /healthz and /readyz\n")
 
@@ -181,6 +209,10 @@ def _open_http(service: Service, options: ServiceOptions) -> ThreadingHTTPServer
             f"--metrics-host {options.metrics_host}, --metrics-port {options.metrics_port}: cannot listen there: {error.strerror}; choose another"
         ) from None
     server.daemon_threads = True
-    threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.1}, name="metrics", daemon=True).start()
-    log.info("%s: metrics on http://%s:%d/metrics", service.part, options.metrics_host, server.server_address[1])
+    threading.Thread(
+        target=server.serve_forever, kwargs={"poll_interval": 0.1}, name="metrics", daemon=True
+    ).start()
+    log.info(
+        "%s: metrics on http://%s:%d/metrics", service.part, options.metrics_host, server.server_address[1]
+    )
     return server

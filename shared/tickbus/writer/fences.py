@@ -34,7 +34,9 @@ class Fences:
         self._keys = keys
         # packed once: they travel with every transaction
         self._fence = [pack_bulk(keys.fence(shard, owner)) for shard in range(keys.shards)]
-        self._pair = [pack_bulk(keys.fence(shard, owner), keys.holder(shard, owner)) for shard in range(keys.shards)]
+        self._pair = [
+            pack_bulk(keys.fence(shard, owner), keys.holder(shard, owner)) for shard in range(keys.shards)
+        ]
         self._arm_one = [self._arm((shard,)) for shard in range(keys.shards)]
         self._holder = holder.encode()
 
@@ -45,17 +47,25 @@ class Fences:
 
     def _arm(self, shards: Collection[int]) -> bytes:
         fences, pairs = [self._fence[shard] for shard in shards], [self._pair[shard] for shard in shards]
-        return b"".join([command_prefix("WATCH", len(shards)), *fences, command_prefix("MGET", 2 * len(shards)), *pairs])
+        return b"".join(
+            [command_prefix("WATCH", len(shards)), *fences, command_prefix("MGET", 2 * len(shards)), *pairs]
+        )
 
     def read(self, shards: Collection[int], reply: Sequence[bytes | None]) -> dict[int, Fence]:
         epochs, holders = reply[::2], reply[1::2]
-        return {shard: Fence(int(epoch or 0), (holder or b"").decode()) for shard, epoch, holder in zip(shards, epochs, holders, strict=True)}
+        return {
+            shard: Fence(int(epoch or 0), (holder or b"").decode())
+            for shard, epoch, holder in zip(shards, epochs, holders, strict=True)
+        }
 
     def set(self, epochs: Mapping[int, int], holder: str | None = None) -> list[bytes]:
         """The commands that raise fences to these epochs; `holder=""` releases them."""
         by = self.holder if holder is None else holder
         return [
-            pack(("MSET", self._keys.fence(shard, self.owner), epoch, self._keys.holder(shard, self.owner), by)) for shard, epoch in epochs.items()
+            pack(
+                ("MSET", self._keys.fence(shard, self.owner), epoch, self._keys.holder(shard, self.owner), by)
+            )
+            for shard, epoch in epochs.items()
         ]
 
     def expected(self, shards: Collection[int]) -> list[bytes]:
@@ -67,7 +77,8 @@ class Fences:
         taken = {
             shard: fence
             for shard, fence in found.items()
-            if fence.epoch > self.held[shard] or (fence.epoch == self.held[shard] and fence.holder not in ("", self.holder))
+            if fence.epoch > self.held[shard]
+            or (fence.epoch == self.held[shard] and fence.holder not in ("", self.holder))
         }
         if taken:
             shard, fence = next(iter(taken.items()))

@@ -146,6 +146,10 @@ def holes_without(holes: Sequence[Hole], vendor_id: int) -> Sequence[Hole]:
     """A hole that holds the id becomes what is left of it on both sides."""
     for at, hole in enumerate(holes):
         if hole.first <= vendor_id <= hole.last:
-            parts = [part for part in (Hole(hole.first, vendor_id - 1), Hole(vendor_id + 1, hole.last)) if part.first <= part.last]
+            parts = [
+                part
+                for part in (Hole(hole.first, vendor_id - 1), Hole(vendor_id + 1, hole.last))
+                if part.first <= part.last
+            ]
             return [*holes[:at], *parts, *holes[at + 1 :]]
     return holes

@@ -34,7 +34,9 @@ class InFlight:
         running = self._parts.get(shard)
         if running is None:
             running = self._parts[shard] = asyncio.ensure_future(self._store(shard, part))
-            running.add_done_callback(lambda ended: ended.cancelled() or ended.exception())  # seen, also if nobody asks any more
+            running.add_done_callback(
+                lambda ended: ended.cancelled() or ended.exception()
+            )  # seen, also if nobody asks any more
         elif (behind := self._behind.get(shard)) is None:
             self._behind[shard] = part
         else:
@@ -84,4 +86,6 @@ def raise_failed(parts: "Iterable[asyncio.Task[Any]]") -> None:
     if other := next((error for error in errors if not (isinstance(error, Fenced) and error.shards)), None):
         raise other
     if errors:
-        raise Fenced(str(errors[0]), {shard for error in errors if isinstance(error, Fenced) for shard in error.shards})
+        raise Fenced(
+            str(errors[0]), {shard for error in errors if isinstance(error, Fenced) for shard in error.shards}
+        )

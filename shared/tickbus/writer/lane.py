@@ -59,7 +59,9 @@ class Outage:
         if lane in self._held:
             self._held.remove(lane)
             if not self._held:
-                log.info("%s: Redis took what was held, after %.1f s", self._owner, time.monotonic() - self._since)
+                log.info(
+                    "%s: Redis took what was held, after %.1f s", self._owner, time.monotonic() - self._since
+                )
 
 
 Choose = Callable[[Mapping[int, Fence]], Mapping[int, int]]
@@ -105,7 +107,9 @@ class Lane:
         """Shards of this lane that are ours."""
         return [shard for shard in self._fences.held if shard in self._shards]
 
-    async def claim(self, shards: Collection[int], choose: Choose, first: Sequence[Field] = ()) -> dict[int, Fence]:
+    async def claim(
+        self, shards: Collection[int], choose: Choose, first: Sequence[Field] = ()
+    ) -> dict[int, Fence]:
         """Take shards over; -> those that `choose` chose, with their fences as they stood before. Every older writer is refused from now on.
 
         `first`: what is set together with the fence of a shard that nobody ever had."""
@@ -119,7 +123,9 @@ class Lane:
                     log.warning("%s: cannot take over: %s; trying again", self._fences.owner, error)
                     await self._lost(error, _RETRY_LAST)
 
-    async def _claim(self, link: Link, shards: Collection[int], choose: Choose, first: Sequence[Field]) -> dict[int, Fence] | None:
+    async def _claim(
+        self, link: Link, shards: Collection[int], choose: Choose, first: Sequence[Field]
+    ) -> dict[int, Fence] | None:
         """None if somebody else raised them at the same moment."""
         self._armed = ()
         watched, held = await link.send(self._fences.arm(shards), 2)
@@ -129,7 +135,9 @@ class Lane:
             await link.send(_UNWATCH, 1)
             return {}
         beginning = Transaction(self._clock.now_ms())
-        beginning.fields = [field for field in first if field.shard in epochs and not found[field.shard].epoch]
+        beginning.fields = [
+            field for field in first if field.shard in epochs and not found[field.shard].epoch
+        ]
         sets = self._fences.set(epochs) + pack_fields(beginning.fields)
         *_, done = await link.send(b"".join([_MULTI, *sets, _EXEC]), len(sets) + 2)
         if isinstance(done, ReplyError):
@@ -217,12 +225,21 @@ class Lane:
             self._armed = watched
         if type(done) is not list:
             # refused when it was queued (no memory, read-only, disk full): nothing of it is stored
-            cause = next((str(reply) for reply in replies if isinstance(reply, ReplyError) and "EXECABORT" not in str(reply)), str(done))
+            cause = next(
+                (
+                    str(reply)
+                    for reply in replies
+                    if isinstance(reply, ReplyError) and "EXECABORT" not in str(reply)
+                ),
+                str(done),
+            )
             return f"Redis refuses to store: {cause}"
         if ReplyError in map(type, done):
             at, refused = next((at, reply) for at, reply in enumerate(done) if type(reply) is ReplyError)
             # a transaction begins with its entries
-            where = f"{transaction.entries[at].stream.key.decode()}: " if at < len(transaction.entries) else ""
+            where = (
+                f"{transaction.entries[at].stream.key.decode()}: " if at < len(transaction.entries) else ""
+            )
             return f"Redis stored only a part: {where}{refused}"
         if keep is not None:
             self.ring.keep(keep, len(body), monotonic_ns())
@@ -262,7 +279,8 @@ class Lane:
             if not again:
                 break
             log.error(
-                "%s: fences are gone from Redis: it was flushed, or lost its newest data; what it lost lately is sent again", self._fences.owner
+                "%s: fences are gone from Redis: it was flushed, or lost its newest data; what it lost lately is sent again",
+                self._fences.owner,
             )
             self._history_lost = True
             self.histories_lost += 1
@@ -283,8 +301,16 @@ class Lane:
             return
         older = _older(lost, {stream: end.last for stream, end in ends.items()})
         if older:
-            log.error("%s: Redis lost %d entries that are older than --replay-window: readers are told by the counters", self._fences.owner, older)
-        log.warning("%s: Redis lost %d entries that it had acknowledged; they are sent again", self._fences.owner, len(lost))
+            log.error(
+                "%s: Redis lost %d entries that are older than --replay-window: readers are told by the counters",
+                self._fences.owner,
+                older,
+            )
+        log.warning(
+            "%s: Redis lost %d entries that it had acknowledged; they are sent again",
+            self._fences.owner,
+            len(lost),
+        )
         # what was received since waits behind the lost tail: its IDs are older than now, so the bus clock must not be ahead of them
         newest = max((entry.ms for entry in self.ring.entries), default=0)
         problem = await self._send(link, self.ring.whole(lost, newest, await self._newer(link)), None)
@@ -298,24 +324,41 @@ class Lane:
         by_shard: dict[int, list[StreamWriter]] = {}
         for stream in self.ring.heads:
             by_shard.setdefault(stream.shard, []).append(stream)
-        found = await link.ask_all([("HMGET", self._keys.last(shard), *[stream.name for stream in streams]) for shard, streams in by_shard.items()])
+        found = await link.ask_all(
+            [
+                ("HMGET", self._keys.last(shard), *[stream.name for stream in streams])
+                for shard, streams in by_shard.items()
+            ]
+        )
         pairs = zip(chain.from_iterable(by_shard.values()), chain.from_iterable(found), strict=True)
-        return {stream for stream, stands in pairs if stands is not None and _head_id(stands) > _head_id(self.ring.heads[stream])}
+        return {
+            stream
+            for stream, stands in pairs
+            if stands is not None and _head_id(stands) > _head_id(self.ring.heads[stream])
+        }
 
     async def _missing(self, link: Link, entries: Sequence[Entry]) -> list[Entry]:
         """Of the entries of a transaction whose outcome is unknown, those that are not stored."""
         streams = streams_of(entries)
         ends = dict(zip(streams, await stream_ends(link, [stream.key for stream in streams]), strict=True))
         stored = [entry for entry in entries if entry.id <= ends[entry.stream].last]
-        found = await link.ask_all([("XRANGE", entry.stream.key, id, id) for entry in stored for id in [str(entry.id)]])
-        absent = [entry for entry, rows in zip(stored, found, strict=True) if not rows and entry.id >= ends[entry.stream].first]
+        found = await link.ask_all(
+            [("XRANGE", entry.stream.key, id, id) for entry in stored for id in [str(entry.id)]]
+        )
+        absent = [
+            entry
+            for entry, rows in zip(stored, found, strict=True)
+            if not rows and entry.id >= ends[entry.stream].first
+        ]
         if absent:
             entry = absent[0]
             (end,) = await stream_ends(link, [entry.stream.key])
             if end.last < entry.id:
                 raise RedisUnavailable("Redis lost its data between two questions")
             if end.first <= entry.id:  # else it was trimmed since
-                raise Fenced(f"{entry.stream.name}: entry {entry.id} is not stored, yet newer ones are; another program has written to this stream")
+                raise Fenced(
+                    f"{entry.stream.name}: entry {entry.id} is not stored, yet newer ones are; another program has written to this stream"
+                )
         return [entry for entry in entries if entry.id > ends[entry.stream].last]
 
     async def _lost(self, error: object, wait: float) -> None:
@@ -359,7 +402,9 @@ class Ends(NamedTuple):
 
 async def stream_ends(link: Link, keys: Sequence[bytes | str]) -> list[Ends]:
     """0-0 twice where there is no stream."""
-    replies = await link.send(b"".join(pack(("XINFO", "STREAM", key)) for key in keys), len(keys)) if keys else []
+    replies = (
+        await link.send(b"".join(pack(("XINFO", "STREAM", key)) for key in keys), len(keys)) if keys else []
+    )
     ends = []
     for key, reply in zip(keys, replies, strict=True):
         if isinstance(reply, ReplyError):
@@ -369,6 +414,10 @@ async def stream_ends(link: Link, keys: Sequence[bytes | str]) -> list[Ends]:
         else:
             info = dict(pairs(reply))
             last = StreamId.parse(info[b"last-generated-id"])
-            first = StreamId.parse(info[b"first-entry"][0]) if info[b"first-entry"] else StreamId(last.ms, last.seq + 1)
+            first = (
+                StreamId.parse(info[b"first-entry"][0])
+                if info[b"first-entry"]
+                else StreamId(last.ms, last.seq + 1)
+            )
             ends.append(Ends(first, last))
     return ends

@@ -24,7 +24,14 @@ _WILL_NOT_PASS = ("NOPERM", "WRONGTYPE")
 
 
 class Lease:
-    def __init__(self, connect: Callable[[], Awaitable[Link]], keys: Keys, owner: str, ttl: Duration, holder: str | None = None) -> None:
+    def __init__(
+        self,
+        connect: Callable[[], Awaitable[Link]],
+        keys: Keys,
+        owner: str,
+        ttl: Duration,
+        holder: str | None = None,
+    ) -> None:
         self._connect = connect
         self._key = keys.lease(owner)
         self._owner = owner
@@ -55,14 +62,20 @@ class Lease:
                         return not ended
                 elif released is not None and self._looked_at - self._fences_seen_at > self._ttl / SECOND:
                     self._fences_seen_at = self._looked_at
-                    await released()  # not for the answer: what stands in the fences must be known, should they be lost
+                    await (
+                        released()
+                    )  # not for the answer: what stands in the fences must be known, should they be lost
                 waits_for = (
-                    "the lease was not given back; waiting whether it is renewed" if held is None else f"{held.decode()} holds the lease; standing by"
+                    "the lease was not given back; waiting whether it is renewed"
+                    if held is None
+                    else f"{held.decode()} holds the lease; standing by"
                 )
             except (RedisError, ReplyError) as error:
                 waits_for = str(error)
                 self.close()
-                if isinstance(error, RedisMisconfigured) and any(sign in waits_for for sign in _WILL_NOT_PASS):
+                if isinstance(error, RedisMisconfigured) and any(
+                    sign in waits_for for sign in _WILL_NOT_PASS
+                ):
                     raise
             if waits_for != said:
                 log.info("%s: %s", self._owner, waits_for)
@@ -96,7 +109,9 @@ class Lease:
                     # expired while we were away: ours again unless somebody took it
                     held = await self._take(link)
                     if held is not None:
-                        raise Fenced(f"{self._owner}: {held.decode()} holds the lease now; this process steps down")
+                        raise Fenced(
+                            f"{self._owner}: {held.decode()} holds the lease now; this process steps down"
+                        )
             except (RedisError, ReplyError) as error:
                 log.debug("%s: lease not renewed: %s", self._owner, error)
                 self.close()
@@ -107,7 +122,12 @@ class Lease:
             if await link.ask("GET", self._key) == self.holder.encode():
                 await link.ask("DEL", self._key)
         except (RedisError, ReplyError) as error:
-            log.info("%s: lease not released, it ends by itself in %s: %s", self._owner, format_duration(self._ttl), error)
+            log.info(
+                "%s: lease not released, it ends by itself in %s: %s",
+                self._owner,
+                format_duration(self._ttl),
+                error,
+            )
         self.close()
 
     def close(self) -> None:

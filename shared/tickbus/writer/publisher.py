@@ -26,7 +26,9 @@ class Publisher:
         """`home`: for an owner that always holds all shards, one that it writes to: docs/decisions/0003-fences.md."""
         self.fences = Fences(keys, owner, holder or new_holder())
         outage = Outage(owner)
-        groups: list[Collection[int]] = [[shard] for shard in range(keys.shards)] if redis.sharded else [range(keys.shards)]
+        groups: list[Collection[int]] = (
+            [[shard] for shard in range(keys.shards)] if redis.sharded else [range(keys.shards)]
+        )
         self.lanes = [
             Lane(
                 partial(redis.link, keys.bell(next(iter(shards)))), keys, self.fences, clock, ReplayRing(_share(window, len(groups))), shards, outage,
@@ -38,7 +40,9 @@ class Publisher:
         """What of commits is still on its way, on a cluster."""
         self._seen = 0
         """Highest epoch that was found in a fence."""
-        self._by_shard = {shard: lane for lane, shards in zip(self.lanes, groups, strict=True) for shard in shards}
+        self._by_shard = {
+            shard: lane for lane, shards in zip(self.lanes, groups, strict=True) for shard in shards
+        }
 
     @property
     def epoch(self) -> int:
@@ -97,17 +101,30 @@ class Publisher:
     async def released(self) -> bool:
         """Whether nobody writes for this owner: whoever did said that it ended. Fences that are gone, or older than before, do not say so."""
         fences = (await self.look()).values()
-        return not any(fence.holder for fence in fences) and max(fence.epoch for fence in fences) == self._seen
+        return (
+            not any(fence.holder for fence in fences) and max(fence.epoch for fence in fences) == self._seen
+        )
 
     async def _all(self, choose: Choose) -> None:
-        await asyncio.gather(*(lane.claim(shards, choose) for lane, shards in self._groups(self._by_shard).items()))
+        await asyncio.gather(
+            *(lane.claim(shards, choose) for lane, shards in self._groups(self._by_shard).items())
+        )
 
-    async def claim(self, shards: Collection[int], choose: Choose, first: Sequence[Field] = (), timeout: float | None = None) -> dict[int, Fence]:
+    async def claim(
+        self,
+        shards: Collection[int],
+        choose: Choose,
+        first: Sequence[Field] = (),
+        timeout: float | None = None,
+    ) -> dict[int, Fence]:
         """Take over those of `shards` that `choose` chooses when it sees their fences; -> these, with their fences before.
 
         `first`: what is set together with the fence of a shard that nobody ever had. `timeout`: seconds after which shards of a cluster
         whose master does not answer are let be; their fences may stand in our name."""
-        claims = [asyncio.ensure_future(lane.claim(group, choose, first)) for lane, group in self._groups(shards).items()]
+        claims = [
+            asyncio.ensure_future(lane.claim(group, choose, first))
+            for lane, group in self._groups(shards).items()
+        ]
         try:
             if claims:
                 await asyncio.wait(claims, timeout=timeout if len(self.lanes) > 1 else None)
@@ -116,7 +133,9 @@ class Publisher:
                 claim.cancel()
             found = await asyncio.gather(*claims, return_exceptions=True)
         raise_failed(claims)
-        return {shard: fence for claimed in found if isinstance(claimed, dict) for shard, fence in claimed.items()}
+        return {
+            shard: fence for claimed in found if isinstance(claimed, dict) for shard, fence in claimed.items()
+        }
 
     def inherit(self, written: Transaction) -> None:
         """What our predecessor stored lately: should Redis lose it, we send it again."""
@@ -169,7 +188,11 @@ class Publisher:
 
 def _share(window: Window, lanes: int) -> Window:
     """Of the memory for replays that one lane may take."""
-    return window if lanes == 1 else window._replace(bytes=type(window.bytes)(max(1 << 20, 4 * window.bytes // lanes)))
+    return (
+        window
+        if lanes == 1
+        else window._replace(bytes=type(window.bytes)(max(1 << 20, 4 * window.bytes // lanes)))
+    )
 
 
 def _split(transaction: Transaction) -> dict[int, Transaction]:

@@ -82,7 +82,9 @@ class ReplayRing:
         """The entries that lie behind the ends of their streams."""
         return [entry for entry in self.entries if entry.id > ends[entry.stream]]
 
-    def whole(self, entries: Sequence[Entry], bus_ms: int, newer: Collection[StreamWriter] = ()) -> Transaction:
+    def whole(
+        self, entries: Sequence[Entry], bus_ms: int, newer: Collection[StreamWriter] = ()
+    ) -> Transaction:
         """The transaction that makes good a loss: these entries, and all heads and fields as they were acknowledged last.
 
         `newer`: streams whose head in Redis is newer than ours: they have another writer by now."""
@@ -95,7 +97,9 @@ class ReplayRing:
     def forget(self, shards: Collection[int]) -> None:
         """These are another writer's now."""
         self._batches = deque(
-            (at, size, kept) for at, size, entries in self._batches if (kept := [entry for entry in entries if entry.stream.shard not in shards])
+            (at, size, kept)
+            for at, size, entries in self._batches
+            if (kept := [entry for entry in entries if entry.stream.shard not in shards])
         )
         self.bytes = sum(size for _, size, _ in self._batches)
         self.heads = {stream: head for stream, head in self.heads.items() if stream.shard not in shards}

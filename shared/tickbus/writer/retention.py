@@ -34,7 +34,12 @@ class Sweeper:
     """Sweeps the streams of one writer, a feed or a service, while it runs."""
 
     def __init__(
-        self, owner: str, policy: Retention, keys: Keys, connect: Callable[[], Awaitable[Connection]], streams: Callable[[], Sequence[bytes]]
+        self,
+        owner: str,
+        policy: Retention,
+        keys: Keys,
+        connect: Callable[[], Awaitable[Connection]],
+        streams: Callable[[], Sequence[bytes]],
     ) -> None:
         self.total = Swept()
         self._policy = policy
@@ -50,7 +55,12 @@ class Sweeper:
         link.close()
 
     async def _declare(self, link: Connection) -> None:
-        await link.ask("HSET", self._keys.meta, f"retention:{self._owner}", f"{self._policy.age // MILLISECOND},{self._policy.entries}")
+        await link.ask(
+            "HSET",
+            self._keys.meta,
+            f"retention:{self._owner}",
+            f"{self._policy.age // MILLISECOND},{self._policy.entries}",
+        )
 
     async def run(self) -> None:
         """For ever. Redis away is no error: the next sweep does it."""
@@ -78,7 +88,9 @@ async def sweep(link: Connection, keys: Sequence[bytes], policy: Retention) -> S
         # exact by age: else up to 100 entries of a quiet stream stay for ever
         removed = await link.ask_all([("XTRIM", key, "MINID", max(0, now_ms - age_ms)) for key in piece])
         # without LIMIT 0 it ends after 10,000 entries, and a busy stream grows by more than that between two sweeps
-        removed += await link.ask_all([("XTRIM", key, "MAXLEN", "~", policy.entries, "LIMIT", 0) for key in piece])
+        removed += await link.ask_all(
+            [("XTRIM", key, "MAXLEN", "~", policy.entries, "LIMIT", 0) for key in piece]
+        )
         swept.removed += sum(removed)
     swept.bytes = await _memory(link, keys)
     if policy.bytes:
@@ -86,7 +98,9 @@ async def sweep(link: Connection, keys: Sequence[bytes], policy: Retention) -> S
     return swept
 
 
-async def _shrink(link: Connection, keys: Sequence[bytes], policy: Retention, now_ms: int, swept: Swept) -> None:
+async def _shrink(
+    link: Connection, keys: Sequence[bytes], policy: Retention, now_ms: int, swept: Swept
+) -> None:
     """While the streams take more than the budget, remove their older half-lives: the oldest time goes first, from all alike."""
     for _ in range(20):
         if swept.bytes <= policy.bytes:
@@ -97,23 +111,35 @@ async def _shrink(link: Connection, keys: Sequence[bytes], policy: Retention, no
         # drop the share of the time span that is over the budget, a little more so that this ends
         over = 1 - policy.bytes / swept.bytes
         cut = oldest + int((now_ms - oldest) * min(1.0, over + 0.05)) + 1
-        log.info("streams take %d bytes, %d are allowed: removing what is older than %d ms", swept.bytes, policy.bytes, now_ms - cut)
+        log.info(
+            "streams take %d bytes, %d are allowed: removing what is older than %d ms",
+            swept.bytes,
+            policy.bytes,
+            now_ms - cut,
+        )
         for start in range(0, len(keys), _PIECE):
-            swept.removed += sum(await link.ask_all([("XTRIM", key, "MINID", cut) for key in keys[start : start + _PIECE]]))
+            swept.removed += sum(
+                await link.ask_all([("XTRIM", key, "MINID", cut) for key in keys[start : start + _PIECE]])
+            )
         swept.bytes = await _memory(link, keys)
 
 
 async def _memory(link: Connection, keys: Sequence[bytes]) -> int:
     total = 0
     for start in range(0, len(keys), _PIECE):
-        total += sum(size or 0 for size in await link.ask_all([("MEMORY", "USAGE", key) for key in keys[start : start + _PIECE]]))
+        total += sum(
+            size or 0
+            for size in await link.ask_all([("MEMORY", "USAGE", key) for key in keys[start : start + _PIECE]])
+        )
     return total
 
 
 async def _oldest_ms(link: Connection, keys: Sequence[bytes]) -> int | None:
     oldest = None
     for start in range(0, len(keys), _PIECE):
-        for rows in await link.ask_all([("XRANGE", key, "-", "+", "COUNT", 1) for key in keys[start : start + _PIECE]]):
+        for rows in await link.ask_all(
+            [("XRANGE", key, "-", "+", "COUNT", 1) for key in keys[start : start + _PIECE]]
+        ):
             if rows:
                 ms = int(rows[0][0].partition(b"-")[0])
                 oldest = ms if oldest is None else min(oldest, ms)

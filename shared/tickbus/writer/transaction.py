@@ -47,19 +47,34 @@ class Transaction:
     def with_entries(self, entries: Sequence[Entry]) -> "Transaction":
         """The same with these entries in place of its own."""
         other = Transaction(self.bus_ms, self.feed_up)
-        other.entries, other.heads, other.fields, other.ring_all = entries, self.heads, self.fields, self.ring_all
+        other.entries, other.heads, other.fields, other.ring_all = (
+            entries,
+            self.heads,
+            self.fields,
+            self.ring_all,
+        )
         return other
 
     def add(self, later: "Transaction") -> None:
         """Store what comes later along with it."""
         self.entries = [*self.entries, *later.entries]
         self.heads |= later.heads
-        self.fields = list({(field.key, field.name): field for field in (*self.fields, *later.fields)}.values())
-        self.bus_ms, self.feed_up, self.ring_all = later.bus_ms, later.feed_up, self.ring_all or later.ring_all
+        self.fields = list(
+            {(field.key, field.name): field for field in (*self.fields, *later.fields)}.values()
+        )
+        self.bus_ms, self.feed_up, self.ring_all = (
+            later.bus_ms,
+            later.feed_up,
+            self.ring_all or later.ring_all,
+        )
 
     def shards(self) -> set[int]:
         """Those that it writes to, but for the rings of the bus clock."""
-        return {entry.stream.shard for entry in self.entries} | {stream.shard for stream in self.heads} | {field.shard for field in self.fields}
+        return (
+            {entry.stream.shard for entry in self.entries}
+            | {stream.shard for stream in self.heads}
+            | {field.shard for field in self.fields}
+        )
 
 
 class Packer:
@@ -72,7 +87,10 @@ class Packer:
         # packed once, up to where they differ: with many symbols there are nearly as many of these as ticks
         self._hset_last = {shard: pack_bulk("HSET", keys.last(shard)) for shard in shards}
         self._ring = {shard: b"*5\r\n" + pack_bulk("XADD", keys.bell(shard), "*", "d") for shard in shards}
-        self._ring_and_trim = {shard: b"*8\r\n" + pack_bulk("XADD", keys.bell(shard), "MAXLEN", "~", str(_BELL_LENGTH), "*", "d") for shard in shards}
+        self._ring_and_trim = {
+            shard: b"*8\r\n" + pack_bulk("XADD", keys.bell(shard), "MAXLEN", "~", str(_BELL_LENGTH), "*", "d")
+            for shard in shards
+        }
         self._bells = dict.fromkeys(shards, 0)
 
     def pack(self, transaction: Transaction, ring: Iterable[int]) -> tuple[bytes, int]:
@@ -83,7 +101,10 @@ class Packer:
             seq, payload = entry.seq, entry.payload
             # 15 = 13 digits of ms, a dash, one digit; packing by one format is 3 times faster than pack_command
             size = 15 if seq < 10 else 14 + len(str(seq))
-            append(b"%b%d\r\n%d-%d\r\n$1\r\n%b\r\n$%d\r\n%b\r\n" % (entry.stream.xadd, size, entry.ms, seq, entry.field, len(payload), payload))
+            append(
+                b"%b%d\r\n%d-%d\r\n$1\r\n%b\r\n$%d\r\n%b\r\n"
+                % (entry.stream.xadd, size, entry.ms, seq, entry.field, len(payload), payload)
+            )
         news: dict[int, list[str]] = {shard: [] for shard in ring}
         heads: dict[int, list[bytes]] = {}
         for stream, head in transaction.heads.items():
@@ -119,4 +140,6 @@ def pack_fields(fields: Iterable[Field]) -> list[bytes]:
             sets.setdefault(key, []).extend((name, value))
         else:
             gone.setdefault(key, []).append(name)
-    return [pack(("HSET", key, *pairs)) for key, pairs in sets.items()] + [pack(("HDEL", key, *names)) for key, names in gone.items()]
+    return [pack(("HSET", key, *pairs)) for key, pairs in sets.items()] + [
+        pack(("HDEL", key, *names)) for key, names in gone.items()
+    ]

@@ -14,7 +14,14 @@ def entry(seq: int, size: int = 10) -> Entry:
     return Entry(WRITER, 1_800_000_000_000 + seq, seq, b"t", b"x" * size)
 
 
-@given(st.lists(st.one_of(st.tuples(st.just("put"), st.integers(0, 500)), st.tuples(st.just("take"), st.integers(1, 6))), max_size=60))
+@given(
+    st.lists(
+        st.one_of(
+            st.tuples(st.just("put"), st.integers(0, 500)), st.tuples(st.just("take"), st.integers(1, 6))
+        ),
+        max_size=60,
+    )
+)
 def test_what_goes_in_comes_out_in_order_and_the_bytes_return_to_zero(steps: list[tuple[str, int]]) -> None:
     backlog, put, taken = Backlog(1 << 30), 0, []
     for step, number in steps:
@@ -28,7 +35,9 @@ def test_what_goes_in_comes_out_in_order_and_the_bytes_return_to_zero(steps: lis
             batch = backlog.take(number)
             taken += [one.seq for one in batch]
             assert len(batch) <= number and backlog.bytes == held  # held until it is acknowledged
-            assert backlog.oldest_waiting_ms == (1_800_000_000_000 + len(taken) + 1 if len(taken) < put else None)
+            assert backlog.oldest_waiting_ms == (
+                1_800_000_000_000 + len(taken) + 1 if len(taken) < put else None
+            )
             backlog.release()
         assert len(backlog) == put - len(taken)
         assert (backlog.bytes == 0) == (len(backlog) == 0)
@@ -62,7 +71,9 @@ def test_full() -> None:
 def test_a_late_tick_and_its_gap_are_never_parted() -> None:
     keys, backlog = Keys(), Backlog(1 << 20)
     one, other = (StreamWriter(keys, Stream("trade", "x", symbol)) for symbol in ("A", "B"))
-    for seq, (stream, field) in enumerate([(one, b"t"), (one, b"g"), (one, b"t"), (other, b"g"), (one, b"g"), (one, b"g")], 1):
+    for seq, (stream, field) in enumerate(
+        [(one, b"t"), (one, b"g"), (one, b"t"), (other, b"g"), (one, b"g"), (one, b"g")], 1
+    ):
         backlog.put(Entry(stream, 1, seq, field, b""))
     taken = []
     for most in (1, 1, 1, 1, 1):

@@ -39,7 +39,11 @@ class Witness(Bench):
         self._note()
 
     def _note(self) -> None:
-        self.points.append(Point(self.epoch, len(self.stored), dict(self.heads), {entry.stream.name for entry in self.waiting}))
+        self.points.append(
+            Point(
+                self.epoch, len(self.stored), dict(self.heads), {entry.stream.name for entry in self.waiting}
+            )
+        )
 
 
 def folded(head: Head, entries: list[Entry], epoch: int) -> Head:
@@ -62,11 +66,17 @@ def compare(bench: Witness) -> None:
             if point.epoch != base.epoch:
                 break
             for name, head in point.heads.items():
-                entries = [entry for entry, _ in bench.stored[base.stored : point.stored] if entry.stream.name == name]
+                entries = [
+                    entry
+                    for entry, _ in bench.stored[base.stored : point.stored]
+                    if entry.stream.name == name
+                ]
                 if not entries:
                     continue
                 found = folded(base.heads[name], entries, point.epoch)
-                assert found.ts_event == head.ts_event or (name in point.waiting and found.ts_event < head.ts_event)
+                assert found.ts_event == head.ts_event or (
+                    name in point.waiting and found.ts_event < head.ts_event
+                )
                 assert msgspec.structs.replace(found, ts_event=0) == msgspec.structs.replace(head, ts_event=0)
 
 
@@ -109,7 +119,9 @@ def test_heads_from_the_very_first_to_the_last_over_all_lives() -> None:
     head = bench.points[0].heads[TRADES.name]
     done = 0
     for point in bench.points[1:]:
-        if entries := [entry for entry, _ in bench.stored[done : point.stored] if entry.stream.stream == TRADES]:
+        if entries := [
+            entry for entry, _ in bench.stored[done : point.stored] if entry.stream.stream == TRADES
+        ]:
             head = folded(head, entries, point.epoch)
         done = point.stored
         assert head == point.heads[TRADES.name]

@@ -14,7 +14,10 @@ def test_before_any_tick_the_clocks_are_one() -> None:
 def test_a_delayed_feed_is_delayed_on_both_sides() -> None:
     latency = MinLatency()
     latency.measure([(1000 * SECOND, 1900 * SECOND), (1001 * SECOND, 1901 * SECOND)])
-    assert (latency.missing_from(1901 * SECOND), latency.missing_to(1950 * SECOND)) == (1001 * SECOND, 1050 * SECOND)
+    assert (latency.missing_from(1901 * SECOND), latency.missing_to(1950 * SECOND)) == (
+        1001 * SECOND,
+        1050 * SECOND,
+    )
 
 
 def test_what_a_gateway_finds_that_stood_still_is_old_and_what_comes_next_is_not() -> None:

@@ -52,7 +52,9 @@ class Bench:
         self.sequencer = Sequencer(self.states, self.waiting.append)
         restored = self.sequencer.restore(self.heads, delay=self.observed)
         self.epoch += 1
-        self.builders = {state: StreamHead(state, self.heads.get(state.name, EMPTY_HEAD)) for state in self.states}
+        self.builders = {
+            state: StreamHead(state, self.heads.get(state.name, EMPTY_HEAD)) for state in self.states
+        }
         for builder in self.builders.values():
             builder.begin(self.epoch)
         return restored
@@ -96,7 +98,11 @@ class Bench:
         return [decode(entry.field, entry.payload) for entry in entries if entry.stream.stream == stream]
 
     def gaps(self, stream: Stream = TRADES) -> list[tuple[str, str | None, str | None, int | None, bool]]:
-        return [(m.kind.name, m.from_id, m.to_id, m.count, m.repaired) for m in self.messages(stream) if isinstance(m, Gap)]
+        return [
+            (m.kind.name, m.from_id, m.to_id, m.count, m.repaired)
+            for m in self.messages(stream)
+            if isinstance(m, Gap)
+        ]
 
     def ids(self) -> list[int]:
         return [int(m.trade_id or 0) for m in self.messages() if isinstance(m, Trade)]
@@ -203,7 +209,11 @@ def play(steps: list[tuple[str, int]], bench: Bench | None = None) -> tuple[Benc
             case "store":
                 bench.store(number)
             case "restart":
-                lost = {int(m.trade_id or 0) for entry in bench.waiting if isinstance(m := decode(entry.field, entry.payload), Trade)}
+                lost = {
+                    int(m.trade_id or 0)
+                    for entry in bench.waiting
+                    if isinstance(m := decode(entry.field, entry.payload), Trade)
+                }
                 given_ids -= lost
                 vendor.dropped += [vendor_id for vendor_id in lost if vendor_id in vendor.times]
                 history = QUOTES.name in bench.heads
@@ -211,7 +221,9 @@ def play(steps: list[tuple[str, int]], bench: Bench | None = None) -> tuple[Benc
                 bench.start()
                 vendor.drop(number, at)
                 bench.resumed()
-                assert [gap[0] for entry in bench.waiting if (gap := bench_gap(entry))] == ["DISCONNECT"] * history
+                assert [gap[0] for entry in bench.waiting if (gap := bench_gap(entry))] == [
+                    "DISCONNECT"
+                ] * history
     bench.store()
     return bench, given_ids
 
@@ -270,14 +282,18 @@ def test_every_id_is_either_stored_once_or_told_as_missing(steps: list[tuple[str
         assert not told & set(ids)
         if ids:
             # what is below the first one came from before the start
-            assert told | {one for one in ids if one >= ids[0]} == set(range(ids[0], max(told | set(ids)) + 1))
+            assert told | {one for one in ids if one >= ids[0]} == set(
+                range(ids[0], max(told | set(ids)) + 1)
+            )
 
 
 @settings(max_examples=300, deadline=None)
 @given(STEPS)
 def test_every_tick_that_was_given_is_stored(steps: list[tuple[str, int]]) -> None:
     bench, given_ids = play(steps)
-    assert {one for trades, _ in eras(bench.messages()) for one in (int(t.trade_id or 0) for t in trades)} == given_ids
+    assert {
+        one for trades, _ in eras(bench.messages()) for one in (int(t.trade_id or 0) for t in trades)
+    } == given_ids
 
 
 @settings(max_examples=200, deadline=None)
@@ -291,14 +307,29 @@ def test_totals_are_those_of_the_gap_messages(steps: list[tuple[str, int]]) -> N
             if not gap.repaired:
                 told[gap.kind.name.lower()] = told.get(gap.kind.name.lower(), 0) + 1
         missing = sum((gap.count or 0) * (-1 if gap.repaired else 1) for gap in gaps)
-        assert (state.counts.by_kind, state.counts.repaired, state.counts.missing) == (told, sum(gap.repaired for gap in gaps), missing)
+        assert (state.counts.by_kind, state.counts.repaired, state.counts.missing) == (
+            told,
+            sum(gap.repaired for gap in gaps),
+            missing,
+        )
         if head := bench.heads.get(stream.name):
-            assert (head.gaps, head.repaired, head.missing) == (told, sum(gap.repaired for gap in gaps), missing)
+            assert (head.gaps, head.repaired, head.missing) == (
+                told,
+                sum(gap.repaired for gap in gaps),
+                missing,
+            )
             assert all(gap.from_ts <= gap.to_ts for gap in gaps)
 
 
 @settings(max_examples=200, deadline=None)
-@given(st.lists(st.one_of(st.tuples(st.just("tick"), st.integers(1, 3)), st.tuples(st.sampled_from(["outage", "quote"]), st.just(0)))))
+@given(
+    st.lists(
+        st.one_of(
+            st.tuples(st.just("tick"), st.integers(1, 3)),
+            st.tuples(st.sampled_from(["outage", "quote"]), st.just(0)),
+        )
+    )
+)
 def test_nothing_missing_leaves_no_gap_where_there_are_ids(steps: list[tuple[str, int]]) -> None:
     bench, _ = play([("tick", 1), *steps])
     assert bench.gaps() == []
@@ -336,7 +367,14 @@ def test_a_late_tick_is_flagged_and_its_part_of_the_hole_told_as_repaired() -> N
     for vendor_id in (5, 9, 7, 7, 6, 8, 10):
         bench.send(vendor_id)
     assert bench.ids() == [5, 9, 7, 6, 8, 10]
-    assert [one.flags for one in bench.messages() if isinstance(one, Trade)] == [0, 0, Flag.LATE, Flag.LATE, Flag.LATE, 0]
+    assert [one.flags for one in bench.messages() if isinstance(one, Trade)] == [
+        0,
+        0,
+        Flag.LATE,
+        Flag.LATE,
+        Flag.LATE,
+        0,
+    ]
     assert bench.gaps() == [
         ("SEQUENCE", "6", "8", 3, False), ("SEQUENCE", "7", "7", 1, True), ("SEQUENCE", "6", "6", 1, True), ("SEQUENCE", "8", "8", 1, True)
     ]  # fmt: skip
@@ -361,7 +399,11 @@ def test_a_large_fall_is_a_reset_and_the_sequence_goes_on() -> None:
     for vendor_id in (500_000, 500_001, 3, 4, 6, 5):
         bench.send(vendor_id)
     assert bench.ids() == [500_000, 500_001, 3, 4, 6, 5]
-    assert bench.gaps() == [("RESET", None, None, None, False), ("SEQUENCE", "5", "5", 1, False), ("SEQUENCE", "5", "5", 1, True)]
+    assert bench.gaps() == [
+        ("RESET", None, None, None, False),
+        ("SEQUENCE", "5", "5", 1, False),
+        ("SEQUENCE", "5", "5", 1, True),
+    ]
 
 
 def test_a_smaller_fall_is_a_reset_if_its_times_go_on() -> None:
@@ -430,7 +472,9 @@ def test_a_symbol_added_at_a_restart_has_missed_nothing() -> None:
     bench = Bench()
     bench.send(1)
     bench.store()
-    assert QUOTES.name not in bench.heads  # a gateway without it, as the one before would have made its first head
+    assert (
+        QUOTES.name not in bench.heads
+    )  # a gateway without it, as the one before would have made its first head
     bench.start()
     bench.resumed()
     assert bench.gaps(QUOTES) == []
@@ -446,7 +490,9 @@ def test_the_first_start_ever_leaves_no_gap() -> None:
 
 def test_a_stream_that_was_subscribed_and_never_ticked_has_an_outage_at_a_restart() -> None:
     bench = Bench()
-    bench.heads = {name: msgspec.structs.replace(EMPTY_HEAD, ts_recv=START) for name in (TRADES.name, QUOTES.name)}
+    bench.heads = {
+        name: msgspec.structs.replace(EMPTY_HEAD, ts_recv=START) for name in (TRADES.name, QUOTES.name)
+    }
     assert bench.start() == 2
     bench.resumed()
     bench.send(77)
@@ -497,7 +543,9 @@ def test_a_time_ahead_of_the_clock_is_not_the_streams_newest() -> None:
     bench = Bench()
     bench.send(1)
     newest = bench.states[0].last_event
-    bench.sequencer.accept([(Trade("A", "1", "1", Side.BUY, "2", START * 2, bench.now(), flags=Flag.FUTURE_TIME), 2)])
+    bench.sequencer.accept(
+        [(Trade("A", "1", "1", Side.BUY, "2", START * 2, bench.now(), flags=Flag.FUTURE_TIME), 2)]
+    )
     assert bench.states[0].last_event == newest
 
 
@@ -510,7 +558,9 @@ def test_a_vendor_whose_clock_is_ahead_for_good(ahead: int, restart: bool) -> No
     def send(vendor_id: int) -> None:
         recv = bench.now()
         sent.setdefault(vendor_id, recv + ahead - bench.delay)
-        bench.sequencer.accept([(Trade("A", "1", "1", Side.BUY, str(vendor_id), sent[vendor_id], recv, flags=flags), vendor_id)])
+        bench.sequencer.accept(
+            [(Trade("A", "1", "1", Side.BUY, str(vendor_id), sent[vendor_id], recv, flags=flags), vendor_id)]
+        )
 
     for vendor_id in (*range(1001, 1201), 1204):
         send(vendor_id)
@@ -523,21 +573,40 @@ def test_a_vendor_whose_clock_is_ahead_for_good(ahead: int, restart: bool) -> No
     for vendor_id in (*range(1104, 1201), 1204, 1205):  # the vendor begins with its last ticks, 100 ids back
         send(vendor_id)
     bench.store()
-    trades = [message for entry, message in bench.stored if entry.stream.stream == TRADES and isinstance(message, Trade)]
+    trades = [
+        message
+        for entry, message in bench.stored
+        if entry.stream.stream == TRADES and isinstance(message, Trade)
+    ]
     assert [trade.trade_id for trade in trades] == [str(id) for id in (*range(1001, 1201), 1204, 1205)]
-    (gap,) = (message for entry, message in bench.stored if entry.stream.stream == TRADES and isinstance(message, Gap))
-    assert (gap.kind, gap.from_id, gap.to_id, gap.from_ts, gap.to_ts) == (GapKind.SEQUENCE, "1201", "1203", sent[1200], sent[1204])
+    (gap,) = (
+        message
+        for entry, message in bench.stored
+        if entry.stream.stream == TRADES and isinstance(message, Gap)
+    )
+    assert (gap.kind, gap.from_id, gap.to_id, gap.from_ts, gap.to_ts) == (
+        GapKind.SEQUENCE,
+        "1201",
+        "1203",
+        sent[1200],
+        sent[1204],
+    )
 
 
 def test_one_time_far_ahead_does_not_make_a_fallen_sequence_a_repeat() -> None:
     bench = Bench()
     for vendor_id in range(1001, 1101):
         bench.send(vendor_id)
-    bench.sequencer.accept([(Trade("A", "1", "1", Side.BUY, "1101", START * 2, bench.now(), flags=Flag.FUTURE_TIME), 1101)])
+    bench.sequencer.accept(
+        [(Trade("A", "1", "1", Side.BUY, "1101", START * 2, bench.now(), flags=Flag.FUTURE_TIME), 1101)]
+    )
     bench.send(1010)
     bench.send(1011)
     assert bench.gaps() == [("RESET", None, None, None, False)]
-    assert [message.trade_id for message in bench.messages(TRADES) if isinstance(message, Trade)][-2:] == ["1010", "1011"]
+    assert [message.trade_id for message in bench.messages(TRADES) if isinstance(message, Trade)][-2:] == [
+        "1010",
+        "1011",
+    ]
 
 
 def test_what_a_head_says_of_who_wrote() -> None:
@@ -566,7 +635,10 @@ def test_a_kind_that_was_not_asked_for_is_counted_and_left_out() -> None:
 def test_what_one_lane_stored_says_nothing_of_another() -> None:
     """On a cluster a shard may have been held for long when the gateway died."""
     streams = [Stream("quote", "vendor", symbol) for symbol in ("A", "B")]
-    heads = {stream.name: Head("1-1", None, START + at * SECOND, NIL, epochs=[(1, 1)]) for at, stream in enumerate(streams)}
+    heads = {
+        stream.name: Head("1-1", None, START + at * SECOND, NIL, epochs=[(1, 1)])
+        for at, stream in enumerate(streams)
+    }
     for lane_of, since in ((lambda shard: None, [1, 1]), (lambda shard: shard, [0, 1])):
         entries: list[Entry] = []
         sequencer = Sequencer([StreamState(KEYS, stream, False) for stream in streams], entries.append)
@@ -595,7 +667,11 @@ def test_a_gateway_that_stood_still_and_ended_before_a_fresh_tick_came(told: boo
     bench.start()
     bench.sequencer.resumed(START + still + 4 * SECOND)
     bench.store()
-    gaps = [(message.from_ts - START, message.to_ts - START) for _, message in bench.stored if isinstance(message, Gap)]
+    gaps = [
+        (message.from_ts - START, message.to_ts - START)
+        for _, message in bench.stored
+        if isinstance(message, Gap)
+    ]
     first, last = still + SECOND - bench.delay, still + 4 * SECOND - bench.delay
     assert gaps == ([(SECOND, first), (first, last)] if told else [(SECOND, last)])
 

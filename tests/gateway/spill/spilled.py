@@ -9,7 +9,10 @@ from tickbus.writer.entry import Entry, StreamWriter
 
 KEYS = Keys()
 OWNER = Owner("vendor", 7, "host:1234:ab12")
-STREAMS = {stream.name: StreamWriter(KEYS, stream) for stream in (Stream(kind, "vendor", symbol) for kind in ("trade", "quote") for symbol in "AB")}
+STREAMS = {
+    stream.name: StreamWriter(KEYS, stream)
+    for stream in (Stream(kind, "vendor", symbol) for kind in ("trade", "quote") for symbol in "AB")
+}
 A = STREAMS["trade:vendor:A"]
 NAMES = list(STREAMS)
 

@@ -8,7 +8,17 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from services.gateway.spill import segment
-from services.gateway.spill.segment import Header, Owner, SpillError, decode_entries, encode_entries, encode_header, read_header, record_at, survey
+from services.gateway.spill.segment import (
+    Header,
+    Owner,
+    SpillError,
+    decode_entries,
+    encode_entries,
+    encode_header,
+    read_header,
+    record_at,
+    survey,
+)
 from tickbus.writer.entry import Entry
 
 HEADER = encode_header(Header(OWNER, 100))
@@ -117,7 +127,9 @@ def test_a_sound_record_of_something_else(body: bytes, count: int) -> None:
         assert len(decode_entries(data, stream_of)) == count
 
 
-@pytest.mark.parametrize("body", [b"\x92\x90\x90", b"\x92\x91\xaetrade:vendor:A\x91\x97\x01\x01\x01\xc4\x01t\xc4\x00\x01\x01"])
+@pytest.mark.parametrize(
+    "body", [b"\x92\x90\x90", b"\x92\x91\xaetrade:vendor:A\x91\x97\x01\x01\x01\xc4\x01t\xc4\x00\x01\x01"]
+)
 def test_numbers_that_do_not_agree(body: bytes) -> None:
     with pytest.raises(SpillError, match="do not agree"):
         decode_entries(segment._record(1, body), stream_of)

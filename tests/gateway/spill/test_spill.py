@@ -40,7 +40,10 @@ class Queue(RuleBasedStateMachine):
         found = find(self.dir, "vendor")
         self.budget = Budget(6_000)
         self.old = [Spill.reopen(held, self.budget, stream_of) for held in found]
-        self.lanes = [Spill(self.dir, Owner("vendor", self.epoch, "h:1", lane), self.budget, stream_of, 700) for lane in ("", "b")]
+        self.lanes = [
+            Spill(self.dir, Owner("vendor", self.epoch, "h:1", lane), self.budget, stream_of, 700)
+            for lane in ("", "b")
+        ]
         self.model: dict[Spill, list[Entry]] = {spill: [] for spill in self.lanes}
         for spill in self.old:
             self.model[spill] = spill.peek(1 << 30)
@@ -210,8 +213,16 @@ def test_folders_are_found_by_epoch_with_whose_they_are(tmp_path: Path) -> None:
         (Owner("vendor", 9, "host:1:ab", "b"), 9, False, 0, None),
         (Owner("vendor", 11, "host:1:ab"), 11, False, 0, None),
     ]
-    assert str(found[2]) == f"{tmp_path}/vendor/11-host_1_ab: 11 entries in {found[2].bytes} bytes, epoch 11 of host:1:ab"
-    assert sorted(path.name for path in (tmp_path / "vendor").iterdir()) == ["11-host_1_ab", "9-host_1_ab-a", "9-host_1_ab-b", "a-file"]
+    assert (
+        str(found[2])
+        == f"{tmp_path}/vendor/11-host_1_ab: 11 entries in {found[2].bytes} bytes, epoch 11 of host:1:ab"
+    )
+    assert sorted(path.name for path in (tmp_path / "vendor").iterdir()) == [
+        "11-host_1_ab",
+        "9-host_1_ab-a",
+        "9-host_1_ab-b",
+        "a-file",
+    ]
     assert find(tmp_path, "other") == []
 
 
@@ -258,7 +269,10 @@ def test_damage_in_the_middle_ends_it_and_is_set_aside(tmp_path: Path) -> None:
     assert held.entries == last
     assert held.damage is not None
     assert (held.damage.path, held.damage.offset + held.damage.bytes) == (bad, len(data))
-    assert (held.damage.behind, held.damage.bytes_behind) == (tuple(segments[2:]), sum(path.stat().st_size for path in segments[2:]))
+    assert (held.damage.behind, held.damage.bytes_behind) == (
+        tuple(segments[2:]),
+        sum(path.stat().st_size for path in segments[2:]),
+    )
     text = f"00000002.segment is unreadable from byte {held.damage.offset} on ({held.damage.bytes} bytes), and {len(segments) - 2} segments"
     assert text in str(held)
     spill = reopened(tmp_path)
@@ -269,7 +283,11 @@ def test_damage_in_the_middle_ends_it_and_is_set_aside(tmp_path: Path) -> None:
     names = [f"{path.name}.corrupt" for path in segments[1:]]
     assert files(folder) == names
     [held] = find(tmp_path, "vendor")
-    assert (held.entries, held.damage, held.aside) == (0, None, sum((folder / name).stat().st_size for name in names))
+    assert (held.entries, held.damage, held.aside) == (
+        0,
+        None,
+        sum((folder / name).stat().st_size for name in names),
+    )
     assert str(held).endswith(f"owner unknown; {held.aside} bytes were set aside")
     with pytest.raises(SpillError, match="no segment tells whose it is"):
         Spill.reopen(held, Budget(1), stream_of)
@@ -333,4 +351,6 @@ def test_a_disk_that_changes_what_it_holds_is_told(tmp_path: Path) -> None:
 
 
 def test_names_of_folders_are_plain() -> None:
-    assert folder_of(Path("spill"), Owner("vendor", 3, "ho/st:1:../x", "10.0.0.1:7000")) == Path("spill/vendor/3-ho_st_1_.._x-10.0.0.1_7000")
+    assert folder_of(Path("spill"), Owner("vendor", 3, "ho/st:1:../x", "10.0.0.1:7000")) == Path(
+        "spill/vendor/3-ho_st_1_.._x-10.0.0.1_7000"
+    )

@@ -19,8 +19,22 @@ def test_what_was_appended_outlives_a_kill(tmp_path: Path) -> None:
     seed = random.randrange(1 << 30)
     print("seed", seed)
     root = ROOT
-    command = [sys.executable, str(Path(__file__).with_name("spilling.py")), str(tmp_path), str(seed), str(LIVES)]
-    done = subprocess.run(command, cwd=root, env={"PYTHONPATH": str(root)}, capture_output=True, text=True, timeout=50, check=False)
+    command = [
+        sys.executable,
+        str(Path(__file__).with_name("spilling.py")),
+        str(tmp_path),
+        str(seed),
+        str(LIVES),
+    ]
+    done = subprocess.run(
+        command,
+        cwd=root,
+        env={"PYTHONPATH": str(root)},
+        capture_output=True,
+        text=True,
+        timeout=50,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr
     found = {held.owner.epoch: held for held in find(tmp_path, "vendor") if held.owner}
     kept = 0

@@ -18,7 +18,12 @@ from tickbus.errors import ConfigError
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A disk of 256 KB."""
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=256k", "none", str(tmp_path)], capture_output=True, text=True, check=False)
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=256k", "none", str(tmp_path)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     if mounted.returncode:
         pytest.skip(f"a small disk needs the right to mount: {mounted.stderr.strip()}")
     yield tmp_path
@@ -63,7 +68,13 @@ def test_a_disk_without_any_room_leaves_no_folder(small_disk: Path) -> None:
     spill = Spill(small_disk, opened(small_disk).owner, budget, stream_of)
     ballast = fill(small_disk, 0)
     assert not spill.append(entries(1, 10))
-    assert (len(spill), spill.bytes, budget.used, files(small_disk), spill.folder.exists()) == (0, 0, 0, ["ballast"], False)
+    assert (len(spill), spill.bytes, budget.used, files(small_disk), spill.folder.exists()) == (
+        0,
+        0,
+        0,
+        ["ballast"],
+        False,
+    )
     ballast.unlink()
     assert spill.append(entries(1, 10))
     assert drained(spill) == entries(1, 10)
@@ -83,7 +94,9 @@ def test_a_read_only_disk_refuses_and_keeps(small_disk: Path) -> None:
     spill.append(entries(1, 10))
     spill.close()
     subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
-    with pytest.raises(ConfigError, match=f"^--spill-dir {small_disk}: Read-only file system; name a folder on a local disk"):
+    with pytest.raises(
+        ConfigError, match=f"^--spill-dir {small_disk}: Read-only file system; name a folder on a local disk"
+    ):
         check_spill_dir(small_disk)
     other = opened(small_disk / "other")
     assert not other.append(entries(1, 10))
@@ -95,12 +108,16 @@ def test_the_folder_is_tried_at_the_start(tmp_path: Path) -> None:
     check_spill_dir(tmp_path / "new/spill")
     assert list((tmp_path / "new/spill").iterdir()) == []
     (tmp_path / "file").write_text("")
-    with pytest.raises(ConfigError, match=r"--spill-dir .*/file: (Not a directory|File exists); name a folder"):
+    with pytest.raises(
+        ConfigError, match=r"--spill-dir .*/file: (Not a directory|File exists); name a folder"
+    ):
         check_spill_dir(tmp_path / "file")
 
 
 @pytest.mark.parametrize("fails", ["fsync", "fsync and ftruncate"])
-def test_a_write_that_is_not_durable_does_not_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fails: str) -> None:
+def test_a_write_that_is_not_durable_does_not_count(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fails: str
+) -> None:
     """The bytes may all be in the file; after a restart they are not taken for entries."""
     spill = opened(tmp_path, segment_bytes=1 << 20)
     assert spill.append(entries(1, 10))

@@ -9,7 +9,9 @@ from websockets.utils import accept_key
 
 
 @asynccontextmanager
-async def raw(talk: Callable[[asyncio.StreamReader, asyncio.StreamWriter, bytes], Awaitable[None]]) -> AsyncIterator[int]:
+async def raw(
+    talk: Callable[[asyncio.StreamReader, asyncio.StreamWriter, bytes], Awaitable[None]],
+) -> AsyncIterator[int]:
     """A TCP server that reads the request and leaves the answer to `talk`."""
     writers: list[asyncio.StreamWriter] = []
     talks: set[asyncio.Task[None] | None] = set()
@@ -36,7 +38,11 @@ async def raw(talk: Callable[[asyncio.StreamReader, asyncio.StreamWriter, bytes]
 
 def accepted(request: bytes) -> bytes:
     """The answer to a handshake."""
-    key = next(line.split(b": ")[1] for line in request.split(b"\r\n") if line.lower().startswith(b"sec-websocket-key"))
+    key = next(
+        line.split(b": ")[1]
+        for line in request.split(b"\r\n")
+        if line.lower().startswith(b"sec-websocket-key")
+    )
     return (
         b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: "
         + accept_key(key.decode()).encode()

@@ -12,7 +12,9 @@ def test_delays_double_up_to_a_bound_and_begin_again_after_a_reset() -> None:
 
 
 @given(st.floats(0, 1, exclude_max=True), st.integers(0, 20), st.floats(0, 100))
-def test_jitter_spreads_over_half_the_delay_and_never_undercuts_what_the_vendor_asks(random: float, tries: int, least: float) -> None:
+def test_jitter_spreads_over_half_the_delay_and_never_undercuts_what_the_vendor_asks(
+    random: float, tries: int, least: float
+) -> None:
     backoff = Backoff(lambda: random)
     for _ in range(tries):
         backoff.next()

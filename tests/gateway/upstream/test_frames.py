@@ -76,7 +76,9 @@ def conversations(draw: st.DrawFn) -> bytes:
 def test_any_cuts_give_the_same(data: bytes, chance: st.DataObject) -> None:
     whole = split([data])
     cuts = sorted(chance.draw(st.lists(st.integers(0, len(data)), max_size=12)))
-    assert split(data[start:stop] for start, stop in zip([0, *cuts], [*cuts, len(data)], strict=True)) == whole
+    assert (
+        split(data[start:stop] for start, stop in zip([0, *cuts], [*cuts, len(data)], strict=True)) == whole
+    )
     assert split(data[start : start + 4096] for start in range(0, len(data), 4096)) == whole
 
 
@@ -92,7 +94,11 @@ def test_it_reads_what_the_websockets_library_reads(data: bytes) -> None:
     expected, controls = library(data)
     assert split([data], most=1 << 30) == (expected, controls, [])
     kept = [message for message in expected if len(message) <= MOST]
-    skipped = [sum(len(other) <= MOST for other in expected[:at]) for at, message in enumerate(expected) if len(message) > MOST]
+    skipped = [
+        sum(len(other) <= MOST for other in expected[:at])
+        for at, message in enumerate(expected)
+        if len(message) > MOST
+    ]
     assert split([data]) == (kept, controls, skipped)
 
 
@@ -120,7 +126,13 @@ def test_a_frame_that_is_too_long_is_never_stored() -> None:
 
 def test_control_frames_that_are_too_long_are_given_on_at_once() -> None:
     """They break the protocol, as do unknown opcodes and masked frames: the library says so and ends the connection."""
-    for head in (b"\x89\x7e\x10\x00", b"\x8a\x7f" + b"\x00\x00\x00\x01\x00\x00\x00\x00", b"\x83\x7e\x10\x00", b"\x81\x85abcd", b"\xc1\x7e\x03\x00"):
+    for head in (
+        b"\x89\x7e\x10\x00",
+        b"\x8a\x7f" + b"\x00\x00\x00\x01\x00\x00\x00\x00",
+        b"\x83\x7e\x10\x00",
+        b"\x81\x85abcd",
+        b"\xc1\x7e\x03\x00",
+    ):
         splitter = FrameSplitter(MOST)
         messages, controls = splitter.feed(head + b"x" * 50)
         assert (messages, controls) == ([], [head + b"x" * 50])

@@ -46,7 +46,11 @@ class Desk:
     def __post_init__(self) -> None:
         self.feed = feed("json")
         self.mapper = self.feed.mapper(TOLERANCE)
-        states = [StreamState(Keys(), Stream(kind, "json", symbol), False) for symbol in ("AAPL", "MSFT") for kind in ("trade", "quote")]
+        states = [
+            StreamState(Keys(), Stream(kind, "json", symbol), False)
+            for symbol in ("AAPL", "MSFT")
+            for kind in ("trade", "quote")
+        ]
         self.backlog = Backlog(self.bound)
         self.intake = Intake(Clock(self.steps), Sequencer(states, self.backlog.put), self.backlog)
         self.entries: list[Entry] = []
@@ -72,12 +76,17 @@ HALF = b'{"trades":[{"symbol":"AAPL","price":"x","volume":2},{"symbol":"AAPL","p
 GARBAGE = b"garbage"
 HELLO = b'{"status":"hello"}'
 
-READS = st.lists(st.lists(st.sampled_from([TRADE, TWO, QUOTE, BAD, HALF, GARBAGE, HELLO]), min_size=1, max_size=8), max_size=12)
+READS = st.lists(
+    st.lists(st.sampled_from([TRADE, TWO, QUOTE, BAD, HALF, GARBAGE, HELLO]), min_size=1, max_size=8),
+    max_size=12,
+)
 
 
 @settings(max_examples=150, deadline=None)
 @given(READS, st.lists(st.sampled_from([0, 1, 1000, 999_999, 3_000_000]), min_size=1, max_size=5), st.data())
-def test_ids_never_fall_and_receive_times_increase(reads: list[list[bytes]], steps: list[int], data: st.DataObject) -> None:
+def test_ids_never_fall_and_receive_times_increase(
+    reads: list[list[bytes]], steps: list[int], data: st.DataObject
+) -> None:
     desk = Desk(steps)
     for frames in reads:
         match data.draw(st.sampled_from(["", "", "outage", "oversize"])):
@@ -94,7 +103,9 @@ def test_ids_never_fall_and_receive_times_increase(reads: list[list[bytes]], ste
     for ids in by_stream.values():
         assert ids == sorted(ids)
         assert [seq for _, seq in ids] == list(range(1, len(ids) + 1))
-    ticks = [tick for entry in entries if isinstance(tick := decode(entry.field, entry.payload), Trade | Quote)]
+    ticks = [
+        tick for entry in entries if isinstance(tick := decode(entry.field, entry.payload), Trade | Quote)
+    ]
     stamps = [tick.ts_recv for tick in ticks]
     assert all(before < after for before, after in pairwise(stamps))
     assert all(entry.ms == entry.recv // 1_000_000 for entry in entries)
@@ -140,7 +151,11 @@ def test_what_is_rejected_is_told_where_it_stood_in_its_frame() -> None:
     ]  # fmt: skip
     desk.take(b'{"trades":[' + ",".join(items).encode() + b"]}")
     messages = [decode(entry.field, entry.payload) for entry in desk.stored()]
-    told = [message.kind.name if isinstance(message, Gap) else message.size_text for message in messages if isinstance(message, Gap | Trade)]
+    told = [
+        message.kind.name if isinstance(message, Gap) else message.size_text
+        for message in messages
+        if isinstance(message, Gap | Trade)
+    ]
     assert told == ["1", "REJECTED", "3", "4", "REJECTED", "7", "REJECTED"]
     assert [message.symbol for message in messages if isinstance(message, Gap)] == ["AAPL", "MSFT", "AAPL"]
     assert desk.intake.rejected == {"field": 3, "unknown_symbol": 1}

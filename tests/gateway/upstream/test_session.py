@@ -28,10 +28,21 @@ class Line:
 
     def __init__(self, port: int) -> None:
         self.backlog, clock = Backlog(MOST), BusClock()
-        self.intake = Intake(clock, Sequencer([StreamState(Keys(), Stream("quote", "json", "AAPL"), False)], self.backlog.put), self.backlog)
+        self.intake = Intake(
+            clock,
+            Sequencer([StreamState(Keys(), Stream("quote", "json", "AAPL"), False)], self.backlog.put),
+            self.backlog,
+        )
         self.feed = feed("json", ("quote",), url=f"ws://127.0.0.1:{port}")
         self.upstream = Upstream(
-            lambda: self.feed, self.intake, clock, tolerance=TOLERANCE, most=MOST, silence=Duration(3 * SECOND), session=None, max_age=None
+            lambda: self.feed,
+            self.intake,
+            clock,
+            tolerance=TOLERANCE,
+            most=MOST,
+            silence=Duration(3 * SECOND),
+            session=None,
+            max_age=None,
         )
         self.connection = Connection(self.feed, self.intake, TOLERANCE, MOST, holding=False)
 
@@ -40,7 +51,9 @@ class Line:
         return [decode(entry.field, entry.payload) for entry in self.backlog.oldest(100)]
 
 
-def vendor(at_once: bytes, later: bytes, when: asyncio.Event) -> Callable[[asyncio.StreamReader, asyncio.StreamWriter, bytes], Awaitable[None]]:
+def vendor(
+    at_once: bytes, later: bytes, when: asyncio.Event
+) -> Callable[[asyncio.StreamReader, asyncio.StreamWriter, bytes], Awaitable[None]]:
     async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, request: bytes) -> None:
         writer.write(accepted(request) + at_once)
         await when.wait()
@@ -71,7 +84,9 @@ async def test_a_frame_that_is_too_long_is_told_where_it_stood() -> None:
         await until_async(lambda: line.intake.rejected["oversize"] == 2)
         assert [type(message) for message in line.messages] == [Quote, Gap, Quote]
         now.set()
-        await until_async(lambda: line.intake.rejected["oversize"] == 3, what="also where no other message follows")
+        await until_async(
+            lambda: line.intake.rejected["oversize"] == 3, what="also where no other message follows"
+        )
         await line.connection.close("left")
 
 

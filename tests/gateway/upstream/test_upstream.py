@@ -49,7 +49,15 @@ class Vendor:
 
     async def trade(self) -> None:
         self.sent += 1
-        event = {"e": "trade", "s": "BNBBTC", "t": self.sent, "p": "1", "q": "1", "T": 1_672_515_782_136, "m": True}
+        event = {
+            "e": "trade",
+            "s": "BNBBTC",
+            "t": self.sent,
+            "p": "1",
+            "q": "1",
+            "T": 1_672_515_782_136,
+            "m": True,
+        }
         for connection in self.connected:
             await connection.send(json.dumps({"stream": "bnbbtc@trade", "data": event}))
 
@@ -62,7 +70,11 @@ class Gateway:
 
     def __init__(self, url: str) -> None:
         self.backlog, clock = Backlog(MOST), BusClock()
-        intake = Intake(clock, Sequencer([StreamState(Keys(), Stream("trade", "binance", "BNB-BTC"), True)], self.backlog.put), self.backlog)
+        intake = Intake(
+            clock,
+            Sequencer([StreamState(Keys(), Stream("trade", "binance", "BNB-BTC"), True)], self.backlog.put),
+            self.backlog,
+        )
         self.upstream = Upstream(
             lambda: feed("binance", ("trade",), url=url), intake, clock, tolerance=TOLERANCE, most=MOST,
             silence=Duration(60 * SECOND), session=None, max_age=None,
@@ -87,8 +99,12 @@ async def running(vendor: Vendor) -> AsyncIterator[Gateway]:
             await asyncio.gather(task, return_exceptions=True)
 
 
-@pytest.mark.parametrize("status", [HTTPStatus.FORBIDDEN, HTTPStatus.NOT_FOUND, HTTPStatus.SERVICE_UNAVAILABLE])
-async def test_a_replacement_that_is_refused_leaves_the_one_that_delivers(status: HTTPStatus, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "status", [HTTPStatus.FORBIDDEN, HTTPStatus.NOT_FOUND, HTTPStatus.SERVICE_UNAVAILABLE]
+)
+async def test_a_replacement_that_is_refused_leaves_the_one_that_delivers(
+    status: HTTPStatus, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(module, "_LEAVE_AGAIN_SECONDS", 0.1)
     monkeypatch.setattr(module, "_ROTATE_AGAIN_SECONDS", 0.1)
     vendor = Vendor(None, status, status)

@@ -41,7 +41,9 @@ class Client:
 
 
 @asynccontextmanager
-async def server(talk: Callable[[ServerConnection], Awaitable[None]], **options: object) -> AsyncIterator[int]:
+async def server(
+    talk: Callable[[ServerConnection], Awaitable[None]], **options: object
+) -> AsyncIterator[int]:
     async with serve(talk, "127.0.0.1", 0, compression=None, close_timeout=1, **options) as running:  # type: ignore[arg-type]
         yield running.sockets[0].getsockname()[1]
 
@@ -76,7 +78,10 @@ async def test_messages_both_ways_and_a_close_from_here() -> None:
         socket.ping()
 
 
-@pytest.mark.parametrize(("code", "reason"), [(1000, "bye"), (1008, "Too many requests"), (1011, ""), (1013, "try again later"), (4001, "own code")])
+@pytest.mark.parametrize(
+    ("code", "reason"),
+    [(1000, "bye"), (1008, "Too many requests"), (1011, ""), (1013, "try again later"), (4001, "own code")],
+)
 async def test_close_codes_are_told(code: int, reason: str) -> None:
     async def talk(connection: ServerConnection) -> None:
         await connection.send("last")
@@ -136,7 +141,10 @@ async def test_fragments_with_control_frames_between_them() -> None:
 # the handshake
 
 
-@pytest.mark.parametrize(("status", "body"), [(401, '{"msg":"token is required","ret":401}'), (404, "no such path"), (429, "slow down"), (503, "")])
+@pytest.mark.parametrize(
+    ("status", "body"),
+    [(401, '{"msg":"token is required","ret":401}'), (404, "no such path"), (429, "slow down"), (503, "")],
+)
 async def test_a_refused_handshake_gives_status_and_body(status: int, body: str) -> None:
     def refuse(connection: ServerConnection, request: Request) -> Response:
         return connection.respond(HTTPStatus(status), body)
@@ -160,21 +168,35 @@ async def test_what_else_a_refusal_says() -> None:
     async with raw(talk) as port:
         with pytest.raises(HandshakeRefused) as told:
             await Client().open(port)
-    assert (told.value.status, told.value.body, told.value.retry_after) == (307, "moved to wss://elsewhere/ws", 120)
+    assert (told.value.status, told.value.body, told.value.retry_after) == (
+        307,
+        "moved to wss://elsewhere/ws",
+        120,
+    )
 
 
 @pytest.mark.parametrize(
     ("answer", "status", "body"),
     [
-        (b"HTTP/1.1 403 Forbidden\r\nContent-Length: 3\r\n\r\nnot you, and more that nobody reads", 403, "not"),
-        (b"HTTP/1.1 403 Forbidden\r\nTransfer-Encoding: chunked\r\n\r\n7\r\nnot you\r\n0\r\n\r\n", 403, "not you"),
+        (
+            b"HTTP/1.1 403 Forbidden\r\nContent-Length: 3\r\n\r\nnot you, and more that nobody reads",
+            403,
+            "not",
+        ),
+        (
+            b"HTTP/1.1 403 Forbidden\r\nTransfer-Encoding: chunked\r\n\r\n7\r\nnot you\r\n0\r\n\r\n",
+            403,
+            "not you",
+        ),
         (b"HTTP/1.1 401 \r\nContent-Length: junk\r\n\r\n", 401, ""),
         (b"HTTP/1.1 204 No Content\r\n\r\n", 204, ""),
         (b"SSH-2.0-OpenSSH_9.2\r\n\r\n", 0, ""),
     ],
     ids=["keep-alive", "chunked", "bad length", "no body", "no HTTP"],
 )
-async def test_refusals_of_servers_that_keep_the_connection_open(answer: bytes, status: int, body: str, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_refusals_of_servers_that_keep_the_connection_open(
+    answer: bytes, status: int, body: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(websocket, "_OPEN_SECONDS", 0.5)
 
     async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, request: bytes) -> None:
@@ -248,7 +270,9 @@ async def test_a_wrong_key_is_no_handshake() -> None:
             await Client().open(port)
 
 
-@pytest.mark.parametrize("url", ["ws://" + "a" * 70, "ws://a..b", "ws://x:99999", "http://x", "ws://[::1", "ws://", "nonsense"])
+@pytest.mark.parametrize(
+    "url", ["ws://" + "a" * 70, "ws://a..b", "ws://x:99999", "http://x", "ws://[::1", "ws://", "nonsense"]
+)
 async def test_addresses_that_are_none(url: str) -> None:
     with pytest.raises(ConfigError, match="--url"):
         await WebSocket(url, Client(), MOST).open()
@@ -281,7 +305,14 @@ async def test_a_huge_message_is_skipped_and_the_connection_lives() -> None:
 
 @pytest.mark.parametrize(
     "broken",
-    [b"\x83\x00", b"\x89\x7e\x10\x00", b"\x8a\x7f\x00\x00\x00\x01\x00\x00\x00\x00", b"\x81\x81abcdx", b"\xc1\x01x", b"\x09\x00"],
+    [
+        b"\x83\x00",
+        b"\x89\x7e\x10\x00",
+        b"\x8a\x7f\x00\x00\x00\x01\x00\x00\x00\x00",
+        b"\x81\x81abcdx",
+        b"\xc1\x01x",
+        b"\x09\x00",
+    ],
     ids=["unknown opcode", "long ping", "endless pong", "masked", "reserved bit", "fragmented ping"],
 )
 async def test_a_broken_protocol_ends_the_connection(broken: bytes) -> None:

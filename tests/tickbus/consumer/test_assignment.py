@@ -18,17 +18,30 @@ def test_every_shard_has_exactly_one_owner_and_each_member_computes_the_same(mem
 
 
 @given(MEMBERS, st.data())
-def test_one_that_leaves_moves_only_its_own_shards_and_one_that_joins_only_takes(members: set[str], data: st.DataObject) -> None:
+def test_one_that_leaves_moves_only_its_own_shards_and_one_that_joins_only_takes(
+    members: set[str], data: st.DataObject
+) -> None:
     gone = data.draw(st.sampled_from(sorted(members)))
     before, after = assign(members, SHARDS), assign(members - {gone}, SHARDS)
     if members == {gone}:
         assert after == {}
     else:
-        assert {shard for shard in SHARDS if before[shard] != after[shard]} == {shard for shard in SHARDS if before[shard] == gone}
+        assert {shard for shard in SHARDS if before[shard] != after[shard]} == {
+            shard for shard in SHARDS if before[shard] == gone
+        }
 
 
 def test_the_hash_is_the_same_in_every_process_and_version() -> None:
-    assert assign({"a", "b", "c"}, range(8)) == {0: "a", 1: "a", 2: "a", 3: "a", 4: "c", 5: "c", 6: "b", 7: "c"}
+    assert assign({"a", "b", "c"}, range(8)) == {
+        0: "a",
+        1: "a",
+        2: "a",
+        3: "a",
+        4: "c",
+        5: "c",
+        6: "b",
+        7: "c",
+    }
 
 
 def test_shares_are_about_even() -> None:
@@ -43,7 +56,11 @@ def test_shares_are_about_even() -> None:
 def test_one_whose_heartbeat_changes_is_alive_and_one_that_stops_is_not() -> None:
     watch = Watch("me", 3.0)
     for second in range(10):
-        watch.see({"me": 0, "a": 3000 + 1000 * second, "b": 3000 + 1000 * min(second, 3)}, 1000 * second, float(second))
+        watch.see(
+            {"me": 0, "a": 3000 + 1000 * second, "b": 3000 + 1000 * min(second, 3)},
+            1000 * second,
+            float(second),
+        )
         # b was last seen to change at 3 s
         assert watch.alive == ({"me", "a", "b"} if second < 6 else {"me", "a"})
         assert watch.free("b") == (second >= 6)
@@ -101,7 +118,9 @@ def free(holder: str) -> bool:
 def test_a_plan() -> None:
     fences = {0: (1, "me"), 1: (5, "a"), 2: (3, "me"), 3: (0, ""), 4: (2, "dead"), 5: (2, "a"), 6: (9, "me")}
     held = {0: 1, 1: 4, 2: 3}
-    assert plan("me", {0, 3, 4, 5}, held, fences, free) == Plan(frozenset({1}), frozenset({2}), frozenset({3, 4}), frozenset({6}))
+    assert plan("me", {0, 3, 4, 5}, held, fences, free) == Plan(
+        frozenset({1}), frozenset({2}), frozenset({3, 4}), frozenset({6})
+    )
 
 
 def test_what_was_seen_before_we_took_a_shard_takes_nothing_away() -> None:
@@ -115,16 +134,26 @@ def test_replicas_that_act_on_their_plans_settle_with_one_owner_each(data: st.Da
     members = sorted(data.draw(st.sets(st.sampled_from("abcde"), min_size=1)))
     shards = range(8)
     fences = {shard: (1, data.draw(st.sampled_from(["", "dead", *members]))) for shard in shards}
-    held = {member: {shard: 1 for shard, (_, holder) in fences.items() if holder == member} for member in members}
+    held = {
+        member: {shard: 1 for shard, (_, holder) in fences.items() if holder == member} for member in members
+    }
     assigned = assign(members, shards)
     for _ in range(3):
         for member in data.draw(st.permutations(members)):
             wanted = {shard for shard in shards if assigned[shard] == member}
-            todo = plan(member, wanted, held[member], fences, lambda holder, member=member: holder in ("", "dead", member))
+            todo = plan(
+                member,
+                wanted,
+                held[member],
+                fences,
+                lambda holder, member=member: holder in ("", "dead", member),
+            )
             for shard in todo.leave:
                 fences[shard] = (held[member].pop(shard), "")
             for shard in todo.claim:
                 fences[shard] = (fences[shard][0] + 1, member)
                 held[member][shard] = fences[shard][0]
     assert {shard: holder for shard, (_, holder) in fences.items()} == assigned
-    assert {member: set(of) for member, of in held.items()} == {m: {s for s in shards if assigned[s] == m} for m in members}
+    assert {member: set(of) for member, of in held.items()} == {
+        m: {s for s in shards if assigned[s] == m} for m in members
+    }

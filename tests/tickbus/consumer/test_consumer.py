@@ -66,18 +66,26 @@ class App:
                 self.sums[stream] += int(message.price_text)
                 outputs.append(signal(stream.symbol, id.ms, self.sums[stream]))
             if self.commits:
-                await batch.commit(outputs, {stream: str(self.sums[stream]).encode() for stream in batch.positions})
+                await batch.commit(
+                    outputs, {stream: str(self.sums[stream]).encode() for stream in batch.positions}
+                )
             if batch.lost:
                 self.lost.append(set(batch.lost))
                 self.shards -= batch.lost
-                self.sums = {stream: total for stream, total in self.sums.items() if KEYS.shard(stream.symbol) not in batch.lost}
+                self.sums = {
+                    stream: total
+                    for stream, total in self.sums.items()
+                    if KEYS.shard(stream.symbol) not in batch.lost
+                }
 
     async def has(self, shards: Iterable[int]) -> "App":
         await until_async(lambda: self._check() or self.shards == set(shards))
         return self
 
     async def saw(self, count: int) -> None:
-        await until_async(lambda: self._check() or len(self.seen) >= count, what=f"{count} trades, {len(self.seen)} there")
+        await until_async(
+            lambda: self._check() or len(self.seen) >= count, what=f"{count} trades, {len(self.seen)} there"
+        )
 
     def _check(self) -> None:
         if self._task.done():
@@ -147,7 +155,9 @@ async def test_one_replica_works_everything_at_once_and_commits(redis_server: Re
         await app.saw(72)
         await until_async(lambda: sums(redis_server) == everywhere([1, 3, 6]))
         assert redis_server.client.hget(KEYS.state(KEYS.shard("S3"), "app"), "trade:test:S3") == b"6"
-        assert redis_server.client.hgetall(KEYS.position(KEYS.shard("S3"), "app"))[b"trade:test:S3"].endswith(b"-3")
+        assert redis_server.client.hgetall(KEYS.position(KEYS.shard("S3"), "app"))[b"trade:test:S3"].endswith(
+            b"-3"
+        )
         await app.stop()
         assert redis_server.client.mget([KEYS.holder(shard, "app") for shard in range(8)]) == [b""] * 8
         again = await App(bus).has(range(8))
@@ -246,12 +256,16 @@ async def test_a_batch_of_before_does_not_commit_into_what_was_won_again(redis_s
         await app.saw(4)  # lost, won again, read again
         await old.commit((), {writer.of(): b"old"})
         assert not redis_server.client.exists(KEYS.position(shard, "app"), KEYS.state(shard, "app"))
-        await next(batch for batch in reversed(app.batches) if batch.positions).commit((), {writer.of(): b"new"})
+        await next(batch for batch in reversed(app.batches) if batch.positions).commit(
+            (), {writer.of(): b"new"}
+        )
         assert redis_server.client.hgetall(KEYS.state(shard, "app")) == {b"trade:test:A": b"new"}
         await app.stop()
 
 
-async def test_a_commit_covers_all_before_it_and_an_output_elsewhere_is_refused(redis_server: RedisServer) -> None:
+async def test_a_commit_covers_all_before_it_and_an_output_elsewhere_is_refused(
+    redis_server: RedisServer,
+) -> None:
     async with bench(redis_server) as (writer, bus):
         app = App(bus, commits=False)
         await write_all(writer, 1)
@@ -263,8 +277,14 @@ async def test_a_commit_covers_all_before_it_and_an_output_elsewhere_is_refused(
         await write_all(writer, 2)
         await app.saw(48)
         await app.batches[-1].commit()
-        positions = {name: id for shard in range(8) for name, id in redis_server.client.hgetall(KEYS.position(shard, "app")).items()}
-        assert {name: id.rpartition(b"-")[2] for name, id in positions.items()} == {f"trade:test:{s}".encode(): b"2" for s in SYMBOLS}
+        positions = {
+            name: id
+            for shard in range(8)
+            for name, id in redis_server.client.hgetall(KEYS.position(shard, "app")).items()
+        }
+        assert {name: id.rpartition(b"-")[2] for name, id in positions.items()} == {
+            f"trade:test:{s}".encode(): b"2" for s in SYMBOLS
+        }
         await app.stop()
 
 
@@ -287,7 +307,9 @@ async def test_what_was_trimmed_is_a_gap_in_the_batch(redis_server: RedisServer)
         await writer.write(1, 2)
         app = App(bus, kind=("trade", "quote"))
         await app.saw(2)
-        await until_async(lambda: redis_server.client.hget(KEYS.position(KEYS.shard("A"), "app"), "trade:test:A"))
+        await until_async(
+            lambda: redis_server.client.hget(KEYS.position(KEYS.shard("A"), "app"), "trade:test:A")
+        )
         await app.stop()
         await writer.write(3, 4, 5)
         redis_server.client.xtrim(writer.key(), maxlen=1, approximate=False)
@@ -342,7 +364,9 @@ async def test_what_a_replica_wrote_before_it_was_replaced_is_sent_again_by_its_
             redis_server.truncate_log(size)
             redis_server.start()
         await write_all(writer, 4)
-        await until_async(lambda: second._check() or sums(redis_server) == everywhere([1, 3, 6, 10]), what="all sums")
+        await until_async(
+            lambda: second._check() or sums(redis_server) == everywhere([1, 3, 6, 10]), what="all sums"
+        )
         await second.stop()
 
 
@@ -354,10 +378,16 @@ async def test_consumer_groups_show_the_lag(redis_server: RedisServer) -> None:
 
         def group() -> tuple[int | None, int | None, bytes] | None:
             found = redis_server.client.xinfo_groups(writer.key())
-            return (found[0]["entries-read"], found[0]["lag"], found[0]["last-delivered-id"]) if found else None
+            return (
+                (found[0]["entries-read"], found[0]["lag"], found[0]["last-delivered-id"]) if found else None
+            )
 
         await until_async(lambda: (group() or (0,))[0] == 300)
-        assert group() == (300, 0, redis_server.client.hget(KEYS.position(KEYS.shard("A"), "app"), "trade:test:A"))
+        assert group() == (
+            300,
+            0,
+            redis_server.client.hget(KEYS.position(KEYS.shard("A"), "app"), "trade:test:A"),
+        )
         app.commits = False
         await writer.write(*range(301, 321))
         redis_server.client.xtrim(writer.key(), maxlen=10, approximate=False)
@@ -370,7 +400,9 @@ async def test_consumer_groups_show_the_lag(redis_server: RedisServer) -> None:
         await app.stop()
 
 
-async def test_a_bus_that_nobody_has_written_to_and_arguments_that_are_none(redis_server: RedisServer) -> None:
+async def test_a_bus_that_nobody_has_written_to_and_arguments_that_are_none(
+    redis_server: RedisServer,
+) -> None:
     async with tickbus.connect(redis_server.url) as bus:
         for wrong in (
             {"service": "No Name"},
@@ -404,7 +436,10 @@ async def test_redis_stands_still_and_a_commit_is_cancelled(redis_server: RedisS
         redis_server.go_on()
         await batch.commit([signal("A", NOON, 2)])
         rows = stored(redis_server.client, KEYS.stream(output.stream))
-        assert [(id, message.value) for id, message in rows if isinstance(message, Signal)] == [(StreamId(NOON, 1), 1), (StreamId(NOON, 2), 2)]
+        assert [(id, message.value) for id, message in rows if isinstance(message, Signal)] == [
+            (StreamId(NOON, 1), 1),
+            (StreamId(NOON, 2), 2),
+        ]
         await app.stop()
 
 
@@ -413,20 +448,31 @@ async def test_the_example_app_started_twice_and_killed(redis_server: RedisServe
     script = ROOT / "examples" / "spread_app.py"
     widths = [1, 2, 2, 5, 3, 7]
     async with bench(redis_server) as (writer, _):
-        apps = [await asyncio.create_subprocess_exec(sys.executable, str(script), redis_server.url) for _ in range(2)]
+        apps = [
+            await asyncio.create_subprocess_exec(sys.executable, str(script), redis_server.url)
+            for _ in range(2)
+        ]
         try:
             for at, width in enumerate(widths):
                 for symbol in SYMBOLS:
                     quote = Quote(symbol, "100", "1", str(100 + width), "1", 7, 8)
-                    await writer.publisher.commit(writer.transaction([writer.entry(Stream("quote", "test", symbol), quote)]))
+                    await writer.publisher.commit(
+                        writer.transaction([writer.entry(Stream("quote", "test", symbol), quote)])
+                    )
                 if at == 2:
                     holders = [KEYS.holder(shard, "widest") for shard in range(8)]
-                    await until_async(lambda holders=holders: len(set(redis_server.client.mget(holders))) == 2)  # type: ignore[misc]
+                    await until_async(
+                        lambda holders=holders: len(set(redis_server.client.mget(holders))) == 2
+                    )  # type: ignore[misc]
                     apps[0].kill()
             signals = [KEYS.stream(Stream("signal", "test", symbol)) for symbol in SYMBOLS]
             await until_async(lambda: all(redis_server.client.xlen(key) >= 4 for key in signals))
             for key in signals:
-                assert [message.value for _, message in stored(redis_server.client, key) if isinstance(message, Signal)] == [1, 2, 5, 7]
+                assert [
+                    message.value
+                    for _, message in stored(redis_server.client, key)
+                    if isinstance(message, Signal)
+                ] == [1, 2, 5, 7]
         finally:
             for app in apps:
                 if app.returncode is None:
@@ -434,7 +480,9 @@ async def test_the_example_app_started_twice_and_killed(redis_server: RedisServe
                 await app.wait()
 
 
-async def test_the_example_with_a_database_started_twice_and_killed(redis_server: RedisServer, tmp_path: Path) -> None:
+async def test_the_example_with_a_database_started_twice_and_killed(
+    redis_server: RedisServer, tmp_path: Path
+) -> None:
     """Two processes of it on one file; both are killed in turns, anywhere; every trade is in the sums once."""
     script = ROOT / "examples" / "sqlite_app.py"
     file = tmp_path / "volume.db"
@@ -443,8 +491,14 @@ async def test_the_example_with_a_database_started_twice_and_killed(redis_server
         return await asyncio.create_subprocess_exec(sys.executable, str(script), redis_server.url, str(file))
 
     def sums() -> set[tuple[str, str, int]]:
-        with closing(sqlite3.connect(file, timeout=30)) as database, suppress(sqlite3.OperationalError):  # no table yet
-            return {(Stream.parse(name).symbol, *row) for name, *row in database.execute("SELECT stream, traded, trades FROM volume")}
+        with (
+            closing(sqlite3.connect(file, timeout=30)) as database,
+            suppress(sqlite3.OperationalError),
+        ):  # no table yet
+            return {
+                (Stream.parse(name).symbol, *row)
+                for name, *row in database.execute("SELECT stream, traded, trades FROM volume")
+            }
         return set()
 
     async with bench(redis_server) as (writer, _):
@@ -465,12 +519,16 @@ async def test_the_example_with_a_database_started_twice_and_killed(redis_server
                 await app.wait()
 
 
-async def test_on_a_cluster_replicas_join_and_die_and_a_master_is_replaced(redis_cluster: RedisCluster) -> None:
+async def test_on_a_cluster_replicas_join_and_die_and_a_master_is_replaced(
+    redis_cluster: RedisCluster,
+) -> None:
     async with bench(redis_cluster) as (writer, bus):
         await write_all(writer, 1)
         first = await App(bus).has(range(8))
         second, client = App(bus), redis_cluster.client
-        await until_async(lambda: client.hlen(KEYS.members("app")) == 2 and first.shards | second.shards == set(range(8)))
+        await until_async(
+            lambda: client.hlen(KEYS.members("app")) == 2 and first.shards | second.shards == set(range(8))
+        )
         await write_all(writer, 2)
         await until_async(lambda: sums(redis_cluster) == everywhere([1, 3]))
         await asyncio.to_thread(redis_cluster.fail_over, KEYS.bell(next(iter(second.shards or first.shards))))
@@ -508,21 +566,36 @@ async def test_on_a_cluster_a_slot_that_moves_holds_its_own_shard_only(redis_clu
         here = {symbol for symbol in SYMBOLS if KEYS.shard(symbol) == KEYS.shard("S1")}
         target = next(node for node in redis_cluster.masters() if node is not redis_cluster.master(bell))
         split, joined = threading.Event(), threading.Event()
-        moving = asyncio.create_task(asyncio.to_thread(redis_cluster.move, key_slot(bell), target, lambda: split.set() or joined.wait(60)))
+        moving = asyncio.create_task(
+            asyncio.to_thread(
+                redis_cluster.move, key_slot(bell), target, lambda: split.set() or joined.wait(60)
+            )
+        )
         await asyncio.to_thread(split.wait, 60)
         await commit_it(app)
         assert KEYS.shard("S1") in pending(app)
         others = [symbol for symbol in SYMBOLS if symbol not in here]
         for symbol in others:
             await writer.write(3, symbol=symbol)
-        await until_async(lambda: app._check() or all(sums(redis_cluster, others)[symbol] == [1, 3, 6] for symbol in others), what="the others go on")
+        await until_async(
+            lambda: (
+                app._check() or all(sums(redis_cluster, others)[symbol] == [1, 3, 6] for symbol in others)
+            ),
+            what="the others go on",
+        )
         assert not moving.done()
-        await until_async(lambda: app._check() or pending(app) == {KEYS.shard("S1")}, what="a slow one of the others is stored")
+        await until_async(
+            lambda: app._check() or pending(app) == {KEYS.shard("S1")},
+            what="a slow one of the others is stored",
+        )
         joined.set()
         await moving
         for symbol in here:
             await writer.write(3, symbol=symbol)
-        await until_async(lambda: app._check() or sums(redis_cluster) == everywhere([1, 3, 6]), what="the one that was held goes on")
+        await until_async(
+            lambda: app._check() or sums(redis_cluster) == everywhere([1, 3, 6]),
+            what="the one that was held goes on",
+        )
         assert sorted(app.seen) == sorted((symbol, number) for symbol in SYMBOLS for number in (1, 2, 3))
         await app.stop()
 
@@ -534,13 +607,17 @@ async def test_on_a_cluster_a_master_is_killed_between_read_and_commit(redis_clu
         master.kill()
         await commit_it(app)
         await write_all(writer, 3)
-        await until_async(lambda: app._check() or sums(redis_cluster) == everywhere([1, 3, 6]), 30, "all sums")
+        await until_async(
+            lambda: app._check() or sums(redis_cluster) == everywhere([1, 3, 6]), 30, "all sums"
+        )
         await until_async(lambda: not pending(app))
         await app.stop()
         await asyncio.to_thread(redis_cluster.heal)
 
 
-async def test_on_a_cluster_a_shard_is_taken_over_while_its_commit_is_held(redis_cluster: RedisCluster) -> None:
+async def test_on_a_cluster_a_shard_is_taken_over_while_its_commit_is_held(
+    redis_cluster: RedisCluster,
+) -> None:
     async with bench(redis_cluster) as (writer, bus):
         app = App(bus)
         await write_all(writer, 1)
@@ -548,14 +625,20 @@ async def test_on_a_cluster_a_shard_is_taken_over_while_its_commit_is_held(redis
         shard = KEYS.shard("S1")
         assert app.consuming._shard_consumer is not None
         thief = Publisher(locate(redis_cluster.url), KEYS, "app", BusClock())
-        async with app.consuming._shard_consumer.publisher.lane(shard)._lock:  # as if its master did not answer
+        async with app.consuming._shard_consumer.publisher.lane(
+            shard
+        )._lock:  # as if its master did not answer
             await write_all(writer, 2)
             await until_async(lambda: app._check() or shard in pending(app))
-            await thief.claim([shard], lambda found: {shard: fence.epoch + 1 for shard, fence in found.items()})
+            await thief.claim(
+                [shard], lambda found: {shard: fence.epoch + 1 for shard, fence in found.items()}
+            )
         await until_async(lambda: app._check() or {shard} in app.lost, what="what was taken is told")
         await thief.release()
         thief.close()
         await app.has(range(8))
         await write_all(writer, 3)
-        await until_async(lambda: app._check() or sums(redis_cluster) == everywhere([1, 3, 6]), what="all sums")
+        await until_async(
+            lambda: app._check() or sums(redis_cluster) == everywhere([1, 3, 6]), what="all sums"
+        )
         await app.stop()

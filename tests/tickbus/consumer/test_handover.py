@@ -27,7 +27,10 @@ look = partial(read_handover, keys=KEYS, shards=range(KEYS.shards), window_ms=WI
 
 def numbers(found: Handover) -> dict[str, list[int]]:
     """Stream -> the trades that were found, by number."""
-    return {name: [int(decode(field, payload).price_text) for _, (field, payload) in rows] for name, rows in found.written.items()}  # type: ignore[union-attr]
+    return {
+        name: [int(decode(field, payload).price_text) for _, (field, payload) in rows]
+        for name, rows in found.written.items()
+    }  # type: ignore[union-attr]
 
 
 async def later(writer: Writer) -> int:
@@ -57,14 +60,21 @@ async def test_entries_of_the_window_of_streams_that_it_writes(redis_server: Red
 
 
 @pytest.mark.parametrize("behind", [3, 3_600_000])
-async def test_entries_that_bear_older_times_than_the_moment_they_were_written(behind: int, redis_server: RedisServer) -> None:
+async def test_entries_that_bear_older_times_than_the_moment_they_were_written(
+    behind: int, redis_server: RedisServer
+) -> None:
     """A service that lags, or catches up: the times in its IDs are those of what it read."""
     writer, link = await Writer(redis_server.url).open(), await Link.open(redis_server.url)
     now = writer.clock.now_ms()
-    entries = [replace(entry, ms=now - behind) for entry in (writer.entry(writer.of(), trade(number)) for number in (1, 2, 3))]
+    entries = [
+        replace(entry, ms=now - behind)
+        for entry in (writer.entry(writer.of(), trade(number)) for number in (1, 2, 3))
+    ]
     await writer.publisher.commit(writer.transaction(entries))
     for writes in (None, TRADES):
-        assert numbers(await look(link, service="test", writes=writes, now_ms=now)) == {"trade:test:A": [1, 2, 3]}
+        assert numbers(await look(link, service="test", writes=writes, now_ms=now)) == {
+            "trade:test:A": [1, 2, 3]
+        }
     writer.close()
     link.close()
 
@@ -74,7 +84,9 @@ async def test_no_more_than_there_is_room_for_and_the_newest_first(redis_server:
     symbols = [f"S{number}" for number in range(450)]
     for symbol in symbols:
         await writer.write(1, symbol=symbol)
-    found = await look(link, service="test", writes=TRADES, now_ms=writer.clock.now_ms(), window_ms=3_600_000, most=1)
+    found = await look(
+        link, service="test", writes=TRADES, now_ms=writer.clock.now_ms(), window_ms=3_600_000, most=1
+    )
     assert sorted(found.written) == sorted(writer.of(symbol).name for symbol in symbols)
     there = {Stream.parse(name).symbol for name, rows in found.written.items() if rows}
     assert len(there) == 200
@@ -85,11 +97,15 @@ async def test_no_more_than_there_is_room_for_and_the_newest_first(redis_server:
 
 
 @pytest.mark.parametrize("question", range(1, 6))
-async def test_redis_loses_everything_between_two_questions(question: int, redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_redis_loses_everything_between_two_questions(
+    question: int, redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Positions without the outputs that went with them, or the other way round, are never taken for what stands in Redis."""
     writer, link = await Writer(redis_server.url).open(), await Link.open(redis_server.url)
     transaction = writer.transaction([writer.entry(writer.of(), trade(1))])
-    transaction.fields = [Field(shard := KEYS.shard("A"), KEYS.position(shard, "test"), "trade:source:A", b"1700000000000-1")]
+    transaction.fields = [
+        Field(shard := KEYS.shard("A"), KEYS.position(shard, "test"), "trade:source:A", b"1700000000000-1")
+    ]
     await writer.publisher.commit(transaction)
     ask_all, asked = link.ask_all, 0
 
@@ -102,7 +118,10 @@ async def test_redis_loses_everything_between_two_questions(question: int, redis
 
     monkeypatch.setattr(link, "ask_all", flushed_at_some_time)
     found = await look(link, service="test", writes=TRADES, now_ms=writer.clock.now_ms())
-    assert (bool(found.positions), bool(found.heads), bool(found.written)) in ((True, True, True), (False, False, False))
+    assert (bool(found.positions), bool(found.heads), bool(found.written)) in (
+        (True, True, True),
+        (False, False, False),
+    )
     assert asked > 6  # it has looked again
     writer.close()
     link.close()

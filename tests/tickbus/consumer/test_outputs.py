@@ -16,7 +16,9 @@ GAP = Gap(StreamKind.BAR, "app", GapKind.TRIMMED, 1, 2, symbol="A")
 OWN = Stream("signal", "app", "A")
 
 
-@pytest.mark.parametrize(("stream", "message"), [(OWN, SIGNAL), (OWN, GAP), (Stream("bar", "app", "A", "time:1m"), GAP)])
+@pytest.mark.parametrize(
+    ("stream", "message"), [(OWN, SIGNAL), (OWN, GAP), (Stream("bar", "app", "A", "time:1m"), GAP)]
+)
 def test_outputs(stream: Stream, message: Message) -> None:
     assert Output(stream, NOON, message).message == message
 
@@ -30,7 +32,11 @@ def test_outputs(stream: Stream, message: Message) -> None:
         (Stream("signal", "app", "A", "time:1m"), SIGNAL, "is no stream name"),
         (Stream("bar", "app", "A"), GAP, "its spec is ''"),
         (Stream("foo", "app", "A"), SIGNAL, "is no stream name"),
-        (Stream("trade", "app", "A"), Trade("A", "1", "1", Side.BUY, None, 1, 1), "outputs are bars and signals"),
+        (
+            Stream("trade", "app", "A"),
+            Trade("A", "1", "1", Side.BUY, None, 1, 1),
+            "outputs are bars and signals",
+        ),
         (OWN, Trade("A", "1", "1", Side.BUY, None, 1, 1), "a Trade of 'A' does not belong there"),
         (OWN, Signal("sum", "1", "0", "", "", "B"), "a Signal of 'B' does not belong there"),
         (OWN, Signal("sum", 1.5, "0", "", "", "A"), "is no Signal"),  # type: ignore[arg-type]

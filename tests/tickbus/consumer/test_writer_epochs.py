@@ -22,7 +22,13 @@ def test_a_head_that_went_back_does_not_unsay_what_was_known() -> None:
     assert authors.epochs("a", [(1, 1)], [7]) == [1]
 
 
-@given(st.lists(st.tuples(st.lists(st.tuples(st.integers(1, 9), st.integers(1, 30)), max_size=4), st.integers(1, 5)), min_size=1, max_size=8))
+@given(
+    st.lists(
+        st.tuples(st.lists(st.tuples(st.integers(1, 9), st.integers(1, 30)), max_size=4), st.integers(1, 5)),
+        min_size=1,
+        max_size=8,
+    )
+)
 def test_they_never_fall(calls: list[tuple[list[tuple[int, int]], int]]) -> None:
     authors, seq, found = WriterEpochs(), 0, []
     for known, count in calls:

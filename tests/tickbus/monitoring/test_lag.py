@@ -11,7 +11,9 @@ from tickbus.redis.link import Link
 from tickbus.redis.registry import read_heads
 
 
-async def lags(server: RedisServer, positions: dict[str, StreamId], wanted: str = "trade") -> dict[str, StreamLag]:
+async def lags(
+    server: RedisServer, positions: dict[str, StreamId], wanted: str = "trade"
+) -> dict[str, StreamLag]:
     link = await Link.open(server.url)
     heads = await read_heads(link, KEYS, range(KEYS.shards))
     found = await measure(link, KEYS, heads, positions, lambda stream: stream.kind == wanted)
@@ -77,7 +79,11 @@ async def test_headroom_is_by_what_the_writer_of_the_stream_keeps(redis_server: 
     client, empty = redis_server.client, encode(Head("0-0", None, 0, NIL))
     for name in ("bar:time:1m:test:A", "bar:time:1h:test:A", "signal:spread:A"):
         client.hset(KEYS.last(KEYS.shard("A")), name, empty)
-    meta = {"retention:minutes": "60000,5", "retention:test": "1000,5", "writes:minutes": encode_filter(StreamFilter.of(["bar"], specs=["time:1m"]))}
+    meta = {
+        "retention:minutes": "60000,5",
+        "retention:test": "1000,5",
+        "writes:minutes": encode_filter(StreamFilter.of(["bar"], specs=["time:1m"])),
+    }
     client.hset(KEYS.meta, mapping=meta)
     found = {**await lags(redis_server, {}, "bar"), **await lags(redis_server, {}, "signal")}
     assert {name: lag.headroom for name, lag in found.items()} == {

@@ -41,7 +41,11 @@ def test_what_is_no_spec_is_refused_in_one_line(text):
     assert repr(text) in str(refused.value)
 
 
-@given(st.one_of(st.text(max_size=20), st.from_regex(r"(time|tick|volume|value):[0-9.]{1,40}[smhd]?", fullmatch=True)))
+@given(
+    st.one_of(
+        st.text(max_size=20), st.from_regex(r"(time|tick|volume|value):[0-9.]{1,40}[smhd]?", fullmatch=True)
+    )
+)
 def test_any_text_is_a_spec_or_a_config_error(text):
     try:
         spec = parse(text)

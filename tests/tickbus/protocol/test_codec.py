@@ -9,7 +9,18 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from tickbus.errors import WireError
-from tickbus.protocol.codec import DECODE, FIELDS, NIL, Bell, Head, Hole, decode, decode_bell, decode_head, encode
+from tickbus.protocol.codec import (
+    DECODE,
+    FIELDS,
+    NIL,
+    Bell,
+    Head,
+    Hole,
+    decode,
+    decode_bell,
+    decode_head,
+    encode,
+)
 from tickbus.protocol.messages import Bar, Flag, Gap, GapKind, Message, Quote, Side, Signal, StreamKind, Trade
 
 TEXT = st.text(st.characters(codec="utf-8"), max_size=20)
@@ -49,7 +60,9 @@ def test_another_version_may_know_more_fields_or_fewer(message: Message) -> None
     values = msgspec.msgpack.decode(encode(message))
     assert decode(field, msgspec.msgpack.encode([*values, "new", 7])) == message
     fields = msgspec.structs.fields(type(message))
-    required = sum(one.default is msgspec.NODEFAULT and one.default_factory is msgspec.NODEFAULT for one in fields)
+    required = sum(
+        one.default is msgspec.NODEFAULT and one.default_factory is msgspec.NODEFAULT for one in fields
+    )
     short = decode(field, msgspec.msgpack.encode(values[:required]))
     assert msgspec.msgpack.decode(encode(short))[:required] == values[:required]
 
@@ -95,7 +108,16 @@ def test_bells_come_back(bell: Bell) -> None:
 # byte by byte, by the MessagePack specification
 
 TRADE = Trade(
-    "BTC-USDT", "60000.10", "0.5", Side.SELL, "3735683259", 1723161600000000000, 1723161600001000001, None, "60000.2", Flag.LATE | Flag.REPLAYED
+    "BTC-USDT",
+    "60000.10",
+    "0.5",
+    Side.SELL,
+    "3735683259",
+    1723161600000000000,
+    1723161600001000001,
+    None,
+    "60000.2",
+    Flag.LATE | Flag.REPLAYED,
 )
 
 
@@ -114,7 +136,10 @@ def test_a_gap_byte_by_byte() -> None:
 def test_a_quote_and_a_bar_byte_by_byte() -> None:
     assert encode(Quote("A", "1", None, None, "2", 0, -1)) == b"\x98\xa1A\xa11\xc0\xc0\xa12\x00\xff\x00"
     bar = Bar("time:1m", 0, 1, "1", "2", "1", "2", "3", "4", None, 5, "1", "2", 1, ("has_gap",), "A")
-    assert encode(bar) == b"\xdc\x00\x10\xa7time:1m\x00\x01\xa11\xa12\xa11\xa12\xa13\xa14\xc0\x05\xa11\xa12\x01\x91\xa7has_gap\xa1A"
+    assert (
+        encode(bar)
+        == b"\xdc\x00\x10\xa7time:1m\x00\x01\xa11\xa12\xa11\xa12\xa13\xa14\xc0\x05\xa11\xa12\x01\x91\xa7has_gap\xa1A"
+    )
 
 
 def test_gaps_of_a_kind_that_a_newer_writer_knows_are_unknown() -> None:

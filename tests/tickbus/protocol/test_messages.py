@@ -26,7 +26,12 @@ def test_the_other_messages_as_json() -> None:
         "count": None, "repairable": False, "repaired": False,
     }  # fmt: skip
     bar = as_json(Bar("time:1m", 0, 1, "1", "2", "1", "2", "3", "4", None, 5, "1", "2", 1, ("has_gap",), "A"))
-    assert (bar["open"], bar["vwap"], bar["buy_volume"], list(bar["quality"])) == ("1", None, "1", ["has_gap"])  # type: ignore[call-overload]
+    assert (bar["open"], bar["vwap"], bar["buy_volume"], list(bar["quality"])) == (
+        "1",
+        None,
+        "1",
+        ["has_gap"],
+    )  # type: ignore[call-overload]
     assert as_json(Signal("spread", "1", "2", "1m", "wide", "A"))["threshold"] == "2"
 
 
@@ -41,7 +46,12 @@ def test_every_row_is_json() -> None:
 
 
 def test_numbers_are_exact_decimals() -> None:
-    assert (TRADE.price, TRADE.size, TRADE.bid, TRADE.ask) == (Decimal("1.50"), Decimal("1e-8"), None, Decimal("1.6"))
+    assert (TRADE.price, TRADE.size, TRADE.bid, TRADE.ask) == (
+        Decimal("1.50"),
+        Decimal("1e-8"),
+        None,
+        Decimal("1.6"),
+    )
 
 
 def test_messages_are_frozen() -> None:

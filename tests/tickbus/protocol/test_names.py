@@ -10,8 +10,16 @@ from tickbus.protocol.names import KINDS, START, Keys, Stream, StreamId, check_n
 SYMBOLS = st.from_regex(r"[A-Z0-9._-]{1,64}", fullmatch=True)
 NAMES = st.from_regex(r"[a-z0-9][a-z0-9_-]{0,31}", fullmatch=True)
 STREAMS = st.one_of(
-    st.builds(Stream, st.sampled_from([kind for kind in KINDS if kind != "bar"]), NAMES, SYMBOLS, st.just("")),
-    st.builds(Stream, st.just("bar"), NAMES, SYMBOLS, st.sampled_from(["time:1m", "tick:100", "volume:0.5", "value:1000"])),
+    st.builds(
+        Stream, st.sampled_from([kind for kind in KINDS if kind != "bar"]), NAMES, SYMBOLS, st.just("")
+    ),
+    st.builds(
+        Stream,
+        st.just("bar"),
+        NAMES,
+        SYMBOLS,
+        st.sampled_from(["time:1m", "tick:100", "volume:0.5", "value:1000"]),
+    ),
 )
 
 
@@ -30,14 +38,18 @@ def test_any_text_is_a_stream_or_a_value_error(text: str) -> None:
         assert str(error)
 
 
-@pytest.mark.parametrize("name", ["", "trade", "trade:binance", "ticks:binance:A", "bar:binance:A", "trade:time:1m:binance:A"])
+@pytest.mark.parametrize(
+    "name", ["", "trade", "trade:binance", "ticks:binance:A", "bar:binance:A", "trade:time:1m:binance:A"]
+)
 def test_no_streams(name: str) -> None:
     with pytest.raises(ValueError):
         Stream.parse(name)
 
 
 @given(st.integers(0, 1 << 63), st.integers(0, 1 << 63), st.integers(0, 1 << 63), st.integers(0, 1 << 63))
-def test_ids_come_back_and_order_like_redis_orders_them(ms: int, seq: int, other_ms: int, other_seq: int) -> None:
+def test_ids_come_back_and_order_like_redis_orders_them(
+    ms: int, seq: int, other_ms: int, other_seq: int
+) -> None:
     one, other = StreamId(ms, seq), StreamId(other_ms, other_seq)
     assert StreamId.parse(str(one)) == StreamId.parse(str(one).encode()) == one
     assert (one < other) == (ms < other_ms or (ms == other_ms and seq < other_seq))
@@ -53,12 +65,22 @@ def test_the_keys_of_the_contract() -> None:
     """As docs/wire-format.md writes them."""
     keys = Keys()
     shard = zlib.crc32(b"BTC-USDT") % 64
-    assert keys.stream(Stream("trade", "binance", "BTC-USDT")) == f"tickbus:{{{shard:02d}}}:trade:binance:BTC-USDT"
-    assert keys.stream(Stream("bar", "binance", "BTC-USDT", "time:1m")) == f"tickbus:{{{shard:02d}}}:bar:time:1m:binance:BTC-USDT"
+    assert (
+        keys.stream(Stream("trade", "binance", "BTC-USDT"))
+        == f"tickbus:{{{shard:02d}}}:trade:binance:BTC-USDT"
+    )
+    assert (
+        keys.stream(Stream("bar", "binance", "BTC-USDT", "time:1m"))
+        == f"tickbus:{{{shard:02d}}}:bar:time:1m:binance:BTC-USDT"
+    )
     assert [keys.bell(7), keys.last(7), keys.era(7), keys.fence(7, "binance"), keys.position(7, "bars"), keys.state(7, "bars")] == [
         "tickbus:{07}:bell", "tickbus:{07}:last", "tickbus:{07}:era", "tickbus:{07}:fence:binance", "tickbus:{07}:position:bars", "tickbus:{07}:state:bars"
     ]  # fmt: skip
-    assert [keys.meta, keys.lease("x"), keys.members("x")] == ["tickbus:meta", "tickbus:lease:x", "tickbus:members:x"]
+    assert [keys.meta, keys.lease("x"), keys.members("x")] == [
+        "tickbus:meta",
+        "tickbus:lease:x",
+        "tickbus:members:x",
+    ]
     assert Keys("mine", 500).bell(7) == "mine:{07}:bell" and Keys("mine", 500).bell(123) == "mine:{123}:bell"
 
 

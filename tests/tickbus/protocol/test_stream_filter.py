@@ -11,7 +11,9 @@ def some(*names: str) -> st.SearchStrategy[list[str]]:
     return st.lists(st.sampled_from(names), max_size=2)
 
 
-SELECTIONS = st.builds(StreamFilter.of, some("trade", "bar"), some("a", "b"), some("X", "Y"), some("time:1s", "time:1m"))
+SELECTIONS = st.builds(
+    StreamFilter.of, some("trade", "bar"), some("a", "b"), some("X", "Y"), some("time:1s", "time:1m")
+)
 STREAMS = [
     Stream(kind, feed, symbol, spec)
     for kind, specs in (("trade", ("",)), ("bar", ("time:1s", "time:1m"))) for feed in "ab" for symbol in "XY" for spec in specs

@@ -31,7 +31,9 @@ def swept() -> Reader:
     """It had read up to READ; the server went back to LEFT."""
     reader = Reader(nowhere, KEYS, lambda _: True, FROM_START, {STREAM.name: READ})
     head = Head(str(LEFT), None, 0, msgspec.Raw(encode(trade(1))))
-    reader._sweep_shard(SHARD, b"era", [ring(b"5257-0", 63, 5_255, False)], [STREAM.name.encode(), encode(head)])  # type: ignore[arg-type]
+    reader._sweep_shard(
+        SHARD, b"era", [ring(b"5257-0", 63, 5_255, False)], [STREAM.name.encode(), encode(head)]
+    )  # type: ignore[arg-type]
     return reader
 
 

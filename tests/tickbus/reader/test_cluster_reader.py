@@ -64,7 +64,9 @@ class Taken:
         for read in result.reads:
             self.lost += [read.lost] if read.lost is not None else []
             trades = [decode(field, payload) for _, (field, payload) in read.entries]
-            self.numbers.setdefault(read.stream.symbol, []).extend(int(one.price_text) for one in trades if isinstance(one, Trade))
+            self.numbers.setdefault(read.stream.symbol, []).extend(
+                int(one.price_text) for one in trades if isinstance(one, Trade)
+            )
 
 
 class Collecting(Taken):
@@ -110,12 +112,18 @@ async def test_everything_in_order_positions_heads_and_clocks(redis_cluster: Red
         await first.have({writer.symbol: 5 for writer in writers})
         await first.stop()
         positions = first.reader.positions
-        assert {name: position.seq for name, position in positions.items()} == {writer.stream.name: 5 for writer in writers}
+        assert {name: position.seq for name, position in positions.items()} == {
+            writer.stream.name: 5 for writer in writers
+        }
         assert {name: StreamId.parse(head.id) for name, head in first.reader.heads.items()} == positions
         for writer in writers:
             await writer.write(3)
         half = [writer for writer in writers if writer.shard % 2]
-        second = Collecting(open_reader(redis, KEYS, all_trades, positions=positions, shards={writer.shard for writer in half}))
+        second = Collecting(
+            open_reader(
+                redis, KEYS, all_trades, positions=positions, shards={writer.shard for writer in half}
+            )
+        )
         second.numbers = {writer.symbol: [1, 2, 3, 4, 5] for writer in half}
         await second.have({writer.symbol: 8 for writer in half})
         for writer in writers:
@@ -125,7 +133,9 @@ async def test_everything_in_order_positions_heads_and_clocks(redis_cluster: Red
         await second.stop()
 
 
-async def test_a_reading_that_is_left_ends_without_a_word(redis_cluster: RedisCluster, caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_reading_that_is_left_ends_without_a_word(
+    redis_cluster: RedisCluster, caplog: pytest.LogCaptureFixture
+) -> None:
     async with bench(redis_cluster) as (_, writers), tickbus.connect(redis_cluster.url) as bus:
         for writer in writers:
             await writer.write(3)
@@ -137,7 +147,9 @@ async def test_a_reading_that_is_left_ends_without_a_word(redis_cluster: RedisCl
     assert not [text for text in said if "trying again" in text or "never retrieved" in text]
 
 
-async def test_now_is_the_moment_of_prepare_and_a_new_stream_is_read_whole(redis_cluster: RedisCluster) -> None:
+async def test_now_is_the_moment_of_prepare_and_a_new_stream_is_read_whole(
+    redis_cluster: RedisCluster,
+) -> None:
     async with bench(redis_cluster) as (redis, writers):
         old, *others = writers
         await old.write(4)
@@ -173,21 +185,29 @@ async def test_through_failovers_under_load(redis_cluster: RedisCluster) -> None
         await live.stop()
 
 
-async def test_while_a_slot_is_on_its_way_its_shard_is_held_and_the_others_go_on(redis_cluster: RedisCluster) -> None:
+async def test_while_a_slot_is_on_its_way_its_shard_is_held_and_the_others_go_on(
+    redis_cluster: RedisCluster,
+) -> None:
     async with bench(redis_cluster) as (redis, writers):
         live = Collecting(open_reader(redis, KEYS, all_trades, FROM_START))
         moved, *others = writers
         for writer in writers:
             await writer.write(5)
         await live.have({writer.symbol: 5 for writer in writers})
-        to = next(node for node in redis_cluster.masters() if node is not redis_cluster.master(KEYS.bell(moved.shard)))
+        to = next(
+            node
+            for node in redis_cluster.masters()
+            if node is not redis_cluster.master(KEYS.bell(moved.shard))
+        )
         loop, half, go_on = asyncio.get_running_loop(), asyncio.Event(), asyncio.Event()
 
         def between() -> None:
             loop.call_soon_threadsafe(half.set)
             asyncio.run_coroutine_threadsafe(go_on.wait(), loop).result(20)
 
-        moving = asyncio.create_task(asyncio.to_thread(redis_cluster.move, key_slot(KEYS.bell(moved.shard)), to, between))
+        moving = asyncio.create_task(
+            asyncio.to_thread(redis_cluster.move, key_slot(KEYS.bell(moved.shard)), to, between)
+        )
         await half.wait()
         held = asyncio.create_task(moved.write(5))
         for writer in others:
@@ -230,15 +250,22 @@ async def test_a_slow_consumer_stops_the_reading(redis_cluster: RedisCluster) ->
         taken, rounds = Taken(), reader.polls()
 
         def left(shard: int) -> bool:
-            return any(writer.shard == shard and len(taken.numbers.get(writer.symbol, ())) < 6_000 for writer in some)
+            return any(
+                writer.shard == shard and len(taken.numbers.get(writer.symbol, ())) < 6_000 for writer in some
+            )
 
         while any(left(writer.shard) for writer in some):
             taken.take(await anext(rounds))
             # one round of each shard comes up meanwhile, and then no more
-            await until_async(lambda: all(shard in reader._brought for shard in reader._readers if left(shard)), 10)
+            await until_async(
+                lambda: all(shard in reader._brought for shard in reader._readers if left(shard)), 10
+            )
             for one in reader._readers.values():
                 for name, position in one.positions.items():
-                    assert position.seq - len(taken.numbers.get(Stream.parse(name).symbol, ())) <= PER_READ // KEYS.shards
+                    assert (
+                        position.seq - len(taken.numbers.get(Stream.parse(name).symbol, ()))
+                        <= PER_READ // KEYS.shards
+                    )
         assert taken.numbers == {writer.symbol: list(range(1, 6_001)) for writer in some}
         await rounds.aclose()  # type: ignore[attr-defined]
         reader.close()
@@ -264,4 +291,6 @@ async def test_a_bus_on_a_cluster_for_both_kinds_of_loop(redis_cluster: RedisClu
         assert sorted(found) == sorted((writer.symbol, number) for writer in writers for number in (1, 2, 3))
         async with tickbus.connect(redis_cluster.url) as bus:
             newest = await bus.snapshot("trade")
-        assert {stream.symbol: one.price_text for stream, (_, one) in newest.items()} == {w.symbol: "3" for w in writers}
+        assert {stream.symbol: one.price_text for stream, (_, one) in newest.items()} == {
+            w.symbol: "3" for w in writers
+        }

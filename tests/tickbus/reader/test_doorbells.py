@@ -29,10 +29,14 @@ async def test_a_bell_without_news_gives_its_clock_at_once(redis_server: RedisSe
     writer.close()
 
 
-async def test_whoever_first_writes_a_stream_is_known_when_the_entry_is_given(redis_server: RedisServer) -> None:
+async def test_whoever_first_writes_a_stream_is_known_when_the_entry_is_given(
+    redis_server: RedisServer,
+) -> None:
     """Also of streams that the new writer does not write at once: its first bell names others."""
     first, second = await Writer(redis_server.url).open(), Writer(redis_server.url)
-    symbols = [symbol for symbol in (f"S{number}" for number in range(99)) if KEYS.shard(symbol) == KEYS.shard("A")][:3]
+    symbols = [
+        symbol for symbol in (f"S{number}" for number in range(99)) if KEYS.shard(symbol) == KEYS.shard("A")
+    ][:3]
     for symbol in symbols:
         await first.write(1, symbol=symbol)
     reader = Reader(partial(locate(redis_server.url).link, KEYS.meta), KEYS, lambda stream: True, FROM_START)

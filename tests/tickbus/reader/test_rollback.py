@@ -37,7 +37,11 @@ class Live:
     async def _collect(self) -> None:
         async for message in self._reading:
             assert isinstance(message, Trade | Gap)
-            self.found.append(f"{message.kind.name} {message.count}" if isinstance(message, Gap) else int(message.price_text))
+            self.found.append(
+                f"{message.kind.name} {message.count}"
+                if isinstance(message, Gap)
+                else int(message.price_text)
+            )
 
     async def have(self, *wanted: int | str) -> None:
         """Exactly these."""
@@ -57,7 +61,9 @@ class Live:
 
 
 @asynccontextmanager
-async def reading(server: RedisServer, start: str = "start", cursor: dict[str, str] | None = None) -> AsyncIterator[Live]:
+async def reading(
+    server: RedisServer, start: str = "start", cursor: dict[str, str] | None = None
+) -> AsyncIterator[Live]:
     async with tickbus.connect(server.url) as bus:
         live = Live(bus.read("trade", start=start, cursor=cursor))
         yield live
@@ -128,7 +134,9 @@ class Copy:
         await asyncio.to_thread(self._server.start)
 
 
-async def test_flushed_and_sent_again_from_the_ring_nothing_comes_twice(redis_server: RedisServer, begin: Open) -> None:
+async def test_flushed_and_sent_again_from_the_ring_nothing_comes_twice(
+    redis_server: RedisServer, begin: Open
+) -> None:
     writer = await begin()
     sent = await writer.send(1, 2, 3, 4)
     async with reading(redis_server) as live:
@@ -140,7 +148,9 @@ async def test_flushed_and_sent_again_from_the_ring_nothing_comes_twice(redis_se
         await late.have(2, 3, 4, 5)
 
 
-async def test_flushed_and_begun_anew_is_told_in_front_of_what_is_new(redis_server: RedisServer, begin: Open) -> None:
+async def test_flushed_and_begun_anew_is_told_in_front_of_what_is_new(
+    redis_server: RedisServer, begin: Open
+) -> None:
     writer = await begin()
     await writer.send(1, 2, 3)
     async with reading(redis_server) as live:
@@ -176,7 +186,9 @@ def _later(writer: Sending, ms: int) -> bool:
 
 
 @pytest.mark.parametrize("healed", [True, False])
-async def test_restored_from_an_old_copy(redis_server: RedisServer, begin: Open, tmp_path: Path, healed: bool) -> None:
+async def test_restored_from_an_old_copy(
+    redis_server: RedisServer, begin: Open, tmp_path: Path, healed: bool
+) -> None:
     writer = await begin()
     await writer.send(1, 2)
     copy = await Copy(redis_server, tmp_path / "copy").take()
@@ -198,7 +210,9 @@ async def test_restored_from_an_old_copy(redis_server: RedisServer, begin: Open,
             await live.have(1, 2, 3, 4, 5, "RESET None", 13, 14)
 
 
-async def test_a_new_history_of_an_earlier_clock_is_read_from_its_start(redis_server: RedisServer, begin: Open) -> None:
+async def test_a_new_history_of_an_earlier_clock_is_read_from_its_start(
+    redis_server: RedisServer, begin: Open
+) -> None:
     fast = await begin(ahead=3600)
     await fast.send(1, 2)
     async with reading(redis_server) as live:
@@ -212,7 +226,9 @@ async def test_a_new_history_of_an_earlier_clock_is_read_from_its_start(redis_se
         await live.have(1, 2, "RESET None", 11, 12, 13)
 
 
-async def test_a_position_of_an_earlier_run_that_is_ahead_of_the_clock(redis_server: RedisServer, begin: Open) -> None:
+async def test_a_position_of_an_earlier_run_that_is_ahead_of_the_clock(
+    redis_server: RedisServer, begin: Open
+) -> None:
     writer = await begin()
     (one,) = await writer.send(1)
     async with reading(redis_server, cursor={NAME: f"{one.ms + 3_600_000}-50"}) as live:
@@ -243,7 +259,9 @@ async def test_bells_that_went_back_are_heard(redis_server: RedisServer, begin: 
         await live.have(1)
         # the clock of a new master may be behind that of the old one: so are the IDs of its bells
         for shard in range(KEYS.shards):
-            redis_server.client.xadd(KEYS.bell(shard), {"d": _bell(writer)}, f"{writer.clock.now_ms() + 3_600_000}-0")
+            redis_server.client.xadd(
+                KEYS.bell(shard), {"d": _bell(writer)}, f"{writer.clock.now_ms() + 3_600_000}-0"
+            )
         await writer.send(2)
         await live.have(1, 2)
         for shard in range(KEYS.shards):

@@ -32,7 +32,15 @@ def secured(tmp_path: Path) -> Iterator[tuple[str, Path]]:
     certificate, key = make_certificate(tmp_path)
     port = free_port()
     server = RedisServer(
-        tmp_path / "tls", "--tls-port", str(port), "--tls-cert-file", str(certificate), "--tls-key-file", str(key), "--tls-auth-clients", "no"
+        tmp_path / "tls",
+        "--tls-port",
+        str(port),
+        "--tls-cert-file",
+        str(certificate),
+        "--tls-key-file",
+        str(key),
+        "--tls-auth-clients",
+        "no",
     )
     server.start()
     yield f"127.0.0.1:{port}", certificate
@@ -41,17 +49,24 @@ def secured(tmp_path: Path) -> Iterator[tuple[str, Path]]:
 
 async def test_tls(secured: tuple[str, Path]) -> None:
     place, ca = secured
-    for connect in (locate(f"rediss://{place}/0?ssl_ca_certs={ca}").connect, locate(f"rediss://{place}/0?ssl_cert_reqs=none").open_checked):
+    for connect in (
+        locate(f"rediss://{place}/0?ssl_ca_certs={ca}").connect,
+        locate(f"rediss://{place}/0?ssl_cert_reqs=none").open_checked,
+    ):
         link = await connect()
         assert await link.ask("PING") == b"PONG"
         link.close()
-    with pytest.raises(RedisUnavailable, match=r"CERTIFICATE_VERIFY_FAILED.*; name the file of the CA .*ssl_ca_certs=FILE"):
+    with pytest.raises(
+        RedisUnavailable, match=r"CERTIFICATE_VERIFY_FAILED.*; name the file of the CA .*ssl_ca_certs=FILE"
+    ):
         await locate(f"rediss://{place}/0").connect()
     with pytest.raises(RedisUnavailable, match=r"; if it speaks TLS, write rediss instead of redis"):
         await locate(f"redis://{place}/0").connect()
 
 
-async def test_many_connections_share_one_tls_context(secured: tuple[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_many_connections_share_one_tls_context(
+    secured: tuple[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """64 of their own, each with all the CAs of the system, hold up a loop for longer than a connection may take."""
     made = []
     make = ssl.create_default_context
@@ -69,7 +84,10 @@ async def test_many_connections_share_one_tls_context(secured: tuple[str, Path],
 @pytest.fixture
 def watched(redis_server: RedisServer, tmp_path: Path) -> Iterator[str]:
     """host:port of a sentinel that has a password: `watchword`."""
-    sentinel = SentinelServer(tmp_path / "sentinel", f"requirepass watchword\nsentinel monitor {MASTER} 127.0.0.1 {redis_server.port} 1\n")
+    sentinel = SentinelServer(
+        tmp_path / "sentinel",
+        f"requirepass watchword\nsentinel monitor {MASTER} 127.0.0.1 {redis_server.port} 1\n",
+    )
     sentinel.start()
     yield f"127.0.0.1:{sentinel.port}"
     sentinel.close()
@@ -81,7 +99,8 @@ async def test_the_password_of_the_sentinels(watched: str) -> None:
         (await locate(f"{url}?{login}").connect()).close()
     for wrong in (url, f"{url}?sentinel_password=secret"):
         with pytest.raises(
-            RedisMisconfigured, match=r"^the sentinel 127.0.0.1:\d+: .*; sentinels have a password of their own, or none: \?sent"
+            RedisMisconfigured,
+            match=r"^the sentinel 127.0.0.1:\d+: .*; sentinels have a password of their own, or none: \?sent",
         ) as error:
             await locate(wrong).connect()
         assert "secret" not in str(error.value)
@@ -90,5 +109,7 @@ async def test_the_password_of_the_sentinels(watched: str) -> None:
 async def test_one_sentinel_is_no_bus(watched: str) -> None:
     redis = locate(f"redis://:watchword@{watched}/0")
     for connect in (redis.connect, redis.open_checked):
-        with pytest.raises(RedisMisconfigured, match=r"is a sentinel; write redis\+sentinel://host:port/<master name>/0"):
+        with pytest.raises(
+            RedisMisconfigured, match=r"is a sentinel; write redis\+sentinel://host:port/<master name>/0"
+        ):
             await connect()

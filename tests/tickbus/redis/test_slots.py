@@ -19,7 +19,14 @@ def test_the_slot_of_a_key_is_that_of_redis_py(key: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("key", "slot"), [("", 0), ("123456789", 12739), ("{user1000}.following", 3443), ("foo{}{bar}", 8363), ("foo{{bar}}zap", 4015)]
+    ("key", "slot"),
+    [
+        ("", 0),
+        ("123456789", 12739),
+        ("{user1000}.following", 3443),
+        ("foo{}{bar}", 8363),
+        ("foo{{bar}}zap", 4015),
+    ],
 )
 def test_known_slots(key: str, slot: int) -> None:
     assert key_slot(key) == slot
@@ -28,8 +35,17 @@ def test_known_slots(key: str, slot: int) -> None:
 def test_all_keys_of_a_shard_share_a_slot() -> None:
     keys = Keys()
     shard = keys.shard("BTC-USDT")
-    of_shard = [keys.bell(shard), keys.last(shard), keys.era(shard), keys.fence(shard, "a"), keys.position(shard, "b"), keys.state(shard, "b")]
-    assert {key_slot(key) for key in (*of_shard, keys.stream(Stream("trade", "binance", "BTC-USDT")))} == {key_slot(keys.bell(shard))}
+    of_shard = [
+        keys.bell(shard),
+        keys.last(shard),
+        keys.era(shard),
+        keys.fence(shard, "a"),
+        keys.position(shard, "b"),
+        keys.state(shard, "b"),
+    ]
+    assert {key_slot(key) for key in (*of_shard, keys.stream(Stream("trade", "binance", "BTC-USDT")))} == {
+        key_slot(keys.bell(shard))
+    }
 
 
 def test_the_shards_lie_evenly_on_three_masters_and_on_six() -> None:
@@ -66,7 +82,12 @@ def test_commands_without_a_key_go_to_one_node(command: Command) -> None:
 def test_a_map_with_a_hole_and_hosts_that_are_not_known() -> None:
     asked = Node("here", 1)
     slots, nodes = parse_slots(
-        [[100, 199, [b"", 7001, b"id"], [b"b", 7004, b"id"]], [0, 50, [b"a", 7002, b"id"]], [51, 51, [None, 7001, b"id"]]], asked
+        [
+            [100, 199, [b"", 7001, b"id"], [b"b", 7004, b"id"]],
+            [0, 50, [b"a", 7002, b"id"]],
+            [51, 51, [None, 7001, b"id"]],
+        ],
+        asked,
     )
     assert [slots.master(slot) for slot in (0, 50, 51, 52, 99, 100, 199, 200, SLOTS - 1)] == [
         Node("a", 7002), Node("a", 7002), Node("here", 7001), None, None, Node("here", 7001), Node("here", 7001), None, None,

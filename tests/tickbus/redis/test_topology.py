@@ -67,7 +67,10 @@ def test_what_a_url_asks_for_and_cannot_have(url: str, said: str) -> None:
     assert "cr@t" not in str(error.value) and "t@h" not in str(error.value)
 
 
-@pytest.mark.parametrize("url", ["http://host", "redis://host:1/one", "redis+sentinel://host", "redis+cluster://host/1", "nothing", ""])
+@pytest.mark.parametrize(
+    "url",
+    ["http://host", "redis://host:1/one", "redis+sentinel://host", "redis+cluster://host/1", "nothing", ""],
+)
 def test_what_is_no_address_is_refused_before_anything_is_connected(url: str) -> None:
     with pytest.raises(ConfigError, match="--redis"):
         locate(url)
@@ -79,7 +82,9 @@ def test_what_is_no_address_is_refused_before_anything_is_connected(url: str) ->
 async def test_the_wrong_form_of_url_is_told(redis_cluster: RedisCluster, redis_server: RedisServer) -> None:
     with pytest.raises(RedisMisconfigured, match=r"is a node of a cluster; write redis\+cluster://"):
         await locate(redis_cluster.nodes[0].url).open_checked()
-    with pytest.raises(RedisMisconfigured, match=r"is a node of a cluster; write redis\+cluster://"):  # a reader's
+    with pytest.raises(
+        RedisMisconfigured, match=r"is a node of a cluster; write redis\+cluster://"
+    ):  # a reader's
         await locate(redis_cluster.nodes[0].url).connect()
     with pytest.raises(RedisMisconfigured, match=r"is no sentinel .*; write redis://"):
         await locate(f"redis+sentinel://127.0.0.1:{redis_server.port}/{MASTER}").connect()
@@ -91,13 +96,17 @@ async def test_every_master_is_checked(redis_cluster: RedisCluster) -> None:
     odd = redis_cluster.master("any")
     odd.client.config_set("maxmemory-policy", "allkeys-lru")
     try:
-        with pytest.raises(RedisMisconfigured, match=f"127.0.0.1:{odd.port} has maxmemory-policy allkeys-lru"):
+        with pytest.raises(
+            RedisMisconfigured, match=f"127.0.0.1:{odd.port} has maxmemory-policy allkeys-lru"
+        ):
             await locate(redis_cluster.url).open_checked()
     finally:
         odd.client.config_set("maxmemory-policy", "noeviction")
 
 
-async def test_a_link_leads_to_the_master_of_its_key_whichever_node_is_named(redis_cluster: RedisCluster) -> None:
+async def test_a_link_leads_to_the_master_of_its_key_whichever_node_is_named(
+    redis_cluster: RedisCluster,
+) -> None:
     for named in redis_cluster.nodes[::2]:
         redis = locate(f"redis+cluster://127.0.0.1:{named.port}")
         assert redis.sharded
@@ -114,7 +123,10 @@ async def test_commands_find_their_nodes_and_answers_their_order(redis_cluster: 
     assert await link.ask_all([("GET", key) for key in keys]) == [b"%d" % at for at in range(200)]
     assert {node.client.dbsize() for node in redis_cluster.masters()} != {0, 200}
     id = await link.ask("XADD", "s", "1-1", "f", "v")
-    assert (id, await link.ask("XREAD", "COUNT", 1, "STREAMS", "s", "0-0")) == (b"1-1", [[b"s", [[b"1-1", [b"f", b"v"]]]]])
+    assert (id, await link.ask("XREAD", "COUNT", 1, "STREAMS", "s", "0-0")) == (
+        b"1-1",
+        [[b"s", [[b"1-1", [b"f", b"v"]]]]],
+    )
     assert (await link.ask("XINFO", "STREAM", "s"))[:2] == [b"length", 1]
     assert await link.ask("MEMORY", "USAGE", "s") > 0
     assert await link.ask("EVAL", "return redis.call('GET', KEYS[1])", 1, "k7") == b"7"
@@ -164,7 +176,9 @@ async def test_a_slot_on_its_way(redis_cluster: RedisCluster) -> None:
     assert await connection.ask("SET", "{x}new", 1) == b"OK"
     with pytest.raises(RedisUnavailable, match="TRYAGAIN"):
         await raw.ask("MGET", *keys)
-    with pytest.raises(RedisUnavailable, match="ASK"):  # never "nil": what is not there may be at the other one
+    with pytest.raises(
+        RedisUnavailable, match="ASK"
+    ):  # never "nil": what is not there may be at the other one
         await raw.ask_all([("GET", key) for key in keys])
     going.set()
     await moving
@@ -193,7 +207,9 @@ async def test_a_killed_master(redis_cluster: RedisCluster) -> None:
 
 
 async def test_no_node_answers() -> None:
-    with pytest.raises(RedisUnavailable, match=r"no node of the cluster at redis\+cluster://\*\*\*@127.0.0.1:1 answers"):
+    with pytest.raises(
+        RedisUnavailable, match=r"no node of the cluster at redis\+cluster://\*\*\*@127.0.0.1:1 answers"
+    ):
         await locate("redis+cluster://ann:secret@127.0.0.1:1").connect()
 
 
@@ -207,7 +223,9 @@ async def test_64_shards_whose_cluster_is_gone_ask_its_nodes_once() -> None:
 
     async with await asyncio.start_server(refuse, "127.0.0.1", 0) as server:
         cluster = locate(f"redis+cluster://127.0.0.1:{server.sockets[0].getsockname()[1]}")
-        ends = await asyncio.gather(*(cluster.link(Keys().bell(shard)) for shard in range(64)), return_exceptions=True)
+        ends = await asyncio.gather(
+            *(cluster.link(Keys().bell(shard)) for shard in range(64)), return_exceptions=True
+        )
         assert {type(end) for end in ends} == {RedisUnavailable}
         assert asked < 10  # a machine that stands still in between lets it be asked again
 
@@ -215,7 +233,9 @@ async def test_64_shards_whose_cluster_is_gone_ask_its_nodes_once() -> None:
 # Sentinel
 
 
-async def test_the_login_of_the_servers_and_that_of_the_sentinels(redis_sentinels: RedisWithSentinels) -> None:
+async def test_the_login_of_the_servers_and_that_of_the_sentinels(
+    redis_sentinels: RedisWithSentinels,
+) -> None:
     for server in redis_sentinels.servers:
         server.client.execute_command("ACL", "SETUSER", "ann", "on", ">p@ss/w?rd", "~*", "+@all")
     for sentinel in redis_sentinels.sentinels:
@@ -256,7 +276,9 @@ async def test_a_killed_master_is_replaced(redis_sentinels: RedisWithSentinels) 
     again.close()
 
 
-async def test_links_to_a_master_that_was_replaced_are_closed_though_it_still_answers(redis_sentinels: RedisWithSentinels) -> None:
+async def test_links_to_a_master_that_was_replaced_are_closed_though_it_still_answers(
+    redis_sentinels: RedisWithSentinels,
+) -> None:
     redis = locate(redis_sentinels.url)
     link = await redis.link("a")
     await asyncio.to_thread(redis_sentinels.fail_over)

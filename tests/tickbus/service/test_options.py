@@ -58,14 +58,29 @@ def toml(tmp_path: Path) -> Any:
 
 def test_defaults() -> None:
     options = got("--must", "x")
-    assert (options.must, options.maybe, options.number, options.switch, options.names, options.path) == ("x", None, 3, False, (), Path("data"))
+    assert (options.must, options.maybe, options.number, options.switch, options.names, options.path) == (
+        "x",
+        None,
+        3,
+        False,
+        (),
+        Path("data"),
+    )
     assert (options.redis, options.shards, options.prefix) == ("redis://127.0.0.1:6379/0", 64, "tickbus")
 
 
 def test_flags_win_over_the_environment_and_that_over_the_file(toml: Any) -> None:
     file = toml('prefix = "from-file"\nlog_level = "error"\n[part]\nmust = "file"\nnumber = 7\nwait = "9s"\n')
-    options = got("--number", "5", file=file, TICKBUS_NUMBER="6", TICKBUS_WAIT="8s", TICKBUS_PREFIX="from-environ")
-    assert (options.number, options.wait, options.must, options.prefix, options.log_level) == (5, 8 * SECOND, "file", "from-environ", "error")
+    options = got(
+        "--number", "5", file=file, TICKBUS_NUMBER="6", TICKBUS_WAIT="8s", TICKBUS_PREFIX="from-environ"
+    )
+    assert (options.number, options.wait, options.must, options.prefix, options.log_level) == (
+        5,
+        8 * SECOND,
+        "file",
+        "from-environ",
+        "error",
+    )
 
 
 def test_all_forms_of_a_value(toml: Any) -> None:
@@ -97,10 +112,14 @@ def test_secrets_from_files(tmp_path: Path, toml: Any) -> None:
     assert got(file=toml(f'[part]\nmust = "x"\ntoken_file = "{secret}"\n')).token == "s3cret"
     assert got("--must", "x", "--redis-file", str(secret)).redis == "s3cret"
     assert got("--must", "x", "--token", "flag", TICKBUS_TOKEN_FILE=str(secret)).token == "flag"
-    assert "--token, --token-file: give" in refused("--must", "x", "--token", "a", "--token-file", str(secret))
+    assert "--token, --token-file: give" in refused(
+        "--must", "x", "--token", "a", "--token-file", str(secret)
+    )
     assert "--token-file: cannot read /no/such" in refused("--must", "x", "--token-file", "/no/such")
     assert "TICKBUS_TOKEN_FILE: cannot read /no/such" in refused("--must", "x", TICKBUS_TOKEN_FILE="/no/such")
-    assert "token_file: cannot read /no/such" in refused(file=toml('[part]\nmust = "x"\ntoken_file = "/no/such"\n'))
+    assert "token_file: cannot read /no/such" in refused(
+        file=toml('[part]\nmust = "x"\ntoken_file = "/no/such"\n')
+    )
     secret.write_text("\n")
     assert f"--token-file: {secret} is empty" in refused("--must", "x", "--token-file", str(secret))
     secret.write_bytes(b"\xff\xfe")
@@ -144,7 +163,10 @@ def test_mistakes_in_the_environment() -> None:
         ("[parts]\n", "unknown table [parts]; did you mean 'part'?"),
         ("[part]\nnumbr = 5", "unknown key 'numbr' in [part]; did you mean 'number'?"),
         ("[part]\nmust-file = 'x'\nmust_file = 'y'", "'must-file' and 'must_file' are one option"),
-        ("log-level = 'info'\nlog_level = 'debug'", "'log-level' and 'log_level' are one option; leave one out"),
+        (
+            "log-level = 'info'\nlog_level = 'debug'",
+            "'log-level' and 'log_level' are one option; leave one out",
+        ),
         ("[other]\nnumber = 5", "unknown key 'number' in [other]"),
         ("prefx = 'x'", "unknown key 'prefx' at the top; did you mean 'prefix'?"),
         ("number = 5", "unknown key 'number' at the top; a part's own options stand in its table"),
@@ -176,7 +198,9 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
 
 @settings(deadline=None)
 @given(st.text(max_size=60))
-def test_any_file_is_taken_or_refused_in_one_line(tmp_path_factory: pytest.TempPathFactory, text: str) -> None:
+def test_any_file_is_taken_or_refused_in_one_line(
+    tmp_path_factory: pytest.TempPathFactory, text: str
+) -> None:
     path = tmp_path_factory.getbasetemp() / "any.toml"
     path.write_text(text, encoding="utf-8", errors="surrogatepass")
     try:
@@ -186,7 +210,13 @@ def test_any_file_is_taken_or_refused_in_one_line(tmp_path_factory: pytest.TempP
 
 
 @settings(deadline=None)
-@given(st.lists(st.text(max_size=8) | st.sampled_from(["--must", "--number", "--switch", "--config", "--names", "--token-file", "--"]), max_size=5))
+@given(
+    st.lists(
+        st.text(max_size=8)
+        | st.sampled_from(["--must", "--number", "--switch", "--config", "--names", "--token-file", "--"]),
+        max_size=5,
+    )
+)
 def test_any_arguments_are_taken_or_refused_in_one_line(args: list[str]) -> None:
     if any(arg in ("-h", "--help") for arg in args):
         return

@@ -42,7 +42,9 @@ async def writing(server: RedisServer) -> AsyncIterator[Writer]:
 
 def part(writer: Writer, number: int) -> Transaction:
     """A trade of each symbol, and a field with its number."""
-    transaction = writer.transaction([writer.entry(writer.of(symbol), trade(number, symbol)) for symbol in (AWAY, THERE)])
+    transaction = writer.transaction(
+        [writer.entry(writer.of(symbol), trade(number, symbol)) for symbol in (AWAY, THERE)]
+    )
     transaction.fields = [Field(SHARD, KEYS.state(SHARD, "test"), "n", str(number).encode())]
     return transaction
 
@@ -71,7 +73,9 @@ async def test_nothing_follows_a_part_that_failed(redis_server: RedisServer) -> 
             await thief.claim([SHARD], higher)
         await until_async(lambda: all(running.done() for running in publisher.in_flight._parts.values()))
         assert publisher.in_flight.shards == {SHARD}  # until somebody was told
-        redis_server.client.set(KEYS.fence(SHARD, "test"), 1)  # as if the thief's fence were lost with a failover
+        redis_server.client.set(
+            KEYS.fence(SHARD, "test"), 1
+        )  # as if the thief's fence were lost with a failover
         redis_server.client.set(KEYS.holder(SHARD, "test"), publisher.fences.holder)
         with pytest.raises(Fenced) as caught:
             await publisher.commit(part(writer, 3), MOMENT)
@@ -113,5 +117,7 @@ async def test_shards_that_cannot_be_claimed_now_are_let_be(redis_server: RedisS
     async with writing(redis_server) as writer:
         publisher = writer.publisher
         async with publisher.lane(SHARD)._lock:
-            assert (await publisher.claim([SHARD, KEYS.shard(THERE)], higher, timeout=MOMENT)).keys() == {KEYS.shard(THERE)}
+            assert (await publisher.claim([SHARD, KEYS.shard(THERE)], higher, timeout=MOMENT)).keys() == {
+                KEYS.shard(THERE)
+            }
         assert (await publisher.claim([SHARD], higher, timeout=MOMENT)).keys() == {SHARD}

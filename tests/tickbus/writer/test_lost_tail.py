@@ -29,7 +29,9 @@ async def test_the_bus_clock_does_not_pass_what_waits_behind_a_lost_tail(redis_s
     received = waiting.bus_ms
     await until_async(lambda: writer.clock.now_ms() > received + 10, what="time goes by")
     await writer.publisher.commit(waiting)
-    bells = [decode_bell(fields[b"d"]) for _, fields in redis_server.client.xrange(KEYS.bell(KEYS.shard("A")))]
+    bells = [
+        decode_bell(fields[b"d"]) for _, fields in redis_server.client.xrange(KEYS.bell(KEYS.shard("A")))
+    ]
     assert max(bell.bus_ms for bell in bells) <= received
     assert numbers(redis_server.client, writer.key()) == [1, 2, 3]
     writer.close()
@@ -50,7 +52,9 @@ async def test_what_was_sent_again_once_is_sent_again_once_the_next_time(redis_s
     writer.close()
 
 
-async def test_a_flush_between_two_questions_is_no_foreign_hand(redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_flush_between_two_questions_is_no_foreign_hand(
+    redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
     writer = await Writer(redis_server.url).open()
     transaction = writer.transaction([writer.entry(writer.of(), trade(number)) for number in (1, 2, 3)])
     await writer.publisher.commit(transaction)
@@ -73,7 +77,9 @@ async def test_a_stream_that_has_another_writer_by_now_keeps_its_head(redis_serv
     first, second = await Writer(redis_server.url).open(), await Writer(redis_server.url, "second").open()
     await first.write(1, 2)
     second.seqs = {first.of(): 2}
-    await second.publisher.commit(second.transaction([second.entry(first.of(), trade(number)) for number in (3, 4)]))
+    await second.publisher.commit(
+        second.transaction([second.entry(first.of(), trade(number)) for number in (3, 4)])
+    )
     head = redis_server.client.hget(KEYS.last(KEYS.shard("A")), first.of().name)
     size = redis_server.log_size()
     await first.write(1, symbol="B")

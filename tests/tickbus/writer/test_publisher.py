@@ -55,7 +55,10 @@ async def test_without_memory_it_holds_and_then_stores_the_same_ids(redis_server
     writer = await Writer(redis_server.url).open()
     await writer.write(1)
     redis_server.client.config_set("maxmemory", 1)
-    entries = [writer.entry(writer.of(symbol), trade(number, symbol)) for number, symbol in ((2, "A"), (3, "B"), (4, "A"))]
+    entries = [
+        writer.entry(writer.of(symbol), trade(number, symbol))
+        for number, symbol in ((2, "A"), (3, "B"), (4, "A"))
+    ]
     committing = asyncio.create_task(writer.publisher.commit(writer.transaction(entries)))
     await until_async(lambda: writer.publisher.retries >= 2)
     assert numbers(redis_server.client, writer.key()) == [1]
@@ -63,14 +66,22 @@ async def test_without_memory_it_holds_and_then_stores_the_same_ids(redis_server
     redis_server.client.config_set("maxmemory", 0)
     await asyncio.wait_for(committing, 10)
     assert numbers(redis_server.client, writer.key()) == [1, 2, 4]
-    assert [id for id, _ in stored(redis_server.client, writer.key())][1:] == [entry.id for entry in entries if entry.seq > 1]
+    assert [id for id, _ in stored(redis_server.client, writer.key())][1:] == [
+        entry.id for entry in entries if entry.seq > 1
+    ]
     writer.close()
 
 
-async def test_a_key_that_another_program_uses_is_named(redis_server: RedisServer, caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_key_that_another_program_uses_is_named(
+    redis_server: RedisServer, caplog: pytest.LogCaptureFixture
+) -> None:
     writer = await Writer(redis_server.url).open()
     redis_server.client.set(writer.key("B"), "mine")
-    committing = asyncio.create_task(writer.publisher.commit(writer.transaction([writer.entry(writer.of(one), trade(1, one)) for one in "AB"])))
+    committing = asyncio.create_task(
+        writer.publisher.commit(
+            writer.transaction([writer.entry(writer.of(one), trade(1, one)) for one in "AB"])
+        )
+    )
     await until_async(lambda: f"{writer.key('B')}: WRONGTYPE" in caplog.text)
     redis_server.client.delete(writer.key("B"))
     await asyncio.wait_for(committing, 10)
@@ -235,7 +246,9 @@ async def test_while_the_server_loads_its_data_it_waits(redis_server: RedisServe
         await writer.write(number)
     redis_server.stop()
     redis_server.client.close()
-    slow = RedisServer(redis_server._folder, "--key-load-delay", "2000", "--loading-process-events-interval-bytes", "1024")
+    slow = RedisServer(
+        redis_server._folder, "--key-load-delay", "2000", "--loading-process-events-interval-bytes", "1024"
+    )
     slow.port = redis_server.port
     committing = asyncio.create_task(writer.write(151, 152))
     try:
@@ -259,7 +272,9 @@ async def test_ends_of_streams_that_are_empty_or_not_there(redis_server: RedisSe
     link.close()
 
 
-async def test_what_was_stored_and_trimmed_before_its_outcome_is_known_is_no_foreign_hand(redis_server: RedisServer) -> None:
+async def test_what_was_stored_and_trimmed_before_its_outcome_is_known_is_no_foreign_hand(
+    redis_server: RedisServer,
+) -> None:
     writer = await Writer(redis_server.url).open()
     transaction = writer.transaction([writer.entry(writer.of(), trade(number)) for number in (1, 2, 3)])
     await writer.publisher.commit(transaction)
@@ -353,6 +368,9 @@ async def test_what_a_shard_begins_with_is_set_by_the_first_who_has_it(redis_ser
     assert first.publisher.lane(1).ring.whole([], 0).fields == fields[:1]  # sent again should Redis lose it
     later = [field._replace(value=b"9-9") for field in fields]
     await second.publisher.claim([1, 2], lambda found: dict.fromkeys(found, 2), later)
-    assert [redis_server.client.hgetall(key) for key in hashes.values()] == [{b"trade:test:A": b"5-5"}, {b"trade:test:A": b"9-9"}]
+    assert [redis_server.client.hgetall(key) for key in hashes.values()] == [
+        {b"trade:test:A": b"5-5"},
+        {b"trade:test:A": b"9-9"},
+    ]
     first.close()
     second.close()

@@ -17,16 +17,24 @@ def now_ms(client: "redis.Redis[bytes]") -> int:
     return int(seconds) * 1000 + int(micros) // 1000
 
 
-def fill(client: "redis.Redis[bytes]", key: str, count: int, oldest_ms: int, newest_ms: int, size: int = 20) -> None:
+def fill(
+    client: "redis.Redis[bytes]", key: str, count: int, oldest_ms: int, newest_ms: int, size: int = 20
+) -> None:
     pipe = client.pipeline(transaction=False)
     for at in range(count):
-        pipe.xadd(key, {"t": b"x" * size}, id=f"{oldest_ms + (newest_ms - oldest_ms) * at // max(1, count - 1)}-{at + 1}")
+        pipe.xadd(
+            key,
+            {"t": b"x" * size},
+            id=f"{oldest_ms + (newest_ms - oldest_ms) * at // max(1, count - 1)}-{at + 1}",
+        )
     pipe.execute()
 
 
 async def swept(server: RedisServer, keys: list[str], **policy: int) -> int:
     link = await Link.open(server.url)
-    retention = Retention(Duration(policy.get("age", DAY)), policy.get("entries", ALL), Size(policy.get("bytes", 0)))
+    retention = Retention(
+        Duration(policy.get("age", DAY)), policy.get("entries", ALL), Size(policy.get("bytes", 0))
+    )
     result = await sweep(link, [key.encode() for key in keys], retention)
     link.close()
     return result.removed
