@@ -2,7 +2,7 @@
 
 from services.bars.service import BarService
 from tickbus.monitoring import metrics as m
-from tickbus.monitoring.metrics import Meters
+from tickbus.monitoring.meters import Meters
 
 _REASONS = ("too_late", "off_book", "zero", "cancelled", "unreadable")
 

@@ -5,7 +5,7 @@ from collections import Counter
 from services.gateway.gateway import Gateway
 from services.gateway.upstream.upstream import Upstream
 from tickbus.monitoring import metrics as m
-from tickbus.monitoring.metrics import Meters
+from tickbus.monitoring.meters import Meters
 from tickbus.protocol.messages import GapKind
 from tickbus.units import SECOND
 

@@ -2,7 +2,7 @@
 
 from services.recorder.recorder import Recorder
 from tickbus.monitoring import metrics as m
-from tickbus.monitoring.metrics import Meters
+from tickbus.monitoring.meters import Meters
 
 _KINDS = ("trade", "quote", "bar", "gap")
 _ASIDE = ("decimal", "integer", "unreadable")

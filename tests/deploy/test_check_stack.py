@@ -10,7 +10,8 @@ from support.redis_server import free_port, needs
 from support.waiting import until
 
 from deploy.check_stack import amiss, expressions
-from tickbus.monitoring.metrics import METRICS, Meters
+from tickbus.monitoring.meters import Meters
+from tickbus.monitoring.metrics import METRICS
 
 
 @contextmanager

@@ -216,17 +216,13 @@ class _FrameDecoder:
         lists = []
         for kind, fields in _FIELDS.items():
             types = [(name, type_of(kind, name)) for name in fields]
-            item = msgspec.defstruct(
-                f"Json_{kind}",
-                [
-                    (name, of, msgspec.field(name=self._names[name], default=default))
-                    for name, (of, default) in types
-                ],
-                gc=False,
-            )
-            lists.append(
-                (kind, list[item | None] | None, msgspec.field(name=self._names[kind], default=None))
-            )  # type: ignore[valid-type]
+            renamed = [
+                (name, of, msgspec.field(name=self._names[name], default=default))
+                for name, (of, default) in types
+            ]
+            item: Any = msgspec.defstruct(f"Json_{kind}", renamed, gc=False)
+            items: Any = list[item | None] | None
+            lists.append((kind, items, msgspec.field(name=self._names[kind], default=None)))
         frame = msgspec.defstruct(
             "JsonFrame", [*lists, ("error", msgspec.Raw, msgspec.field(default=ABSENT))]
         )

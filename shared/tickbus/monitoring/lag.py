@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from tickbus.errors import RedisError
 from tickbus.monitoring import metrics as m
-from tickbus.monitoring.metrics import Meters
+from tickbus.monitoring.meters import Meters
 from tickbus.protocol.codec import Head
 from tickbus.protocol.names import FEED_KINDS, START, Keys, Stream, StreamId
 from tickbus.protocol.stream_filter import StreamFilter, decode_filter

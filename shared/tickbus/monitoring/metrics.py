@@ -1,16 +1,12 @@
 """Every metric of tickbus: name, kind, unit, labels, meaning. docs/metrics.md and the dashboards are held
 against this list by a test.
 
-`Meters` makes the Prometheus objects; it needs the `service` extra (prometheus-client), the list itself needs nothing.
+`tickbus.monitoring.meters` makes the Prometheus objects.
 Never a label per symbol: per-symbol truth is `tickbus status`.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, cast
-
-if TYPE_CHECKING:
-    from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from typing import Literal
 
 
 @dataclass(frozen=True)
@@ -329,103 +325,3 @@ BUILD_INFO = Metric(
 )
 
 METRICS: tuple[Metric, ...] = tuple(value for value in list(globals().values()) if isinstance(value, Metric))
-
-
-class Meters:
-    """The metrics of one process, made on first use in one registry."""
-
-    def __init__(self, registry: "CollectorRegistry") -> None:
-        self.registry = registry
-        self._made: dict[str, object] = {}
-        self._before_scrape: list[Callable[[], None]] = []
-
-    def follow(self, metric: Metric, value: Callable[[], float], *labels: str) -> None:
-        """Expose a number that is kept elsewhere: read at each scrape, in the scraping thread. Hot loops count in plain integers.
-
-        A counter never falls: a total that does is exposed at the highest value that was seen.
-        """
-        expose = self._exposed(metric, labels)
-        self.before_scrape(lambda: expose(value()))
-
-    def follow_each(
-        self, metric: Metric, counts: Callable[[], Mapping[str, float]], values: Iterable[str], *labels: str
-    ) -> None:
-        """`follow` for each value of the metric's last label. All exist from the start, as 0: an alert's `increase()` sees the first event."""
-        exposed = {value: self._exposed(metric, (*labels, value)) for value in values}
-
-        def refresh() -> None:
-            current = counts()
-            for value, expose in exposed.items():
-                expose(current.get(value, 0))
-
-        self.before_scrape(refresh)
-
-    def _exposed(self, metric: Metric, labels: Sequence[str]) -> Callable[[float], None]:
-        """Return what brings one series to a value."""
-        if metric.kind == "counter":
-            counter = self.counter(metric)
-            return _Total(counter.labels(*labels) if labels else counter).set
-        gauge = self.gauge(metric)
-        return (gauge.labels(*labels) if labels else gauge).set
-
-    def counter(self, metric: Metric) -> "Counter":
-        from prometheus_client import Counter
-
-        return cast(
-            Counter,
-            self._make(
-                metric,
-                "counter",
-                lambda: Counter(metric.name, metric.meaning, metric.labels, registry=self.registry),
-            ),
-        )
-
-    def gauge(self, metric: Metric) -> "Gauge":
-        from prometheus_client import Gauge
-
-        return cast(
-            Gauge,
-            self._make(
-                metric,
-                "gauge",
-                lambda: Gauge(metric.name, metric.meaning, metric.labels, registry=self.registry),
-            ),
-        )
-
-    def histogram(self, metric: Metric) -> "Histogram":
-        from prometheus_client import Histogram
-
-        def make() -> Histogram:
-            return Histogram(
-                metric.name, metric.meaning, metric.labels, registry=self.registry, buckets=metric.buckets
-            )
-
-        return cast(Histogram, self._make(metric, "histogram", make))
-
-    def before_scrape(self, refresh: Callable[[], None]) -> None:
-        """`refresh` runs before each scrape, in the scraping thread: for what no single number shows."""
-        self._before_scrape.append(refresh)
-
-    def refresh(self) -> None:
-        for refresh in self._before_scrape:
-            refresh()
-
-    def _make(self, metric: Metric, kind: str, make: Callable[[], object]) -> object:
-        if metric.kind != kind:
-            raise TypeError(f"{metric.name} is a {metric.kind}, not a {kind}")
-        if metric.name not in self._made:
-            self._made[metric.name] = make()
-        return self._made[metric.name]
-
-
-class _Total:
-    """A counter that follows a total kept elsewhere."""
-
-    def __init__(self, counter: "Counter") -> None:
-        self._counter = counter
-        self._counted = 0.0
-
-    def set(self, total: float) -> None:
-        if total > self._counted:
-            self._counter.inc(total - self._counted)
-            self._counted = total

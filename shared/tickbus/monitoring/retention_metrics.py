@@ -1,7 +1,7 @@
 """What the retention sweep did, as metrics."""
 
 from tickbus.monitoring import metrics as m
-from tickbus.monitoring.metrics import Meters
+from tickbus.monitoring.meters import Meters
 from tickbus.writer.retention import Sweeper
 
 

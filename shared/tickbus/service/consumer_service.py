@@ -19,7 +19,7 @@ from tickbus.bus import connect
 from tickbus.consumer.consumer import ShardConsumer
 from tickbus.monitoring import metrics as m
 from tickbus.monitoring.lag import LagMeter
-from tickbus.monitoring.metrics import Meters
+from tickbus.monitoring.meters import Meters
 from tickbus.monitoring.retention_metrics import expose_sweeps
 from tickbus.protocol.names import StreamId
 from tickbus.reader.reads import FROM_START, Start

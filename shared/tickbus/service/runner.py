@@ -31,7 +31,8 @@ from prometheus_client import (
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
 from tickbus.errors import ConfigError, TickbusError
-from tickbus.monitoring.metrics import BUILD_INFO, Meters
+from tickbus.monitoring.meters import Meters
+from tickbus.monitoring.metrics import BUILD_INFO
 from tickbus.service.options import CommonOptions, ServiceOptions
 from tickbus.version import VERSION
 
