@@ -38,6 +38,7 @@ _TICK_SECONDS = 0.9
 class MakeSenders(Protocol):
     def __call__(self, heads: Mapping[StreamWriter, StreamHead]) -> list[Sender]:
         """One sender per lane. `heads`: of all streams, as they are stored."""
+        ...
 
 
 class Gateway:

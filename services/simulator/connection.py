@@ -36,20 +36,25 @@ class Host(Protocol):
 
     def admit(self, connection: "Connection", target: str) -> Dialect | HttpRefusal | tuple[Dialect, Close]:
         """The dialect, an HTTP refusal, or a dialect that is closed at once."""
+        ...
 
     def joined(self, connection: "Connection") -> None:
         """The handshake is done."""
+        ...
 
     def changed(self, connection: "Connection") -> None:
         """What it wants, or whether it can be sent anything, is another now."""
+        ...
 
     def wake(self) -> None:
         """It takes data again."""
+        ...
 
     def left(self, connection: "Connection") -> None: ...
 
     def tell(self, event: dict[str, object]) -> None:
         """An event for the ledger."""
+        ...
 
 
 class Connection(asyncio.Protocol):
@@ -95,7 +100,7 @@ class Connection(asyncio.Protocol):
             self._events()
         return False
 
-    def connection_lost(self, error: Exception | None) -> None:
+    def connection_lost(self, exc: Exception | None) -> None:
         self._host.left(self)
         if self.dialect is not None:
             ws = self._websocket

@@ -112,7 +112,7 @@ def _one_after_another(source: Source, loop: bool) -> Iterator[Tick]:
     """The source's ticks on the market's own clock, which shows 0 at the first; with `loop` again and again, without a pause."""
     base = 0
     while True:
-        first = None
+        first, last = None, base
         for tick in source:
             if first is None:
                 first = tick.at

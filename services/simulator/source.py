@@ -12,16 +12,20 @@ class Source(Protocol):
 
     def __iter__(self) -> Iterator[Tick]:
         """From the first tick on; each call begins anew."""
+        ...
 
     def knows(self, symbol: str) -> bool:
         """Whether a client may ask for this symbol."""
+        ...
 
     def open(self, symbol: str) -> None:
         """A client asks for this symbol; a source that can make it up does."""
+        ...
 
     @property
     def idle(self) -> bool:
         """Nothing can be due before a symbol is opened."""
+        ...
 
 
 class Recorded:

@@ -41,6 +41,7 @@ class Player:
     async def play(self, steps: Iterator[Step], linger: float) -> None:
         """Everything, then only the bus clock for `linger` seconds, so that bars of the last ticks can close."""
         first: int | None = None
+        started = 0.0
         coming = asyncio.create_task(asyncio.to_thread(_take, steps))
         while piece := await coming:
             coming = asyncio.create_task(asyncio.to_thread(_take, steps))

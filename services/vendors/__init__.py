@@ -29,11 +29,13 @@ class OpenDialect(Protocol):
         self, path: str, query: Mapping[str, str], limits: VendorLimits, options: Any, now: int
     ) -> Dialect | HttpRefusal | None:
         """The dialect of a client that asks for this path; None if the path is not one of this vendor's."""
+        ...
 
 
 class ChannelOf(Protocol):
     def __call__(self, frame: bytes) -> tuple[str, str] | None:
         """The channel of a recorded frame and the symbol in its name; None for a frame of no channel."""
+        ...
 
 
 @dataclass(frozen=True)

@@ -136,6 +136,7 @@ class HttpResponse(NamedTuple):
 class Fetch(Protocol):
     async def __call__(self, request: HttpRequest) -> HttpResponse:
         """Send one request. OSError or TimeoutError if there is no answer."""
+        ...
 
 
 @dataclass(frozen=True)

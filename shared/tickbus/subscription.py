@@ -20,7 +20,7 @@ from tickbus.reader.cluster_reader import AnyReader
 from tickbus.reader.reads import FROM_START, Read, trimmed_gap
 from tickbus.redis.link import Reply
 
-T = TypeVar("T", bound=Message)
+T_co = TypeVar("T_co", bound=Message, covariant=True)
 
 _DECODED_READS = 32
 """Reads of a poll whose messages are decoded together: with many symbols each brings one."""
@@ -31,9 +31,10 @@ _QUEUED_POLLS = 16
 class OpenReader(Protocol):
     async def __call__(self, start: str | StreamId, positions: Mapping[str, StreamId]) -> AnyReader:
         """A reader of the subscribed streams. `positions`: where to go on; other streams begin at `start`."""
+        ...
 
 
-class Subscription(Generic[T]):
+class Subscription(Generic[T_co]):
     """Messages of one kind, in order per stream, forever and over reconnects: for `async for`, or for `for`.
 
     Leave the loop and iterate again, and it goes on where it was; `cursor` says where that is. What a subscription uses, its
@@ -99,13 +100,13 @@ class Subscription(Generic[T]):
             left = max(0, left - len(entries) - self._reports_loss(read))
         return positions | newest
 
-    async def __aiter__(self) -> AsyncIterator[T]:
+    async def __aiter__(self) -> AsyncIterator[T_co]:
         async for reads in self._polls():
             for messages in self._deliver(reads):
                 for message in messages:
                     yield message
 
-    def __iter__(self) -> Iterator[T]:
+    def __iter__(self) -> Iterator[T_co]:
         self._thread = thread = _ReaderThread(self._polls, self._close_reader)
         try:
             for reads in thread:
@@ -114,19 +115,19 @@ class Subscription(Generic[T]):
         finally:
             thread.stop()
 
-    async def entries(self) -> AsyncIterator[tuple[Stream, StreamId, T]]:
+    async def entries(self) -> AsyncIterator[tuple[Stream, StreamId, T_co]]:
         """The same with stream and ID of each message. A Gap for what was trimmed has the ID after which it is missing."""
         async for reads in self._polls():
             for read in reads:
                 if self._reports_loss(read):
                     assert read.lost is not None
                     read.cursor.delivered = str(_before(read.lost.before)).encode()
-                    yield read.stream, read.lost.after, cast(T, trimmed_gap(read, "reader"))
+                    yield read.stream, read.lost.after, cast(T_co, trimmed_gap(read, "reader"))
                 for id, (field, payload) in self._entries(read):
                     message = decode(field, payload)
                     read.cursor.delivered = id
                     if self._late or _is_current(message):
-                        yield read.stream, StreamId.parse(id), cast(T, message)
+                        yield read.stream, StreamId.parse(id), cast(T_co, message)
                 read.cursor.delivered = read.entries[-1][0]
 
     def close(self) -> None:
@@ -156,7 +157,7 @@ class Subscription(Generic[T]):
         finally:
             reader.close()
 
-    def _deliver(self, reads: list[Read]) -> Iterator[Iterator[T]]:
+    def _deliver(self, reads: list[Read]) -> Iterator[Iterator[T_co]]:
         """A new poll: the one before is delivered whole. The messages of this one come in parts, each decoded at once."""
         for read in self._reads:
             read.cursor.delivered = read.entries[-1][0]
@@ -165,7 +166,7 @@ class Subscription(Generic[T]):
             messages = self._decode(reads[first : first + _DECODED_READS])
             # only now: the cursor does not pass what could not be decoded
             self._decoded, self._messages = first + _DECODED_READS, iter(messages)
-            yield cast(Iterator[T], self._messages if self._late else filter(_is_current, self._messages))
+            yield cast(Iterator[T_co], self._messages if self._late else filter(_is_current, self._messages))
 
     def _decode(self, reads: list[Read]) -> list[Message]:
         wanted, decode_tick = self._field, DECODE[self._field]

@@ -151,7 +151,7 @@ def decode_entries(record: Data, resolve: Callable[[str], StreamWriter]) -> list
     if len(rows) != found.entries or any(not 0 <= row[0] < len(names) for row in rows):
         raise SpillError("a record of the spill is none of this version: its numbers do not agree")
     streams = [resolve(name) for name in names]
-    return [Entry(streams[at], *rest) for at, *rest in rows]
+    return [Entry(streams[row[0]], *row[1:]) for row in rows]
 
 
 def read_header(data: Data) -> tuple[Header, int]:

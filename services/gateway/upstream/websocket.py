@@ -138,10 +138,10 @@ class WebSocket(asyncio.Protocol):
     def eof_received(self) -> bool:
         return False
 
-    def connection_lost(self, error: BaseException | None) -> None:
+    def connection_lost(self, exc: Exception | None) -> None:
         if self._head and not self._opened.done():
             self._fail_open(_refusal(self._head))
-        self._ended(self._failure or f"connection lost ({error or 'closed by the server'})")
+        self._ended(self._failure or f"connection lost ({exc or 'closed by the server'})")
 
     def _shake_hands(self, answer: bytes) -> bytes:
         """-> the bytes after the answer, which are frames already; nothing while it is not complete."""

@@ -40,6 +40,7 @@ Answer = TypeVar("Answer")
 class Recover(Protocol):
     async def __call__(self, shards: list[int]) -> Mapping[str, StreamId]:
         """Return the positions in shards that were just taken over, by stream name, of a service that keeps them outside of Redis."""
+        ...
 
 
 class ShardOwnership:

@@ -151,9 +151,9 @@ class Link(asyncio.Protocol):
                 future.set_result(replies)
             replies = self._replies
 
-    def connection_lost(self, error: BaseException | None) -> None:
+    def connection_lost(self, exc: Exception | None) -> None:
         if not self.closed:
-            self._why = f"the connection to Redis was lost ({error or 'closed by the server'})"
+            self._why = f"the connection to Redis was lost ({exc or 'closed by the server'})"
             self._end()
 
     def eof_received(self) -> bool:

@@ -27,15 +27,19 @@ class Redis(Protocol):
     @property
     def sharded(self) -> bool:
         """Whether the shards lie on several masters, so that one link serves one shard only."""
+        ...
 
     async def link(self, key: str) -> Link:
         """A raw link to the master that holds `key` now. RedisUnavailable if that cannot be reached, RedisMisconfigured if it does not let us in."""
+        ...
 
     async def connect(self) -> Connection:
         """What carries single commands for any key. The same errors."""
+        ...
 
     async def open_checked(self) -> Connection:
         """The same, after a check that every master may carry a bus; RedisMisconfigured says the command that mends it."""
+        ...
 
 
 def locate(url: str) -> Redis:

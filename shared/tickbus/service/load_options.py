@@ -22,6 +22,9 @@ from tickbus.errors import ConfigError
 from tickbus.service.options import CommonOptions, Option, ServiceOptions
 from tickbus.units import Duration, Size, format_duration, format_size, parse_duration, parse_size
 
+_Given = tuple[str, str, object, object]
+"""Where a value is given, what names the file that holds it there, the value, the file."""
+
 O = TypeVar("O", bound=CommonOptions)
 
 
@@ -173,7 +176,7 @@ def load(
     from_file = _read_toml(Path(path), part, fields, tables or {part: options}) if path else {}
     values: dict[str, object] = {}
     for field in fields:
-        sources = [(field.flag, "-file", given.get(field.key), given.get(field.key + "_file"))]
+        sources: list[_Given] = [(field.flag, "-file", given.get(field.key), given.get(field.key + "_file"))]
         if field.name in {name for name, _, _ in positionals}:
             sources = [(field.name.upper(), "", given.get(field.name) or None, None)]
         sources.append(
