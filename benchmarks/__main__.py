@@ -1,4 +1,4 @@
-"""`make bench`: the whole suite in one run. Prints medians and ratios; docs/benchmarks.md says how to read them."""
+"""`make bench`: the whole suite in one run. Prints medians and ratios; docs/benchmarks.md explains them."""
 
 import argparse
 import json
@@ -18,74 +18,76 @@ from benchmarks.publishers import cryptofeed_python
 PARTS = ("gateway", "reader", "bars", "latency")
 
 
-def pack_bulk(argv: Sequence[str] | None) -> argparse.Namespace:
+def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="benchmarks", description=__doc__)
-    parser.add_argument("parts", nargs="*", metavar="PART", help=f"out of {', '.join(PARTS)}; default all")
+    parser.add_argument("parts", nargs="*", metavar="PART", help=f"any of {', '.join(PARTS)}; default all")
     parser.add_argument(
         "--quick",
         action="store_true",
-        help="small sizes and two rounds: minutes become seconds, and the figures rough",
+        help="small sizes and two rounds: seconds instead of minutes, rough figures",
     )
     parser.add_argument("--rounds", type=int, help="interleaved rounds of each comparison (default 3)")
     parser.add_argument(
         "--frames", type=int, help="frames of a gateway run, ticks of a reader run (default 1,000,000)"
     )
     parser.add_argument(
-        "--symbols", type=int, default=100, help="symbols of these, at most 199 (default 100)"
+        "--symbols", type=int, default=100, help="number of their symbols, at most 199 (default 100)"
     )
     parser.add_argument("--seconds", type=float, help="length of one latency run (default 5)")
-    parser.add_argument("--rates", help="latency: ticks a second (default 2000,20000)")
+    parser.add_argument("--rates", help="latency: ticks per second (default 2000,20000)")
     parser.add_argument("--counts", help="latency: numbers of symbols (default 10,1000,10000)")
     parser.add_argument(
         "--cryptofeed-python",
         type=Path,
-        help="a Python with cryptofeed[redis] 2.4 (default: .bench/cryptofeed, made on first use)",
+        help="a Python with cryptofeed[redis] 2.4 (default: .bench/cryptofeed, created on first use)",
     )
-    parser.add_argument("--no-cryptofeed", action="store_true", help="leave this peer out")
+    parser.add_argument("--no-cryptofeed", action="store_true", help="skip this peer")
     parser.add_argument(
         "--nautilus-python",
         type=Path,
-        help="a Python with nautilus_trader 1.221 (default: .bench/nautilus, made on first use)",
+        help="a Python with nautilus_trader 1.221 (default: .bench/nautilus, created on first use)",
     )
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write all samples there")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write all samples to FILE")
     parser.add_argument(
         "--profile",
         action="store_true",
-        help="gateway only: one run under a profiler, and where the time went",
+        help="gateway only: profile one run and show where the time goes",
     )
     options = parser.parse_args(argv)
     unknown = set(options.parts) - set(PARTS)
     if unknown:
-        parser.error(f"no such part: {', '.join(sorted(unknown))}; there are {', '.join(PARTS)}")
+        parser.error(f"unknown part {', '.join(sorted(unknown))}: expected any of {', '.join(PARTS)}")
     if not 0 < options.symbols < 200:
-        parser.error("--symbols: 1 to 199; cryptofeed opens a second connection from 200 on")
+        parser.error(
+            f"--symbols: {options.symbols} is out of range: expected 1 to 199, as cryptofeed opens a second "
+            "connection from 200 on"
+        )
     options.parts = options.parts or list(PARTS)
-    small = options.quick
-    options.rounds = options.rounds or (2 if small else 3)
-    options.frames = options.frames or (50_000 if small else 1_000_000)
-    options.seconds = options.seconds or (2.0 if small else 5.0)
+    options.rounds = options.rounds or (2 if options.quick else 3)
+    options.frames = options.frames or (50_000 if options.quick else 1_000_000)
+    options.seconds = options.seconds or (2.0 if options.quick else 5.0)
     options.rates = [int(text) for text in (options.rates or "2000,20000").split(",")]
     options.counts = [
-        int(text) for text in (options.counts or ("10,1000" if small else "10,1000,10000")).split(",")
+        int(text) for text in (options.counts or ("10,1000" if options.quick else "10,1000,10000")).split(",")
     ]
     return options
 
 
 def measure_bars(options: argparse.Namespace) -> Part:
-    """Needs no Redis; `python -m benchmarks.bars` is the same part alone."""
-    ticks = bars.ticks_of(bars.CAPTURE)
+    """Run the `bars` part. It needs no Redis; `python -m benchmarks.bars` runs the same part alone."""
+    ticks = bars.load_ticks(bars.CAPTURE)
     python = bars.nautilus_python(options.nautilus_python)
     return bars.measure(ticks[len(ticks) // 2 :][:50_000] if options.quick else ticks, python, options.rounds)
 
 
 def run(options: argparse.Namespace) -> list[Part]:
-    done: list[Part] = []
+    parts: list[Part] = []
     # on disk, not in memory: the frames of a full run are 180 MB
-    with tempfile.TemporaryDirectory(prefix="tickbus-bench-", ignore_cleanup_errors=True) as name:
-        folder = Path(name)
-        names = frames.symbols(options.symbols)
+    with tempfile.TemporaryDirectory(prefix="tickbus-bench-", ignore_cleanup_errors=True) as path:
+        folder = Path(path)
+        symbols = frames.symbols(options.symbols)
         file = (
-            frames.render(folder / "frames", names, options.frames)
+            frames.render(folder / "frames", symbols, options.frames)
             if {"gateway", "reader"} & set(options.parts)
             else None
         )
@@ -93,29 +95,31 @@ def run(options: argparse.Namespace) -> list[Part]:
             if options.profile and file is not None:
                 print(profiling.gateway(file, lab))
                 return []
-            for part in options.parts:
+            for name in options.parts:
                 load = os.getloadavg()[0]
-                print(f"{part} ...", file=sys.stderr, flush=True)
-                if part == "gateway" and file is not None:
+                print(f"{name} ...", file=sys.stderr, flush=True)
+                if name == "gateway" and file is not None:
                     peer = None if options.no_cryptofeed else cryptofeed_python(options.cryptofeed_python)
-                    done.append(gateway.measure(file, lab, options.rounds, peer))
-                elif part == "reader" and file is not None:
-                    done.append(reader.measure(file, lab, options.rounds))
-                elif part == "latency":
-                    done.append(
-                        latency.measure(lab, options.rounds, options.rates, options.counts, options.seconds)
+                    part = gateway.measure(file, lab, options.rounds, peer)
+                elif name == "reader" and file is not None:
+                    part = reader.measure(file, lab, options.rounds)
+                elif name == "latency":
+                    part = latency.measure(
+                        lab, options.rounds, options.rates, options.counts, options.seconds
                     )
                 else:
-                    done.append(measure_bars(options))
-                done[-1].notes.append(
-                    f"load average {load:.1f} before, {os.getloadavg()[0]:.1f} after, on {os.cpu_count()} cores"
+                    part = measure_bars(options)
+                part.notes.append(
+                    f"load average {load:.1f} before, {os.getloadavg()[0]:.1f} after, "
+                    f"on {os.cpu_count()} cores"
                 )
-                print(table(done[-1:]), file=sys.stderr, flush=True)
-    return done
+                parts.append(part)
+                print(table([part]), file=sys.stderr, flush=True)
+    return parts
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    options = pack_bulk(argv)
+    options = parse_arguments(argv)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that everything is cleaned up on the way out
     try:
         parts = run(options)
@@ -124,7 +128,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
     if parts:
         print(
-            f"medians (lowest .. highest of {options.rounds} rounds), Python {platform.python_version()}, {platform.machine()}\n"
+            f"medians (lowest .. highest of {options.rounds} rounds), "
+            f"Python {platform.python_version()}, {platform.machine()}\n"
         )
         print(table(parts))
     if options.json:

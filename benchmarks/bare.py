@@ -1,10 +1,10 @@
-"""The floor of latency: one XADD a tick into one stream, one blocked XREAD on it, two processes, nothing else.
+"""The lower bound of latency: one XADD per tick and one blocked XREAD on one stream, in two processes.
 
     python -m benchmarks.bare produce REDIS_URL RATE COUNT
     python -m benchmarks.bare consume REDIS_URL COUNT FILE
 
-The entry is of our size; its ts_event is the monotonic clock at the moment of sending. The consumer writes what
-`benchmarks.readers stamp` writes.
+The entry has the size of ours; its ts_event is the monotonic clock at the moment of sending. The consumer
+writes the same file as `benchmarks.readers stamp`.
 """
 
 import json
@@ -28,13 +28,14 @@ from tickbus.redis.resp import pack
 _KEY = "bare"
 
 
-def tell(**news: object) -> None:
-    print(json.dumps(news), flush=True)
+def report(**event: object) -> None:
+    """Print an event for `benchmarks.processes.Process.wait_event`."""
+    print(json.dumps(event), flush=True)
 
 
 def _connect(url: str) -> socket.socket:
-    at = urlsplit(url)
-    sock = socket.create_connection((at.hostname, at.port))
+    parts = urlsplit(url)
+    sock = socket.create_connection((parts.hostname, parts.port))
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return sock
 
@@ -48,7 +49,7 @@ def produce(url: str, rate: float, count: int) -> None:
         trade = msgspec.structs.replace(trades[number % len(trades)], ts_event=time.monotonic_ns())
         return pack(("XADD", _KEY, "*", "t", encode(trade)))
 
-    tell(first_sent=time.monotonic_ns())
+    report(first_sent=time.monotonic_ns())
     for number in due(rate, count):
         sock.sendall(b"".join([packed(sent + i) for i in range(number)]))
         sent += number
@@ -70,12 +71,12 @@ def consume(url: str, count: int, path: Path) -> None:
     decode = msgspec.msgpack.Decoder(Trade).decode
     receipts = array("q")
     last: bytes = b"0-0"
-    tell(ready=1)
+    report(ready=1)
     while len(receipts) < 3 * count:
         sock.sendall(pack(("XREAD", "BLOCK", "0", "STREAMS", _KEY, last)))
         while (reply := reader.gets()) is False:
             reader.feed(sock.recv(65536))
-        for last, fields in reply[0][1]:  # noqa: B007  # the last one is where the next read begins
+        for last, fields in reply[0][1]:  # noqa: B007  # the next read begins at the last one
             sent = decode(fields[1]).ts_event
             receipts.extend((sent, sent, time.monotonic_ns()))
     path.write_bytes(receipts.tobytes())
@@ -83,12 +84,12 @@ def consume(url: str, count: int, path: Path) -> None:
 
 def main() -> None:
     mode, url, *rest = sys.argv[1:]
-    begin = time.monotonic_ns()
+    started = time.monotonic_ns()
     if mode == "produce":
         produce(url, float(rest[0]), int(rest[1]))
     else:
         consume(url, int(rest[0]), Path(rest[1]))
-    tell(ns=time.monotonic_ns() - begin)
+    report(ns=time.monotonic_ns() - started)
 
 
 if __name__ == "__main__":

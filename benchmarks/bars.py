@@ -1,8 +1,9 @@
-"""Bar builder ticks/s against nautilus_trader's TimeBarAggregator on the same ticks, in one process each, runs by turns.
+"""Bar builder ticks/s against nautilus_trader's TimeBarAggregator, on the same ticks.
 
-The ticks are SPY's 250,601 trades of 2013-10-07 if the capture is there, else as many of a seeded random walk. Both sides get
-their tick objects in batches that are made, untimed, just before they are handled, and hand over finished bars. Time is
-processor time, so that a busy machine disturbs both alike; printed are medians and the ratio of rates.
+The ticks are SPY's 250,601 trades of 2013-10-07 if the capture exists, otherwise as many of a seeded random
+walk. Each side is one process, and they run in turns. Both get their tick objects in batches, which are
+created, untimed, just before they are processed, and return finished bars. Time is processor time, so that a
+busy machine disturbs both alike; the medians and the ratio of rates are printed.
 
     python -m benchmarks.bars [--nautilus-python PYTHON] [--rounds 5] [--quick]
 """
@@ -31,7 +32,7 @@ from services.bars.builder import StreamBars
 from tickbus.protocol.bar_specs import parse
 from tickbus.protocol.messages import Gap, Side, Trade
 from tickbus.protocol.names import StreamId
-from tickbus.service.runner import spare_the_collector
+from tickbus.service.runner import tune_gc
 from tickbus.units import HOUR, MILLISECOND, SECOND
 
 ROOT = Path(__file__).parents[1]
@@ -40,15 +41,16 @@ NAUTILUS = "nautilus_trader==1.221.0"
 MIDNIGHT = 1_381_118_400 * SECOND
 """2013-10-07 in New York, ns."""
 BATCH = 1024
-"""Ticks made at a time, and handed to our builder at a time: what the service may get from one read."""
+"""Ticks created, and passed to our builder, at a time: as many as the service may get from one read."""
 
 Ticks = list[tuple[int, str, str]]
 """(ts_event, price, size)"""
 STEPS = ("1m", "1s")
-MANY = ("time:1s", "time:1m", "time:5m", "time:1h", "time:1d", "tick:100")
+MANY_SPECS = ("time:1s", "time:1m", "time:5m", "time:1h", "time:1d", "tick:100")
 
 
-def ticks_of(capture: Path) -> Ticks:
+def load_ticks(capture: Path) -> Ticks:
+    """Return the trades of a capture; synthetic ones if it does not exist."""
     if not capture.exists():
         return synthetic(250_601)
     with zipfile.ZipFile(capture) as archive:
@@ -59,19 +61,19 @@ def ticks_of(capture: Path) -> Ticks:
 
 
 def synthetic(count: int) -> Ticks:
-    """A day of a share: a random walk by cents, three quarters of the trades in runs of one ms."""
-    chance, price, ts, ticks = random.Random(1), 1_675_000, MIDNIGHT + 4 * HOUR, []
+    """Return a day of one share: a random walk in cents, three quarters of the trades in runs of one ms."""
+    rng, price, ts, ticks = random.Random(1), 1_675_000, MIDNIGHT + 4 * HOUR, []
     for _ in range(count):
-        price += chance.choice((-100, 0, 0, 100))
-        ts += 0 if chance.random() < 0.75 else int(chance.expovariate(1 / 800)) * MILLISECOND
+        price += rng.choice((-100, 0, 0, 100))
+        ts += 0 if rng.random() < 0.75 else int(rng.expovariate(1 / 800)) * MILLISECOND
         ticks.append(
-            (ts, f"{price // 10000}.{price % 10000:04d}", str(chance.choice((100, 100, 100, 200, 300, 1000))))
+            (ts, f"{price // 10000}.{price % 10000:04d}", str(rng.choice((100, 100, 100, 200, 300, 1000))))
         )
     return ticks
 
 
 def ours(encoded: Sequence[bytes], specs: Sequence[str], batch: int) -> float:
-    """Seconds of one pass; the trades of a batch come from the decoder just before it, as in the service."""
+    """Return the seconds of one pass; a batch of trades is decoded just before it, as in the service."""
     decode = msgspec.msgpack.Decoder(Trade).decode
     bars = StreamBars("SPY.US", [parse(spec) for spec in specs], 2 * SECOND, 60 * SECOND)
     spent = seq = 0
@@ -80,10 +82,10 @@ def ours(encoded: Sequence[bytes], specs: Sequence[str], batch: int) -> float:
         for trade in map(decode, encoded[start : start + BATCH]):
             seq += 1
             entries.append((StreamId(trade.ts_event // MILLISECOND, seq), trade))
-        began = time.process_time_ns()
+        started = time.process_time_ns()
         for position in range(0, len(entries), batch):
             bars.apply_many(entries[position : position + batch])
-        spent += time.process_time_ns() - began
+        spent += time.process_time_ns() - started
     return spent / SECOND
 
 
@@ -95,7 +97,7 @@ def nautilus(python: Path, ticks: Ticks) -> "Iterator[subprocess.Popen[str]]":
         command = [str(python), str(Path(__file__).with_name("nautilus_peer.py")), file.name]
         with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as peer:
             assert peer.stdout is not None and peer.stdout.readline() == "ready\n", (
-                "the peer did not start; its errors are above"
+                "the peer did not start; see its errors above"
             )
             yield peer
 
@@ -107,10 +109,10 @@ def theirs(peer: "subprocess.Popen[str]", step: str) -> float:
     return float(json.loads(peer.stdout.readline())["seconds"])
 
 
-def nautilus_python(given: Path | None) -> Path:
-    """The interpreter of a venv with nautilus_trader: the one given, else .bench/nautilus, made on first use."""
-    if given is not None:
-        return given
+def nautilus_python(path: Path | None) -> Path:
+    """Return the Python of a venv with nautilus_trader: `path`, or .bench/nautilus, created on first use."""
+    if path is not None:
+        return path
     python = ROOT / ".bench" / "nautilus" / "bin" / "python"
     if not python.exists():
         print(f"installing {NAUTILUS} into {python.parents[1]}, once", file=sys.stderr, flush=True)
@@ -120,14 +122,14 @@ def nautilus_python(given: Path | None) -> Path:
 
 
 def measure(ticks: Ticks, python: Path, rounds: int) -> Part:
-    spare_the_collector()  # as every service does
+    tune_gc()  # as every service does
     encoded = [
         msgspec.msgpack.encode(Trade("SPY.US", price, size, Side.UNKNOWN, None, ts, ts))
         for ts, price, size in ticks
     ]
     part = Part(
         "bars",
-        f"{len(ticks):,} trades through the pure builder and through {NAUTILUS}, ticks a second of processor time",
+        f"{len(ticks):,} trades through the pure builder and {NAUTILUS}, ticks per second of processor time",
     )
     rate = len(ticks)
     with nautilus(python, ticks) as peer:
@@ -139,8 +141,8 @@ def measure(ticks: Ticks, python: Path, rounds: int) -> Part:
             samples.setdefault("ours 1m, one entry at a time", []).append(
                 rate / ours(encoded, ["time:1m"], 1)
             )
-            samples.setdefault(f"ours, {len(MANY)} specs at once", []).append(
-                rate / ours(encoded, MANY, BATCH)
+            samples.setdefault(f"ours, {len(MANY_SPECS)} specs at once", []).append(
+                rate / ours(encoded, MANY_SPECS, BATCH)
             )
     for name, values in samples.items():
         part.figure(name, "ticks/s", values)
@@ -162,7 +164,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--nautilus-python",
         type=Path,
-        help="a Python with nautilus_trader 1.221 (default: .bench/nautilus, made on first use)",
+        help="a Python with nautilus_trader 1.221 (default: .bench/nautilus, created on first use)",
     )
     parser.add_argument("--rounds", type=int, default=5, help="interleaved runs of each side (default 5)")
     parser.add_argument("--quick", action="store_true", help="50,000 trades, 3 rounds")
@@ -170,17 +172,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--trades",
         type=Path,
         default=CAPTURE,
-        help="a zip of trades as in ../shared/data (default: SPY's, else synthetic)",
+        help="a zip of trades as in ../shared/data (default: SPY's, otherwise synthetic)",
     )
     options = parser.parse_args(argv)
-    ticks = ticks_of(options.trades)
+    ticks = load_ticks(options.trades)
     if options.quick:
         ticks = ticks[len(ticks) // 2 :][:50_000]
-    print(
-        table(
-            [measure(ticks, nautilus_python(options.nautilus_python), 3 if options.quick else options.rounds)]
-        )
-    )
+    rounds = 3 if options.quick else options.rounds
+    print(table([measure(ticks, nautilus_python(options.nautilus_python), rounds)]))
     return 0
 
 

@@ -1,4 +1,4 @@
-"""Samples, medians, ratios, and how they are printed. Pure."""
+"""Samples, medians and ratios, and how they are printed. Pure."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -7,7 +7,7 @@ from statistics import median
 
 @dataclass(frozen=True)
 class Figure:
-    """A measured quantity: one sample a round."""
+    """A measured quantity: one sample per round."""
 
     name: str
     unit: str
@@ -19,7 +19,7 @@ class Figure:
 
 @dataclass(frozen=True)
 class Ratio:
-    """Two quantities of the same round divided; `wanted` is what the project promises."""
+    """The quotient of two quantities of the same round; `wanted` is what the project promises."""
 
     name: str
     samples: tuple[float, ...]
@@ -39,12 +39,13 @@ class Ratio:
         return f"wanted {'<=' if self.at_most else '>='} {self.wanted:g}: {'met' if met else 'MISSED'}"
 
     def line(self) -> str:
-        return f"  {self.name:46} {self.value:>12.3f} {'x':10} {_spread(self.samples):26} {self.verdict}".rstrip()
+        spread = _spread(self.samples)
+        return f"  {self.name:46} {self.value:>12.3f} {'x':10} {spread:26} {self.verdict}".rstrip()
 
 
 @dataclass
 class Part:
-    """What one part of the suite found."""
+    """The results of one part of the suite."""
 
     name: str
     about: str
@@ -58,14 +59,14 @@ class Part:
     def ratio(
         self,
         name: str,
-        above: Sequence[float],
-        below: Sequence[float],
+        numerator: Sequence[float],
+        denominator: Sequence[float],
         wanted: float | None = None,
         at_most: bool = False,
     ) -> None:
-        """Poll by round, so that what disturbs the machine for a while disturbs both sides of a quotient."""
+        """Add a ratio, round by round: what disturbs the machine for a while disturbs both sides."""
         self.ratios.append(
-            Ratio(name, tuple(a / b for a, b in zip(above, below, strict=True)), wanted, at_most)
+            Ratio(name, tuple(a / b for a, b in zip(numerator, denominator, strict=True)), wanted, at_most)
         )
 
     def as_json(self) -> dict[str, object]:
@@ -73,18 +74,23 @@ class Part:
             "part": self.name,
             "about": self.about,
             "figures": [
-                {"name": f.name, "unit": f.unit, "median": median(f.samples), "samples": f.samples}
-                for f in self.figures
+                {
+                    "name": figure.name,
+                    "unit": figure.unit,
+                    "median": median(figure.samples),
+                    "samples": figure.samples,
+                }
+                for figure in self.figures
             ],
             "ratios": [
                 {
-                    "name": r.name,
-                    "median": r.value,
-                    "samples": r.samples,
-                    "wanted": r.wanted,
-                    "at_most": r.at_most,
+                    "name": ratio.name,
+                    "median": ratio.value,
+                    "samples": ratio.samples,
+                    "wanted": ratio.wanted,
+                    "at_most": ratio.at_most,
                 }
-                for r in self.ratios
+                for ratio in self.ratios
             ],
             "notes": self.notes,
         }
@@ -95,15 +101,15 @@ def table(parts: Sequence[Part]) -> str:
     for part in parts:
         lines += [
             f"{part.name}: {part.about}",
-            *(f.line() for f in part.figures),
-            *(r.line() for r in part.ratios),
+            *(figure.line() for figure in part.figures),
+            *(ratio.line() for ratio in part.ratios),
         ]
         lines += [f"  note: {note}" for note in part.notes] + [""]
     return "\n".join(lines)
 
 
 def percentile(ordered: Sequence[float], share: float) -> float:
-    """The nearest-rank percentile of sorted values: 0.5 is the median."""
+    """Return the nearest-rank percentile of sorted values: 0.5 is the median."""
     return ordered[min(len(ordered) - 1, int(len(ordered) * share))]
 
 

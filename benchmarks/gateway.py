@@ -1,4 +1,4 @@
-"""Part `gateway`: ticks a second from a saturating upstream into Redis, against cryptofeed and against the bare server."""
+"""Part `gateway`: ticks/s from a saturating upstream into Redis, against cryptofeed and the bare server."""
 
 from pathlib import Path
 
@@ -10,18 +10,23 @@ from benchmarks.publishers import Cryptofeed, Publisher, Run, Tickbus, publish
 
 
 def measure(file: FrameFile, lab: Lab, rounds: int, cryptofeed: Path | None, ours: bool = True) -> Part:
-    """Interleaved rounds: cryptofeed (where there is one), our gateway (unless `ours` is false), the floor."""
+    """Run interleaved rounds of cryptofeed (if given), our gateway (if `ours`) and the bare server."""
     part = Part(
         "gateway",
-        f"{file.frames:,} frames, {len(file.counts)} symbols, {rounds} rounds; first frame sent until last tick stored",
+        f"{file.frames:,} frames, {len(file.counts)} symbols, {rounds} rounds; "
+        "first frame sent until last tick stored",
     )
-    peers: list[Publisher] = ([Cryptofeed(cryptofeed)] if cryptofeed else []) + ([Tickbus()] if ours else [])
+    peers: list[Publisher] = []
+    if cryptofeed:
+        peers.append(Cryptofeed(cryptofeed))
+    if ours:
+        peers.append(Tickbus())
     runs: dict[str, list[Run]] = {peer.name: [] for peer in peers}
     bare: list[float] = []
     for _ in range(rounds):
         for peer in peers:
             runs[peer.name].append(publish(peer, file, lab))
-        if floor.program():
+        if floor.find_program():
             bare.append(floor.xadds_per_second(lab.client, file.last, file.frames))
     rates = {name: [file.frames / run.seconds for run in done] for name, done in runs.items()}
     for name, done in runs.items():
@@ -30,7 +35,7 @@ def measure(file: FrameFile, lab: Lab, rounds: int, cryptofeed: Path | None, our
     if bare:
         part.figure("redis-benchmark -P 256 -c 1 XADD", "entries/s", bare)
     else:
-        part.notes.append("redis-benchmark is not installed: no floor")
+        part.notes.append("redis-benchmark is not installed: the bare server was not measured")
     if ours:
         mine = rates[Tickbus.name]
         for peer in peers[:-1]:

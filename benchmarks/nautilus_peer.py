@@ -1,11 +1,13 @@
-"""nautilus_trader's TimeBarAggregator on a file of ticks. Runs in nautilus's venv, told by lines on standard input.
+"""nautilus_trader's TimeBarAggregator on a file of ticks. Runs in nautilus's venv, driven by standard input.
 
-    python nautilus_peer.py TICKS      each line `1m` or `1s` -> one run; prints JSON: seconds, bars
+    python nautilus_peer.py TICKS      each line `1m` or `1s` starts one run; prints JSON: seconds, bars
 
-TICKS: `ts_event_ns,price,size` lines. The TradeTick objects are made in batches, untimed. It is given the best of its ways:
-no bars without ticks, and its clock, whose timer makes the bars, is moved on only where a bar ends (its own
-engine moves it for every tick).
+TICKS: `ts_event_ns,price,size` lines. The TradeTick objects are created in batches, untimed. It runs in its
+fastest mode: no bars without ticks, and its clock, whose timer builds the bars, advances only where a bar
+ends (its own engine advances it with every tick).
 """
+
+# pyright: reportMissingImports=false
 
 import json
 import sys
@@ -13,13 +15,13 @@ import time
 from pathlib import Path
 from typing import Any
 
-from nautilus_trader.common.component import TestClock  # type: ignore[import-not-found]
-from nautilus_trader.data.aggregation import TimeBarAggregator  # type: ignore[import-not-found]
-from nautilus_trader.model.data import BarType, TradeTick  # type: ignore[import-not-found]
-from nautilus_trader.model.enums import AggressorSide  # type: ignore[import-not-found]
-from nautilus_trader.model.identifiers import TradeId  # type: ignore[import-not-found]
-from nautilus_trader.model.objects import Price, Quantity  # type: ignore[import-not-found]
-from nautilus_trader.test_kit.providers import TestInstrumentProvider  # type: ignore[import-not-found]
+from nautilus_trader.common.component import TestClock
+from nautilus_trader.data.aggregation import TimeBarAggregator
+from nautilus_trader.model.data import BarType, TradeTick
+from nautilus_trader.model.enums import AggressorSide
+from nautilus_trader.model.identifiers import TradeId
+from nautilus_trader.model.objects import Price, Quantity
+from nautilus_trader.test_kit.providers import TestInstrumentProvider
 
 BATCH = 1024
 STEPS = {"1m": ("1-MINUTE", 60_000_000_000), "1s": ("1-SECOND", 1_000_000_000)}
@@ -52,7 +54,7 @@ def run(instrument: Any, rows: list[Row], step: str) -> dict[str, float]:
             TradeTick(instrument.id, price, size, AggressorSide.NO_AGGRESSOR, id, ts, ts)
             for ts, price, size, id in rows[start : start + BATCH]
         ]
-        began = time.process_time_ns()
+        started = time.process_time_ns()
         for tick in ticks:
             ts = tick.ts_event
             if ts >= end:
@@ -60,7 +62,7 @@ def run(instrument: Any, rows: list[Row], step: str) -> dict[str, float]:
                     event.handle()
                 end = ts - ts % length + length
             handle(tick)
-        spent += time.process_time_ns() - began
+        spent += time.process_time_ns() - started
     return {"seconds": spent / 1e9, "bars": len(bars)}
 
 

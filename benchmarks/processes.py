@@ -1,4 +1,4 @@
-"""The processes of a benchmark: started here, ended here, also when the suite itself is killed."""
+"""The processes of a benchmark. They never outlive the suite, even if it is killed."""
 
 import ctypes
 import json
@@ -23,11 +23,14 @@ PYTHON = sys.executable
 
 
 class BenchmarkError(Exception):
-    """A run that proves nothing: something did not start, stopped, or stored something else."""
+    """An invalid run: something did not start, stopped, or stored something else."""
 
 
 class Process:
-    """A child with its log in a file and its news on standard output, one JSON object a line. A context manager: leaving ends it."""
+    """A child that logs to a file and reports events on standard output, one JSON object per line.
+
+    A context manager: leaving it stops the child.
+    """
 
     def __init__(
         self, name: str, command: Sequence[str | Path], folder: Path, env: dict[str, str] | None = None
@@ -44,7 +47,7 @@ class Process:
                 cwd=ROOT,
                 env={**os.environ, **(env or {})},
                 preexec_fn=_die_with_parent,
-                start_new_session=True,  # a group of its own, to be ended as one
+                start_new_session=True,  # its own process group, to be killed as one
             )
 
     def __enter__(self) -> "Process":
@@ -56,7 +59,7 @@ class Process:
         self.stop()
 
     def stop(self, seconds: float = 15.0) -> int:
-        """SIGTERM, and after `seconds` SIGKILL; then SIGKILL to whatever it started itself. -> The exit code."""
+        """Send SIGTERM, SIGKILL after `seconds`, SIGKILL to whatever it started; return the exit code."""
         try:
             if self.popen.poll() is None:
                 self.popen.terminate()
@@ -72,30 +75,33 @@ class Process:
                     pipe.close()
         return self.popen.returncode
 
-    def news(self, key: str, seconds: float, needs: "Process | None" = None) -> dict[str, int]:
-        """The next line of news that has `key`. BenchmarkError if none comes within `seconds`, or `needs` ends meanwhile."""
+    def wait_event(self, key: str, seconds: float, needs: "Process | None" = None) -> dict[str, int]:
+        """Return the next event that has `key`.
+
+        Raises BenchmarkError if there is none within `seconds`, or if `needs` ends meanwhile.
+        """
         assert self.popen.stdout is not None
         end = time.monotonic() + seconds
         while True:
             while b"\n" in self._buffer:
                 line, _, self._buffer = self._buffer.partition(b"\n")
-                if line.startswith(b"{") and key in (found := json.loads(line)):
-                    return dict(found)
+                if line.startswith(b"{") and key in (event := json.loads(line)):
+                    return dict(event)
             if not select.select([self.popen.stdout], [], [], 0.1)[0]:
                 if needs is not None:
                     needs.check_alive()
                 if time.monotonic() < end:
                     continue
                 raise BenchmarkError(
-                    f"{self.name} did not say {key!r} within {seconds:g} s; {self.log_tail()}"
+                    f"{self.name} did not report {key!r} within {seconds:g} s; {self.log_tail()}"
                 )
-            piece = os.read(self.popen.stdout.fileno(), 65536)
-            if not piece:
-                raise BenchmarkError(f"{self.name} ended before it said {key!r}; {self.log_tail()}")
-            self._buffer += piece
+            chunk = os.read(self.popen.stdout.fileno(), 65536)
+            if not chunk:
+                raise BenchmarkError(f"{self.name} ended before it reported {key!r}; {self.log_tail()}")
+            self._buffer += chunk
 
     def cpu_seconds(self) -> float:
-        """User and system time so far, its own; 0 where /proc is absent."""
+        """Return its own user and system time so far; 0 where /proc is missing."""
         try:
             fields = Path(f"/proc/{self.popen.pid}/stat").read_text().rpartition(")")[2].split()
         except FileNotFoundError:
@@ -115,9 +121,8 @@ class Process:
 
 def _die_with_parent() -> None:
     if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(
-            1, signal.SIGKILL
-        )  # PR_SET_PDEATHSIG: nothing is left behind if the suite is killed
+        # PR_SET_PDEATHSIG: nothing is left behind if the suite is killed
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)
 
 
 def free_port() -> int:
@@ -129,13 +134,13 @@ def wait_until(what: str, condition: Callable[[], bool], seconds: float, every: 
     end = time.monotonic() + seconds
     while not condition():
         if time.monotonic() > end:
-            raise BenchmarkError(f"waited {seconds:g} s in vain for {what}")
+            raise BenchmarkError(f"timed out after {seconds:g} s waiting for {what}")
         time.sleep(every)
 
 
 @dataclass(frozen=True)
 class Lab:
-    """What every measurement needs: a Redis server of the suite's own, a client of it, a folder for logs and files."""
+    """What every measurement needs: the suite's own Redis server, a client, a folder for logs and files."""
 
     url: str
     client: redis.Redis
@@ -144,25 +149,18 @@ class Lab:
 
 @contextmanager
 def open_lab(folder: Path) -> Iterator[Lab]:
-    """A Redis server on loopback TCP, nothing persisted."""
+    """Run a Redis server on loopback TCP, without persistence."""
     program = shutil.which("redis-server") or shutil.which("valkey-server")
     if program is None:
-        raise BenchmarkError("no redis-server in the path; install it (Debian: apt-get install redis-server)")
+        raise BenchmarkError(
+            "redis-server is not in the PATH; install it (Debian: apt-get install redis-server)"
+        )
     port = free_port()
     command = [
-        program,
-        "--port",
-        str(port),
-        "--bind",
-        "127.0.0.1",
-        "--save",
-        "",
-        "--appendonly",
-        "no",
-        "--dir",
-        str(folder),
-    ]
-    with Process("redis", [*command, "--maxmemory-policy", "noeviction"], folder) as server:
+        program, "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no",
+        "--dir", str(folder), "--maxmemory-policy", "noeviction",
+    ]  # fmt: skip
+    with Process("redis", command, folder) as server:
         client = redis.Redis(port=port, socket_timeout=60)
 
         def answers() -> bool:
@@ -180,12 +178,15 @@ def open_lab(folder: Path) -> Iterator[Lab]:
 
 
 def upstream(folder: Path, *args: str | Path) -> Process:
-    """An upstream that listens; its port is the next news."""
+    """Start an upstream; its port is its first event."""
     return Process("upstream", [PYTHON, "-m", "benchmarks.upstream", *args], folder)
 
 
 def stolen_seconds() -> float:
-    """Processor time that the hypervisor gave to other machines since this one was started, over all cores; 0 where Linux does not say."""
+    """Return the processor time that the hypervisor has given to other machines since boot, over all cores.
+
+    It is 0 where Linux does not report it.
+    """
     try:
         return int(Path("/proc/stat").read_text().split(None, 9)[8]) / os.sysconf("SC_CLK_TCK")
     except (OSError, IndexError, ValueError):

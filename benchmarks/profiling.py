@@ -1,4 +1,4 @@
-"""Where our gateway's time goes: `python -m benchmarks gateway --profile`."""
+"""Where the time of our gateway goes: `python -m benchmarks gateway --profile`."""
 
 import io
 import os
@@ -16,7 +16,7 @@ _TOP = 30
 
 
 def gateway(file: FrameFile, lab: Lab) -> str:
-    """One run under cProfile, in which calls look dearer than they are; and, where py-spy is installed, one sampled from outside."""
+    """Profile one run with cProfile, which overstates calls, and one with py-spy, where it is installed."""
     report = [_traced(file, lab)]
     sampler = shutil.which(
         "py-spy", path=os.pathsep.join((str(Path(PYTHON).parent), os.environ.get("PATH", os.defpath)))
@@ -41,18 +41,9 @@ def _sampled(program: str, file: FrameFile, lab: Lab) -> str:
 
     def attach(pid: int) -> None:
         command = [
-            program,
-            "record",
-            "--rate",
-            "400",
-            "--nonblocking",
-            "--format",
-            "raw",
-            "--output",
-            str(raw),
-            "--pid",
-            str(pid),
-        ]
+            program, "record", "--rate", "400", "--nonblocking", "--format", "raw", "--output", str(raw),
+            "--pid", str(pid),
+        ]  # fmt: skip
         samplers.append(subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL))
 
     run = publish(Tickbus(), file, lab, started=attach)
@@ -72,6 +63,5 @@ def _sampled(program: str, file: FrameFile, lab: Lab) -> str:
     rows = [
         f"{share / total:7.1%} {within[name] / total:7.1%}  {name}" for name, share in own.most_common(_TOP)
     ]
-    return f"sampled by py-spy {file.frames / run.seconds:,.0f} ticks/s\n    own    with calls\n" + "\n".join(
-        rows
-    )
+    head = f"sampled by py-spy {file.frames / run.seconds:,.0f} ticks/s\n    own    with calls\n"
+    return head + "\n".join(rows)

@@ -1,4 +1,7 @@
-"""The programs that carry ticks from the upstream into Redis: our gateway, and cryptofeed. Started, timed and checked alike."""
+"""The programs that carry ticks from the upstream into Redis: our gateway and cryptofeed.
+
+They are started, timed and checked alike.
+"""
 
 import subprocess
 import sys
@@ -10,7 +13,7 @@ from typing import Protocol, cast
 
 import redis
 
-from benchmarks.frames import FrameFile, MadeTrade
+from benchmarks.frames import FrameFile, SyntheticTrade
 from benchmarks.processes import PYTHON, ROOT, BenchmarkError, Lab, Process, free_port, upstream, wait_until
 from tickbus.protocol.codec import DECODE
 from tickbus.protocol.names import Keys, Stream
@@ -22,40 +25,44 @@ _GATEWAY = ("-m", "services.cli", "gateway")
 
 class Publisher(Protocol):
     name: str
-    patience: float
-    """Seconds that it gets to end after SIGTERM."""
+    stop_seconds: float
+    """How long it may take to stop after SIGTERM."""
 
     def command(self, ws_url: str, redis_url: str, symbols: list[str], folder: Path) -> list[str]:
-        """How it is started; files for it may be put into `folder`."""
+        """Return its command line; `folder` is for files it needs."""
+        ...
 
     def key(self, symbol: str) -> str:
-        """The stream it writes a symbol's trades to."""
+        """Return the stream it writes a symbol's trades to."""
+        ...
 
-    def witness(self, client: redis.Redis, symbol: str) -> list[tuple[str, object, object]]:
-        """What it stored for a symbol: vendor id, price, size."""
+    def stored(self, client: redis.Redis, symbol: str) -> list[tuple[str, object, object]]:
+        """Return what it stored for a symbol: vendor id, price, size."""
+        ...
 
-    def expected(self, trade: MadeTrade) -> tuple[str, object, object]:
-        """What it should have stored."""
+    def expected(self, trade: SyntheticTrade) -> tuple[str, object, object]:
+        """Return what it should have stored for a trade."""
+        ...
 
 
 class Tickbus:
     """`tickbus gateway`, everything on: ids checked, Gaps, doorbell, last values, fences, metrics."""
 
     name = "tickbus gateway"
-    patience = 15.0
+    stop_seconds = 15.0
 
     def __init__(self, feed: str = "binance", wrapper: tuple[str, ...] = (PYTHON,)) -> None:
-        """`wrapper`: what runs the module, an interpreter or a profiler in front of one."""
+        """`wrapper` runs the module: an interpreter, or one with a profiler."""
         self.feed = feed
         self._wrapper = wrapper
 
     def command(self, ws_url: str, redis_url: str, symbols: list[str], folder: Path) -> list[str]:
-        wanted = folder / "symbols"
-        wanted.write_text("\n".join(symbols))
+        file = folder / "symbols"
+        file.write_text("\n".join(symbols))
         options = {
             "--feed": self.feed,
             "--url": ws_url,
-            "--symbols": f"@{wanted}",
+            "--symbols": f"@{file}",
             "--kinds": "trade",
             "--redis": redis_url,
             "--metrics-port": str(free_port()),
@@ -66,28 +73,28 @@ class Tickbus:
     def key(self, symbol: str) -> str:
         return Keys().stream(Stream("trade", self.feed, symbol))
 
-    def witness(self, client: redis.Redis, symbol: str) -> list[tuple[str, object, object]]:
+    def stored(self, client: redis.Redis, symbol: str) -> list[tuple[str, object, object]]:
         trades = [DECODE[b"t"](row[b"t"]) for row in _rows(client, self.key(symbol)) if b"t" in row]
         return [(trade.trade_id, trade.price_text, trade.size_text) for trade in trades]
 
-    def expected(self, trade: MadeTrade) -> tuple[str, object, object]:
+    def expected(self, trade: SyntheticTrade) -> tuple[str, object, object]:
         return str(trade.id), trade.price, trade.size
 
 
 class Cryptofeed:
-    """cryptofeed with its TradeStream backend: floats, one XADD of eight fields a trade."""
+    """cryptofeed with its TradeStream backend: floats, one XADD of eight fields per trade."""
 
-    patience = 1.0  # all is stored by then, and it takes ten seconds to close its connections
+    stop_seconds = 1.0  # everything is stored by then, and closing its connections takes it ten seconds
 
     def __init__(self, python: Path) -> None:
         self._python = python
-        asked = subprocess.run(
+        output = subprocess.run(
             [python, "-m", "pip", "show", "cryptofeed"], capture_output=True, text=True, check=False
         ).stdout
-        version = next((line.split()[1] for line in asked.splitlines() if line.startswith("Version:")), None)
+        version = next((line.split()[1] for line in output.splitlines() if line.startswith("Version:")), None)
         if version is None:
             raise BenchmarkError(
-                f"{python} has no cryptofeed; install {CRYPTOFEED} there, or leave --cryptofeed-python out"
+                f"{python} has no cryptofeed; install {CRYPTOFEED} there, or omit --cryptofeed-python"
             )
         self.name = f"cryptofeed {version}"
 
@@ -105,18 +112,18 @@ class Cryptofeed:
     def key(self, symbol: str) -> str:
         return f"trades-BINANCE-{symbol}"
 
-    def witness(self, client: redis.Redis, symbol: str) -> list[tuple[str, object, object]]:
+    def stored(self, client: redis.Redis, symbol: str) -> list[tuple[str, object, object]]:
         rows = _rows(client, self.key(symbol))
         return [(row[b"id"].decode(), float(row[b"price"]), float(row[b"amount"])) for row in rows]
 
-    def expected(self, trade: MadeTrade) -> tuple[str, object, object]:
+    def expected(self, trade: SyntheticTrade) -> tuple[str, object, object]:
         return str(trade.id), float(trade.price), float(trade.size)
 
 
-def cryptofeed_python(given: Path | None) -> Path:
-    """The interpreter of a venv with cryptofeed: the one given, else .bench/cryptofeed, made on first use."""
-    if given is not None:
-        return given
+def cryptofeed_python(path: Path | None) -> Path:
+    """Return the Python of a venv with cryptofeed: `path`, or .bench/cryptofeed, created on first use."""
+    if path is not None:
+        return path
     folder = ROOT / ".bench" / "cryptofeed"
     python = folder / "bin" / "python"
     if not python.exists():
@@ -131,42 +138,46 @@ class Run:
     seconds: float
     """From the first frame sent until the last tick is in Redis."""
     cpu_seconds: float
-    """Of the publisher, its start included."""
+    """CPU time of the publisher, including its start."""
 
 
 def publish(
     publisher: Publisher, file: FrameFile, lab: Lab, started: Callable[[int], None] | None = None
 ) -> Run:
-    """Empty the server, send all frames through the publisher, check what is stored. `started` gets the publisher's process id."""
+    """Empty the server, send all frames through the publisher, and check what is stored.
+
+    `started` is called with the process id of the publisher.
+    """
     lab.client.flushall()
     symbols = list(file.counts)
     with upstream(lab.folder, "flood", file.path, "--symbols", str(len(symbols))) as source:
-        url = f"ws://127.0.0.1:{source.news('port', 20)['port']}"
+        url = f"ws://127.0.0.1:{source.wait_event('port', 20)['port']}"
         with Process(
             "publisher", publisher.command(url, lab.url, symbols, lab.folder), lab.folder
         ) as process:
-            begin = source.news("first_sent", 60, needs=process)["first_sent"]
+            begin = source.wait_event("first_sent", 60, needs=process)["first_sent"]
             if started is not None:
                 started(process.popen.pid)
-            end = _stored(publisher, file, lab.client, process)
+            end = _wait_stored(publisher, file, lab.client, process)
             cpu = process.cpu_seconds()
-            process.stop(publisher.patience)
+            process.stop(publisher.stop_seconds)
     _check(publisher, file, lab.client)
     return Run((end - begin) / 1e9, cpu)
 
 
-def _stored(publisher: Publisher, file: FrameFile, client: redis.Redis, process: Process) -> int:
-    """Wait until everything is in Redis; -> when it was (monotonic ns).
+def _wait_stored(publisher: Publisher, file: FrameFile, client: redis.Redis, process: Process) -> int:
+    """Wait until everything is in Redis and return the time (monotonic ns).
 
-    Asked is one XLEN every 5 ms: the length of the stream that the last frame belongs to. Only when that is full, all.
+    It costs one XLEN every 5 ms, of the stream that the last frame belongs to. All streams are checked only
+    when that one is complete.
     """
     last = publisher.key(file.last.symbol)
-    full = file.counts[file.last.symbol]
+    count = file.counts[file.last.symbol]
     all_keys = [publisher.key(symbol) for symbol in file.counts]
 
     def complete() -> bool:
         process.check_alive()
-        return client.xlen(last) >= full and _lengths(client, all_keys) >= file.frames
+        return client.xlen(last) >= count and _lengths(client, all_keys) >= file.frames
 
     try:
         wait_until("all ticks to be stored", complete, _LIMIT_SECONDS, every=0.005)
@@ -179,7 +190,7 @@ def _stored(publisher: Publisher, file: FrameFile, client: redis.Redis, process:
 
 
 def _rows(client: redis.Redis, key: str) -> list[dict[bytes, bytes]]:
-    """All entries of a stream, without their IDs."""
+    """Return all entries of a stream, without their IDs."""
     entries = cast("list[tuple[bytes, dict[bytes, bytes]]]", client.xrange(key))
     return [fields for _, fields in entries]
 
@@ -192,13 +203,13 @@ def _lengths(client: redis.Redis, keys: list[str]) -> int:
 
 
 def _check(publisher: Publisher, file: FrameFile, client: redis.Redis) -> None:
-    """Every stream has as many entries as were sent, and one stream has the very trades."""
+    """Check that every stream has as many entries as were sent, and that one stream has the very trades."""
     for symbol, count in file.counts.items():
-        stored = client.xlen(publisher.key(symbol))
-        if stored != count:
-            raise BenchmarkError(f"{publisher.name}: {symbol} has {stored:,} entries, {count:,} were sent")
-    found = publisher.witness(client, file.last.symbol)
-    if found != [publisher.expected(trade) for trade in file.witness]:
+        length = client.xlen(publisher.key(symbol))
+        if length != count:
+            raise BenchmarkError(f"{publisher.name}: {symbol} has {length:,} entries, {count:,} were sent")
+    stored = publisher.stored(client, file.last.symbol)
+    if stored != [publisher.expected(trade) for trade in file.sample]:
         raise BenchmarkError(
-            f"{publisher.name}: the trades stored for {file.last.symbol} are not those that were sent"
+            f"{publisher.name}: the trades stored for {file.last.symbol} differ from those sent"
         )

@@ -1,4 +1,4 @@
-"""Part `reader`: ticks a second of `bus.read` against a raw hiredis loop over the same streams."""
+"""Part `reader`: ticks per second of `bus.read` against a raw hiredis loop over the same streams."""
 
 from benchmarks.figures import Part
 from benchmarks.frames import FrameFile
@@ -9,10 +9,14 @@ _KINDS = ("raw", "library")
 
 
 def measure(file: FrameFile, lab: Lab, rounds: int) -> Part:
-    """The streams are filled once, through our gateway; then interleaved rounds of the two readers, each in a new process."""
+    """Fill the streams once, through our gateway, then run interleaved rounds of the two readers.
+
+    Each run is a new process.
+    """
     part = Part(
         "reader",
-        f"{file.frames:,} ticks in {len(file.counts)} streams, {rounds} rounds; connect until last tick decoded",
+        f"{file.frames:,} ticks in {len(file.counts)} streams, {rounds} rounds; "
+        "connect until last tick decoded",
     )
     publish(Tickbus(), file, lab)
     rates: dict[str, list[float]] = {kind: [] for kind in _KINDS}
@@ -20,20 +24,14 @@ def measure(file: FrameFile, lab: Lab, rounds: int) -> Part:
     for _ in range(rounds):
         for kind in _KINDS:
             command = [
-                PYTHON,
-                "-m",
-                "benchmarks.readers",
-                kind,
-                lab.url,
-                str(len(file.counts)),
-                str(file.frames),
-            ]
+                PYTHON, "-m", "benchmarks.readers", kind, lab.url, str(len(file.counts)), str(file.frames),
+            ]  # fmt: skip
             with Process(f"reader-{kind}", command, lab.folder) as process:
-                done = process.news("ns", 120)
-            if done["ticks"] != file.frames:
-                raise BenchmarkError(f"the {kind} reader read {done['ticks']:,} of {file.frames:,} ticks")
-            sums.add(done["sum"])
-            rates[kind].append(done["ticks"] * 1e9 / done["ns"])
+                result = process.wait_event("ns", 120)
+            if result["ticks"] != file.frames:
+                raise BenchmarkError(f"the {kind} reader read {result['ticks']:,} of {file.frames:,} ticks")
+            sums.add(result["sum"])
+            rates[kind].append(result["ticks"] * 1e9 / result["ns"])
     if len(sums) != 1:
         raise BenchmarkError("the two readers did not read the same ticks")
     part.figure("tickbus: async for tick in bus.read(...)", "ticks/s", rates["library"])

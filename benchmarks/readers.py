@@ -1,10 +1,12 @@
-"""Subscription processes: the tickbus library, and the least that any Python reader must do.
+"""Reader processes: the tickbus library, and the minimum that any Python reader must do.
 
-    python -m benchmarks.readers library|raw REDIS_URL SYMBOLS COUNT       read COUNT trades from the start, tell how long it took
-    python -m benchmarks.readers stamp REDIS_URL COUNT FILE                write ts_event, ts_recv and the monotonic time of receipt of each
+    python -m benchmarks.readers library|raw REDIS_URL SYMBOLS COUNT
+        read COUNT trades from the start and time it
+    python -m benchmarks.readers stamp REDIS_URL COUNT FILE
+        write ts_event, ts_recv and the monotonic time of receipt of each trade to FILE
 
-News: {"ready"} before a `stamp` reads; at the end {"ns", "ticks", "sum"}: duration, and the sum of all ts_recv, which proves
-that every tick was decoded.
+Events: {"ready"} before `stamp` reads; at the end {"ns", "ticks", "sum"}: duration, and the sum of all
+ts_recv, which proves that every tick was decoded.
 """
 
 import asyncio
@@ -28,8 +30,9 @@ from tickbus.redis.resp import pack
 _RECEIVE_BYTES = 1 << 16
 
 
-def tell(**news: object) -> None:
-    print(json.dumps(news), flush=True)
+def report(**event: object) -> None:
+    """Print an event for `benchmarks.processes.Process.wait_event`."""
+    print(json.dumps(event), flush=True)
 
 
 async def library(url: str, count: int) -> tuple[int, int]:
@@ -37,16 +40,16 @@ async def library(url: str, count: int) -> tuple[int, int]:
     async with tickbus.connect(url) as bus:
         async for tick in bus.read("trade", start="start", gaps=False):
             ticks += 1
-            total += tick.ts_recv  # type: ignore[union-attr]  # trades only
+            total += tick.ts_recv
             if ticks == count:
                 break
     return ticks, total
 
 
 def raw(url: str, names: list[str]) -> tuple[int, int]:
-    """A blocking socket, hiredis, XREAD COUNT 1000 over all streams, msgspec: no more."""
-    at = urlsplit(url)
-    sock = socket.create_connection((at.hostname, at.port))
+    """Read with a blocking socket, hiredis, XREAD COUNT 1000 over all streams, and msgspec: nothing else."""
+    parts = urlsplit(url)
+    sock = socket.create_connection((parts.hostname, parts.port))
     reader = hiredis.Reader()
     decode = msgspec.msgpack.Decoder(Trade).decode
     positions: dict[bytes, bytes] = {
@@ -68,34 +71,34 @@ def raw(url: str, names: list[str]) -> tuple[int, int]:
 
 
 async def stamp(url: str, count: int) -> "array[int]":
-    """Receipts as triples (ts_event ns, ts_recv ns, monotonic ns), in the order of receipt."""
+    """Return receipts as triples (ts_event ns, ts_recv ns, monotonic ns), in the order of receipt."""
     receipts = array("q")
-    now, keep = time.monotonic_ns, receipts.append
+    now, append = time.monotonic_ns, receipts.append
     async with tickbus.connect(url) as bus:
-        tell(ready=1)
+        report(ready=1)
         async for tick in bus.read("trade", start="start", gaps=False):
-            keep(tick.ts_event)  # type: ignore[union-attr]  # trades only
-            keep(tick.ts_recv)  # type: ignore[union-attr]
-            keep(now())
+            append(tick.ts_event)
+            append(tick.ts_recv)
+            append(now())
             if len(receipts) == 3 * count:
                 break
-    tell(received=count)
+    report(received=count)
     return receipts
 
 
 def main() -> None:
     mode, url, *rest = sys.argv[1:]
-    begin = time.monotonic_ns()
+    started = time.monotonic_ns()
     if mode == "stamp":
         receipts = asyncio.run(stamp(url, int(rest[0])))
         Path(rest[1]).write_bytes(receipts.tobytes())
-        tell(ns=time.monotonic_ns() - begin, ticks=int(rest[0]))
+        report(ns=time.monotonic_ns() - started, ticks=int(rest[0]))
         return
     if mode == "library":
         ticks, total = asyncio.run(library(url, int(rest[1])))
     else:
         ticks, total = raw(url, symbols(int(rest[0])))
-    tell(ns=time.monotonic_ns() - begin, ticks=ticks, sum=total)
+    report(ns=time.monotonic_ns() - started, ticks=ticks, sum=total)
 
 
 if __name__ == "__main__":

@@ -1,9 +1,10 @@
-"""Whether a running stack can be seen: every target of Prometheus is up, and every expression of the dashboards has data.
+"""Check that a running stack can be observed: every Prometheus target is up, every dashboard expression has
+data.
 
     python3 deploy/check_stack.py http://127.0.0.1:9090 --wait 60
 
-Needs nothing but Python. Exit code 1, and a line for each target and expression that is amiss, if they are still amiss after
-the wait: rates need two scrapes, so a stack that has just started needs some seconds.
+Needs nothing but Python. Prints a line for each target and expression that still fails after the wait, with
+exit code 1. Rates need two scrapes, so a stack that has just started needs some seconds.
 """
 
 import argparse
@@ -28,7 +29,7 @@ class Expression(NamedTuple):
 
 
 def expressions(folder: Path = DASHBOARDS) -> Iterator[Expression]:
-    """All PromQL of all dashboards, as it stands there."""
+    """Yield all PromQL expressions of all dashboards, verbatim."""
     for path in sorted(folder.glob("*.json")):
         dashboard = json.loads(path.read_text(encoding="utf-8"))
         for panel in dashboard["panels"]:
@@ -36,19 +37,20 @@ def expressions(folder: Path = DASHBOARDS) -> Iterator[Expression]:
                 yield Expression(f"{path.name}: {panel['title']}", target["expr"])
 
 
-def amiss(prometheus: str) -> list[str]:
-    """A line for each target that is down and each expression without a number; one line if Prometheus does not answer."""
+def problems(prometheus: str) -> list[str]:
+    """Return a line for each target that is down and each expression without a number, or one line if
+    Prometheus does not answer."""
     try:
-        return [*_targets_amiss(prometheus), *_expressions_amiss(prometheus)]
+        return [*_target_problems(prometheus), *_expression_problems(prometheus)]
     except urllib.error.HTTPError as error:
-        # 400: the expression is malformed, and the answer says where; 503: it is still starting
+        # 400: the expression is malformed, and the body says where; 503: Prometheus is still starting
         return [f"{error.url}: {error.read().decode()}"]
     except OSError as error:
         return [f"{prometheus}: {error}"]
 
 
-def _targets_amiss(prometheus: str) -> Iterator[str]:
-    targets = _ask(prometheus, "targets", state="active")["activeTargets"]
+def _target_problems(prometheus: str) -> Iterator[str]:
+    targets = _query(prometheus, "targets", state="active")["activeTargets"]
     if not targets:
         yield "Prometheus has no targets"
     for target in targets:
@@ -56,16 +58,16 @@ def _targets_amiss(prometheus: str) -> Iterator[str]:
             yield f"target {target['scrapeUrl']} is {target['health']}: {target['lastError']}"
 
 
-def _expressions_amiss(prometheus: str) -> Iterator[str]:
+def _expression_problems(prometheus: str) -> Iterator[str]:
     for expression in expressions():
-        # Grafana's own variable: at least four scrapes
+        # a variable of Grafana: at least four scrapes
         text = expression.text.replace("$__rate_interval", "30s")
-        samples = _ask(prometheus, "query", query=text)["result"]
+        samples = _query(prometheus, "query", query=text)["result"]
         if all(math.isnan(float(sample["value"][1])) for sample in samples):
             yield f"no data: {expression.place}: {text}"
 
 
-def _ask(prometheus: str, what: str, **parameters: str) -> dict[str, Any]:
+def _query(prometheus: str, what: str, **parameters: str) -> dict[str, Any]:
     url = f"{prometheus.rstrip('/')}/api/v1/{what}?{urllib.parse.urlencode(parameters)}"
     with urllib.request.urlopen(url, timeout=10) as answer:
         data: dict[str, Any] = json.load(answer)["data"]
@@ -78,11 +80,11 @@ def main() -> int:
     )
     parser.add_argument("prometheus", nargs="?", default="http://127.0.0.1:9090", metavar="URL")
     parser.add_argument(
-        "--wait", type=float, default=0, metavar="SECONDS", help="try again for so long (default 0)"
+        "--wait", type=float, default=0, metavar="SECONDS", help="retry for this long (default 0)"
     )
-    given = parser.parse_args()
-    deadline = time.monotonic() + given.wait
-    while (lines := amiss(given.prometheus)) and time.monotonic() < deadline:
+    arguments = parser.parse_args()
+    deadline = time.monotonic() + arguments.wait
+    while (lines := problems(arguments.prometheus)) and time.monotonic() < deadline:
         time.sleep(1)
     for line in lines:
         print(line, file=sys.stderr)

@@ -1,7 +1,7 @@
-"""Polars on the recorder's files: `python examples/polars_queries.py data`. Needs `pip install polars`, and nothing of ours.
+"""Polars on the recorder's files: `python examples/polars_queries.py data`. Needs only `pip install polars`.
 
-Everything is lazy: only the files, row groups and columns that a query needs are read. Decimals stay exact in sums; a product
-is cut at the 18th place.
+Everything is lazy: only the files, row groups and columns that a query needs are read. Decimals stay exact
+in sums; a product is truncated to 18 decimal places.
 """
 
 import sys
@@ -12,7 +12,7 @@ import polars as pl
 
 
 def scan(data_dir: str, kind: str) -> pl.LazyFrame:
-    """All files of one kind as one table; the folder `date=...` is a column."""
+    """Return all files of one kind as one table; the folder name `date=...` is a column."""
     return pl.scan_parquet(f"{data_dir}/{kind}/**/*.parquet", hive_partitioning=True)
 
 
@@ -27,11 +27,12 @@ def per_day(trades: pl.LazyFrame) -> pl.LazyFrame:
 
 
 def bars(trades: pl.LazyFrame, every: str = "1m") -> pl.LazyFrame:
-    """Open and close by stream order, not by time: trades may share a nanosecond."""
+    """Return bars. Open and close follow stream order, not time: trades may share a nanosecond."""
     ordered = trades.sort("id_ms", "seq").with_columns(pl.col("ts_event").dt.truncate(every).alias("start"))
     price, size = pl.col("price"), pl.col("size")
     rows = ordered.group_by("feed", "symbol", "start", maintain_order=True).agg(
-        price.first().alias("open"), price.max().alias("high"), price.min().alias("low"), price.last().alias("close"),
+        price.first().alias("open"), price.max().alias("high"),
+        price.min().alias("low"), price.last().alias("close"),
         size.sum().alias("volume"), (price * size).sum().alias("value"),
     )  # fmt: skip
     return rows.sort("feed", "symbol", "start")
@@ -39,7 +40,7 @@ def bars(trades: pl.LazyFrame, every: str = "1m") -> pl.LazyFrame:
 
 def spread(quotes: pl.LazyFrame) -> pl.LazyFrame:
     rows = quotes.group_by("feed", "symbol").agg(
-        (pl.col("ask") - pl.col("bid")).min().alias("least"),
+        (pl.col("ask") - pl.col("bid")).min().alias("min"),
         (pl.col("ask") - pl.col("bid")).mean().alias("mean"),
     )
     return rows.sort("feed", "symbol")
@@ -54,35 +55,36 @@ def holes(gaps: pl.LazyFrame) -> pl.LazyFrame:
 
 
 def exactly_once(trades: pl.LazyFrame, gaps: pl.LazyFrame | None) -> pl.LazyFrame:
-    """Counters are dense per stream, ticks and Gaps alike: `twice` and `missing` are 0 unless Redis was emptied in between."""
+    """Check each stream: its counters are dense over ticks and Gaps, so `duplicates` and `missing` are 0
+    unless Redis was emptied in between."""
     columns = [pl.col("feed").cast(pl.String), pl.col("symbol").cast(pl.String), "id_ms", "seq"]
     entries = trades.select(columns)
     if gaps is not None:
         entries = pl.concat([entries, gaps.filter(pl.col("stream") == "trade").select(columns)])
     rows = entries.group_by("feed", "symbol").agg(
         pl.len().alias("entries"),
-        (pl.len() - pl.struct("id_ms", "seq").n_unique()).alias("twice"),
+        (pl.len() - pl.struct("id_ms", "seq").n_unique()).alias("duplicates"),
         (pl.col("seq").max() - pl.col("seq").min() + 1 - pl.len().cast(pl.Int64)).alias("missing"),
     )
     return rows.sort("feed", "symbol")
 
 
 def main(data_dir: str) -> None:
-    there = {
+    tables = {
         kind: scan(data_dir, kind)
         for kind in ("trade", "quote", "gap")
         if next((Path(data_dir) / kind).rglob("*.parquet"), None)
     }
     queries: dict[str, tuple[str, Callable[[pl.LazyFrame], pl.LazyFrame]]] = {
         "Trades per day": ("trade", per_day),
-        "Bars of a minute, from the trades": ("trade", bars),
+        "One-minute bars, from the trades": ("trade", bars),
         "Spread": ("quote", spread),
-        "What is missing, as it was told": ("gap", holes),
-        "Every entry exactly once": ("trade", lambda trades: exactly_once(trades, there.get("gap"))),
+        "What is missing, as reported by Gaps": ("gap", holes),
+        "Every entry exactly once": ("trade", lambda trades: exactly_once(trades, tables.get("gap"))),
     }
     for title, (kind, query) in queries.items():
         print(f"\n{title}")
-        print(query(there[kind]).head(10).collect() if kind in there else f"no files of kind {kind} yet")
+        print(query(tables[kind]).head(10).collect() if kind in tables else f"no files of kind {kind} yet")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
-"""An app that scales: `python examples/spread_app.py redis://127.0.0.1:6379/0`, started once or ten times. Needs `pip install tickbus`.
+"""An app that scales: start `python examples/spread_app.py redis://127.0.0.1:6379/0` once or ten times.
 
-Per symbol it keeps the widest spread of all time, and puts each new record into a signal stream. The processes share the
-symbols; kill any of them at any time: no record is lost, none is told twice.
+It needs only `pip install tickbus`. It keeps the widest spread ever seen per symbol, and writes each new
+record to a signal stream. The processes share the symbols; kill any of them at any time: no record is lost,
+none is reported twice.
 """
 
 import asyncio
@@ -17,7 +18,7 @@ async def main(url: str) -> None:
         async for batch in bus.consume("widest", kind="quote"):
             records: dict[Stream, Decimal] = {}
             outputs = []
-            for stream, id, quote in batch:  # Gaps come too
+            for stream, id, quote in batch:  # includes Gaps
                 if isinstance(quote, Quote) and quote.bid is not None and quote.ask is not None:
                     record = records.get(stream) or Decimal((batch.state(stream) or b"0").decode())
                     if quote.ask - quote.bid > record:

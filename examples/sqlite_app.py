@@ -1,8 +1,9 @@
-"""Results in a database, exactly once: `python examples/sqlite_app.py redis://127.0.0.1:6379/0 volume.db`. Needs `pip install tickbus`.
+"""Results in a database, exactly once: `python examples/sqlite_app.py redis://127.0.0.1:6379/0 volume.db`.
 
-It sums the traded size per symbol. The database's own transaction holds the sums together with the position that they were
-built from, and that position decides: an entry at or below it is in the sums. Redis is told afterwards, so that the next
-start does not begin too early. Start it as often as you like with the same file; kill any of them at any time.
+It needs only `pip install tickbus`. It sums the traded size per symbol. The database's own transaction
+contains the sums together with the position they were built from, and that position decides: an entry at or
+below it is already in the sums. The commit to Redis follows, so that the next start does not begin too
+early. Start it as often as you like with the same file; kill any process at any time.
 """
 
 import asyncio
@@ -21,8 +22,8 @@ WRITE = "INSERT OR REPLACE INTO volume VALUES (?, ?, ?, ?)"
 
 
 def store(database: sqlite3.Connection, batch: tickbus.Batch) -> None:
-    database.execute("BEGIN IMMEDIATE")  # nobody else writes between what is read here and what is written
-    for stream, id, message in batch:  # Gaps come too
+    database.execute("BEGIN IMMEDIATE")  # nobody else writes between the reads and writes below
+    for stream, id, message in batch:  # includes Gaps
         traded, trades, position = database.execute(READ, (stream.name,)).fetchone() or ("0", 0, "0-0")
         if id > StreamId.parse(position):
             if isinstance(message, Trade):

@@ -1,4 +1,4 @@
-"""Standard output as a tool's reader sees it."""
+"""Standard output of the command-line tools: closed pipes and full disks."""
 
 import asyncio
 import errno
@@ -10,14 +10,17 @@ from contextlib import contextmanager
 
 from tickbus.errors import TickbusError
 
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EFBIG)
+_WRITE_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EFBIG)
 
 
 @contextmanager
 def pipe_may_close() -> Iterator[None]:
-    """A reader that has seen enough (`| head`) ends the tool, and is no error. TickbusError if the output cannot be written."""
+    """End the tool without an error when its reader has gone (`| head`).
+
+    Raises TickbusError if the output cannot be written.
+    """
     if sys.stdout is None:
-        raise TickbusError("the standard output is closed: nobody would see anything")
+        raise TickbusError("standard output is closed: open it, or redirect it to a file")
     failed: OSError | None = None
     try:
         yield
@@ -26,11 +29,11 @@ def pipe_may_close() -> Iterator[None]:
         _discard_output()
     except* OSError as group:
         failed = _first(group)
-        if failed.errno not in _FULL:
+        if failed.errno not in _WRITE_ERRORS:
             raise
         _discard_output()
     if failed is not None:
-        raise TickbusError(f"cannot write to the standard output: {failed.strerror}")
+        raise TickbusError(f"cannot write to standard output: {failed.strerror}")
 
 
 def _first(group: "ExceptionGroup[OSError]") -> OSError:
@@ -39,7 +42,7 @@ def _first(group: "ExceptionGroup[OSError]") -> OSError:
 
 
 def stop_with_pipe(stopping: asyncio.Event) -> None:
-    """Set `stopping` when the reader of our output is gone, also while there is nothing to print."""
+    """Set `stopping` when the reader of our output has gone, even while there is nothing to print."""
     loop, output = asyncio.get_running_loop(), sys.stdout.fileno()
 
     def closed() -> None:
@@ -48,11 +51,10 @@ def stop_with_pipe(stopping: asyncio.Event) -> None:
         stopping.set()
 
     if stat.S_ISFIFO(os.fstat(output).st_mode):
-        loop.add_reader(
-            output, closed
-        )  # nothing can be read from a pipe's writing end but that the other is closed
+        # the only thing to read from the write end of a pipe is that the read end was closed
+        loop.add_reader(output, closed)
 
 
 def _discard_output() -> None:
-    """Python flushes once more at its own end, and must not complain then."""
+    """Redirect the output to /dev/null: Python flushes once more at exit, and must not complain then."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

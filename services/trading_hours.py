@@ -9,14 +9,14 @@ from tickbus.errors import ConfigError
 from tickbus.units import SECOND
 
 _DAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
-_FORM = re.compile(
+_FORMAT = re.compile(
     r"(?:([a-z]{3})(?:-([a-z]{3}))? +)?(\d\d:\d\d)-(\d\d:\d\d)(?: +(\S+))?", re.IGNORECASE | re.ASCII
 )
 
 
 @dataclass(frozen=True)
 class TradingHours:
-    """A weekly session. One that ends before it starts runs over midnight; equal ends mean the whole day."""
+    """A weekly session. If it ends before it starts, it runs past midnight; equal ends mean the whole day."""
 
     days: frozenset[int]
     opens: time
@@ -25,8 +25,8 @@ class TradingHours:
 
     @classmethod
     def parse(cls, text: str) -> "TradingHours":
-        """Return the hours of `[days] HH:MM-HH:MM [zone]`: every day and UTC unless it says otherwise. ConfigError if it is none."""
-        match = _FORM.fullmatch(text.strip())
+        """Parse `[days] HH:MM-HH:MM [zone]`: by default every day, UTC. Raises ConfigError if invalid."""
+        match = _FORMAT.fullmatch(text.strip())
         try:
             if match is None:
                 raise ValueError
@@ -39,13 +39,14 @@ class TradingHours:
             ValueError,
             ZoneInfoNotFoundError,
             OSError,
-        ):  # a zone that is a folder, or no file name at all
+        ):  # OSError: the zone is a folder, or not a file name
             raise ConfigError(
-                f"invalid trading hours {text!r}: expected e.g. 'mon-fri 09:30-16:00 America/New_York' or '13:30-20:00' (--session)"
+                f"invalid trading hours {text!r}: expected e.g. 'mon-fri 09:30-16:00 America/New_York' "
+                "or '13:30-20:00' (--session)"
             ) from None
 
     def contains(self, ns: int) -> bool:
-        """Return whether the market is open at a time in ns since the epoch."""
+        """Return whether the market is open at `ns` since the epoch."""
         local = datetime.fromtimestamp(ns / SECOND, self.zone)
         today, now = local.weekday(), local.time()
         if self.opens < self.closes:

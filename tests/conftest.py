@@ -1,4 +1,4 @@
-"""Fixtures that many folders share: a real Redis, running parts, the captures beside the repository."""
+"""Fixtures that many folders share: a real Redis, running commands, the captures beside the repository."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -7,13 +7,37 @@ import pytest
 from hypothesis import settings
 from support.cluster import RedisCluster
 from support.paths import DATA
-from support.processes import Part
+from support.processes import Process
 from support.redis_server import RedisServer
 from support.sentinel import RedisWithSentinels
 
-# machines are shared: how long an example takes says nothing
+# machines are shared: the duration of an example means nothing
 settings.register_profile("tickbus", deadline=None)
 settings.load_profile("tickbus")
+
+
+_SERVER_FOLDERS = {"benchmarks", "demo", "e2e", "faults"}
+_SERVERS = {"redis_server", "shared_cluster", "shared_sentinels", "start"}
+"""Fixtures that start servers or commands: what tests with them take is the time of those."""
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--no-servers", action="store_true", help="leave out all tests that start servers or commands"
+    )
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if not config.getoption("--no-servers"):
+        return
+    left_out = [item for item in items if _starts_servers(item)]
+    config.hook.pytest_deselected(items=left_out)
+    items[:] = [item for item in items if item not in set(left_out)]
+
+
+def _starts_servers(item: pytest.Item) -> bool:
+    folder = item.path.relative_to(Path(__file__).parent).parts[0]
+    return folder in _SERVER_FOLDERS or not _SERVERS.isdisjoint(getattr(item, "fixturenames", ()))
 
 
 @pytest.fixture
@@ -36,7 +60,7 @@ def shared_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisCl
 
 @pytest.fixture
 def redis_cluster(shared_cluster: RedisCluster) -> RedisCluster:
-    """Three masters with a replica each, empty, all there: also after a test that killed some."""
+    """Three masters with a replica each, empty and complete, even after a test that killed some."""
     shared_cluster.heal()
     shared_cluster.flush()
     return shared_cluster
@@ -54,25 +78,25 @@ def shared_sentinels(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Redis
 
 @pytest.fixture
 def redis_sentinels(shared_sentinels: RedisWithSentinels) -> RedisWithSentinels:
-    """A master, its replica, three sentinels. Empty."""
+    """A master, its replica and three sentinels, empty."""
     shared_sentinels.heal()
     shared_sentinels.master().client.flushall()
     return shared_sentinels
 
 
 @pytest.fixture
-def start(tmp_path: Path) -> Iterator[Callable[..., Part]]:
-    """start("gateway", "--feed", ...) -> a running Part, ended with the test."""
-    parts: list[Part] = []
+def start(tmp_path: Path) -> Iterator[Callable[..., Process]]:
+    """A function that starts a command, start("gateway", "--feed", ...); the test's end kills it."""
+    processes: list[Process] = []
 
-    def begin(*args: str, **environ: str) -> Part:
-        part = Part(tmp_path / f"{args[0]}-{len(parts)}.log", *args, **environ)
-        parts.append(part)
-        return part
+    def begin(*args: str, **environ: str) -> Process:
+        process = Process(tmp_path / f"{args[0]}-{len(processes)}.log", *args, **environ)
+        processes.append(process)
+        return process
 
     yield begin
-    for part in parts:
-        part.close()
+    for process in processes:
+        process.close()
 
 
 @pytest.fixture

@@ -1,7 +1,7 @@
-"""The layers of the house, checked on the imports in the source: docs/architecture.md draws them.
+"""The layers of the code base, checked on the imports in the source; docs/architecture.md draws them.
 
-An import under `if TYPE_CHECKING` counts like any other: it never happens, but a reader follows it all the same. One inside a
-function counts too.
+An import under `if TYPE_CHECKING` counts like any other: it never happens, but a reader follows it all the
+same. One inside a function counts too.
 """
 
 import ast
@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 from support.paths import ROOT
 
-# each floor may import from the floors above it on this list, and nothing from beside or below it
-FLOORS = """
+# each layer may import from the layers above it in this list, and nothing from beside or below it
+LAYERS = """
 tickbus.errors tickbus.version tickbus.sanitize services
 tickbus.units tickbus.durable
 tickbus.clock tickbus.protocol
@@ -35,9 +35,9 @@ services.cli
 """
 
 PURE = "tickbus.protocol services.vendors services.gateway.sequencing services.bars"
-"""Packages that run without a loop, a network or a server, and every module whose docstring says `Pure.`"""
+"""Packages that run without loop, network or server, as does every module whose docstring says `Pure.`"""
 EDGES = "services.bars.main services.bars.service services.bars.metrics"
-"""Modules of pure packages that are none."""
+"""Modules of pure packages that are not pure."""
 
 IMPURE = {
     "asyncio",
@@ -62,11 +62,11 @@ def sources() -> Iterator[tuple[str, Path]]:
 
 
 FILES = dict(sources())
-FLOOR = {name: number for number, floor in enumerate(FLOORS.split("\n")) for name in floor.split()}
+LAYER = {name: number for number, layer in enumerate(LAYERS.split("\n")) for name in layer.split()}
 
 
 def imports_of(path: Path) -> set[str]:
-    """Names that a module imports, each as far as it is a module: `from a.b import c` gives a.b.c if that is one, else a.b."""
+    """Return the modules that a module imports; `from a.b import c` is a.b.c if that is one, else a.b."""
     names: set[str] = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
@@ -82,7 +82,7 @@ IMPORTS = {module: imports_of(path) for module, path in FILES.items()}
 
 
 def reached_from(module: str) -> dict[str, str]:
-    """Every module that `module` pulls in, ours and others', with the one of ours that imports it."""
+    """Return every module that `module` pulls in, ours and third-party, with our module that imports it."""
     found: dict[str, str] = {}
     waiting = [module]
     while waiting:
@@ -94,11 +94,11 @@ def reached_from(module: str) -> dict[str, str]:
     return found
 
 
-def room_of(module: str) -> str:
-    """The entry of FLOORS that a module belongs to: its own, or that of the nearest package around it."""
-    while module not in FLOOR:
+def layer_entry_of(module: str) -> str:
+    """Return the entry of LAYERS for a module: its own, or that of the nearest enclosing package."""
+    while module not in LAYER:
         module = module.rpartition(".")[0]
-        assert module, "every module has a floor"
+        assert module, "every module belongs to a layer"
     return module
 
 
@@ -111,18 +111,18 @@ def claims_to_be_pure(path: Path) -> bool:
 
 
 @pytest.mark.parametrize("module", FILES)
-def test_imports_point_down(module: str) -> None:
-    here = room_of(module)
+def test_imports_point_to_lower_layers(module: str) -> None:
+    here = layer_entry_of(module)
     for name in IMPORTS[module]:
         if name in FILES:
-            there = room_of(name)
-            assert here == there or FLOOR[there] < FLOOR[here], (
+            there = layer_entry_of(name)
+            assert here == there or LAYER[there] < LAYER[here], (
                 f"{module} ({here}) imports {name} ({there}), which is not below it"
             )
 
 
 @pytest.mark.parametrize("module", FILES)
-def test_modules_import_in_no_circle(module: str) -> None:
+def test_modules_have_no_import_cycle(module: str) -> None:
     assert module not in reached_from(module), (
         f"{module} imports itself through {reached_from(module).get(module)}"
     )
@@ -136,21 +136,21 @@ def test_modules_import_in_no_circle(module: str) -> None:
         if (is_within(name, PURE) and not is_within(name, EDGES)) or claims_to_be_pure(path)
     ],
 )
-def test_pure_modules_reach_no_loop_network_or_server(module: str) -> None:
+def test_pure_modules_do_not_reach_a_loop_network_or_server(module: str) -> None:
     for name, importer in reached_from(module).items():
         assert name not in IMPURE and name.partition(".")[0] not in IMPURE, (
             f"{module} reaches {name} through {importer}"
         )
 
 
-def test_library_needs_no_more_than_its_dependencies() -> None:
+def test_library_imports_only_its_dependencies() -> None:
     third = {
         name.partition(".")[0]
         for module, names in IMPORTS.items()
         if is_within(module, "tickbus") and not is_within(module, "tickbus.service")
         for name in names
     }
-    # prometheus_client is the extra `service`: tickbus.monitoring.metrics imports it when a service makes its meters
+    # prometheus_client is the extra `service`: tickbus.monitoring.metrics imports it to create meters
     assert third - sys.stdlib_module_names - {"tickbus"} <= {
         "msgspec",
         "redis",
@@ -162,15 +162,17 @@ def test_library_needs_no_more_than_its_dependencies() -> None:
 _WATCH = """
 import importlib, os, sys
 events = []
-FORBIDDEN = {"socket.bind", "socket.connect", "subprocess.Popen", "os.system", "os.exec", "os.fork", "os.posix_spawn", "_thread.start_new_thread",
-             "os.mkdir", "os.remove", "os.rename", "tempfile.mkdtemp", "tempfile.mkstemp", "os.putenv"}
+FORBIDDEN = {"socket.bind", "socket.connect", "subprocess.Popen", "os.system", "os.exec", "os.fork",
+             "os.posix_spawn", "_thread.start_new_thread", "os.mkdir", "os.remove", "os.rename",
+             "tempfile.mkdtemp", "tempfile.mkstemp", "os.putenv"}
+WRITE_FLAGS = os.O_WRONLY | os.O_RDWR | os.O_CREAT
 def watch(event, args):
-    writes = event == "open" and isinstance(args[2], int) and args[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT) and args[0] != os.devnull
+    writes = event == "open" and isinstance(args[2], int) and args[2] & WRITE_FLAGS and args[0] != os.devnull
     if (event in FORBIDDEN or writes) and current[0]:
         events.append((current[0], event, str(args)[:100]))
 ours = sys.argv[1:]
 current = [None]
-# what packages of others do when they are imported is theirs
+# third-party packages may do what they like when they are imported
 for name in sorted(THIRD):
     importlib.import_module(name)
 sys.addaudithook(watch)
@@ -184,7 +186,7 @@ for event in events:
 
 
 def test_importing_a_module_starts_nothing() -> None:
-    """No thread, no process, no socket, no file: a program that imports a name has asked for nothing yet."""
+    """No thread, process, socket or file: a program that imports a name has not asked for anything yet."""
     third = {
         name
         for names in IMPORTS.values()

@@ -1,4 +1,4 @@
-"""The command as a shell has it: outputs that cannot be written, readers that have seen enough."""
+"""The program in a shell: outputs that cannot be written, readers that stop early."""
 
 import subprocess
 import sys
@@ -10,32 +10,34 @@ TICKBUS = f"{sys.executable} -m services.cli"
 
 @pytest.mark.parametrize("arguments", ["--help", "--version", "tail --help", "status --help"])
 @pytest.mark.parametrize(
-    ("output", "code", "said"),
+    ("output", "code", "stderr"),
     [
         (" | true", 0, ""),
-        (" >/dev/full", 1, "tickbus: cannot write to the standard output: No space left on device\n"),
-        (" >&-", 1, "tickbus: the standard output is closed: nobody would see anything\n"),
+        (" >/dev/full", 1, "tickbus: cannot write to standard output: No space left on device\n"),
+        (" >&-", 1, "tickbus: standard output is closed: open it, or redirect it to a file\n"),
     ],
 )
-def test_what_cannot_be_shown(arguments: str, output: str, code: int, said: str) -> None:
-    done = subprocess.run(
+def test_unwritable_output_is_one_error_and_a_closed_pipe_is_none(
+    arguments: str, output: str, code: int, stderr: str
+) -> None:
+    result = subprocess.run(
         ["bash", "-c", f"set -o pipefail; {TICKBUS} {arguments}{output}"],
         capture_output=True,
         text=True,
         timeout=20,
         check=False,
     )
-    assert (done.returncode, done.stdout, done.stderr) == (code, "", said)
+    assert (result.returncode, result.stdout, result.stderr) == (code, "", stderr)
 
 
-def test_the_parts_are_shown_and_a_misspelt_one_is_told() -> None:
+def test_usage_lists_the_commands_and_a_misspelled_one_is_refused() -> None:
     shown = subprocess.run([*TICKBUS.split()], capture_output=True, text=True, timeout=20, check=True).stdout
-    assert "usage: tickbus PART [options]" in shown and "  gateway " in shown
-    done = subprocess.run(
+    assert "usage: tickbus COMMAND [options]" in shown and "  gateway " in shown
+    result = subprocess.run(
         [*TICKBUS.split(), "gatway"], capture_output=True, text=True, timeout=20, check=False
     )
-    assert (done.returncode, done.stdout) == (2, "")
+    assert (result.returncode, result.stdout) == (2, "")
     assert (
-        done.stderr.startswith("tickbus: unknown command 'gatway'; there are demo, gateway,")
-        and len(done.stderr.splitlines()) == 1
+        result.stderr.startswith("tickbus: unknown command 'gatway': expected one of demo, gateway,")
+        and len(result.stderr.splitlines()) == 1
     )

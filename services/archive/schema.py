@@ -1,7 +1,8 @@
-"""The columns of the recorded files, and messages to columns and back: one definition per kind. Pure. docs/files.md says the same for readers.
+"""The columns of the recorded files, and messages to columns and back: one definition per kind. Pure.
+docs/files.md documents them for readers.
 
-Decimals go from the wire's digits to decimal128(38, 18) without a binary float and without rounding; what does not fit raises
-Unrepresentable, and `why_not` says of one message what is wrong with it.
+Decimals go from the wire's digits to decimal128(38, 18) without a binary float and without rounding; what
+does not fit raises Unrepresentable, and `representation_error` returns the reason for one message.
 """
 
 import re
@@ -26,7 +27,10 @@ _INT32 = range(-(1 << 31), 1 << 31)
 
 
 class Unrepresentable(ValueError):
-    """A value that its column cannot hold exactly. `reason` is short, for a metric's label: `decimal` or `integer`."""
+    """A value that its column cannot hold exactly, or an entry that is no message of this version.
+
+    `reason`, a metric label: `decimal`, `integer` or `unreadable`.
+    """
 
     def __init__(self, reason: str, text: str) -> None:
         super().__init__(text)
@@ -38,55 +42,55 @@ class Column:
     name: str
     type: pa.DataType
     field: str
-    """Of the message."""
-    take: Callable[[list[Any]], "pa.Array[Any]"]
-    """Values of the field -> the column. Raises Unrepresentable, pa.ArrowInvalid or OverflowError if one value does not fit."""
-    give: Callable[["pa.Array[Any]"], list[Any]]
-    """The column -> values of the field."""
+    """Name in the message."""
+    to_arrow: Callable[[list[Any]], "pa.Array[Any]"]
+    """Field values to the column. Unrepresentable, pa.ArrowInvalid or OverflowError if one does not fit."""
+    from_arrow: Callable[["pa.Array[Any]"], list[Any]]
+    """The column to field values."""
 
 
 _DIGITS = b"0123456789.-"
-_SHORT = 20
-"""So many characters of digits, dot and sign fit as soon as Arrow takes them."""
+_ALWAYS_FITS = 20
+"""Up to this many characters of digits, dot and sign, what Arrow accepts fits."""
 _FITS = r"^-?[0-9]{1,20}(\.[0-9]{1,18})?$"
 _PLAIN = re.compile(r"-?\d+(?:\.\d+)?", re.ASCII)
 
 
-def decimals(texts: Sequence[str | None]) -> "pa.Array[Any]":
-    """Digits -> decimal128(38, 18), exactly; Unrepresentable or pa.ArrowInvalid where that cannot be.
+def decimal_array(texts: Sequence[str | None]) -> "pa.Array[Any]":
+    """Return the exact decimal128(38, 18) of each text; Unrepresentable or pa.ArrowInvalid if there is none.
 
-    Arrow's own cast is taken only for text that is known to be safe: from 39 digits on, and for exponents, it silently wraps
-    around at 128 bits instead of refusing.
+    Arrow's own cast is used only for text known to be safe: from 39 digits on, and for exponents, it silently
+    wraps around at 128 bits instead of raising.
     """
     array = pa.array(texts, pa.string())
     longest = pc.max(pc.binary_length(array)).as_py() or 0
     data = array.buffers()[2]
-    strange = data is not None and data.to_pybytes().translate(None, _DIGITS)
-    if not strange and longest <= _SHORT:
+    other_characters = data is not None and data.to_pybytes().translate(None, _DIGITS)
+    if not other_characters and longest <= _ALWAYS_FITS:
         return array.cast(DECIMAL)
     if pc.all(pc.match_substring_regex(array, _FITS)).as_py() is not False:
         return array.cast(DECIMAL)
-    return pa.array([None if text is None else exact(text) for text in texts], DECIMAL)
+    return pa.array([None if text is None else parse_decimal(text) for text in texts], DECIMAL)
 
 
-def exact(text: str) -> Decimal:
-    """Digits -> the Decimal, if decimal128(38, 18) holds it; Unrepresentable otherwise."""
+def parse_decimal(text: str) -> Decimal:
+    """Return the Decimal of a text of digits. Unrepresentable if decimal128(38, 18) cannot hold it."""
     if not _PLAIN.fullmatch(text):
-        raise Unrepresentable("decimal", f"{text[:80]!r} is no plain decimal number")
+        raise Unrepresentable("decimal", f"invalid decimal {text[:80]!r}: expected plain digits")
     whole, _, places = text.lstrip("-").partition(".")
     if len(whole.lstrip("0")) > 20 or len(places.rstrip("0")) > 18:
         raise Unrepresentable(
             "decimal",
-            f"{text[:80]} does not fit decimal128(38, 18): at most 20 digits before the point and 18 after it",
+            f"{text[:80]} does not fit decimal128(38, 18): at most 20 digits before the point, 18 after",
         )
-    # without the zeros that pass the 18th place: Arrow takes no Decimal with more places than the column, zeros or not
+    # without zeros past the 18th place: Arrow rejects any more places than the column has, zeros or not
     return Decimal(f"{'-' if text[0] == '-' else ''}{whole.lstrip('0') or '0'}.{places.rstrip('0') or '0'}")
 
 
-def digits(column: "pa.Array[Any]") -> list[str | None]:
-    """A decimal column -> its digits, exact, without the zeros that fill the column's 18 places."""
+def decimal_texts(column: "pa.Array[Any]") -> list[str | None]:
+    """Return the exact digits of a decimal column, without the zeros that pad its 18 places."""
     texts: list[str | None] = pc.utf8_rtrim(pc.utf8_rtrim(column.cast(pa.string()), "0"), ".").to_pylist()
-    # Arrow writes small values and zero with an exponent, which was trimmed too
+    # Arrow writes small values and zero with an exponent, which was trimmed as well
     return [
         text if text is None or "E" not in text else _small(column[row].as_py())
         for row, text in enumerate(texts)
@@ -101,56 +105,58 @@ def _values(column: "pa.Array[Any]") -> list[Any]:
     return column.to_pylist()
 
 
-def integers(column: "pa.Array[Any]") -> list[int]:
-    """A column of 64-bit integers or times without nulls; times as ns, for Python's datetime has none."""
+def integer_values(column: "pa.Array[Any]") -> list[int]:
+    """Return a column of 64-bit integers or times without nulls; times in ns, which datetime lacks."""
     values = column.buffers()[1]
     assert values is not None and not column.null_count
-    # straight from memory: ten times as fast as by one scalar object a row
+    # straight from memory: ten times as fast as one scalar object per row
     return memoryview(values).cast("b").cast("q")[column.offset : column.offset + len(column)].tolist()
 
 
-def names(column: "pa.Array[Any]") -> list[str | None]:
-    """A dictionary column -> its texts."""
+def dictionary_texts(column: "pa.Array[Any]") -> list[str | None]:
+    """Return the texts of a dictionary column."""
     texts: list[str | None] = column.dictionary.to_pylist()  # type: ignore[attr-defined]
     rows: list[int | None] = column.indices.to_pylist()  # type: ignore[attr-defined]
     return [None if row is None else texts[row] for row in rows]
 
 
-def _taking(type: pa.DataType) -> Callable[[list[Any]], "pa.Array[Any]"]:
+def _array_of(type: pa.DataType) -> Callable[[list[Any]], "pa.Array[Any]"]:
     return lambda values: pa.array(values, type)
 
 
-def _plain(name: str, type: pa.DataType, give: Callable[["pa.Array[Any]"], list[Any]] = _values) -> Column:
-    return Column(name, type, name, _taking(type), give)
+def _plain(
+    name: str, type: pa.DataType, from_arrow: Callable[["pa.Array[Any]"], list[Any]] = _values
+) -> Column:
+    return Column(name, type, name, _array_of(type), from_arrow)
 
 
 def _decimal(name: str) -> Column:
-    return Column(name, DECIMAL, f"{name}_text", decimals, digits)
+    return Column(name, DECIMAL, f"{name}_text", decimal_array, decimal_texts)
 
 
 def _enum(
-    name: str, enum: type[IntEnum], null: IntEnum | None = None, newer: IntEnum | None = None
+    name: str, enum: type[IntEnum], null: IntEnum | None = None, unknown: IntEnum | None = None
 ) -> Column:
-    """As text in lower case. null: the member that has no text. newer: what a text that a newer version wrote is read as."""
+    """As lower-case text. `null`: the member without text. `unknown`: the one for texts of newer versions."""
     texts = {member: None if member is null else member.name.lower() for member in enum}
     members = {text: member for member, text in texts.items()}
 
-    def take(values: list[Any]) -> "pa.Array[Any]":
+    def to_arrow(values: list[Any]) -> "pa.Array[Any]":
         return pa.array([texts[value] for value in values], pa.string())
 
     return Column(
         name,
         pa.string(),
         name,
-        take,
+        to_arrow,
         lambda column: [
-            members[text] if newer is None else members.get(text, newer) for text in column.to_pylist()
+            members[text] if unknown is None else members.get(text, unknown) for text in column.to_pylist()
         ],
     )
 
 
 def _time(name: str) -> Column:
-    return _plain(name, TIME, integers)
+    return _plain(name, TIME, integer_values)
 
 
 COMMON: tuple[tuple[str, pa.DataType], ...] = (
@@ -161,7 +167,7 @@ COMMON: tuple[tuple[str, pa.DataType], ...] = (
     ("epoch", pa.int64()),
     ("flags", pa.int32()),
 )
-"""What every row has; it comes from the stream entry, not from the message (flags: from both)."""
+"""Columns of every row, taken from the stream entry, not from the message (flags: from both)."""
 
 
 @dataclass(frozen=True)
@@ -170,9 +176,9 @@ class Kind:
     message: type[Any]
     columns: tuple[Column, ...]
     spec: bool
-    """Whether there is a column `spec`: the bar's, or that of the bar stream in which a Gap stands (else null)."""
+    """Whether there is a column `spec`: the bar's, or that of the bar stream of a Gap (otherwise null)."""
     day_of: Callable[[Any], int]
-    """The time, in ns, whose UTC day is the folder."""
+    """The time, in ns, whose UTC day names the folder."""
 
     @property
     def schema(self) -> pa.Schema:
@@ -185,7 +191,7 @@ TRADE = Kind(
     Trade,
     (
         *map(_decimal, ("price", "size", "bid", "ask")),
-        _enum("side", Side, null=Side.UNKNOWN, newer=Side.UNKNOWN),
+        _enum("side", Side, null=Side.UNKNOWN, unknown=Side.UNKNOWN),
         _plain("trade_id", pa.string()),
         _time("ts_event"),
         _time("ts_recv"),
@@ -225,7 +231,7 @@ GAP = Kind(
     (
         _enum("stream", StreamKind),
         _plain("source", pa.string()),
-        _enum("kind", GapKind, newer=GapKind.UNKNOWN),
+        _enum("kind", GapKind, unknown=GapKind.UNKNOWN),
         _time("from_ts"),
         _time("to_ts"),
         _plain("from_id", pa.string()),
@@ -245,23 +251,23 @@ _MESSAGE_COLUMNS = {
 _HAS_FLAGS = (TRADE, QUOTE)
 
 
-def arrays(kind: Kind, messages: list[Any]) -> list["pa.Array[Any]"]:
-    """Messages of one kind -> `flags`, then the kind's own columns. Raises as Column.take does."""
+def to_arrays(kind: Kind, messages: list[Any]) -> list["pa.Array[Any]"]:
+    """Return the columns of messages of one kind: `flags`, then its own. Raises like Column.to_arrow."""
     flags = [message.flags for message in messages] if kind in _HAS_FLAGS else [0] * len(messages)
     return [
         pa.array(flags, pa.int32()),
-        *(column.take(list(map(field, messages))) for column, field in _MESSAGE_COLUMNS[kind.name]),
+        *(column.to_arrow(list(map(field, messages))) for column, field in _MESSAGE_COLUMNS[kind.name]),
     ]
 
 
-def why_not(kind: Kind, message: Message) -> Unrepresentable | None:
-    """What keeps this message out of its row; None if nothing does."""
+def representation_error(kind: Kind, message: Message) -> Unrepresentable | None:
+    """Return why this message does not fit its columns; None if it fits."""
     try:
         for column in kind.columns:
             _check(column, getattr(message, column.field))
         _check_integer("flags", getattr(message, "flags", 0), _INT32)
-    except Unrepresentable as unfit:
-        return unfit
+    except Unrepresentable as error:
+        return error
     return None
 
 
@@ -269,7 +275,7 @@ def _check(column: Column, value: Any) -> None:
     if value is None:
         return
     if column.type == DECIMAL:
-        exact(value)
+        parse_decimal(value)
     elif column.type == TIME or column.type == pa.int64():
         _check_integer(column.name, value, _INT64)
     elif column.type == pa.int32():
@@ -279,13 +285,14 @@ def _check(column: Column, value: Any) -> None:
 def _check_integer(name: str, value: int, bounds: Iterable[int]) -> None:
     if value not in bounds:
         raise Unrepresentable(
-            "integer", f"{name} {value} does not fit its column of {'64' if bounds is _INT64 else '32'} bits"
+            "integer", f"{name} {value} does not fit its {'64' if bounds is _INT64 else '32'}-bit column"
         )
 
 
-def complete(kind: Kind, table: pa.Table) -> pa.Table:
-    """Return the columns of this version, in its order: one that the file lacks, because an older version wrote it, has the default of
-    its field; one that only a newer version knows is left out. ValueError for a column that has no default."""
+def conform(kind: Kind, table: pa.Table) -> pa.Table:
+    """Return the columns of this version, in its order. A column missing in an older file gets the default of
+    its field; one that only a newer version knows is dropped. ValueError if there is no default.
+    """
     columns: list[pa.Array[Any] | pa.ChunkedArray[Any]] = []
     for field in kind.schema:
         if field.name in table.column_names:
@@ -310,15 +317,19 @@ def _default(kind: Kind, name: str) -> object:
     fields = {field.name: field for field in msgspec.structs.fields(kind.message)}
     for column in kind.columns:
         if column.name == name and (default := fields[column.field].default) is not msgspec.NODEFAULT:
-            return column.take([default])[0].as_py()
-    raise ValueError(f"no column {name}")
+            return column.to_arrow([default])[0].as_py()
+    raise ValueError(f"missing column {name}")
 
 
-def messages(kind: Kind, batch: pa.RecordBatch) -> list[Message]:
-    """Rows -> their messages. Decimals come back with the same value, but without trailing zeros."""
+def to_messages(kind: Kind, batch: pa.RecordBatch) -> list[Message]:
+    """Return the messages of the rows. Decimals have the same value, but no trailing zeros."""
     fields: dict[str, list[Any]] = {
-        column.field: column.give(batch.column(column.name)) for column in kind.columns
+        column.field: column.from_arrow(batch.column(column.name)) for column in kind.columns
     }
-    fields |= {name: names(batch.column(name)) for name in ("symbol", "spec") if name in batch.schema.names}
+    fields |= {
+        name: dictionary_texts(batch.column(name))
+        for name in ("symbol", "spec")
+        if name in batch.schema.names
+    }
     fields["flags"] = batch.column("flags").to_pylist()
     return list(map(kind.message, *(fields[name] for name in kind.message.__struct_fields__)))

@@ -1,8 +1,8 @@
 """Where a time bar begins and ends. Pure.
 
-Seconds, minutes and hours are aligned to the epoch. Days go from local midnight to local midnight of the market in which the
-symbol is listed, told by its suffix (`AAPL.US`: New York), so that the day on which clocks change has 23 or 25 hours; pairs
-and everything else have UTC days. Bars of several days count their days from 1970-01-01.
+Seconds, minutes and hours are aligned to the epoch. Days run from local midnight to local midnight of the
+symbol's market, given by its suffix (`AAPL.US`: New York), so the day of a clock change has 23 or 25 hours;
+pairs and everything else have UTC days. Bars of several days count their days from 1970-01-01.
 """
 
 from collections.abc import Callable
@@ -44,7 +44,7 @@ def zone_of(symbol: str) -> tzinfo:
 
 
 def intervals(spec: Spec, symbol: str) -> Callable[[int], Interval]:
-    """-> the function that gives the interval of a time spec in which a ts_event lies."""
+    """Return the function from a ts_event to the interval of the time spec that contains it."""
     zone, days = zone_of(symbol), spec.days
     if days and zone is not UTC:
         return lambda ts: _local_days(ts, zone, days)
@@ -70,5 +70,5 @@ def _local_days(ts: int, zone: tzinfo, days: int) -> Interval:
 
 @lru_cache(maxsize=4096)
 def _midnight(day: date, zone: tzinfo) -> int:
-    # where clocks jump over midnight itself, this is the instant of the jump: the day's first
+    # where clocks jump over midnight itself, this is the instant of the jump: the first of the day
     return int(datetime.combine(day, time(), zone).timestamp()) * SECOND

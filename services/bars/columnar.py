@@ -1,7 +1,7 @@
-"""A batch of trades as columns, so that a stretch of it can be tallied by loops that run in C. Pure.
+"""A batch of trades as columns, so that a stretch of it can be accumulated by loops that run in C. Pure.
 
-It is a shortcut only: what it gives is what one trade after the other would give, and where that is not plain to see it
-declines and leaves the trade to the long way.
+It is only a shortcut: its results are those of one trade after the other, and where that is not obvious it
+declines and leaves the trade to the regular path.
 """
 
 from bisect import bisect_left
@@ -18,8 +18,8 @@ from tickbus.units import MILLISECOND
 
 Entries = Sequence[tuple[StreamId, Trade | Gap]]
 
-WORTHWHILE = 20
-"""Entries from which on the columns cost less than they save."""
+MIN_BATCH = 20
+"""Entries from which on columns cost less than they save."""
 
 _BUY, _SELL = Side.BUY, Side.SELL
 
@@ -36,7 +36,7 @@ class Columns:
     ) -> None:
         self.entries, self.stamps, self.texts, self.prices, self.sizes = entries, stamps, texts, prices, sizes
         self.sided = sides.count(Side.UNKNOWN) < len(sides)
-        """Are there buys and sells at all? Most tapes of shares do not tell."""
+        """Whether any trade has a side: most equity tapes do not say."""
         self.buys = (
             [size if side is _BUY else 0 for side, size in zip(sides, sizes, strict=True)]
             if self.sided
@@ -48,14 +48,15 @@ class Columns:
             else []
         )
 
-    def extent(self, begin: int, most: float, end_ts: int) -> int:
-        """-> the index behind the trades from `begin` on, at most so many, that lie before `end_ts`."""
+    def run_end(self, begin: int, limit: float, end_ts: int) -> int:
+        """Return the index after the trades from `begin` on, at most `limit`, that lie before `end_ts`."""
         end = bisect_left(self.stamps, end_ts, begin)
-        return end if end - begin <= most else max(begin, begin + int(most))
+        return end if end - begin <= limit else max(begin, begin + int(limit))
 
-    def passing(self, begin: int, end: int, due: int, watermark: Watermark) -> int:
-        """-> the index of the first of the trades [begin, end) before which the watermark has passed `due`, or else `end`. The
-        watermark is brought along up to there."""
+    def advance_watermark(self, begin: int, end: int, due: int, watermark: Watermark) -> int:
+        """Advance the watermark over the trades [begin, end) until it has passed `due`. Return the index of
+        the first trade before which it has, or else `end`.
+        """
         stamps, entries = self.stamps, self.entries
         newest, newest_at = watermark.newest, watermark.newest_at
         position, stop = begin, end
@@ -63,7 +64,7 @@ class Columns:
             last, ms = stamps[stop - 1], entries[stop - 1][0][0]
             passed = (ms - 1 - newest_at) * MILLISECOND
             if (last if last > newest else newest) + passed < due:
-                # not before any of [position, stop), for there it is never further than this
+                # not before any of [position, stop): there it never exceeds this
                 if last > newest:
                     newest, newest_at = last, entries[bisect_left(stamps, last, position, stop)][0][0]
                 position, stop = stop, end
@@ -78,7 +79,7 @@ class Columns:
         watermark.newest, watermark.newest_at = newest, newest_at
         return position
 
-    def tally(self, run: Ohlcv, begin: int, end: int) -> None:
+    def add_to(self, run: Ohlcv, begin: int, end: int) -> None:
         """Add the trades [begin, end) to the run."""
         prices, sizes, last = self.prices[begin:end], self.sizes[begin:end], end - 1
         highest, lowest = max(prices), min(prices)
@@ -96,14 +97,16 @@ class Columns:
 
 
 def columns(
-    entries: Entries, prices: Mapping[str, int], sizes: Mapping[str, int], apart: int
+    entries: Entries, prices: Mapping[str, int], sizes: Mapping[str, int], special: int
 ) -> Columns | None:
-    """None if the batch holds anything but trades in order of time, with price and size, at these scales, without a flag of `apart`."""
+    """Return the batch as columns; None if it contains anything but trades in order of time, with price and
+    size, at these scales, without a flag of `special`.
+    """
     messages = [message for _, message in entries]
     if set(map(type, messages)) != {Trade}:
         return None
     trades = cast(list[Trade], messages)
-    if any(flags & apart for flags in {trade.flags for trade in trades}):
+    if any(flags & special for flags in {trade.flags for trade in trades}):
         return None
     stamps = [trade.ts_event for trade in trades]
     if stamps != sorted(stamps):

@@ -1,7 +1,7 @@
 """Exact decimals as scaled integers: `61837.63` at scale 2 is 6183763. Pure.
 
-Integers add and multiply faster than Decimals, have any number of digits, and cannot round in silence: the one division is
-`half_even`. A scale is a number of places after the point.
+Integers add and multiply faster than Decimals, have any number of digits, and cannot round silently: the
+only division is `divide_half_even`. A scale is a number of places after the decimal point.
 """
 
 from functools import cache
@@ -9,28 +9,28 @@ from functools import cache
 from tickbus.errors import WireError
 
 PLACES = 18
-"""What is derived (value, vwap) is rounded to this many places."""
+"""Derived numbers (value, vwap) are rounded to this many places."""
 
 TENS: tuple[int, ...] = tuple(10**power for power in range(256))
-"""Powers of ten, further than any two scales go: the gateway takes no number of more than 64 digits."""
+"""Powers of ten, beyond the sum of any two scales: the gateway accepts no number of more than 64 digits."""
 
-_REMEMBERED = 1 << 16
-_LONGEST = 130
-"""Characters: what `tickbus.units.canonical` may write, 64 digits of which the last stands up to 127 places behind the point."""
+_MAX_CACHED = 1 << 16
+_MAX_CHARACTERS = 130
+"""What `tickbus.units.canonical` may write: 64 digits, the last up to 127 places after the point."""
 
 
 class PrecisionExceeded(Exception):
-    """A number has more places than the scale; `places` says how many."""
+    """A number has more decimal places than the scale. `places`: how many."""
 
     def __init__(self, places: int) -> None:
         super().__init__(places)
         self.places = places
 
 
-class Scaled(dict[str, int]):
-    """Text -> integer at one scale. Prices and sizes repeat, so that most are only looked up.
+class ScaleTable(dict[str, int]):
+    """Decimal text -> integer at one scale. Prices and sizes repeat, so most are only looked up.
 
-    A text that is no plain decimal raises WireError, one with more places than the scale raises PrecisionExceeded.
+    A lookup raises WireError if the text is not a plain decimal, PrecisionExceeded if it has more places.
     """
 
     def __init__(self, scale: int) -> None:
@@ -40,39 +40,39 @@ class Scaled(dict[str, int]):
     def __missing__(self, text: str) -> int:
         whole, _, fraction = text.partition(".")
         try:
-            if len(text) > _LONGEST:
+            if len(text) > _MAX_CHARACTERS:
                 raise ValueError
             unscaled = int(whole + fraction)
         except ValueError:
             raise WireError(
-                f"{text[:80]!r} in a trade is no decimal number; whoever wrote it does not keep to docs/wire-format.md"
+                f"invalid number {text[:80]!r} in a trade: expected plain digits as in docs/wire-format.md"
             ) from None
         if len(fraction) > self.scale:
             raise PrecisionExceeded(len(fraction))
         value = unscaled * TENS[self.scale - len(fraction)]
-        if len(self) >= _REMEMBERED:
+        if len(self) >= _MAX_CACHED:
             self.clear()
         self[text] = value
         return value
 
 
 @cache
-def scaled(scale: int) -> Scaled:
-    """One per scale, shared by all streams: ten thousand symbols have few scales, and most of their numbers in common."""
-    return Scaled(scale)
+def scale_table(scale: int) -> ScaleTable:
+    """Return the table of a scale, one for all streams: 10,000 symbols share few scales and many numbers."""
+    return ScaleTable(scale)
 
 
-def fitting(numbers: Scaled, text: str) -> Scaled:
-    """These, or those of the scale that holds the text."""
+def ensure_scale(table: ScaleTable, text: str) -> ScaleTable:
+    """Return this table, or that of a finer scale if the text needs one."""
     try:
-        numbers[text]
-    except PrecisionExceeded as finer:
-        return scaled(finer.places)
-    return numbers
+        table[text]
+    except PrecisionExceeded as exceeded:
+        return scale_table(exceeded.places)
+    return table
 
 
 def to_text(number: int, scale: int) -> str:
-    """A scaled integer -> its shortest text: no exponent, no zeros at the end of the fraction."""
+    """Return the shortest text of a scaled integer: no exponent, no trailing zeros in the fraction."""
     digits = str(number)
     if not scale or not number:
         return digits
@@ -84,8 +84,8 @@ def to_text(number: int, scale: int) -> str:
     return f"{digits[:-scale]}.{fraction}" if fraction else digits[:-scale]
 
 
-def half_even(number: int, divisor: int) -> int:
-    """number / divisor to the nearest whole number, a tie to the even one. divisor > 0."""
+def divide_half_even(number: int, divisor: int) -> int:
+    """Return number / divisor rounded to the nearest integer, ties to even. divisor > 0."""
     whole, rest = divmod(number, divisor)
     if 2 * rest > divisor or (2 * rest == divisor and whole % 2):
         whole += 1

@@ -17,25 +17,25 @@ from tickbus.service.options import MirrorGroups, Option, WriterOptions
 from tickbus.service.runner import Service, run
 from tickbus.units import SECOND, Duration
 
-ABOUT = "Build bars from the trades: time bars of any length, tick, volume and value bars, exact, revised when a late trade comes."
+ABOUT = "Build exact bars from trades: time of any length, tick, volume, value; late trades revise them."
 POSITIONALS = ()
 
 
 class Options(WriterOptions, frozen=True, kw_only=True):
     specs: Annotated[
-        tuple[str, ...], Option("what to build: time:<n>s|m|h|d, tick:<n>, volume:<n>, value:<n>")
+        tuple[str, ...], Option("bars to build: time:<n>s|m|h|d, tick:<n>, volume:<n>, value:<n>")
     ] = ("time:1s", "time:1m")
-    feeds: Annotated[tuple[str, ...], Option("names of the feeds to read; default all")] = ()
+    feeds: Annotated[tuple[str, ...], Option("feeds to read; default all")] = ()
     grace: Annotated[Duration, Option("a time bar closes this long after its end")] = Duration(2 * SECOND)
     horizon: Annotated[Duration, Option("a late trade revises its bar for this long after the close")] = (
         Duration(60 * SECOND)
     )
-    from_: Annotated[str, Option("where to begin without a committed position: start, now or a time")] = (
+    from_: Annotated[str, Option("where to start without a committed position: start, now or a time")] = (
         FROM_START
     )
     name: Annotated[
         str,
-        Option("name of this service: its position, state and members; processes of one name share the work"),
+        Option("service name, for position, state and members; processes with one name share the shards"),
     ] = "bars"
     mirror_groups: MirrorGroups = False
 
@@ -43,7 +43,7 @@ class Options(WriterOptions, frozen=True, kw_only=True):
 def start(options: Options) -> int:
     specs, begin = parse_all(options.specs), parse_start(options.from_, "--from")
     if not specs:
-        raise ConfigError("--specs: name what to build, like time:1s,time:1m")
+        raise ConfigError("--specs is empty: expected e.g. time:1s,time:1m")
     for name in (options.name, *options.feeds):
         check_name(name)
     return run(partial(_run, options, specs, begin), options, "bars")
@@ -52,9 +52,10 @@ def start(options: Options) -> int:
 async def _run(options: Options, specs: tuple[Spec, ...], begin: "str | StreamId", service: Service) -> None:
     (await locate(options.redis).open_checked()).close()
     consumer = ShardConsumer(
-        options.redis, Keys(options.prefix, options.shards), options.name, StreamFilter.of(("trade",), options.feeds), options.lease_ttl,
-        start=begin, writes=StreamFilter.of(("bar",), options.feeds, specs=[spec.text for spec in specs]), window=options.replay_buffer,
-        mirror_groups=options.mirror_groups,
+        options.redis, Keys(options.prefix, options.shards), options.name,
+        StreamFilter.of(("trade",), options.feeds), options.lease_ttl, start=begin,
+        writes=StreamFilter.of(("bar",), options.feeds, specs=[spec.text for spec in specs]),
+        window=options.replay_buffer, mirror_groups=options.mirror_groups,
     )  # fmt: skip
     bars = BarService(consumer, specs, options.grace, options.horizon)
     expose(service.meters, bars)

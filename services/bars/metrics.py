@@ -1,4 +1,4 @@
-"""The bar service's integers as metrics."""
+"""The bar service's counters and gauges as metrics."""
 
 from services.bars.service import BarService
 from tickbus.monitoring import metrics as m

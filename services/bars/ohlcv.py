@@ -1,12 +1,13 @@
-"""What a run of trades comes to: first, highest, lowest and last price, volume, value, buys, sells, count. Pure and exact.
+"""Open, high, low, close, volume, value, buys, sells and count of a run of trades. Pure and exact.
 
-Tallies of two runs, one after the other, merge into the tally of both: that is how one pass over the trades feeds bars of
-every length. Prices, sizes and what follows from them are scaled integers (services.bars.fixed_point) at the tally's own scales.
+The totals of two consecutive runs merge into the totals of both: that is how one pass over the trades feeds
+bars of every length. Prices, sizes and what is derived from them are scaled integers
+(services.bars.fixed_point) at the object's own scales.
 """
 
 from dataclasses import dataclass, replace
 
-from services.bars.fixed_point import PLACES, TENS, half_even, to_text
+from services.bars.fixed_point import PLACES, TENS, divide_half_even, to_text
 from tickbus.protocol.messages import Side, Trade
 
 _BUY, _SELL = Side.BUY, Side.SELL
@@ -14,7 +15,7 @@ _BUY, _SELL = Side.BUY, Side.SELL
 
 @dataclass(slots=True)
 class Ohlcv:
-    """The builder adds the next trade of a run in place, in its hot loop; everybody else treats tallies as values."""
+    """The builder adds the next trade of a run in place, in its hot loop; for all others it is a value."""
 
     price_scale: int
     size_scale: int
@@ -37,7 +38,7 @@ class Ohlcv:
 
     @classmethod
     def of(cls, trade: Trade, price: int, size: int, price_scale: int, size_scale: int) -> "Ohlcv":
-        """The tally of one trade."""
+        """Return the totals of one trade."""
         text, ts, side = trade.price_text, trade.ts_event, trade.side
         return cls(
             price_scale, size_scale, ts, ts, text, text, text, text, price, price, 1, size, price * size,
@@ -45,47 +46,50 @@ class Ohlcv:
         )  # fmt: skip
 
     def merge(self, later: "Ohlcv") -> "Ohlcv":
-        """The tally of this run and then the later one. Of equal prices, the text of the earlier stays."""
+        """Return the totals of this run and the later one. Of equal prices the earlier text stays."""
         price_scale, size_scale = (
             max(self.price_scale, later.price_scale),
             max(self.size_scale, later.size_scale),
         )
-        one, two = self.at(price_scale, size_scale), later.at(price_scale, size_scale)
+        one, two = self.rescaled(price_scale, size_scale), later.rescaled(price_scale, size_scale)
         higher, lower = two.highest > one.highest, two.lowest < one.lowest
         return Ohlcv(
             price_scale, size_scale, one.first_ts, two.last_ts,
             one.open, two.high if higher else one.high, two.low if lower else one.low, two.close,
             two.highest if higher else one.highest, two.lowest if lower else one.lowest,
-            one.trades + two.trades, one.volume + two.volume, one.value + two.value, one.buys + two.buys, one.sells + two.sells,
+            one.trades + two.trades, one.volume + two.volume, one.value + two.value,
+            one.buys + two.buys, one.sells + two.sells,
         )  # fmt: skip
 
-    def at(self, price_scale: int, size_scale: int) -> "Ohlcv":
-        """The same at scales that are no coarser."""
+    def rescaled(self, price_scale: int, size_scale: int) -> "Ohlcv":
+        """Return the same totals at equal or finer scales."""
         if price_scale == self.price_scale and size_scale == self.size_scale:
             return self
         prices, sizes = TENS[price_scale - self.price_scale], TENS[size_scale - self.size_scale]
         return replace(
-            self, price_scale=price_scale, size_scale=size_scale, highest=self.highest * prices, lowest=self.lowest * prices,
-            volume=self.volume * sizes, value=self.value * prices * sizes, buys=self.buys * sizes, sells=self.sells * sizes,
+            self, price_scale=price_scale, size_scale=size_scale,
+            highest=self.highest * prices, lowest=self.lowest * prices,
+            volume=self.volume * sizes, value=self.value * prices * sizes,
+            buys=self.buys * sizes, sells=self.sells * sizes,
         )  # fmt: skip
 
     def value_text(self) -> str:
-        """Exact up to 18 places, half-even beyond."""
+        """Return the value, exact up to 18 places, rounded half-even beyond."""
         scale = self.price_scale + self.size_scale
         return (
             to_text(self.value, scale)
             if scale <= PLACES
-            else to_text(half_even(self.value, TENS[scale - PLACES]), PLACES)
+            else to_text(divide_half_even(self.value, TENS[scale - PLACES]), PLACES)
         )
 
     def vwap_text(self) -> str | None:
-        """value / volume from the exact value, half-even at 18 places; None at zero volume."""
+        """Return value / volume from the exact value, rounded half-even at 18 places; None at zero volume."""
         if not self.volume:
             return None
-        finer = PLACES - self.price_scale
+        missing = PLACES - self.price_scale
         number, divisor = (
-            (self.value * TENS[finer], self.volume)
-            if finer >= 0
-            else (self.value, self.volume * TENS[-finer])
+            (self.value * TENS[missing], self.volume)
+            if missing >= 0
+            else (self.value, self.volume * TENS[-missing])
         )
-        return to_text(half_even(number, divisor), PLACES)
+        return to_text(divide_half_even(number, divisor), PLACES)

@@ -1,4 +1,4 @@
-"""A bar in the making, and afterwards for as long as it can still change. Pure."""
+"""A bar under construction, and after its close for as long as it can still change. Pure."""
 
 import msgspec
 
@@ -11,7 +11,7 @@ _NAMES = {PARTIAL: "partial", HAS_GAP: "has_gap", REPAIRED: "repaired"}
 _QUALITY = tuple(tuple(name for bit, name in _NAMES.items() if bits & bit) for bits in range(8))
 
 OPEN = -1
-"""The revision of a bar that was not emitted yet."""
+"""The revision of a bar that has not been emitted yet."""
 
 
 class OpenBar(msgspec.Struct, gc=False):
@@ -20,23 +20,26 @@ class OpenBar(msgspec.Struct, gc=False):
     quality: int = 0
     """Bits: PARTIAL, HAS_GAP, REPAIRED."""
     revision: int = OPEN
-    tally: Ohlcv | None = None
-    """None only between the opening and the end of the run of trades that opened it."""
+    ohlcv: Ohlcv | None = None
+    """None only between the opening of the bar and the end of the run of trades that opened it."""
     packed: bytes | None = None
-    """A closed bar as it stands in the state; it seldom changes, and there is one for every second of the horizon."""
+    """Cache of a closed bar's encoded state: it seldom changes, and there is one per second of the horizon.
+    """
 
     def add(self, run: Ohlcv) -> None:
-        self.tally = run if self.tally is None else self.tally.merge(run)
+        self.ohlcv = run if self.ohlcv is None else self.ohlcv.merge(run)
 
     def emit(self, symbol: str, spec: str) -> Bar:
-        """The next revision."""
+        """Return the next revision."""
         self.revision += 1
         self.packed = None
-        tally = self.tally
-        assert tally is not None, "a bar has at least one trade"
-        scale = tally.size_scale
+        ohlcv = self.ohlcv
+        assert ohlcv is not None, "a bar has at least one trade"
+        scale = ohlcv.size_scale
         return Bar(
-            spec, self.start, self.end, tally.open, tally.high, tally.low, tally.close,
-            to_text(tally.volume, scale), tally.value_text(), tally.vwap_text(), tally.trades,
-            to_text(tally.buys, scale) if tally.buys else "0", to_text(tally.sells, scale) if tally.sells else "0", self.revision, _QUALITY[self.quality], symbol,
+            spec, self.start, self.end, ohlcv.open, ohlcv.high, ohlcv.low, ohlcv.close,
+            to_text(ohlcv.volume, scale), ohlcv.value_text(), ohlcv.vwap_text(), ohlcv.trades,
+            to_text(ohlcv.buys, scale) if ohlcv.buys else "0",
+            to_text(ohlcv.sells, scale) if ohlcv.sells else "0",
+            self.revision, _QUALITY[self.quality], symbol,
         )  # fmt: skip

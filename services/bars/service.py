@@ -1,4 +1,4 @@
-"""Bars of the streams that this replica owns: entries in, bars and state out, committed together."""
+"""Bars of the streams that this replica owns: entries in; bars and state out, committed together."""
 
 import logging
 import time
@@ -23,11 +23,11 @@ from tickbus.units import MILLISECOND, Duration, canonical, canonical_size, in_6
 log = logging.getLogger("tickbus.bars")
 
 _COMMIT_SECONDS = 0.25
-"""Positions alone are committed this often; bars at once."""
+"""Positions alone are committed this often; bars immediately."""
 
 
 class BarService:
-    """Feeds each stream's entries to its bars, and commits what they say."""
+    """Feeds each stream's entries to its bars, and commits the bars they emit."""
 
     def __init__(
         self, consumer: ShardConsumer, specs: tuple[Spec, ...], grace: Duration, horizon: Duration
@@ -38,9 +38,9 @@ class BarService:
         self._make = partial(StreamBars, specs=specs, grace=grace, horizon=horizon)
         self._bars: dict[Stream, StreamBars] = {}
         self._by_clock: dict[tuple[int, str], list[Stream]] = {}
-        """(shard, feed) -> its streams, which a bus clock concerns."""
-        self._moved: set[Stream] = set()
-        """Streams whose bars are not as committed."""
+        """(shard, feed) -> its streams, which share a bus clock."""
+        self._dirty: set[Stream] = set()
+        """Streams whose bars differ from the committed state."""
         self.emitted: Counter[str] = Counter()
         self.revised: Counter[str] = Counter()
         self.unreadable = 0
@@ -52,19 +52,19 @@ class BarService:
                 for name, state in states.items():
                     self._add(Stream.parse(name), state)
             outputs = self._apply(batch)
-            # what is given back is committed first: who works it next need not read it again
-            if outputs or (self._moved and (batch.lost or time.monotonic() - committed > _COMMIT_SECONDS)):
-                await batch.commit(outputs, {stream: self._bars[stream].state() for stream in self._moved})
-                self._moved.clear()
+            # commit before releasing shards: the next owner need not reread these entries
+            if outputs or (self._dirty and (batch.lost or time.monotonic() - committed > _COMMIT_SECONDS)):
+                await batch.commit(outputs, {stream: self._bars[stream].state() for stream in self._dirty})
+                self._dirty.clear()
                 committed = time.monotonic()
             if batch.lost:
-                self._leave(batch.lost)
+                self._release(batch.lost)
 
     def _apply(self, batch: Batch) -> list[Output]:
         outputs: list[Output] = []
         for read in batch.reads:
             self._read(read, outputs)
-            self._moved.add(read.stream)
+            self._dirty.add(read.stream)
         for clock, bus_ms in batch.clocks.items():
             for stream in self._by_clock.get(clock, ()):
                 bars = self._bars[stream]
@@ -72,45 +72,46 @@ class BarService:
                     self._emit(stream, bars.clock(bus_ms), outputs)
         return outputs
 
-    def _leave(self, shards: Collection[int]) -> None:
-        """Another replica goes on with these from what is committed."""
-        gone = {stream for stream in self._bars if self._keys.shard(stream.symbol) in shards}
-        self._bars = {stream: bars for stream, bars in self._bars.items() if stream not in gone}
+    def _release(self, shards: Collection[int]) -> None:
+        """Forget these shards; another replica continues from their committed state."""
+        released = {stream for stream in self._bars if self._keys.shard(stream.symbol) in shards}
+        self._bars = {stream: bars for stream, bars in self._bars.items() if stream not in released}
         self._by_clock = {
             clock: streams for clock, streams in self._by_clock.items() if clock[0] not in shards
         }
-        self._moved -= gone
+        self._dirty -= released
 
     def _read(self, read: Read, outputs: list[Output]) -> None:
         bars = self._bars.get(read.stream) or self._add(read.stream, None)
         if read.lost is not None:
-            # what was trimmed before it was read is a hole in the bars, and told in their streams too
+            # entries trimmed before they were read: a hole in the bars, and announced in their streams too
             gap = _at_event_time(trimmed_gap(read, self._consumer.service), bars.newest_event, read)
             self._emit(
                 read.stream, bars.apply(StreamId(read.lost.before.ms, read.lost.after.seq), gap), outputs
             )
-            told = msgspec.structs.replace(gap, stream=StreamKind.BAR)
+            announced = msgspec.structs.replace(gap, stream=StreamKind.BAR)
             outputs += [
-                Output(self._stream(read.stream, spec.text), read.lost.before.ms, told) for spec in self.specs
+                Output(self._bar_stream(read.stream, spec.text), read.lost.before.ms, announced)
+                for spec in self.specs
             ]
         self._emit(read.stream, bars.apply_many(self._decoded(read)), outputs)
 
     def _decoded(self, read: Read) -> list[tuple[StreamId, Trade | Gap]]:
-        """The entries of a read; one that no gateway of this version wrote is left out, and marks its bars as a Gap does."""
+        """Return the entries of a read; one that no gateway of this version wrote becomes a Gap."""
         entries: list[tuple[StreamId, Trade | Gap]] = []
         for id, (field, payload) in read.entries:
             try:
-                entries.append((StreamId.parse(id), _checked(DECODE[field](payload))))
+                entries.append((StreamId.parse(id), _canonical(DECODE[field](payload))))
             except (KeyError, ValueError, msgspec.MsgspecError) as error:
                 self.unreadable += 1
                 log.error(
-                    "%s %s: an entry that is no Trade or Gap of this version is left out: %s",
+                    "%s %s: skipping entry, not a Trade or Gap of this version: %s",
                     read.stream.name,
                     id.decode(),
                     error,
                 )
                 at = StreamId.parse(id)
-                unread = Gap(
+                rejected = Gap(
                     StreamKind.TRADE,
                     self._consumer.service,
                     GapKind.REJECTED,
@@ -118,18 +119,18 @@ class BarService:
                     at.ms * MILLISECOND,
                     count=1,
                 )
-                entries.append((at, unread))
+                entries.append((at, rejected))
         return entries
 
     def _emit(self, stream: Stream, emitted: list[Emitted], outputs: list[Output]) -> None:
         for ms, bar in emitted:
-            outputs.append(Output(self._stream(stream, bar.spec), ms, bar))
-            self._moved.add(stream)
+            outputs.append(Output(self._bar_stream(stream, bar.spec), ms, bar))
+            self._dirty.add(stream)
             self.emitted[bar.spec] += 1
             self.revised[bar.spec] += bar.revision > 0
 
     @staticmethod
-    def _stream(trades: Stream, spec: str) -> Stream:
+    def _bar_stream(trades: Stream, spec: str) -> Stream:
         return Stream("bar", trades.feed, trades.symbol, spec)
 
     def _add(self, stream: Stream, state: bytes | None) -> StreamBars:
@@ -149,10 +150,13 @@ class BarService:
         return total
 
 
-def _checked(message: Trade | Gap) -> Trade | Gap:
-    """As a gateway writes it, whoever did: digits without exponent, times that fit. ValueError if that cannot be."""
+def _canonical(message: Trade | Gap) -> Trade | Gap:
+    """Return the message in a gateway's canonical form, whoever wrote it: digits without exponent, times in
+    64 bits. ValueError if that is impossible.
+    """
     if isinstance(message, Gap):
-        in_64_bits(message.from_ts), in_64_bits(message.to_ts)
+        in_64_bits(message.from_ts)
+        in_64_bits(message.to_ts)
         return message
     in_64_bits(message.ts_event)
     price, size = canonical(message.price_text), canonical_size(message.size_text)
@@ -164,7 +168,7 @@ def _checked(message: Trade | Gap) -> Trade | Gap:
 
 
 def _at_event_time(gap: Gap, newest: int, read: Read) -> Gap:
-    """What was trimmed lies between the trades around it: bus time, which its IDs tell, is another clock than the vendor's."""
+    """Return the Gap with the range between the trades around it: its IDs carry bus time, another clock."""
     following = (DECODE[b"t"](payload).ts_event for _, (field, payload) in read.entries if field == b"t")
     with suppress(msgspec.MsgspecError):
         if newest and (after := next(following, 0)):

@@ -1,6 +1,6 @@
-"""The state of a stream's bars as bytes: MessagePack arrays, behind a version number. Pure.
+"""The state of a stream's bars as bytes: MessagePack arrays that begin with a version number. Pure.
 
-Scaled integers are written as text: MessagePack ends at 64 bits, sums do not.
+Scaled integers are written as text: MessagePack integers end at 64 bits, sums do not.
 """
 
 from typing import Final
@@ -14,7 +14,7 @@ from tickbus.errors import WireError
 VERSION: Final = 1
 
 
-class CellState(msgspec.Struct, array_like=True, frozen=True):
+class OpenBarState(msgspec.Struct, array_like=True, frozen=True):
     start: int
     end: int
     quality: int
@@ -38,7 +38,7 @@ class CellState(msgspec.Struct, array_like=True, frozen=True):
 
 class TimeState(msgspec.Struct, array_like=True, frozen=True):
     open: list[msgspec.Raw]
-    """CellState, packed by itself."""
+    """One OpenBarState each, encoded separately."""
     closed: list[msgspec.Raw]
     holes: list[tuple[int, int]]
     repairs: list[tuple[int, int]]
@@ -47,7 +47,7 @@ class TimeState(msgspec.Struct, array_like=True, frozen=True):
 
 class CountState(msgspec.Struct, array_like=True, frozen=True):
     open: list[msgspec.Raw]
-    """One CellState or none."""
+    """One OpenBarState or none."""
     quality: int
     began: bool
 
@@ -59,40 +59,46 @@ class StreamState(msgspec.Struct, array_like=True, frozen=True):
     price_scale: int
     size_scale: int
     time: dict[str, TimeState]
-    """By the spec's text, and so are the count bars."""
+    """By the spec's text; `counts` too."""
     counts: dict[str, CountState]
 
 
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(StreamState).decode
-_decode_cell = msgspec.msgpack.Decoder(CellState).decode
+_decode_bar = msgspec.msgpack.Decoder(OpenBarState).decode
 _decode_head = msgspec.msgpack.Decoder(list[msgspec.Raw]).decode
 
 
-def pack(cell: OpenBar) -> msgspec.Raw:
-    if cell.packed is None or cell.revision < 0:
-        tally = cell.tally
-        assert tally is not None, "a run of trades ends before the state is taken"
-        cell.packed = _encode(
-            CellState(
-                cell.start, cell.end, cell.quality, cell.revision,
-                tally.price_scale, tally.size_scale, tally.first_ts, tally.last_ts, tally.open, tally.high, tally.low, tally.close,
-                str(tally.highest), str(tally.lowest), tally.trades, str(tally.volume), str(tally.value), str(tally.buys), str(tally.sells),
+def pack(bar: OpenBar) -> msgspec.Raw:
+    """Return the encoded bar, from its cache where it did not change."""
+    if bar.packed is None or bar.revision < 0:
+        ohlcv = bar.ohlcv
+        assert ohlcv is not None, "a run of trades ends before the state is taken"
+        bar.packed = _encode(
+            OpenBarState(
+                bar.start, bar.end, bar.quality, bar.revision,
+                ohlcv.price_scale, ohlcv.size_scale, ohlcv.first_ts, ohlcv.last_ts,
+                ohlcv.open, ohlcv.high, ohlcv.low, ohlcv.close,
+                str(ohlcv.highest), str(ohlcv.lowest), ohlcv.trades, str(ohlcv.volume), str(ohlcv.value),
+                str(ohlcv.buys), str(ohlcv.sells),
             )
         )  # fmt: skip
-    return msgspec.Raw(cell.packed)
+    return msgspec.Raw(bar.packed)
 
 
 def unpack(raw: msgspec.Raw) -> OpenBar:
+    """WireError if it cannot be decoded."""
     try:
-        cell = _decode_cell(raw)
-        tally = Ohlcv(
-            cell.price_scale, cell.size_scale, cell.first_ts, cell.last_ts, cell.open, cell.high, cell.low, cell.close,
-            int(cell.highest), int(cell.lowest), cell.trades, int(cell.volume), int(cell.value), int(cell.buys), int(cell.sells),
+        state = _decode_bar(raw)
+        ohlcv = Ohlcv(
+            state.price_scale, state.size_scale, state.first_ts, state.last_ts,
+            state.open, state.high, state.low, state.close,
+            int(state.highest), int(state.lowest), state.trades, int(state.volume), int(state.value),
+            int(state.buys), int(state.sells),
         )  # fmt: skip
     except (msgspec.MsgspecError, ValueError) as error:
-        raise _unreadable(error) from None
-    return OpenBar(cell.start, cell.end, cell.quality, cell.revision, tally, bytes(raw))
+        raise _undecodable(error) from None
+    return OpenBar(state.start, state.end, state.quality, state.revision, ohlcv, bytes(raw))
 
 
 def dump(state: StreamState) -> bytes:
@@ -100,18 +106,18 @@ def dump(state: StreamState) -> bytes:
 
 
 def load(data: bytes) -> StreamState:
-    """WireError if another version, or nobody, wrote it."""
+    """WireError if it cannot be decoded, or another version wrote it."""
     try:
         head = _decode_head(data)
         version = msgspec.msgpack.decode(head[0], type=int) if head else 0
         if version == VERSION:
             return _decode(data)
     except (msgspec.MsgspecError, ValueError) as error:
-        raise _unreadable(error) from None
+        raise _undecodable(error) from None
     raise WireError(
-        f"the stored state of the bars has version {version}, this program knows {VERSION}; run the version that wrote it"
+        f"bar state has version {version}, this program reads {VERSION}: run the version that wrote it"
     )
 
 
-def _unreadable(error: Exception) -> WireError:
-    return WireError(f"the stored state of the bars cannot be read: {error}")
+def _undecodable(error: Exception) -> WireError:
+    return WireError(f"cannot decode the stored bar state: {error}")

@@ -1,4 +1,4 @@
-"""What the demo shows: on a terminal a live table of prices, elsewhere a line once in a while."""
+"""What the demo shows: a live table of prices on a terminal, a line every few seconds elsewhere."""
 
 import asyncio
 import sys
@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 
 _LIVE_SECONDS = 0.5
 _LINE_SECONDS = 2.0
+_COLUMNS = (
+    "last", "change", "bid", "ask", "trades/s", "1 s bar: open", "high", "low", "close", "volume", "gaps",
+)  # fmt: skip
 
 
 class Dashboard:
@@ -26,17 +29,17 @@ class Dashboard:
         self._prefix = prefix
         self._market = market
         self._footer = footer
-        """Lines that do not change: where things are."""
-        self._began = time.monotonic()
+        """Lines that do not change: where everything is."""
+        self._started = time.monotonic()
 
     async def run(self) -> None:
-        """Forever."""
+        """Run forever."""
         if sys.stdout.isatty() and find_spec("rich") is not None:
             await self._live()
         print("\n".join(self._footer), flush=True)
         while True:
             await asyncio.sleep(_LINE_SECONDS)
-            if (status := await self._look()) is not None:
+            if (status := await self._refresh()) is not None:
                 print(self._line(status), flush=True)
 
     async def _live(self) -> None:
@@ -46,7 +49,7 @@ class Dashboard:
 
         with Live(auto_refresh=False) as live:
             while True:
-                if (status := await self._look()) is not None:
+                if (status := await self._refresh()) is not None:
                     totals = Text(f"{_feeds(status)}   {self._summary(status)}")
                     live.update(
                         Group(_prices(self._market.rows), totals, Text("\n".join(self._footer), "dim")),
@@ -54,25 +57,25 @@ class Dashboard:
                     )
                 await asyncio.sleep(_LIVE_SECONDS)
 
-    async def _look(self) -> BusStatus | None:
+    async def _refresh(self) -> BusStatus | None:
         link: Link | None = None
         try:
             link = await Link.open(self._url)
             status = await read_status(link, self._prefix)
         except RedisError:
-            return None  # if the server is gone for good, its own watch says so
+            return None  # if the server is gone for good, `Child.watch` reports it
         finally:
             if link is not None:
                 link.close()
         if status is not None:
-            self._market.look(status, time.monotonic())
+            self._market.update(status, time.monotonic())
         return status
 
     def _line(self, status: BusStatus) -> str:
         prices = "  ".join(
             f"{row.symbol} {row.trade.price_text}" for row in self._market.rows[:3] if row.trade is not None
         )
-        return f"{time.monotonic() - self._began:6.1f} s  {self._summary(status)}  {prices}"
+        return f"{time.monotonic() - self._started:6.1f} s  {self._summary(status)}  {prices}"
 
     def _summary(self, status: BusStatus) -> str:
         lags = ", ".join(f"{service.name} {service.ticks:,}" for service in status.services)
@@ -90,19 +93,7 @@ def _prices(rows: Sequence[Row]) -> "RenderableType":
 
     table = Table(box=box.SIMPLE_HEAD)
     table.add_column("symbol")
-    for name in (
-        "last",
-        "change",
-        "bid",
-        "ask",
-        "trades/s",
-        "1 s bar: open",
-        "high",
-        "low",
-        "close",
-        "volume",
-        "gaps",
-    ):
+    for name in _COLUMNS:
         table.add_column(name, justify="right", no_wrap=True)
     for row in rows:
         rising = row.change is not None and row.change >= 0
@@ -113,8 +104,13 @@ def _prices(rows: Sequence[Row]) -> "RenderableType":
             else (bar.open_text, bar.high_text, bar.low_text, bar.close_text, bar.volume_text)
         )
         table.add_row(
-            row.symbol, row.trade.price_text if row.trade else "", Text(f"{row.change:+}%" if row.change is not None else "", "green" if rising else "red"),
-            (row.quote.bid_text if row.quote else "") or "", (row.quote.ask_text if row.quote else "") or "", f"{row.trades_per_second:.0f}",
-            *bars, Text(str(row.gaps), "yellow" if row.gaps else ""),
-        )  # fmt: skip
+            row.symbol,
+            row.trade.price_text if row.trade else "",
+            Text(f"{row.change:+}%" if row.change is not None else "", "green" if rising else "red"),
+            (row.quote.bid_text if row.quote else "") or "",
+            (row.quote.ask_text if row.quote else "") or "",
+            f"{row.trades_per_second:.0f}",
+            *bars,
+            Text(str(row.gaps), "yellow" if row.gaps else ""),
+        )
     return table

@@ -1,4 +1,4 @@
-"""The demo's folder: one demo at a time, its server's data, its recordings, its logs."""
+"""The demo's folder: its server's data, its recorded files, its logs. One demo at a time uses it."""
 
 import fcntl
 from collections.abc import Iterator
@@ -19,12 +19,12 @@ class Folder:
 
     @property
     def data(self) -> Path:
-        """What the recorder writes."""
+        """The recorded files."""
         return self.path / "data"
 
     @property
     def spill(self) -> Path:
-        """What the gateway could not hand to the server."""
+        """Ticks that the gateway could not store in the server."""
         return self.path / "spill"
 
     @property
@@ -37,20 +37,20 @@ class Folder:
 
 @contextmanager
 def claimed(path: Path) -> Iterator[Folder]:
-    """The folder, made and locked; ConfigError if another demo has it, or it cannot be written."""
+    """Create and lock the folder. Raises ConfigError if another demo uses it or it is not writable."""
     folder = Folder(path.resolve())
     try:
-        for needed in (folder.redis, folder.data, folder.logs):
-            needed.mkdir(parents=True, exist_ok=True)
+        for subfolder in (folder.redis, folder.data, folder.logs):
+            subfolder.mkdir(parents=True, exist_ok=True)
         lock = (path / "demo.lock").open("w")
     except OSError as error:
-        raise ConfigError(f"--data-dir {path}: {error.strerror}; name a folder that can be written") from None
+        raise ConfigError(f"--data-dir {path}: {error.strerror}; choose a writable folder") from None
     with lock:
         try:
-            # the kernel lets go of it however this process ends
+            # the kernel releases it however this process ends
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise ConfigError(
-                f"another demo runs in {path}; stop it, or give this one another --data-dir"
+                f"another demo is running in {path}; stop it, or choose another --data-dir"
             ) from None
         yield folder

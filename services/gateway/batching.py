@@ -1,6 +1,6 @@
-"""A late tick and the Gap which says that it is no longer missing are stored keep_pairs. Pure.
+"""A late tick and the Gap that reports it as no longer missing are stored together. Pure.
 
-Were a gateway killed between the two, the next would find a tick that is there and told as missing.
+If a gateway were killed between the two, the next one would find a tick that is stored and reported missing.
 """
 
 from collections.abc import Sequence
@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from tickbus.writer.entry import Entry
 
 
-def keep_pairs(entries: Sequence[Entry], most: int) -> int:
-    """How many of the oldest to take: `most`, or one more where that would part a tick from the Gap right behind it."""
-    if 0 < most < len(entries):
-        last, following = entries[most - 1], entries[most]
+def keep_pairs(entries: Sequence[Entry], limit: int) -> int:
+    """Return how many of the oldest to take: `limit`, or one more where that keeps a tick with its Gap."""
+    if 0 < limit < len(entries):
+        last, following = entries[limit - 1], entries[limit]
         if following.field == b"g" and last.field != b"g" and following.stream is last.stream:
-            return most + 1
-    return most
+            return limit + 1
+    return limit

@@ -1,4 +1,4 @@
-"""The gateway: upstream -> intake -> one sender per lane -> Redis, with a lease in front and a sweep behind."""
+"""The gateway: upstream -> intake -> a sender per lane -> Redis, with a lease in front and a sweep behind."""
 
 import asyncio
 import logging
@@ -10,7 +10,7 @@ from typing import Protocol
 
 from services.gateway.delivery.sender import Batch, Sender, StreamHead
 from services.gateway.sequencing.stream_state import StreamState
-from services.gateway.spill.recovery import Inheritance
+from services.gateway.spill.recovery import SpillRecovery
 from services.gateway.upstream.intake import Intake
 from services.gateway.upstream.upstream import Upstream
 from tickbus.clock import BusClock
@@ -29,15 +29,18 @@ from tickbus.writer.transaction import Transaction
 log = logging.getLogger("tickbus.gateway")
 
 _PAUSE_BYTES, _RESUME_BYTES = 16 << 20, 8 << 20
-"""With Redis well but slower than the vendor, the socket is left unread between these: TCP holds the vendor back."""
-_AHEAD = 5 * MINUTE
+"""While Redis is up but slower than the vendor, the socket is left unread between these limits.
+
+TCP backpressure then slows the vendor down.
+"""
+_MAX_AHEAD = 5 * MINUTE
 _SPILL_SECONDS = 0.05
 _TICK_SECONDS = 0.9
 
 
 class MakeSenders(Protocol):
     def __call__(self, heads: Mapping[StreamWriter, StreamHead]) -> list[Sender]:
-        """One sender per lane. `heads`: of all streams, as they are stored."""
+        """Return one sender per lane. `heads`: of all streams, as stored."""
         ...
 
 
@@ -54,7 +57,7 @@ class Gateway:
         intake: Intake,
         make_senders: MakeSenders,
     ) -> None:
-        """`make_senders` is called when the epoch and the heads are known."""
+        """`make_senders` is called once the epoch and the heads are known."""
         self.name = name
         self.clock = clock
         self.publisher = publisher
@@ -66,40 +69,40 @@ class Gateway:
         self._make_senders = make_senders
         self._keys = keys
         self._lease = lease
-        self._died = False
-        """Whether the gateway before us was replaced without a word from it."""
+        self._predecessor_died = False
+        """Whether the previous owner died: it neither renewed nor released its lease."""
         self._spilled = False
-        """Whether something was left on the disk."""
+        """Whether entries were left on disk."""
         self._paused = False
         """Whether the socket is left unread because Redis is slower than the vendor."""
 
     async def open(self, connect: Callable[[], Awaitable[Connection]], spill_dir: Path) -> None:
-        """Become the writer: lease, fences, what an earlier gateway spilled, heads; then put the streams that are new on the register."""
+        """Become the writer: lease, fences, earlier spills, heads; then register the new streams."""
         streams, sequencer, publisher = self.streams, self.sequencer, self.publisher
         link = await connect()
         await check_meta(link, self._keys)
         await register_feed(link, self._keys, self.name)
         link.close()  # a standby may wait for days
-        self._died = await self._lease.acquire(publisher.released)
-        if self._died:
+        self._predecessor_died = await self._lease.acquire(publisher.released)
+        if self._predecessor_died:
             log.warning(
-                "%s: the gateway before this one no longer renews its lease and gave nothing back; taking over",
+                "%s: previous owner stopped renewing its lease without releasing it; taking over",
                 self.name,
             )
-        keeping = asyncio.create_task(self._lease.keep())
+        renewing = asyncio.create_task(self._lease.keep())
         try:
             inherited = await asyncio.to_thread(
-                Inheritance.find,
+                SpillRecovery.find,
                 spill_dir,
                 self.name,
                 self._keys,
                 publisher.fences.holder,
-                await publisher.look(),
+                await publisher.read_fences(),
             )
             before = await publisher.take_over()
             link = await connect()
             if written := await inherited.write(publisher, self._keys, link, before):
-                log.warning("%s: wrote %d entries that an earlier gateway had spilled", self.name, written)
+                log.warning("%s: wrote %d entries spilled by an earlier gateway", self.name, written)
             heads = await read_heads(link, self._keys, sorted({state.shard for state in streams}))
             delay = await read_delay(link, self._keys, self.name)
             link.close()
@@ -113,9 +116,9 @@ class Gateway:
             fresh.heads = {state: head.pack() for state, head in builders.items() if state.name not in heads}
             await publisher.commit(fresh)
         finally:
-            keeping.cancel()
+            renewing.cancel()
         log.info(
-            "%s: epoch %d, %d streams, %d of them with a history",
+            "%s: epoch %d, %d streams, %d with history",
             self.name,
             publisher.epoch,
             len(streams),
@@ -131,10 +134,10 @@ class Gateway:
 
     def _check_clock(self) -> None:
         ahead = self.sequencer.floor_ms * MILLISECOND - self.clock.now_ns()
-        if ahead > _AHEAD:
+        if ahead > _MAX_AHEAD:
             raise RedisMisconfigured(
-                f"streams of {self.name!r} hold entries {format_duration(ahead // SECOND * SECOND)} ahead of the server's clock; "
-                "set the clock of the Redis machine, or use another --name or --prefix"
+                f"streams of {self.name!r} have entries {format_duration(ahead // SECOND * SECOND)} ahead of "
+                "the Redis server's clock: set that clock, or use another --name or --prefix"
             )
         self.clock.not_before(self.sequencer.floor_ms * MILLISECOND)
 
@@ -146,25 +149,26 @@ class Gateway:
         takeover_delay: Duration,
         register: Callable[[], Awaitable[None]],
     ) -> None:
-        """Until `stopping`, then write what is held, for `deadline` at most, and spill the rest. VendorRefused and Fenced end it too.
+        """Run until `stopping`, then write what is buffered, for at most `deadline`, and spill the rest.
 
-        `register` says what stands in `tickbus:meta`; again after Redis lost its data.
+        VendorRefused and Fenced end it too. `register` writes this feed to `tickbus:meta`, again after
+        Redis lost its data.
         """
-        delay = takeover_delay if self._died else Duration(0)
+        delay = takeover_delay if self._predecessor_died else Duration(0)
         try:
             async with asyncio.TaskGroup() as group:
-                delivering = asyncio.create_task(self._deliver(upstream, delay), name="upstream")
-                works = (
+                delivering = asyncio.create_task(self._run_upstream(upstream, delay), name="upstream")
+                coroutines = (
                     *(self._publish(sender, upstream) for sender in self.senders),
                     self._tick(upstream, register),
                     self._spill_when_full(),
                     self._lease.keep(),
                 )
-                others = [group.create_task(work) for work in works]
+                background = [group.create_task(coroutine) for coroutine in coroutines]
                 try:
                     stopped = asyncio.create_task(stopping.wait())
                     await asyncio.wait((delivering, stopped), return_when=asyncio.FIRST_COMPLETED)
-                    # the intake is closed first: what it brought is then a fixed amount
+                    # close the intake first: the amount left to write is then fixed
                     delivering.cancel()
                     stopped.cancel()
                     refused, _ = await asyncio.gather(delivering, stopped, return_exceptions=True)
@@ -173,20 +177,21 @@ class Gateway:
                         raise refused
                 finally:
                     delivering.cancel()
-                    for task in others:
+                    for task in background:
                         task.cancel()
         except ExceptionGroup as group:
             if group.subgroup(Fenced):
-                self._report_held()
-            else:  # refused by the vendor, or a bug: what is held is no less worth for that
-                await self._spill_the_rest()
+                self._report_fenced()
+            else:  # refused by the vendor, or a bug: buffered ticks are worth no less
+                await self._spill_remaining()
             raise
-        await self._spill_the_rest()
+        await self._spill_remaining()
 
-    async def _deliver(self, upstream: Upstream, delay: Duration) -> None:
+    async def _run_upstream(self, upstream: Upstream, delay: Duration) -> None:
         if delay:
             log.warning(
-                "%s: took over; connecting upstream in %s, when the vendor has let go (--takeover-delay)",
+                "%s: took over; connecting upstream in %s, to let the vendor drop the old connection "
+                "(--takeover-delay)",
                 self.name,
                 format_duration(delay),
             )
@@ -194,7 +199,7 @@ class Gateway:
         await upstream.run()
 
     async def _drain(self, deadline: Duration) -> None:
-        """Wait until everything held is stored, and that the feed is down is said."""
+        """Wait until everything buffered is stored, and it is announced that the feed is down."""
         for sender in self.senders:
             sender.tick()
         try:
@@ -202,10 +207,10 @@ class Gateway:
                 while not all(sender.idle for sender in self.senders):
                     await asyncio.sleep(0.01)
         except TimeoutError:
-            log.warning("%s: Redis did not take %d held ticks in time", self.name, self.buffered)
+            log.warning("%s: Redis did not accept %d buffered ticks in time", self.name, self.buffered)
 
-    async def _spill_the_rest(self) -> None:
-        """What Redis did not take goes to the disk: the next start writes it."""
+    async def _spill_remaining(self) -> None:
+        """Spill what Redis did not accept: the next start writes it."""
         spilled = 0
         for sender in self.senders:
             while not sender.idle and await sender.spill_oldest():
@@ -213,26 +218,26 @@ class Gateway:
             spilled += len(sender.spill)
             if lost := sender.at_risk:
                 log.error(
-                    "%s: %d held ticks find no room on the disk (%s); the next start tells them as missing",
+                    "%s: no room on disk for %d buffered ticks (%s); the next start reports them as missing",
                     self.name,
                     lost,
-                    sender.spill.trouble,
+                    sender.spill.last_error,
                 )
             sender.spill.close()
         self._spilled = spilled > 0
         if spilled:
             log.warning(
-                "%s: %d entries lie in %s; the next start writes them",
+                "%s: %d entries spilled to %s; the next start writes them",
                 self.name,
                 spilled,
                 self.senders[0].spill.folder.parent,
             )
 
-    def _report_held(self) -> None:
-        """Somebody else writes now."""
+    def _report_fenced(self) -> None:
+        """Another gateway owns the feed now."""
         memory, disk = len(self.backlog), sum(len(sender.spill) for sender in self.senders)
         log.error(
-            "%s: replaced by another gateway; %d ticks that were held in memory are dropped, %d on the disk stay there",
+            "%s: replaced by another gateway; dropping %d ticks buffered in memory, leaving %d on disk",
             self.name,
             memory,
             disk,
@@ -241,9 +246,8 @@ class Gateway:
             sender.spill.close()
 
     async def close(self) -> None:
-        if (
-            not self._spilled
-        ):  # else the fences must name us: the next start sees by them that nobody wrote after our spill
+        # after a spill the fences must keep naming us: the next start sees by them that nobody wrote after it
+        if not self._spilled:
             await self.publisher.release()
         await self._lease.release()
         self.publisher.close()
@@ -255,11 +259,11 @@ class Gateway:
 
     @property
     def published(self) -> Counter[str]:
-        """Ticks that it has, by kind."""
+        """Ticks that Redis has acknowledged, by kind."""
         return sum((sender.published for sender in self.senders), Counter())
 
     def take_batches(self) -> list[Batch]:
-        """Those acknowledged since the last call."""
+        """Return the batches acknowledged since the last call."""
         batches = [batch for sender in self.senders for batch in sender.batches]
         for sender in self.senders:
             sender.batches = []
@@ -268,35 +272,41 @@ class Gateway:
     async def _publish(self, sender: Sender, upstream: Upstream) -> None:
         while True:
             await sender.commit(upstream.up)
-            if self.backlog.bytes > _PAUSE_BYTES and not self._held_up:
+            if self.backlog.bytes > _PAUSE_BYTES and not self._any_lane_blocked:
                 self._paused = True
                 upstream.pause()
             elif self._paused and self.backlog.bytes < _RESUME_BYTES:
                 self._resume(upstream)
 
     async def _tick(self, upstream: Upstream, register: Callable[[], Awaitable[None]]) -> None:
-        """Each second: the bus clock is due; a Redis that went away lets the socket be read again, one that was flushed learns who we are,
-        and what the next gateway should know of the vendor's delay."""
-        said: tuple[int, int | None] | None = None
+        """Every second: make the bus clock due, and resume reading the socket if Redis became unavailable.
+
+        Register again after a Redis flush, and when the vendor's latency, which the next gateway should
+        know, changed.
+        """
+        registered: tuple[int, int | None] | None = None
         while True:
             if self.sequencer.latency.observed is None:
-                # vendors whose quotes bear no time: a read from the socket may never end in a trade
-                self.sequencer.measure_delays()
+                # vendors whose quotes carry no time: a read from the socket may never end in a trade
+                self.sequencer.measure_latency()
             delay = self.sequencer.latency.observed
-            news = self.publisher.histories_lost, None if delay is None else delay // MILLISECOND
-            if news != said and self.publisher.up:
+            current = self.publisher.histories_lost, None if delay is None else delay // MILLISECOND
+            if current != registered and self.publisher.up:
                 with suppress(RedisError):
                     await register()
-                    said = news
+                    registered = current
             await asyncio.sleep(_TICK_SECONDS)
             for sender in self.senders:
                 sender.tick()
-            if self._paused and self._held_up:
+            if self._paused and self._any_lane_blocked:
                 self._resume(upstream)
 
     @property
-    def _held_up(self) -> bool:
-        """Whether some lane takes nothing, or has still to catch up: the disk is for that, and the vendor's socket feeds the others too."""
+    def _any_lane_blocked(self) -> bool:
+        """Whether some lane accepts no writes or still has to catch up.
+
+        That is what the disk is for; the vendor's socket feeds the other lanes too.
+        """
         return any(sender.stuck or len(sender.spill) for sender in self.senders)
 
     def _resume(self, upstream: Upstream) -> None:
@@ -304,20 +314,20 @@ class Gateway:
         upstream.resume()
 
     async def _spill_when_full(self) -> None:
-        """With Redis away, the older half of what memory may hold goes to the disk."""
-        said = ""
+        """While Redis is unavailable, spill the older half of what memory has room for."""
+        logged = ""
         while True:
             await asyncio.sleep(_SPILL_SECONDS)
-            while self.backlog.bytes > self.backlog.bound // 2:
-                waiting = [sender for sender in self.senders if sender.stuck or len(sender.spill)]
-                fullest = max(waiting, key=lambda sender: sender.backlog.bytes, default=None)
+            while self.backlog.bytes > self.backlog.max_bytes // 2:
+                blocked = [sender for sender in self.senders if sender.stuck or len(sender.spill)]
+                fullest = max(blocked, key=lambda sender: sender.backlog.bytes, default=None)
                 if fullest is None or not await fullest.spill_oldest():
-                    if fullest is not None and (trouble := fullest.spill.trouble) and trouble != said:
-                        said = trouble
+                    if fullest is not None and (error := fullest.spill.last_error) and error != logged:
+                        logged = error
                         log.error(
-                            "%s: no more ticks go to the disk: %s; what comes stays in memory",
+                            "%s: spilling stopped: %s; new ticks stay in memory",
                             self.name,
-                            trouble,
+                            error,
                         )
                     break
-                said = ""
+                logged = ""

@@ -19,9 +19,9 @@ from services.gateway.spill.spill import Budget, Spill
 from services.gateway.upstream.intake import Intake
 from services.gateway.upstream.upstream import Upstream
 from services.trading_hours import TradingHours
-from services.vendors import vendor_of
+from services.vendors import get_vendor
 from services.vendors.feed import FeedSetup
-from services.vendors.options import check_foreign, of_vendor
+from services.vendors.options import reject_foreign_options, select_vendor_options
 from services.vendors.symbols import SymbolMap, read_symbol_map, read_symbols
 from tickbus.clock import BusClock
 from tickbus.errors import ConfigError
@@ -37,7 +37,10 @@ from tickbus.writer.retention import Sweeper
 
 log = logging.getLogger("tickbus.gateway")
 
-ABOUT = "Hold the one upstream connection that the vendor allows and publish every tick to Redis Streams, exact and in order."
+ABOUT = (
+    "Hold the one upstream connection that the vendor allows and publish every tick to Redis Streams, "
+    "exact and in order."
+)
 POSITIONALS = ()
 
 __all__ = ["ABOUT", "POSITIONALS", "Options", "start"]
@@ -50,8 +53,8 @@ def start(options: GatewayOptions) -> int:
 
 
 def _setup(options: GatewayOptions) -> tuple[FeedSetup, str]:
-    """Everything that can be wrong with the options is said before anything is opened."""
-    kind = vendor_of(options.feed).feed
+    """Report everything that can be wrong with the options before anything is opened."""
+    kind = get_vendor(options.feed).feed
     exceptions = {
         canonical: kind.canonical_vendor_symbol(vendor)
         for canonical, vendor in read_symbol_map(options.symbol_map).items()
@@ -59,14 +62,19 @@ def _setup(options: GatewayOptions) -> tuple[FeedSetup, str]:
     symbols = SymbolMap(read_symbols(options.symbols), kind.to_vendor_symbol, exceptions)
     kinds = tuple(dict.fromkeys(options.kinds))
     if not kinds:
-        raise ConfigError("--kinds: name trade, quote or both")
-    if options.max_connection_age is not None and not kind.overlaps:
+        raise ConfigError("--kinds is empty: expected trade, quote or both")
+    if options.max_connection_age is not None and not kind.allows_overlap:
         raise ConfigError(
-            f"--max-connection-age: a connection of feed {options.feed} cannot be replaced without a hole; leave it out"
+            f"--max-connection-age: feed {options.feed} cannot replace a connection without a hole; "
+            "leave it out"
         )
-    check_foreign(options, VENDOR_OPTIONS, options.feed, "--feed")
+    reject_foreign_options(options, VENDOR_OPTIONS, options.feed, "--feed")
     setup = FeedSetup(
-        symbols, kinds, options.url, options.token, of_vendor(options, VENDOR_OPTIONS[options.feed])
+        symbols,
+        kinds,
+        options.url,
+        options.token,
+        select_vendor_options(options, VENDOR_OPTIONS[options.feed]),
     )
     kind(setup).url()
     return setup, check_name(options.name or options.feed)
@@ -75,7 +83,7 @@ def _setup(options: GatewayOptions) -> tuple[FeedSetup, str]:
 async def _run(
     options: GatewayOptions, setup: FeedSetup, name: str, session: TradingHours | None, service: Service
 ) -> None:
-    make_feed = partial(vendor_of(options.feed).feed, setup)
+    make_feed = partial(get_vendor(options.feed).feed, setup)
     feed = make_feed()
     delay = feed.takeover_delay if options.takeover_delay is None else options.takeover_delay
     keys = Keys(options.prefix, options.shards)
@@ -103,25 +111,25 @@ async def _run(
 
     def make_senders(heads: Mapping[StreamWriter, StreamHead]) -> list[Sender]:
         senders = []
-        for lane, waiting in backlogs.items():
+        for lane, queue in backlogs.items():
             owner = Owner(
                 name,
                 publisher.epoch,
                 publisher.fences.holder,
-                str(lane.held[0]) if len(publisher.lanes) > 1 else "",
+                str(lane.owned[0]) if len(publisher.lanes) > 1 else "",
             )
             senders.append(
-                Sender(lane, waiting, Spill(options.spill_dir, owner, budget, resolve), clock, heads)
+                Sender(lane, queue, Spill(options.spill_dir, owner, budget, resolve), clock, heads)
             )
         return senders
 
     gateway = Gateway(name, keys, clock, lease, publisher, intake, make_senders)
     upstream = Upstream(
-        make_feed, intake, clock, tolerance=options.future_tolerance, most=options.max_frame,
+        make_feed, intake, clock, tolerance=options.future_tolerance, max_frame=options.max_frame,
         silence=options.silence, session=session, max_age=options.max_connection_age,
     )  # fmt: skip
     if options.spill_bytes:
-        _try_spill_dir(options.spill_dir)
+        _check_spill_dir_early(options.spill_dir)
     service.why_not_ready = "waiting for the lease of this feed"
     await service.until_stopping(gateway.open(redis.connect, options.spill_dir))
     if service.stopping.is_set():
@@ -137,33 +145,33 @@ async def _run(
         await register_feed(connection, keys, name)
         await write_delay(connection, keys, name, sequencer.latency.observed)
         connection.close()
-        await sweeper.declare()
+        await sweeper.announce()
 
     expose_sweeps(service.meters, sweeper)
     expose(service.meters, gateway, upstream)
-    others = [
-        asyncio.create_task(work) for work in (_tell_readiness(service, gateway, upstream), sweeper.run())
+    background = [
+        asyncio.create_task(work) for work in (_report_readiness(service, gateway, upstream), sweeper.run())
     ]
     try:
         await gateway.run(upstream, service.stopping, options.stop_deadline, delay, register)
     finally:
-        for task in others:
+        for task in background:
             task.cancel()
         await gateway.close()
 
 
-def _try_spill_dir(folder: Path) -> None:
-    """A gateway without a disk is better than none; but its operator should know now."""
+def _check_spill_dir_early(folder: Path) -> None:
+    """Warn if the folder is unusable: a gateway without a disk is better than none, but say so now."""
     try:
         check_spill_dir(folder)
     except ConfigError as error:
         log.warning("%s; until then ticks that memory has no room for become a Gap", error)
 
 
-async def _tell_readiness(service: Service, gateway: Gateway, upstream: Upstream) -> None:
+async def _report_readiness(service: Service, gateway: Gateway, upstream: Upstream) -> None:
     while True:
         service.ready = upstream.up and gateway.publisher.up
         service.why_not_ready = (
-            "Redis does not answer" if not gateway.publisher.up else "no subscribed upstream connection"
+            "Redis is unavailable" if not gateway.publisher.up else "no subscribed upstream connection"
         )
         await asyncio.sleep(0.2)

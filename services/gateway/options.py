@@ -4,59 +4,63 @@ from pathlib import Path
 from typing import Annotated
 
 from services.vendors import VENDORS
-from services.vendors.options import with_vendors
+from services.vendors.options import with_vendor_options
 from tickbus.service.options import Option, WriterOptions
 from tickbus.units import SECOND, Duration, Size
 
 
 class GatewayOptions(WriterOptions, frozen=True, kw_only=True):
-    feed: Annotated[str, Option(f"the vendor's protocol: {', '.join(VENDORS)}", chooses=True)]
+    feed: Annotated[str, Option(f"the vendor's protocol: {', '.join(VENDORS)}", selects_group=True)]
     name: Annotated[
-        str | None, Option("name of this feed in keys, labels and files; the default is that of --feed")
+        str | None, Option("name of this feed in keys, labels and files; default: that of --feed")
     ] = None
     url: Annotated[
-        str | None, Option("ws://host:port or wss://host of the vendor; the default is the vendor's own")
+        str | None, Option("ws://host:port or wss://host of the vendor; default: the vendor's own")
     ] = None
     token: Annotated[str | None, Option("the vendor's token", secret=True)] = None
-    symbols: Annotated[tuple[str, ...], Option("what to subscribe, like BTC-USDT,AAPL.US or @file")] = ()
+    symbols: Annotated[
+        tuple[str, ...], Option("symbols to subscribe to, e.g. BTC-USDT,AAPL.US or @file")
+    ] = ()
     symbol_map: Annotated[
-        Path | None, Option("file of lines `canonical = vendor` for symbols that the vendor spells otherwise")
+        Path | None,
+        Option("file of lines `canonical = vendor` for symbols that the vendor spells differently"),
     ] = None
     kinds: Annotated[tuple[str, ...], Option("trade, quote or both")] = ("trade",)
     silence: Annotated[
-        Duration, Option("the whole feed silent for this long in session means reconnect; 0s: never")
+        Duration, Option("reconnect when the whole feed is silent for this long in session; 0s: never")
     ] = Duration(60 * SECOND)
     session: Annotated[
         str | None,
-        Option("when ticks are expected, like 'mon-fri 09:30-16:00 America/New_York'; default always"),
+        Option("when ticks are expected, e.g. 'mon-fri 09:30-16:00 America/New_York'; default: always"),
     ] = None
     future_tolerance: Annotated[
-        Duration, Option("ts_event further than this ahead of the clock is flagged")
+        Duration, Option("flag ticks whose ts_event is further ahead of the clock than this")
     ] = Duration(5 * SECOND)
-    max_frame: Annotated[Size, Option("longer frames are rejected", minimum=1024)] = Size(4 << 20)
+    max_frame: Annotated[Size, Option("reject longer frames", minimum=1024)] = Size(4 << 20)
     backlog_bytes: Annotated[
         Size,
         Option(
-            "memory for ticks that Redis has not taken yet; past half of it the oldest go to disk",
+            "memory for ticks that Redis has not accepted yet; past half of it the oldest go to disk",
             minimum=1 << 16,
         ),
     ] = Size(256 << 20)
     spill_dir: Annotated[
-        Path, Option("folder for ticks that Redis has not taken and memory has no room for")
+        Path, Option("folder for ticks that Redis has not accepted and memory has no room for")
     ] = Path("spill")
-    spill_bytes: Annotated[Size, Option("disk for them; past it ticks become a Gap; 0: never spill")] = Size(
-        4 << 30
-    )
+    spill_bytes: Annotated[
+        Size, Option("disk space for them; past it ticks become a Gap; 0: never spill")
+    ] = Size(4 << 30)
     takeover_delay: Annotated[
         Duration | None,
         Option(
-            "wait this long before connecting in place of a gateway that died; default the time its vendor takes to let go"
+            "wait this long before connecting in place of a gateway that died; "
+            "default: the time its vendor takes to drop the connection"
         ),
     ] = None
     max_connection_age: Annotated[
-        Duration | None, Option("replace the upstream connection at this age; default the vendor's rule")
+        Duration | None, Option("replace the upstream connection at this age; default: the vendor's rule")
     ] = None
 
 
 VENDOR_OPTIONS = {name: vendor.options for name, vendor in VENDORS.items()}
-Options = with_vendors(GatewayOptions, VENDOR_OPTIONS)
+Options = with_vendor_options(GatewayOptions, VENDOR_OPTIONS)

@@ -1,4 +1,4 @@
-"""Durable file operations: what returned is on the disk, under its name, after a power cut too. All raise OSError."""
+"""Durable file operations: the file is on disk, under its name, even after a power cut. All raise OSError."""
 
 import os
 from collections.abc import Iterable
@@ -11,7 +11,7 @@ from tickbus.errors import ConfigError
 
 
 def write(path: Path, data: bytes | memoryview) -> None:
-    """A new file with this content; its name is durable only after fsync_dir. What fails half-way is removed again."""
+    """Create a file with this content. Its name is durable only after fsync_dir. No partial file remains."""
     try:
         with path.open("xb", buffering=0) as file:
             rest = memoryview(data)
@@ -24,24 +24,24 @@ def write(path: Path, data: bytes | memoryview) -> None:
 
 
 def remove(paths: Iterable[Path]) -> None:
-    """As far as it goes: a folder that became unwritable keeps them, and the next start sets them aside."""
+    """Best effort: in a folder that became unwritable they stay, and the next start quarantines them."""
     for path in paths:
         with suppress(OSError):
             path.unlink()
 
 
 def link_exclusively(temporary: Path, final: Path) -> bool:
-    """Give the file its final name too, unless that is taken -> whether it was free."""
+    """Link the file to its final name unless that is taken. Return whether it was free."""
     try:
         os.link(temporary, final)
     except FileExistsError:
-        # over NFS the answer to a link that was made may be lost, and the retry then finds it
+        # over NFS the reply to a successful link may be lost, and the retry then finds it
         return temporary.samefile(final)
     return True
 
 
-def rename_forward(temporary: Path, final: Path) -> None:
-    """Rename, unless that is done already. FileNotFoundError if there is neither."""
+def ensure_renamed(temporary: Path, final: Path) -> None:
+    """Rename unless already done. FileNotFoundError if neither exists."""
     try:
         temporary.rename(final)
     except FileNotFoundError:
@@ -49,9 +49,9 @@ def rename_forward(temporary: Path, final: Path) -> None:
             raise
 
 
-def set_aside(path: Path, aside: Path) -> Path | None:
-    """Move a file out of the readers' way, never over another one -> its new path; None if somebody else moved it first."""
-    target = aside / f"{path.parent.name}.{path.name}.{uuid4().hex[:8]}.aside"
+def quarantine(path: Path, quarantine_dir: Path) -> Path | None:
+    """Move a file out of the readers' way, never over another. Return its new path; None if already moved."""
+    target = quarantine_dir / f"{path.parent.name}.{path.name}.{uuid4().hex[:8]}.aside"
     try:
         path.rename(target)
     except FileNotFoundError:
@@ -60,7 +60,7 @@ def set_aside(path: Path, aside: Path) -> Path | None:
 
 
 def check_writable(data_dir: Path) -> None:
-    """ConfigError, in one line, unless files can be made, linked and renamed here."""
+    """ConfigError, in one line, unless files can be created, linked and renamed here."""
     probe = data_dir / f"_probe-{uuid4().hex[:8]}"
     linked = probe.with_suffix(".link")
     try:
@@ -73,7 +73,7 @@ def check_writable(data_dir: Path) -> None:
     except OSError as error:
         reason = error.strerror or str(error)
         raise ConfigError(
-            f"--data-dir {data_dir}: {reason}; name a folder on a file system with hard links that this user may write to"
+            f"--data-dir {data_dir}: {reason}; use a writable folder on a file system with hard links"
         ) from None
     finally:
         remove([probe, linked])

@@ -1,4 +1,4 @@
-"""`tickbus recorder`: every stream into Parquet files, exactly once."""
+"""`tickbus recorder`: writes every stream to Parquet files, exactly once."""
 
 from functools import partial
 
@@ -16,7 +16,7 @@ from tickbus.redis.topology import locate
 from tickbus.service.consumer_service import running
 from tickbus.service.runner import Service, run
 
-ABOUT = "Write trades, quotes, bars and gaps to Parquet files, exactly once, readable by DuckDB, Polars and pandas."
+ABOUT = "Write trades, quotes, bars and gaps to Parquet, exactly once, readable by DuckDB, Polars and pandas."
 POSITIONALS = ()
 
 _KINDS = ("trade", "quote", "bar")
@@ -27,9 +27,11 @@ __all__ = ["ABOUT", "POSITIONALS", "Options", "start"]
 def start(options: Options) -> int:
     for kind in options.kinds:
         if kind not in _KINDS:
-            raise ConfigError(f"--kinds {kind}: there are {', '.join(_KINDS)}; gaps come with each")
+            raise ConfigError(
+                f"invalid --kinds {kind}: expected {', '.join(_KINDS)}; gaps are included with each"
+            )
     if not options.kinds:
-        raise ConfigError(f"--kinds: name what to record, out of {', '.join(_KINDS)}")
+        raise ConfigError(f"--kinds is empty: expected one or more of {', '.join(_KINDS)}")
     for name in (options.name, *options.feeds):
         check_name(name)
     begin = parse_start(options.from_, "--from")
@@ -42,12 +44,13 @@ async def _run(options: Options, begin: "str | StreamId", service: Service) -> N
     keys = Keys(options.prefix, options.shards)
     stores = ShardStores(options.data_dir, keys)
     consumer = ShardConsumer(
-        options.redis, keys, options.name, StreamFilter.of(options.kinds, options.feeds), options.lease_ttl,
-        start=begin, recover=stores.recover, mirror_groups=options.mirror_groups,
+        options.redis, keys, options.name,
+        StreamFilter.of(options.kinds, options.feeds), options.lease_ttl, start=begin,
+        recover=stores.recover, mirror_groups=options.mirror_groups,
     )  # fmt: skip
     stores.epochs = consumer.epochs
     recorder = Recorder(consumer, keys, options, stores)
     expose(service.meters, recorder)
-    blocked = lambda: "files cannot be written" if recorder.blocked else ""  # noqa: E731
+    blocked = lambda: "cannot write files" if recorder.blocked else ""  # noqa: E731
     async with running(service, consumer, positions=lambda: stores.positions, fault=blocked):
         await recorder.run(service.stopping)

@@ -1,7 +1,7 @@
-"""Manifests: the commits of a shard, one small JSON file each, `_manifests/<NN>/<number>.json`, dense in number.
+"""Manifests: the commits of a shard, small JSON files `_manifests/<NN>/<number>.json`, numbered without gaps.
 
-A manifest is written whole under a temporary name and then linked to its own, which only one writer can do: creating number
-n + 1 is the commit, and the fence. The last one alone is the shard's position.
+A manifest is written whole under a temporary name and then linked to its own, which only one writer can do:
+creating number n + 1 is the commit, and the fence. The last one alone is the shard's position.
 """
 
 import logging
@@ -23,7 +23,7 @@ _NAME = re.compile(r"(\d{8,})\.json")
 
 class File(msgspec.Struct, frozen=True):
     kind: str
-    """trade, quote, bar, gap; or `aside`: messages that no row can hold, as JSON lines."""
+    """trade, quote, bar, gap; or `aside`: messages that do not fit their columns, as JSON lines."""
     name: str
     """Final name and temporary name, relative to the data folder."""
     temporary: str
@@ -40,11 +40,11 @@ class Manifest(msgspec.Struct, frozen=True):
     epoch: int
     """The recorder's, for this shard; 0 where it runs alone."""
     writer: str
-    """Random, one per start of a store: tells two writers apart."""
+    """Random per start of a store: distinguishes two writers."""
     files: list[File]
     """Empty in the manifest with which a store takes a shard over."""
     positions: dict[str, str]
-    """Every stream of the shard ever recorded -> ID of its last entry in the files."""
+    """Each stream of the shard ever recorded -> ID of its last entry in the files."""
     format: int = FORMAT
 
 
@@ -56,7 +56,7 @@ def path_of(folder: Path, number: int) -> Path:
 
 
 def create(folder: Path, manifest: Manifest, temporary: Path) -> bool:
-    """Commit -> whether the number was free. The temporary file stays. OSError: nothing was committed.
+    """Commit. Return whether the number was free. The temporary file stays. OSError: nothing was committed.
 
     The name is durable only after fsync_dir(folder).
     """
@@ -68,29 +68,29 @@ def create(folder: Path, manifest: Manifest, temporary: Path) -> bool:
         raise
 
 
-def last(folder: Path, aside: Path) -> Manifest | None:
-    """The newest manifest; an unreadable one at the end (a broken disk: ours are linked whole) is set aside, and told."""
+def last(folder: Path, quarantine_dir: Path) -> Manifest | None:
+    """Return the newest manifest. An unreadable one at the end (a broken disk: manifests are linked whole) is
+    quarantined and logged. ConfigError if a newer version wrote it.
+    """
     while number := _newest(folder):
         path = path_of(folder, number)
         try:
             manifest = _decode(path.read_bytes())
         except msgspec.MsgspecError as error:
-            log.error(
-                "%s is unreadable (%s): set aside, and the commit before it is the position", path, error
-            )
-            files.set_aside(path, aside)
+            log.error("%s is unreadable: %s; quarantined, resuming from the previous commit", path, error)
+            files.quarantine(path, quarantine_dir)
             fsync_dir(folder)
             continue
         if manifest.format > FORMAT:
             raise ConfigError(
-                f"{path} was written by a newer version of tickbus (format {manifest.format}); upgrade this one"
+                f"{path} has format {manifest.format}, this program reads up to {FORMAT}: upgrade tickbus"
             )
         return manifest
     return None
 
 
 def _newest(folder: Path) -> int:
-    """0 if there is none."""
+    """Return its number; 0 if there is none."""
     # names only, no Path each: years of commits are millions of files
     names = os.listdir(folder)  # noqa: PTH208
     return max((int(match[1]) for name in names if (match := _NAME.fullmatch(name))), default=0)

@@ -1,18 +1,18 @@
-"""The recorder's integers as metrics."""
+"""The recorder's counters and gauges as metrics."""
 
 from services.recorder.recorder import Recorder
 from tickbus.monitoring import metrics as m
 from tickbus.monitoring.meters import Meters
 
 _KINDS = ("trade", "quote", "bar", "gap")
-_ASIDE = ("decimal", "integer", "unreadable")
+_QUARANTINED = ("decimal", "integer", "unreadable")
 
 
 def expose(meters: Meters, recorder: Recorder) -> None:
     follow = meters.follow
     meters.follow_each(m.RECORDER_ROWS, lambda: recorder.rows, _KINDS)
     meters.follow_each(m.RECORDER_FILES, lambda: recorder.files, _KINDS)
-    meters.follow_each(m.RECORDER_ASIDE, lambda: recorder.aside, _ASIDE)
+    meters.follow_each(m.RECORDER_ASIDE, lambda: recorder.quarantined, _QUARANTINED)
     follow(m.RECORDER_BYTES, lambda: recorder.bytes)
     follow(m.RECORDER_BLOCKED, lambda: recorder.blocked)
     follow(m.RECORDER_LAST_COMMIT, lambda: recorder.last_commit)

@@ -1,7 +1,7 @@
-"""Rows of one kind and UTC day on their way into one Parquet file, built in memory: the disk sees only finished files.
+"""Builds a Parquet file from the rows of one kind and UTC day in memory: the disk sees only finished files.
 
-Rows come stream by stream, each in its order, streams sorted by symbol: so a row group holds few symbols in its first columns'
-statistics, equal values lie together for the compression, and order within a stream is the order in the file.
+Rows are added stream by stream, each in its order, streams sorted by symbol: so a row group covers few
+symbols in its statistics, equal values are adjacent for compression, and stream order is file order.
 """
 
 from collections.abc import Sequence
@@ -13,14 +13,14 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from services.archive.schema import Kind, Unrepresentable, arrays, why_not
-from services.recorder.row_ids import Entries
+from services.archive.schema import Kind, Unrepresentable, representation_error, to_arrays
+from services.recorder.row_ids import RowIds
 from tickbus.protocol.codec import FIELDS, encode
 from tickbus.protocol.messages import Message
 from tickbus.protocol.names import Stream, StreamId
 
 BATCH = 8_192
-"""Rows that become columns at once: their messages still lie in the processor's cache."""
+"""Rows converted to columns at once: their messages are still in the processor's cache."""
 ROW_GROUP = 131_072
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC).date()
 _NO_DICTIONARY = ("id_ms", "seq", "ts_event", "ts_recv", "trade_id")
@@ -28,13 +28,13 @@ _DELTA = ("id_ms", "seq", "ts_event", "ts_recv")
 
 
 def day_name(day: int) -> str:
-    """Days since the epoch -> `2024-08-09`."""
+    """Return the date of a day since the epoch, like `2024-08-09`."""
     return (_EPOCH + timedelta(days=day)).isoformat()
 
 
 @dataclass(frozen=True)
-class Row:
-    """An entry that no row can hold, with what is needed to keep it elsewhere."""
+class QuarantinedEntry:
+    """An entry that does not fit its columns, with everything needed to store it elsewhere."""
 
     stream: Stream
     id: StreamId
@@ -42,8 +42,8 @@ class Row:
     field: bytes
     payload: bytes
     message: Message | None
-    """None: the payload cannot be read."""
-    unfit: Unrepresentable
+    """None: the payload cannot be decoded."""
+    error: Unrepresentable
 
 
 class ParquetBuilder:
@@ -51,7 +51,7 @@ class ParquetBuilder:
         """`about`: key-value metadata of the file."""
         self.kind = kind
         self.rows = 0
-        self.unfit: list[Row] = []
+        self.quarantined: list[QuarantinedEntry] = []
         self.streams: dict[str, tuple[StreamId, StreamId]] = {}
         """Name of each stream -> its first and last ID in the file."""
         self._about = about
@@ -59,82 +59,84 @@ class ParquetBuilder:
         self._sink = pa.BufferOutputStream()
         self._writer: pq.ParquetWriter | None = None
         self._batches: list[pa.RecordBatch] = []
-        self._batched = 0
+        self._batched_rows = 0
         self._runs: list[tuple[Stream, int]] = []
-        """Whose the waiting rows are: so many of this stream, then so many of that."""
-        self._entries = Entries()
+        """Streams of the pending rows: (stream, number of consecutive rows)."""
+        self._ids = RowIds()
         self._messages: list[Any] = []
 
-    def add(self, stream: Stream, entries: Entries, messages: Sequence[Any]) -> None:
-        """Rows of one stream, in its order; of this kind and day."""
-        self._runs.append((stream, len(entries)))
-        self._entries.extend(entries)
+    def add(self, stream: Stream, ids: RowIds, messages: Sequence[Any]) -> None:
+        """Add rows of one stream, in its order; of this kind and day."""
+        self._runs.append((stream, len(ids)))
+        self._ids.extend(ids)
         self._messages += messages
         if len(self._messages) >= BATCH:
-            self._batch()
+            self._convert()
 
     def finish(self) -> memoryview:
-        """-> the file. Empty where no row fitted: then there is none to write."""
-        self._batch()
-        self._row_group()
+        """Return the file; empty if no row fits: then there is no file to write."""
+        self._convert()
+        self._write_row_group()
         if self._writer is None:
             return memoryview(b"")
         self._writer.add_key_value_metadata(self._about)
         self._writer.close()
         return memoryview(self._sink.getvalue())
 
-    def _batch(self) -> None:
-        """Turn the waiting messages into columns."""
+    def _convert(self) -> None:
+        """Convert the pending messages to columns."""
         if not self._messages:
             return
         try:
-            columns = arrays(self.kind, self._messages)
+            columns = to_arrays(self.kind, self._messages)
         except (Unrepresentable, pa.ArrowInvalid, OverflowError):
-            # rare, so it may cost: look at each message, leave out those that do not fit, and the rest must
-            self._leave_out_unfit()
-            columns = arrays(self.kind, self._messages)
+            # rare, so it may be slow: check each message and remove those that do not fit; the rest must
+            self._remove_unrepresentable()
+            columns = to_arrays(self.kind, self._messages)
         if self._messages:
             batch = pa.RecordBatch.from_arrays(
                 [*self._entry_columns(columns[0]), *columns[1:]], schema=self._schema
             )
-            self._note_streams()
+            self._record_streams()
             self._batches.append(batch)
-            self._batched += batch.num_rows
+            self._batched_rows += batch.num_rows
             self.rows += batch.num_rows
-        self._runs, self._entries, self._messages = [], Entries(), []
-        if self._batched >= ROW_GROUP:
-            self._row_group()
+        self._runs, self._ids, self._messages = [], RowIds(), []
+        if self._batched_rows >= ROW_GROUP:
+            self._write_row_group()
 
-    def _leave_out_unfit(self) -> None:
+    def _remove_unrepresentable(self) -> None:
         streams = [stream for stream, rows in self._runs for _ in range(rows)]
         fits = []
         for number, (stream, message) in enumerate(zip(streams, self._messages, strict=True)):
-            unfit = why_not(self.kind, message)
-            fits.append(unfit is None)
-            if unfit is not None:
-                id, epoch = self._entries.id(number), self._entries.epoch[number]
-                self.unfit.append(
-                    Row(stream, id, epoch, FIELDS[type(message)], encode(message), message, unfit)
+            error = representation_error(self.kind, message)
+            fits.append(error is None)
+            if error is not None:
+                id, epoch = self._ids.id(number), self._ids.epoch[number]
+                self.quarantined.append(
+                    QuarantinedEntry(
+                        stream, id, epoch, FIELDS[type(message)], encode(message), message, error
+                    )
                 )
         self._runs = [(stream, len(list(rows))) for stream, rows in groupby(compress(streams, fits))]
-        self._entries = self._entries.where(fits)
+        self._ids = self._ids.where(fits)
         self._messages = list(compress(self._messages, fits))
 
     def _entry_columns(self, flags: "pa.Array[Any]") -> list["pa.Array[Any]"]:
         columns = [
-            self._names([stream.feed for stream, _ in self._runs]),
-            self._names([stream.symbol for stream, _ in self._runs]),
-            *self._entries.columns(),
+            self._text_column([stream.feed for stream, _ in self._runs]),
+            self._text_column([stream.symbol for stream, _ in self._runs]),
+            *self._ids.columns(),
             flags,
         ]
         return (
-            [*columns, self._names([stream.spec or None for stream, _ in self._runs])]
+            [*columns, self._text_column([stream.spec or None for stream, _ in self._runs])]
             if self.kind.spec
             else columns
         )
 
-    def _names(self, texts: Sequence[str | None]) -> "pa.Array[Any]":
-        """One text per run -> the column."""
+    def _text_column(self, texts: Sequence[str | None]) -> "pa.Array[Any]":
+        """Return the column from one text per run."""
         values = sorted({text for text in texts if text is not None})
         index = {text: number for number, text in enumerate(values)}
         indices: list[int | None] = []
@@ -142,14 +144,14 @@ class ParquetBuilder:
             indices += [None if text is None else index[text]] * rows
         return pa.DictionaryArray.from_arrays(pa.array(indices, pa.int32()), pa.array(values, pa.string()))
 
-    def _note_streams(self) -> None:
+    def _record_streams(self) -> None:
         row = 0
         for stream, rows in self._runs:
-            first, _ = self.streams.get(stream.name, (self._entries.id(row), None))
+            first, _ = self.streams.get(stream.name, (self._ids.id(row), None))
             row += rows
-            self.streams[stream.name] = (first, self._entries.id(row - 1))
+            self.streams[stream.name] = (first, self._ids.id(row - 1))
 
-    def _row_group(self) -> None:
+    def _write_row_group(self) -> None:
         if not self._batches:
             return
         if self._writer is None:
@@ -158,7 +160,7 @@ class ParquetBuilder:
                 self._schema,
                 compression="zstd",
                 version="2.6",
-                # the stubs know only yes and no
+                # the stubs allow only a bool
                 use_dictionary=[  # type: ignore[arg-type]
                     field.name for field in self._schema if field.name not in _NO_DICTIONARY
                 ],
@@ -167,7 +169,7 @@ class ParquetBuilder:
                 },
                 write_page_index=True,
             )
-        # one dictionary for all batches, or the Parquet writer falls back to plain text
+        # one dictionary for all batches: otherwise the Parquet writer falls back to plain text
         table = pa.Table.from_batches(self._batches, self._schema).unify_dictionaries()
         self._writer.write_table(table, row_group_size=ROW_GROUP + BATCH)
-        self._batches, self._batched = [], 0
+        self._batches, self._batched_rows = [], 0

@@ -1,4 +1,4 @@
-"""From the rows of a commit to the files of that commit: one per kind and UTC day, complete in memory. Pure."""
+"""Turns the rows of a commit into its files: one per kind and UTC day, complete in memory. Pure."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -8,10 +8,10 @@ from typing import NamedTuple
 import msgspec
 
 from services.archive.schema import GAP, KINDS, Kind, Unrepresentable
-from services.recorder import quarantine as aside
-from services.recorder.buffer import Rows
-from services.recorder.parquet_writer import BATCH, ParquetBuilder, Row, day_name
-from services.recorder.row_ids import Entries
+from services.recorder import quarantine
+from services.recorder.buffer import Rows, RowType, unpack_unknown
+from services.recorder.parquet_writer import BATCH, ParquetBuilder, QuarantinedEntry, day_name
+from services.recorder.row_ids import RowIds
 from tickbus.errors import WireError
 from tickbus.protocol.codec import DECODE, TICK_FIELD, decode
 from tickbus.protocol.messages import Message
@@ -19,13 +19,13 @@ from tickbus.protocol.names import Stream, StreamId
 from tickbus.units import DAY
 from tickbus.version import VERSION
 
-ASIDE = "aside"
-"""Kind of the file of messages that no row can hold."""
+QUARANTINE = "aside"
+"""Kind of the file of messages that do not fit their columns."""
 
 
 @dataclass(frozen=True)
 class PendingFile:
-    """A file that is to be written."""
+    """A file to be written."""
 
     kind: str
     name: str
@@ -36,26 +36,28 @@ class PendingFile:
     """Name of each stream in the file -> its first and last ID there."""
 
 
-def pending_files(cuts: Sequence[Rows], shard: str, number: int) -> tuple[list[PendingFile], list[Row]]:
-    """The files of commit `number` -> them, and the rows that are not in the Parquet files but in the one of kind aside."""
+def pending_files(
+    streams: Sequence[Rows], shard: str, number: int
+) -> tuple[list[PendingFile], list[QuarantinedEntry]]:
+    """Return the files of commit `number`, and the entries that went to its quarantine file."""
     stem = f"s{shard}-{number:08d}"
     about = {"tickbus.version": VERSION, "tickbus.shard": shard, "tickbus.number": str(number)}
     builders: dict[tuple[str, int], ParquetBuilder] = {}
-    unfit: list[Row] = []
-    for batch in _batches(cuts, unfit):
+    quarantined: list[QuarantinedEntry] = []
+    for batch in _batches(streams, quarantined):
         builder = builders.get((batch.kind.name, batch.day))
         if builder is None:
             builder = builders[batch.kind.name, batch.day] = ParquetBuilder(
                 batch.kind, about | {"tickbus.kind": batch.kind.name}
             )
-        builder.add(batch.stream, batch.entries, batch.messages)
-    made: list[PendingFile] = []
+        builder.add(batch.stream, batch.ids, batch.messages)
+    pending: list[PendingFile] = []
     for (kind_name, day), builder in builders.items():
         data = builder.finish()
-        unfit += builder.unfit
-        # a day that no calendar has, from a time beyond 64 bits, never gets here: none of its rows fit
+        quarantined += builder.quarantined
+        # a day outside the calendar, from a time beyond 64 bits, never gets here: none of its rows fit
         if builder.rows:
-            made.append(
+            pending.append(
                 PendingFile(
                     kind_name,
                     f"{kind_name}/date={day_name(day)}/{stem}.parquet",
@@ -64,18 +66,19 @@ def pending_files(cuts: Sequence[Rows], shard: str, number: int) -> tuple[list[P
                     builder.streams,
                 )
             )
-    if unfit:
-        made.append(_aside(unfit, stem))
-    return made, unfit
+    if quarantined:
+        pending.append(_quarantine_file(quarantined, stem))
+    return pending, quarantined
 
 
-def _aside(rows: list[Row], stem: str) -> PendingFile:
-    rows.sort(key=lambda row: (row.stream, row.id))
+def _quarantine_file(entries: list[QuarantinedEntry], stem: str) -> PendingFile:
+    entries.sort(key=lambda entry: (entry.stream, entry.id))
     streams = {}
-    for stream, group in groupby(rows, key=lambda row: row.stream):
-        ids = [row.id for row in group]
+    for stream, group in groupby(entries, key=lambda entry: entry.stream):
+        ids = [entry.id for entry in group]
         streams[stream.name] = (ids[0], ids[-1])
-    return PendingFile(ASIDE, f"_aside/{stem}.jsonl", memoryview(aside.lines(rows)), len(rows), streams)
+    data = memoryview(quarantine.lines(entries))
+    return PendingFile(QUARANTINE, f"_aside/{stem}.jsonl", data, len(entries), streams)
 
 
 class _Batch(NamedTuple):
@@ -85,49 +88,62 @@ class _Batch(NamedTuple):
     day: int
     """Since the epoch."""
     stream: Stream
-    entries: Entries
+    ids: RowIds
     messages: list[Message]
 
 
-def _batches(cuts: Sequence[Rows], unreadable: list[Row]) -> Iterator[_Batch]:
-    for stream, entries, gaps, payloads in cuts:
+def _batches(streams: Sequence[Rows], quarantined: list[QuarantinedEntry]) -> Iterator[_Batch]:
+    for stream, ids, gaps, payloads in streams:
         for start in range(0, len(payloads), BATCH):
             end = start + BATCH
-            part, mask, bodies = entries.part(start, end), gaps[start:end], payloads[start:end]
+            part, mask, bodies = ids.slice(start, end), gaps[start:end], payloads[start:end]
             kind = KINDS[stream.kind]
             if not any(mask):
-                yield from _days(kind, stream, part, bodies, unreadable)
+                yield from _days(kind, stream, part, bodies, quarantined)
                 continue
-            ticks = [not gap for gap in mask]
-            yield from _days(kind, stream, part.where(ticks), list(compress(bodies, ticks)), unreadable)
-            yield from _days(GAP, stream, part.where(mask), list(compress(bodies, mask)), unreadable)
+            for type, as_kind in ((RowType.TICK, kind), (RowType.GAP, GAP)):
+                chosen = [mark == type for mark in mask]
+                yield from _days(
+                    as_kind, stream, part.where(chosen), list(compress(bodies, chosen)), quarantined
+                )
+            quarantined += [
+                _unknown(stream, part.id(row), part.epoch[row], bodies[row])
+                for row, mark in enumerate(mask)
+                if mark == RowType.UNKNOWN
+            ]
+
+
+def _unknown(stream: Stream, id: StreamId, epoch: int, packed: bytes) -> QuarantinedEntry:
+    field, payload = unpack_unknown(packed)
+    reason = Unrepresentable("unreadable", f"unknown field {field!r}, from a newer writer")
+    return QuarantinedEntry(stream, id, epoch, field, payload, None, reason)
 
 
 def _days(
-    kind: Kind, stream: Stream, entries: Entries, payloads: list[bytes], unreadable: list[Row]
+    kind: Kind, stream: Stream, ids: RowIds, payloads: list[bytes], quarantined: list[QuarantinedEntry]
 ) -> Iterator[_Batch]:
-    entries, messages = _decode(kind, stream, entries, payloads, unreadable)
+    ids, messages = _decode(kind, stream, ids, payloads, quarantined)
     times = list(map(kind.day_of, messages))
     if times and min(times) // DAY == max(times) // DAY:
-        yield _Batch(kind, times[0] // DAY, stream, entries, messages)
+        yield _Batch(kind, times[0] // DAY, stream, ids, messages)
         return
     days = [time // DAY for time in times]
     for day in sorted(set(days)):
-        mine = [other == day for other in days]
-        yield _Batch(kind, day, stream, entries.where(mine), list(compress(messages, mine)))
+        on_day = [other == day for other in days]
+        yield _Batch(kind, day, stream, ids.where(on_day), list(compress(messages, on_day)))
 
 
 def _decode(
-    kind: Kind, stream: Stream, entries: Entries, payloads: list[bytes], unreadable: list[Row]
-) -> tuple[Entries, list[Message]]:
-    """The messages, and the entries that they belong to. A payload that is no message of this kind goes to `unreadable`."""
+    kind: Kind, stream: Stream, ids: RowIds, payloads: list[bytes], quarantined: list[QuarantinedEntry]
+) -> tuple[RowIds, list[Message]]:
+    """Return messages and IDs. A payload that is not a message of this kind goes to `quarantined`."""
     field = b"g" if kind is GAP else TICK_FIELD[kind.name]
     decode_one = DECODE[field]
     try:
-        return entries, [decode_one(payload) for payload in payloads]
+        return ids, [decode_one(payload) for payload in payloads]
     except (msgspec.MsgspecError, UnicodeDecodeError):
         pass
-    # rare, so it may cost: once more, one by one
+    # rare, so it may be slow: once more, one by one
     messages, readable = [], []
     for number, payload in enumerate(payloads):
         try:
@@ -135,8 +151,7 @@ def _decode(
             readable.append(True)
         except WireError as error:
             readable.append(False)
-            id, epoch = entries.id(number), entries.epoch[number]
-            unreadable.append(
-                Row(stream, id, epoch, field, payload, None, Unrepresentable("unreadable", str(error)))
-            )
-    return entries.where(readable), messages
+            id, epoch = ids.id(number), ids.epoch[number]
+            reason = Unrepresentable("unreadable", str(error))
+            quarantined.append(QuarantinedEntry(stream, id, epoch, field, payload, None, reason))
+    return ids.where(readable), messages

@@ -1,30 +1,31 @@
-"""Messages that no row can hold, as JSON lines for people and programs: nothing is rounded, nothing is dropped."""
+"""Messages that do not fit their columns, as JSON lines for people and programs: never rounded or dropped."""
 
 from collections.abc import Iterable
 from enum import IntEnum
 
 import msgspec
 
-from services.recorder.parquet_writer import Row
+from services.recorder.parquet_writer import QuarantinedEntry
 
 
-def lines(rows: Iterable[Row]) -> bytes:
-    """One object a row: stream, id, epoch, reason, the message by field name with its digits as they came (null if it cannot be
-    read), and its exact bytes in hex under the name of their field on the wire."""
-    return b"".join(msgspec.json.encode(_object(row)) + b"\n" for row in rows)
+def lines(entries: Iterable[QuarantinedEntry]) -> bytes:
+    """Return one object per entry: stream, id, epoch, reason, the message by field name with its original
+    digits (null if it cannot be decoded), its field name on the wire, and its exact bytes in hex.
+    """
+    return b"".join(msgspec.json.encode(_object(entry)) + b"\n" for entry in entries)
 
 
-def _object(row: Row) -> dict[str, object]:
-    names = row.message.__struct_fields__ if row.message is not None else ()
-    fields = {name.removesuffix("_text"): _readable(getattr(row.message, name)) for name in names}
+def _object(entry: QuarantinedEntry) -> dict[str, object]:
+    names = entry.message.__struct_fields__ if entry.message is not None else ()
+    fields = {name.removesuffix("_text"): _readable(getattr(entry.message, name)) for name in names}
     return {
-        "stream": row.stream.name,
-        "id": str(row.id),
-        "epoch": row.epoch,
-        "reason": str(row.unfit),
+        "stream": entry.stream.name,
+        "id": str(entry.id),
+        "epoch": entry.epoch,
+        "reason": str(entry.error),
         "message": fields or None,
-        "field": row.field.decode(),
-        "payload": row.payload.hex(),
+        "field": entry.field.decode(),
+        "payload": entry.payload.hex(),
     }
 
 

@@ -1,7 +1,8 @@
-"""Entries from the bus into the shards' stores, and commits at the right time.
+"""Moves entries from the bus into the shards' stores, and commits them in time.
 
-Subscription goes on while a commit runs in its thread. When files cannot be written (disk full, folder gone) nothing more is read
-than the buffer holds; the rows stay, and it goes on when there is room. The manifests are the position; Redis only shows it.
+Reading continues while a commit runs in its thread. When files cannot be written (disk full, folder gone),
+it reads no more than the buffer can hold; the rows stay, and it continues once there is space. The
+manifests are the position; Redis only shows it.
 """
 
 import asyncio
@@ -11,14 +12,14 @@ from collections import Counter
 from collections.abc import Collection
 from contextlib import suppress
 
-from services.recorder.buffer import Rows
+from services.recorder.buffer import Rows, RowType, pack_unknown
 from services.recorder.options import Options
-from services.recorder.row_ids import Entries
-from services.recorder.shard_store import Committed, ShardStore
+from services.recorder.row_ids import RowIds
+from services.recorder.shard_store import CommitSummary, ShardStore
 from services.recorder.shard_stores import ShardStores
 from tickbus.consumer.consumer import ShardConsumer
 from tickbus.errors import Fenced
-from tickbus.protocol.codec import encode
+from tickbus.protocol.codec import TICK_FIELD, encode
 from tickbus.protocol.names import Keys, Stream, StreamId
 from tickbus.reader.reader import Read
 from tickbus.reader.reads import trimmed_gap
@@ -27,12 +28,12 @@ from tickbus.units import SECOND
 log = logging.getLogger("tickbus.recorder")
 
 _RETRY_SECONDS = 1.0
-_SHOW_SECONDS = 2.0
+_PUBLISH_SECONDS = 2.0
 _SYNC_SECONDS = 1.0
 _AT_ONCE = 8
-"""Shards that are committed at the same time: most of a commit is waiting for the disk, and it syncs several as fast as one."""
-_HELD_FACTOR = 4
-"""Subscription stops when this many times --flush-bytes wait."""
+"""Shards committed concurrently: a commit mostly waits for the disk, which syncs several as fast as one."""
+_PAUSE_FACTOR = 4
+"""Reading pauses when this many times --flush-bytes are buffered."""
 
 
 class Recorder:
@@ -41,45 +42,42 @@ class Recorder:
         self._keys = keys
         self._stores = stores
         self._interval = options.flush_interval / SECOND
-        self._most = int(options.flush_bytes)
+        self._flush_bytes = int(options.flush_bytes)
         self.rows: Counter[str] = Counter()
         self.files: Counter[str] = Counter()
-        self.aside: Counter[str] = Counter()
+        self.quarantined: Counter[str] = Counter()
         self.bytes = 0
         self.flushes: list[float] = []
         self.last_commit = 0.0
         self.blocked = False
-        self._room = asyncio.Event()
-        self._room.set()
+        self._may_read = asyncio.Event()
+        self._may_read.set()
         self._due = asyncio.Event()
-        self._moved = asyncio.Event()
-        self._unshown: dict[str, StreamId] = {}
-        """Positions that moved and do not stand in Redis yet."""
-        self._older: set[Stream] = set()
-        """Streams whose history lies below what the files hold of another one."""
-        self._since: float | None = None
-        """When the oldest row that waits was read."""
+        self._advanced = asyncio.Event()
+        self._unpublished: dict[str, StreamId] = {}
+        """Positions that advanced and are not in Redis yet."""
+        self._rewound: set[Stream] = set()
+        """Streams that were reset, with IDs below those already in the files."""
+        self._buffered_since: float | None = None
+        """When the oldest buffered row was read."""
 
     async def run(self, stopping: asyncio.Event) -> None:
-        """Until `stopping`: then what was read is committed once more; what cannot be written is read again at the next start."""
+        """Run until `stopping`, then commit once more. The next start reads again what cannot be written."""
         async with asyncio.TaskGroup() as group:
             reading = group.create_task(self._read())
             flushing = group.create_task(self._flush_when_due(stopping))
-            showing = group.create_task(self._show_positions())
+            publishing = group.create_task(self._publish_positions())
             syncing = group.create_task(self._sync())
             await stopping.wait()
-            # in this order: no row comes after the last commit, and no commit is cancelled, as its thread would go on
+            # in this order: no row after the last commit, no cancelled commit (its thread would continue)
             reading.cancel()
             self._due.set()
-            self._room.set()
+            self._may_read.set()
             await flushing
             syncing.cancel()
-            await self._show_the_rest(showing)
+            await self._publish_remaining(publishing)
         if left := sum(store.rows for store in self._stores.values()):
-            log.error(
-                "%d rows are not in the files: they could not be written; the next start reads them again",
-                left,
-            )
+            log.error("%d rows could not be written; the next start reads them again", left)
 
     async def _read(self) -> None:
         async for batch in self._consumer.batches():
@@ -87,18 +85,20 @@ class Recorder:
                 self._add(read)
             self._spool({self._keys.shard(read.stream.symbol) for read in batch.reads})
             if batch.lost:
-                await self._leave(batch.lost)
-            if self._since is None and batch.reads:
-                self._since = time.monotonic()
-            self._bound()
-            await self._room.wait()
+                await self._release(batch.lost)
+            if self._buffered_since is None and batch.reads:
+                self._buffered_since = time.monotonic()
+            self._apply_backpressure()
+            await self._may_read.wait()
 
-    async def _leave(self, shards: Collection[int]) -> None:
-        """What waits of these is another recorder's to read again."""
-        await self._stores.leave(shards)
-        of = self._keys.shard
-        self._unshown = {
-            name: id for name, id in self._unshown.items() if of(Stream.parse(name).symbol) not in shards
+    async def _release(self, shards: Collection[int]) -> None:
+        """Close these shards; their next owner reads the uncommitted rows again."""
+        await self._stores.release(shards)
+        shard_of = self._keys.shard
+        self._unpublished = {
+            name: id
+            for name, id in self._unpublished.items()
+            if shard_of(Stream.parse(name).symbol) not in shards
         }
 
     def _add(self, read: Read) -> None:
@@ -106,36 +106,45 @@ class Recorder:
         stream = read.stream
         if read.lost is not None:
             if read.lost.reset and read.lost.before <= store.newest(stream):
-                self._older.add(stream)
+                self._rewound.add(stream)
                 log.error(
-                    "%s: another history, with IDs below those in the files: another bus, or a clock that went back; up to %s it is NOT recorded; "
-                    "record it into another --data-dir", stream.name, store.newest(stream),
-                )  # fmt: skip
+                    "%s: stream reset to IDs below those in the files (another bus, or a clock set back); "
+                    "entries up to %s are NOT recorded; record them into another --data-dir",
+                    stream.name,
+                    store.newest(stream),
+                )
             gap = trimmed_gap(read, self._consumer.service)
             id = StreamId(read.lost.before.ms, read.lost.before.seq - 1)
-            store.add_many(Rows(stream, Entries([id.ms], [id.seq], [0]), b"\1", [encode(gap)]))
+            store.add_many(Rows(stream, RowIds([id.ms], [id.seq], [0]), b"\1", [encode(gap)]))
         ms: list[int] = []
         seqs: list[int] = []
+        own = TICK_FIELD[stream.kind]
         gaps = bytearray()
         payloads: list[bytes] = []
         for raw, (field, payload) in read.entries:
             left, _, right = raw.partition(b"-")
             ms.append(int(left))
             seqs.append(int(right))
-            gaps.append(field == b"g")
+            if field == own:
+                gaps.append(RowType.TICK)
+            elif field == b"g":
+                gaps.append(RowType.GAP)
+            else:  # from a newer writer
+                gaps.append(RowType.UNKNOWN)
+                payload = pack_unknown(field, payload)
             payloads.append(payload)
-        if stream in self._older:
+        if stream in self._rewound:
             newest = store.newest(stream)
             self._consumer.lost += sum(StreamId(*id) <= newest for id in zip(ms, seqs, strict=True))
             if ms and StreamId(ms[-1], seqs[-1]) > newest:
-                self._older.remove(stream)
+                self._rewound.remove(stream)
         if payloads:
             store.add_many(
-                Rows(stream, Entries(ms, seqs, self._consumer.epochs_of(stream, seqs)), bytes(gaps), payloads)
+                Rows(stream, RowIds(ms, seqs, self._consumer.epochs_of(stream, seqs)), bytes(gaps), payloads)
             )
 
     def _spool(self, shards: set[int]) -> None:
-        """What was read outlives this process from here on."""
+        """Make what was read outlive this process."""
         try:
             for shard in shards:
                 self._stores[shard].spool()
@@ -144,7 +153,7 @@ class Recorder:
             self._due.set()
 
     async def _sync(self) -> None:
-        """Once a second what was spooled goes to the disk itself: a power cut takes a second at most."""
+        """Sync spooled rows to the disk once a second: a power cut loses one second at most."""
         while True:
             await asyncio.sleep(_SYNC_SECONDS)
             try:
@@ -153,27 +162,27 @@ class Recorder:
                 self._block(error)
                 self._due.set()
 
-    def _bound(self) -> None:
-        waiting = sum(store.bytes for store in self._stores.values())
-        if waiting >= self._most:
+    def _apply_backpressure(self) -> None:
+        buffered = sum(store.bytes for store in self._stores.values())
+        if buffered >= self._flush_bytes:
             self._due.set()
-        if waiting >= self._most * _HELD_FACTOR or self.blocked:
-            self._room.clear()
+        if buffered >= self._flush_bytes * _PAUSE_FACTOR or self.blocked:
+            self._may_read.clear()
 
     async def _flush_when_due(self, stopping: asyncio.Event) -> None:
         limit = asyncio.Semaphore(_AT_ONCE)
         while True:
             last = stopping.is_set()
             with suppress(TimeoutError):
-                async with asyncio.timeout(0 if last else self._until_due()):
+                async with asyncio.timeout(0 if last else self._seconds_until_due()):
                     await self._due.wait()
             self._due.clear()
-            self._since = None
-            waiting = [(shard, store) for shard, store in self._stores.items() if store.rows]
+            self._buffered_since = None
+            pending = [(shard, store) for shard, store in self._stores.items() if store.rows]
             await asyncio.gather(
-                *(self._commit_until_done(shard, store, limit, stopping) for shard, store in waiting)
+                *(self._commit_until_done(shard, store, limit, stopping) for shard, store in pending)
             )
-            self._room.set()
+            self._may_read.set()
             if last:
                 return
 
@@ -191,44 +200,46 @@ class Recorder:
                     async with asyncio.timeout(_RETRY_SECONDS):
                         await stopping.wait()
 
-    def _until_due(self) -> float:
+    def _seconds_until_due(self) -> float:
         return (
             self._interval
-            if self._since is None
-            else max(0.0, self._since + self._interval - time.monotonic())
+            if self._buffered_since is None
+            else max(0.0, self._buffered_since + self._interval - time.monotonic())
         )
 
     async def _commit(self, shard: int, store: ShardStore) -> bool:
-        """-> whether there is no more to do about the shard's rows: they are on the disk, or another recorder's."""
+        """Return whether the shard's rows are done with: they are on disk, or belong to another recorder."""
         started = time.monotonic()
         try:
             committed = await self._stores.commit(shard, store)
         except Fenced:
-            if await self._surely_ours(shard, store):
-                raise  # then it is no replica of ours that writes there
+            if await self._is_owned(shard, store):
+                raise  # then the other writer is not one of our replicas
             return True
         except OSError as error:
             self._block(error)
             return False
         if self.blocked:
-            log.info("files can be written again")
+            log.info("files are writable again")
             self.blocked = False
         if committed is not None:
             self.flushes.append(time.monotonic() - started)
             self._count(committed)
-            self._unshown |= committed.positions
-            self._moved.set()
+            self._unpublished |= committed.positions
+            self._advanced.set()
         return True
 
-    async def _surely_ours(self, shard: int, store: ShardStore) -> bool:
-        """Whether the fences still say that the shard is ours since this store was opened. While Redis is away nothing is sure."""
+    async def _is_owned(self, shard: int, store: ShardStore) -> bool:
+        """Return whether the fences confirm that we have owned the shard since this store was opened. False
+        while Redis is unavailable: then nothing is certain.
+        """
         members = self._consumer.members
         try:
             async with asyncio.timeout(4 * members.interval):
                 await members.refreshed()
         except TimeoutError:
             return False
-        # lost and won again in between, it has another store
+        # if lost and won again in between, it has another store
         return (
             self._stores.get(shard) is store
             and shard in self._consumer.epochs
@@ -238,37 +249,41 @@ class Recorder:
     def _block(self, error: OSError) -> None:
         if not self.blocked:
             remedy = (
-                "bring the folder back, or start again if it is gone for good"
+                "restore the folder, or restart if it is gone for good"
                 if isinstance(error, FileNotFoundError)
-                else "free some room"
+                else "free disk space"
             )
             log.error(
-                "cannot write files: %s; reading stops, nothing is lost, trying again: %s", error, remedy
+                "cannot write files: %s; reading paused, nothing lost, retrying; fix: %s", error, remedy
             )
         self.blocked = True
 
-    def _count(self, committed: Committed) -> None:
+    def _count(self, committed: CommitSummary) -> None:
         self.rows.update(committed.rows)
         self.files.update(committed.files)
-        self.aside.update(committed.aside)
+        self.quarantined.update(committed.quarantined)
         self.bytes += committed.bytes
         self._stores.positions |= committed.positions
         self.last_commit = time.time()
 
-    async def _show_positions(self) -> None:
-        """Put the positions into Redis, for others to see. A task of its own: Redis may be away, and the files go on."""
+    async def _publish_positions(self) -> None:
+        """Store the positions in Redis, for others to see. A task of its own: files do not wait for Redis."""
         while True:
-            await self._moved.wait()
-            self._moved.clear()
-            shown = dict(self._unshown)
-            await self._consumer.commit({Stream.parse(name): id for name, id in shown.items()})
-            self._unshown = {name: id for name, id in self._unshown.items() if shown.get(name) != id}
+            await self._advanced.wait()
+            self._advanced.clear()
+            published = dict(self._unpublished)
+            await self._consumer.commit({Stream.parse(name): id for name, id in published.items()})
+            self._unpublished = {
+                name: id for name, id in self._unpublished.items() if published.get(name) != id
+            }
 
-    async def _show_the_rest(self, showing: "asyncio.Task[None]") -> None:
+    async def _publish_remaining(self, publishing: "asyncio.Task[None]") -> None:
         try:
-            async with asyncio.timeout(_SHOW_SECONDS):
-                while self._unshown:
+            async with asyncio.timeout(_PUBLISH_SECONDS):
+                while self._unpublished:
                     await asyncio.sleep(0.01)
         except TimeoutError:
-            log.warning("Redis is away: the last positions are in the manifests only, which is enough")
-        showing.cancel()
+            log.warning(
+                "Redis is unavailable; the last positions are only in the manifests, which is sufficient"
+            )
+        publishing.cancel()

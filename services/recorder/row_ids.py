@@ -1,5 +1,6 @@
-"""What a row has from its stream entry: ID and epoch, as arrays of 64-bit integers. Eight bytes each, and nothing for the
-garbage collector to walk through."""
+"""What a row takes from its stream entry: ID and epoch, as arrays of 64-bit integers. Eight bytes each, and
+nothing for the garbage collector to traverse.
+"""
 
 from array import array
 from collections.abc import Iterable
@@ -11,7 +12,7 @@ import pyarrow as pa
 from tickbus.protocol.names import StreamId
 
 
-class Entries:
+class RowIds:
     __slots__ = ("epoch", "ms", "seq")
 
     def __init__(self, ms: Iterable[int] = (), seq: Iterable[int] = (), epoch: Iterable[int] = ()) -> None:
@@ -25,25 +26,24 @@ class Entries:
     def id(self, row: int) -> StreamId:
         return StreamId(self.ms[row], self.seq[row])
 
-    def extend(self, more: "Entries") -> None:
+    def extend(self, more: "RowIds") -> None:
         self.ms.extend(more.ms)
         self.seq.extend(more.seq)
         self.epoch.extend(more.epoch)
 
-    def part(self, start: int, end: int) -> "Entries":
-        return Entries(self.ms[start:end], self.seq[start:end], self.epoch[start:end])
+    def slice(self, start: int, end: int) -> "RowIds":
+        return RowIds(self.ms[start:end], self.seq[start:end], self.epoch[start:end])
 
-    def where(self, mask: Iterable[object]) -> "Entries":
+    def where(self, mask: Iterable[object]) -> "RowIds":
         mask = list(mask)
-        return Entries(compress(self.ms, mask), compress(self.seq, mask), compress(self.epoch, mask))
+        return RowIds(compress(self.ms, mask), compress(self.seq, mask), compress(self.epoch, mask))
 
-    def drop(self, rows: int) -> None:
-        """The first ones."""
+    def drop_first(self, rows: int) -> None:
         del self.ms[:rows], self.seq[:rows], self.epoch[:rows]
 
     def columns(self) -> list["pa.Array[Any]"]:
-        """id_ms, seq, epoch."""
+        """Return the columns id_ms, seq and epoch."""
         return [
-            pa.Array.from_buffers(pa.int64(), len(self), [None, pa.py_buffer(part.tobytes())])
-            for part in (self.ms, self.seq, self.epoch)
+            pa.Array.from_buffers(pa.int64(), len(self), [None, pa.py_buffer(values.tobytes())])
+            for values in (self.ms, self.seq, self.epoch)
         ]

@@ -1,7 +1,8 @@
-"""The stores of the shards that this recorder works: opened when a shard is won, left when it is lost.
+"""The stores of the shards that this recorder owns: opened when a shard is won, released when it is lost.
 
-All replicas write into one folder. The fences in Redis say whose a shard is; the manifests hold even if Redis should err: a
-store that was replaced commits nothing more (services.recorder.shard_store).
+All replicas write into one folder. The fences in Redis say who owns a shard; the manifests protect the
+files even if Redis is wrong: a store that was replaced commits nothing more
+(services.recorder.shard_store).
 """
 
 import asyncio
@@ -9,27 +10,27 @@ import logging
 from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 
-from services.recorder.shard_store import Committed, ShardStore
+from services.recorder.shard_store import CommitSummary, ShardStore
 from tickbus.protocol.names import Keys, Stream, StreamId
 
 log = logging.getLogger("tickbus.recorder")
 
 _RETRY_SECONDS = 1.0
 _AT_ONCE = 8
-"""Shards that are looked through at the same time: it is mostly waiting for the disk."""
+"""Shards recovered concurrently: it is mostly waiting for the disk."""
 
 
 class ShardStores:
     def __init__(self, data_dir: Path, keys: Keys) -> None:
         self.epochs: Mapping[int, int] = {}
-        """Shard -> the epoch under which it is held."""
+        """Shard -> the epoch under which it is owned."""
         self.positions: dict[str, StreamId] = {}
-        """What the manifests of our shards say: committed to disk."""
+        """Positions in the manifests of the owned shards: committed to disk."""
         self._data_dir = data_dir
         self._keys = keys
         self._open: dict[int, ShardStore] = {}
         self._syncing = asyncio.Lock()
-        self._running: dict[int, asyncio.Task[Committed | None]] = {}
+        self._commits: dict[int, asyncio.Task[CommitSummary | None]] = {}
 
     def __getitem__(self, shard: int) -> ShardStore:
         return self._open[shard]
@@ -44,60 +45,60 @@ class ShardStores:
         return list(self._open.items())
 
     async def recover(self, shards: Collection[int]) -> dict[str, StreamId]:
-        """Take these shards over: finish or set aside what their last writer left -> where to read on, by name of stream."""
+        """Take these shards over: finish or quarantine what their last writer left. Return the IDs to
+        resume reading from, by stream name.
+        """
         limit = asyncio.Semaphore(_AT_ONCE)
         positions: dict[str, StreamId] = {}
-        for found in await asyncio.gather(*(self._recover(shard, limit) for shard in shards)):
-            positions |= found
-        log.info("%d shards, %d streams with a position in the manifests", len(shards), len(self.positions))
+        for recovered in await asyncio.gather(*(self._recover(shard, limit) for shard in shards)):
+            positions |= recovered
+        log.info("recovered %d shards, %d streams have a position", len(shards), len(self.positions))
         return positions
 
     async def _recover(self, shard: int, limit: asyncio.Semaphore) -> dict[str, StreamId]:
-        said = False
+        logged = False
         while True:
             store = ShardStore(self._data_dir, self._keys.tag(shard), epoch=self.epochs.get(shard, 0))
             try:
                 async with limit:
-                    begin = await asyncio.to_thread(store.recover)
+                    positions = await asyncio.to_thread(store.recover)
             except OSError as error:
-                if not said:
+                if not logged:
                     log.error(
-                        "shard %s: its files cannot be looked through: %s; trying again",
-                        self._keys.tag(shard),
-                        error,
+                        "shard %s: cannot recover its files: %s; retrying", self._keys.tag(shard), error
                     )
-                    said = True
+                    logged = True
                 await asyncio.sleep(_RETRY_SECONDS)
             else:
                 self._open[shard] = store
                 self.positions |= store.committed
-                return begin
+                return positions
 
-    async def commit(self, shard: int, store: ShardStore) -> Committed | None:
-        """`store.commit` in a thread; raises what it raises."""
-        self._running[shard] = running = asyncio.create_task(asyncio.to_thread(store.commit))
+    async def commit(self, shard: int, store: ShardStore) -> CommitSummary | None:
+        """Run `store.commit` in a thread; raises what it raises."""
+        self._commits[shard] = commit = asyncio.create_task(asyncio.to_thread(store.commit))
         try:
-            return await asyncio.shield(running)
+            return await asyncio.shield(commit)
         finally:
-            if self._running.get(shard) is running and running.done():
-                del self._running[shard]
+            if self._commits.get(shard) is commit and commit.done():
+                del self._commits[shard]
 
     async def sync(self) -> None:
-        """What was spooled goes to the disk itself. OSError as of `ShardStore.sync`."""
+        """Run `ShardStore.sync` on all stores. OSError as there."""
         for shard, store in self.items():
             async with self._syncing:
                 if self._open.get(shard) is store:
                     await asyncio.to_thread(store.sync)
 
-    async def leave(self, shards: Collection[int]) -> None:
-        """Close these stores; a commit under way is waited for. What waits in them is in the spool, for who works them next."""
+    async def release(self, shards: Collection[int]) -> None:
+        """Close these stores, after any running commit. Uncommitted rows stay spooled for the next owner."""
         for shard in shards:
             store = self._open.pop(shard, None)
-            if (running := self._running.get(shard)) is not None:
-                await asyncio.wait((running,))
+            if (commit := self._commits.get(shard)) is not None:
+                await asyncio.wait((commit,))
             if store is not None:
                 async with self._syncing:
                     await asyncio.to_thread(store.close)
-        gone = [name for name in self.positions if self._keys.shard(Stream.parse(name).symbol) in shards]
-        for name in gone:
+        released = [name for name in self.positions if self._keys.shard(Stream.parse(name).symbol) in shards]
+        for name in released:
             del self.positions[name]

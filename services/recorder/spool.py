@@ -1,12 +1,13 @@
-"""What was read and is in no file yet, on the disk: `_spool/<NN>/<writer's first manifest>-<n>.spool`, append-only.
+"""Rows read but not yet committed, on disk: `_spool/<NN>/<writer's first manifest>-<n>.spool`, append-only.
 
-A commit begins a new file and removes those before it when its manifest is durable. So what lies there belongs to the window
-since the last commit, or to a writer that died; its successor reads it (`inherit`), and removes it when a commit of his own holds
-it. Nobody writes to a file of another writer. A paused one that wakes may append to its own, or begin another: these rows
-were read from the bus like any others, and whoever takes over next takes those that are in no file yet.
+A commit starts a new file and removes the older ones once its manifest is durable. So a spool file belongs to
+the window since the last commit, or to a writer that died; the successor reads it (`inherit`), and removes it
+when a commit of its own contains it. No writer writes to another writer's file. A paused one that resumes may
+append to its own, or start another: these rows were read from the bus like any others, and the next writer to
+take over takes those that are not in the files yet.
 
-Two threads work here, and the order makes it right: rows are in the buffer before they are noted here, and a commit begins the
-new file before it looks at the buffer. So all that stands in older files is in that commit.
+Two threads work here, and correctness depends on the order: rows are in the buffer before they are appended
+here, and a commit starts the new file before it reads the buffer. So that commit has all rows of older files.
 """
 
 import logging
@@ -27,7 +28,7 @@ log = logging.getLogger(__name__)
 _NAME = re.compile(r"(\d{8,})-(\d{8,})\.spool")
 
 
-class _Open:
+class _OpenFile:
     __slots__ = ("fd", "path", "size", "window")
 
     def __init__(self, path: Path, window: int) -> None:
@@ -35,7 +36,7 @@ class _Open:
         self.window = window
         self.fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
         self.size = 0
-        """Of what was written whole. What a failed write left behind that is written over."""
+        """Bytes of complete records. What a failed write left after them is overwritten."""
 
     def append(self, record: bytearray) -> None:
         rest = memoryview(record if self.size else MAGIC + record)
@@ -48,53 +49,59 @@ class _Open:
 
 
 class Spool:
-    """The files of one writer. `note` and `write` are the reading thread's, `cut` and `covered` the committing one's."""
+    """The files of one writer. The reading thread calls `append` and `write`, the committing thread
+    `rotate` and `release`.
+    """
 
     def __init__(self, folder: Path, number: int) -> None:
         """`number`: of the writer's first manifest."""
         self._folder = folder
         self._number = number
         self._window = 1
-        """Which commit will hold what is noted now: the number of the file."""
-        self._covered = 1
+        """Which commit will contain what is appended now: the number of the file."""
+        self._released = 1
         """Windows before this one are in durable files."""
-        self._waiting: list[tuple[int, Run]] = []
-        self._open: list[_Open] = []
+        self._pending: list[tuple[int, Run]] = []
+        self._open: list[_OpenFile] = []
         """The last one is written to."""
         self._lock = threading.Lock()
-        """Over that list, and while one of its files is written to: a number of a closed file may be another file's by then."""
+        """Guards that list and writes to its files: a closed descriptor may be another file's by then."""
         self._unsynced = False
 
-    def note(self, run: Run) -> None:
-        """To be written with the next `write`. Its rows are in the buffer already."""
-        self._waiting.append((self._window, run))
+    def append(self, run: Run) -> None:
+        """Queue rows for the next `write`. They are in the buffer already."""
+        self._pending.append((self._window, run))
 
     def write(self) -> None:
-        """Hand all that was noted to the system: it outlives this process. OSError: it waits for the next call, or for a commit."""
-        covered = self._covered
-        self._waiting = [noted for noted in self._waiting if noted[0] >= covered]
-        if self._waiting:
+        """Hand all appended rows to the operating system: they outlive this process. OSError: they stay
+        pending until the next call, or a commit.
+        """
+        released = self._released
+        self._pending = [pending for pending in self._pending if pending[0] >= released]
+        if self._pending:
             with self._lock:
-                self._current().append(pack([run for _, run in self._waiting]))
+                self._current().append(pack([run for _, run in self._pending]))
             self._unsynced = True
-            self._waiting.clear()
+            self._pending.clear()
 
-    def cut(self) -> int:
-        """Begin a new file with the next `write` -> its number, for `covered`. Before the commit looks at the buffer."""
+    def rotate(self) -> int:
+        """Start a new file with the next `write`. Call before a commit reads the buffer. Return the number
+        of the new file, for `release`.
+        """
         self._window += 1
         return self._window
 
-    def covered(self, window: int) -> None:
-        """A durable manifest holds all before this window: its files go."""
-        self._covered = window
-        for file in self._taken(window):
+    def release(self, window: int) -> None:
+        """Remove the files before this window: a durable manifest contains their rows."""
+        self._released = window
+        for file in self._detach(window):
             files.remove([file.path])
             os.close(file.fd)
 
     def sync(self) -> None:
-        """What was written outlives a power cut too. Any thread; nothing to do if nothing was written since.
+        """Make what was written outlive a power cut too. From any thread; a no-op if nothing new was written.
 
-        OSError: what was written since the last sync may be gone; the next commit writes it anew, from memory.
+        OSError: rows written since the last sync may be gone; the next commit writes them again, from memory.
         """
         if not self._unsynced:
             return
@@ -110,84 +117,86 @@ class Spool:
         fsync_dir(self._folder)
 
     def close(self) -> None:
-        """The files stay, for who takes the shard over next."""
-        for file in self._taken(self._window + 1):
+        """Close the files; they stay for the next owner of the shard."""
+        for file in self._detach(self._window + 1):
             os.close(file.fd)
 
-    def _current(self) -> _Open:
+    def _current(self) -> _OpenFile:
         window = self._window
         if not self._open or self._open[-1].window != window:
-            self._open.append(_Open(self._folder / f"{self._number:08d}-{window:08d}.spool", window))
+            self._open.append(_OpenFile(self._folder / f"{self._number:08d}-{window:08d}.spool", window))
         return self._open[-1]
 
-    def _taken(self, window: int) -> list[_Open]:
-        """Those before this window; nobody else uses them any more."""
+    def _detach(self, window: int) -> list[_OpenFile]:
+        """Return the files before this window, no longer used by anyone else."""
         with self._lock:
-            taken = [file for file in self._open if file.window < window]
+            detached = [file for file in self._open if file.window < window]
             self._open = [file for file in self._open if file.window >= window]
-        return taken
+        return detached
 
 
 @dataclass(frozen=True)
-class Inherited:
-    """A file of an earlier writer, whose rows are in the buffer."""
+class InheritedFile:
+    """A spool file of an earlier writer, with its rows in the buffer."""
 
     path: Path
     size: int
-    """As it was read."""
-    whole: bool
+    """When it was read."""
+    intact: bool
     """Whether all of it could be used."""
 
 
-def inherit(folder: Path, number: int, buffer: Buffer) -> list[Inherited]:
-    """Take what the writers before `number` had read and not committed into the buffer. What cannot be used is told."""
+def inherit(folder: Path, number: int, buffer: Buffer) -> list[InheritedFile]:
+    """Add the uncommitted rows of writers before `number` to the buffer. What cannot be used is logged."""
     runs: list[tuple[Path, Run]] = []
     sizes: dict[Path, int] = {}
     damaged: set[Path] = set()
-    for path in _earlier(folder, number):
-        # another one that takes over at this moment, or he who was before us, may have just committed and removed it
+    for path in _earlier_files(folder, number):
+        # a concurrent takeover or the previous owner may have just committed and removed it
         with suppress(FileNotFoundError), path.open("rb") as file:
             for found in unpack(file):
                 if isinstance(found, Damage):
                     damaged.add(path)
                     log.error(
-                        "%s: %s at byte %d; what was there is read again if Redis still has it",
+                        "%s: %s at byte %d; its rows are read again if Redis still has them",
                         path,
-                        found.why,
+                        found.reason,
                         found.start,
                     )
                 else:
                     runs.append((path, found))
             sizes[path] = file.tell()
-    # a paused writer that woke may have read on beyond rows that only its successor had: in stream order both are taken
-    for path, (before, rows) in sorted(runs, key=lambda run: run[1].rows.entries.id(0)):
-        if before <= buffer.last(rows.stream):
+    # a paused writer that resumed may have read past rows only its successor had: stream order uses both
+    for path, (before, rows) in sorted(runs, key=lambda run: run[1].rows.ids.id(0)):
+        if before <= buffer.last_id(rows.stream):
             buffer.add(rows)
         else:
-            # were it taken, the position would jump over what is missing
+            # adding them would move the position past the missing rows
             damaged.add(path)
             log.error(
-                "%s: rows of %s before %s are missing; what follows is read again if Redis still has it",
+                "%s: rows of %s before %s are missing; later ones are read again if Redis has them",
                 path,
                 rows.stream.name,
-                rows.entries.id(0),
+                rows.ids.id(0),
             )
-    return [Inherited(path, size, path not in damaged) for path, size in sizes.items()]
+    return [InheritedFile(path, size, path not in damaged) for path, size in sizes.items()]
 
 
-def discard(inherited: list[Inherited], aside: Path) -> None:
-    """A commit holds these rows. A file that grew since belongs to one who was paused, and stays for the next takeover."""
-    for path, size, whole in ((file.path, file.size, file.whole) for file in inherited):
+def discard(inherited: list[InheritedFile], quarantine_dir: Path) -> None:
+    """Remove these files: a commit contains their rows. Damaged ones are quarantined. One that grew since
+    it was read belongs to a paused writer, and stays for the next takeover.
+    """
+    for path, size, intact in ((file.path, file.size, file.intact) for file in inherited):
         with suppress(OSError):
             if path.stat().st_size != size:
                 continue
-            if whole:
+            if intact:
                 path.unlink()
             else:
-                files.set_aside(path, aside)
+                files.quarantine(path, quarantine_dir)
 
 
-def _earlier(folder: Path, number: int) -> list[Path]:
+def _earlier_files(folder: Path, number: int) -> list[Path]:
     return sorted(
         path for path in folder.iterdir() if (match := _NAME.fullmatch(path.name)) and int(match[1]) < number
     )

@@ -1,7 +1,8 @@
-"""One client's socket: the `websockets` library's Sans-I/O protocol for handshake, control and incoming frames; data frames
-are written straight to the transport.
+"""One client's socket.
 
-It knows no vendor: a `Dialect` says what to answer. It knows no market either: the `Host` tells it what to send.
+The Sans-I/O protocol of the `websockets` library does handshake, control and incoming frames; data frames are
+written straight to the transport. It knows no vendor: a `Dialect` decides what to answer. It knows no market
+either: the `Host` decides what to send.
 """
 
 import asyncio
@@ -18,7 +19,7 @@ from websockets.http11 import Request, Response
 from websockets.protocol import SEND_EOF, State
 from websockets.server import ServerProtocol
 
-from services.vendors.dialect import Answer, Close, Dialect, HttpRefusal, bare_path
+from services.vendors.dialect import Answer, Close, Dialect, HttpRefusal, path_without_query
 
 log = logging.getLogger("tickbus.simulator")
 
@@ -26,34 +27,36 @@ _quiet = logging.getLogger("tickbus.simulator.websocket")
 _quiet.setLevel(logging.WARNING)
 
 _HIGH_WATER = 1 << 20
-"""Bytes that may wait in the transport before the client counts as slow."""
-_PARTING_SECONDS = 5.0
-"""How long a closed connection may take to go."""
+"""Bytes pending in the transport from which the client counts as slow."""
+_CLOSE_TIMEOUT_SECONDS = 5.0
+"""How long a closing connection may stay open."""
 
 
 class Host(Protocol):
-    """What a connection needs of its server."""
+    """What a connection needs from its server."""
 
     def admit(self, connection: "Connection", target: str) -> Dialect | HttpRefusal | tuple[Dialect, Close]:
-        """The dialect, an HTTP refusal, or a dialect that is closed at once."""
+        """Return the dialect, an HTTP refusal, or a dialect with the close to send at once."""
         ...
 
     def joined(self, connection: "Connection") -> None:
-        """The handshake is done."""
+        """The handshake is complete."""
         ...
 
     def changed(self, connection: "Connection") -> None:
-        """What it wants, or whether it can be sent anything, is another now."""
+        """Its subscriptions have changed, or whether data can be sent to it."""
         ...
 
     def wake(self) -> None:
-        """It takes data again."""
+        """It accepts data again."""
         ...
 
-    def left(self, connection: "Connection") -> None: ...
+    def left(self, connection: "Connection") -> None:
+        """It is closed."""
+        ...
 
-    def tell(self, event: dict[str, object]) -> None:
-        """An event for the ledger."""
+    def record(self, event: dict[str, object]) -> None:
+        """Record an event in the ledger."""
         ...
 
 
@@ -63,23 +66,23 @@ class Connection(asyncio.Protocol):
         self.dialect: Dialect | None = None
         self.path = ""
         self.paused = False
-        """The client does not take what was written: wait."""
+        """The client does not read fast enough: wait."""
         self.half_open = False
         self.muted_until = 0
-        """Until then (monotonic, ns) the vendor still answers here, but sends no data."""
+        """Until then (monotonic, ns) the vendor still answers this client, but sends it no data."""
         self._host = host
         self._websocket = ServerProtocol(logger=_quiet)
-        self._partial: list[bytes] = []
-        self._closed: str | None = None
+        self._fragments: list[bytes] = []
+        self._close_cause: str | None = None
 
     @property
     def live(self) -> bool:
         """Whether data may be sent."""
-        return self._websocket.state is State.OPEN and not self.half_open and self._closed is None
+        return self._websocket.state is State.OPEN and not self.half_open and self._close_cause is None
 
     @property
-    def unsent(self) -> int:
-        """Bytes that wait in this process."""
+    def pending_bytes(self) -> int:
+        """Bytes buffered in this process."""
         return self._transport.get_write_buffer_size()
 
     # asyncio.Protocol
@@ -92,12 +95,12 @@ class Connection(asyncio.Protocol):
         if self.half_open:
             return
         self._websocket.receive_data(data)
-        self._events()
+        self._handle_events()
 
     def eof_received(self) -> bool:
         if not self.half_open:
             self._websocket.receive_eof()
-            self._events()
+            self._handle_events()
         return False
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -106,13 +109,13 @@ class Connection(asyncio.Protocol):
             ws = self._websocket
             received = ws.close_rcvd.code if ws.close_rcvd else None
             sent = ws.close_sent.code if ws.close_sent else None
-            self._host.tell(
+            self._host.record(
                 {
                     "event": "close",
                     "connection": self.number,
                     "sent_code": sent,
                     "received_code": received,
-                    "why": self._closed,
+                    "why": self._close_cause,
                 }
             )
 
@@ -123,72 +126,74 @@ class Connection(asyncio.Protocol):
         self.paused = False
         self._host.wake()
 
-    # what the server does with it
+    # called by the server
 
     def write(self, frames: bytes) -> None:
-        """Ready WebSocket frames, only while `live`."""
+        """Write ready WebSocket frames. Only while `live`."""
         self._transport.write(frames)
 
-    def beat(self, now: int) -> None:
+    def on_timer(self, now: int) -> None:
+        """Send what is due by the clock."""
         if self.dialect is not None and self.live:
-            self._obey(self.dialect.beat(now))
+            self._apply(self.dialect.on_timer(now))
 
-    def obey(self, answer: Answer) -> None:
-        """Send what a dialect has to say, where the client can still hear it."""
+    def apply(self, answer: Answer) -> None:
+        """Send a dialect's answer if the connection is live."""
         if self.live:
-            self._obey(answer)
+            self._apply(answer)
 
     def close(self, code: int, reason: str, why: str) -> None:
+        """Start the closing handshake. why: the cause, for the ledger."""
         if self.live:
-            self._closed = why
+            self._close_cause = why
             self._websocket.send_close(code, reason)
             self._send()
-            self._part()
+            self._abort_later()
 
     def cut(self, why: str) -> None:
-        """A TCP reset: what waits to be sent is lost, and no close frame is."""
-        self._closed = why
+        """Reset the TCP connection: pending data is lost, and no close frame is sent."""
+        self._close_cause = why
         if (sock := self._transport.get_extra_info("socket")) is not None:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self._transport.abort()
-        self._host.changed(self)  # the market may go on before the loop turns
+        self._host.changed(self)  # the market may advance before the next loop iteration
 
-    def stop_everything(self) -> None:
-        """Half-open from now on: nothing is read, nothing is written, nothing is closed."""
+    def make_half_open(self) -> None:
+        """From now on, read nothing, write nothing and close nothing."""
         self.half_open = True
         self._transport.pause_reading()
 
     # incoming
 
-    def _events(self) -> None:
+    def _handle_events(self) -> None:
         now = time.monotonic_ns()
         for event in self._websocket.events_received():
             if isinstance(event, Request):
                 self._handshake(event)
             elif isinstance(event, Frame):
-                self._frame(event, now)
+                self._handle_frame(event, now)
         self._send()
 
     def _handshake(self, request: Request) -> None:
         admitted = self._host.admit(self, request.path)
         if isinstance(admitted, HttpRefusal):
-            self._websocket.send_response(_http(admitted))
-            self._host.tell(
+            self._websocket.send_response(_http_response(admitted))
+            self._host.record(
                 {
                     "event": "refuse",
                     "connection": self.number,
-                    "path": bare_path(request.path),
+                    "path": path_without_query(request.path),
                     "status": admitted.status,
                 }
             )
             return
-        dialect, at_once = admitted if isinstance(admitted, tuple) else (admitted, None)
+        dialect, close = admitted if isinstance(admitted, tuple) else (admitted, None)
         response = self._websocket.accept(request)
         self._websocket.send_response(response)
         if response.status_code != 101:
             return
-        self.dialect, self.path = dialect, bare_path(request.path)
-        self._host.tell(
+        self.dialect, self.path = dialect, path_without_query(request.path)
+        self._host.record(
             {
                 "event": "connect",
                 "connection": self.number,
@@ -198,35 +203,35 @@ class Connection(asyncio.Protocol):
             }
         )
         self._send()
-        if at_once is not None:
-            self.close(*at_once, why="over the connection cap")
+        if close is not None:
+            self.close(*close, why="over the connection cap")
         else:
             self._host.joined(self)
 
-    def _frame(self, frame: Frame, now: int) -> None:
+    def _handle_frame(self, frame: Frame, now: int) -> None:
         dialect = self.dialect
         if dialect is None:
             return
         if frame.opcode is Opcode.PING:
-            self.obey(dialect.ping(now))
+            self.apply(dialect.on_ping(now))
         elif frame.opcode is Opcode.PONG:
-            self.obey(dialect.pong(bytes(frame.data), now))
+            self.apply(dialect.on_pong(bytes(frame.data), now))
         elif frame.opcode is Opcode.CLOSE:
             self._host.changed(self)
         else:
-            self._partial.append(bytes(frame.data))
+            self._fragments.append(bytes(frame.data))
             if frame.fin:
-                message, self._partial = b"".join(self._partial), []
-                self.obey(dialect.receive(message, now))
+                message, self._fragments = b"".join(self._fragments), []
+                self.apply(dialect.receive(message, now))
 
-    def _obey(self, answer: Answer) -> None:
+    def _apply(self, answer: Answer) -> None:
         for reply in answer.replies:
             self._websocket.send_text(reply)
         if answer.ping is not None:
             self._websocket.send_ping(answer.ping)
         self._send()
         if answer.event is not None:
-            self._host.tell({"event": "", "connection": self.number} | answer.event)
+            self._host.record({"event": "", "connection": self.number} | answer.event)
             self._host.changed(self)
         if answer.close is not None:
             self.close(*answer.close, why="the vendor's rules")
@@ -238,18 +243,18 @@ class Connection(asyncio.Protocol):
             if data != SEND_EOF:
                 self._transport.write(data)
             elif self._transport.can_write_eof() and not self._transport.is_closing():
-                # half-close, so that what is on its way in does not turn our last frames into a reset
+                # half-close, so that incoming data does not turn our last frames into a reset
                 self._transport.write_eof()
-                self._part()
+                self._abort_later()
 
-    def _part(self) -> None:
+    def _abort_later(self) -> None:
         self._host.changed(self)
-        asyncio.get_running_loop().call_later(_PARTING_SECONDS, self._transport.abort)
+        asyncio.get_running_loop().call_later(_CLOSE_TIMEOUT_SECONDS, self._transport.abort)
 
 
-def _http(refusal: HttpRefusal) -> Response:
-    kind = "application/json" if refusal.body.startswith(b"{") else "text/plain; charset=utf-8"
+def _http_response(refusal: HttpRefusal) -> Response:
+    content_type = "application/json" if refusal.body.startswith(b"{") else "text/plain; charset=utf-8"
     headers = Headers(
-        [("Connection", "close"), ("Content-Length", str(len(refusal.body))), ("Content-Type", kind)]
+        [("Connection", "close"), ("Content-Length", str(len(refusal.body))), ("Content-Type", content_type)]
     )
     return Response(refusal.status, HTTPStatus(refusal.status).phrase, headers, refusal.body)

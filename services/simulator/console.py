@@ -1,4 +1,4 @@
-"""Commands on standard input, one a line, each answered by one line on standard output."""
+"""Commands on standard input, one per line, each answered by one line on standard output."""
 
 import asyncio
 import os
@@ -9,30 +9,31 @@ from collections.abc import Callable
 from contextlib import suppress
 
 
-def say(line: str) -> None:
+def print_line(line: str) -> None:
+    """Print a line to standard output and flush it."""
     sys.stdout.write(line + "\n")
     sys.stdout.flush()
 
 
-def listen_on_stdin(command: Callable[[str], str]) -> None:
-    """From now on `command` answers each line, in the running loop. The end of standard input ends nothing.
+def serve_stdin(command: Callable[[str], str]) -> None:
+    """Answer each line of standard input by `command`, in the running loop. End of file stops only this.
 
-    A thread reads, and by os.read: a pipe, a terminal, a file and /dev/null can all stand there, which no event loop takes
-    alike, and a thread inside sys.stdin would hold its lock while the interpreter ends.
+    A thread reads, using os.read: standard input can be a pipe, a terminal, a file or /dev/null, which no
+    event loop handles alike, and a thread inside sys.stdin would hold its lock while the interpreter exits.
     """
     loop = asyncio.get_running_loop()
-    # a background job that reads its terminal would be stopped; so it gets an error instead, and has no commands
+    # a background job that reads its terminal would be stopped; like this it gets an error, and no commands
     signal.signal(signal.SIGTTIN, signal.SIG_IGN)
 
     def answer(line: str) -> None:
-        say(command(line))
+        print_line(command(line))
 
     def read() -> None:
-        waiting = b""
+        rest = b""
         # OSError: no terminal to read from. RuntimeError: the loop has ended.
         with suppress(OSError, RuntimeError):
-            while piece := os.read(0, 65536):
-                *lines, waiting = (waiting + piece).split(b"\n")
+            while chunk := os.read(0, 65536):
+                *lines, rest = (rest + chunk).split(b"\n")
                 for line in lines:
                     loop.call_soon_threadsafe(answer, line.decode(errors="replace"))
 

@@ -1,4 +1,4 @@
-"""Subscription recorded files: plain, gzip or zip, line by line, without holding more than a piece of them."""
+"""Reading recorded files line by line: plain, gzip or zip, never more than a chunk in memory."""
 
 import gzip
 import zipfile
@@ -9,38 +9,42 @@ from typing import IO
 
 from tickbus.errors import ConfigError
 
-_PIECE = 1 << 20
+_CHUNK_BYTES = 1 << 20
 
 
-def existing(paths: Sequence[Path]) -> list[Path]:
+def check_files(paths: Sequence[Path]) -> list[Path]:
+    """Return the paths. ConfigError if one of them is not a file."""
     for path in paths:
         if not path.is_file():
-            raise ConfigError(f"--source: there is no file {path}")
+            raise ConfigError(f"--source: no such file: {path}")
     return list(paths)
 
 
-def pieces(path: Path) -> Iterator[list[bytes]]:
-    """The lines of a plain, gzip or zip (its first member) file, some thousands at a time; without line ends or empty lines."""
+def line_batches(path: Path) -> Iterator[list[bytes]]:
+    """Yield the lines of a plain, gzip or zip (its first member) file, some thousands at a time.
+
+    Without line ends and empty lines. ConfigError if the file cannot be read.
+    """
     rest = b""
-    with _opened(path) as file:
-        while piece := file.read(_PIECE):
-            *lines, rest = (rest + piece).split(b"\n")
+    with _open(path) as file:
+        while chunk := file.read(_CHUNK_BYTES):
+            *lines, rest = (rest + chunk).split(b"\n")
             yield [line for line in lines if line]
     if rest:
         yield [rest]
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[IO[bytes]]:
+def _open(path: Path) -> Iterator[IO[bytes]]:
     try:
         if path.suffix == ".zip":
             with zipfile.ZipFile(path) as archive, archive.open(archive.namelist()[0]) as member:
                 yield member
         elif path.suffix == ".gz":
             with gzip.open(path) as unpacked:
-                yield unpacked  # type: ignore[misc]  # its stub is no IO[bytes], but it reads
+                yield unpacked  # type: ignore[misc]  # not an IO[bytes] in its stub, but it can be read
         else:
             with path.open("rb") as file:
                 yield file
     except (OSError, EOFError, zipfile.BadZipFile, IndexError) as error:
-        raise ConfigError(f"{path}: cannot be read: {error}") from None
+        raise ConfigError(f"cannot read {path}: {error}") from None

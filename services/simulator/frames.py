@@ -1,6 +1,7 @@
-"""Server frames of WebSocket, built by hand: unmasked, unfragmented, so a header of 2, 4 or 10 bytes and the payload. Pure.
+"""WebSocket frames of a server, built by hand: a header of 2, 4 or 10 bytes and the payload. Pure.
 
-The `websockets` library does everything else; its frame objects cost more than the rest of the simulator's work on a tick.
+They are unmasked and unfragmented. The `websockets` library does everything else; its frame objects cost
+more than the rest of the simulator's work on a tick.
 """
 
 from collections.abc import Iterable
@@ -29,7 +30,7 @@ def binary_frame(payload: bytes) -> bytes:
 
 
 def text_frames(payloads: Iterable[bytes]) -> bytes:
-    """One frame per payload, all in one piece."""
+    """Return the concatenated frames, one per payload."""
     parts: list[bytes] = []
     for payload in payloads:
         length = len(payload)

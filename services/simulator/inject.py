@@ -1,4 +1,4 @@
-"""What each fault does: to the ticks on their way, to the frames, to the connections."""
+"""What each fault does: to the ticks in transit, to the frames, to the connections."""
 
 import asyncio
 import random
@@ -18,19 +18,19 @@ _GARBAGE = (
 )
 
 
-def fire(fault: Fault, hub: Hub, tampering: TickFaults, junk: random.Random) -> None:
-    """Begin a fault that is due. `junk` is where garbage comes from."""
+def inject(fault: Fault, hub: Hub, tick_faults: TickFaults, rng: random.Random) -> None:
+    """Start a fault that is due. rng: the source of garbage."""
     amount, action = fault.amount, fault.action
-    if ACTIONS[action].of_ticks:
-        tampering.add(fault)
+    if ACTIONS[action].affects_ticks:
+        tick_faults.add(fault)
     elif action in ("mute", "mute-connection"):
         hub.mute(amount, everybody=action == "mute")
     elif action == "garbage":
         for _ in range(amount):
-            hub.send_junk(junk.choice(_GARBAGE))
+            hub.send_junk(rng.choice(_GARBAGE))
     elif action == "binary":
         for _ in range(amount):
-            hub.send_junk(junk.randbytes(64), binary=True)
+            hub.send_junk(rng.randbytes(64), binary=True)
     elif action == "huge":
         hub.send_junk(b'{"huge":"' + b"x" * (amount - 11) + b'"}' if amount > 11 else b"x" * amount)
     elif action == "refuse":
@@ -42,11 +42,11 @@ def fire(fault: Fault, hub: Hub, tampering: TickFaults, junk: random.Random) -> 
     elif action == "half-open":
         hub.half_open()
     else:
-        _part_with_all(fault, hub)
+        _end_connections(fault, hub)
 
 
-def _part_with_all(fault: Fault, hub: Hub) -> None:
-    """The faults that end connections: each client is told, or not, in the vendor's way."""
+def _end_connections(fault: Fault, hub: Hub) -> None:
+    """End all connections, announced in the vendor's way or not at all."""
     for connection in hub.connections:
         dialect = connection.dialect
         assert dialect is not None
@@ -55,12 +55,12 @@ def _part_with_all(fault: Fault, hub: Hub) -> None:
         elif fault.action == "cut":
             connection.cut("fault")
         elif fault.action == "slow-down":
-            connection.obey(dialect.slow_down())
+            connection.apply(dialect.slow_down())
         elif fault.action == "shutdown":
-            connection.obey(dialect.shutdown_notice(time.time_ns()))
+            connection.apply(dialect.shutdown_notice(time.time_ns()))
             if fault.amount:
                 asyncio.get_running_loop().call_later(
                     fault.amount / SECOND, connection.close, 1001, "server shutdown", "fault"
                 )
         else:
-            raise AssertionError(f"no such action: {fault.action}")
+            raise AssertionError(f"unknown action {fault.action}")

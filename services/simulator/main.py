@@ -1,9 +1,9 @@
-"""`tickbus simulate`: a stand-in for a vendor. Options and wiring; docs/simulator.md has them with examples."""
+"""`tickbus simulate`: a stand-in for a vendor. Options and wiring; docs/simulator.md has examples."""
 
 from pathlib import Path
 from typing import Annotated, Literal
 
-from services.simulator.console import listen_on_stdin, say
+from services.simulator.console import print_line, serve_stdin
 from services.simulator.faults import ACTIONS, parse_faults
 from services.simulator.ledger import Ledger
 from services.simulator.market import Market, parse_speed
@@ -13,26 +13,26 @@ from services.simulator.tick import is_symbol
 from services.trading_hours import TradingHours
 from services.vendors import VENDORS
 from services.vendors.dialect import VendorLimits
-from services.vendors.options import of_vendor, with_vendors
+from services.vendors.options import select_vendor_options, with_vendor_options
 from tickbus.errors import ConfigError
 from tickbus.service.options import Option, ServiceOptions
 from tickbus.service.runner import Service, run
 from tickbus.units import Duration
 
 _FAULTS = "\n".join(
-    f"  {name + ('=' + action.value if action.value else ''):26} {action.about}"
+    f"  {name + ('=' + action.value if action.value else ''):26} {action.help}"
     for name, action in ACTIONS.items()
 )
 
 _PATHS = "\n".join(f"  {name:26} {', '.join(vendor.paths)}" for name, vendor in VENDORS.items())
 
-ABOUT = f"""Stand in for a vendor: one port, all protocols, chosen by the path that a client asks for:
+ABOUT = f"""Stand in for a vendor: all protocols on one port, chosen by the path that a client requests:
 {_PATHS}
-Prints `listening on ws://HOST:PORT`. Standard input takes faults, one line each, and `status`.
+Prints `listening on ws://HOST:PORT`. Standard input accepts faults, one per line, and `status`.
 
-Faults, in --faults parted by `;`, each with after=N ticks, at=DURATION or every=N ticks before it as you like:
+Faults, in --faults separated by `;`, each optionally preceded by after=N ticks, at=DURATION or every=N ticks:
 {_FAULTS}
-Faults of ticks take kind=trade|quote and symbol=S too; close takes reason=TEXT at its end."""
+Faults of ticks also accept kind=trade|quote and symbol=S; close accepts reason=TEXT as its last word."""
 
 POSITIONALS: tuple[tuple[str, str, str], ...] = ()
 
@@ -45,99 +45,112 @@ class SimulatorOptions(ServiceOptions, frozen=True, kw_only=True):
     )
     speed: Annotated[
         str,
-        Option("1, 10, 0.5, ... times the recorded (or synthetic) pace, or max: as fast as clients take it"),
+        Option("1, 10, 0.5, ... times the recorded (or synthetic) pace, or max: as fast as clients read"),
     ] = "1"
-    seed: Annotated[int, Option("of the synthetic market and of junk")] = 1
+    seed: Annotated[int, Option("seed of the synthetic market and of junk")] = 1
     rate: Annotated[
-        int, Option("synthetic ticks per second, all symbols together", minimum=1, maximum=10_000_000)
+        int, Option("synthetic ticks per second for all symbols together", minimum=1, maximum=10_000_000)
     ] = 100
     symbols: Annotated[
         tuple[str, ...],
-        Option("the synthetic market's symbols, as the vendor spells them; without: whatever is asked for"),
+        Option(
+            "symbols of the synthetic market, as the vendor spells them; default: whatever clients request"
+        ),
     ] = ()
     symbols_count: Annotated[
-        int, Option("so many synthetic symbols S00001, S00002, ... instead", minimum=0, maximum=1_000_000)
+        int, Option("this many synthetic symbols S00001, S00002, ... instead", minimum=0, maximum=1_000_000)
     ] = 0
     quotes_per_trade: Annotated[
-        int, Option("synthetic quotes for each trade; 0 = none", minimum=0, maximum=1000)
+        int, Option("synthetic quotes per trade; 0 = none", minimum=0, maximum=1000)
     ] = 1
     session: Annotated[
         str,
         Option(
-            "when the market is open, like 13:30-20:00 or 'mon-fri 09:30-16:00 America/New_York'; default always"
+            "when the market is open, e.g. 13:30-20:00 or 'mon-fri 09:30-16:00 America/New_York'; "
+            "default: always"
         ),
     ] = ""
-    symbol: Annotated[str, Option("the symbol that the files of ticks: stand for, like BAC.US")] = ""
-    date: Annotated[str | None, Option("the day of the files of ticks:, if their names have none")] = None
+    symbol: Annotated[str, Option("symbol of the files of ticks:, e.g. BAC.US")] = ""
+    date: Annotated[str | None, Option("day of the files of ticks:, if their names do not contain it")] = None
     merge_sides: Annotated[
-        bool, Option("fill the side that a row of recorded quotes leaves out with the one before")
+        bool, Option("fill the side missing from a row of recorded quotes with its previous value")
     ] = False
-    restamp: Annotated[bool, Option("give recorded ticks the present time")] = False
-    loop: Annotated[bool, Option("begin a recording again at its end; ids begin again too")] = False
+    restamp: Annotated[bool, Option("stamp recorded ticks with the current time")] = False
+    loop: Annotated[bool, Option("restart a recording at its end; ids restart too")] = False
     limit: Annotated[
-        int, Option("stop after so many ticks, connections stay open; 0 = no limit", minimum=0)
+        int, Option("stop after this many ticks, connections stay open; 0 = no limit", minimum=0)
     ] = 0
     preload: Annotated[
         int,
         Option(
-            "read so many ticks into memory before listening: faster at --speed max",
+            "read this many ticks into memory before listening: faster at --speed max",
             minimum=0,
             maximum=100_000_000,
         ),
     ] = 0
-    start: Annotated[Literal["first-subscribe", "now"], Option("when the market begins")] = "first-subscribe"
+    start: Annotated[Literal["first-subscribe", "now"], Option("when the market starts")] = "first-subscribe"
     settle: Annotated[
-        Duration, Option("begin, and at --speed max go on, only when no subscription has changed for so long")
+        Duration,
+        Option("start, and at --speed max resume, only after this long without a subscription change"),
     ] = Duration(0)
     ledger: Annotated[
-        Path | None, Option("write what was sent, and what happened, to this file as JSON lines")
+        Path | None, Option("write everything sent, and all events, to this file as JSON lines")
     ] = None
     faults: Annotated[
         str, Option("faults, counted from the market's start: after=1000 mute=5s; every=500 drop=2")
     ] = ""
     token: Annotated[
         str | None,
-        Option("the only token that is accepted, by vendors that want one; default any", secret=True),
+        Option("the only token accepted by vendors that require one; default: any", secret=True),
     ] = None
     max_connections: Annotated[int, Option("connections per path; 0 = no cap", minimum=0)] = 0
     symbol_cap: Annotated[
         int,
         Option(
-            "symbols per connection (streams, where the vendor counts those); 0 = the vendor's own cap",
+            "symbols per connection (streams, if the vendor counts those); 0 = the vendor's own cap",
             minimum=0,
         ),
     ] = 0
 
 
 _SERVER_OPTIONS = {name: vendor.server_options for name, vendor in VENDORS.items()}
-Options = with_vendors(SimulatorOptions, _SERVER_OPTIONS)
+Options = with_vendor_options(SimulatorOptions, _SERVER_OPTIONS)
 
 
 def start(options: SimulatorOptions) -> int:
-    return run(lambda service: serve(service, options), options, part="simulate")
+    return run(lambda service: serve(service, options), options, name="simulate")
 
 
 async def serve(service: Service, options: SimulatorOptions) -> None:
     simulator = build(options)
     async with simulator.listening(options.host, options.port) as port:
-        say(f"listening on ws://{options.host}:{port}")
-        listen_on_stdin(simulator.command)
+        print_line(f"listening on ws://{options.host}:{port}")
+        serve_stdin(simulator.command)
         service.ready = True
         await service.until_stopping(simulator.run())
 
 
 def build(options: SimulatorOptions) -> Simulator:
-    """The simulator that the options describe; it does nothing yet. Needs a running loop. ConfigError as it says."""
+    """Return the simulator that the options describe, not yet running. Needs a running loop.
+
+    Raises ConfigError for invalid options or files.
+    """
     symbols = _symbols(options)
     faults = parse_faults(options.faults)
     source = open_source(
-        options.source, seed=options.seed, rate=options.rate, quotes_per_trade=options.quotes_per_trade, symbols=symbols,
-        symbol=options.symbol, date=options.date, merge_sides=options.merge_sides,
-    )  # fmt: skip
+        options.source,
+        seed=options.seed,
+        rate=options.rate,
+        quotes_per_trade=options.quotes_per_trade,
+        symbols=symbols,
+        symbol=options.symbol,
+        date=options.date,
+        merge_sides=options.merge_sides,
+    )
     speed = parse_speed(options.speed)
     if options.preload and source.idle:
         raise ConfigError(
-            "--preload needs to know the synthetic market's symbols; give --symbols or --symbols-count"
+            "--preload requires the symbols of the synthetic market: give --symbols or --symbols-count"
         )
     market = Market(
         source,
@@ -149,26 +162,28 @@ def build(options: SimulatorOptions) -> Simulator:
     )
     pace = Pace(speed is None, options.start == "first-subscribe", options.settle)
     if options.session:
-        pace.open_now = TradingHours.parse(options.session).contains
+        pace.is_open = TradingHours.parse(options.session).contains
     limits = VendorLimits(options.token, options.symbol_cap, options.max_connections, source.knows)
-    of_servers = {name: of_vendor(options, own) for name, own in _SERVER_OPTIONS.items()}
+    server_options = {name: select_vendor_options(options, own) for name, own in _SERVER_OPTIONS.items()}
     simulator = Simulator(
         source,
         market,
         pace,
         limits,
-        of_servers,
+        server_options,
         Ledger(options.ledger) if options.ledger else None,
         options.seed,
     )
-    simulator.plan(faults)
+    simulator.schedule(faults)
     return simulator
 
 
 def _symbols(options: SimulatorOptions) -> tuple[str, ...]:
     if options.symbols and options.symbols_count:
-        raise ConfigError("--symbols and --symbols-count: give one of them")
+        raise ConfigError("--symbols and --symbols-count exclude each other: give one of them")
     for symbol in options.symbols:
         if not is_symbol(symbol):
-            raise ConfigError(f"--symbols: {symbol!r} is no symbol; use letters, digits, . _ - (at most 64)")
+            raise ConfigError(
+                f"--symbols: invalid symbol {symbol!r}: expected letters, digits, . _ - (at most 64)"
+            )
     return options.symbols or tuple(f"S{number:05d}" for number in range(1, options.symbols_count + 1))

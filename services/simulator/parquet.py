@@ -1,4 +1,4 @@
-"""Our own recorded files (docs/files.md) as a market: trades and quotes of all feeds, in the order they were received.
+"""Files of our own recorder (docs/files.md) as a market: trades and quotes of all feeds, in receive order.
 
 Needs pyarrow, which is loaded on first use.
 """
@@ -6,18 +6,21 @@ Needs pyarrow, which is loaded on first use.
 from collections.abc import Iterator
 from pathlib import Path
 
-from services.simulator.source import Recorded
+from services.simulator.source import RecordedSource
 from services.simulator.tick import Tick, key_of
 from tickbus.errors import ConfigError
 from tickbus.protocol.messages import Quote, Trade
 
 
-class ParquetTicks(Recorded):
+class ParquetTicks(RecordedSource):
     def __init__(self, folder: Path) -> None:
         super().__init__()
         self._folder = folder
         if not any(path for kind in ("trade", "quote") for path in folder.glob(f"{kind}/date=*")):
-            raise ConfigError(f"--source parquet: no trade/date=... or quote/date=... folders under {folder}")
+            raise ConfigError(
+                f"--source parquet: no trade/date=... or quote/date=... folders in {folder}; "
+                "expected a folder of tickbus recorder"
+            )
 
     def __iter__(self) -> Iterator[Tick]:
         try:
@@ -26,7 +29,7 @@ class ParquetTicks(Recorded):
             from services.archive.reader import read_recorded
         except ImportError:
             raise ConfigError(
-                "--source parquet needs pyarrow; pip install 'tickbus-services[recorder]'"
+                "--source parquet requires pyarrow: pip install 'tickbus-services[recorder]'"
             ) from None
         counters: dict[str, int] = {}
         try:
@@ -36,12 +39,10 @@ class ParquetTicks(Recorded):
                 counters[key] = counters.get(key, 0) + 1
                 yield Tick(key, stream.symbol, _id(message) or counters[key], message.ts_recv, message)
         except (OSError, ArrowException) as error:
-            raise ConfigError(
-                f"--source parquet: a file under {self._folder} cannot be read: {error}"
-            ) from None
+            raise ConfigError(f"--source parquet: cannot read a file under {self._folder}: {error}") from None
 
 
 def _id(message: Trade | Quote) -> int:
-    """Return the vendor's number of a trade; 0 if it has none."""
+    """Return the vendor's id of a trade; 0 if it has none."""
     text = message.trade_id if isinstance(message, Trade) else None
     return int(text) if text and text.isdecimal() else 0

@@ -1,4 +1,4 @@
-"""What the market is made of: anything that yields ticks in the order they are due. Pure."""
+"""The market's input: anything that yields ticks in the order they are due. Pure."""
 
 from collections.abc import Iterator
 from typing import Protocol
@@ -8,28 +8,28 @@ from services.simulator.tick import Tick
 
 class Source(Protocol):
     live: bool
-    """Its ticks happen now: the market stamps them when they are due."""
+    """Whether its ticks happen now: the market stamps them when they are due."""
 
     def __iter__(self) -> Iterator[Tick]:
-        """From the first tick on; each call begins anew."""
+        """Yield the ticks from the first one on; each call starts over."""
         ...
 
     def knows(self, symbol: str) -> bool:
-        """Whether a client may ask for this symbol."""
+        """Return whether a client may request this symbol."""
         ...
 
     def open(self, symbol: str) -> None:
-        """A client asks for this symbol; a source that can make it up does."""
+        """Start generating a symbol that a client requests, if the source can."""
         ...
 
     @property
     def idle(self) -> bool:
-        """Nothing can be due before a symbol is opened."""
+        """Whether nothing can be due before a symbol is opened."""
         ...
 
 
-class Recorded:
-    """What recordings have in common: their symbols and times are given."""
+class RecordedSource:
+    """What recordings have in common: their symbols and times are fixed."""
 
     live = False
     idle = False

@@ -1,4 +1,4 @@
-"""`--source` text -> the source it names."""
+"""Opens the source that `--source` names."""
 
 from pathlib import Path
 
@@ -21,7 +21,10 @@ def open_source(
     date: str | None,
     merge_sides: bool,
 ) -> Source:
-    """`synthetic`, `capture:FILE,FILE`, `ticks:FILE,FILE` or `parquet:DIR`. ConfigError if it is none, or not there."""
+    """Return the source for `synthetic`, `capture:FILE,FILE`, `ticks:FILE,FILE` or `parquet:DIR`.
+
+    Raises ConfigError for any other text, and if a file is missing.
+    """
     kind, _, rest = text.partition(":")
     paths = [Path(part.strip()) for part in rest.split(",") if part.strip()]
     if kind == "synthetic" and not paths:
@@ -33,5 +36,5 @@ def open_source(
     if kind == "parquet" and len(paths) == 1:
         return ParquetTicks(paths[0])
     raise ConfigError(
-        f"--source {text}: use synthetic, capture:FILE[,FILE], ticks:FILE[,FILE] or parquet:DIR"
+        f"invalid --source {text}: expected synthetic, capture:FILE[,FILE], ticks:FILE[,FILE] or parquet:DIR"
     )

@@ -1,4 +1,4 @@
-"""The one record that runs through the simulator: a tick of the simulated market, before a vendor's dialect renders it."""
+"""The one record that flows through the simulator: a market tick, before a vendor's dialect renders it."""
 
 import re
 from typing import Literal
@@ -17,15 +17,18 @@ class RecordedFrame(msgspec.Struct, frozen=True, gc=False):
 
     vendor: str
     channel: str
-    """The vendor's name of what it belongs to, `btcusdt@trade`."""
+    """The vendor's name of its channel, `btcusdt@trade`."""
     frame: bytes
 
 
 class Tick(msgspec.Struct, gc=False):
-    """gc=False: only text and numbers in it. It is changed by its one owner at a time: the market stamps it, faults replace it."""
+    """One tick. Only its current owner changes it: the market stamps it, faults replace it.
+
+    gc=False: it contains only text and numbers.
+    """
 
     key: str
-    """What is routed alike: one per symbol and kind, and per channel of recorded frames without ticks."""
+    """The routing key: one per symbol and kind, and per channel of recorded frames without ticks."""
     symbol: str
     """As the market spells it."""
     id: int
@@ -33,13 +36,13 @@ class Tick(msgspec.Struct, gc=False):
     at: int
     """When it is due, ns on the source's own clock; only differences count."""
     message: Trade | Quote | None
-    """None: a recorded frame that is no tick (a depth update); only clients of that vendor get it."""
-    recorded: RecordedFrame | None = None
-    """Sent as it stands to that vendor's clients where nothing has changed it."""
+    """None: a recorded frame that is not a tick (a depth update); only clients of that vendor get it."""
+    recorded_frame: RecordedFrame | None = None
+    """Sent unchanged to that vendor's clients, unless a fault has changed the tick."""
     fault: str | None = None
-    """What was done to it."""
-    withheld: bool = False
-    """A fault took it away: nobody gets it, and only the ledger knows."""
+    """The fault that was applied to it."""
+    dropped: bool = False
+    """A fault dropped it: nobody gets it, and only the ledger records it."""
 
     @property
     def kind(self) -> Kind:
@@ -54,7 +57,7 @@ def key_of(symbol: str, kind: str) -> str:
 def trade_tick(
     key: str, symbol: str, id: int, at: int, time: int, price: str, size: str, side: Side = Side.UNKNOWN
 ) -> Tick:
-    """`time`: the vendor's, ns since the epoch."""
+    """Return a trade. time: the vendor's, ns since the epoch."""
     return Tick(key, symbol, id, at, Trade(symbol, price, size, side, None, time, 0))
 
 
@@ -69,9 +72,10 @@ def quote_tick(
     ask: str | None,
     ask_size: str | None,
 ) -> Tick:
+    """Return a quote. time: the vendor's, ns since the epoch."""
     return Tick(key, symbol, id, at, Quote(symbol, bid, bid_size, ask, ask_size, time, 0))
 
 
 def is_symbol(text: str) -> bool:
-    """Return whether it can be a symbol here: what stands in frames unescaped must need no escaping."""
+    """Return whether a text can be a symbol here: it goes into frames unescaped."""
     return _SYMBOL.fullmatch(text) is not None

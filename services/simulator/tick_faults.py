@@ -1,7 +1,7 @@
 """What faults do to the sequence of ticks: drop, duplicate, reorder, corrupt, seconds, jump, reset. Pure.
 
-Ticks go in and come out in lists. A dropped tick comes out too, withheld, so that the ledger can tell of it. What is changed
-is a copy without its recorded frame: the protocols write it anew.
+Ticks go in and come out in lists. A dropped tick comes out too, marked, so that the ledger can record it. A
+changed tick is a copy without its recorded frame: the protocols render it again.
 """
 
 from dataclasses import dataclass
@@ -15,77 +15,79 @@ from tickbus.protocol.messages import Quote, Trade
 from tickbus.units import SECOND
 
 CORRUPTED = "abc"
-"""What stands for a price in a corrupted tick."""
+"""The price of a corrupted tick."""
 
 
 @dataclass
-class _Running:
+class _ActiveFault:
     fault: Fault
-    left: int
+    remaining: int
 
 
 class TickFaults:
     def __init__(self) -> None:
-        self._running: list[_Running] = []
+        self._active: list[_ActiveFault] = []
         self._shifts: list[Fault] = []
-        self._shifted: dict[str, tuple[int, int]] = {}
-        """Stream -> what is added to its ids, and how many of the shifts that counts in."""
-        self._held: dict[str, Tick] = {}
-        """Stream -> the tick that its neighbour has to overtake."""
+        self._applied_shifts: dict[str, tuple[int, int]] = {}
+        """Stream -> the offset of its ids, and the number of shifts that it includes."""
+        self._delayed: dict[str, Tick] = {}
+        """Stream -> the tick that is sent after the next one."""
 
     @property
     def active(self) -> bool:
         """Whether ticks must go through `apply`."""
-        return bool(self._running or self._shifts or self._held)
+        return bool(self._active or self._shifts or self._delayed)
 
     def add(self, fault: Fault) -> None:
+        """Start a fault of ticks."""
         if fault.action in ("jump", "reset"):
             self._shifts.append(fault)
         else:
-            self._running.append(_Running(fault, fault.amount))
+            self._active.append(_ActiveFault(fault, fault.amount))
 
     def apply(self, ticks: list[Tick]) -> list[Tick]:
-        return [changed for tick in ticks for changed in self._changed(self._renumbered(tick))]
+        """Return what becomes of the ticks, in the order of sending."""
+        return [changed for tick in ticks for changed in self._change(self._renumber(tick))]
 
     def flush(self) -> list[Tick]:
-        """The ticks that still wait for a neighbour, once the market has ended."""
-        held, self._held = list(self._held.values()), {}
-        return held
+        """Return the delayed ticks, once the market has ended."""
+        delayed, self._delayed = list(self._delayed.values()), {}
+        return delayed
 
-    def _changed(self, tick: Tick) -> list[Tick]:
-        if (overtaken := self._held.pop(tick.key, None)) is not None:
-            return [replace(tick, fault="reorder"), replace(overtaken, fault="reorder")]
-        running = next((running for running in self._running if _meant(running.fault, tick)), None)
-        if running is None:
+    def _change(self, tick: Tick) -> list[Tick]:
+        if (delayed := self._delayed.pop(tick.key, None)) is not None:
+            return [replace(tick, fault="reorder"), replace(delayed, fault="reorder")]
+        active = next((active for active in self._active if _applies(active.fault, tick)), None)
+        if active is None:
             return [tick]
-        running.left -= 1
-        if running.left == 0:
-            self._running.remove(running)
-        action = running.fault.action
+        active.remaining -= 1
+        if active.remaining == 0:
+            self._active.remove(active)
+        action = active.fault.action
         if action == "reorder":
-            self._held[tick.key] = tick
+            self._delayed[tick.key] = tick
             return []
         if action == "duplicate":
             return [tick, replace(tick, fault=action)]
         if action == "drop":
-            return [replace(tick, fault=action, withheld=True)]
+            return [replace(tick, fault=action, dropped=True)]
         # corrupt, seconds: the ledger keeps what the market had, so only what is sent is broken
-        return [replace(tick, fault=action, recorded=None)]
+        return [replace(tick, fault=action, recorded_frame=None)]
 
-    def _renumbered(self, tick: Tick) -> Tick:
-        """Jumps and resets come into force at a stream's next tick, one after the other."""
+    def _renumber(self, tick: Tick) -> Tick:
+        """Apply jumps and resets, which take effect at a stream's next tick, one after the other."""
         if not self._shifts:
             return tick
-        shift, counted = self._shifted.get(tick.key, (0, 0))
-        for fault in self._shifts[counted:]:
-            if _meant(fault, tick, "trade"):
-                shift = shift + fault.amount if fault.action == "jump" else fault.amount - tick.id
-        self._shifted[tick.key] = (shift, len(self._shifts))
-        return replace(tick, id=tick.id + shift, recorded=None) if shift else tick
+        offset, included = self._applied_shifts.get(tick.key, (0, 0))
+        for fault in self._shifts[included:]:
+            if _applies(fault, tick, "trade"):
+                offset = offset + fault.amount if fault.action == "jump" else fault.amount - tick.id
+        self._applied_shifts[tick.key] = (offset, len(self._shifts))
+        return replace(tick, id=tick.id + offset, recorded_frame=None) if offset else tick
 
 
-def rendered(tick: Tick, message: Trade | Quote, dialect: Dialect) -> bytes:
-    """What is sent of a tick, its fault included."""
+def render_with_fault(tick: Tick, message: Trade | Quote, dialect: Dialect) -> bytes:
+    """Return a tick as it is sent, with its fault."""
     if tick.fault == "corrupt":
         message = (
             replace(message, price_text=CORRUPTED)
@@ -100,7 +102,7 @@ def rendered(tick: Tick, message: Trade | Quote, dialect: Dialect) -> bytes:
     return item
 
 
-def _meant(fault: Fault, tick: Tick, kind: str | None = None) -> bool:
-    """Whether the fault is for this tick; `kind` is what it is for where it names none."""
+def _applies(fault: Fault, tick: Tick, kind: str | None = None) -> bool:
+    """Return whether the fault applies to this tick. kind: the kind it applies to if it names none."""
     wanted = fault.kind or kind
     return tick.message is not None and wanted in (None, tick.kind) and fault.symbol in (None, tick.symbol)

@@ -1,71 +1,76 @@
-"""A bus's status as tables for people and as one object for programs."""
+"""The status of a bus as tables for people and as one object for programs."""
 
 from services.tools.tables import Table
 from tickbus.monitoring.lag import StreamLag
 from tickbus.monitoring.status import BusStatus, FeedStatus, MemberStatus, ServiceStatus, StreamStatus
 from tickbus.units import MILLISECOND, format_time
 
-_SILENT_LISTED = 20
-_WORST = 10
+_MAX_SILENT = 20
+_MAX_WORST = 10
 
 
 def heading(status: BusStatus | None, prefix: str, url: str) -> str:
     if status is None:
-        return f"nobody has written to the bus {prefix!r} at {url} yet"
-    return f"bus {prefix!r} at {url}, {format_time(status.time_ms * MILLISECOND)[:19]}Z, {status.shards} shards, {len(status.streams)} streams"
+        return f"nothing has been written to bus {prefix!r} at {url} yet"
+    time = f"{format_time(status.time_ms * MILLISECOND)[:19]}Z"
+    return f"bus {prefix!r} at {url}, {time}, {status.shards} shards, {len(status.streams)} streams"
 
 
 def tables(status: BusStatus | None) -> list[Table]:
     if status is None:
         return []
     worst = [(name, lag) for name, lag in _worst(status) if lag.ticks]
-    holed = sorted(
+    with_gaps = sorted(
         (stream for stream in status.streams if stream.gaps or stream.repaired),
         key=lambda stream: -sum(stream.gaps.values()),
     )
     shown = [
         Table(
             "Feeds",
-            ("feed", "state", ">clock", ">streams", ">silent", ">ticks", ">last tick", ">gaps", ">missing", ">repaired", ">epoch", "lease"),
+            (
+                "feed", "state", ">clock", ">streams", ">silent", ">ticks", ">last tick", ">gaps", ">missing",
+                ">repaired", ">epoch", "lease",
+            ),
             [_feed_row(feed) for feed in status.feeds],
         ),
         Table(
             "Services",
-            ("service", ">members", ">shards", ">streams", ">lag", ">oldest unread", ">lost", ">headroom", ">epoch"),
+            (
+                "service", ">members", ">shards", ">streams", ">lag", ">oldest unread", ">lost", ">headroom",
+                ">epoch",
+            ),
             [_service_row(service, status.shards) for service in status.services],
         ),
         Table(
             "Members",
             ("service", "member", "state", ">shards", ">lag"),
             [_member_row(service, member) for service in status.services for member in service.members],
-            "nobody works for a service",
+            "no service has a member",
         ),
         Table(
-            "Furthest behind", ("service", "stream", ">lag", ">oldest unread", ">lost", ">headroom"),
-            [(name, lag.stream.name, f"{lag.ticks:,}", _age(lag.seconds), f"{lag.lost:,}", _age(lag.headroom)) for name, lag in worst],
+            "Furthest behind",
+            ("service", "stream", ">lag", ">oldest unread", ">lost", ">headroom"),
+            [_lag_row(service, lag) for service, lag in worst],
             "every service has committed everything",
         ),
         Table(
-            "Streams with gaps", ("stream", ">gaps", "kinds", ">missing", ">repaired"),
-            [(s.stream.name, str(sum(s.gaps.values())), _kinds(s.gaps), f"{s.missing:,}", str(s.repaired)) for s in holed[:_WORST]],
+            "Streams with gaps",
+            ("stream", ">gaps", "kinds", ">missing", ">repaired"),
+            [_gaps_row(stream) for stream in with_gaps[:_MAX_WORST]],
         ),
     ]  # fmt: skip
     silent = [stream.name for feed in status.feeds for stream in feed.silent]
     if silent:
-        more = f" (and {len(silent) - _SILENT_LISTED} more)" if len(silent) > _SILENT_LISTED else ""
+        more = f" (and {len(silent) - _MAX_SILENT} more)" if len(silent) > _MAX_SILENT else ""
+        names = ", ".join(silent[:_MAX_SILENT]) + more
         shown.append(
-            Table(
-                "Never ticked: " + ", ".join(silent[:_SILENT_LISTED]) + more,
-                (),
-                [],
-                "wanted, but the vendor has sent nothing yet",
-            )
+            Table(f"Never ticked: {names}", (), [], "subscribed, but the vendor has sent nothing yet")
         )
     return shown
 
 
 def as_object(status: BusStatus | None, prefix: str, url: str) -> dict[str, object]:
-    """What --json prints; `tickbus status --help` documents it."""
+    """Return what --json prints; `tickbus status --help` documents it."""
     bus: dict[str, object] = {"bus": prefix, "redis": url}
     if status is None:
         return bus | {"time": None, "shards": None, "feeds": [], "services": [], "lags": [], "streams": []}
@@ -80,24 +85,26 @@ def as_object(status: BusStatus | None, prefix: str, url: str) -> dict[str, obje
 
 
 def _worst(status: BusStatus) -> list[tuple[str, StreamLag]]:
-    """The streams furthest behind of all services, by ticks."""
+    """Return the streams furthest behind over all services, by ticks."""
     lags = [(service.name, lag) for service in status.services for lag in service.lags]
-    return sorted(lags, key=lambda pair: (-pair[1].ticks, pair[0], pair[1].stream))[:_WORST]
+    return sorted(lags, key=lambda pair: (-pair[1].ticks, pair[0], pair[1].stream))[:_MAX_WORST]
 
 
 def _feed_row(feed: FeedStatus) -> tuple[str, ...]:
     gaps = sum(feed.gaps.values())
     return (
-        feed.name, feed.state, _age(feed.clock_age), str(len(feed.streams)), str(len(feed.silent)), f"{feed.ticks:,}", _age(feed.last_tick_age),
-        f"{gaps} ({_kinds(feed.gaps)})" if gaps else "0", f"{feed.missing:,}", str(feed.repaired), str(feed.epoch), feed.holder or "nobody",
+        feed.name, feed.state, _age(feed.clock_age), str(len(feed.streams)), str(len(feed.silent)),
+        f"{feed.ticks:,}", _age(feed.last_tick_age), f"{gaps} ({_kinds(feed.gaps)})" if gaps else "0",
+        f"{feed.missing:,}", str(feed.repaired), str(feed.epoch), feed.holder or "none",
     )  # fmt: skip
 
 
 def _service_row(service: ServiceStatus, shards: int) -> tuple[str, ...]:
     alive = sum(member.alive for member in service.members)
     return (
-        service.name, str(alive), f"{shards - service.free} of {shards}", str(len(service.lags)), f"{service.ticks:,}",
-        _age(service.seconds), f"{service.lost:,}", _age(service.headroom), str(service.epoch),
+        service.name, str(alive), f"{shards - service.free} of {shards}", str(len(service.lags)),
+        f"{service.ticks:,}", _age(service.seconds), f"{service.lost:,}", _age(service.headroom),
+        str(service.epoch),
     )  # fmt: skip
 
 
@@ -109,6 +116,17 @@ def _member_row(service: ServiceStatus, member: MemberStatus) -> tuple[str, ...]
         str(member.shards),
         f"{member.ticks:,}",
     )
+
+
+def _lag_row(service: str, lag: StreamLag) -> tuple[str, ...]:
+    return (
+        service, lag.stream.name, f"{lag.ticks:,}", _age(lag.seconds), f"{lag.lost:,}", _age(lag.headroom),
+    )  # fmt: skip
+
+
+def _gaps_row(stream: StreamStatus) -> tuple[str, ...]:
+    gaps = str(sum(stream.gaps.values()))
+    return stream.stream.name, gaps, _kinds(stream.gaps), f"{stream.missing:,}", str(stream.repaired)
 
 
 def _kinds(gaps: dict[str, int]) -> str:
@@ -126,32 +144,39 @@ def _age(seconds: float | None) -> str:
 def _feed_object(feed: FeedStatus) -> dict[str, object]:
     silent = [stream.name for stream in feed.silent]
     return {
-        "name": feed.name, "state": feed.state, "clock_age_seconds": feed.clock_age, "holder": feed.holder, "epoch": feed.epoch,
-        "streams": len(feed.streams), "ticks": feed.ticks, "last_tick_age_seconds": feed.last_tick_age, "gaps": feed.gaps,
-        "repaired": feed.repaired, "missing": feed.missing, "silent": len(silent), "silent_streams": silent[:_SILENT_LISTED],
+        "name": feed.name, "state": feed.state, "clock_age_seconds": feed.clock_age, "holder": feed.holder,
+        "epoch": feed.epoch, "streams": len(feed.streams), "ticks": feed.ticks,
+        "last_tick_age_seconds": feed.last_tick_age, "gaps": feed.gaps, "repaired": feed.repaired,
+        "missing": feed.missing, "silent": len(silent), "silent_streams": silent[:_MAX_SILENT],
     }  # fmt: skip
 
 
 def _service_object(service: ServiceStatus) -> dict[str, object]:
     return {
-        "name": service.name, "epoch": service.epoch, "streams": len(service.lags), "lag_ticks": service.ticks,
-        "lag_seconds": service.seconds, "lost_ticks": service.lost, "headroom_seconds": service.headroom, "free_shards": service.free,
-        "members": [
-            {"member": member.token, "alive": member.alive, "shards": member.shards, "lag_ticks": member.ticks} for member in service.members
-        ],
+        "name": service.name, "epoch": service.epoch, "streams": len(service.lags),
+        "lag_ticks": service.ticks, "lag_seconds": service.seconds, "lost_ticks": service.lost,
+        "headroom_seconds": service.headroom, "free_shards": service.free,
+        "members": [_member_object(member) for member in service.members],
+    }  # fmt: skip
+
+
+def _member_object(member: MemberStatus) -> dict[str, object]:
+    return {
+        "member": member.token, "alive": member.alive, "shards": member.shards, "lag_ticks": member.ticks,
     }  # fmt: skip
 
 
 def _lag_object(service: str, lag: StreamLag) -> dict[str, object]:
     return {
-        "service": service, "stream": lag.stream.name, "ticks": lag.ticks, "seconds": lag.seconds, "lost": lag.lost,
-        "headroom_seconds": lag.headroom,
+        "service": service, "stream": lag.stream.name, "ticks": lag.ticks, "seconds": lag.seconds,
+        "lost": lag.lost, "headroom_seconds": lag.headroom,
     }  # fmt: skip
 
 
 def _stream_object(stream: StreamStatus, now_ms: int) -> dict[str, object]:
     age = None if stream.last_tick is None else max(0, now_ms - stream.last_tick // MILLISECOND) / 1000
     return {
-        "stream": stream.stream.name, "id": str(stream.id), "ticks": stream.ticks, "last_tick_age_seconds": age, "gaps": stream.gaps,
-        "repaired": stream.repaired, "missing": stream.missing,
+        "stream": stream.stream.name, "id": str(stream.id), "ticks": stream.ticks,
+        "last_tick_age_seconds": age, "gaps": stream.gaps, "repaired": stream.repaired,
+        "missing": stream.missing,
     }  # fmt: skip

@@ -1,4 +1,4 @@
-"""`tickbus replay`: recorded ticks onto a bus again, as a feed of their own."""
+"""`tickbus replay`: publishes recorded ticks onto a bus again, as a feed of their own."""
 
 import asyncio
 import sys
@@ -26,46 +26,48 @@ from tickbus.writer.lease import Lease
 from tickbus.writer.publisher import Publisher
 from tickbus.writer.retention import Sweeper
 
-ABOUT = """Put recorded ticks onto a bus again, under the feed name replay-NAME, in the order in which they were received.
+ABOUT = """Publish recorded ticks onto a bus again, as feed replay-NAME, in the order they were received.
 
-They keep their own ts_event and ts_recv and are flagged `replayed`; their IDs are of now. Recorded Gaps come along. The bus
-clock runs while it plays, so bars close; the last bars close while it lingers. A name that another replay holds is refused.
-Its time is that of the recording: for bars of their own, give each replay of the same ticks another --name."""
+The ticks keep their ts_event and ts_recv and are flagged `replayed`; their IDs are current. Recorded Gaps are
+replayed too. The bus clock runs during the replay, so bars close; the last ones close during --linger. A name
+that another replay is using is refused. Event time is that of the recording: to get separate bars, give each
+replay of the same ticks another --name."""
 POSITIONALS = (("data_dir", "?", "DATA_DIR"),)
 
-_AHEAD_MS = 5 * MINUTE // MILLISECOND
+_MAX_AHEAD_MS = 5 * MINUTE // MILLISECOND
 _LEASE_SECONDS = 3.0
-"""To be told that nobody has the lease takes no longer."""
+"""Acquiring a free lease takes no longer than this."""
 
 
 class Options(WriterOptions, frozen=True, kw_only=True):
-    data_dir: Annotated[Path, Option("the folder of a recorder: it holds trade/date=..., quote/date=...")]
-    feeds: Annotated[tuple[str, ...], Option("only what came from these feeds")] = ()
+    data_dir: Annotated[Path, Option("folder of a recorder; contains trade/date=..., quote/date=...")]
+    feeds: Annotated[tuple[str, ...], Option("only these feeds")] = ()
     symbols: Annotated[tuple[str, ...], Option("only these symbols")] = ()
     kinds: Annotated[tuple[str, ...], Option("trade, quote or both")] = ("trade", "quote")
     from_: Annotated[
-        str | None, Option("only ticks whose ts_event is at or after this time, like 2024-08-09T13:30:00Z")
+        str | None, Option("only ticks whose ts_event is at or after this time, e.g. 2024-08-09T13:30:00Z")
     ] = None
     to: Annotated[str | None, Option("only ticks before this time")] = None
-    speed: Annotated[str, Option("1 = as it was, 10 = ten times faster, max = as fast as Redis takes it")] = (
-        "1"
-    )
-    name: Annotated[str | None, Option("the feed is replay-NAME; default the recorded feed's own name")] = (
+    speed: Annotated[
+        str, Option("1 = as recorded, 10 = ten times faster, max = as fast as Redis accepts them")
+    ] = "1"
+    name: Annotated[str | None, Option("the feed is replay-NAME; default: the name of the recorded feed")] = (
         None
     )
     linger: Annotated[
-        Duration, Option("let the bus clock run on for so long after the last tick: bars + their grace close")
+        Duration,
+        Option("keep the bus clock running this long after the last tick, so that the last bars close"),
     ] = Duration(5 * SECOND)
     metrics_port: Annotated[
         int,
         Option(
-            "port for /metrics, /healthz and /readyz; 0 picks a free one, -1 switches it off",
+            "port for /metrics, /healthz and /readyz; 0 picks a free one, -1 disables it",
             minimum=-1,
             maximum=65535,
         ),
     ] = -1
     log_level: Annotated[
-        Literal["debug", "info", "warning", "error"], Option("how much is logged to standard error")
+        Literal["debug", "info", "warning", "error"], Option("lowest level that is logged to standard error")
     ] = "warning"
 
 
@@ -73,21 +75,22 @@ def start(options: Options) -> int:
     for kind in options.kinds:
         if kind not in ("trade", "quote"):
             raise ConfigError(
-                f"--kinds {kind}: trade and quote can be replayed; bars are built anew by `tickbus bars`, gaps come with each"
+                f"invalid --kinds {kind}: expected trade or quote; gaps are included, and `tickbus bars` "
+                "builds the bars again"
             )
     for symbol in options.symbols:
         check_symbol(symbol)
-    recorded, speed = _recorded(options), parse_speed(options.speed)
+    recorded, speed = _read_steps(options), parse_speed(options.speed)
     feed = check_name(f"replay-{options.name or _only_feed(options)}")
     if (first := next(recorded, None)) is None:
         raise ConfigError(
-            f"DATA_DIR {options.data_dir}: nothing that is recorded there fits what is asked for (--feeds, --symbols, --from, --to)"
+            f"DATA_DIR {options.data_dir}: no recorded tick matches; check --feeds, --symbols, --from, --to"
         )
     return run(partial(_replay, options, chain((first,), recorded), feed, speed), options, "replay")
 
 
 def parse_speed(text: str) -> float | None:
-    """`max` -> None."""
+    """Return the speed factor; None for `max`. Raises ConfigError if invalid."""
     if text == "max":
         return None
     try:
@@ -95,34 +98,35 @@ def parse_speed(text: str) -> float | None:
     except InvalidOperation:
         speed = Decimal(0)
     if not speed.is_finite() or not Decimal("0.001") <= speed <= 1_000_000:
-        raise ConfigError(f"--speed {text}: use a number from 0.001 to 1000000, or max")
+        raise ConfigError(f"invalid --speed {text}: expected a number from 0.001 to 1000000, or max")
     return float(speed)
 
 
-def _recorded(options: Options) -> Iterator[Step]:
-    """Of what is asked for; reads nothing but the files' footers yet."""
+def _read_steps(options: Options) -> Iterator[Step]:
+    """Return the selected steps; until the first one is taken, only the footers of the files are read."""
     try:
         from services.archive.reader import read_recorded
     except ImportError:
-        raise ConfigError("replay needs pyarrow; pip install 'tickbus-services[recorder]'") from None
+        raise ConfigError("replay needs pyarrow; fix: pip install 'tickbus-services[recorder]'") from None
     if not options.data_dir.is_dir():
         raise ConfigError(
-            f"DATA_DIR {options.data_dir}: there is no such folder; name the --data-dir of a recorder"
+            f"DATA_DIR {options.data_dir}: no such folder; expected the --data-dir of a recorder"
         )
     begin, end = (_time(flag, text) for flag, text in (("--from", options.from_), ("--to", options.to)))
-    found = read_recorded(
+    recorded = read_recorded(
         options.data_dir, (*options.kinds, "gap"), options.symbols or None, options.feeds or None, begin, end
     )
-    return _readable(options.data_dir, steps(found, options.kinds))
+    return _with_errors(options.data_dir, steps(recorded, options.kinds))
 
 
-def _readable(data_dir: Path, recorded: Iterator[Step]) -> Iterator[Step]:
+def _with_errors(data_dir: Path, recorded: Iterator[Step]) -> Iterator[Step]:
+    """Yield the steps, and raise ConfigError where a file cannot be read."""
     from pyarrow import ArrowException
 
     try:
         yield from recorded
     except (OSError, ArrowException) as error:
-        raise ConfigError(f"DATA_DIR {data_dir}: a file cannot be read: {error}") from None
+        raise ConfigError(f"DATA_DIR {data_dir}: cannot read a file: {error}") from None
 
 
 def _time(flag: str, text: str | None) -> int | None:
@@ -135,14 +139,15 @@ def _time(flag: str, text: str | None) -> int | None:
 def _only_feed(options: Options) -> str:
     from services.archive.reader import recorded_feeds
 
-    found = sorted(set(options.feeds) or recorded_feeds(options.data_dir, options.kinds))
-    if not found:
-        raise ConfigError(f"DATA_DIR {options.data_dir}: no {' or '.join(options.kinds)} is recorded there")
-    if len(found) > 1:
+    feeds = sorted(set(options.feeds) or recorded_feeds(options.data_dir, options.kinds))
+    if not feeds:
+        raise ConfigError(f"DATA_DIR {options.data_dir}: no recorded {' or '.join(options.kinds)}")
+    if len(feeds) > 1:
         raise ConfigError(
-            f"DATA_DIR {options.data_dir} holds the feeds {', '.join(found)}: choose one with --feeds, or give the whole a --name"
+            f"DATA_DIR {options.data_dir} contains several feeds ({', '.join(feeds)}); "
+            "choose one with --feeds, or name the replay with --name"
         )
-    return found[0]
+    return feeds[0]
 
 
 async def _replay(
@@ -155,23 +160,24 @@ async def _replay(
     await check_meta(link, keys)
     await register_feed(link, keys, feed)
     lease = Lease(partial(redis.link, keys.lease(feed)), keys, feed, options.lease_ttl)
-    await _take(link, keys, lease, feed)
+    await _acquire(link, keys, lease, feed)
     publisher = Publisher(redis, keys, feed, clock, home=0)
     try:
         await publisher.take_over()
         rewriter = Rewriter(keys, feed, await read_heads(link, keys, range(keys.shards)), publisher.epoch)
-        if rewriter.newest_ms > clock.now_ms() + _AHEAD_MS:
+        if rewriter.newest_ms > clock.now_ms() + _MAX_AHEAD_MS:
             raise RedisMisconfigured(
-                f"streams of {feed!r} hold entries ahead of the server's clock; set the clock of the Redis machine, or use another --name"
+                f"streams of feed {feed!r} have entries ahead of the server's clock; "
+                "correct the clock of the Redis host, or use another --name"
             )
         clock.not_before(rewriter.newest_ms * MILLISECOND)
         sweeper = Sweeper(feed, options.retention_policy, keys, redis.connect, lambda: rewriter.keys)
-        await sweeper.declare()
+        await sweeper.announce()
         player = Player(rewriter, publisher, clock, speed)
         print(f"replaying {options.data_dir} as feed {feed}", file=sys.stderr)
         async with asyncio.TaskGroup() as group:
             others = [
-                group.create_task(work) for work in (lease.keep(), sweeper.run(), _tell_progress(player))
+                group.create_task(other) for other in (lease.keep(), sweeper.run(), _report_progress(player))
             ]
             service.ready = True
             await service.until_stopping(player.play(recorded, options.linger / SECOND))
@@ -191,27 +197,28 @@ async def _close(player: Player, seconds: float) -> None:
         async with asyncio.timeout(seconds):
             await player.close()
     except TimeoutError:
-        print("Redis is away: whether the last ticks are stored is unknown", file=sys.stderr)
+        print("Redis is unavailable: the last ticks may or may not be stored", file=sys.stderr)
 
 
-async def _take(link: Connection, keys: Keys, lease: Lease, feed: str) -> None:
-    """The lease, at once or not at all: a replay does not stand by."""
-    held = await link.ask("GET", keys.lease(feed))
-    if held is None:
+async def _acquire(link: Connection, keys: Keys, lease: Lease, feed: str) -> None:
+    """Acquire the lease immediately or raise ConfigError: a replay is never a standby."""
+    holder = await link.ask("GET", keys.lease(feed))
+    if holder is None:
         try:
             async with asyncio.timeout(_LEASE_SECONDS):
                 await lease.acquire()
                 return
         except TimeoutError:
-            held = await link.ask("GET", keys.lease(feed)) or b"somebody"
+            holder = await link.ask("GET", keys.lease(feed)) or b"another process"
     raise ConfigError(
-        f"feed {feed!r} has a lease, held by {held.decode()}: it is being replayed; wait for its end, or give another --name"
+        f"feed {feed!r} is already being replayed (lease held by {holder.decode()}); "
+        "wait until it ends, or use another --name"
     )
 
 
-async def _tell_progress(player: Player) -> None:
-    """Each second: a line, on a terminal always the same one."""
-    watched = sys.stderr.isatty()
+async def _report_progress(player: Player) -> None:
+    """Print a line each second; on a terminal, overwrite the previous one."""
+    terminal = sys.stderr.isatty()
     before, since = 0, time.monotonic()
     while True:
         await asyncio.sleep(1.0)
@@ -222,10 +229,13 @@ async def _tell_progress(player: Player) -> None:
             f", {player.late:.1f} s late" if player.late > 1 else ""
         )
         print(
-            f"\r\x1b[K{line}" if watched else line, end="" if watched else "\n", file=sys.stderr, flush=True
+            f"\r\x1b[K{line}" if terminal else line,
+            end="" if terminal else "\n",
+            file=sys.stderr,
+            flush=True,
         )
 
 
 def _progress(player: Player, word: str) -> str:
-    at = f", up to {readable(player.at)}" if player.at else ""
-    return f"{word} {player.ticks:,} ticks and {player.gaps} gaps{at}"
+    position = f", up to {readable(player.played_to)}" if player.played_to else ""
+    return f"{word} {player.ticks:,} ticks and {player.gaps} gaps{position}"

@@ -1,4 +1,7 @@
-"""Recorded messages -> entries of a replayed feed: its own streams, IDs of now, counters that go on, flagged. Pure."""
+"""Turns recorded messages into entries of a replayed feed. Pure.
+
+They get streams of their own, current IDs, counters that continue, and the flag `replayed`.
+"""
 
 from collections.abc import Iterable, Iterator
 
@@ -11,29 +14,32 @@ from tickbus.writer.entry import Entry, StreamWriter
 from tickbus.writer.heads import EMPTY_HEAD, HeadBuilder
 
 Step = tuple[int, list[tuple[Stream, Message]]]
-"""What is due together: a tick with the Gaps that were told right before it; ts_recv of the tick, ns."""
+"""What is due together: ts_recv of a tick in ns, and the Gaps reported right before it, then the tick."""
 
 
 def steps(recorded: Iterable[tuple[Stream, StreamId, Message]], kinds: Iterable[str]) -> Iterator[Step]:
-    """Of these kinds of stream, in order. A Gap waits for the tick after it, as it did when it was told."""
-    wanted = frozenset(kinds)
-    told: list[tuple[Stream, Message]] = []
+    """Yield the steps of these kinds of stream in order. A Gap waits for the next tick, as it did live."""
+    selected = frozenset(kinds)
+    gaps: list[tuple[Stream, Message]] = []
     newest = 0
     for stream, _, message in recorded:
-        if stream.kind not in wanted:
+        if stream.kind not in selected:
             continue
         if isinstance(message, Trade | Quote):
             newest = message.ts_recv
-            yield newest, [*told, (stream, message)]
-            told = []
+            yield newest, [*gaps, (stream, message)]
+            gaps = []
         else:
-            told.append((stream, message))
-    if told:
-        yield newest, told
+            gaps.append((stream, message))
+    if gaps:
+        yield newest, gaps
 
 
-class _Replayed(StreamWriter):
-    """One stream of the replayed feed, going on from its head. No vendor ids: nobody looks for holes in a replay by them."""
+class _ReplayedStream(StreamWriter):
+    """One stream of the replayed feed, continued from its head.
+
+    Its head has no vendor ids: nobody uses them to look for gaps in a replay.
+    """
 
     def __init__(self, keys: Keys, stream: Stream, head: Head, epoch: int) -> None:
         super().__init__(keys, stream)
@@ -58,33 +64,33 @@ class Rewriter:
         self._feed = feed
         self._epoch = epoch
         self._heads = {name: head for name, head in heads.items() if Stream.parse(name).feed == feed}
-        self._streams: dict[tuple[str, str], _Replayed] = {}
+        self._streams: dict[tuple[str, str], _ReplayedStream] = {}
 
     @property
     def newest_ms(self) -> int:
-        """Of the IDs that the feed had before; 0 if it is new."""
+        """The newest time in the feed's existing IDs; 0 if the feed is new."""
         return max((StreamId.parse(head.id).ms for head in self._heads.values()), default=0)
 
     @property
     def keys(self) -> list[bytes]:
-        """Of the streams written to so far."""
+        """The keys of the streams written so far."""
         return [stream.key for stream in self._streams.values()]
 
     def entries(
         self, messages: Iterable[tuple[Stream, Message]], ms: int
     ) -> tuple[list[Entry], dict[StreamWriter, bytes]]:
-        """-> entries under IDs of `ms`, and the heads of their streams after them."""
+        """Return the entries, with IDs at `ms`, and the heads of their streams after them."""
         entries: list[Entry] = []
-        touched: dict[_Replayed, None] = {}
+        written: dict[_ReplayedStream, None] = {}
         for stream, message in messages:
-            own = self._streams.get((stream.kind, stream.symbol)) or self._add(stream)
-            entries.append(own.entry(message, ms))
-            touched[own] = None
-        return entries, {stream: stream.head.pack() for stream in touched}
+            replayed = self._streams.get((stream.kind, stream.symbol)) or self._add(stream)
+            entries.append(replayed.entry(message, ms))
+            written[replayed] = None
+        return entries, {stream: stream.head.pack() for stream in written}
 
-    def _add(self, recorded: Stream) -> _Replayed:
+    def _add(self, recorded: Stream) -> _ReplayedStream:
         stream = Stream(recorded.kind, self._feed, recorded.symbol)
-        own = self._streams[recorded.kind, recorded.symbol] = _Replayed(
+        replayed = self._streams[recorded.kind, recorded.symbol] = _ReplayedStream(
             self._keys, stream, self._heads.get(stream.name, EMPTY_HEAD), self._epoch
         )
-        return own
+        return replayed

@@ -1,4 +1,4 @@
-"""`tickbus status`: what is on the bus, who works on it, how far behind, where the holes are."""
+"""`tickbus status`: what is on the bus, which processes use it, their lag, and where the gaps are."""
 
 import asyncio
 from contextlib import nullcontext
@@ -22,31 +22,35 @@ from tickbus.units import SECOND, Duration
 if TYPE_CHECKING:
     from rich.live import Live
 
-ABOUT = """Feeds, services and their lag, streams with gaps. It looks at Redis only, so it is right about a stopped process too.
+ABOUT = """Show feeds, services and their lag, and streams with gaps.
 
-Feeds are `up` (connected upstream), `down` (the gateway runs, but is not connected) or `gone` (no gateway rings the bells).
-Lag is counted to what a service has committed: a recorder's grows between two flushes. It is over all
-streams that the service says it reads.
+It reads only Redis, so it is right about a stopped process too.
 
---json gives one object (with --watch one a line):
-  bus, redis, time (ns), shards (null: nobody has written yet)
-  feeds:    name, state, clock_age_seconds, holder, epoch, streams, ticks, last_tick_age_seconds, gaps {kind: number},
-            repaired, missing, silent (how many streams never had a tick), silent_streams (the first 20)
-  services: name, epoch (the highest of its shards), streams, lag_ticks, lag_seconds, lost_ticks, headroom_seconds,
-            free_shards (nobody holds them), members: member, alive, shards, lag_ticks (of its shards)
+Feeds are `up` (connected upstream), `down` (the gateway runs, but is not connected) or `gone` (no gateway
+rings the bells). Lag is measured to what a service has committed, so a recorder's lag grows between two
+flushes. It covers all streams that the service declares to read.
+
+--json prints one object (with --watch one per line):
+  bus, redis, time (ns), shards (null: nothing has been written yet)
+  feeds:    name, state, clock_age_seconds, holder, epoch, streams, ticks, last_tick_age_seconds,
+            gaps {kind: number}, repaired, missing, silent (number of streams that never had a tick),
+            silent_streams (the first 20)
+  services: name, epoch (the highest of its shards), streams, lag_ticks, lag_seconds, lost_ticks,
+            headroom_seconds, free_shards (without an owner),
+            members: member, alive, shards, lag_ticks (of its shards)
   lags:     the 10 streams furthest behind: service, stream, ticks, seconds, lost, headroom_seconds
-  streams:  all of them: stream, id, ticks, last_tick_age_seconds, gaps {kind: number}, repaired, missing"""
+  streams:  all streams: stream, id, ticks, last_tick_age_seconds, gaps {kind: number}, repaired, missing"""
 POSITIONALS = ()
 
 
 class Options(CommonOptions, frozen=True, kw_only=True):
-    json: Annotated[bool, Option("one JSON object")] = False
-    watch: Annotated[bool, Option("again and again, until Ctrl-C")] = False
-    interval: Annotated[Duration, Option("between two looks of --watch", minimum=SECOND // 10)] = Duration(
+    json: Annotated[bool, Option("print one JSON object")] = False
+    watch: Annotated[bool, Option("refresh until Ctrl-C")] = False
+    interval: Annotated[Duration, Option("refresh interval of --watch", minimum=SECOND // 10)] = Duration(
         SECOND
     )
     log_level: Annotated[
-        Literal["debug", "info", "warning", "error"], Option("how much is logged to standard error")
+        Literal["debug", "info", "warning", "error"], Option("lowest level that is logged to standard error")
     ] = "warning"
 
 
@@ -76,7 +80,7 @@ async def _watch(options: Options, redis: Redis, link: Connection) -> None:
                 status = await read_status(link, options.prefix)
             except RedisError as error:
                 if live is not None:
-                    live.update(f"{error}; trying again", refresh=True)
+                    live.update(f"{error}; retrying", refresh=True)
             else:
                 if live is not None:
                     live.update(rich_tables(_heading(options, status), tables(status)), refresh=True)

@@ -1,4 +1,4 @@
-"""Tables for a terminal: by rich where it is installed and somebody watches, else as plain text with the same words."""
+"""Tables: by rich on a terminal where it is installed, otherwise as plain text with the same words."""
 
 import sys
 from collections.abc import Sequence
@@ -14,14 +14,14 @@ if TYPE_CHECKING:
 class Table:
     title: str
     columns: tuple[str, ...]
-    """A column whose name begins with `>` is set to the right."""
+    """A column whose name begins with `>` is aligned to the right."""
     rows: Sequence[tuple[str, ...]]
     empty: str = "none"
-    """Said in place of rows."""
+    """Shown in place of rows."""
 
 
 def for_terminal() -> bool:
-    """Whether `rich_tables` is the better way now."""
+    """Return whether to use `rich_tables`."""
     return sys.stdout.isatty() and find_spec("rich") is not None
 
 
@@ -36,9 +36,9 @@ def _lines(table: Table) -> list[str]:
     widths = [max(map(len, cells)) for cells in zip(names, *table.rows, strict=True)]
 
     def line(cells: tuple[str, ...]) -> str:
-        placed = zip(table.columns, cells, widths, strict=True)
+        aligned = zip(table.columns, cells, widths, strict=True)
         return "  ".join(
-            cell.rjust(width) if name.startswith(">") else cell.ljust(width) for name, cell, width in placed
+            cell.rjust(width) if name.startswith(">") else cell.ljust(width) for name, cell, width in aligned
         ).rstrip()
 
     return [table.title, "  " + line(names), *("  " + line(row) for row in table.rows)]
@@ -55,14 +55,16 @@ def rich_tables(heading: str, tables: Sequence[Table]) -> "RenderableType":
         if not table.rows:
             parts.append(Text(f"\n{table.title}: {table.empty}"))
             continue
-        made = RichTable(title=table.title, title_justify="left", box=box.SIMPLE_HEAD, title_style="bold")
+        rich_table = RichTable(
+            title=table.title, title_justify="left", box=box.SIMPLE_HEAD, title_style="bold"
+        )
         for name in table.columns:
-            made.add_column(
+            rich_table.add_column(
                 name.lstrip(">"),
                 justify="right" if name.startswith(">") else "left",
                 no_wrap=name.startswith(">"),
             )
         for row in table.rows:
-            made.add_row(*map(Text, row))
-        parts.append(made)
+            rich_table.add_row(*map(Text, row))
+        parts.append(rich_table)
     return Group(*parts)

@@ -1,4 +1,4 @@
-"""`tickbus tail`: the messages of some streams, one a line."""
+"""`tickbus tail`: prints the messages of some streams, one per line."""
 
 import asyncio
 import os
@@ -23,31 +23,30 @@ from tickbus.redis.topology import locate
 from tickbus.service.options import CommonOptions, Option
 from tickbus.service.runner import Service, run
 
-ABOUT = """Print the messages of some streams, one a line, oldest first, then new ones as they come, until Ctrl-C or --count.
+ABOUT = """Print messages of streams, one per line, oldest first, then new ones, until Ctrl-C or --count.
 
-A line of --json is one object: `type` (trade, quote, bar, signal, gap), `stream` (the stream's name, like
-trade:binance:BTC-USDT), `feed`, `id` (the stream ID), then the message's fields by their contract names: decimals as text,
-times in ns since the epoch, absent values null. A gap's kind of stream is the first word of `stream`."""
+A line of --json is one object: `type` (trade, quote, bar, signal, gap), `stream` (the stream's name, e.g.
+trade:binance:BTC-USDT), `feed`, `id` (the stream ID), then the fields of the message by their names in the
+contract: decimals as text, times in ns since the epoch, absent values null. The kind of stream of a gap is
+the first word of `stream`."""
 POSITIONALS = (("symbols", "*", "SYMBOL"),)
 
 
 class Options(CommonOptions, frozen=True, kw_only=True):
-    symbols: Annotated[
-        tuple[str, ...], Option("what to print, like BTC-USDT AAPL.US; default everything")
-    ] = ()
+    symbols: Annotated[tuple[str, ...], Option("symbols to print, e.g. BTC-USDT AAPL.US; default: all")] = ()
     kind: Annotated[
         Literal["trade", "quote", "bar", "signal", "gap"],
-        Option("gap: those of the trade, quote and bar streams; other kinds show their own too"),
+        Option("gap: those of all trade, quote and bar streams; other kinds include their own gaps"),
     ] = "trade"
-    feed: Annotated[tuple[str, ...], Option("only of these feeds, by name")] = ()
-    spec: Annotated[tuple[str, ...], Option("only bars of these specs, like time:1s")] = ()
+    feed: Annotated[tuple[str, ...], Option("only these feeds")] = ()
+    spec: Annotated[tuple[str, ...], Option("only bars of these specs, e.g. time:1s")] = ()
     from_: Annotated[
-        str, Option("where to begin: now, start (the oldest kept), or a time like 2024-08-09T13:30:00Z")
+        str, Option("where to begin: now, start (the oldest entry), or a time, e.g. 2024-08-09T13:30:00Z")
     ] = NOW
-    json: Annotated[bool, Option("one JSON object a line")] = False
-    count: Annotated[int | None, Option("end after so many lines", minimum=1)] = None
+    json: Annotated[bool, Option("print one JSON object per line")] = False
+    count: Annotated[int | None, Option("stop after this many lines", minimum=1)] = None
     log_level: Annotated[
-        Literal["debug", "info", "warning", "error"], Option("how much is logged to standard error")
+        Literal["debug", "info", "warning", "error"], Option("lowest level that is logged to standard error")
     ] = "warning"
 
 
@@ -57,7 +56,7 @@ def start(options: Options) -> int:
     for feed in options.feed:
         check_name(feed)
     if options.spec and options.kind not in ("bar", "gap"):
-        raise ConfigError(f"--spec is for bars: use it with --kind bar or gap, not with {options.kind}")
+        raise ConfigError(f"--spec does not apply to --kind {options.kind}; use it with --kind bar or gap")
     parse_start(options.from_, "--from")
     canonical = msgspec.structs.replace(options, spec=tuple(spec.text for spec in parse_all(options.spec)))
     return run(partial(_tail, canonical), options, "tail")
@@ -72,19 +71,19 @@ async def _tail(options: Options, service: Service) -> None:
 async def _print(options: Options) -> None:
     kinds = ("trade", "quote", "bar") if options.kind == "gap" else (options.kind,)
     link = await locate(options.redis).connect()
-    await _tell_absent(link, options, kinds)
+    await _report_absent(link, options, kinds)
     link.close()
     printer = _Printer(options)
     async with tickbus.connect(options.redis, prefix=options.prefix) as bus:
         try:
             async with asyncio.TaskGroup() as group:
                 for kind in kinds:
-                    group.create_task(printer.follow(_reading(bus, options, kind)))
-        except* _Enough:
+                    group.create_task(printer.follow(_subscribe(bus, options, kind)))
+        except* _LimitReached:
             pass
 
 
-def _reading(bus: tickbus.Bus, options: Options, kind: str) -> tickbus.Subscription[tickbus.Message]:
+def _subscribe(bus: tickbus.Bus, options: Options, kind: str) -> tickbus.Subscription[tickbus.Message]:
     specs = options.spec if kind == "bar" else ()
     return bus.read(
         kind,
@@ -95,12 +94,12 @@ def _reading(bus: tickbus.Bus, options: Options, kind: str) -> tickbus.Subscript
     )
 
 
-class _Enough(Exception):
-    """--count lines are printed."""
+class _LimitReached(Exception):
+    """--count lines have been printed."""
 
 
 class _Printer:
-    """Readings of several kinds share one: lines come out whole, in order per stream."""
+    """Prints for the subscriptions of all kinds: lines are never mixed, and in order per stream."""
 
     def __init__(self, options: Options) -> None:
         self._line = (
@@ -111,35 +110,37 @@ class _Printer:
         self._only_gaps = options.kind == "gap"
         self._left = options.count
 
-    async def follow(self, reading: tickbus.Subscription[tickbus.Message]) -> None:
-        async for stream, id, message in reading.entries():
+    async def follow(self, subscription: tickbus.Subscription[tickbus.Message]) -> None:
+        async for stream, id, message in subscription.entries():
             if self._only_gaps and not isinstance(message, Gap):
                 continue
-            # flushed at once: whoever reads a pipe wants to see it now
+            # flushed at once: the reader of a pipe wants to see it now
             print(self._line(stream, id, message), flush=True)
             if self._left is not None:
                 self._left -= 1
                 if not self._left:
-                    raise _Enough
+                    raise _LimitReached
 
 
-async def _tell_absent(link: Connection, options: Options, kinds: Iterable[str]) -> None:
-    """What is asked for and is not there is waited for; a misspelt name must not look like a quiet market."""
+async def _report_absent(link: Connection, options: Options, kinds: Iterable[str]) -> None:
+    """Report requested streams that do not exist yet: a misspelled name must not look like a quiet market."""
     shards = await read_meta(link, options.prefix)
     if shards is None:
-        print(f"tickbus: nobody has written to the bus {options.prefix!r} yet; waiting", file=sys.stderr)
+        print(f"tickbus: nothing has been written to bus {options.prefix!r} yet; waiting", file=sys.stderr)
         return
     keys = Keys(options.prefix, shards)
-    asked = sorted({keys.shard(symbol) for symbol in options.symbols}) if options.symbols else range(shards)
-    there = [
-        stream for stream in map(Stream.parse, await read_heads(link, keys, asked)) if stream.kind in kinds
+    relevant = (
+        sorted({keys.shard(symbol) for symbol in options.symbols}) if options.symbols else range(shards)
+    )
+    streams = [
+        stream for stream in map(Stream.parse, await read_heads(link, keys, relevant)) if stream.kind in kinds
     ]
-    for what, given, known in (
-        ("symbol", options.symbols, {stream.symbol for stream in there}),
-        ("feed", options.feed, {stream.feed for stream in there}),
-        ("spec", options.spec, {stream.spec for stream in there}),
+    for what, requested, known in (
+        ("symbol", options.symbols, {stream.symbol for stream in streams}),
+        ("feed", options.feed, {stream.feed for stream in streams}),
+        ("spec", options.spec, {stream.spec for stream in streams}),
     ):
-        for name in given:
+        for name in requested:
             if name not in known:
                 print(
                     f"tickbus: no {'/'.join(kinds)} stream of {what} {name} on this bus yet; waiting for it",

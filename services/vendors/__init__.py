@@ -1,7 +1,8 @@
-"""The registry of vendors: what is known of each, from both ends of its protocol. Nothing else names a vendor.
+"""The registry of vendors: what is known about each, from both ends of its protocol.
 
-`client` (a Feed and its Mapper: frames -> ticks) is what the gateway uses, `server` (a Dialect: ticks -> frames) what the
-simulator uses. A new vendor is one folder and one line here: docs/adding-a-feed.md.
+Nothing else names a vendor. The gateway uses `client` (a Feed and its Mapper: frames -> ticks), the simulator
+uses `server` (a Dialect: ticks -> frames). A new vendor is one folder and one line here:
+docs/adding-a-feed.md.
 """
 
 from collections.abc import Mapping
@@ -15,7 +16,7 @@ from services.vendors.alltick.server import open_alltick
 from services.vendors.binance.client import Binance
 from services.vendors.binance.options import BinanceServerOptions
 from services.vendors.binance.server import channel_of, open_binance
-from services.vendors.dialect import Dialect, HttpRefusal, VendorLimits, bare_path
+from services.vendors.dialect import Dialect, HttpRefusal, VendorLimits, path_without_query
 from services.vendors.feed import Feed
 from services.vendors.json.client import Json
 from services.vendors.json.options import JsonOptions, JsonServerOptions
@@ -28,13 +29,13 @@ class OpenDialect(Protocol):
     def __call__(
         self, path: str, query: Mapping[str, str], limits: VendorLimits, options: Any, now: int
     ) -> Dialect | HttpRefusal | None:
-        """The dialect of a client that asks for this path; None if the path is not one of this vendor's."""
+        """Return the dialect for a client that requests this path; None if the vendor does not serve it."""
         ...
 
 
 class ChannelOf(Protocol):
     def __call__(self, frame: bytes) -> tuple[str, str] | None:
-        """The channel of a recorded frame and the symbol in its name; None for a frame of no channel."""
+        """Return the channel of a recorded frame and the symbol in its name; None if it has no channel."""
         ...
 
 
@@ -42,15 +43,15 @@ class ChannelOf(Protocol):
 class Vendor:
     feed: type[Feed]
     open_dialect: OpenDialect | None = None
-    """None: this end of the protocol is not known here."""
+    """None if the server end of the protocol is not implemented here."""
     paths: tuple[str, ...] = ()
-    """On which the vendor listens, for people."""
+    """The paths on which the vendor listens, for the help text."""
     options: type[VendorOptions] = VendorOptions
-    """Of the feed."""
+    """The options of the feed."""
     server_options: type[VendorOptions] = VendorOptions
-    """Of the dialect."""
+    """The options of the dialect."""
     channel_of: ChannelOf | None = None
-    """Of vendors whose recorded frames can be played."""
+    """Set for vendors whose recorded frames can be replayed."""
 
 
 VENDORS: dict[str, Vendor] = {
@@ -68,14 +69,13 @@ VENDORS: dict[str, Vendor] = {
         server_options=BinanceServerOptions,
         channel_of=channel_of,
     ),
-    "json": Vendor(
-        Json, open_json, ("any other path",), JsonOptions, JsonServerOptions
-    ),  # the last: it takes every path
+    # last: it accepts every path
+    "json": Vendor(Json, open_json, ("any other path",), JsonOptions, JsonServerOptions),
 }
 
 
-def vendor_of(feed: str) -> Vendor:
-    """Return the vendor of `--feed`. ConfigError names those that there are."""
+def get_vendor(feed: str) -> Vendor:
+    """Return the vendor that `--feed` names. ConfigError lists the known ones."""
     try:
         return VENDORS[feed]
     except KeyError:
@@ -85,13 +85,16 @@ def vendor_of(feed: str) -> Vendor:
 def open_dialect(
     target: str, limits: VendorLimits, options: Mapping[str, VendorOptions], now: int
 ) -> Dialect | HttpRefusal:
-    """Return the dialect for a request's target, `/stream?streams=btcusdt@trade`. options: of the servers, by vendor."""
-    path = bare_path(target)
+    """Return the dialect for a request target such as `/stream?streams=btcusdt@trade`.
+
+    options: the server options by vendor; a vendor that is missing gets its defaults.
+    """
+    path = path_without_query(target)
     query = dict(parse_qsl(target.partition("?")[2], keep_blank_values=True))
     for name, vendor in VENDORS.items():
         if vendor.open_dialect is None:
             continue
-        own = options.get(name) or vendor.server_options()
-        if (opened := vendor.open_dialect(path, query, limits, own, now)) is not None:
+        server_options = options.get(name) or vendor.server_options()
+        if (opened := vendor.open_dialect(path, query, limits, server_options, now)) is not None:
             return opened
-    return HttpRefusal(404, b"no vendor speaks on this path\n")
+    return HttpRefusal(404, b"no vendor serves this path\n")

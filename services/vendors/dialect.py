@@ -1,11 +1,12 @@
-"""A vendor's protocol from the vendor's end: one client's conversation, without a socket or a clock. Pure.
+"""The server end of a vendor's protocol: one client's conversation, without a socket or a clock. Pure.
 
-A Dialect is fed what the client sends (`receive`, `ping`, `pong`) and the passing of time (`beat`), each with the monotonic time
-in ns, and returns an Answer: what to send back, and what changed. It says which ticks the client subscribed to (`wants`), and
-writes them as the vendor does (`render`, `pack`). Dialects of one `style` render a tick to the same bytes, so it is done once
+A Dialect is given what the client sends (`receive`, `on_ping`, `on_pong`) and the passing of time
+(`on_timer`), each with the monotonic time in ns, and returns an Answer: what to send back, and what
+changed. It knows which ticks the client subscribed to (`wants`), and renders them as the vendor does
+(`render`, `pack`). Dialects with the same `style` render a tick to the same bytes, so it is rendered once
 for all their clients.
 
-The simulator feeds it from a simulated market; anything else that has Trades and Quotes can.
+The simulator feeds it from a simulated market; any other source of Trades and Quotes can do the same.
 """
 
 from abc import ABC, abstractmethod
@@ -20,16 +21,16 @@ Tick = TypeVar("Tick", Trade, Quote)
 
 @dataclass
 class VendorLimits:
-    """What the vendor grants. The caps can be changed while clients are connected."""
+    """What the vendor allows. The caps can be changed while clients are connected."""
 
     token: str | None = None
-    """The only token that is accepted, of vendors that want one; None accepts any."""
+    """The only accepted token, for vendors that require one; None accepts any."""
     symbol_cap: int = 0
-    """Symbols (or streams, as the vendor counts) per connection; 0 means the vendor's own cap."""
+    """Symbols (or streams, if the vendor counts those) per connection; 0 means the vendor's own cap."""
     max_connections: int = 0
     """Per path; 0 means no cap."""
     knows: Callable[[str], bool] = lambda symbol: True
-    """Whether the market has this symbol, or would open it."""
+    """Whether the market has this symbol, or can open it."""
 
 
 class Close(NamedTuple):
@@ -41,7 +42,7 @@ class Close(NamedTuple):
 
 @dataclass
 class HttpRefusal:
-    """An HTTP answer instead of the handshake."""
+    """An HTTP response sent instead of the handshake."""
 
     status: int
     body: bytes
@@ -51,49 +52,55 @@ class HttpRefusal:
 class Answer:
     replies: list[bytes] = field(default_factory=list)
     close: Close | None = None
-    """Close the connection, after the replies."""
+    """Close the connection after sending the replies."""
     ping: bytes | None = None
     event: dict[str, object] | None = None
-    """A change of what the client is subscribed to, for a log."""
+    """A change of the client's subscriptions, to be logged."""
 
 
 class Dialect(ABC):
-    """One client's side of a vendor's protocol: what it asks, and what it is told."""
+    """A vendor's side of the conversation with one client."""
 
     vendor: ClassVar[str]
     style: Hashable
 
     @abstractmethod
-    def receive(self, message: bytes, now: int) -> Answer: ...
+    def receive(self, message: bytes, now: int) -> Answer:
+        """Return the answer to a message from the client. Never raises, whatever the client sends."""
 
-    def ping(self, now: int) -> Answer:
-        """The client has sent a WebSocket ping; the pong goes out by itself."""
+    def on_ping(self, now: int) -> Answer:
+        """Return the answer to a WebSocket ping from the client; the pong itself is sent automatically."""
         return Answer()
 
-    def pong(self, payload: bytes, now: int) -> Answer:
+    def on_pong(self, payload: bytes, now: int) -> Answer:
+        """Return the answer to a WebSocket pong from the client."""
         return Answer()
 
-    def beat(self, now: int) -> Answer:
-        """Called a few times a second: what is due by the clock."""
+    def on_timer(self, now: int) -> Answer:
+        """Return what is due by the clock. Called a few times a second."""
         return Answer()
 
     @abstractmethod
     def symbols(self) -> Sequence[str]:
-        """Return the symbols asked for, as the client spells them."""
+        """Return the subscribed symbols, as the client spells them."""
 
     @property
     @abstractmethod
-    def subscribed(self) -> bool: ...
+    def subscribed(self) -> bool:
+        """Whether the client has any subscription."""
 
     @abstractmethod
     def wants(self, kind: str, symbol: str) -> bool:
-        """Return whether the client is subscribed to the trades or quotes of a symbol, in the vendor's or the bus's spelling."""
+        """Return whether the client is subscribed to the trades or quotes of a symbol.
+
+        symbol: in the vendor's spelling or in that of the bus.
+        """
 
     @abstractmethod
     def render(self, message: Trade | Quote, symbol: str, id: int) -> bytes:
         """Return one tick as an item for `pack`.
 
-        symbol: in the client's spelling. id: the vendor's number of the trade, or the update of the book.
+        symbol: in the client's spelling. id: the vendor's id of the trade, or the update id of the book.
         """
 
     def pack(self, items: Sequence[bytes]) -> Sequence[bytes]:
@@ -102,34 +109,36 @@ class Dialect(ABC):
 
     @abstractmethod
     def project(self, message: Tick, id: int) -> Tick:
-        """Return what of a tick the protocol can carry: what the vendor's own client makes of the rendered tick, but for its
-        times of receipt."""
+        """Return the part of a tick that the protocol can carry.
+
+        That is what the vendor's own client maps the rendered tick to, except for its receive times.
+        """
 
     @abstractmethod
     def time_text(self, ts_event: int) -> str:
-        """Return a time as it stands in a rendered tick."""
+        """Return a time as it appears in a rendered tick."""
 
     def wants_recorded(self, channel: str) -> bool:
-        """Return whether the client is subscribed to a channel of recorded frames that hold no ticks."""
+        """Return whether the client is subscribed to a channel of recorded frames that contain no ticks."""
         return False
 
-    def recorded(self, frame: bytes) -> bytes | None:
-        """Return a recorded frame of this vendor as this client gets it; None if its tick has to be rendered anew."""
+    def adapt_recorded(self, frame: bytes) -> bytes | None:
+        """Return a recorded frame of the vendor as this client gets it; None if its tick must be rendered."""
         return None
 
     @abstractmethod
     def slow_down(self) -> Answer:
-        """Return what the vendor says to a client that asks too much."""
+        """Return the vendor's answer to a client that sends too many requests."""
 
     def shutdown_notice(self, time_ns: int) -> Answer:
-        """Return what the vendor says before it goes down; nothing for most."""
+        """Return what the vendor sends before it shuts down; nothing for most vendors."""
         return Answer()
 
     def over_connection_cap(self) -> HttpRefusal | Close:
-        """Return how a connection too many is turned away."""
+        """Return how the vendor rejects a connection over its cap."""
         return HttpRefusal(429, b"too many connections\n")
 
 
-def bare_path(target: str) -> str:
-    """Return the path of a request without the query, which can hold a token: fit to be logged and compared."""
+def path_without_query(target: str) -> str:
+    """Return the path of a request target without the query, which can contain a token: safe to log."""
     return target.partition("?")[0] or "/"

@@ -1,7 +1,8 @@
-"""What a vendor's adapter is: a Feed (address, subscribe frames, heartbeat, limits) and a Mapper (bytes -> messages, pure).
+"""The client end of a vendor's protocol: a Feed and a Mapper.
 
-Reconnecting, backoff, liveness, gaps, metrics live once, outside. A new vendor is one module here and one line in the registry:
-docs/adding-a-feed.md.
+The Feed has the address, the subscribe frames, the heartbeat and the limits; the Mapper turns bytes into
+messages and is pure. Reconnecting, backoff, liveness, gaps and metrics live once, outside. A new vendor is
+one folder here and one line in the registry: docs/adding-a-feed.md.
 """
 
 from abc import ABC, abstractmethod
@@ -19,8 +20,8 @@ from tickbus.protocol.messages import Flag, Quote, Trade
 from tickbus.sanitize import redact
 from tickbus.units import SECOND, Duration
 
-Mapped = tuple[Trade | Quote, int]
-"""A tick and its vendor id; NO_ID where the vendor has no contiguous ids for this kind."""
+MappedTick = tuple[Trade | Quote, int]
+"""A tick and its vendor id; NO_ID if the vendor has no contiguous ids for this kind."""
 NO_ID = -1
 
 
@@ -29,17 +30,17 @@ class SubscribeAck:
     """The vendor acknowledged one of the subscribe frames."""
 
     kind: str | None = None
-    """The kind of ticks that it was for, where it was for one only."""
+    """The kind of ticks that the frame was for, if it was for only one."""
 
 
 @dataclass(frozen=True)
 class HeartbeatAck:
-    """An answer to a heartbeat: the connection is alive, which says nothing about data."""
+    """The vendor acknowledged a heartbeat: the connection is alive, which says nothing about data."""
 
 
 @dataclass(frozen=True)
 class Skipped:
-    """A well-formed frame of a type that carries no ticks for us."""
+    """A well-formed frame of a type that carries no ticks we use."""
 
 
 @dataclass(frozen=True)
@@ -47,21 +48,21 @@ class Rejected:
     """A frame or tick that cannot be used."""
 
     reason: str
-    """A label of few values: field (of a tick), garbage (no frame of the protocol), oversize, unknown_symbol."""
+    """A label: field (of a tick), garbage (not a frame of the protocol), oversize or unknown_symbol."""
     detail: str
     kind: str | None = None
-    """Which stream lost a tick, where that is known: trade or quote."""
+    """Which stream lost a tick, if known: trade or quote."""
     symbol: str | None = None
     vendor_id: int = NO_ID
     lost: bool = True
-    """Whether ticks of ours may have been in it."""
-    after: int = 0
-    """How many ticks of its frame come before it."""
+    """Whether it may have contained ticks of subscribed symbols."""
+    ticks_before: int = 0
+    """Number of ticks that precede it in its frame."""
 
 
 @dataclass(frozen=True)
 class Refused:
-    """The vendor said no. For good, or until `wait` has passed."""
+    """The vendor refused: permanently if `fatal`, else until `wait` has passed."""
 
     text: str
     fatal: bool
@@ -70,53 +71,63 @@ class Refused:
 
 @dataclass(frozen=True)
 class Closing:
-    """The vendor announced that it will close this connection: make another one at once, then leave this."""
+    """The vendor announced that it will close this connection: open another at once, then leave this one."""
 
 
 Notice = SubscribeAck | HeartbeatAck | Skipped | Rejected | Refused | Closing
 
 
 class Mapper(ABC):
-    """Frames of one connection -> ticks. Pure: no clock, no network; what it remembers is the newest quote per symbol.
+    """Maps the frames of one connection to ticks. Pure: no clock, no network.
 
-    What is no tick is appended to `notices`, which the caller empties.
+    It remembers the newest quote per symbol. Anything that is not a tick is appended to `notices`, which the
+    caller empties.
     """
 
     def __init__(self, symbols: SymbolMap, tolerance: Duration) -> None:
         self.symbols = symbols.canonical
         self.tolerance = tolerance
-        """ts_event further than this after ts_recv is flagged FUTURE_TIME."""
+        """A ts_event further than this ahead of ts_recv is flagged FUTURE_TIME."""
         self.notices: list[Notice] = []
         self.best_quotes: dict[str, tuple[str | None, str | None]] = {}
         """Newest bid and ask by canonical symbol."""
 
     @abstractmethod
-    def map(self, frame: bytes, recv: int) -> Sequence[Mapped]:
-        """One WebSocket message, received at `recv` (ns) -> its ticks in order, stamped `recv`, `recv + 1`, ...
+    def map(self, frame: bytes, recv: int) -> Sequence[MappedTick]:
+        """Return the ticks of one WebSocket message, received at `recv` (ns), in order.
 
-        Never raises for what the vendor sent: that becomes a notice.
+        They are stamped `recv`, `recv + 1`, ... Never raises for what the vendor sent: that becomes a notice.
         """
 
     def follow(self, previous: "Mapper") -> None:
-        """Go on where the mapper of the connection before this one ended, its newest quotes included."""
+        """Continue from the mapper of the previous connection, including its newest quotes."""
         self.best_quotes = {**previous.best_quotes, **self.best_quotes}
 
     def reject(
-        self, reason: str, detail: object, *, kind: str | None = None, symbol: str | None = None, vendor_id: int = NO_ID, lost: bool = True,
-        after: int = 0,
-    ) -> None:  # fmt: skip
-        self.notices.append(Rejected(reason, str(detail)[:200], kind, symbol, vendor_id, lost, after))
+        self,
+        reason: str,
+        detail: object,
+        *,
+        kind: str | None = None,
+        symbol: str | None = None,
+        vendor_id: int = NO_ID,
+        lost: bool = True,
+        ticks_before: int = 0,
+    ) -> None:
+        """Append a `Rejected` notice; its fields say what each parameter means."""
+        self.notices.append(Rejected(reason, str(detail)[:200], kind, symbol, vendor_id, lost, ticks_before))
 
     def flags(self, ts_event: int, recv: int) -> int:
+        """Return the flags of a tick with these times."""
         return Flag.FUTURE_TIME.value if ts_event > recv + self.tolerance else 0
 
 
 class Topic(NamedTuple):
-    """What can be subscribed: the trades or the quotes of a symbol."""
+    """What can be subscribed to: the trades or the quotes of a symbol."""
 
     kind: str
     symbol: str
-    """Canonical."""
+    """The canonical symbol."""
 
 
 class HttpRequest(NamedTuple):
@@ -135,127 +146,140 @@ class HttpResponse(NamedTuple):
 
 class Fetch(Protocol):
     async def __call__(self, request: HttpRequest) -> HttpResponse:
-        """Send one request. OSError or TimeoutError if there is no answer."""
+        """Send one request. Raises OSError or TimeoutError if there is no response."""
         ...
 
 
 @dataclass(frozen=True)
 class FeedSetup:
-    """What a feed is told by the operator."""
+    """The operator's configuration of a feed."""
 
     symbols: SymbolMap
     kinds: tuple[str, ...]
     url: str | None = None
     token: str | None = None
     options: VendorOptions = NO_OPTIONS
-    """The vendor's own."""
+    """The vendor's own options."""
 
 
 class Feed(ABC):
-    """One vendor's protocol for one connection. The attributes are the vendor's limits; the gateway keeps to them."""
+    """One vendor's protocol for one connection. The attributes are its limits; the gateway respects them."""
 
     default_url: str
     default_path: str = ""
     kinds: tuple[str, ...] = ("trade", "quote")
     sequenced: bool = False
-    """Whether trade ids are contiguous per symbol (+1 each), so that holes and repeats are seen."""
+    """Whether trade ids are contiguous per symbol (+1 each), so that gaps and duplicates are detected."""
     repairable: bool = False
-    """Whether the vendor has a history of ticks from which a hole could be filled."""
-    overlaps: bool = False
-    """Whether two connections at once are allowed, so that one can be replaced without a hole."""
+    """Whether the vendor has a history of ticks from which a gap could be filled."""
+    allows_overlap: bool = False
+    """Whether two connections at once are allowed, so that one can be replaced without a gap."""
     lifetime: Duration | None = None
-    """How long the vendor keeps a connection; it is replaced before."""
+    """How long the vendor keeps a connection; it is replaced before that."""
     request_interval: Duration = Duration(0)
-    """Least time between two frames that we send."""
+    """Minimum time between two frames that we send."""
     reconnect_interval: Duration = Duration(0)
-    """Least time between two connections."""
+    """Minimum time between two connections."""
     takeover_delay: Duration = Duration(0)
-    """How long the vendor takes to let go of the connection of a gateway that died."""
+    """How long the vendor takes to release the connection of a gateway that died."""
     heartbeat_interval: Duration | None = None
-    heartbeat_answers: bool = False
-    """Whether the vendor answers heartbeats; three unanswered ones mean a dead connection."""
-    acknowledged: bool = True
+    """How often `heartbeat()` is sent; None: never."""
+    acks_heartbeat: bool = False
+    """Whether the vendor acknowledges heartbeats; three unacknowledged ones mean a dead connection."""
+    acks_subscribe: bool = True
     """Whether the vendor acknowledges each subscribe frame."""
-    replaces: bool = False
-    """Whether a subscribe frame replaces what was subscribed before, so that each names the whole set."""
+    subscribe_replaces: bool = False
+    """Whether a subscribe frame replaces the previous subscription, so that each must name the whole set."""
 
     def __init__(self, setup: FeedSetup) -> None:
-        """ConfigError if this vendor cannot do what the operator asks for."""
+        """Raise ConfigError if this vendor cannot do what the operator asks for."""
         self.setup = setup
         self.requests = 0
         for kind in setup.kinds:
             if kind not in self.kinds:
-                raise ConfigError(f"--kinds {kind}: this feed has {', '.join(self.kinds)}")
+                raise ConfigError(f"invalid --kinds {kind}: this feed has {', '.join(self.kinds)}")
 
     @property
     def topics(self) -> list[Topic]:
-        """All that the operator wants."""
+        """Everything that the operator wants to subscribe to."""
         return [Topic(kind, symbol) for symbol in self.setup.symbols.vendor for kind in self.setup.kinds]
 
     async def prepare(self, fetch: Fetch) -> "Refused | None":
-        """What has to be done before the connection is made: a token by REST, a listen key. Return a refusal if it is refused.
+        """Do what is needed before the connection is opened: get a token by REST, a listen key.
 
-        OSError and TimeoutError of `fetch` need not be caught: the connection is tried again later.
+        Return a `Refused` if the vendor refuses, else None. OSError and TimeoutError of `fetch` need not be
+        caught: the connection is retried later.
         """
         return None
 
     @staticmethod
     def to_vendor_symbol(symbol: str) -> str:
-        """A canonical symbol in the vendor's spelling, unless --symbol-map says otherwise."""
+        """Return a canonical symbol in the vendor's spelling; --symbol-map overrides it."""
         return symbol
 
     def url(self) -> str:
-        """The whole address: the vendor's own unless --url names another; the vendor's path where that has none."""
+        """Return the full address: --url or else the vendor's own, with the vendor's path if --url has none.
+
+        Raises ConfigError if --url is invalid.
+        """
         url = self.setup.url or self.default_url
         try:
-            given = urlsplit(url)
-            port = given.port
+            parts = urlsplit(url)
+            port = parts.port
         except ValueError as error:
-            raise ConfigError(f"--url {redact(url)}: {error}") from None
-        if given.scheme not in ("ws", "wss") or not given.hostname or port == 0:
-            raise ConfigError(f"--url {redact(url)}: write it as ws://host:port or wss://host")
-        if given.fragment or (given.username is not None and given.password is None):
+            raise ConfigError(f"invalid --url {redact(url)}: {error}") from None
+        if parts.scheme not in ("ws", "wss") or not parts.hostname or port == 0:
+            raise ConfigError(f"invalid --url {redact(url)}: expected ws://host:port or wss://host")
+        if parts.fragment or (parts.username is not None and parts.password is None):
             raise ConfigError(
-                f"--url {redact(url)}: write user and password as user:password@ or neither, and no # part"
+                f"invalid --url {redact(url)}: expected user:password@ or neither, and no # part"
             )
-        path = given.path if given.path not in ("", "/") else self.default_path
-        return given._replace(
-            path=path, query="&".join(part for part in (given.query, self.query()) if part)
+        path = parts.path if parts.path not in ("", "/") else self.default_path
+        return parts._replace(
+            path=path, query="&".join(part for part in (parts.query, self.query()) if part)
         ).geturl()
 
     def query(self) -> str:
+        """Return the query to add to the address, tokens included; '' for none."""
         return ""
 
     def address(self) -> str:
-        """The URL without its secrets, for logs."""
+        """Return the URL without its secrets, for logs."""
         return redact(self.url())
 
     @abstractmethod
     def subscribe(self, topics: Collection[Topic]) -> list[str]:
-        """Return the frames that subscribe these, in order, within the vendor's limits. Where `replaces`, they become the whole set."""
+        """Return the frames that subscribe to these topics, in order, within the vendor's limits.
+
+        With `subscribe_replaces`, the topics become the whole set.
+        """
 
     def unsubscribe(self, topics: Collection[Topic]) -> list[str]:
-        """Return the frames that end the subscription to these; none where `replaces`, or where the vendor has no such request."""
+        """Return the frames that end the subscription to these topics.
+
+        None with `subscribe_replaces`, or if the vendor has no such request.
+        """
         return []
 
     def heartbeat(self) -> str:
+        """Return the next heartbeat frame."""
         return ""
 
     @abstractmethod
     def mapper(self, tolerance: Duration) -> Mapper:
-        """A fresh mapper for a fresh connection."""
+        """Return a fresh mapper for a fresh connection."""
 
     @staticmethod
     def canonical_vendor_symbol(spelling: str) -> str:
-        """A spelling of --symbol-map as it stands in the vendor's ticks."""
+        """Return a spelling from --symbol-map as it appears in the vendor's ticks."""
         return spelling
 
     def refused(self, status: int, body: str) -> Refused:
-        """What an HTTP answer other than 101 means; status 0: the answer is no HTTP."""
-        text = f"HTTP {status} {body}".strip() if status else f"no answer of a WebSocket server: {body!r}"
+        """Return the meaning of an HTTP response other than 101. status: 0 if the response is not HTTP."""
+        text = f"HTTP {status} {body}".strip() if status else f"not a WebSocket server: {body!r}"
         if status in (301, 302, 303, 307, 308, 400, 401, 403, 404, 405, 410, 426, 451):
             return Refused(
-                f"the vendor refuses the connection for good: {text}; check --url and --token", fatal=True
+                f"the vendor permanently refused the connection: {text}; check --url and --token", fatal=True
             )
         return Refused(text, fatal=False, wait=Duration(30 * SECOND) if status in (418, 429) else Duration(0))
 
@@ -264,15 +288,18 @@ ABSENT = msgspec.Raw()
 """Default of a raw field: the frame does not have it."""
 
 
-def says_something(raw: msgspec.Raw) -> bool:
-    """Whether a raw field is there and is not null, false, zero or empty: vendors write `"error":null` where there is none."""
+def has_value(raw: msgspec.Raw) -> bool:
+    """Return whether a raw field is present and not null, false, zero or empty.
+
+    Vendors write `"error":null` if there is no error.
+    """
     return bool(bytes(raw)) and bool(msgspec.json.decode(raw))
 
 
 def raw_text(raw: msgspec.Raw) -> str:
-    """A JSON number or string, as the text that the vendor wrote; '' for null and for what was absent. ValueError for other JSON.
+    """Return a JSON number or string as the text that the vendor wrote; '' for null and for an absent field.
 
-    Numbers are taken as they stand: a float never touches them.
+    Raises ValueError for any other JSON. Numbers keep their digits: a float never touches them.
     """
     if raw is ABSENT:
         return ""
@@ -282,5 +309,5 @@ def raw_text(raw: msgspec.Raw) -> str:
     if text in ("", "null"):
         return ""
     if text[0] not in "-0123456789":
-        raise ValueError(f"{text[:40]} is neither number nor text")
+        raise ValueError(f"expected a number or text, got {text[:40]}")
     return text

@@ -1,4 +1,4 @@
-"""What a vendor's own options are, and how they become options of the programs that speak its protocol."""
+"""Vendor-specific options, and how they become options of the programs that speak the vendor's protocol."""
 
 from collections.abc import Mapping
 from typing import Annotated, Any, TypeVar, cast, get_args, get_type_hints
@@ -10,7 +10,7 @@ from tickbus.service.options import CommonOptions
 
 
 class VendorOptions(msgspec.Struct, frozen=True, kw_only=True):
-    """Options that only one vendor has. Each field is declared like those of any program, under a name that says whose it is."""
+    """Options that only one vendor has, declared like any others, under names that say whose they are."""
 
 
 NO_OPTIONS = VendorOptions()
@@ -19,8 +19,8 @@ O = TypeVar("O", bound=CommonOptions)
 V = TypeVar("V", bound=VendorOptions)
 
 
-def with_vendors(options: type[O], vendors: Mapping[str, type[VendorOptions]]) -> type[O]:
-    """Return `options` with those of the vendors behind them, each in its vendor's group of --help."""
+def with_vendor_options(options: type[O], vendors: Mapping[str, type[VendorOptions]]) -> type[O]:
+    """Return `options` extended by those of the vendors, each under its vendor's heading in --help."""
     fields: list[tuple[str, Any, Any]] = []
     for vendor, own in vendors.items():
         hints = get_type_hints(own, include_extras=True)
@@ -41,18 +41,19 @@ def with_vendors(options: type[O], vendors: Mapping[str, type[VendorOptions]]) -
     return cast(type[O], combined)
 
 
-def of_vendor(options: CommonOptions, own: type[V]) -> V:
-    """Return the vendor's own part of options made by `with_vendors`."""
+def select_vendor_options(options: CommonOptions, own: type[V]) -> V:
+    """Return one vendor's part of options made by `with_vendor_options`."""
     return own(**{name: getattr(options, name) for name in own.__struct_fields__})
 
 
-def check_foreign(
+def reject_foreign_options(
     options: CommonOptions, vendors: Mapping[str, type[VendorOptions]], chosen: str, flag: str
 ) -> None:
-    """ConfigError if an option of another vendor than the `chosen` one is set; `flag` is the one that chose it."""
+    """Raise ConfigError if an option of a vendor other than `chosen` is set; `flag` chose the vendor."""
     for vendor, own in vendors.items():
         for field in msgspec.structs.fields(own):
             if vendor != chosen and getattr(options, field.name) != field.default:
                 raise ConfigError(
-                    f"--{field.name.replace('_', '-')} is an option of {vendor}, not of {chosen} ({flag}); leave it out"
+                    f"--{field.name.replace('_', '-')} is an option of {vendor}, not of {chosen} ({flag}); "
+                    "leave it out"
                 )

@@ -1,4 +1,7 @@
-"""Canonical symbols <-> a vendor's spelling, built from the options without a call to the vendor. Pure but for reading files."""
+"""Canonical symbols <-> a vendor's spelling, built from the options without a call to the vendor.
+
+Pure except for reading files.
+"""
 
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -8,7 +11,7 @@ from tickbus.protocol.names import check_symbol
 
 
 class SymbolMap:
-    """`vendor[canonical]` and `canonical[vendor]`, for the wanted symbols."""
+    """`vendor[canonical]` and `canonical[vendor]` for the requested symbols."""
 
     def __init__(
         self, symbols: Iterable[str], to_vendor_symbol: Callable[[str], str], exceptions: dict[str, str]
@@ -19,21 +22,22 @@ class SymbolMap:
             spelling = exceptions.get(symbol) or to_vendor_symbol(symbol)
             if (other := self.canonical.setdefault(spelling, symbol)) != symbol:
                 raise ConfigError(
-                    f"symbols {other} and {symbol} are both {spelling!r} at the vendor; drop one or change --symbol-map"
+                    f"symbols {other} and {symbol} both map to {spelling!r} at the vendor: "
+                    "remove one or change --symbol-map"
                 )
             self.vendor[check_symbol(symbol)] = spelling
 
 
 class AnySymbol(SymbolMap):
-    """For who wants all there is: each symbol is what the vendor calls it."""
+    """Accepts every symbol, under the vendor's own spelling."""
 
     def __init__(self) -> None:
         super().__init__((), str, {})
-        self.canonical = _Same()
+        self.canonical = _Identity()
 
 
-class _Same(dict[str, str]):
-    """Every text is in it, as itself."""
+class _Identity(dict[str, str]):
+    """Maps every text to itself."""
 
     def get(self, spelling: str, default: object = None) -> str:
         return spelling
@@ -42,20 +46,24 @@ class _Same(dict[str, str]):
         return True
 
 
-def read_symbols(given: tuple[str, ...]) -> list[str]:
-    """`--symbols A,B` or `--symbols @file` (one or more a line, # begins a comment) -> symbols without repeats."""
+def read_symbols(items: tuple[str, ...]) -> list[str]:
+    """Return the symbols of `--symbols A,B` or `--symbols @file`, without duplicates.
+
+    A file has one or more symbols per line; # starts a comment.
+    """
     symbols: list[str] = []
-    for item in given:
+    for item in items:
         symbols += _words(Path(item[1:]), "--symbols") if item.startswith("@") else [item]
     if not symbols:
         raise ConfigError(
-            "--symbols is missing (also TICKBUS_SYMBOLS): name what to subscribe, like BTC-USDT,ETH-USDT or @file"
+            "--symbols is missing (also TICKBUS_SYMBOLS): expected the symbols to subscribe to, "
+            "e.g. BTC-USDT,ETH-USDT or @file"
         )
     return list(dict.fromkeys(symbols))
 
 
 def read_symbol_map(path: Path | None) -> dict[str, str]:
-    """A file of lines `canonical = vendor` -> the same as a dict."""
+    """Return the lines `canonical = vendor` of a file as a dict."""
     if path is None:
         return {}
     pairs: dict[str, str] = {}
@@ -65,11 +73,12 @@ def read_symbol_map(path: Path | None) -> dict[str, str]:
         canonical, equals, vendor = (part.strip() for part in line.partition("="))
         if not (canonical and equals and vendor):
             raise ConfigError(
-                f"--symbol-map {path}, line {number}: {line!r} is not of the form canonical = vendor"
+                f"--symbol-map {path}, line {number}: invalid entry {line!r}: expected canonical = vendor"
             )
         if pairs.setdefault(check_symbol(canonical), vendor) != vendor:
             raise ConfigError(
-                f"--symbol-map {path}, line {number}: {canonical} is {pairs[canonical]!r} already"
+                f"--symbol-map {path}, line {number}: {canonical} already maps to {pairs[canonical]!r}: "
+                "remove one of the lines"
             )
     return pairs
 

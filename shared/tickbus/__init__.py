@@ -1,7 +1,7 @@
 """tickbus: exact market-data ticks on Redis Streams.
 
-`connect` is where to begin. These names are the public interface, with the packages `tickbus.protocol` (messages, names and
-encoding) and `tickbus.service` (options and a runner for services); everything else is internal.
+Start with `connect`. The public interface is these names, `tickbus.protocol` (messages, names and encoding)
+and `tickbus.service` (options and a runner for services); everything else is internal.
 """
 
 from tickbus.bus import Bus, connect
@@ -35,12 +35,13 @@ from tickbus.subscription import Consumer, Subscription
 from tickbus.version import VERSION as __version__
 
 __all__ = [
-    "Bar", "Batch", "Bus", "ConfigError", "Consumer", "Fenced", "Flag", "Gap", "GapKind", "Message", "Output", "Quote",
-    "RedisError", "RedisMisconfigured", "RedisUnavailable", "Side", "Signal", "Stream", "StreamId", "StreamKind", "Subscription",
-    "TickbusError", "Trade", "VendorRefused", "WireError", "__version__", "as_json", "connect",
+    "Bar", "Batch", "Bus", "ConfigError", "Consumer", "Fenced", "Flag", "Gap", "GapKind", "Message", "Output",
+    "Quote", "RedisError", "RedisMisconfigured", "RedisUnavailable", "Side", "Signal", "Stream", "StreamId",
+    "StreamKind", "Subscription", "TickbusError", "Trade", "VendorRefused", "WireError", "__version__",
+    "as_json", "connect",
 ]  # fmt: skip
 
 
 def __dir__() -> list[str]:
-    """The public names; importing them makes every internal module an attribute too."""
+    """Return only the public names: importing them makes every internal module an attribute too."""
     return sorted({*__all__, *(name for name in globals() if name.startswith("__"))})

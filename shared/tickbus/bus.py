@@ -1,4 +1,4 @@
-"""The entrance to a bus: read it, take a snapshot of it, consume it as a service."""
+"""The entry point to a bus: read it, take a snapshot of it, consume it as a service."""
 
 import asyncio
 from collections.abc import Collection, Mapping
@@ -37,12 +37,12 @@ _EMPTY_BUS_SECONDS = 0.2
 def connect(url: str = "redis://127.0.0.1:6379/0", *, prefix: str = DEFAULT_PREFIX) -> "Bus":
     """Return a bus to read from; `async with` or `with` opens and closes it.
 
-    url: `redis://[user:password@]host:port/db`, `rediss://` for TLS, `unix://path`, `redis+sentinel://host:port,host:port/master/db`
-        or `redis+cluster://host:port,host:port`.
+    url: `redis://[user:password@]host:port/db`, `rediss://` for TLS, `unix://path`,
+        `redis+sentinel://host:port,host:port/master/db` or `redis+cluster://host:port,host:port`.
     prefix: the first part of every key of the bus.
 
-    Errors: ConfigError for a URL or prefix that is none. Entering the bus raises RedisUnavailable if no server answers, and
-    RedisMisconfigured if it refuses the login or is a replica, a sentinel or a node of a cluster.
+    Errors: ConfigError for an invalid URL or prefix. Entering the bus raises RedisUnavailable if no server
+    responds, and RedisMisconfigured if it rejects the login or is a replica, a sentinel or a cluster node.
 
         async with tickbus.connect("redis://127.0.0.1:6379/0") as bus:
             async for tick in bus.read("trade", symbols=["BTC-USDT"], gaps=False):
@@ -52,7 +52,7 @@ def connect(url: str = "redis://127.0.0.1:6379/0", *, prefix: str = DEFAULT_PREF
 
 
 class _Choice(TypedDict, total=False):
-    """The options of `Bus.read` that do not change what comes out."""
+    """The options of `Bus.read` that do not change the type of its messages."""
 
     symbols: Collection[str] | None
     feeds: Collection[str] | None
@@ -78,7 +78,7 @@ class Bus:
         Keys(prefix)
         self._url = url
         self._prefix = prefix
-        # a subscription that nobody holds any more must not live as long as the bus
+        # weak: a subscription that nobody uses any more must not live as long as the bus
         self._subscriptions: WeakSet[Subscription[Any]] = WeakSet()
         self._consumers: WeakSet[Consumer] = WeakSet()
 
@@ -131,17 +131,18 @@ class Bus:
         """Return messages of one kind to iterate over, in order per stream, forever and over reconnects.
 
         kind: `trade`, `quote`, `bar` or `signal`.
-        symbols, feeds, specs (of bars, like `time:1m`): which streams; None means all. Streams that appear later are read from
-            their first entry.
-        start: `"now"` (the default), `"start"` (the oldest entry kept) or a time: a number since the epoch in s, ms, us or ns,
-            a datetime or ISO text, UTC unless it says otherwise.
-        cursor: from `Subscription.cursor` or `snapshot`: go on exactly there. Streams that are not in it begin at `start`,
-            which is then `"start"` by default: they are new.
-        gaps: whether Gap messages are delivered too: holes that the gateway reported, and entries that were trimmed before they
-            were read.
-        late: whether ticks that arrived out of order, and the Gaps that report them as repaired, are delivered too.
+        symbols, feeds, specs (of bars, like `time:1m`): which streams; None means all. Streams that appear
+            later are read from their first entry.
+        start: `"now"` (the default), `"start"` (the oldest entry retained) or a time: a number since the
+            epoch in s, ms, us or ns, a datetime or ISO text, UTC unless it says otherwise.
+        cursor: from `Subscription.cursor` or `snapshot`: resume exactly there. Streams that are not in it
+            begin at `start`, which then defaults to `"start"`: they are new.
+        gaps: whether Gap messages are delivered too: holes that the gateway reported, and entries that were
+            trimmed before they were read.
+        late: whether ticks that arrived out of order, and the Gaps that report them as repaired, are
+            delivered too.
 
-        Errors: ConfigError for arguments that cannot be right; while iterating as `Subscription` says.
+        Errors: ConfigError for invalid arguments; while iterating, those of `Subscription`.
 
             async for tick in bus.read("trade", symbols=["BTC-USDT"]):
                 match tick:
@@ -187,10 +188,12 @@ class Bus:
         feeds: Collection[str] | None = None,
         specs: Collection[str] | None = None,
     ) -> dict[Stream, tuple[StreamId, Any]]:
-        """Return the newest message of each stream that has one, with the ID up to which the stream is then known.
+        """Return the newest message of each stream that has one, with the ID up to which it is then known.
 
-        Message and ID of a stream are read in one step, so reading on from there has neither a hole nor a double. Arguments
-        and errors are those of `read`, and RedisError.
+        Message and ID of a stream are read in one step, so reading on from there has neither a hole nor a
+        duplicate. The arguments are those of `read`.
+
+        Errors: ConfigError for invalid arguments; RedisError.
 
             newest = await bus.snapshot("quote", symbols=["BTC-USDT"])
             cursor = {stream.name: str(id) for stream, (id, _) in newest.items()}
@@ -226,19 +229,19 @@ class Bus:
     ) -> Consumer:
         """Return batches of the streams that this process owns as one replica of `service`, to iterate over.
 
-        Start the program as often as you like: each process owns whole shards, no symbol is ever owned by two, and when one
-        joins, leaves or dies the others take over within `lease_ttl` and a second or two. Positions, states and outputs are
-        committed together: `Batch.commit`.
+        Start the program as often as you like: each process owns whole shards, no symbol is ever owned by
+        two, and when one joins, leaves or dies the others take over within `lease_ttl` and a second or two.
+        Positions, states and outputs are committed together: `Batch.commit`.
 
         service: the name of the service; all its replicas read the same streams.
         kind: one or several of `trade`, `quote`, `bar`, `signal`.
         symbols, feeds, specs: which streams, as in `read`.
         start: where streams without a committed position begin, as in `read`.
         lease_ttl: after this time without a heartbeat a process may be replaced: `500ms`, `3s`.
-        mirror_groups: whether positions are shown as consumer groups too, for tools that know no others.
+        mirror_groups: whether positions are mirrored to consumer groups, for tools that know only those.
 
-        Errors: ConfigError for arguments that cannot be right, for a name that a feed has, and while replicas that read other
-        streams are running; Fenced if another program writes this service's outputs.
+        Errors: ConfigError for invalid arguments, for a name that a feed uses, and while replicas that read
+        other streams are running; Fenced if another program writes this service's outputs.
 
             async for batch in bus.consume("my-app", kind="trade"):
                 for stream, id, message in batch:
@@ -275,10 +278,10 @@ class Bus:
         self, streams: StreamFilter, start: str | StreamId, positions: Mapping[str, StreamId]
     ) -> AnyReader:
         keys, was_empty = await self._keys()
-        if was_empty:  # what comes is all new, so nothing of it may be skipped
+        if was_empty:  # every entry from now on is new, so none may be skipped
             start = FROM_START
         shards = {keys.shard(symbol) for symbol in streams.symbols} or None
-        # located anew each time: a topology belongs to the loop that reads
+        # located afresh each time: a topology belongs to the event loop that reads
         return open_reader(locate(self._url), keys, streams, start, positions, shards, clocks=False)
 
     async def _keys(self) -> tuple[Keys, bool]:
@@ -327,19 +330,19 @@ def _filter(
     feeds: Collection[str] | None,
     specs: Collection[str] | None,
 ) -> StreamFilter:
-    """ConfigError if these cannot be right."""
+    """Return the filter. ConfigError for invalid arguments."""
     for kind in kinds:
         if kind not in KINDS:
             raise ConfigError(f"invalid kind {kind!r}: expected one of {', '.join(KINDS)}")
     for name, chosen in (("symbols", symbols), ("feeds", feeds), ("specs", specs)):
         if isinstance(chosen, str):
-            raise ConfigError(f"invalid {name}: expected a list: {name}=[{chosen!r}]")
+            raise ConfigError(f"invalid {name} {chosen!r}: expected a list, e.g. {name}=[{chosen!r}]")
         if chosen is not None and not chosen:
-            raise ConfigError(f"empty {name}: name at least one, or leave it out for all")
+            raise ConfigError(f"invalid {name} {chosen!r}: expected at least one, or leave it out for all")
     for symbol in symbols or ():
         check_symbol(symbol)
     for feed in feeds or ():
         check_name(feed)
     if specs is not None and set(kinds) != {"bar"}:
-        raise ConfigError(f"specs: only bars have one; leave it out for {' and '.join(kinds)}")
+        raise ConfigError(f"invalid specs: only bars have a spec; leave it out for {' and '.join(kinds)}")
     return StreamFilter.of(kinds, feeds or (), symbols or (), [spec.text for spec in parse_all(specs or ())])

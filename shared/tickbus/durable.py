@@ -1,4 +1,4 @@
-"""Folders and names in them that outlive a power cut. All raise OSError."""
+"""Directories, and names in them, that survive a power cut. All functions raise OSError."""
 
 import os
 from contextlib import suppress
@@ -6,7 +6,7 @@ from pathlib import Path
 
 
 def fsync_dir(path: Path) -> None:
-    """Make the names in a folder durable."""
+    """Make the names in a directory durable."""
     fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(fd)
@@ -15,7 +15,7 @@ def fsync_dir(path: Path) -> None:
 
 
 def make_dir(path: Path) -> None:
-    """Make a folder, and those above it, if absent; durable."""
+    """Create a directory and its parents durably, unless they exist."""
     if path.is_dir():
         return
     make_dir(path.parent)

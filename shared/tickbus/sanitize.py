@@ -1,12 +1,12 @@
-"""What may be shown of a text that holds secrets. Pure."""
+"""Removes secrets from text before it is shown. Pure."""
 
 import re
 
 
 def redact(url: str) -> str:
-    """A URL without user, password and query: fit for a log."""
+    """Return a URL without user, password and query, safe to log."""
     if re.search(r"\?[^@]*=.*@", url):
-        # an @ in the value of an option, or a password with ?, = and @ in it: nobody can tell where the secret ends
+        # an @ in an option's value, or a password with ?, = and @ in it: where the secret ends is unknown
         return url.partition("//")[0] + "//***"
-    # to the last @: a password that was pasted as it is may hold any of / ? @
+    # up to the last @: a password pasted without encoding may contain any of / ? @
     return re.sub(r"(?<=//).*@", "***@", url).partition("?")[0]

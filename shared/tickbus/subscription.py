@@ -23,25 +23,26 @@ from tickbus.redis.link import Reply
 T_co = TypeVar("T_co", bound=Message, covariant=True)
 
 _DECODED_READS = 32
-"""Reads of a poll whose messages are decoded together: with many symbols each brings one."""
+"""Reads of a poll whose messages are decoded together: with many symbols each read has only one."""
 _QUEUED_POLLS = 16
-"""Polls between the reading thread and a plain `for` loop."""
+"""Polls queued between the reader thread and a plain `for` loop."""
 
 
 class OpenReader(Protocol):
     async def __call__(self, start: str | StreamId, positions: Mapping[str, StreamId]) -> AnyReader:
-        """A reader of the subscribed streams. `positions`: where to go on; other streams begin at `start`."""
+        """Return a reader that resumes at `positions`, and begins at `start` in other streams."""
         ...
 
 
 class Subscription(Generic[T_co]):
     """Messages of one kind, in order per stream, forever and over reconnects: for `async for`, or for `for`.
 
-    Leave the loop and iterate again, and it goes on where it was; `cursor` says where that is. What a subscription uses, its
-    connection above all, is released when the iteration ends, by `close`, and when the bus is left.
+    Leave the loop and iterate again, and it resumes where it stopped; `cursor` says where that is. Its
+    resources, above all the connection, are released when the iteration ends, by `close`, and when the bus
+    is left.
 
-    Errors, raised by the iteration: WireError for an entry that this version cannot read, RedisMisconfigured when Redis refuses
-    to be read. While Redis is unavailable the iteration waits.
+    Errors, raised by the iteration: WireError for an entry that this version cannot read,
+    RedisMisconfigured when Redis refuses reads. While Redis is unavailable the iteration waits.
 
         async for tick in bus.read("quote", symbols=["BTC-USDT"], gaps=False):
             print(tick.bid, tick.ask)
@@ -67,14 +68,14 @@ class Subscription(Generic[T_co]):
         self._began: dict[str, str] | None = None
         """Stream name -> ID after which the iteration began; None before it has."""
         self._reads: list[Read] = []
-        """The newest poll. Up to `_decoded` its reads are delivered or decoded, and of that `_messages` is left."""
+        """The newest poll. Its reads up to `_decoded` are decoded; `_messages` is their undelivered rest."""
         self._decoded = 0
         self._messages: Iterator[Message] = iter(())
         self._thread: _ReaderThread | None = None
 
     @property
     def cursor(self) -> dict[str, str]:
-        """Stream name -> ID of the newest message delivered. `read(..., cursor=...)` goes on right after it."""
+        """Stream name -> ID of the newest delivered message; `read(..., cursor=...)` resumes right after."""
         positions = dict(self._began or {})
         if self._reader is not None:
             positions |= {
@@ -92,9 +93,8 @@ class Subscription(Generic[T_co]):
                 newest.setdefault(name, str(read.last))
             elif delivered > 0:
                 newest.setdefault(name, entries[delivered - 1][0].decode())
-            elif delivered == 0 and self._reports_loss(
-                read
-            ):  # the loss is delivered: right before what follows it
+            elif delivered == 0 and self._reports_loss(read):
+                # the loss is delivered: the position is right before the entry that follows it
                 assert read.lost is not None
                 newest.setdefault(name, str(_before(read.lost.before)))
             left = max(0, left - len(entries) - self._reports_loss(read))
@@ -116,7 +116,10 @@ class Subscription(Generic[T_co]):
             thread.stop()
 
     async def entries(self) -> AsyncIterator[tuple[Stream, StreamId, T_co]]:
-        """The same with stream and ID of each message. A Gap for what was trimmed has the ID after which it is missing."""
+        """Iterate over stream, ID and message.
+
+        A Gap for trimmed entries has the ID after which they are missing.
+        """
         async for reads in self._polls():
             for read in reads:
                 if self._reports_loss(read):
@@ -131,7 +134,7 @@ class Subscription(Generic[T_co]):
                 read.cursor.delivered = read.entries[-1][0]
 
     def close(self) -> None:
-        """End the iteration, from whichever task or thread."""
+        """End the iteration; may be called from any task or thread."""
         if self._thread is not None:
             self._thread.stop()  # its loop closes the reader: a connection belongs to one loop
         else:
@@ -142,9 +145,8 @@ class Subscription(Generic[T_co]):
             self._reader.close()
 
     async def _polls(self) -> AsyncIterator[list[Read]]:
-        if (
-            self._began is not None
-        ):  # again: streams that appeared since are new, and read from their first entry
+        if self._began is not None:
+            # iterated again: streams that have appeared since are new, and read from their first entry
             self._start, self._positions = FROM_START, parse_cursor(self._kind, self.cursor)
             self._reads, self._decoded, self._messages = [], 0, iter(())
         self._reader = reader = await self._open_reader(self._start, self._positions)
@@ -158,13 +160,16 @@ class Subscription(Generic[T_co]):
             reader.close()
 
     def _deliver(self, reads: list[Read]) -> Iterator[Iterator[T_co]]:
-        """A new poll: the one before is delivered whole. The messages of this one come in parts, each decoded at once."""
+        """Deliver a new poll; the previous one is then delivered whole.
+
+        Messages come in parts, each decoded at once.
+        """
         for read in self._reads:
             read.cursor.delivered = read.entries[-1][0]
         self._reads, self._decoded = reads, 0
         for first in range(0, len(reads), _DECODED_READS):
             messages = self._decode(reads[first : first + _DECODED_READS])
-            # only now: the cursor does not pass what could not be decoded
+            # only now: the cursor must not pass an entry that could not be decoded
             self._decoded, self._messages = first + _DECODED_READS, iter(messages)
             yield cast(Iterator[T_co], self._messages if self._late else filter(_is_current, self._messages))
 
@@ -201,14 +206,14 @@ def _before(id: StreamId) -> StreamId:
 
 
 def _is_current(message: Message) -> bool:
-    """Neither a late tick nor a Gap that reports one as repaired."""
+    """Whether this is neither a late tick nor a Gap that reports one as repaired."""
     if isinstance(message, Gap):
         return not message.repaired
     return not (isinstance(message, Trade | Quote) and message.flags & Flag.LATE)
 
 
 def parse_cursor(kind: str, cursor: Mapping[str, str]) -> dict[str, StreamId]:
-    """Return the positions of a cursor by stream name. ConfigError if it is no cursor of a subscription to that kind."""
+    """Return positions by stream name. ConfigError unless it is the cursor of a subscription to that kind."""
     positions = {}
     for name, id in cursor.items():
         try:
@@ -223,9 +228,9 @@ def parse_cursor(kind: str, cursor: Mapping[str, str]) -> dict[str, StreamId]:
 
 
 class Consumer:
-    """Batches of the streams that this process owns, forever: for one `async for`. What a batch holds: `Batch`.
+    """Batches of the streams that this process owns, forever: for one `async for`. See `Batch`.
 
-    Ending the iteration, or leaving the bus, gives the shards back to the other replicas.
+    Ending the iteration, or leaving the bus, releases the shards to the other replicas.
 
         async for batch in bus.consume("my-app"):
             ...
@@ -238,7 +243,7 @@ class Consumer:
         self._closing: asyncio.Task[None] | None = None
 
     async def shard_consumer(self) -> ShardConsumer:
-        """Wait until somebody has written to the bus, and return what reads it; it is not a member of the service yet."""
+        """Return the consumer once the bus has a first writer. It is not a member of the service yet."""
         if self._shard_consumer is None:
             self._shard_consumer = await self._open_consumer()
         return self._shard_consumer
@@ -253,7 +258,7 @@ class Consumer:
             await self.close()
 
     async def close(self) -> None:
-        """Give the shards back. A commit under way is waited for, briefly."""
+        """Release the shards. A commit in progress is awaited, briefly."""
         consumer, self._shard_consumer = self._shard_consumer, None
         if consumer is not None:
             self._closing = asyncio.create_task(consumer.close())
@@ -301,11 +306,11 @@ class _ReaderThread:
 
     def stop(self) -> None:
         self._started.wait()
-        with suppress(RuntimeError):  # its loop has ended by itself: an error was handed over
+        with suppress(RuntimeError):  # its loop has already ended: an error was handed over
             self._reading.get_loop().call_soon_threadsafe(self._reading.cancel)
         while self._thread.is_alive():  # a full queue may block its last `put`
             while not self._queue.empty():
                 self._queue.get_nowait()
             self._thread.join(0.05)
-        with suppress(queue.Full):  # for whoever waits in the loop, in another thread than this
+        with suppress(queue.Full):  # wakes a `for` loop that waits in another thread
             self._queue.put_nowait(None)

@@ -1,7 +1,7 @@
 """Text to numbers and back: durations, byte sizes, points in time, exact decimals. Pure.
 
-Durations and times are integers in nanoseconds, sizes integers in bytes. Every parser raises ValueError with a text
-that says what would have been right.
+Durations and times are integers in nanoseconds, sizes integers in bytes. Every parser raises ValueError
+with a text that says what is expected.
 """
 
 import re
@@ -10,7 +10,7 @@ from decimal import Decimal, InvalidOperation
 from typing import NewType
 
 Duration = NewType("Duration", int)
-"""A length of time in nanoseconds."""
+"""A duration in nanoseconds."""
 Size = NewType("Size", int)
 """A number of bytes."""
 
@@ -26,26 +26,26 @@ _SIZES = {"": 1, "B": 1, "KB": 1 << 10, "MB": 1 << 20, "GB": 1 << 30}
 
 
 def parse_duration(text: str) -> Duration:
-    """`500ms`, `2s`, `1.5h` -> nanoseconds."""
+    """Parse `500ms`, `2s`, `1.5h` into nanoseconds."""
     match = re.fullmatch(r"(\d+(?:\.\d+)?)(ms|us|ns|s|m|h|d)", text.strip())
     if not match:
-        raise ValueError(f"{text!r} is no duration; write it like 500ms, 2s, 5m, 1h or 1d")
+        raise ValueError(f"invalid duration {text!r}: expected e.g. 500ms, 2s, 5m, 1h or 1d")
     return Duration(int(Decimal(match[1]) * _DURATIONS[match[2]]))
 
 
 def format_duration(value: int) -> str:
-    """Nanoseconds -> the shortest exact text that `parse_duration` takes back."""
+    """Return the shortest exact text that `parse_duration` reads back, from nanoseconds."""
     for unit, length in _DURATIONS.items():
         if value % length == 0 and (value or unit == "s"):
             return f"{value // length}{unit}"
-    raise AssertionError("every whole number divides by 1ns")
+    raise AssertionError("every integer is divisible by 1ns")
 
 
 def parse_size(text: str) -> Size:
-    """`64MB`, `4GB`, `1000` -> bytes (powers of 1024)."""
+    """Parse `64MB`, `4GB`, `1000` into bytes (powers of 1024)."""
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(B|KB|MB|GB|)", text.strip().upper())
     if not match:
-        raise ValueError(f"{text!r} is no size; write it like 512KB, 64MB or 4GB")
+        raise ValueError(f"invalid size {text!r}: expected e.g. 512KB, 64MB or 4GB")
     return Size(int(Decimal(match[1]) * _SIZES[match[2]]))
 
 
@@ -57,17 +57,20 @@ def format_size(value: int) -> str:
 
 
 def parse_time(text: str) -> int:
-    """An ISO 8601 time (UTC unless it names an offset), or a number of seconds, ms, us or ns since the epoch, told apart by its size -> ns."""
+    """Parse a time into ns since the epoch.
+
+    Either ISO 8601 (UTC unless it has an offset), or a number since the epoch as for `epoch_ns`.
+    """
     if re.fullmatch(r"\d{1,20}", text):
         return epoch_ns(int(text))
     return iso_ns(text)
 
 
 def epoch_ns(value: int) -> int:
-    """Seconds, milliseconds, microseconds or nanoseconds since the epoch -> ns.
+    """Convert seconds, milliseconds, microseconds or nanoseconds since the epoch to ns.
 
-    The unit is told by the size: below 1e11 seconds (until the year 5138), below 1e14 ms, below 1e17 us, else ns;
-    so it is right for every time between 1973 and 2262, where 64 bits of ns end: ValueError beyond.
+    The unit follows from the magnitude: below 1e11 s (until the year 5138), below 1e14 ms, below 1e17 us,
+    else ns. This is right for every time between 1973 and 2262, where 64 bits of ns end: ValueError beyond.
     """
     if value >= 100_000_000_000_000_000:
         return value if value < 1 << 63 else in_64_bits(value)
@@ -79,9 +82,9 @@ def epoch_ns(value: int) -> int:
 
 
 def in_64_bits(ns: int) -> int:
-    """The same time. ValueError if it does not fit."""
+    """Return the time unchanged. ValueError if it does not fit into 64 bits."""
     if not -(1 << 63) <= ns < 1 << 63:
-        raise ValueError("a time must lie between 1677 and 2262")
+        raise ValueError(f"invalid time {ns} ns: expected between 1677 and 2262")
     return ns
 
 
@@ -92,11 +95,11 @@ _ISO = re.compile(
 
 
 def iso_ns(text: str) -> int:
-    """ISO 8601 with up to nine digits of a second -> ns since the epoch. Without an offset it is UTC."""
+    """Parse ISO 8601 with up to nine fractional digits into ns since the epoch. UTC if it has no offset."""
     match = _ISO.fullmatch(text.strip())
     if not match:
         raise ValueError(
-            f"{text!r} is no time; write it like 2024-08-09T13:30:00Z or as a number since the epoch"
+            f"invalid time {text!r}: expected e.g. 2024-08-09T13:30:00Z, or a number since the epoch"
         )
     day, clock, fraction, offset = match.groups()
     zone = "+00:00" if offset is None or offset in "Zz" else offset
@@ -106,23 +109,25 @@ def iso_ns(text: str) -> int:
 
 
 def format_time(ns: int) -> str:
-    """ns since the epoch -> ISO 8601 in UTC with nine digits, exact."""
+    """Return ns since the epoch as ISO 8601 in UTC with nine digits, exact."""
     seconds, fraction = divmod(ns, SECOND)
     return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%S}.{fraction:09d}Z"
 
 
 _UNSIGNED = r"(?:0|[1-9]\d{0,30})(?:\.\d{1,30})?"
 is_plain = re.compile(f"(?:-(?=[0.]*[1-9]))?{_UNSIGNED}", re.ASCII).fullmatch
-"""Whether a number is `canonical` as it stands, as nearly all are; a match, or None. The hot paths ask it themselves."""
+"""Match a number that is `canonical` already, as nearly all are; else None. Hot paths call it directly."""
 is_plain_size = re.compile(_UNSIGNED, re.ASCII).fullmatch
-_SENSIBLE = 64
-"""Longest decimal that is taken: an exponent must not blow up into gigabytes of zeros."""
+_MAX_DECIMAL = 64
+"""Longest decimal that is accepted: an exponent must not blow up into gigabytes of zeros."""
 
 
 def canonical(text: str) -> str:
-    """A vendor's number -> the same number, same digits, without exponent, plus sign, minus zero or zeros in front of it. ValueError if it is none.
+    """Return a vendor's number in canonical form; ValueError if it is not a number.
 
-    Trailing zeros stay: `201.187000` keeps its six places. Not cached: of many symbols few prices repeat, and a miss costs more than the check.
+    The digits are the same, without exponent, plus sign, minus zero or leading zeros. Trailing zeros stay:
+    `201.187000` keeps its six places. Not cached: with many symbols few prices repeat, and a miss costs
+    more than the check.
     """
     if is_plain(text):
         return text
@@ -134,22 +139,22 @@ def canonical(text: str) -> str:
         not value.is_finite()
         or not text.isascii()
         or "_" in text
-        or abs(value.adjusted()) > _SENSIBLE
-        or len(text) > _SENSIBLE
+        or abs(value.adjusted()) > _MAX_DECIMAL
+        or len(text) > _MAX_DECIMAL
     ):
-        raise ValueError(f"{text[:80]!r} is no decimal number")
+        raise ValueError(f"invalid number {text[:80]!r}: expected a decimal, e.g. 201.187")
     return plain(value or abs(value))
 
 
 def canonical_size(text: str) -> str:
-    """`canonical` for what is never negative."""
+    """Like `canonical`, for a number that is never negative."""
     if is_plain_size(text):
         return text
     if (size := canonical(text))[0] == "-":
-        raise ValueError(f"a size of {size}")
+        raise ValueError(f"invalid size {size}: expected zero or more")
     return size
 
 
 def plain(value: Decimal) -> str:
-    """A finite Decimal -> its digits without exponent: what stands on the wire."""
+    """Return the digits of a finite Decimal without exponent, as on the wire."""
     return format(value, "f")

@@ -1,4 +1,4 @@
-"""Messages to columns and back: exact, or refused."""
+"""Messages to columns and back: exact, or rejected."""
 
 from decimal import Decimal
 from typing import Any
@@ -19,14 +19,14 @@ from services.archive.schema import (
     TRADE,
     Kind,
     Unrepresentable,
-    decimals,
-    digits,
-    exact,
-    messages,
-    why_not,
+    decimal_array,
+    decimal_texts,
+    parse_decimal,
+    representation_error,
+    to_messages,
 )
 from services.recorder.parquet_writer import ParquetBuilder
-from services.recorder.row_ids import Entries
+from services.recorder.row_ids import RowIds
 from tickbus.protocol.messages import Bar, Gap, GapKind, Message, Quote, Side, StreamKind, Trade
 from tickbus.protocol.names import Stream, StreamId
 
@@ -40,18 +40,18 @@ ANY_NUMBER = st.from_regex(r"-?(0|[1-9][0-9]{0,44})(\.[0-9]{1,44})?", fullmatch=
 
 
 def fits(text: str) -> bool:
-    """Reckoned without the code under test: whole multiples of 10^-18 below 10^20."""
-    negative, number = text.startswith("-"), text.lstrip("-")
-    whole, _, places = number.partition(".")
+    """Computed without the code under test: whole multiples of 10^-18 below 10^20."""
+    whole, _, places = text.lstrip("-").partition(".")
     units = int(whole + places.ljust(60, "0"))
-    assert negative in (True, False)
-    return units % 10 ** (60 - 18) == 0 and units < 10 ** (20 + 60)
+    step: int = 10 ** (60 - 18)
+    limit: int = 10 ** (20 + 60)
+    return units % step == 0 and units < limit
 
 
 @settings(deadline=None)  # pyarrow loads half of itself on the first value
 @given(st.lists(st.one_of(st.none(), FITTING), max_size=20))
-def test_what_fits_comes_back_equal(texts: list[str | None]) -> None:
-    column = decimals(texts)
+def test_fitting_decimals_round_trip(texts: list[str | None]) -> None:
+    column = decimal_array(texts)
     assert column.type == DECIMAL
     assert column.to_pylist() == [None if text is None else Decimal(text) for text in texts]
 
@@ -64,80 +64,84 @@ def test_what_fits_comes_back_equal(texts: list[str | None]) -> None:
 @example("9" * 20 + "." + "9" * 18)
 @example("0." + "0" * 18 + "1")
 @example("1." + "5" * 18 + "000000000000000000000000000")
-def test_a_number_is_exact_or_refused(text: str) -> None:
-    """The first two examples are among those that Arrow's own cast silently turns into another number."""
+def test_number_is_exact_or_rejected(text: str) -> None:
+    """Arrow's own cast silently turns the first two examples into other numbers."""
     if fits(text):
-        assert decimals([text, None]).to_pylist() == [Decimal(text), None]
-        assert exact(text) == Decimal(text)
+        assert decimal_array([text, None]).to_pylist() == [Decimal(text), None]
+        assert parse_decimal(text) == Decimal(text)
     else:
         with pytest.raises((Unrepresentable, pa.ArrowInvalid)):
-            decimals([text, None])
+            decimal_array([text, None])
         with pytest.raises(Unrepresentable):
-            exact(text)
+            parse_decimal(text)
 
 
 @pytest.mark.parametrize(
     "text", ["", "abc", "1e5", "1e25", "NaN", "inf", "+1", "1_0", " 1", "1.", ".5", "--1", "٣"]
 )
-def test_what_is_no_plain_number_is_refused(text: str) -> None:
+def test_non_plain_number_is_rejected(text: str) -> None:
     with pytest.raises(Unrepresentable):
-        exact(text)
-    if text not in ("1.", ".5"):  # Arrow takes these two, and rightly: they are what they look like
+        parse_decimal(text)
+    if text not in ("1.", ".5"):  # Arrow accepts these two, and rightly: they are what they look like
         with pytest.raises((Unrepresentable, pa.ArrowInvalid)):
-            decimals([text, "1"])
+            decimal_array([text, "1"])
 
 
 @given(FITTING)
-def test_digits_are_the_value_without_its_padding(text: str) -> None:
-    back, none = digits(decimals([text, None]))
+def test_decimal_text_has_no_padding(text: str) -> None:
+    back, none = decimal_texts(decimal_array([text, None]))
     assert back is not None and none is None
     assert Decimal(back) == Decimal(text)
     assert back == "0" or "." not in back or back[-1] not in "0."
 
 
-def test_small_digits_have_no_exponent() -> None:
+def test_small_decimals_have_no_exponent() -> None:
     texts = ["0.000000000000000001", "0", "0.0000001", "100", "-0.00000012", "0.000001"]
-    assert digits(decimals(texts)) == texts
+    assert decimal_texts(decimal_array(texts)) == texts
 
 
 NS = st.integers(-(1 << 63), (1 << 63) - 1)
 TEXT = st.none() | st.text(max_size=8)
-PRICE = FITTING.map(lambda text: str(digits(decimals([text]))[0]))
+PRICE = FITTING.map(lambda text: str(decimal_texts(decimal_array([text]))[0]))
 MAYBE = st.none() | PRICE
 MESSAGES: dict[str, st.SearchStrategy[Any]] = {
-    "trade": st.builds(Trade, st.just("A"), PRICE, PRICE, st.sampled_from(Side), TEXT, NS, NS, MAYBE, MAYBE, st.integers(0, 127)),
+    "trade": st.builds(
+        Trade, st.just("A"), PRICE, PRICE, st.sampled_from(Side), TEXT, NS, NS, MAYBE, MAYBE,
+        st.integers(0, 127),
+    ),
     "quote": st.builds(Quote, st.just("A"), MAYBE, MAYBE, MAYBE, MAYBE, NS, NS, st.integers(0, 127)),
     "gap": st.builds(
         Gap, st.just(StreamKind.BAR), st.sampled_from(["gateway", "bars"]), st.sampled_from(GapKind),
         NS, NS, TEXT, TEXT, st.none() | NS, st.booleans(), st.booleans(), st.just("A"),
     ),
     "bar": st.builds(
-        Bar, st.just("time:1m"), NS, NS, PRICE, PRICE, PRICE, PRICE, PRICE, PRICE, MAYBE, st.integers(0, 1 << 40),
-        PRICE, PRICE, st.integers(0, 1 << 20), st.lists(st.sampled_from(["partial", "has_gap", "repaired"]), max_size=3).map(tuple), st.just("A"),
+        Bar, st.just("time:1m"), NS, NS, PRICE, PRICE, PRICE, PRICE, PRICE, PRICE, MAYBE,
+        st.integers(0, 1 << 40), PRICE, PRICE, st.integers(0, 1 << 20),
+        st.lists(st.sampled_from(["partial", "has_gap", "repaired"]), max_size=3).map(tuple), st.just("A"),
     ),
 }  # fmt: skip
 
 
-def through_a_file(kind: Kind, told: list[Message]) -> pa.RecordBatch:
+def through_file(kind: Kind, sent: list[Message]) -> pa.RecordBatch:
     builder = ParquetBuilder(kind, {})
-    ids = range(1, len(told) + 1)
+    ids = range(1, len(sent) + 1)
     builder.add(
         Stream("bar" if kind.spec else kind.name, "f", "A", "time:1m" if kind.spec else ""),
-        Entries(ids, ids, ids),
-        told,
+        RowIds(ids, ids, ids),
+        sent,
     )
-    return pq.ParquetFile(pa.py_buffer(builder.finish())).read().to_batches()[0]
+    return pq.ParquetFile(pa.BufferReader(builder.finish())).read().to_batches()[0]
 
 
 @pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)
 @settings(deadline=None)
 @given(data=st.data())
-def test_a_message_comes_back_from_a_file(kind: Kind, data: st.DataObject) -> None:
-    told = data.draw(st.lists(MESSAGES[kind.name], min_size=1, max_size=5))
-    rows = through_a_file(kind, told)
-    assert messages(kind, rows) == told
-    assert rows.column("seq").to_pylist() == list(range(1, len(told) + 1))
-    assert all(why_not(kind, message) is None for message in told)
+def test_messages_round_trip_through_file(kind: Kind, data: st.DataObject) -> None:
+    sent = data.draw(st.lists(MESSAGES[kind.name], min_size=1, max_size=5))
+    rows = through_file(kind, sent)
+    assert to_messages(kind, rows) == sent
+    assert rows.column("seq").to_pylist() == list(range(1, len(sent) + 1))
+    assert all(representation_error(kind, message) is None for message in sent)
 
 
 GOOD = Trade("A", "1", "2", Side.BUY, None, 5, 6)
@@ -153,22 +157,22 @@ GOOD = Trade("A", "1", "2", Side.BUY, None, 5, 6)
         (Trade("A", "1", "2", Side.BUY, None, 5, 6, flags=1 << 31), "integer"),
     ],
 )
-def test_one_unfit_message_does_not_keep_the_others_out(bad: Trade, reason: str) -> None:
+def test_unrepresentable_message_does_not_affect_others(bad: Trade, reason: str) -> None:
     builder = ParquetBuilder(TRADE, {})
-    builder.add(Stream("trade", "f", "A"), Entries([1, 2, 3], [1, 2, 3], [9, 9, 9]), [GOOD, bad, GOOD])
-    rows = plain_rows(pq.ParquetFile(pa.py_buffer(builder.finish())).read())
+    builder.add(Stream("trade", "f", "A"), RowIds([1, 2, 3], [1, 2, 3], [9, 9, 9]), [GOOD, bad, GOOD])
+    rows = plain_rows(pq.ParquetFile(pa.BufferReader(builder.finish())).read())
     assert [row["seq"] for row in rows] == [1, 3]
-    assert [(row.id, row.epoch, row.message, row.unfit.reason) for row in builder.unfit] == [
+    assert [(entry.id, entry.epoch, entry.message, entry.error.reason) for entry in builder.quarantined] == [
         (StreamId(2, 2), 9, bad, reason)
     ]
 
 
-def test_the_columns_are_the_contract() -> None:
+def test_columns_match_contract() -> None:
     common = ["feed", "symbol", "id_ms", "seq", "epoch", "flags"]
     times = ["ts_event", "ts_recv"]
     assert TRADE.schema.names == [*common, "price", "size", "bid", "ask", "side", "trade_id", *times]
     assert QUOTE.schema.names == [*common, "bid", "bid_size", "ask", "ask_size", *times]
-    # the fields of the messages, symbol among the common ones
+    # the fields of the messages; symbol is one of the common columns
     assert set(BAR.schema.names) == {*common, *(name.removesuffix("_text") for name in Bar.__struct_fields__)}
     assert set(GAP.schema.names) == {*common, "spec", *Gap.__struct_fields__}
     for kind in KINDS.values():

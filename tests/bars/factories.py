@@ -1,4 +1,4 @@
-"""Makes streams for the tests: single entries by hand, and random ones for Hypothesis."""
+"""Streams for the tests: single entries by hand, and random ones for Hypothesis."""
 
 from bars.reference import Entry
 from hypothesis import strategies as st
@@ -10,7 +10,7 @@ from tickbus.protocol.names import StreamId
 from tickbus.units import MILLISECOND, SECOND
 
 T0 = 1_700_000_000 * SECOND
-"""Some instant in 2023, whole in tens of seconds."""
+"""An instant in 2023, a multiple of ten seconds."""
 T0_MS = T0 // MILLISECOND
 SYMBOL = "BTC-USDT"
 
@@ -65,7 +65,7 @@ flags = st.sampled_from(
 
 @st.composite
 def streams(draw: st.DrawFn) -> list[Entry]:
-    """Up to 30 entries over some seconds of bus time: late, out of order, bursts in one ms, quiet times, Gaps."""
+    """Up to 30 entries over a few seconds of bus time: late, out of order, bursts in one ms, pauses, Gaps."""
     now, seq = T0_MS, draw(st.sampled_from([1, 7]))
     entries: list[Entry] = []
     lag = st.one_of(st.integers(-300, 300), st.integers(-300, 6000))
@@ -103,7 +103,7 @@ def streams(draw: st.DrawFn) -> list[Entry]:
 
 @st.composite
 def calm_streams(draw: st.DrawFn) -> list[Entry]:
-    """Trades in order of time, most of them in runs, with price and size: what the builder takes in stretches."""
+    """Trades in order of time, mostly in runs, with price and size: what the builder processes as columns."""
     count = draw(st.integers(12, 60))
     steps = draw(
         st.lists(
@@ -119,13 +119,13 @@ def calm_streams(draw: st.DrawFn) -> list[Entry]:
             max_size=count,
         )
     )
-    odd = draw(st.one_of(st.none(), st.integers(0, count - 1)))
+    special_index = draw(st.one_of(st.none(), st.integers(0, count - 1)))
     now, ts = T0_MS, 0
     entries: list[Entry] = []
     for index, (step, lag, (price, size, side)) in enumerate(zip(steps, lags, numbers, strict=True)):
         now += step
         ts = max(ts, (now - lag) * MILLISECOND)
-        special = draw(flags) if index == odd else 0
+        special = draw(flags) if index == special_index else 0
         entries.append(
             (StreamId(now, index + 1), Trade(SYMBOL, price, size, side, None, ts, ts, None, None, special))
         )

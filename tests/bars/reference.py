@@ -1,4 +1,4 @@
-"""Bars the slow way: bus time goes by ms by ms, a bar is a list of trades, numbers are Decimals. What the builder is held against."""
+"""The builder's slow reference: bus time advances ms by ms, a bar is a list of trades; Decimal arithmetic."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -16,8 +16,8 @@ Entry = tuple[StreamId, Trade | Gap]
 
 
 @dataclass
-class Slow:
-    """A bar, from its list of trades."""
+class SlowBar:
+    """A bar with the list of its trades."""
 
     spec: Spec
     start: int
@@ -43,7 +43,7 @@ class Slow:
 
 
 def numbers(trades: Sequence[Trade]) -> dict[str, Any]:
-    """What the trades of one bar come to."""
+    """Return the fields of a bar from its trades."""
     volume = value = buys = sells = Decimal(0)
     for trade in trades:
         volume = EXACT.add(volume, trade.size)
@@ -54,19 +54,21 @@ def numbers(trades: Sequence[Trade]) -> dict[str, Any]:
             sells = EXACT.add(sells, trade.size)
     prices = [trade.price for trade in trades]
     return {
-        "open": prices[0], "high": max(prices), "low": min(prices), "close": prices[-1], "volume": volume, "value": rounded(value, Decimal(1)),
-        "vwap": rounded(value, volume) if volume else None, "trades": len(trades), "buy_volume": buys, "sell_volume": sells,
+        "open": prices[0], "high": max(prices), "low": min(prices), "close": prices[-1],
+        "volume": volume, "value": rounded(value, Decimal(1)),
+        "vwap": rounded(value, volume) if volume else None,
+        "trades": len(trades), "buy_volume": buys, "sell_volume": sells,
     }  # fmt: skip
 
 
 def rounded(number: Decimal, divisor: Decimal) -> Decimal:
-    """number / divisor at 18 places, half-even, by way of many more places than any tie can need."""
+    """Return number / divisor at 18 places, half-even, computed with many more places than any tie needs."""
     quotient = Context(prec=300).divide(number, divisor)
     return quotient.quantize(Decimal(1).scaleb(-18), ROUND_HALF_EVEN, Context(prec=400))
 
 
-def shown(emitted: Sequence[Emitted]) -> list[tuple[int, dict[str, Any]]]:
-    """What the builder emitted, in the reference's form."""
+def as_rows(emitted: Sequence[Emitted]) -> list[tuple[int, dict[str, Any]]]:
+    """Return what the builder emitted, in the reference's form."""
     return [(cause, as_row(bar)) for cause, bar in emitted]
 
 
@@ -93,7 +95,7 @@ def as_row(bar: Bar) -> dict[str, Any]:
 
 @dataclass
 class Reference:
-    """UTC intervals only. `run` gives every (cause_ms, bar) of a stream up to bus time `until_ms`, exclusive."""
+    """UTC intervals only. `run` returns every (cause_ms, bar) of a stream before bus time `until_ms`."""
 
     specs: Sequence[Spec]
     grace: int
@@ -103,8 +105,8 @@ class Reference:
     first: int | None = None
     complete: bool = True
     too_late: int = 0
-    bars: list[Slow] = field(default_factory=list)
-    """Of time specs, open (revision -1) and closed, all that ever were."""
+    bars: list[SlowBar] = field(default_factory=list)
+    """All bars of time specs so far, open (revision -1) and closed."""
     gaps: list[Gap] = field(default_factory=list)
     out: list[tuple[int, dict[str, Any]]] = field(default_factory=list)
 
@@ -115,10 +117,10 @@ class Reference:
             for spec in self.specs
             if spec.measure != "time"
         }
-        waiting = list(entries)
+        remaining = list(entries)
         for ms in range(entries[0][0].ms if entries else until_ms, until_ms):
-            while waiting and waiting[0][0].ms == ms:
-                message = waiting.pop(0)[1]
+            while remaining and remaining[0][0].ms == ms:
+                message = remaining.pop(0)[1]
                 if isinstance(message, Gap):
                     self.gap(ms, message)
                 else:
@@ -141,7 +143,7 @@ class Reference:
 
     def trade(self, ms: int, trade: Trade) -> None:
         ts, future = trade.ts_event, bool(trade.flags & Flag.FUTURE_TIME)
-        # a late trade is measured at the end of the ms before; the newest of all is the measure itself
+        # lateness is measured at the end of the ms before; the newest trade of all is itself the watermark
         watermark = -(1 << 62) if self.newest is None else max(self.newest, self.watermark(ms - 1))
         if not future:
             self.first = ts if self.first is None else self.first
@@ -166,7 +168,7 @@ class Reference:
         if closed and end + self.grace + self.horizon <= watermark:
             return False
         if bar is None:
-            bar = Slow(spec, start, end, self.quality(start, end))
+            bar = SlowBar(spec, start, end, self.quality(start, end))
             self.bars.append(bar)
         bar.trades.append(trade)
         if closed:
@@ -191,8 +193,8 @@ class Reference:
             self.out.append(bar.emit(ms))
             self.counts[spec] = self.next_count(spec, set())
 
-    def next_count(self, spec: Spec, quality: set[str]) -> Slow:
-        return Slow(spec, 0, 0, quality)
+    def next_count(self, spec: Spec, quality: set[str]) -> SlowBar:
+        return SlowBar(spec, 0, 0, quality)
 
     def gap(self, ms: int, gap: Gap) -> None:
         self.gaps.append(gap)

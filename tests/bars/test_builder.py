@@ -1,12 +1,13 @@
-"""The builder against the slow reference: every bar, its revisions, its cause, the order of all of them."""
+"""The builder against the slow reference: every bar, its revisions and causes, and the order of all."""
 
-from bars.factories import SYMBOL, T0_MS, calm_streams, streams
-from bars.reference import Entry, Reference, shown
+from bars.factories import SYMBOL, T0, T0_MS, builder, calm_streams, entry_id, gap, streams, trade
+from bars.reference import Entry, Reference, as_rows
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from services.bars.builder import Emitted, StreamBars
-from tickbus.protocol.bar_specs import parse
+from tickbus.protocol.bar_specs import Spec, parse
+from tickbus.protocol.messages import Trade
 from tickbus.units import MILLISECOND, SECOND
 
 SPECS = [parse(text) for text in ("time:1s", "tick:3", "time:2s", "volume:25.5", "value:1000", "time:5s")]
@@ -16,10 +17,10 @@ horizons = st.sampled_from([0, 500 * MILLISECOND, 3 * SECOND])
 
 
 def build_with_interruptions(
-    entries: list[Entry], until_ms: int, data: st.DataObject, make: "type[StreamBars]", *args: object
+    entries: list[Entry], until_ms: int, data: st.DataObject, specs: list[Spec], grace: int, horizon: int
 ) -> list[Emitted]:
-    """Clock calls at any allowed time, restarts at any point, batches of any size."""
-    bars = make(SYMBOL, *args)
+    """Return the bars, with clock calls at any allowed time, restarts at any point, batches of any size."""
+    bars = StreamBars(SYMBOL, specs, grace, horizon)
     emitted: list[Emitted] = []
     position, clock = 0, T0_MS - 1
     while position < len(entries):
@@ -32,31 +33,43 @@ def build_with_interruptions(
                 clock = data.draw(st.integers(clock, entries[position][0].ms))
                 emitted += bars.clock(clock)
             case "restart":
-                bars = make(SYMBOL, *args, bars.state())
+                bars = StreamBars(SYMBOL, specs, grace, horizon, bars.state())
     return emitted + bars.clock(until_ms)
 
 
 @settings(max_examples=150, deadline=None)
 @given(streams() | calm_streams(), spec_lists, graces, horizons, st.data())
-def test_bars_are_those_of_the_reference_whenever_clock_and_restarts_come(
-    entries, specs, grace, horizon, data
-):
+def test_bars_match_reference_despite_clock_calls_and_restarts(
+    entries: list[Entry], specs: list[Spec], grace: int, horizon: int, data: st.DataObject
+) -> None:
     until_ms = (entries[-1][0].ms if entries else T0_MS) + 5000
     expected = Reference(specs, grace, horizon).run(entries, until_ms)
-    emitted = build_with_interruptions(entries, until_ms, data, StreamBars, specs, grace, horizon)
-    assert shown(emitted) == expected
+    emitted = build_with_interruptions(entries, until_ms, data, specs, grace, horizon)
+    assert as_rows(emitted) == expected
     causes = [cause for cause, _ in emitted]
     assert causes == sorted(causes)
 
 
+def test_newest_event_is_zero_before_the_first_trade() -> None:
+    """A Gap for trimmed entries takes its range from there: it must not begin before the calendar."""
+    bars = builder("time:1s")
+    assert bars.newest_event == 0
+    bars.apply(entry_id(0, 1), gap(-1, 0))
+    assert bars.newest_event == 0
+    bars.apply(entry_id(1, 2), trade(1))
+    assert bars.newest_event == T0 + SECOND
+
+
 @settings(max_examples=60, deadline=None)
 @given(streams(), spec_lists, graces, horizons)
-def test_ignored_trades_are_counted(entries, specs, grace, horizon):
+def test_ignored_trades_are_counted(
+    entries: list[Entry], specs: list[Spec], grace: int, horizon: int
+) -> None:
     reference = Reference(specs, grace, horizon)
     reference.run(entries, entries[-1][0].ms + 1 if entries else 1)
     bars = StreamBars(SYMBOL, specs, grace, horizon)
     bars.apply_many(entries)
-    trades = [message for _, message in entries if hasattr(message, "flags")]
+    trades = [message for _, message in entries if isinstance(message, Trade)]
     cancelled = [t for t in trades if t.flags & 16]
     off_book = [t for t in trades if t.flags & 4 and not t.flags & 16]
     zero = [t for t in trades if not t.flags & 20 and (not t.price or not t.size)]
@@ -70,7 +83,7 @@ def test_ignored_trades_are_counted(entries, specs, grace, horizon):
 
 @settings(max_examples=40, deadline=None)
 @given(streams(), spec_lists)
-def test_the_state_of_the_state_is_the_state(entries, specs):
+def test_state_survives_reload_unchanged(entries: list[Entry], specs: list[Spec]) -> None:
     bars = StreamBars(SYMBOL, specs, SECOND, SECOND)
     bars.apply_many(entries)
     state = bars.state()
@@ -80,8 +93,8 @@ def test_the_state_of_the_state_is_the_state(entries, specs):
 
 @settings(max_examples=40, deadline=None)
 @given(streams())
-def test_a_further_spec_changes_nothing_for_the_others(entries):
-    def bars_of(specs, spec):
+def test_additional_spec_does_not_affect_others(entries: list[Entry]) -> None:
+    def bars_of(specs: list[Spec], spec: Spec) -> list[Emitted]:
         emitted = StreamBars(SYMBOL, specs, SECOND, SECOND)
         out = emitted.apply_many(entries) + emitted.clock(T0_MS + 1_000_000)
         return [(cause, bar) for cause, bar in out if bar.spec == spec.text]
@@ -92,9 +105,9 @@ def test_a_further_spec_changes_nothing_for_the_others(entries):
 
 @settings(max_examples=80, deadline=None)
 @given(calm_streams(), spec_lists, graces)
-def test_a_batch_is_its_entries_one_by_one(entries, specs, grace):
-    at_once, one_by_one = (StreamBars(SYMBOL, specs, grace, SECOND) for _ in range(2))
-    assert at_once.apply_many(entries) == [
+def test_batch_equals_entries_one_by_one(entries: list[Entry], specs: list[Spec], grace: int) -> None:
+    batched, one_by_one = (StreamBars(SYMBOL, specs, grace, SECOND) for _ in range(2))
+    assert batched.apply_many(entries) == [
         emitted for entry in entries for emitted in one_by_one.apply(*entry)
     ]
-    assert at_once.state() == one_by_one.state()
+    assert batched.state() == one_by_one.state()

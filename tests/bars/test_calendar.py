@@ -28,11 +28,11 @@ def interval(symbol: str, spec: str, at: str) -> tuple[int, int]:
         ("X.UNKNOWN", "2024-08-09T01:00:00Z", "2024-08-09T00:00:00Z", "2024-08-10T00:00:00Z"),
     ],
 )
-def test_days_end_at_midnight_of_the_market(symbol, at, start, end):
+def test_days_end_at_local_midnight(symbol: str, at: str, start: str, end: str) -> None:
     assert interval(symbol, "time:1d", at) == (iso_ns(start), iso_ns(end))
 
 
-def test_the_days_on_which_clocks_change_have_23_and_25_hours():
+def test_days_of_clock_changes_have_23_and_25_hours() -> None:
     lengths = [
         end - start
         for start, end in (
@@ -43,7 +43,7 @@ def test_the_days_on_which_clocks_change_have_23_and_25_hours():
     assert lengths == [23 * HOUR, 24 * HOUR, 25 * HOUR]
 
 
-def test_hours_and_minutes_are_aligned_to_the_epoch_in_every_market():
+def test_hours_and_minutes_align_to_epoch_in_every_market() -> None:
     assert interval("AAPL.US", "time:1h", "2024-03-10T07:30:00Z") == (
         iso_ns("2024-03-10T07:00:00Z"),
         iso_ns("2024-03-10T08:00:00Z"),
@@ -65,10 +65,10 @@ SYMBOLS = [f"X.{suffix}" for suffix in ZONES] + ["BTC-USDT"]
     st.sampled_from(SYMBOLS),
     st.sampled_from(["time:1s", "time:7m", "time:1h", "time:1d", "time:3d", "time:7d"]),
 )
-def test_intervals_hold_their_instant_and_tile_the_time(ts, symbol, spec):
-    of = intervals(parse(spec), symbol)
-    start, end = of(ts)
+def test_intervals_contain_their_instant_and_tile_time(ts: int, symbol: str, spec: str) -> None:
+    interval_of = intervals(parse(spec), symbol)
+    start, end = interval_of(ts)
     assert start <= ts < end
-    assert of(start) == of(end - 1) == (start, end)
-    assert of(end)[0] == end
+    assert interval_of(start) == interval_of(end - 1) == (start, end)
+    assert interval_of(end)[0] == end
     assert abs(end - start - int(parse(spec).size)) < DAY

@@ -1,26 +1,27 @@
-"""Real days: the builder's last word on every bar is what comes out of sorting the trades into intervals."""
+"""Real days: the last revision of every bar equals the bar from sorting the trades into intervals."""
 
 import csv
 import gzip
 import io
 import json
 import zipfile
+from collections.abc import Callable
 from itertools import groupby
 
 import pytest
 from bars.reference import Entry, as_row, numbers
 from support.paths import DATA
 
-from services.bars.builder import StreamBars
+from services.bars.builder import Emitted, StreamBars
 from tickbus.protocol.bar_specs import parse
 from tickbus.protocol.messages import Side, Trade
 from tickbus.protocol.names import StreamId
 from tickbus.units import MILLISECOND, SECOND, canonical
 
-pytestmark = [pytest.mark.data, pytest.mark.skipif(not DATA.exists(), reason="the captures are not here")]
+pytestmark = [pytest.mark.data, pytest.mark.skipif(not DATA.exists(), reason="captures not found")]
 
 MIDNIGHT = 1_381_118_400 * SECOND
-"""2013-10-07 in New York."""
+"""2013-10-07T00:00 in New York."""
 
 
 def btcusdt() -> list[Entry]:
@@ -49,12 +50,12 @@ def spy() -> list[Entry]:
     return entries
 
 
-@pytest.mark.parametrize("make", [btcusdt, spy])
-def test_time_bars_of_a_real_tape(make):
-    entries = make()
+@pytest.mark.parametrize("load", [btcusdt, spy])
+def test_time_bars_of_real_tape(load: Callable[[], list[Entry]]) -> None:
+    entries = load()
     symbol, specs = entries[0][1].symbol, [parse("time:1s"), parse("time:1m")]
     bars = StreamBars(symbol, specs, 2 * SECOND, 60 * SECOND)
-    emitted = []
+    emitted: list[Emitted] = []
     for start in range(0, len(entries), 500):
         emitted += bars.apply_many(entries[start : start + 500])
         if start % 50_000 == 0:
@@ -64,7 +65,7 @@ def test_time_bars_of_a_real_tape(make):
     for spec in specs:
         length = int(spec.size)
         ordered = sorted(
-            (trade for _, trade in entries if trade.price and trade.size),
+            (trade for _, trade in entries if isinstance(trade, Trade) and trade.price and trade.size),
             key=lambda trade: trade.ts_event // length,
         )
         expected = {

@@ -6,7 +6,7 @@ from bars.reference import numbers
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.bars.fixed_point import Scaled
+from services.bars.fixed_point import ScaleTable
 from services.bars.ohlcv import Ohlcv
 from services.bars.open_bar import OpenBar
 from tickbus.protocol.messages import Side, Trade
@@ -16,19 +16,19 @@ def places(text: str) -> int:
     return len(text.partition(".")[2])
 
 
-def tally(trade: Trade) -> Ohlcv:
-    """At the coarsest scales that hold it."""
+def ohlcv(trade: Trade) -> Ohlcv:
+    """Return the totals of one trade at the coarsest scales that fit."""
     price_scale, size_scale = places(trade.price_text), places(trade.size_text)
     return Ohlcv.of(
         trade,
-        Scaled(price_scale)[trade.price_text],
-        Scaled(size_scale)[trade.size_text],
+        ScaleTable(price_scale)[trade.price_text],
+        ScaleTable(size_scale)[trade.size_text],
         price_scale,
         size_scale,
     )
 
 
-made = st.builds(
+trades_of_x = st.builds(
     Trade,
     st.just("X"),
     decimals | decimals.map("-{}".format),
@@ -40,21 +40,21 @@ made = st.builds(
 )
 
 
-@given(st.lists(made, min_size=1, max_size=12), st.data())
-def test_the_tally_of_a_split_run_is_the_merge_of_the_tallies(trades, data):
-    tallies = list(map(tally, trades))
-    whole = reduce(Ohlcv.merge, tallies)
+@given(st.lists(trades_of_x, min_size=1, max_size=12), st.data())
+def test_merge_of_split_run_equals_whole_run(trades: list[Trade], data: st.DataObject) -> None:
+    totals = list(map(ohlcv, trades))
+    whole = reduce(Ohlcv.merge, totals)
     cut = data.draw(st.integers(0, len(trades)))
-    parts = [reduce(Ohlcv.merge, part) for part in (tallies[:cut], tallies[cut:]) if part]
+    parts = [reduce(Ohlcv.merge, part) for part in (totals[:cut], totals[cut:]) if part]
     assert reduce(Ohlcv.merge, parts) == whole
 
 
-@given(st.lists(made, min_size=1, max_size=12))
-def test_a_bar_is_exact(trades):
-    cell = OpenBar(0, 100)
-    for one in map(tally, trades):
-        cell.add(one)
-    bar = cell.emit("X", "time:1s")
+@given(st.lists(trades_of_x, min_size=1, max_size=12))
+def test_bar_is_exact(trades: list[Trade]) -> None:
+    open_bar = OpenBar(0, 100)
+    for one in map(ohlcv, trades):
+        open_bar.add(one)
+    bar = open_bar.emit("X", "time:1s")
     expected = numbers(trades)
     assert {name: getattr(bar, name) for name in expected} == expected
     assert bar.open_text == trades[0].price_text
@@ -63,19 +63,19 @@ def test_a_bar_is_exact(trades):
     assert "e" not in "".join(map(str, (bar.volume_text, bar.value_text, bar.vwap_text))).lower()
 
 
-def test_value_is_rounded_half_even_only_beyond_18_places():
-    exact = tally(Trade("X", "0.000000001", "0.000000003", Side.BUY, None, 0, 0))
+def test_value_is_rounded_half_even_only_beyond_18_places() -> None:
+    exact = ohlcv(Trade("X", "0.000000001", "0.000000003", Side.BUY, None, 0, 0))
     assert exact.value_text() == "0.000000000000000003"
     ties = [
-        tally(Trade("X", price, "0.0000000005", Side.BUY, None, 0, 0)).value_text()
+        ohlcv(Trade("X", price, "0.0000000005", Side.BUY, None, 0, 0)).value_text()
         for price in ("0.000000001", "0.000000003")
     ]
     assert ties == ["0", "0.000000000000000002"]
 
 
-def test_vwap_is_value_by_volume_at_18_places():
-    both = tally(Trade("X", "1", "1", Side.BUY, None, 0, 0)).merge(
-        tally(Trade("X", "2", "2", Side.SELL, None, 1, 0))
+def test_vwap_is_value_over_volume_at_18_places() -> None:
+    both = ohlcv(Trade("X", "1", "1", Side.BUY, None, 0, 0)).merge(
+        ohlcv(Trade("X", "2", "2", Side.SELL, None, 1, 0))
     )
     assert both.vwap_text() == "1.666666666666666667"
     assert Decimal(both.value_text()) == 5

@@ -1,4 +1,4 @@
-"""The rules at the head of the builder, one by one. Times are seconds after T0: of the vendor's clock in trades, of the bus in ids."""
+"""The rules of the builder, one by one. Times are seconds after T0: vendor's in trades, the bus's in IDs."""
 
 from decimal import Decimal
 
@@ -8,40 +8,46 @@ from bars.factories import SYMBOL, T0, builder, entry_id, gap, ms, trade
 from services.bars.builder import Emitted, StreamBars
 from tickbus.errors import WireError
 from tickbus.protocol.bar_specs import parse
-from tickbus.protocol.messages import Flag, Side
+from tickbus.protocol.messages import Flag, Gap, Side, Trade
 from tickbus.units import MILLISECOND, SECOND
 
+Row = tuple[float, float, int, int, tuple[str, ...]]
+"""Cause and start in seconds after T0, trades, revision, quality."""
 
-def seen(emitted: list[Emitted]) -> list[tuple]:
-    """(cause and start in seconds after T0, trades, revision, quality)"""
+
+def rows(emitted: list[Emitted]) -> list[Row]:
     return [
         ((cause - ms(0)) / 1000, (bar.start - T0) / SECOND, bar.trades, bar.revision, bar.quality)
         for cause, bar in emitted
     ]
 
 
-def test_a_bar_closes_by_the_bus_clock_after_the_grace():
+def test_bar_closes_by_bus_clock_after_grace() -> None:
     bars = builder("time:1s")
     # the vendor's clock is 0.25 s behind the bus
     assert bars.apply(entry_id(0.65, 1), trade(0.4)) == []
     assert bars.closes_at_ms == ms(3.25)
     assert bars.open_bars == 1
     assert bars.clock(ms(3.25)) == []
-    assert seen(bars.clock(ms(3.25) + 1)) == [(3.25, 0, 1, 0, ())]
+    assert rows(bars.clock(ms(3.25) + 1)) == [(3.25, 0, 1, 0, ())]
     assert bars.closes_at_ms is None
     assert bars.open_bars == 0
     assert bars.clock(ms(100)) == []
 
 
-def test_a_trade_of_the_closing_ms_is_in_and_one_of_the_next_finds_it_closed():
-    for late, expected in ((0, [(3.0, 0, 2, 0, ())]), (1, [(3.0, 0, 1, 0, ()), (3.001, 0, 2, 1, ())])):
+def test_trade_of_closing_ms_is_included_and_later_trade_revises() -> None:
+    cases: list[tuple[int, list[Row]]] = [
+        (0, [(3.0, 0, 2, 0, ())]),
+        (1, [(3.0, 0, 1, 0, ()), (3.001, 0, 2, 1, ())]),
+    ]
+    for late, expected in cases:
         bars = builder("time:1s")
         emitted = bars.apply(entry_id(0.5, 1), trade(0.5))
         emitted += bars.apply(entry_id(3.0 + late / 1000, 2), trade(0.25))
-        assert seen(emitted + bars.clock(ms(10))) == expected
+        assert rows(emitted + bars.clock(ms(10))) == expected
 
 
-def test_the_cause_is_rounded_up_to_a_whole_ms():
+def test_cause_is_rounded_up_to_whole_ms() -> None:
     bars = builder("time:1s")
     tick = trade(0.5)
     bars.apply(entry_id(0.5, 1), trade(0.5 + 1e-9))
@@ -50,7 +56,7 @@ def test_the_cause_is_rounded_up_to_a_whole_ms():
     assert [cause for cause, _ in bars.clock(ms(100))] == [ms(3.0)]
 
 
-def test_numbers_of_a_bar():
+def test_bar_has_exact_fields() -> None:
     bars = builder("time:1m")
     for seq, (at, price, size, side) in enumerate(
         [(1, "10.5", "2", Side.BUY), (3, "11.25", "1.5", Side.SELL), (2, "9", "0.5", Side.UNKNOWN)], 1
@@ -73,29 +79,29 @@ def test_numbers_of_a_bar():
     assert (bar.vwap, bar.trades, bar.revision, bar.quality) == (Decimal("10.59375"), 3, 0, ())
 
 
-def test_late_trades_revise_the_whole_bar_one_by_one_until_the_horizon():
+def test_late_trades_revise_bar_one_by_one_until_horizon() -> None:
     bars = builder("time:1s", horizon=10)
     emitted = bars.apply_many([(entry_id(at, seq), trade(at)) for seq, at in enumerate((0.5, 1.5, 5), 1)])
-    assert seen(emitted) == [(3.0, 0, 1, 0, ()), (4.0, 1, 1, 0, ())]
-    assert seen(bars.apply(entry_id(5, 4), trade(0.7))) == [(5, 0, 2, 1, ())]
-    assert seen(bars.apply(entry_id(6, 5), trade(0.6, "99"))) == [(6, 0, 3, 2, ())]
+    assert rows(emitted) == [(3.0, 0, 1, 0, ()), (4.0, 1, 1, 0, ())]
+    assert rows(bars.apply(entry_id(5, 4), trade(0.7))) == [(5, 0, 2, 1, ())]
+    assert rows(bars.apply(entry_id(6, 5), trade(0.6, "99"))) == [(6, 0, 3, 2, ())]
     # the watermark at the end of the ms before must be below 1 + 2 + 10
-    assert seen(bars.apply(entry_id(13, 6), trade(0.6))) == [(8, 5, 1, 0, ()), (13, 0, 4, 3, ())]
+    assert rows(bars.apply(entry_id(13, 6), trade(0.6))) == [(8, 5, 1, 0, ()), (13, 0, 4, 3, ())]
     assert bars.apply(entry_id(13.001, 7), trade(0.6)) == []
     assert bars.counters == {"too_late": 1, "off_book": 0, "zero": 0, "cancelled": 0}
 
 
-def test_a_late_trade_of_an_empty_interval_makes_its_first_bar_closed_at_once():
+def test_late_trade_of_empty_interval_emits_closed_bar_immediately() -> None:
     bars = builder("time:1s")
     bars.apply_many([(entry_id(at, seq), trade(at)) for seq, at in enumerate((0.5, 9.5), 1)])
-    assert seen(bars.apply(entry_id(9.6, 3), trade(4.5))) == [(9.6, 4, 1, 0, ())]
-    assert seen(bars.apply(entry_id(9.7, 4), trade(4.6))) == [(9.7, 4, 2, 1, ())]
+    assert rows(bars.apply(entry_id(9.6, 3), trade(4.5))) == [(9.6, 4, 1, 0, ())]
+    assert rows(bars.apply(entry_id(9.7, 4), trade(4.6))) == [(9.7, 4, 2, 1, ())]
 
 
-def test_a_tape_replayed_slowly_ends_in_the_same_bars():
-    def last_of_each(speed: float) -> dict[int, tuple]:
+def test_slow_replay_ends_in_same_bars() -> None:
+    def last_of_each(speed: float) -> dict[tuple[str, int], tuple[object, ...]]:
         bars = builder("time:1s", "time:10s")
-        emitted = []
+        emitted: list[Emitted] = []
         for seq in range(1, 40):
             emitted += bars.apply(entry_id(seq * 0.4 / speed, seq), trade(seq * 0.4, str(seq)))
         emitted += bars.clock(ms(10_000))
@@ -108,13 +114,13 @@ def test_a_tape_replayed_slowly_ends_in_the_same_bars():
     assert last_of_each(0.001) == last_of_each(1) == last_of_each(1000)
 
 
-def test_future_trades_are_no_clock_but_have_their_bar():
+def test_future_trades_do_not_advance_watermark_but_have_bars() -> None:
     bars = builder("time:1s")
     emitted = bars.apply(entry_id(0.5, 1), trade(0.5))
     emitted += bars.apply(entry_id(0.6, 2), trade(500, flags=int(Flag.FUTURE_TIME)))
     emitted += bars.apply(entry_id(0.7, 3), trade(0.7))
     assert bars.open_bars == 2
-    assert seen(emitted + bars.clock(ms(1000))) == [(3, 0, 2, 0, ()), (503, 500, 1, 0, ())]
+    assert rows(emitted + bars.clock(ms(1000))) == [(3, 0, 2, 0, ()), (503, 500, 1, 0, ())]
 
 
 @pytest.mark.parametrize(
@@ -126,7 +132,7 @@ def test_future_trades_are_no_clock_but_have_their_bar():
         (trade(0.6, flags=int(Flag.CANCELLED)), "cancelled"),
     ],
 )
-def test_what_moves_no_bar_is_counted_and_still_tells_the_time(ignored, reason):
+def test_ignored_trade_is_counted_and_advances_watermark(ignored: Trade, reason: str) -> None:
     bars = builder("time:1s", "tick:1")
     assert bars.apply(entry_id(0.5, 1), ignored) == []
     assert bars.open_bars == 0
@@ -136,7 +142,7 @@ def test_what_moves_no_bar_is_counted_and_still_tells_the_time(ignored, reason):
     assert bars.closes_at_ms == ms(2.9)
 
 
-def test_negative_prices_are_prices():
+def test_negative_prices_are_valid() -> None:
     bars = builder("time:1s")
     bars.apply_many([(entry_id(0.1, 1), trade(0.1, "-37.63", "2")), (entry_id(0.2, 2), trade(0.2, "1", "1"))])
     ((_, bar),) = bars.clock(ms(9))
@@ -148,18 +154,18 @@ def test_negative_prices_are_prices():
     )
 
 
-def test_a_number_that_is_none_is_a_wire_error():
+def test_invalid_number_raises_wire_error() -> None:
     with pytest.raises(WireError):
         builder("time:1s").apply(entry_id(0.1, 1), trade(0.1, "1e5"))
 
 
 class TestPartial:
-    def test_bars_from_before_the_first_trade_read_may_lack_some(self):
+    def test_bars_up_to_first_trade_read_are_partial(self) -> None:
         bars = builder("time:1s", "tick:2")
         emitted = bars.apply_many(
             [(entry_id(5 + at, seq), trade(at)) for seq, at in enumerate((1.5, 0.9, 1.6, 2.5), 7)]
         )
-        assert seen(emitted + bars.clock(ms(100))) == [
+        assert rows(emitted + bars.clock(ms(100))) == [
             (5.9, 1.5, 2, 0, ("partial",)),
             (7.5, 1.6, 2, 0, ()),
             (8.0, 0, 1, 0, ("partial",)),
@@ -167,7 +173,7 @@ class TestPartial:
             (10.0, 2, 1, 0, ()),
         ]
 
-    def test_a_stream_read_from_its_birth_has_none(self):
+    def test_stream_read_from_first_entry_has_no_partial_bars(self) -> None:
         bars = builder("time:1s", "tick:1")
         emitted = (
             bars.apply(entry_id(1, 1), gap(0, 0.9))
@@ -176,7 +182,7 @@ class TestPartial:
         )
         assert [bar.quality for _, bar in emitted] == [("has_gap",), ()]
 
-    def test_a_spec_that_is_new_to_the_state_starts_without_history(self):
+    def test_spec_missing_in_state_starts_without_history(self) -> None:
         bars = builder("time:1s")
         bars.apply(entry_id(0.5, 1), trade(0.5))
         bars = builder("time:1m", "time:1s", state=bars.state())
@@ -186,7 +192,7 @@ class TestPartial:
             ("time:1m", 1, ("partial",)),
         ]
 
-    def test_a_future_trade_does_not_say_where_reading_began(self):
+    def test_future_trade_does_not_set_start_of_reading(self) -> None:
         bars = builder("time:1s")
         bars.apply_many(
             [
@@ -202,13 +208,13 @@ class TestPartial:
 
 
 class TestGaps:
-    def test_bars_before_behind_and_within(self):
+    def test_gap_marks_bars_before_within_and_after(self) -> None:
         bars = builder("time:1s")
         emitted = bars.apply_many([(entry_id(at, seq), trade(at)) for seq, at in enumerate((0.5, 1.5), 1)])
         emitted += bars.apply(entry_id(5.2, 3), gap(1.5, 5.1))
         emitted += bars.apply_many([(entry_id(at, seq), trade(at)) for seq, at in ((4, 5.2), (5, 6.2))])
         emitted += bars.apply(entry_id(6.3, 6), trade(3.5))
-        assert seen(emitted + bars.clock(ms(50))) == [
+        assert rows(emitted + bars.clock(ms(50))) == [
             (3, 0, 1, 0, ()),
             (4, 1, 1, 0, ()),
             (5.2, 1, 1, 1, ("has_gap",)),
@@ -217,17 +223,17 @@ class TestGaps:
             (9, 6, 1, 0, ()),
         ]
 
-    def test_the_bar_in_which_a_long_outage_began_is_revised_though_the_horizon_is_over(self):
+    def test_long_outage_revises_bar_in_which_it_began_despite_horizon(self) -> None:
         bars = builder("time:1s")
         bars.apply(entry_id(0.5, 1), trade(0.5))
-        assert seen(bars.apply(entry_id(3600, 2), gap(0.6, 3600))) == [
+        assert rows(bars.apply(entry_id(3600, 2), gap(0.6, 3600))) == [
             (3, 0, 1, 0, ()),
             (3600, 0, 1, 1, ("has_gap",)),
         ]
         bars.apply_many([(entry_id(at, seq), trade(at)) for seq, at in ((3, 3600.5), (4, 3700))])
-        assert bars.apply(entry_id(3700, 5), gap(0.6, 0.7)) == [], "out of reach now"
+        assert bars.apply(entry_id(3700, 5), gap(0.6, 0.7)) == [], "beyond the horizon now"
 
-    def test_the_edges(self):
+    def test_gap_range_is_inclusive_and_bar_end_exclusive(self) -> None:
         for low, high, marked in (
             (1, 1, True),
             (0, 0.999, False),
@@ -241,7 +247,7 @@ class TestGaps:
             bars.apply(entry_id(1.6, 2), gap(low, high))
             assert [bar.quality for _, bar in bars.clock(ms(50))] == [("has_gap",) if marked else ()]
 
-    def test_a_repair_is_said_and_the_gap_stays(self):
+    def test_repair_is_marked_and_gap_mark_stays(self) -> None:
         bars = builder("time:1s", "tick:3")
         bars.apply_many(
             [
@@ -253,22 +259,21 @@ class TestGaps:
         emitted = bars.apply(entry_id(6, 4), trade(0.55, flags=int(Flag.LATE))) + bars.apply(
             entry_id(6, 5), gap(0.5, 0.6, repaired=True)
         )
-        assert seen(emitted) == [(6, 0, 2, 1, ("has_gap",)), (6, 0, 2, 2, ("has_gap", "repaired"))]
+        assert rows(emitted) == [(6, 0, 2, 1, ("has_gap",)), (6, 0, 2, 2, ("has_gap", "repaired"))]
         assert bars.apply(entry_id(6, 6), gap(0.5, 0.6, repaired=True)) == [], "nothing new, no revision"
-        assert seen(bars.apply(entry_id(6.1, 7), trade(6.1))) == [(6.1, 0.5, 3, 0, ("has_gap", "repaired"))]
+        assert rows(bars.apply(entry_id(6.1, 7), trade(6.1))) == [(6.1, 0.5, 3, 0, ("has_gap", "repaired"))]
 
-    def test_a_count_bar_has_the_gap_that_lies_before_its_first_trade(self):
+    def test_count_bar_has_gap_before_its_first_trade(self) -> None:
         bars = builder("tick:1")
+        messages: list[Trade | Gap] = [trade(0), gap(0, 1), trade(1), trade(2)]
         emitted = [
-            out
-            for seq, message in enumerate([trade(0), gap(0, 1), trade(1), trade(2)], 1)
-            for out in bars.apply(entry_id(seq, seq), message)
+            out for seq, message in enumerate(messages, 1) for out in bars.apply(entry_id(seq, seq), message)
         ]
         assert [bar.quality for _, bar in emitted] == [(), ("has_gap",), ()]
 
 
 class TestCountBars:
-    def test_the_trade_that_fills_it_belongs_to_it(self):
+    def test_filling_trade_belongs_to_bar(self) -> None:
         bars = builder("volume:5", "value:250", "tick:2")
         emitted = bars.apply_many(
             [
@@ -295,7 +300,7 @@ class TestCountBars:
         ]
         assert bars.open_bars == 2
 
-    def test_first_and_last_are_by_stream_order(self):
+    def test_first_and_last_trade_are_by_stream_order(self) -> None:
         ((_, bar),) = builder("tick:3").apply_many(
             [
                 (entry_id(9, seq), trade(at, price))
@@ -309,7 +314,7 @@ class TestCountBars:
             "2",
         )
 
-    def test_a_size_finer_than_the_trades_is_met_exactly(self):
+    def test_spec_size_with_more_places_than_trades_is_exact(self) -> None:
         bars = builder("volume:0.3")
         emitted = [bars.apply(entry_id(seq, seq), trade(seq, "1", "0.1")) for seq in (1, 2, 3)]
         assert [len(out) for out in emitted] == [0, 0, 1]
@@ -317,14 +322,14 @@ class TestCountBars:
         assert [len(bars.apply(entry_id(seq, seq), trade(seq))) for seq in (1, 2, 3)] == [0, 0, 1]
 
 
-def test_memory_is_bounded_by_the_horizon():
+def test_memory_is_bounded_by_horizon() -> None:
     bars = builder("time:1s", horizon=20)
     for seq in range(1, 3000):
         bars.apply(entry_id(seq, seq), trade(seq) if seq % 3 else gap(seq - 0.5, seq))
     assert len(bars.state()) < 6000
 
 
-def test_day_bars_follow_the_market():
+def test_day_bars_follow_local_days_of_market() -> None:
     bars = StreamBars("AAPL.US", [parse("time:1d")], 0, 0)
     start = T0 - T0 % (24 * 3600 * SECOND) + 5 * 3600 * SECOND
     bars.apply(entry_id(0, 1), trade((start - T0) / SECOND))
@@ -335,7 +340,7 @@ def test_day_bars_follow_the_market():
 
 
 @pytest.mark.parametrize("size", [1, 20])
-def test_a_trade_of_the_future_does_not_hide_the_first_trade_from_the_partial_bars(size):
+def test_first_trade_after_future_trade_still_sets_partial_bars(size: int) -> None:
     bars = builder("time:1s")
     bars.apply(entry_id(0.2, 7), trade(0.2, flags=int(Flag.FUTURE_TIME)))
     entries = [(entry_id(0.3 + index / 10, 8 + index), trade(0.3 + index / 10)) for index in range(20)]

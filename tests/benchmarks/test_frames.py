@@ -1,3 +1,5 @@
+"""The synthetic market of the benchmarks, and its frames."""
+
 import json
 from collections import Counter
 from pathlib import Path
@@ -11,14 +13,14 @@ from benchmarks.frames import FIRST_ID, binance_text, frame, json_text, market, 
 
 
 def received(data: bytes) -> list[bytes]:
-    """What a WebSocket client makes of bytes that a server sent after the handshake."""
+    """Return what a WebSocket client decodes from the bytes that a server sends after the handshake."""
     client = ClientProtocol(parse_uri("ws://localhost"), state=State.OPEN, max_size=None)
     client.receive_data(data)
     assert client.parser_exc is None
     return [bytes(event.data) for event in client.events_received() if isinstance(event, Frame)]
 
 
-def test_the_file_holds_the_market_in_whole_frames(tmp_path: Path) -> None:
+def test_file_contains_the_market_in_whole_frames(tmp_path: Path) -> None:
     names = symbols(7)
     file = render(tmp_path / "frames", names, 3000)
     data = file.path.read_bytes()
@@ -37,10 +39,10 @@ def test_the_file_holds_the_market_in_whole_frames(tmp_path: Path) -> None:
     ]
     assert file.counts == Counter(trade.symbol for trade in trades)
     assert file.last == trades[-1]
-    assert file.witness == [trade for trade in trades if trade.symbol == trades[-1].symbol]
+    assert file.sample == [trade for trade in trades if trade.symbol == trades[-1].symbol]
 
 
-def test_ids_are_contiguous_and_the_market_repeats_itself() -> None:
+def test_ids_are_contiguous_and_the_market_is_deterministic() -> None:
     trades = list(market(symbols(3), 500))
     for name in symbols(3):
         ids = [trade.id for trade in trades if trade.symbol == name]
@@ -48,7 +50,7 @@ def test_ids_are_contiguous_and_the_market_repeats_itself() -> None:
     assert trades == list(market(symbols(3), 500))
 
 
-def test_both_dialects_say_the_same_trade() -> None:
+def test_both_dialects_encode_the_same_trade() -> None:
     trade = next(market(symbols(1), 1))
     binance = json.loads(binance_text(trade, 1_723_161_255_343_000))
     assert binance["stream"] == "s00000usdt@trade"
@@ -58,6 +60,6 @@ def test_both_dialects_say_the_same_trade() -> None:
     }
 
 
-def test_frames_of_every_length_are_read_back() -> None:
+def test_frames_of_every_length_are_decoded() -> None:
     texts = [b"x" * length for length in (0, 1, 125, 126, 65535)]
     assert received(b"".join(map(frame, texts))) == texts

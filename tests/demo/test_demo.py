@@ -1,4 +1,4 @@
-"""`tickbus demo` as a person starts it: what it says at its end is what is in the files and on the bus."""
+"""`tickbus demo` as a user runs it: the summary it prints matches the files and the bus."""
 
 import os
 import re
@@ -6,29 +6,34 @@ import signal
 from collections.abc import Callable
 from pathlib import Path
 
-from support.processes import Part, tickbus
+from support.processes import Process, tickbus
 from support.recording import Recording
 from support.redis_server import RedisServer
 from support.waiting import until
 
 from tickbus.protocol.codec import decode
 
-Start = Callable[..., Part]
+Start = Callable[..., Process]
 KINDS = ("trade", "quote", "bar", "gap")
 
 
 def numbers(output: str, line: str) -> dict[str, int]:
-    """`on the bus      12 trades, 3 quotes, ...` -> by kind."""
-    found = re.search(rf"^{line} +.*[0-9] trades.*", output, re.MULTILINE)
-    assert found is not None, output
-    return {kind: int(re.search(rf"([\d,]+) {kind}s", found[0])[1].replace(",", "")) for kind in KINDS}  # type: ignore[index]
+    """Return the numbers of a line like `on the bus      12 trades, 3 quotes, ...` by kind."""
+    row = matched(rf"^{line} +.*[0-9] trades.*", output)[0]
+    return {kind: int(matched(rf"([\d,]+) {kind}s", row)[1].replace(",", "")) for kind in KINDS}
+
+
+def matched(pattern: str, text: str) -> "re.Match[str]":
+    match = re.search(pattern, text, re.MULTILINE)
+    assert match is not None, text
+    return match
 
 
 def on_the_bus(folder: Path) -> dict[str, int]:
-    """Counted from the server's own data, after the demo's end."""
+    """Count the entries in the server's data after the demo has ended, by kind."""
     server = RedisServer(folder / "redis")
     server.start()
-    counts = dict.fromkeys(KINDS, 0)
+    counts: dict[str, int] = dict.fromkeys(KINDS, 0)
     for key in server.client.scan_iter("tickbus:{*}:*:*"):
         if (kind := key.decode().split(":")[2]) in KINDS:
             for _, fields in server.client.xrange(key):
@@ -44,8 +49,8 @@ def in_files(folder: Path) -> dict[str, int]:
     return {kind: (recording.query("select count(*) from FILES", kind) or [(0,)])[0][0] for kind in KINDS}
 
 
-def children(demo: Part) -> dict[int, str]:
-    """Process -> its command."""
+def children(demo: Process) -> dict[int, str]:
+    """Return the command of each child process by its id."""
     ids = Path(f"/proc/{demo.process.pid}/task/{demo.process.pid}/children").read_text().split()
     return {int(id): Path(f"/proc/{id}/cmdline").read_bytes().replace(b"\0", b" ").decode() for id in ids}
 
@@ -57,25 +62,20 @@ def alive(process: int) -> bool:
         return False
 
 
-def test_its_figures_are_true_it_goes_on_and_a_dead_part_is_told(start: Start, tmp_path: Path) -> None:
+def test_summary_is_true_restart_continues_and_a_dead_service_is_reported(
+    start: Start, tmp_path: Path
+) -> None:
     folder = tmp_path / "demo"
-    # the user's own configuration is not the demo's
-    demo = start(
-        "demo",
-        "--seconds",
-        "6",
-        "--data-dir",
-        str(folder),
-        TICKBUS_METRICS_PORT="1",
-        TICKBUS_SYMBOLS="BTC-USDT,GOLD",
-    )
+    # the user's own configuration does not reach the demo's services
+    environ = {"TICKBUS_METRICS_PORT": "1", "TICKBUS_SYMBOLS": "BTC-USDT,GOLD"}
+    demo = start("demo", "--seconds", "6", "--data-dir", str(folder), **environ)
     url = demo.wait_for(r"Redis +(redis://\S+)")[1]
     tail = tickbus("tail", "GOLD", "--redis", url, "--from", "start", "--count", "1", "--json")
     assert '"stream":"trade:demo:GOLD"' in tail.stdout
     second = tickbus("demo", "--data-dir", str(folder))
     assert (second.returncode, second.stderr) == (
         2,
-        f"tickbus: another demo runs in {folder}; stop it, or give this one another --data-dir\n",
+        f"tickbus: another demo is running in {folder}; stop it, or choose another --data-dir\n",
     )
     assert demo.wait(30) == 0
     bus = numbers(demo.output, "on the bus")
@@ -85,7 +85,7 @@ def test_its_figures_are_true_it_goes_on_and_a_dead_part_is_told(start: Start, t
     assert bus["gap"] == 0
     files = numbers(demo.output, "recorded")
     assert files == in_files(folder)
-    left = int(re.search(r"not recorded +([\d,]+)", demo.output)[1].replace(",", ""))  # type: ignore[index]
+    left = int(matched(r"not recorded +([\d,]+)", demo.output)[1].replace(",", ""))
     assert sum(bus.values()) - sum(files.values()) == left
 
     again = start("demo", "--data-dir", str(folder), "--symbols", "BTC-USDT,GOLD")
@@ -93,26 +93,26 @@ def test_its_figures_are_true_it_goes_on_and_a_dead_part_is_told(start: Start, t
     (bars,) = (id for id, command in children(again).items() if " bars " in command)
     os.kill(bars, signal.SIGKILL)
     assert again.wait(30) == 1
-    assert "tickbus: bars ended with -9; the end of its log" in again.output
+    assert "tickbus: bars exited with -9; the end of its log" in again.output
     now = numbers(again.output, "on the bus")
     ran = numbers(again.output, "ran")
     assert now == {kind: bus[kind] + ran[kind] for kind in KINDS}
     assert now["trade"] > bus["trade"]
-    # the time between the two is a hole in every stream
+    # the time between the two runs is a gap in every stream
     assert ran["gap"] >= 2
     assert numbers(again.output, "recorded") == in_files(folder)
 
 
-def test_its_parts_do_not_outlive_it(start: Start, tmp_path: Path) -> None:
+def test_services_do_not_outlive_the_demo(start: Start, tmp_path: Path) -> None:
     demo = start("demo", "--data-dir", str(tmp_path / "demo"))
     demo.wait_for("metrics ")
     processes = children(demo)
     assert len(processes) == 5
     demo.kill()
-    until(lambda: not any(map(alive, processes)), what="all are gone with the demo")
+    until(lambda: not any(map(alive, processes)), what="all have exited with the demo")
 
 
-def test_ctrl_c_is_a_clean_end(start: Start, tmp_path: Path) -> None:
+def test_ctrl_c_stops_cleanly(start: Start, tmp_path: Path) -> None:
     demo = start("demo", "--data-dir", str(tmp_path / "demo"))
     demo.wait_for("metrics ")
     processes = children(demo)
@@ -121,11 +121,11 @@ def test_ctrl_c_is_a_clean_end(start: Start, tmp_path: Path) -> None:
     assert not any(map(alive, processes))
     assert "not recorded" in demo.output
     for log in ("simulate", "gateway", "bars", "recorder"):
-        assert "as told by SIGTERM" in (tmp_path / "demo" / "logs" / f"{log}.log").read_text()
+        assert "SIGTERM" in (tmp_path / "demo" / "logs" / f"{log}.log").read_text()
 
 
-def test_a_folder_that_cannot_be_written_is_told(tmp_path: Path) -> None:
+def test_unwritable_folder_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    done = tickbus("demo", "--data-dir", str(tmp_path / "file" / "below"))
-    assert (done.returncode, len(done.stderr.splitlines())) == (2, 1)
-    assert "name a folder that can be written" in done.stderr
+    refused = tickbus("demo", "--data-dir", str(tmp_path / "file" / "below"))
+    assert (refused.returncode, len(refused.stderr.splitlines())) == (2, 1)
+    assert "choose a writable folder" in refused.stderr

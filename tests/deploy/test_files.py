@@ -1,4 +1,4 @@
-"""The deployment's files, each checked by the program that reads it, and for what must never be in them."""
+"""The deployment files, checked by the programs that read them, and for what must never be in them."""
 
 import json
 import os
@@ -14,7 +14,7 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from support.paths import ROOT
-from support.redis_server import needs
+from support.redis_server import require_program
 
 from services.cli import COMMANDS
 
@@ -22,50 +22,43 @@ OURS = ("gateway", "bars", "recorder", "simulator")
 
 
 def run(program: str, *arguments: str, env: dict[str, str] | None = None) -> str:
-    """Standard output of a program of the virtual environment or the machine."""
+    """Run a program of the virtual environment or the machine and return its standard output."""
     own = Path(sys.executable).with_name(program)
-    path = needs(str(own) if own.exists() else program)
-    done = subprocess.run(
+    path = require_program(str(own) if own.exists() else program)
+    result = subprocess.run(
         [path, *arguments], cwd=ROOT, capture_output=True, text=True, env=env, timeout=30, check=False
     )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
+    assert result.returncode == 0, result.stdout + result.stderr
+    return result.stdout
 
 
 @pytest.fixture(scope="module")
 def compose() -> dict[str, Any]:
-    """docker-compose.yml as Compose understands it where nothing is set."""
-    text = run(
-        "docker-compose",
-        "--env-file",
-        os.devnull,
-        "config",
-        "--format",
-        "json",
-        env={"PATH": os.environ["PATH"], "HOME": "/nonexistent"},
-    )
+    """docker-compose.yml as Compose parses it with no variable set."""
+    environ = {"PATH": os.environ["PATH"], "HOME": "/nonexistent"}
+    text = run("docker-compose", "--env-file", os.devnull, "config", "--format", "json", env=environ)
     parsed: dict[str, Any] = json.loads(text)
     return parsed
 
 
-def test_prometheus_configuration() -> None:
+def test_prometheus_configuration_is_valid() -> None:
     run("promtool", "check", "config", "deploy/prometheus/prometheus.yml")
 
 
-def test_dockerfile() -> None:
+def test_dockerfile_is_clean_and_runs_unprivileged() -> None:
     run("hadolint", "deploy/Dockerfile")
     text = (ROOT / "deploy/Dockerfile").read_text(encoding="utf-8")
-    assert "syntax=" not in text, "the frontend would be fetched from a registry"
+    assert "syntax=" not in text, "the frontend would be downloaded from a registry"
     assert re.findall(r"^USER (.*)$", text, re.MULTILINE) == ["10001:10001"]
 
 
-def test_ports_are_open_on_this_machine_only(compose: dict[str, Any]) -> None:
+def test_ports_are_published_on_localhost_only(compose: dict[str, Any]) -> None:
     published = [port for service in compose["services"].values() for port in service.get("ports", ())]
     assert published
     assert {port["host_ip"] for port in published} == {"127.0.0.1"}
 
 
-def test_containers_can_do_no_more_than_they_must(compose: dict[str, Any]) -> None:
+def test_containers_have_minimal_privileges(compose: dict[str, Any]) -> None:
     for name, service in compose["services"].items():
         assert service["cap_drop"] == ["ALL"], name
         assert service["security_opt"] == ["no-new-privileges:true"], name
@@ -95,7 +88,7 @@ def test_no_secret_has_a_value(compose: dict[str, Any]) -> None:
                 assert not value, f"{name}: {variable}"
 
 
-def test_the_example_names_what_compose_reads() -> None:
+def test_example_environment_names_every_variable_of_compose() -> None:
     known = set(re.findall(r"\$\{(\w+)", (ROOT / "docker-compose.yml").read_text(encoding="utf-8")))
     shown = set(
         re.findall(r"^#?([A-Z_]+)=", (ROOT / ".env.example").read_text(encoding="utf-8"), re.MULTILINE)
@@ -107,7 +100,7 @@ LOCKS = ("requirements.lock", "deploy/requirements.lock")
 
 
 def pins(path: str) -> dict[str, tuple[str, frozenset[str]]]:
-    """Project and markers -> its pin and its hashes."""
+    """Return version and hashes of every pin of a lock file, by name and marker."""
     found: dict[str, tuple[str, frozenset[str]]] = {}
     for entry in (ROOT / path).read_text(encoding="utf-8").replace("\\\n", " ").splitlines():
         requirement, *hashes = re.split(r"\s+--hash=", entry.strip())
@@ -120,17 +113,17 @@ def pins(path: str) -> dict[str, tuple[str, frozenset[str]]]:
 
 
 @pytest.mark.parametrize("path", LOCKS)
-def test_a_lock_pins_by_hash_and_names_no_place(path: str) -> None:
+def test_lock_pins_by_hash_and_names_no_url(path: str) -> None:
     assert "://" not in (ROOT / path).read_text(encoding="utf-8")
     assert not re.search(
         r"^\s*-(?!-hash=sha256:)", (ROOT / path).read_text(encoding="utf-8"), re.MULTILINE
-    ), "a line that is an option"
+    ), "a line is an option"
     for name, (specifier, hashes) in pins(path).items():
         assert specifier.startswith("=="), name
         assert hashes, name
 
 
-def test_the_image_gets_what_was_tested() -> None:
+def test_image_gets_the_tested_versions() -> None:
     tested = pins("requirements.lock")
     for name, pin in pins("deploy/requirements.lock").items():
         assert tested[name] == pin
@@ -148,8 +141,10 @@ def test_every_direct_dependency_is_locked() -> None:
     services = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     library = tomllib.loads((ROOT / "shared/pyproject.toml").read_text(encoding="utf-8"))["project"]
     locked = {name.split(" ")[0]: specifier for name, (specifier, _) in pins("requirements.lock").items()}
-    for wanted in requirements(services, ["recorder", "demo", "dev"]) + requirements(library, ["service"]):
-        name = canonicalize_name(wanted.name)
+    for requirement in requirements(services, ["recorder", "demo", "dev"]) + requirements(
+        library, ["service"]
+    ):
+        name = canonicalize_name(requirement.name)
         if name not in ("tickbus", "tickbus-services"):
             assert name in locked, f"{name}: run `make lock`"
-            assert wanted.specifier.contains(locked[name].removeprefix("==")), f"{name}: run `make lock`"
+            assert requirement.specifier.contains(locked[name].removeprefix("==")), f"{name}: run `make lock`"

@@ -1,4 +1,4 @@
-"""The list in tickbus.monitoring.metrics is the truth: the page, the dashboards and Prometheus' configuration are held against it."""
+"""tickbus.monitoring.metrics is authoritative: the dashboards and Prometheus' configuration must match it."""
 
 import json
 import re
@@ -6,17 +6,16 @@ import re
 import pytest
 
 from deploy.check_stack import DASHBOARDS, Expression, expressions
-from docs.generate import METRICS_PAGE, metrics_page
 from tickbus.monitoring.metrics import METRICS, Metric
 
 BY_NAME = {metric.name: metric for metric in METRICS}
 EXPRESSIONS = list(expressions())
 FROM_PROMETHEUS = {"le", "instance", "job"}
-"""Labels that no metric declares."""
+"""Labels that come from Prometheus, so that no metric declares them."""
 
 
 def metrics_in(expr: str) -> list[tuple[str, Metric | None]]:
-    """Each name of ours in a PromQL expression, with its metric: a histogram by the names of its series only."""
+    """Return our names in a PromQL expression with their metrics; a histogram only by its series."""
     found = []
     for name in re.findall(r"\btickbus_\w+", expr):
         metric = BY_NAME.get(name)
@@ -27,10 +26,6 @@ def metrics_in(expr: str) -> list[tuple[str, Metric | None]]:
             metric = None
         found.append((name, metric))
     return found
-
-
-def test_the_page_is_what_the_code_says() -> None:
-    assert METRICS_PAGE.read_text(encoding="utf-8") == metrics_page(), "run `make docs`"
 
 
 def test_names_follow_prometheus_conventions() -> None:
@@ -45,11 +40,11 @@ def test_names_follow_prometheus_conventions() -> None:
 
 
 @pytest.mark.parametrize("expression", EXPRESSIONS, ids=lambda expression: expression.place)
-def test_an_expression_names_only_our_metrics_and_their_labels(expression: Expression) -> None:
+def test_expression_uses_only_our_metrics_and_their_labels(expression: Expression) -> None:
     found = metrics_in(expression.text)
     assert found
     for name, metric in found:
-        assert metric is not None, f"{name} is no metric of ours"
+        assert metric is not None, f"{name} is not a metric of tickbus"
         grouped = {
             label
             for labels in re.findall(r"\bby \(([^)]*)\)", expression.text)
@@ -60,15 +55,15 @@ def test_an_expression_names_only_our_metrics_and_their_labels(expression: Expre
 
 
 @pytest.mark.parametrize("expression", EXPRESSIONS, ids=lambda expression: expression.place)
-def test_a_counter_is_read_as_a_rate(expression: Expression) -> None:
+def test_counters_are_read_as_rates(expression: Expression) -> None:
     for name, metric in metrics_in(expression.text):
         if metric is not None and metric.kind != "gauge":
             assert re.search(rf"\b(rate|increase)\({name}\[", expression.text), (
-                "only a gauge means something by its value"
+                "only the value of a gauge is meaningful by itself"
             )
 
 
-def test_dashboards_can_be_linked_to_and_find_their_data() -> None:
+def test_dashboards_have_unique_ids_and_the_provisioned_data_source() -> None:
     uids = []
     for path in DASHBOARDS.glob("*.json"):
         dashboard = json.loads(path.read_text(encoding="utf-8"))
@@ -83,7 +78,5 @@ def test_dashboards_can_be_linked_to_and_find_their_data() -> None:
         assert sources == {"prometheus"}
     assert uids
     assert len(set(uids)) == len(uids)
-    provisioned = (DASHBOARDS.parent / "provisioning" / "datasources" / "prometheus.yml").read_text(
-        encoding="utf-8"
-    )
-    assert re.search(r"^\s+uid: prometheus$", provisioned, re.MULTILINE)
+    provisioning = DASHBOARDS.parent / "provisioning" / "datasources" / "prometheus.yml"
+    assert re.search(r"^\s+uid: prometheus$", provisioning.read_text(encoding="utf-8"), re.MULTILINE)

@@ -1,4 +1,7 @@
-"""Whatever is wrong: one clear line and the right exit code where a part ends; where it lives on, it counts, tells and works."""
+"""Bad input: a command that ends does so with one clear line and the right exit code.
+
+A command that survives it counts it, reports it and keeps working.
+"""
 
 import asyncio
 import http.server
@@ -8,132 +11,189 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from subprocess import CompletedProcess
+from typing import Any
 
 import msgpack
 import pytest
-from support.processes import Part, read_ledger, tickbus
+from support.processes import Process, read_ledger, tickbus
 from support.redis_server import RedisServer, free_port
 from support.waiting import until
 from websockets.asyncio.server import ServerConnection, serve
 
 from services.cli import COMMANDS, _module
-from tickbus.service.load_options import declared
+from tickbus.service.load_options import declared_options
 
-Start = Callable[..., Part]
+Start = Callable[..., Process]
 
 GATEWAY = "gateway --feed binance --symbols BTC-USDT --url ws://127.0.0.1:9 --metrics-port 0"
 
 
 @dataclass(frozen=True)
-class Wrong:
-    """A command that must end with `code` and one line that `says`. {places} are filled in by the fixture of that name."""
+class BadCommand:
+    """A command that must end with `code` and one line with `message`; `places` fills in the {names}."""
 
     command: str
     code: int
-    says: str
+    message: str
     file: str = ""
     """Content of the file {file}."""
 
 
 COMMAND_LINES = [
-    Wrong("bogus", 2, "unknown command 'bogus'; there are demo, gateway, bars, recorder, simulate, tail, status, replay"),
-    Wrong("gateway", 2, "--feed is missing (also TICKBUS_FEED): the vendor's protocol"),
-    Wrong("gateway --feed reuters --symbols A", 2, "unknown feed 'reuters': expected one of alltick, binance, json"),
-    Wrong("gateway --feed json", 2, "--symbols is missing"),
-    Wrong("gateway --feed json --symbols btc-usdt", 2, "symbol 'btc-usdt': use A-Z 0-9 . _ -"),
-    Wrong("gateway --feed json --symbols BTC/USDT", 2, "--symbol-map for other spellings"),
-    Wrong("gateway --feed json --symbols @{none}", 2, "--symbols {none}: No such file or directory"),
-    Wrong("gateway --feed binance --symbols BTC-USDT,BTCUSDT", 2, "are both 'BTCUSDT' at the vendor"),
-    Wrong("gateway --feed json --symbols A --symbol-map {file}", 2, "line 1: 'A' is not of the form canonical = vendor", "A"),
-    Wrong("gateway --feed json --symbols A --kinds trade,depth", 2, "--kinds depth: this feed has trade, quote"),
-    Wrong("gateway --feed json --symbols A --kinds ,", 2, "--kinds: name trade, quote or both"),
-    Wrong("gateway --feed json --symbols A --json-fields cost=p", 2, "--json-fields cost=p: write ours=theirs"),
-    Wrong("gateway --feed json --symbols A --name My.Feed", 2, "name 'My.Feed': use a-z 0-9 _ -"),
-    Wrong("gateway --feed json --symbols A --session always", 2, "invalid trading hours 'always': expected e.g. 'mon-fri 09:30-16:00 America/New_York'"),
-    Wrong("gateway --feed json --symbols A --silence 5", 2, "--silence: '5' is no duration; write it like 500ms, 2s"),
-    Wrong("gateway --feed json --symbols A --max-frame 1", 2, "--max-frame: 1B is out of range; use at least 1KB"),
-    Wrong("gateway --feed json --symbols A --url http://u:secret@h?token=secret", 2, "--url http://***@h: write it as ws://host:port or wss://host"),
-    Wrong("gateway --feed json --symbols A --url ws://[::1", 2, "--url ws://[::1: Invalid IPv6 URL"),
-    Wrong("gateway --feed json --symbols A --url ws://h:0", 2, "--url ws://h:0: write it as ws://host:port or wss://host"),
-    Wrong("gateway --feed alltick --symbols A --token s3cret --url ws://me@h", 2, "--url ws://***@h: write user and password as user:password@"),
-    Wrong("gateway --feed alltick --symbols A --token s3cret --url ws://h/p#f", 2, "--url ws://h/p#f: write user and password as"),
-    Wrong("gateway --feed json --symbols A --max-connection-age 1h", 2, "--max-connection-age: a connection of feed json cannot be replaced"),
-    Wrong("gateway --feed binance --symbols A-B --json-fields price=p", 2, "--json-fields is an option of json, not of binance (--feed); leave it out"),
-    Wrong("gateway --feed json --symbols A --json-fields price=volume", 2, "--json-fields price=volume: Multiple fields rename to the same name"),
-    Wrong("gateway --feed json --symbols A --url ws://h:99999", 2, "--url ws://h:99999: Port out of range 0-65535"),
-    Wrong("gateway --feed json --symbols A --token x --token-file {file}", 2, "--token, --token-file: give the value or the file that holds it, not both"),
-    Wrong("gateway --feed json --symbols A --token-file {none}", 2, "--token-file: cannot read {none}: No such file or directory"),
-    Wrong("gateway --feed json --symbols A --bogus 1", 2, "unrecognized arguments: --bogus 1; see tickbus gateway --help"),
-    Wrong("gateway --feed json --symbols A --metrics-port 70000", 2, "--metrics-port: 70000 is out of range; use at least -1 and at most 65535"),
-    Wrong("gateway --feed json --symbols A --log-level loud", 2, "--log-level: 'loud' is none of debug, info, warning, error"),
-    Wrong("bars --specs hourly", 2, "bar spec 'hourly': write time:<n>s|m|h|d"),
-    Wrong("bars --specs ,", 2, "--specs: name what to build"),
-    Wrong("bars --specs time:500ms", 2, "a time bar is a whole number of s, m, h or d"),
-    Wrong("bars --from yesterday", 2, "'yesterday' is no time; write it like 2024-08-09T13:30:00Z"),
-    Wrong("bars --name Bars", 2, "name 'Bars': use a-z 0-9 _ -"),
-    Wrong("recorder --kinds depth", 2, "--kinds depth: there are trade, quote, bar"),
-    Wrong("recorder --kinds ,", 2, "--kinds: name what to record"),
-    Wrong("recorder --flush-interval 1ms --data-dir {folder}", 2, "--flush-interval: 1ms is out of range; use at least 10ms"),
-    Wrong("recorder --data-dir {file}/below", 2, "--data-dir {file}/below: Not a directory; name a folder"),
-    Wrong("recorder --data-dir /proc/tickbus", 2, "--data-dir /proc/tickbus: No such file or directory; name a folder"),
-    Wrong("simulate --source tape", 2, "--source tape: use synthetic, capture:FILE"),
-    Wrong("simulate --speed fast", 2, "--speed fast: use a number like 1, 10 or 0.5, or max"),
-    Wrong("simulate --faults explode=1", 2, "unknown word 'explode'"),
-    Wrong("tail --kind depth", 2, "--kind: 'depth' is none of trade, quote, bar, signal, gap"),
-    Wrong("tail btc", 2, "symbol 'btc': use A-Z 0-9 . _ -"),
-    Wrong("status --json=maybe", 2, "--json: 'maybe' is neither true nor false"),
-    Wrong("replay", 2, "DATA_DIR is missing"),
-    Wrong("replay {none}", 2, "DATA_DIR {none}: there is no such folder"),
-    Wrong("demo --seconds 0", 2, "--seconds: 0 is out of range; use at least 1"),
+    BadCommand("bogus", 2,
+               "unknown command 'bogus': expected one of demo, gateway, bars, recorder, simulate, tail, "
+               "status, replay"),
+    BadCommand("gateway", 2, "--feed is missing (also TICKBUS_FEED): the vendor's protocol"),
+    BadCommand("gateway --feed reuters --symbols A", 2,
+               "unknown feed 'reuters': expected one of alltick, binance, json"),
+    BadCommand("gateway --feed json", 2, "--symbols is missing"),
+    BadCommand("gateway --feed json --symbols btc-usdt", 2, "symbol 'btc-usdt': expected A-Z 0-9 . _ -"),
+    BadCommand("gateway --feed json --symbols BTC/USDT", 2, "map other spellings with --symbol-map"),
+    BadCommand("gateway --feed json --symbols @{none}", 2, "--symbols {none}: No such file or directory"),
+    BadCommand("gateway --feed binance --symbols BTC-USDT,BTCUSDT", 2, "both map to 'BTCUSDT' at the vendor"),
+    BadCommand("gateway --feed json --symbols A --symbol-map {file}", 2,
+               "line 1: invalid entry 'A': expected canonical = vendor", "A"),
+    BadCommand("gateway --feed json --symbols A --kinds trade,depth", 2,
+               "invalid --kinds depth: this feed has trade, quote"),
+    BadCommand("gateway --feed json --symbols A --kinds ,", 2,
+               "--kinds is empty: expected trade, quote or both"),
+    BadCommand("gateway --feed json --symbols A --json-fields cost=p", 2,
+               "invalid --json-fields cost=p: expected ours=theirs"),
+    BadCommand("gateway --feed json --symbols A --name My.Feed", 2, "name 'My.Feed': expected a-z 0-9 _ -"),
+    BadCommand("gateway --feed json --symbols A --session always", 2,
+               "invalid trading hours 'always': expected e.g. 'mon-fri 09:30-16:00 America/New_York'"),
+    BadCommand("gateway --feed json --symbols A --silence 5", 2,
+               "--silence: invalid duration '5': expected e.g. 500ms, 2s"),
+    BadCommand("gateway --feed json --symbols A --max-frame 1", 2,
+               "--max-frame: 1B is out of range: expected at least 1KB"),
+    BadCommand("gateway --feed json --symbols A --url http://u:secret@h?token=secret", 2,
+               "invalid --url http://***@h: expected ws://host:port or wss://host"),
+    BadCommand("gateway --feed json --symbols A --url ws://[::1", 2, "--url ws://[::1: Invalid IPv6 URL"),
+    BadCommand("gateway --feed json --symbols A --url ws://h:0", 2,
+               "invalid --url ws://h:0: expected ws://host:port or wss://host"),
+    BadCommand("gateway --feed alltick --symbols A --token s3cret --url ws://me@h", 2,
+               "invalid --url ws://***@h: expected user:password@ or neither"),
+    BadCommand("gateway --feed alltick --symbols A --token s3cret --url ws://h/p#f", 2,
+               "invalid --url ws://h/p#f: expected user:password@ or neither"),
+    BadCommand("gateway --feed json --symbols A --max-connection-age 1h", 2,
+               "--max-connection-age: feed json cannot replace a connection without a hole"),
+    BadCommand("gateway --feed binance --symbols A-B --json-fields price=p", 2,
+               "--json-fields is an option of json, not of binance (--feed); leave it out"),
+    BadCommand("gateway --feed json --symbols A --json-fields price=volume", 2,
+               "invalid --json-fields price=volume: Multiple fields rename to the same name"),
+    BadCommand("gateway --feed json --symbols A --url ws://h:99999", 2,
+               "--url ws://h:99999: Port out of range 0-65535"),
+    BadCommand("gateway --feed json --symbols A --token x --token-file {file}", 2,
+               "--token, --token-file: give the value or a file that contains it, not both"),
+    BadCommand("gateway --feed json --symbols A --token-file {none}", 2,
+               "--token-file: cannot read {none}: No such file or directory"),
+    BadCommand("gateway --feed json --symbols A --bogus 1", 2,
+               "unrecognized arguments: --bogus 1; see tickbus gateway --help"),
+    BadCommand("gateway --feed json --symbols A --metrics-port 70000", 2,
+               "--metrics-port: 70000 is out of range: expected at least -1 and at most 65535"),
+    BadCommand("gateway --feed json --symbols A --log-level loud", 2,
+               "--log-level: invalid value 'loud': expected one of debug, info, warning, error"),
+    BadCommand("bars --specs hourly", 2, "bar spec 'hourly': expected time:<n>s|m|h|d"),
+    BadCommand("bars --specs ,", 2, "--specs is empty"),
+    BadCommand("bars --specs time:500ms", 2, "expected a whole number of s, m, h or d"),
+    BadCommand("bars --from yesterday", 2, "invalid time 'yesterday': expected e.g. 2024-08-09T13:30:00Z"),
+    BadCommand("bars --name Bars", 2, "name 'Bars': expected a-z 0-9 _ -"),
+    BadCommand("recorder --kinds depth", 2, "invalid --kinds depth: expected trade, quote, bar"),
+    BadCommand("recorder --kinds ,", 2, "--kinds is empty"),
+    BadCommand("recorder --flush-interval 1ms --data-dir {folder}", 2,
+               "--flush-interval: 1ms is out of range: expected at least 10ms"),
+    BadCommand("recorder --data-dir {file}/below", 2,
+               "--data-dir {file}/below: Not a directory; use a writable folder"),
+    BadCommand("recorder --data-dir /proc/tickbus", 2,
+               "--data-dir /proc/tickbus: No such file or directory; use a writable folder"),
+    BadCommand("simulate --source tape", 2, "invalid --source tape: expected synthetic, capture:FILE"),
+    BadCommand("simulate --speed fast", 2,
+               "invalid --speed fast: expected a number, e.g. 1, 10 or 0.5, or max"),
+    BadCommand("simulate --faults explode=1", 2, "unknown word 'explode'"),
+    BadCommand("tail --kind depth", 2,
+               "--kind: invalid value 'depth': expected one of trade, quote, bar, signal, gap"),
+    BadCommand("tail btc", 2, "symbol 'btc': expected A-Z 0-9 . _ -"),
+    BadCommand("status --json=maybe", 2, "--json: invalid value 'maybe': expected true or false"),
+    BadCommand("replay", 2, "DATA_DIR is missing"),
+    BadCommand("replay {none}", 2, "DATA_DIR {none}: no such folder"),
+    BadCommand("demo --seconds 0", 2, "--seconds: 0 is out of range: expected at least 1"),
     # files
-    Wrong("gateway --config {none}", 2, "--config {none}: No such file or directory"),
-    Wrong("gateway --config {file}", 2, "{file} is no TOML file: Expected ']' at the end of a table declaration (at line 1, column 9)", "[gateway\n"),
-    Wrong("gateway --config {file}", 2, "unknown key 'redsi' at the top; did you mean 'redis'?", 'redsi = "x"'),
-    Wrong("gateway --config {file}", 2, "unknown key 'symbols' at the top; a part's own options stand in its table", 'symbols = "A"'),
-    Wrong("gateway --config {file}", 2, "unknown table [gatewy]; did you mean 'gateway'?", "[gatewy]"),
-    Wrong("gateway --config {file}", 2, "gateway is a part: its options stand below a line [gateway]", "gateway = 1"),
-    Wrong("gateway --config {file}", 2, "unknown key 'feeed' in [gateway]; did you mean 'feed'?", '[gateway]\nfeeed = "json"'),
-    Wrong("gateway --config {file}", 2, "unknown key 'grcae' in [bars]; did you mean 'grace'?", '[bars]\ngrcae = "2s"'),
-    Wrong("bars --config {file}", 2, "{file}: grace: '5' is no duration; write it like 500ms, 2s", "[bars]\ngrace = 5"),
-    Wrong("bars --config {file}", 2, "{file}: metrics_port: 1.5 is no whole number", "[bars]\nmetrics-port = 1.5"),
-    Wrong("bars --config {file}", 2, "{file}: specs: 1 is no text; put it in quotes", "[bars]\nspecs = [1]"),
+    BadCommand("gateway --config {none}", 2, "--config {none}: No such file or directory"),
+    BadCommand("gateway --config {file}", 2,
+               "invalid TOML file {file}: Expected ']' at the end of a table declaration "
+               "(at line 1, column 9)", "[gateway\n"),
+    BadCommand("gateway --config {file}", 2,
+               "unknown key 'redsi' at the top; did you mean 'redis'?", 'redsi = "x"'),
+    BadCommand("gateway --config {file}", 2,
+               "unknown key 'symbols' at the top; put a command's own options in its table", 'symbols = "A"'),
+    BadCommand("gateway --config {file}", 2, "unknown table [gatewy]; did you mean 'gateway'?", "[gatewy]"),
+    BadCommand("gateway --config {file}", 2,
+               "'gateway' is a command: put its options in a table [gateway]", "gateway = 1"),
+    BadCommand("gateway --config {file}", 2,
+               "unknown key 'feeed' in [gateway]; did you mean 'feed'?", '[gateway]\nfeeed = "json"'),
+    BadCommand("gateway --config {file}", 2,
+               "unknown key 'grcae' in [bars]; did you mean 'grace'?", '[bars]\ngrcae = "2s"'),
+    BadCommand("bars --config {file}", 2,
+               "{file}: grace: invalid duration '5': expected e.g. 500ms, 2s", "[bars]\ngrace = 5"),
+    BadCommand("bars --config {file}", 2,
+               "{file}: metrics_port: invalid value 1.5: expected a whole number",
+               "[bars]\nmetrics-port = 1.5"),
+    BadCommand("bars --config {file}", 2,
+               "{file}: specs: invalid value 1: expected text; put it in quotes", "[bars]\nspecs = [1]"),
     # Redis
     *(
-        Wrong(f"{command} --redis redis://127.0.0.1:{{nobody}}/0", 3, "no Redis at redis://127.0.0.1:{nobody}/0: ")
-        for command in (GATEWAY, "bars", "recorder --data-dir {folder}", "tail", "status", "replay {recorded}")
+        BadCommand(f"{command} --redis redis://127.0.0.1:{{nobody}}/0", 3,
+                   "no Redis at redis://127.0.0.1:{nobody}/0: ")
+        for command in (
+            GATEWAY, "bars", "recorder --data-dir {folder}", "tail", "status", "replay {recorded}",
+        )
     ),
     *(
-        wrong
+        row
         for command in (GATEWAY, "bars", "recorder --data-dir {folder}", "replay {recorded}")
-        for wrong in (
-            Wrong(f"{command} --redis {{evicting}}", 3, "mend it with: redis-cli CONFIG SET maxmemory-policy noeviction"),
-            Wrong(f"{command} --redis {{well}} --prefix other", 2, "the bus 'other' has 16 shards, this process is configured for 64; use --shards 16"),
-            Wrong(f"{command} --redis {{well}} --metrics-port {{well_port}}", 2, "--metrics-port {well_port}: cannot listen there: Address already in use"),
+        for row in (
+            BadCommand(f"{command} --redis {{evicting}}", 3,
+                       "fix: redis-cli CONFIG SET maxmemory-policy noeviction"),
+            BadCommand(f"{command} --redis {{well}} --prefix other", 2,
+                       "bus 'other' has 16 shards, this process is configured for 64; use --shards 16"),
+            BadCommand(f"{command} --redis {{well}} --metrics-port {{well_port}}", 2,
+                       "--metrics-port {well_port}: cannot listen there: Address already in use"),
         )
     ),
     *(
-        wrong
+        row
         for command in (GATEWAY, "status")
-        for wrong in (
-            Wrong(f"{command} --redis {{locked}}", 3, "Redis wants a password; put it into the URL: redis://:password@host:port/0"),
-            Wrong(f"{command} --redis redis://:wrong@127.0.0.1:{{locked_port}}/0", 3, "refuses the login: "),
-            Wrong(f"{command} --redis http://127.0.0.1/0", 2, "Redis URL must specify one of the following schemes (redis://, rediss://, unix://)"),
-            Wrong(f"{command} --redis redis://127.0.0.1/ticks", 2, "the database 'ticks' is no number; write redis://host:port/0"),
-            Wrong(f"{command} --redis {{well}} --prefix a{{{{b", 2, "prefix 'a{{b': use letters, digits . _ - :"),
+        for row in (
+            BadCommand(f"{command} --redis {{locked}}", 3,
+                       "Redis requires a password; put it into the URL: redis://:password@host:port/0"),
+            BadCommand(f"{command} --redis redis://:wrong@127.0.0.1:{{locked_port}}/0", 3,
+                       "rejected the login: "),
+            BadCommand(f"{command} --redis http://127.0.0.1/0", 2,
+                       "Redis URL must specify one of the following schemes (redis://, rediss://, unix://)"),
+            BadCommand(f"{command} --redis redis://127.0.0.1/ticks", 2,
+                       "invalid database 'ticks': expected a number, e.g. redis://host:port/0"),
+            BadCommand(f"{command} --redis {{well}} --prefix a{{{{b", 2,
+                       "prefix 'a{{b': expected letters, digits . _ - :"),
         )
     ),
-    Wrong(GATEWAY + " --redis {well} --prefix newer", 2, "the bus 'newer' has schema 9, this version of tickbus writes 1"),
-    Wrong("bars --redis redis://:p@secret@127.0.0.1:{nobody}/0", 3, "no Redis at redis://***@127.0.0.1:{nobody}/0: "),
+    BadCommand(GATEWAY + " --redis {well} --prefix newer", 2,
+               "bus 'newer' has schema 9, this version of tickbus writes 1"),
+    BadCommand("bars --redis redis://:p@secret@127.0.0.1:{nobody}/0", 3,
+               "no Redis at redis://***@127.0.0.1:{nobody}/0: "),
     # the vendor
-    Wrong(GATEWAY.replace("ws://127.0.0.1:9", "ws://127.0.0.1:{http}/404") + " --redis {well}", 4, "refuses the connection for good: HTTP 404"),
-    Wrong(GATEWAY.replace("ws://127.0.0.1:9", "ws://127.0.0.1:{http}/401") + " --redis {well}", 4, "refuses the connection for good: HTTP 401"),
-    Wrong(
+    BadCommand(GATEWAY.replace("ws://127.0.0.1:9", "ws://127.0.0.1:{http}/404") + " --redis {well}", 4,
+               "permanently refused the connection: HTTP 404"),
+    BadCommand(GATEWAY.replace("ws://127.0.0.1:9", "ws://127.0.0.1:{http}/401") + " --redis {well}", 4,
+               "permanently refused the connection: HTTP 401"),
+    BadCommand(
         "gateway --feed alltick --symbols AAPL.US --url {simulator} --token wrong --redis {well}", 4,
-        "refuses the connection for good: HTTP 401",
+        "permanently refused the connection: HTTP 401",
     ),
-    Wrong("gateway --feed alltick --symbols GOLD --url {simulator} --redis {well}", 4, "check --url and --token"),
+    BadCommand("gateway --feed alltick --symbols GOLD --url {simulator} --redis {well}", 4,
+               "check --url and --token"),
 ]  # fmt: skip
 
 
@@ -150,13 +210,20 @@ def places(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]
     servers["locked"].client.config_set("requirepass", "right")
     web = http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Refuses)
     threading.Thread(target=web.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
-    simulator = Part(folder / "simulate.log", "simulate", "--token", "right")
+    simulator = Process(folder / "simulate.log", "simulate", "--token", "right")
     _record_something(servers["well"], folder)
     yield {
-        **{name: server.url for name, server in servers.items()}, "locked_port": str(servers["locked"].port), "well_port": str(servers["well"].port),
-        "none": str(folder / "none"), "folder": str(folder / "data"), "recorded": str(folder / "recorded"), "nobody": str(free_port()), "http": str(web.server_address[1]),
-        "simulator": simulator.wait_for(r"listening on (ws://\S+)")[1], "files": str(folder),
-    }  # fmt: skip
+        **{name: server.url for name, server in servers.items()},
+        "locked_port": str(servers["locked"].port),
+        "well_port": str(servers["well"].port),
+        "none": str(folder / "none"),
+        "folder": str(folder / "data"),
+        "recorded": str(folder / "recorded"),
+        "nobody": str(free_port()),
+        "http": str(web.server_address[1]),
+        "simulator": simulator.wait_for(r"listening on (ws://\S+)")[1],
+        "files": str(folder),
+    }
     simulator.close()
     web.shutdown()
     web.server_close()
@@ -165,38 +232,20 @@ def places(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]
 
 
 def _record_something(server: RedisServer, folder: Path) -> None:
-    """A few trades in files, for replay."""
-    simulator = Part(folder / "market.log", "simulate")
+    """Record a few trades in files, for replay."""
+    simulator = Process(folder / "market.log", "simulate")
     url = simulator.wait_for(r"listening on (ws://\S+)")[1]
-    gateway = Part(
-        folder / "gateway.log",
-        "gateway",
-        "--feed",
-        "json",
-        "--url",
-        url,
-        "--symbols",
-        "A",
-        "--redis",
-        server.url,
-        "--prefix",
-        "first",
-    )
-    recorder = Part(
-        folder / "recorder.log",
-        "recorder",
-        "--data-dir",
-        str(folder / "recorded"),
-        "--flush-interval",
-        "50ms",
-        "--redis",
-        server.url,
-        "--prefix",
-        "first",
-    )
+    bus = ("--redis", server.url, "--prefix", "first")
+    gateway = Process(
+        folder / "gateway.log", "gateway", "--feed", "json", "--url", url, "--symbols", "A", *bus,
+    )  # fmt: skip
+    recorder = Process(
+        folder / "recorder.log", "recorder", "--data-dir", str(folder / "recorded"),
+        "--flush-interval", "50ms", *bus,
+    )  # fmt: skip
     until(lambda: recorder.metric("tickbus_recorder_rows_total") > 0, 30, "rows are recorded")
-    for part in (recorder, gateway, simulator):
-        part.stop()
+    for process in (recorder, gateway, simulator):
+        process.stop()
 
 
 class _Refuses(http.server.BaseHTTPRequestHandler):
@@ -212,199 +261,165 @@ class _Refuses(http.server.BaseHTTPRequestHandler):
 
 
 @pytest.fixture(scope="module")
-def answers(places: dict[str, str]) -> Iterator[dict[Wrong, "Future[CompletedProcess[str]]"]]:
-    """All commands, four at a time: one after the other they would take a minute."""
+def answers(places: dict[str, str]) -> Iterator[dict[BadCommand, "Future[CompletedProcess[str]]"]]:
+    """The results of all commands, run four at a time: one after the other they would take a minute."""
     with ThreadPoolExecutor(4) as pool:
-        yield {wrong: pool.submit(_run, wrong, number, places) for number, wrong in enumerate(COMMAND_LINES)}
+        yield {row: pool.submit(_run, row, number, places) for number, row in enumerate(COMMAND_LINES)}
 
 
-def _run(wrong: Wrong, number: int, places: dict[str, str]) -> "CompletedProcess[str]":
+def _run(row: BadCommand, number: int, places: dict[str, str]) -> "CompletedProcess[str]":
     file = Path(places["files"]) / f"file{number}"
-    file.write_text(wrong.file)
-    args = [part.format(**places, file=file) for part in wrong.command.split()]
+    file.write_text(row.file)
+    args = [word.format(**places, file=file) for word in row.command.split()]
     return tickbus(*args, timeout=60, TICKBUS_LOG_LEVEL="warning")
 
 
 @pytest.mark.timeout(120)
 @pytest.mark.parametrize(
-    ("number", "wrong"),
+    ("number", "row"),
     list(enumerate(COMMAND_LINES)),
-    ids=[f"{it.command[:50]} {it.says[:30]}" for it in COMMAND_LINES],
+    ids=[f"{row.command[:50]} {row.message[:30]}" for row in COMMAND_LINES],
 )
-def test_what_is_wrong_is_said_in_one_line(
-    number: int, wrong: Wrong, answers: dict[Wrong, "Future[CompletedProcess[str]]"], places: dict[str, str]
+def test_bad_command_line_is_refused_in_one_line(
+    number: int,
+    row: BadCommand,
+    answers: dict[BadCommand, "Future[CompletedProcess[str]]"],
+    places: dict[str, str],
 ) -> None:
-    answer = answers[wrong].result()
+    answer = answers[row].result()
     assert re.fullmatch(r"tickbus: .+\n", answer.stderr), answer.stderr
-    assert wrong.says.format(**places, file=Path(places["files"]) / f"file{number}") in answer.stderr
-    assert answer.returncode == wrong.code
-    assert answer.stdout == "" or wrong.command.startswith("simulate")
+    assert row.message.format(**places, file=Path(places["files"]) / f"file{number}") in answer.stderr
+    assert answer.returncode == row.code
+    assert answer.stdout == "" or row.command.startswith("simulate")
     assert "secret" not in answer.stderr
 
 
-async def test_a_token_that_is_refused_after_the_handshake(redis_server: RedisServer) -> None:
+async def test_token_refused_after_the_handshake_ends_the_gateway(redis_server: RedisServer) -> None:
     async def refuse(connection: ServerConnection) -> None:
         request = json.loads(await connection.recv())
-        await connection.send(
-            json.dumps(
-                {
-                    "ret": 401,
-                    "msg": "token is invalid",
-                    "cmd_id": request["cmd_id"] + 1,
-                    "seq_id": 1,
-                    "trace": "",
-                }
-            )
-        )
+        answer = {
+            "ret": 401,
+            "msg": "token is invalid",
+            "cmd_id": request["cmd_id"] + 1,
+            "seq_id": 1,
+            "trace": "",
+        }
+        await connection.send(json.dumps(answer))
         await connection.wait_closed()
 
     async with serve(refuse, "127.0.0.1", 0) as server:
         url = f"ws://127.0.0.1:{server.sockets[0].getsockname()[1]}"
         args = (
-            "gateway",
-            "--feed",
-            "alltick",
-            "--symbols",
-            "GOLD",
-            "--url",
-            url,
-            "--token",
-            "old",
-            "--redis",
-            redis_server.url,
-        )
+            "gateway", "--feed", "alltick", "--symbols", "GOLD", "--url", url, "--token", "old",
+            "--redis", redis_server.url,
+        )  # fmt: skip
         answer = await asyncio.to_thread(tickbus, *args)
     assert answer.returncode == 4
     assert (
         answer.stderr.count(
-            "tickbus: AllTick answers 401 token is invalid: the token is not valid; check --token, --url"
+            "tickbus: AllTick answered 401 token is invalid: the token is not valid; check --token, --url"
         )
         == 1
     )
     assert "Traceback" not in answer.stderr
 
 
-def test_nobody_listens_at_the_url_until_somebody_does(redis_server: RedisServer, start: Start) -> None:
+def test_gateway_retries_until_the_vendor_listens(redis_server: RedisServer, start: Start) -> None:
     port = free_port()
     gateway = start(
-        "gateway",
-        "--feed",
-        "json",
-        "--symbols",
-        "AAPL",
-        "--url",
-        f"ws://127.0.0.1:{port}",
-        "--redis",
-        redis_server.url,
-    )
-    gateway.wait_for(rf"(?s)(no connection to ws://127\.0\.0\.1:{port}: .*Connect call failed.*){{2}}")
+        "gateway", "--feed", "json", "--symbols", "AAPL", "--url", f"ws://127.0.0.1:{port}",
+        "--redis", redis_server.url,
+    )  # fmt: skip
+    gateway.wait_for(rf"(?s)(cannot connect to ws://127\.0\.0\.1:{port}: .*Connect call failed.*){{2}}")
     assert gateway.get("/healthz")[0] == 200
     assert gateway.get("/readyz") == (503, "no subscribed upstream connection\n")
     assert gateway.metric("tickbus_feed_connected") == 0
     assert "Traceback" not in gateway.output
     start("simulate", "--port", str(port))
-    gateway.ready()
+    gateway.wait_ready()
     until(lambda: gateway.metric("tickbus_ticks_published_total") > 0, 20, "ticks flow")
     assert gateway.metric("tickbus_feed_reconnects_total", reason="connect") >= 2
     assert gateway.metric("tickbus_gaps_total") == 0
     assert gateway.stop() == 0
 
 
-def test_two_services_do_not_write_the_same_bars(redis_server: RedisServer, start: Start) -> None:
+def test_service_that_writes_the_bars_of_another_is_refused(redis_server: RedisServer, start: Start) -> None:
     options = ("bars", "--redis", redis_server.url)
-    first = start(*options, "--specs", "time:1s,time:1m").ready()
-    replica = start(*options, "--specs", "time:1s,time:1m").ready()
-    other = start(*options, "--name", "hourly", "--specs", "time:1h").ready()
+    first = start(*options, "--specs", "time:1s,time:1m").wait_ready()
+    replica = start(*options, "--specs", "time:1s,time:1m").wait_ready()
+    other = start(*options, "--name", "hourly", "--specs", "time:1h").wait_ready()
     refused = tickbus(*options, "--name", "mine", "--specs", "time:60s,tick:9")
     assert (
         refused.returncode,
         refused.stderr.count(
-            "tickbus: the service 'bars' is running and writes the same streams; replicas share a --name"
+            "tickbus: service 'bars' is running and writes the same streams; use --name bars to add a replica"
         ),
     ) == (2, 1)
-    assert [one.stop() for one in (first, replica, other)] == [0, 0, 0]
-    assert start(*options, "--name", "mine", "--specs", "time:60s,tick:9").ready().stop() == 0
+    assert [service.stop() for service in (first, replica, other)] == [0, 0, 0]
+    assert start(*options, "--name", "mine", "--specs", "time:60s,tick:9").wait_ready().stop() == 0
 
 
-def test_replicas_share_their_specs(redis_server: RedisServer, start: Start) -> None:
-    """What one of them did of a shard, the other would take for done."""
+def test_replica_with_other_specs_is_refused(redis_server: RedisServer, start: Start) -> None:
+    """Each would consider done what the other has processed of a shard."""
     options = ("bars", "--redis", redis_server.url, "--lease-ttl", "500ms")
-    first = start(*options, "--specs", "time:1s").ready()
+    first = start(*options, "--specs", "time:1s").wait_ready()
     refused = tickbus(*options, "--specs", "tick:7")
     assert (
         refused.returncode,
-        refused.stderr.count(
-            "tickbus: the service 'bars' is running with another selection of feeds, symbols or specs"
-        ),
+        refused.stderr.count("tickbus: service 'bars' is running with other feeds, symbols or specs"),
     ) == (
         2,
         1,
     )
     first.kill()
-    assert start(*options, "--specs", "tick:7").ready().stop() == 0, (
-        "who was killed is waited for, not taken for alive"
+    assert start(*options, "--specs", "tick:7").wait_ready().stop() == 0, (
+        "a killed process is waited for, not considered alive"
     )
 
 
-def test_a_feed_and_a_service_do_not_share_a_name(redis_server: RedisServer, start: Start) -> None:
-    """Their fences would be the same, and each would throw the other out."""
+def test_feed_and_service_cannot_share_a_name(redis_server: RedisServer, start: Start) -> None:
+    """They would have the same fences, and each would fence off the other."""
     gateway = start(
-        "gateway",
-        "--feed",
-        "json",
-        "--symbols",
-        "AAPL",
-        "--url",
-        f"ws://127.0.0.1:{free_port()}",
-        "--redis",
-        redis_server.url,
-    )
-    gateway.wait_for("no connection to")
+        "gateway", "--feed", "json", "--symbols", "AAPL", "--url", f"ws://127.0.0.1:{free_port()}",
+        "--redis", redis_server.url,
+    )  # fmt: skip
+    gateway.wait_for("cannot connect to")
     refused = tickbus("bars", "--name", "json", "--redis", redis_server.url)
     assert (
         refused.returncode,
-        refused.stderr.count("tickbus: 'json' is a feed of the bus 'tickbus'; a service needs another name"),
+        refused.stderr.count("tickbus: name 'json' is used by a feed of bus 'tickbus'; use another name"),
     ) == (2, 1)
     assert gateway.get("/healthz")[0] == 200
-    assert start("bars", "--redis", redis_server.url).ready().stop() == 0
+    assert start("bars", "--redis", redis_server.url).wait_ready().stop() == 0
     refused = tickbus(
         "gateway", "--feed", "json", "--name", "bars", "--symbols", "AAPL", "--redis", redis_server.url
     )
     assert (
         refused.returncode,
         refused.stderr.count(
-            "tickbus: 'bars' is a service of the bus 'tickbus'; a feed needs another --name"
+            "tickbus: name 'bars' is used by a service of bus 'tickbus'; use another --name"
         ),
     ) == (2, 1)
 
 
-def test_of_two_services_for_the_same_bars_that_start_together_not_both_run(
+def test_only_one_of_two_services_for_the_same_bars_started_together_survives(
     redis_server: RedisServer, start: Start
 ) -> None:
     both = [start("bars", "--redis", redis_server.url, "--name", name) for name in ("one", "other")]
-    until(lambda: any(part.process.poll() is not None for part in both), 20, "one ends")
-    ended = next(part for part in both if part.process.poll() is not None)
+    until(lambda: any(service.process.poll() is not None for service in both), 20, "one ends")
+    ended = next(service for service in both if service.process.poll() is not None)
     assert ended.process.returncode == 2
     assert "is running and writes the same streams" in ended.output
 
 
-def test_a_symbol_that_the_vendor_does_not_know_is_shown_as_silent(
-    redis_server: RedisServer, start: Start
-) -> None:
+def test_symbol_unknown_to_the_vendor_is_shown_as_silent(redis_server: RedisServer, start: Start) -> None:
     simulator = start("simulate", "--symbols", "BTCUSDT", "--rate", "500")
     url = simulator.wait_for(r"listening on (ws://\S+)")[1]
     gateway = start(
-        "gateway",
-        "--feed",
-        "binance",
-        "--url",
-        url,
-        "--symbols",
-        "BTC-USDT,BTC-USTD",
-        "--redis",
-        redis_server.url,
-    ).ready()
-    until(lambda: gateway.metric("tickbus_feed_symbols_silent") == 1, 20, "one is heard")
+        "gateway", "--feed", "binance", "--url", url, "--symbols", "BTC-USDT,BTC-USTD",
+        "--redis", redis_server.url,
+    ).wait_ready()  # fmt: skip
+    until(lambda: gateway.metric("tickbus_feed_symbols_silent") == 1, 20, "one symbol ticks")
     assert gateway.metric("tickbus_feed_symbols_wanted") == 2
     heads = {
         name: msgpack.unpackb(head)
@@ -420,30 +435,19 @@ def test_a_symbol_that_the_vendor_does_not_know_is_shown_as_silent(
 
 
 @pytest.mark.parametrize("feed", ["binance", "alltick", "json"])
-def test_frames_that_cannot_be_read_are_counted_and_told(
+def test_unreadable_frames_are_counted_and_reported(
     feed: str, redis_server: RedisServer, start: Start, tmp_path: Path
 ) -> None:
-    """One fault after the other on a live connection: none of them ends it, and no hole is silent."""
+    """One fault after the other on a live connection: none of them ends it, and every gap is reported."""
     ledger = tmp_path / "sent.jsonl"
     simulator = start("simulate", "--rate", "1000", "--json-quotes", "--ledger", str(ledger))
     url = simulator.wait_for(r"listening on (ws://\S+)")[1]
     gateway = start(
-        "gateway",
-        "--feed",
-        feed,
-        "--url",
-        url,
-        "--token",
-        "any",
-        "--symbols",
-        "GOLD",
-        "--kinds",
-        "trade,quote",
-        "--redis",
-        redis_server.url,
-    ).ready()
+        "gateway", "--feed", feed, "--url", url, "--token", "any", "--symbols", "GOLD",
+        "--kinds", "trade,quote", "--redis", redis_server.url,
+    ).wait_ready()  # fmt: skip
 
-    def goes_on() -> None:
+    def wait_published() -> None:
         before = {
             kind: gateway.metric("tickbus_ticks_published_total", kind=kind) for kind in ("trade", "quote")
         }
@@ -455,21 +459,18 @@ def test_frames_that_cannot_be_read_are_counted_and_told(
             "both kinds flow",
         )
 
-    goes_on()
-    for fault, reason, number in (
-        ("corrupt=1 kind=trade", "field", 1), ("corrupt=1 kind=quote", "field", 2), ("garbage=2", "garbage", 2), ("binary=3", "garbage", 5),
-        ("huge=10MB", "oversize", 1),
+    def rejected(reason: str, count: int) -> bool:
+        return gateway.metric("tickbus_feed_rejected_total", reason=reason) == count
+
+    wait_published()
+    for fault, reason, count in (
+        ("corrupt=1 kind=trade", "field", 1), ("corrupt=1 kind=quote", "field", 2),
+        ("garbage=2", "garbage", 2), ("binary=3", "garbage", 5), ("huge=10MB", "oversize", 1),
     ):  # fmt: skip
-        simulator.say(fault)
-        until(
-            lambda reason=reason, number=number: (
-                gateway.metric("tickbus_feed_rejected_total", reason=reason) == number
-            ),
-            10,
-            fault,
-        )
-        goes_on()
-    until(lambda: gateway.metric("tickbus_backlog_ticks") == 0, 10, "all is stored")
+        simulator.send_line(fault)
+        until(partial(rejected, reason, count), 10, fault)
+        wait_published()
+    until(lambda: gateway.metric("tickbus_backlog_ticks") == 0, 10, "everything is stored")
     assert gateway.metric("tickbus_feed_reconnects_total") == 0
     assert gateway.get("/healthz")[0] == 200
     counted = gateway.metric("tickbus_gaps_total", kind="rejected")
@@ -487,7 +488,7 @@ def test_frames_that_cannot_be_read_are_counted_and_told(
     assert gaps["trade"][:1] == (exact if feed == "binance" else [(REJECTED, None, None, 1)])
     assert [gap for gap in gaps["quote"] if gap[3] == 1] == [(REJECTED, None, None, 1)]
     assert counted == sum(map(len, gaps.values()))
-    # garbage may have held ticks of any stream; with ids nothing is missing, without them nobody can know
+    # garbage may have contained ticks of any stream; with ids nothing is missing, without them it is unknown
     unknown = {kind: [gap for gap in rows if gap[3] is None] for kind, rows in gaps.items()}
     assert all(
         3 <= len(rows) <= 6 and set(rows) == {(REJECTED, None, None, None)}
@@ -503,7 +504,7 @@ def test_frames_that_cannot_be_read_are_counted_and_told(
 DISCONNECT, REJECTED = 0, 5
 
 
-def _entries(server: RedisServer, name: str) -> list[tuple[str, list[object]]]:
+def _entries(server: RedisServer, name: str) -> list[tuple[str, list[Any]]]:
     (key,) = server.client.scan_iter(f"tickbus:{{*}}:{name}")
     return [
         (field.decode(), msgpack.unpackb(payload))
@@ -512,32 +513,32 @@ def _entries(server: RedisServer, name: str) -> list[tuple[str, list[object]]]:
     ]
 
 
-def _gap(message: list[object]) -> tuple[object, ...]:
+def _gap(message: list[Any]) -> tuple[Any, ...]:
     return message[2], message[5], message[6], message[7]
 
 
-def test_the_usage_names_every_part() -> None:
+def test_usage_lists_every_command() -> None:
     for args in ((), ("--help",), ("help",)):
         answer = tickbus(*args)
         assert (answer.returncode, answer.stderr) == (0, "")
         assert all(
-            re.search(rf"^  {name} +{re.escape(part.line)}$", answer.stdout, re.MULTILINE)
-            for name, part in COMMANDS.items()
+            re.search(rf"^  {name} +{re.escape(command.summary)}$", answer.stdout, re.MULTILINE)
+            for name, command in COMMANDS.items()
         )
 
 
-@pytest.mark.parametrize("part", COMMANDS)
-def test_the_help_of_a_part_is_complete(part: str) -> None:
-    answer = tickbus(part, "--help", COLUMNS="120")
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_of_a_command_is_complete(command: str) -> None:
+    answer = tickbus(command, "--help", COLUMNS="120")
     assert (answer.returncode, answer.stderr) == (0, "")
     text = " ".join(answer.stdout.split())
-    module = _module(part)
+    module = _module(command)
     positional = {name: metavar for name, _, metavar in module.POSITIONALS}
     assert " ".join(module.ABOUT.split()) in text
     assert "TICKBUS_METRICS_PORT" in text
-    for option in declared(module.Options):
+    for option in declared_options(module.Options):
         shown = positional.get(option.name, option.flag)
-        default = f" (default {option.shown_default()})" if option.shown_default() else ""
+        default = f" (default {option.default_text()})" if option.default_text() else ""
         assert re.search(
             rf"{re.escape(shown)}( \S+)? {re.escape(' '.join(option.option.help.split()) + default)}", text
         ), option.flag

@@ -1,4 +1,4 @@
-"""Replicas of bars and recorder that are killed, paused, woken and added under load: nobody can tell from what they made."""
+"""Replicas of bars and recorder, killed, paused, woken and added under load: the output does not show it."""
 
 import asyncio
 import random
@@ -7,8 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import redis
-from support.processes import Part
+from support.client import Client
+from support.processes import Process
 from support.recording import Recording
 from support.redis_server import RedisServer
 from support.waiting import until_async
@@ -21,20 +21,23 @@ from tickbus.protocol.names import Keys, Stream, StreamId
 from tickbus.units import SECOND
 from tickbus.writer.entry import Entry
 
-Start = Callable[..., Part]
+Start = Callable[..., Process]
 KEYS = Keys(shards=40)
-"""So many that hardly ever one of three replicas has none."""
+"""Enough that hardly ever one of three replicas has none."""
 SYMBOLS = [f"S{number}" for number in range(40)]
 SPECS = ("time:1s", "tick:20")
 GRACE, HORIZON = SECOND // 5, 60 * SECOND
 
 
 class Market:
-    """Trades in many symbols as fast as they are taken, some late, with a Gap now and then; the bus clock goes on with it."""
+    """Trades in many symbols as fast as Redis accepts them, some late, with an occasional Gap.
+
+    The bus clock advances with it.
+    """
 
     def __init__(self, writer: Writer) -> None:
         self._writer = writer
-        self._chance = random.Random(5)
+        self._random = random.Random(5)
         self.rounds = 0
         self._task = asyncio.create_task(self._run())
 
@@ -50,29 +53,29 @@ class Market:
 
     def _entry(self, symbol: str) -> Entry:
         now = self._writer.clock.now_ns()
-        if self._chance.random() < 0.002:
+        if self._random.random() < 0.002:
             gap = Gap(StreamKind.TRADE, "test", GapKind.STALE, now - 2 * SECOND, now, symbol=symbol)
-            return self._writer.entry(self._writer.of(symbol), gap)
-        late = self._chance.choice((0, 0, 0, 0, 0, 0, 0, 0, 0, 2 * SECOND))
-        price, size = f"{self._chance.randrange(1, 10**6)}.5", str(self._chance.randrange(1, 100))
+            return self._writer.entry(self._writer.stream(symbol), gap)
+        late = self._random.choice((0, 0, 0, 0, 0, 0, 0, 0, 0, 2 * SECOND))
+        price, size = f"{self._random.randrange(1, 10**6)}.5", str(self._random.randrange(1, 100))
         return self._writer.entry(
-            self._writer.of(symbol), Trade(symbol, price, size, Side.BUY, None, now - late, now)
+            self._writer.stream(symbol), Trade(symbol, price, size, Side.BUY, None, now - late, now)
         )
 
-    async def go_on(self, rounds: int) -> None:
-        """At least so many more."""
+    async def wait_rounds(self, rounds: int) -> None:
+        """Wait for at least this many more rounds."""
         goal = self.rounds + rounds
         await until_async(lambda: self._task.done() or self.rounds >= goal)
         if self._task.done():
             self._task.result()
 
-    async def end(self) -> None:
+    async def stop(self) -> None:
         self._task.cancel()
         await asyncio.gather(self._task, return_exceptions=True)
 
 
-def holders(client: "redis.Redis[bytes]", service: str) -> list[str]:
-    """By shard: who holds it, as host:pid."""
+def holders(client: Client, service: str) -> list[str]:
+    """Return the process ids of the owners, one per owned shard."""
     return [
         value.decode().rpartition(":")[0].rpartition(":")[2]
         for value in client.mget([KEYS.holder(shard, service) for shard in range(KEYS.shards)])
@@ -80,73 +83,72 @@ def holders(client: "redis.Redis[bytes]", service: str) -> list[str]:
     ]
 
 
-def shared_by(client: "redis.Redis[bytes]", service: str, *parts: Part) -> Callable[[], bool]:
-    """Whether these work all shards between them, each its part."""
+def shared_by(client: Client, service: str, *processes: Process) -> Callable[[], bool]:
+    """Return a condition: these own all shards, and each owns some."""
     return lambda: (
         len(found := holders(client, service)) == KEYS.shards
-        and set(found) == {str(part.process.pid) for part in parts}
+        and set(found) == {str(process.process.pid) for process in processes}
     )
 
 
-def gone_from(client: "redis.Redis[bytes]", service: str, part: Part) -> Callable[[], bool]:
+def taken_from(client: Client, service: str, process: Process) -> Callable[[], bool]:
+    """Return a condition: others own all shards."""
     return lambda: (
-        str(part.process.pid) not in (found := holders(client, service)) and len(found) == KEYS.shards
+        str(process.process.pid) not in (found := holders(client, service)) and len(found) == KEYS.shards
     )
 
 
 @pytest.mark.timeout(120)
-async def test_replicas_killed_paused_woken_and_added_under_load(
+async def test_replicas_killed_paused_woken_and_added_lose_and_repeat_nothing(
     start: Start, redis_server: RedisServer, tmp_path: Path
 ) -> None:
-    client, common = (
-        redis_server.client,
-        ("--redis", redis_server.url, "--shards", str(KEYS.shards), "--lease-ttl", "700ms"),
-    )
+    client = redis_server.client
+    common = ("--redis", redis_server.url, "--shards", str(KEYS.shards), "--lease-ttl", "700ms")
     writer = await Writer(redis_server.url, keys=KEYS).open()
     market = Market(writer)
 
-    def bars() -> Part:
+    def bars() -> Process:
         return start("bars", *common, "--specs", ",".join(SPECS), "--grace", "200ms")
 
-    def recorder() -> Part:
+    def recorder() -> Process:
         return start("recorder", *common, "--data-dir", str(tmp_path / "data"), "--flush-interval", "200ms")
 
     first, second, third = bars(), bars(), bars()
     one, two = recorder(), recorder()
     await until_async(shared_by(client, "bars", first, second, third))
     await until_async(shared_by(client, "recorder", one, two))
-    await market.go_on(20)
+    await market.wait_rounds(20)
 
     first.kill()
     one.kill()
     await until_async(shared_by(client, "bars", second, third))
     await until_async(shared_by(client, "recorder", two))
-    await market.go_on(20)
+    await market.wait_rounds(20)
 
-    # the only one that works is paused until another one does: what it holds when it wakes is nobody's any more
+    # the only recorder is paused until another one has taken over: what it has buffered when it wakes is void
     three = recorder()
     await until_async(shared_by(client, "recorder", two, three))
     second.signal(signal.SIGSTOP)
     two.signal(signal.SIGSTOP)
-    await until_async(gone_from(client, "bars", second))
-    await until_async(gone_from(client, "recorder", two))
-    await market.go_on(20)
+    await until_async(taken_from(client, "bars", second))
+    await until_async(taken_from(client, "recorder", two))
+    await market.wait_rounds(20)
     second.signal(signal.SIGCONT)
     two.signal(signal.SIGCONT)
     fourth = bars()
     await until_async(shared_by(client, "bars", second, third, fourth))
     await until_async(shared_by(client, "recorder", two, three))
-    await market.go_on(60)
-    await market.end()
+    await market.wait_rounds(60)
+    await market.stop()
 
     expected = {symbol: undisturbed(client, writer, symbol) for symbol in SYMBOLS}
 
-    def made(symbol: str, spec: str) -> list[tuple[int, Bar]]:
+    def built(symbol: str, spec: str) -> list[tuple[int, Bar]]:
         rows = stored(client, KEYS.stream(Stream("bar", "test", symbol, spec)))
         assert [id.seq for id, _ in rows] == list(range(1, len(rows) + 1))
         return [(id.ms, message) for id, message in rows if isinstance(message, Bar)]
 
-    async def settled() -> bool:
+    async def complete() -> bool:
         await writer.ring()
         return all(
             client.xlen(KEYS.stream(Stream("bar", "test", symbol, spec))) >= len(expected[symbol][spec])
@@ -154,22 +156,20 @@ async def test_replicas_killed_paused_woken_and_added_under_load(
             for spec in SPECS
         )
 
-    await until_async(settled, 20, "all bars are there")
-    assert {symbol: {spec: made(symbol, spec) for spec in SPECS} for symbol in SYMBOLS} == expected
-    assert sum(bar.revision > 0 for of in expected.values() for _, bar in of["time:1s"]) > 20, (
-        "late trades and Gaps have made revisions"
+    await until_async(complete, 20, "all bars are there")
+    assert {symbol: {spec: built(symbol, spec) for spec in SPECS} for symbol in SYMBOLS} == expected
+    assert sum(bar.revision > 0 for bars_of in expected.values() for _, bar in bars_of["time:1s"]) > 20, (
+        "late trades and Gaps cause revisions"
     )
-    heads = {name: int(id.rpartition(b"-")[2]) for name, id in lasts(client).items()}
+    heads = {name: int(id.rpartition(b"-")[2]) for name, id in newest_ids(client).items()}
     await until_async(lambda: positions(client, "recorder") == heads, 20, "everything is recorded")
-    assert [part.stop() for part in (second, third, fourth, two, three)] == [0] * 5
+    assert [process.stop() for process in (second, third, fourth, two, three)] == [0] * 5
     assert recorded(Recording(tmp_path / "data")) == heads
     writer.close()
 
 
-def undisturbed(
-    client: "redis.Redis[bytes]", writer: Writer, symbol: str
-) -> dict[str, list[tuple[int, Bar]]]:
-    """What one builder that nothing happens to makes of the stream, once all time bars are closed."""
+def undisturbed(client: Client, writer: Writer, symbol: str) -> dict[str, list[tuple[int, Bar]]]:
+    """Return the bars that one undisturbed builder makes of the stream, once all time bars are closed."""
     bars = StreamBars(symbol, parse_all(SPECS), GRACE, HORIZON)
     entries = [
         (id, message)
@@ -180,9 +180,9 @@ def undisturbed(
     return {spec: [(ms, bar) for ms, bar in emitted if bar.spec == spec] for spec in SPECS}
 
 
-def lasts(client: "redis.Redis[bytes]") -> dict[bytes, bytes]:
-    """Newest ID of every stream."""
-    found = {}
+def newest_ids(client: Client) -> dict[bytes, bytes]:
+    """Return the newest ID of every stream."""
+    found: dict[bytes, bytes] = {}
     for key in client.scan_iter(f"{KEYS.prefix}:*", count=1000, _type="stream"):
         name = key.partition(b"}:")[2]
         if name != b"bell":
@@ -190,8 +190,9 @@ def lasts(client: "redis.Redis[bytes]") -> dict[bytes, bytes]:
     return found
 
 
-def positions(client: "redis.Redis[bytes]", service: str) -> dict[bytes, int]:
-    found = {}
+def positions(client: Client, service: str) -> dict[bytes, int]:
+    """Return the counter of the service's position in every stream."""
+    found: dict[bytes, int] = {}
     for shard in range(KEYS.shards):
         found |= {
             name: StreamId.parse(id).seq for name, id in client.hgetall(KEYS.position(shard, service)).items()
@@ -200,7 +201,7 @@ def positions(client: "redis.Redis[bytes]", service: str) -> dict[bytes, int]:
 
 
 def recorded(recording: Recording) -> dict[bytes, int]:
-    """Rows per stream. Checked on the way: dense counters, each once, over ticks and Gaps together."""
+    """Return the rows per stream, after checking that ticks and Gaps together have dense counters."""
     found: dict[bytes, list[int]] = {}
     for kind, name in (
         ("trade", "'trade:test:' || symbol"),

@@ -1,17 +1,18 @@
-"""The upstream connection under the vendor's faults: replaced, mute, cut, refused, slow; compared with the simulator's ledger."""
+"""The upstream connection replaced, mute, cut, refused and slow; compared with the simulator's ledger."""
 
 from collections import Counter
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 from support.bus import gaps_in, messages_in
-from support.processes import Part, read_ledger
+from support.processes import Process, read_ledger
 from support.redis_server import RedisServer
 from support.waiting import until
 
-Start = Callable[..., Part]
+Start = Callable[..., Process]
 
 
 class Feed:
@@ -37,26 +38,30 @@ class Feed:
         self.gateway = self._start(
             "gateway", "--feed", feed, "--url", self.url, "--symbols", "BTC-USDT,ETH-USDT", "--kinds", kinds,
             "--redis", self._redis.url, "--lease-ttl", "500ms", *gateway,
-        ).ready()  # fmt: skip
+        ).wait_ready()  # fmt: skip
         return self
 
     def fault(self, line: str) -> None:
-        said = self.simulator.output.count("ok ")
-        self.simulator.say(line)
-        until(lambda: self.simulator.output.count("ok ") > said, 5, line)
+        """Inject a fault into the simulator."""
+        answers = self.simulator.output.count("ok ")
+        self.simulator.send_line(line)
+        until(lambda: self.simulator.output.count("ok ") > answers, 5, line)
 
     def published(self) -> float:
         return self.gateway.metric("tickbus_ticks_published_total")
 
-    def more(self, ticks: int = 200) -> None:
+    def wait_published(self, ticks: int = 200) -> None:
         before = self.published()
-        until(lambda: self.published() > before + ticks, 30, "ticks go on")
+        until(lambda: self.published() > before + ticks, 30, "more ticks are published")
 
     def reconnects(self, reason: str) -> float:
         return self.gateway.metric("tickbus_feed_reconnects_total", reason=reason)
 
-    def finish(self) -> list[dict[str, object]]:
-        """Stop the market, then the gateway; -> the ledger's ticks."""
+    def wait_reconnected(self, reason: str, before: float) -> None:
+        until(lambda: self.reconnects(reason) > before, 20, f"reconnected, reason {reason}")
+
+    def finish(self) -> list[dict[str, Any]]:
+        """Stop the market, then the gateway, and return the ledger's ticks."""
         assert self.simulator.stop() == 0
         until(lambda: self.gateway.metric("tickbus_backlog_ticks") == 0, 10)
         assert self.gateway.stop() == 0
@@ -68,7 +73,7 @@ def feed(start: Start, redis_server: RedisServer, tmp_path: Path) -> Feed:
     return Feed(start, redis_server, tmp_path)
 
 
-def ids(lines: list[dict[str, object]], symbol: str, kind: str = "trade") -> list[str]:
+def ids(lines: list[dict[str, Any]], symbol: str, kind: str = "trade") -> list[str]:
     return [
         str(line["id"])
         for line in lines
@@ -76,16 +81,16 @@ def ids(lines: list[dict[str, object]], symbol: str, kind: str = "trade") -> lis
     ]
 
 
-@pytest.mark.parametrize("why", ["age", "shutdown"])
-def test_a_connection_is_replaced_without_a_hole_and_without_a_repeat(
-    why: str, feed: Feed, redis_server: RedisServer
+@pytest.mark.parametrize("reason", ["age", "shutdown"])
+def test_connection_is_replaced_without_gap_or_duplicate(
+    reason: str, feed: Feed, redis_server: RedisServer
 ) -> None:
-    feed.open("binance", *(["--max-connection-age", "2s"] if why == "age" else []))
-    feed.more()
-    if why == "shutdown":
+    feed.open("binance", *(["--max-connection-age", "2s"] if reason == "age" else []))
+    feed.wait_published()
+    if reason == "shutdown":
         feed.fault("shutdown=10s")
-    until(lambda: feed.reconnects("rotate") >= 2 if why == "age" else feed.reconnects("rotate") == 1, 20)
-    feed.more(500)
+    until(lambda: feed.reconnects("rotate") >= 2 if reason == "age" else feed.reconnects("rotate") == 1, 20)
+    feed.wait_published(500)
     lines = feed.finish()
     for symbol in ("BTC-USDT", "ETH-USDT"):
         stored = [trade.trade_id for trade in messages_in(redis_server, "trade", "binance", symbol)]
@@ -93,15 +98,15 @@ def test_a_connection_is_replaced_without_a_hole_and_without_a_repeat(
         assert stored == sent[: len(stored)]
         assert len(stored) > 100
         quotes = [
-            (q.bid_text, q.bid_size_text, q.ask_text, q.ask_size_text)
-            for q in messages_in(redis_server, "quote", "binance", symbol)
+            (quote.bid_text, quote.bid_size_text, quote.ask_text, quote.ask_size_text)
+            for quote in messages_in(redis_server, "quote", "binance", symbol)
         ]
-        told = [
+        expected = [
             (line["bid"], line["bid_size"], line["ask"], line["ask_size"])
             for line in lines
             if line["kind"] == "quote" and line["symbol"] == symbol.replace("-", "")
         ]
-        assert quotes == told[: len(quotes)]
+        assert quotes == expected[: len(quotes)]
         assert (
             gaps_in(redis_server, "trade", "binance", symbol)
             == gaps_in(redis_server, "quote", "binance", symbol)
@@ -109,9 +114,9 @@ def test_a_connection_is_replaced_without_a_hole_and_without_a_repeat(
         )
 
 
-def test_a_mute_connection_is_left_and_the_hole_is_told(feed: Feed, redis_server: RedisServer) -> None:
+def test_mute_connection_is_replaced_and_the_gap_is_reported(feed: Feed, redis_server: RedisServer) -> None:
     feed.open("alltick", "--silence", "1s", "--token", "t")
-    feed.more()
+    feed.wait_published()
     feed.fault("mute-connection=60s")
     until(lambda: feed.reconnects("silence") == 1, 20)
     until(
@@ -119,7 +124,7 @@ def test_a_mute_connection_is_left_and_the_hole_is_told(feed: Feed, redis_server
         20,
         "trades and quotes are subscribed again",
     )
-    feed.more()
+    feed.wait_published()
     feed.finish()
     for kind in ("trade", "quote"):
         for symbol in ("BTC-USDT", "ETH-USDT"):
@@ -128,31 +133,29 @@ def test_a_mute_connection_is_left_and_the_hole_is_told(feed: Feed, redis_server
             assert 1_000_000_000 <= gap.to_ts - gap.from_ts < 20_000_000_000
 
 
-def test_heartbeats_and_answers_are_not_data(feed: Feed) -> None:
+def test_heartbeats_and_replies_do_not_count_as_data(feed: Feed) -> None:
     closed = "mon 00:00-00:01 UTC" if datetime.now(UTC).weekday() else "tue 00:00-00:01 UTC"
     feed.open("alltick", "--silence", "1s", "--token", "t", "--session", closed)
-    feed.more()
+    feed.wait_published()
     feed.fault("mute-connection=60s")
     frames = feed.gateway.metric("tickbus_feed_frames_total")
     until(lambda: feed.gateway.metric("tickbus_feed_frames_total") > frames, 20, "a heartbeat is answered")
-    assert feed.reconnects("silence") == 0, "outside the session silence is no fault"
+    assert feed.reconnects("silence") == 0, "outside the session silence is not a fault"
 
 
-def test_a_cut_connection_leaves_exact_gaps_where_there_are_ids(
-    feed: Feed, redis_server: RedisServer
-) -> None:
+def test_cut_connection_leaves_exact_gaps_where_there_are_ids(feed: Feed, redis_server: RedisServer) -> None:
     feed.open("binance", rate=2000)
     for fault in ("cut", "close=1011", "cut"):
-        feed.more()
-        ended = feed.reconnects("closed")
+        feed.wait_published()
+        before = feed.reconnects("closed")
         feed.fault(fault)
-        until(lambda ended=ended: feed.reconnects("closed") > ended, 20)
+        feed.wait_reconnected("closed", before)
         until(lambda: feed.gateway.get("/readyz")[0] == 200, 20)
-    feed.more()
+    feed.wait_published()
     counted = feed.gateway.metric("tickbus_gaps_total", kind="disconnect")
     missing = feed.gateway.metric("tickbus_missing_ticks_total")
     lines = feed.finish()
-    told = 0
+    reported = 0
     gap_ids: set[str] = set()
     for symbol in ("BTC-USDT", "ETH-USDT"):
         stored = [trade.trade_id for trade in messages_in(redis_server, "trade", "binance", symbol)]
@@ -160,17 +163,17 @@ def test_a_cut_connection_leaves_exact_gaps_where_there_are_ids(
         sent = ids(lines, symbol)
         gaps = gaps_in(redis_server, "trade", "binance", symbol)
         named = {str(id) for gap in gaps for id in range(int(gap.from_id or 0), int(gap.to_id or 0) + 1)}
-        until_last = sent[: sent.index(stored[-1]) + 1]
+        until_last = sent[: sent.index(str(stored[-1])) + 1]
         assert set(until_last) - set(stored) == named
         assert [id for id in until_last if id not in named] == stored
-        told += len(gaps) + len(gaps_in(redis_server, "quote", "binance", symbol))
+        reported += len(gaps) + len(gaps_in(redis_server, "quote", "binance", symbol))
         gap_ids |= named
         assert len(gaps_in(redis_server, "quote", "binance", symbol)) == 3
-    assert counted == told
+    assert counted == reported
     assert missing >= len(gap_ids)
 
 
-def test_duplicates_late_ticks_jumps_and_resets(feed: Feed, redis_server: RedisServer) -> None:
+def test_duplicates_late_ticks_jumps_and_resets_are_resolved(feed: Feed, redis_server: RedisServer) -> None:
     feed.open("binance", kinds="trade")
     for fault in (
         "kind=trade duplicate=20",
@@ -179,14 +182,14 @@ def test_duplicates_late_ticks_jumps_and_resets(feed: Feed, redis_server: RedisS
         "kind=trade drop=7",
         "reset=1",
     ):
-        feed.more()
+        feed.wait_published()
         feed.fault(fault)
-    feed.more()
+    feed.wait_published()
     lines = feed.finish()
     kinds: Counter[str] = Counter()
     for symbol in ("BTC-USDT", "ETH-USDT"):
         messages = messages_in(redis_server, "trade", "binance", symbol)
-        # every line of the ledger that was sent is in the stream once, repeats once in all; compared by order of arrival
+        # every tick sent is in the stream once, even if it was repeated; compared in order of arrival
         sent = [
             str(line["id"])
             for line in lines
@@ -203,8 +206,8 @@ def test_duplicates_late_ticks_jumps_and_resets(feed: Feed, redis_server: RedisS
     assert feed_total(lines, "duplicate") == 20
 
 
-def _dropped_runs(lines: list[dict[str, object]]) -> int:
-    """Holes that the dropped ticks made: runs in each symbol's own sequence."""
+def _dropped_runs(lines: list[dict[str, Any]]) -> int:
+    """Return the number of gaps that the dropped ticks caused: runs in the sequence of each symbol."""
     runs = 0
     for symbol in ("BTCUSDT", "ETHUSDT"):
         before = False
@@ -216,17 +219,17 @@ def _dropped_runs(lines: list[dict[str, object]]) -> int:
     return runs
 
 
-def feed_total(lines: list[dict[str, object]], fault: str) -> int:
+def feed_total(lines: list[dict[str, Any]], fault: str) -> int:
     return sum(line["fault"] == fault for line in lines)
 
 
-def test_a_server_that_accepts_and_closes_is_not_stormed(feed: Feed) -> None:
+def test_refusing_server_is_not_stormed(feed: Feed) -> None:
     feed.open("binance")
-    feed.more()
+    feed.wait_published()
     feed.fault("refuse=3s")
     feed.fault("cut")
     until(lambda: feed.gateway.metric("tickbus_feed_reconnects_total") >= 3, 20)
     attempts = feed.gateway.metric("tickbus_feed_reconnects_total")
     until(lambda: feed.gateway.get("/readyz")[0] == 200, 30)
-    feed.more()
+    feed.wait_published()
     assert attempts < 10

@@ -1,1 +1,4 @@
-"""The fault suite: the whole system as real processes, faults from a matrix, one checker over all ledgers. docs/faults.md."""
+"""The fault suite: the whole system as real processes, faults from a matrix, one checker over all ledgers.
+
+docs/faults.md describes it.
+"""

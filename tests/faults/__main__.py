@@ -1,4 +1,6 @@
-"""`make soak`: random mixes of faults from a seed, for as long as asked; a table at the end. docs/faults.md."""
+"""`make soak`: random mixes of faults from a seed, for a given time; a table at the end. See
+docs/faults.md.
+"""
 
 import argparse
 import json
@@ -8,6 +10,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from functools import partial
 from pathlib import Path
 
 from faults.plan import alone, draw
@@ -19,107 +22,107 @@ from faults.table import Total, show
 def options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="make soak", description=__doc__)
     parser.add_argument(
-        "--minutes", type=float, default=5.0, help="no round begins later than this (default 5)"
+        "--minutes", type=float, default=5.0, help="begin no round after this time (default 5)"
     )
-    parser.add_argument("--rounds", type=int, default=0, help="so many rounds instead")
+    parser.add_argument("--rounds", type=int, default=0, help="run this many rounds instead")
     parser.add_argument(
         "--seed",
         type=int,
         default=random.SystemRandom().randrange(1 << 30),
-        help="of the choice of faults; printed",
+        help="seed of the choice of faults (default random; printed)",
     )
     parser.add_argument(
-        "--first", type=int, default=1, help="number of the first round: to run one of a soak again"
+        "--first", type=int, default=1, help="number of the first round, to repeat a round of an earlier soak"
     )
     parser.add_argument(
         "--faults",
         default="",
-        help="which, by the beginnings of their names, like kill,redis,slow vendor (default all)",
+        help="prefixes of the faults to choose from, e.g. kill,redis,slow vendor (default all)",
     )
     parser.add_argument(
         "--round",
         type=float,
         default=25.0,
         metavar="SECONDS",
-        help="in which the faults of a round begin (default 25)",
+        help="time in which the faults of a round begin (default 25)",
     )
     parser.add_argument("--rate", type=int, default=600, help="ticks per second (default 600)")
     parser.add_argument(
-        "--folder", type=Path, help="where logs and ledgers go (default a new temporary folder)"
+        "--folder", type=Path, help="folder for logs and ledgers (default a new temporary folder)"
     )
-    parser.add_argument("--json", type=Path, help="write the result there too")
+    parser.add_argument("--json", type=Path, help="write the result to this file too")
     parser.add_argument(
-        "--alone", action="store_true", help="gateways and the app only, without bars and recorders"
+        "--alone", action="store_true", help="run gateways and the app only, without bars and recorders"
     )
-    parser.add_argument("--list", action="store_true", help="list the faults and end")
+    parser.add_argument("--list", action="store_true", help="list the faults and exit")
     parser.add_argument(
-        "--stop-at-first", action="store_true", help="end after the first round with a violation"
+        "--stop-at-first", action="store_true", help="stop after the first round with a violation"
     )
     return parser.parse_args()
 
 
 def main() -> int:
-    asked = options()
+    arguments = options()
     try:
-        rows = choose(asked.faults)
+        rows = choose(arguments.faults)
     except ValueError as error:
         print(error, file=sys.stderr)
         return 2
-    if asked.list:
+    if arguments.list:
         print("\n".join(row.name for row in rows))
         return 0
-    folder = asked.folder or Path(tempfile.mkdtemp(prefix="tickbus-soak-"))
+    folder = arguments.folder or Path(tempfile.mkdtemp(prefix="tickbus-soak-"))
     clock = has_clock()
-    print(
-        f"seed {asked.seed}, {len(rows)} faults{'' if clock else ', without faketime: no steps of the clock'}; logs and ledgers in {folder}",
-        flush=True,
-    )
-    total = Total(asked.seed)
+    clock_note = "" if clock else ", no clock steps (faketime is not installed)"
+    print(f"seed {arguments.seed}, {len(rows)} faults{clock_note}; logs and ledgers in {folder}", flush=True)
+    total = Total(arguments.seed)
     planned: Counter[str] = Counter()
     number = 1
     while (
-        (number < asked.first + asked.rounds)
-        if asked.rounds
-        else (time.monotonic() - total.began < asked.minutes * 60)
+        (number < arguments.first + arguments.rounds)
+        if arguments.rounds
+        else (time.monotonic() - total.began < arguments.minutes * 60)
     ):
-        plan = draw(rows, asked.seed, number, planned, seconds=asked.round, rate=asked.rate, clock=clock)
-        if asked.alone:
+        plan = draw(
+            rows, arguments.seed, number, planned, seconds=arguments.round, rate=arguments.rate, clock=clock
+        )
+        if arguments.alone:
             plan = alone(plan)
         planned.update(one.row.name for one in plan.injections)
         number += 1
-        if number <= asked.first:
-            continue  # drawn all the same: the plan of a round follows from those before
+        if number <= arguments.first:
+            continue  # it is drawn all the same: the plan of a round depends on those before it
         where = folder / f"round-{number - 1}"
         print(f"round {number - 1}: {plan.shape}, {len(plan.injections)} faults", flush=True)
-        began = time.monotonic()
-        outcome = run_round(
-            where,
-            plan,
-            lambda text, began=began: print(f"  {time.monotonic() - began:6.1f} {text}", flush=True),
-        )
+        outcome = run_round(where, plan, partial(_print_event, time.monotonic()))
         total.add(number - 1, outcome)
-        _tell(outcome, where)
+        _print_outcome(outcome, where)
         if not outcome.result.verdicts:
             shutil.rmtree(where)
-        elif asked.stop_at_first:
+        elif arguments.stop_at_first:
             break
     show(total, rows)
-    if asked.json:
-        asked.json.write_text(json.dumps(total.as_json(), indent=1))
+    if arguments.json:
+        arguments.json.write_text(json.dumps(total.as_json(), indent=1))
     if total.violations:
         print(f"VIOLATIONS in rounds {sorted(total.violations)}: logs and ledgers in {folder}")
         return 1
-    if asked.folder is None:
+    if arguments.folder is None:
         shutil.rmtree(folder)
     return 0
 
 
-def _tell(outcome: Outcome, where: Path) -> None:
+def _print_event(began: float, text: str) -> None:
+    print(f"  {time.monotonic() - began:6.1f} {text}", flush=True)
+
+
+def _print_outcome(outcome: Outcome, where: Path) -> None:
     result = outcome.result
     print(
-        f"  -> {result.sent} ticks sent, {result.lost} lost in silence, {result.doubled} doubled, {result.told} told as gaps; "
-        f"recovered within {outcome.slowest:.1f} s ({outcome.after})", flush=True,
-    )  # fmt: skip
+        f"  -> {result.sent} ticks sent, {result.lost} lost silently, {result.doubled} doubled, "
+        f"{result.reported} reported as gaps; recovered within {outcome.slowest:.1f} s ({outcome.after})",
+        flush=True,
+    )
     for verdict in result.verdicts[:20]:
         print(f"  !! {verdict}", flush=True)
     if result.verdicts:

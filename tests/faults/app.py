@@ -1,8 +1,9 @@
-"""An application as users write it: reads the bus by the public library, and keeps a ledger of every entry it was given.
+"""An application as users write it: reads the bus with the public library, logs every entry to a ledger.
 
-The ledger is its only memory: started again it goes on after the newest entry in there, so an entry that stands there twice, or
-not at all, is the library's fault. One JSON array a line: [stream, ID, field, CRC-32 of the message], or
-[stream, ID after which, "lost", count] for what the library says was gone before it could be read.
+The ledger is its only memory. After a restart it continues behind the newest entry there, so an entry that
+is in the ledger twice, or missing, is the library's fault. One JSON array a line: [stream, ID, field,
+CRC-32 of the message], or [stream, ID before the loss, "lost", count] for entries that the library reports
+as gone before they could be read.
 """
 
 import argparse
@@ -24,16 +25,16 @@ _FLUSH_SECONDS = 0.1
 
 
 parse = json.loads
-"""A line -> its row."""
+"""Decode one line of the ledger."""
 
 
 def read(ledger: Path) -> list[list[object]]:
-    """The whole lines of a ledger; a line that a kill tore is not one."""
+    """Return the complete lines of a ledger; a line torn by a kill is left out."""
     return [parse(line) for line in ledger.read_bytes().splitlines(keepends=True) if line.endswith(b"\n")]
 
 
 def positions(rows: list[list[object]]) -> dict[str, str]:
-    """Stream -> the ID after which to go on."""
+    """Return the ID to continue after, by stream."""
     newest: dict[str, StreamId] = {}
     for stream, id, field, *_ in rows:
         if field != "lost":
@@ -41,9 +42,9 @@ def positions(rows: list[list[object]]) -> dict[str, str]:
     return {stream: str(id) for stream, id in newest.items()}
 
 
-async def keep(bus: tickbus.Bus, kind: str, cursor: dict[str, str], output: BinaryIO) -> None:
-    mine = {stream: id for stream, id in cursor.items() if stream.startswith(f"{kind}:")}
-    async for stream, id, message in bus.read(kind, start="start", cursor=mine).entries():
+async def log_entries(bus: tickbus.Bus, kind: str, cursor: dict[str, str], output: BinaryIO) -> None:
+    own = {stream: id for stream, id in cursor.items() if stream.startswith(f"{kind}:")}
+    async for stream, id, message in bus.read(kind, start="start", cursor=own).entries():
         if isinstance(message, Gap) and message.source == "reader":
             row: list[object] = [stream.name, str(id), "lost", message.count]
         else:
@@ -60,12 +61,12 @@ async def flush(output: BinaryIO) -> None:
 async def main(redis: str, cursor: dict[str, str], output: BinaryIO) -> None:
     async with tickbus.connect(redis) as bus, asyncio.TaskGroup() as tasks:
         for kind in KINDS:
-            tasks.create_task(keep(bus, kind, cursor, output))
+            tasks.create_task(log_entries(bus, kind, cursor, output))
         tasks.create_task(flush(output))
 
 
-def mend(ledger: Path) -> dict[str, str]:
-    """Cut off what a kill tore; -> where to go on."""
+def repair(ledger: Path) -> dict[str, str]:
+    """Cut off a line torn by a kill. Return where to continue."""
     if not ledger.exists():
         return {}
     os.truncate(ledger, ledger.read_bytes().rfind(b"\n") + 1)
@@ -77,7 +78,7 @@ def command() -> None:
     parser.add_argument("--redis", required=True)
     parser.add_argument("--ledger", required=True, type=Path)
     options = parser.parse_args()
-    cursor = mend(options.ledger)
+    cursor = repair(options.ledger)
     try:
         with options.ledger.open("ab") as output:
             asyncio.run(main(options.redis, cursor, output))

@@ -1,13 +1,11 @@
-"""Where the bus of a system lives: one server behind the proxy, a master with a replica and sentinels, or a cluster of six."""
+"""Where the bus of a system lives: one server behind the proxy, a master with sentinels, or a cluster."""
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-import redis as redis_py
 from redis.backoff import NoBackoff
-from redis.cluster import RedisCluster as ClusterClient
 from redis.retry import Retry
+from support.client import Client, connect, connect_cluster
 from support.cluster import RedisCluster
 from support.redis_server import RedisServer
 from support.sentinel import RedisWithSentinels
@@ -15,9 +13,9 @@ from support.sentinel import RedisWithSentinels
 KINDS = ("server", "sentinel", "cluster")
 
 
-def client_of(server: RedisServer) -> "redis_py.Redis[bytes]":
-    """One that gives up soon: what is looked at may be under a fault."""
-    return redis_py.Redis(port=server.port, socket_timeout=1, retry=Retry(NoBackoff(), 0))
+def client_of(server: RedisServer) -> Client:
+    """Return a client that gives up quickly: the server may be under a fault."""
+    return connect(server.port, socket_timeout=1, retry=Retry(NoBackoff(), 0))
 
 
 class OneServer:
@@ -31,11 +29,11 @@ class OneServer:
         self._client = client_of(self.server)
 
     def url(self, link: Callable[[int], int]) -> str:
-        """`link`: a port -> that of a proxy in front of it."""
+        """`link` takes a port and returns that of a proxy in front of it."""
         return f"redis://127.0.0.1:{link(self.server.port)}/0"
 
     @property
-    def client(self) -> Any:
+    def client(self) -> Client:
         return self._client
 
     def now(self) -> tuple[int, int]:
@@ -43,7 +41,7 @@ class OneServer:
 
     def close(self) -> None:
         if self.server.process is not None and self.server.process.poll() is None:
-            self.server.go_on()
+            self.server.resume()
         self.server.close()
 
 
@@ -52,7 +50,7 @@ class Sentinels:
 
     def __init__(self, folder: Path) -> None:
         self.servers = RedisWithSentinels(folder)
-        self._clients: dict[int, Any] = {}
+        self._clients: dict[int, Client] = {}
 
     def start(self) -> None:
         self.servers.start()
@@ -62,7 +60,7 @@ class Sentinels:
         return self.servers.url
 
     @property
-    def client(self) -> Any:
+    def client(self) -> Client:
         return self._clients[self.servers.master().port]
 
     def now(self) -> tuple[int, int]:
@@ -71,7 +69,7 @@ class Sentinels:
     def close(self) -> None:
         for server in self.servers.servers:
             if server.process is not None and server.process.poll() is None:
-                server.go_on()
+                server.resume()
         self.servers.close()
 
 
@@ -80,7 +78,7 @@ class Cluster:
 
     def __init__(self, folder: Path) -> None:
         self.servers = RedisCluster(folder)
-        self._client: Any = None
+        self._client: Client | None = None
 
     def start(self) -> None:
         self.servers.start()
@@ -89,10 +87,9 @@ class Cluster:
         return self.servers.url
 
     @property
-    def client(self) -> Any:
+    def client(self) -> Client:
         if self._client is None:
-            nodes = [redis_py.cluster.ClusterNode("127.0.0.1", node.port) for node in self.servers.nodes]
-            self._client = ClusterClient(startup_nodes=nodes, socket_timeout=2)
+            self._client = connect_cluster([node.port for node in self.servers.nodes], timeout=2)
         return self._client
 
     def now(self) -> tuple[int, int]:
@@ -103,9 +100,17 @@ class Cluster:
             self._client.close()
         for node in self.servers.nodes:
             if node.process is not None and node.process.poll() is None:
-                node.go_on()
+                node.resume()
         self.servers.close()
 
 
-def backend(kind: str, folder: Path) -> "OneServer | Sentinels | Cluster":
-    return {"server": OneServer, "sentinel": Sentinels, "cluster": Cluster}[kind](folder)
+Backend = OneServer | Sentinels | Cluster
+
+
+def backend(kind: str, folder: Path) -> Backend:
+    backends: dict[str, Callable[[Path], Backend]] = {
+        "server": OneServer,
+        "sentinel": Sentinels,
+        "cluster": Cluster,
+    }
+    return backends[kind](folder)

@@ -1,4 +1,4 @@
-"""Bars against two references: a builder that nothing disturbed, on the same streams; and plain sums, the slow way. Pure."""
+"""Bars against two references, an undisturbed builder and plain sums over the same streams. Pure."""
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,7 +16,10 @@ from tickbus.units import DAY, MILLISECOND
 def check_bars(
     published: Mapping[str, list[Entry]], specs: Sequence[str], grace: int, horizon: int, exactly: bool = True
 ) -> Iterator[tuple[str, str]]:
-    """-> (stream, what is wrong). Every time bar must be closed by now. `exactly`: every revision too, and what they say of Gaps."""
+    """Return (stream, what is wrong). Every time bar must be closed by now.
+
+    exactly: compare every revision too, and the Gaps that it reports.
+    """
     for name, entries in published.items():
         stream = Stream.parse(name)
         if stream.kind == "trade":
@@ -38,7 +41,8 @@ def check_bars(
 def undisturbed(
     symbol: str, entries: Sequence[Entry], spec: str, grace: int, horizon: int
 ) -> list[tuple[int, Bar]]:
-    """(bus ms of the cause, bar) as one builder emits them that read the stream in one go, and then the clock a day later."""
+    """Return (bus ms of the cause, bar) from a builder that reads the stream at once, then a clock a day
+    later."""
     bars = StreamBars(symbol, [parse(spec)], grace, horizon)
     emitted: list[tuple[int, Bar]] = []
     for entry in entries:
@@ -59,12 +63,13 @@ def _compare(
         )
         yield (
             name,
-            f"{len(found)} bars, an undisturbed builder makes {len(wanted)}; the first that differs: {found[at : at + 1]}, there {wanted[at : at + 1]}",
+            f"{len(found)} bars, expected {len(wanted)}; first difference: {found[at : at + 1]}, "
+            f"expected {wanted[at : at + 1]}",
         )
 
 
 def _same(one: tuple[int, Bar], other: tuple[int, Bar]) -> bool:
-    """Numbers by value: what comes from the files has no zeros at the end."""
+    """Compare numbers by value: those from the files have no trailing zeros."""
     return one == other or (one[0] == other[0] and _by_value(one[1]) == _by_value(other[1]))
 
 
@@ -93,7 +98,7 @@ def newest_revisions(found: Sequence[tuple[int, Any]]) -> dict[int, Bar]:
 
 
 def plain_sums(entries: Sequence[Entry], spec: Spec) -> dict[int, list[Trade]]:
-    """start -> the trades of the interval, in stream order."""
+    """Return the trades of each interval by its start, in stream order."""
     trades: dict[int, list[Trade]] = defaultdict(list)
     for entry in entries:
         if isinstance(entry.message, Trade):
@@ -116,7 +121,7 @@ def _sums(name: str, bars: Mapping[int, Bar], trades: Mapping[int, list[Trade]])
             bar.sell_volume,
         )
         if found != wanted:
-            yield name, f"the bar of {start} is {found}, its trades make {wanted}"
+            yield name, f"bar of {start} is {found}, expected {wanted} from its trades"
             return
 
 

@@ -1,7 +1,8 @@
 """One checker over the ledgers of a run. Pure: ledgers in, verdicts out.
 
-A tick that was sent must be in its stream once, or lie in a hole that a Gap names: by id where there are ids, else by place
-(the Gap stands between the two neighbours of the hole) and by time. What is in the streams must be with the app and in the files, exactly.
+A tick that was sent must be in its stream once, or in a hole that a Gap reports: by id where there are ids,
+else by place (the Gap is between the two neighbours of the hole) and by time. The app and the files must have
+exactly what is in the streams.
 """
 
 from bisect import bisect_left, bisect_right
@@ -19,7 +20,8 @@ from tickbus.protocol.names import Stream
 from tickbus.units import MILLISECOND, SECOND
 
 SLACK = 2 * SECOND
-"""How far the times of a Gap may be off where the vendor has no ids: its times are receive times, the ledger's those of sending."""
+"""How far the times of a Gap may be off where the vendor has no ids: the Gap has receive times, the ledger
+send times."""
 METRICS = ("tickbus_gaps_total", "tickbus_gaps_repaired_total", "tickbus_missing_ticks_total")
 RESENT = "tickbus_resent_ticks_total"
 
@@ -27,7 +29,9 @@ RESENT = "tickbus_resent_ticks_total"
 @dataclass(frozen=True)
 class Verdict:
     kind: str
-    """lost, doubled, mistimed (a Gap where the hole lies, with other times), order, invented, contradicted, counter, epoch, app, recorder, bars, metrics; of the run: crashed, stuck, harness."""
+    """lost, doubled, mistimed (the Gap is in the right place but has other times), order, invented,
+    contradicted, counter, epoch, app, recorder, bars, metrics; for the run itself: crashed, stuck,
+    harness."""
     where: str
     text: str
 
@@ -42,23 +46,23 @@ class Result:
     published: int = 0
     lost: int = 0
     doubled: int = 0
-    told: int = 0
-    """Ticks sent that are in no stream, and a Gap names them."""
+    reported: int = 0
+    """Ticks sent that are in no stream, but reported by a Gap."""
     resent: int = 0
-    """Entries that Redis had acknowledged and lost, and the gateway sent again."""
+    """Entries that Redis acknowledged and lost, and that the gateway sent again."""
 
     def add(self, kind: str, where: str, text: str) -> None:
         self.verdicts.append(Verdict(kind, where, text))
 
     def doubles(self, where: str, keys: Iterable[Any]) -> None:
-        """Each key may be there once."""
+        """Each key may occur once."""
         repeated = {key: count for key, count in Counter(keys).items() if count > 1}
         if repeated:
             self.doubled += sum(repeated.values()) - len(repeated)
             self.add(
                 "doubled",
                 where,
-                f"{len(repeated)} are there more than once, like {next(iter(repeated.items()))}",
+                f"{len(repeated)} occur more than once, e.g. {next(iter(repeated.items()))}",
             )
 
 
@@ -82,20 +86,21 @@ def check(ledgers: Ledgers, specs: Sequence[str], grace: int, horizon: int) -> R
 
 
 def check_stream(result: Result, name: str, entries: list[Entry]) -> None:
-    """IDs as promised: the counter dense from 1, bus time never falling; the receive time strictly rising."""
+    """Check the IDs (counters dense from 1, bus time never decreasing) and strictly increasing receive
+    times."""
     seqs = [entry.id.seq for entry in entries]
     if seqs != list(range(1, len(seqs) + 1)):
         jump = next((f"{a} to {b}" for a, b in pairwise([0, *seqs]) if b != a + 1), "")
         result.add("counter", name, f"not dense: from {jump}")
     if any(b.id.ms < a.id.ms for a, b in pairwise(entries)):
-        result.add("order", name, "bus time falls")
+        result.add("order", name, "bus time decreases")
     received = [entry.message.ts_recv for entry in entries if isinstance(entry.message, Trade | Quote)]
     if backwards := next((pair for pair in pairwise(received) if pair[1] <= pair[0]), None):
-        result.add("epoch", name, f"ts_recv does not rise: {backwards}: two writers?")
+        result.add("epoch", name, f"ts_recv does not increase: {backwards}: two writers?")
 
 
 def check_trades(result: Result, name: str, sent: list[Sent], entries: list[Entry]) -> None:
-    """By vendor id. Lines of repeats stand for the tick that they repeat."""
+    """Check by vendor id. A repeated line counts as the tick that it repeats."""
     wanted = {(tick.id, tick.ts_event // MILLISECOND): tick for tick in reversed(sent)}
     result.sent += len(wanted)
     stored: list[tuple[int, int]] = []
@@ -107,7 +112,7 @@ def check_trades(result: Result, name: str, sent: list[Sent], entries: list[Entr
                 result.add("invented", name, f"{entry.id} was never sent: {entry.message}")
             elif not _same(_values(entry.message), tick.values):
                 result.add(
-                    "invented", name, f"{entry.id} is {_values(entry.message)}, sent was {tick.values}"
+                    "invented", name, f"{entry.id} is {_values(entry.message)}, but {tick.values} was sent"
                 )
             else:
                 stored.append(key)
@@ -115,25 +120,27 @@ def check_trades(result: Result, name: str, sent: list[Sent], entries: list[Entr
     result.doubles(name, stored)
     numbers = [wanted[key].n for key in stored]
     if wrong := next((pair for pair in pairwise(numbers) if pair[1] < pair[0]), None):
-        result.add("order", name, f"line {wrong[1]} of the sender's ledger stands after line {wrong[0]}")
-    told = Told([entry.message for entry in entries if isinstance(entry.message, Gap)])
-    for text in told.overlaps:
+        result.add("order", name, f"line {wrong[1]} of the sender's ledger comes after line {wrong[0]}")
+    holes = ReportedHoles([entry.message for entry in entries if isinstance(entry.message, Gap)])
+    for text in holes.contradictions:
         result.add("contradicted", name, text)
-    if there := [key for key in stored if told.names(key[0])]:
-        result.add("contradicted", name, f"{len(there)} ticks are there and told as missing, like {there[0]}")
+    if present := [key for key in stored if holes.contain(key[0])]:
+        result.add(
+            "contradicted", name, f"{len(present)} stored ticks are reported as missing, e.g. {present[0]}"
+        )
     have = set(stored)
     lost = []
     for key, tick in wanted.items():
         if key not in have and _must_be_known(tick, numbers):
-            if told.covers(tick):
-                result.told += 1
+            if holes.cover(tick):
+                result.reported += 1
             else:
                 lost.append(tick)
-    _tell_lost(result, name, lost)
+    _add_lost(result, name, lost)
 
 
 def check_quotes(result: Result, name: str, sent: list[Sent], entries: list[Entry]) -> None:
-    """By values, in order: quotes have no ids. A hole must have its Gap where it lies, with times that hold it."""
+    """Check by values, in order: quotes have no ids. A hole needs a Gap in its place whose times cover it."""
     sent = [tick for tick in sent if tick.fault not in ("drop", "mute")]
     result.sent += len(sent)
     places: dict[tuple[Decimal | None, ...], list[int]] = defaultdict(list)
@@ -143,8 +150,6 @@ def check_quotes(result: Result, name: str, sent: list[Sent], entries: list[Entr
     first: int | None = None
     gaps: list[Gap] = []
     """Since the last quote."""
-    before = 0
-    """Its ts_event."""
     before = 0
     """ts_event of the last quote."""
     for entry in entries:
@@ -172,11 +177,12 @@ def check_quotes(result: Result, name: str, sent: list[Sent], entries: list[Entr
 def _check_hole(
     result: Result, name: str, missing: Sequence[Sent], gaps: list[Gap], before: int, after: int
 ) -> None:
-    """`before`, `after`: times of the neighbours. What a paused gateway reads late has late times: so have the holes in it."""
+    """`before`, `after`: times of the neighbours. A paused gateway reads late: its ticks, and the holes
+    between them, have late times."""
     if not gaps:
-        _tell_lost(result, name, missing)
+        _add_lost(result, name, missing)
         return
-    result.told += len(missing)
+    result.reported += len(missing)
     times = [min(max(tick.at, before), after) for tick in missing]
     outside = [at for at in times if not any(gap.from_ts - SLACK <= at <= gap.to_ts + SLACK for gap in gaps)]
     if outside:
@@ -184,11 +190,12 @@ def _check_hole(
         result.add(
             "mistimed",
             name,
-            f"{len(outside)} ticks of {outside[0] / SECOND:.1f} to {outside[-1] / SECOND:.1f} are told as {ranges}",
+            f"{len(outside)} ticks from {outside[0] / SECOND:.1f} to {outside[-1] / SECOND:.1f} "
+            f"are reported as {ranges}",
         )
 
 
-def _tell_lost(result: Result, name: str, lost: Sequence[Sent]) -> None:
+def _add_lost(result: Result, name: str, lost: Sequence[Sent]) -> None:
     if lost:
         result.lost += len(lost)
         shown = ", ".join(
@@ -199,7 +206,8 @@ def _tell_lost(result: Result, name: str, lost: Sequence[Sent]) -> None:
 
 
 def _must_be_known(tick: Sent, stored: list[int]) -> bool:
-    """Between the first and the last that is there, all; after the last, what a connection was given; before the first, none."""
+    """All ticks between the first and the last stored one must be; behind the last, those that a
+    connection was sent; before the first, none."""
     if not stored:
         return tick.sent
     return stored[0] < tick.n and (tick.n < stored[-1] or tick.sent)
@@ -210,7 +218,7 @@ def _numbers(values: Iterable[str | None]) -> tuple[Decimal | None, ...]:
 
 
 def _same(found: tuple[str | None, ...], wanted: tuple[str | None, ...]) -> bool:
-    """Of a trade: price and size by value, the side as it is."""
+    """Compare trades: price and size by value, the side as it is."""
     return found == wanted or (_numbers(found[:2]) == _numbers(wanted[:2]) and found[2:] == wanted[2:])
 
 
@@ -225,11 +233,12 @@ def _values(message: Message) -> tuple[str | None, ...]:
     return message.bid_text, message.bid_size_text, message.ask_text, message.ask_size_text
 
 
-class Told:
-    """What a stream's Gaps name as missing in the end: ranges of ids, less what was repaired; and ranges of time without ids."""
+class ReportedHoles:
+    """What the Gaps of a stream report as missing in the end: ranges of ids, less repaired ones, and
+    ranges of time without ids."""
 
     def __init__(self, gaps: Sequence[Gap]) -> None:
-        self.overlaps: list[str] = []
+        self.contradictions: list[str] = []
         self._ranges: list[tuple[int, int]] = []
         self._times: list[tuple[int, int]] = []
         for gap in gaps:
@@ -241,17 +250,19 @@ class Told:
                 self._add(int(gap.from_id), int(gap.to_id))
 
     def _add(self, first: int, last: int) -> None:
-        if other := next((told for told in self._ranges if told[0] <= last and first <= told[1]), None):
-            self.overlaps.append(
-                f"ids {first} to {last} are told as missing, and so were {other[0]} to {other[1]}"
+        if other := next((known for known in self._ranges if known[0] <= last and first <= known[1]), None):
+            self.contradictions.append(
+                f"ids {first} to {last} are reported as missing, but {other[0]} to {other[1]} already were"
             )
         self._ranges.append((first, last))
         self._ranges.sort()
 
     def _repair(self, first: int, last: int) -> None:
-        holder = next((told for told in self._ranges if told[0] <= first and last <= told[1]), None)
+        holder = next((known for known in self._ranges if known[0] <= first and last <= known[1]), None)
         if holder is None:
-            self.overlaps.append(f"ids {first} to {last} are told as repaired, and were never missing")
+            self.contradictions.append(
+                f"ids {first} to {last} are reported as repaired, but were not missing"
+            )
             return
         self._ranges.remove(holder)
         self._ranges += [
@@ -259,24 +270,24 @@ class Told:
         ]
         self._ranges.sort()
 
-    def names(self, id: int) -> bool:
+    def contain(self, id: int) -> bool:
         at = bisect_left(self._ranges, (id + 1, 0)) - 1
         return at >= 0 and id <= self._ranges[at][1]
 
-    def covers(self, tick: Sent) -> bool:
+    def cover(self, tick: Sent) -> bool:
         # the vendor's clock has whole ms
-        return self.names(tick.id) or any(
+        return self.contain(tick.id) or any(
             first - MILLISECOND < tick.ts_event < last + MILLISECOND for first, last in self._times
         )
 
 
 def check_delivered(result: Result, ledgers: Ledgers) -> None:
-    """The app has every entry of every stream once, in order, with its content; what the library called lost is told."""
+    """The app has every entry of every stream once, in order, with its content, but for reported losses."""
     by_stream: dict[str, list[list[Any]]] = defaultdict(list)
-    told: Counter[str] = Counter()
+    reported: Counter[str] = Counter()
     for row in ledgers.delivered:
         if row[2] == "lost":
-            told[row[0]] += row[3] or 0
+            reported[row[0]] += row[3] or 0
         else:
             by_stream[row[0]].append(row)
     for name, entries in ledgers.published.items():
@@ -294,19 +305,21 @@ def check_delivered(result: Result, ledgers: Ledgers) -> None:
             [row for row in want if row not in set(got)],
             [row for row in got if row not in set(want)],
         )
-        # the same entries in the same order, with a word about a stream that went back
-        if len(missing) > told[name] or extra or got != [row for row in want if row in set(got)]:
+        # else: the same entries in the same order, and a report about a stream that was rolled back
+        if len(missing) > reported[name] or extra or got != [row for row in want if row in set(got)]:
             result.add(
                 "app",
                 name,
-                f"{len(missing)} of {len(want)} entries missing {missing[:2]}, {told[name]} told; {len(extra)} others {extra[:2]}",
+                f"{len(missing)} of {len(want)} entries missing {missing[:2]}, {reported[name]} reported; "
+                f"{len(extra)} others {extra[:2]}",
             )
     for name in by_stream.keys() - ledgers.published.keys():
-        result.add("app", name, "was delivered and is not on the bus")
+        result.add("app", name, "was delivered, but is not on the bus")
 
 
 def check_recorded(result: Result, ledgers: Ledgers) -> None:
-    """The files have every entry of every stream once, with its values; epochs never fall."""
+    """The files have every entry of every stream once, with its values; epochs never decrease."""
+    assert ledgers.recorded is not None
     rows = [
         row
         for row in ledgers.recorded
@@ -320,13 +333,13 @@ def check_recorded(result: Result, ledgers: Ledgers) -> None:
         for entry in entries
     }
     for text, keys in (
-        ("on the bus and not in the files", want.keys() - got.keys()),
-        ("in the files and not on the bus", got.keys() - want.keys()),
+        ("on the bus but not in the files", want.keys() - got.keys()),
+        ("in the files but not on the bus", got.keys() - want.keys()),
     ):
         by_stream = Counter(key[0] for key in keys)
         for name, count in sorted(by_stream.items()):
             result.add(
-                "recorder", name, f"{count} entries {text}, like {min(key for key in keys if key[0] == name)}"
+                "recorder", name, f"{count} entries {text}, e.g. {min(key for key in keys if key[0] == name)}"
             )
     if wrong := next((key for key in want.keys() & got.keys() if want[key] != _plain(got[key])), None):
         result.add(
@@ -341,12 +354,12 @@ def check_recorded(result: Result, ledgers: Ledgers) -> None:
             result.add(
                 "epoch",
                 name,
-                f"entry {fall[1][0]} of epoch {fall[1][1]} stands after one of epoch {fall[0][1]}",
+                f"entry {fall[1][0]} of epoch {fall[1][1]} comes after one of epoch {fall[0][1]}",
             )
 
 
 def facts(message: Message) -> tuple[Any, ...]:
-    """What the files must say of a message, in the order of their columns."""
+    """Return what the files must hold of a message, in the order of their columns."""
     if isinstance(message, Trade):
         return (
             "trade",
@@ -376,7 +389,7 @@ _DECIMALS = {"trade": (2, 3), "quote": (1, 2, 3, 4), "bar": (3,), "gap": ()}
 
 
 def _plain(row: tuple[Any, ...]) -> tuple[Any, ...]:
-    """Numbers of the files by value: they are filled up with zeros there."""
+    """Return a row of the files with numbers by value: the files pad them with zeros."""
     return tuple(
         Decimal(value) if place in _DECIMALS[row[0]] and value is not None else value
         for place, value in enumerate(row)
@@ -384,7 +397,7 @@ def _plain(row: tuple[Any, ...]) -> tuple[Any, ...]:
 
 
 def check_counters(result: Result, ledgers: Ledgers) -> None:
-    """Gap messages in the streams = those that the heads count = those that the gateway's /metrics count."""
+    """The heads and the gateway's /metrics count exactly the Gap messages in the streams."""
     total: Counter[str] = Counter()
     repaired = missing = 0
     for name, entries in ledgers.published.items():
@@ -395,20 +408,21 @@ def check_counters(result: Result, ledgers: Ledgers) -> None:
         counted = sum(gap.count or 0 for gap in gaps if not gap.repaired) - sum(
             gap.count or 0 for gap in gaps if gap.repaired
         )
-        mended = sum(gap.repaired for gap in gaps)
+        repairs = sum(gap.repaired for gap in gaps)
         if (head := ledgers.heads.get(name)) and (Counter(head.gaps), head.repaired, head.missing) != (
             kinds,
-            mended,
+            repairs,
             counted,
         ):
             result.add(
                 "metrics",
                 name,
-                f"head counts {head.gaps}, {head.repaired} repaired, {head.missing} missing; found {dict(kinds)}, {mended}, {counted}",
+                f"head counts {head.gaps}, {head.repaired} repaired, {head.missing} missing; "
+                f"found {dict(kinds)}, {repairs}, {counted}",
             )
         total += kinds
-        repaired, missing = repaired + mended, missing + counted + mended  # the metric does not fall
+        repaired, missing = repaired + repairs, missing + counted + repairs  # the metric never decreases
     for name, found in zip(METRICS, (dict(total), {"": repaired}, {"": missing}), strict=True):
         shown = {kind: value for kind, value in ledgers.metrics.get(name, {}).items() if value}
         if shown != {kind: float(value) for kind, value in found.items() if value}:
-            result.add("metrics", name, f"the gateway says {shown}, the streams hold {found}")
+            result.add("metrics", name, f"the gateway reports {shown}, the streams hold {found}")

@@ -1,4 +1,4 @@
-"""A small disk of its own for the recorder, that can be filled. Needs the right to mount; without it, an ordinary folder."""
+"""A small disk for recorder or spill that can be filled. Without the right to mount, a plain folder."""
 
 import subprocess
 import tempfile
@@ -13,16 +13,14 @@ class SmallDisk:
         self.folder = folder
         command = ["mount", "-t", "tmpfs", "-o", f"size={megabytes}m", "none", str(folder)]
         self.small = subprocess.run(command, capture_output=True, check=False).returncode == 0
-        """Whether it is one: only then can it be filled."""
+        """Whether it is mounted: only then can it be filled."""
         self.was_small = self.small
 
     def fill(self) -> None:
         if not self.small:
-            return  # what would be filled is the machine's own disk
-        with (
-            (self.folder / "ballast").open("wb", buffering=0) as ballast,
-            suppress(OSError),
-        ):  # the disk is full
+            return  # it would fill the machine's own disk
+        # the write that finds the disk full ends it
+        with (self.folder / "ballast").open("wb", buffering=0) as ballast, suppress(OSError):
             while ballast.write(bytes(1 << 16)):
                 pass
 
@@ -30,7 +28,7 @@ class SmallDisk:
         (self.folder / "ballast").unlink(missing_ok=True)
 
     def keep(self, where: Path) -> None:
-        """Copy what it holds: the disk is gone with the system."""
+        """Copy its content: the disk goes away with the system."""
         if self.small:
             subprocess.run(["cp", "-r", str(self.folder), str(where)], check=False)
 

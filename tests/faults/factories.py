@@ -1,8 +1,10 @@
-"""Ledgers of a run in which all is well, made by hand: for the tests of the checker."""
+"""Ledgers of a healthy run, made by hand: for the tests of the checker."""
 
 import zlib
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import replace
+from typing import Any
 
 import msgspec
 
@@ -28,7 +30,7 @@ def at_ms(number: int) -> int:
 
 
 def trade(number: int) -> Trade:
-    """Trade `number`, which is also its id."""
+    """Return trade `number`; its id is that number."""
     at = at_ms(number) * MILLISECOND
     return Trade(SYMBOL, f"{100 + number}.5", "2", Side.BUY, str(number), at, at + 1)
 
@@ -38,7 +40,7 @@ def quote(number: int) -> Quote:
     return Quote(SYMBOL, f"{number}.1", "1", f"{number}.2", "3", at, at)
 
 
-def sent(number: int, kind: str, **changes: object) -> Sent:
+def sent(number: int, kind: str, **changes: Any) -> Sent:
     values = (
         (f"{100 + number}.5", "2", "buy") if kind == "trade" else (f"{number}.1", "1", f"{number}.2", "3")
     )
@@ -48,13 +50,21 @@ def sent(number: int, kind: str, **changes: object) -> Sent:
     )
 
 
-def hole(first: int, last: int, **changes: object) -> Gap:
-    """The Gap for the trades first to last."""
+def hole(first: int, last: int, **changes: Any) -> Gap:
+    """Return the Gap for trades `first` to `last`."""
     count = last - first + 1
+    from_ts, to_ts = at_ms(first - 1) * MILLISECOND, at_ms(last + 1) * MILLISECOND
     gap = Gap(
-        StreamKind.TRADE, "gateway", GapKind.DISCONNECT, at_ms(first - 1) * MILLISECOND, at_ms(last + 1) * MILLISECOND,
-        str(first), str(last), count, symbol=SYMBOL,
-    )  # fmt: skip
+        StreamKind.TRADE,
+        "gateway",
+        GapKind.DISCONNECT,
+        from_ts,
+        to_ts,
+        str(first),
+        str(last),
+        count,
+        symbol=SYMBOL,
+    )
     return msgspec.structs.replace(gap, **changes)
 
 
@@ -63,7 +73,7 @@ def quote_hole(first: int, last: int) -> Gap:
 
 
 def stream(*messages: Message) -> list[Entry]:
-    """Entries with dense counters, at the receive time of their ticks; a Gap at that of the tick after it."""
+    """Return entries with dense counters at the receive time of the tick; a Gap has that of the next tick."""
     entries: list[Entry] = []
     for number, message in enumerate(messages, 1):
         after = next((tick for tick in messages[number - 1 :] if isinstance(tick, Trade | Quote)), None)
@@ -72,50 +82,55 @@ def stream(*messages: Message) -> list[Entry]:
     return entries
 
 
-def books(lines: list[Sent], published: dict[str, list[Entry]]) -> Ledgers:
-    """All other ledgers as they must be if this was sent and that is in the streams."""
+def ledgers_of(lines: list[Sent], published: dict[str, list[Entry]]) -> Ledgers:
+    """Return all ledgers as they must be if `lines` were sent and `published` is in the streams."""
     published = dict(published)
     emitted = undisturbed(SYMBOL, published[TRADES], SPEC, GRACE, HORIZON)
     published[BARS] = [
         Entry(StreamId(ms, seq), bar, zlib.crc32(encode(bar))) for seq, (ms, bar) in enumerate(emitted, 1)
     ]
-    made = Ledgers(lines, published)
+    ledgers = Ledgers(lines, published)
     kinds: Counter[str] = Counter()
     repaired = missing = 0
     for name, entries in published.items():
         gaps = [entry.message for entry in entries if isinstance(entry.message, Gap)]
-        of_stream = Counter(gap.kind.name.lower() for gap in gaps if not gap.repaired)
+        by_kind = Counter(gap.kind.name.lower() for gap in gaps if not gap.repaired)
         counted = sum((gap.count or 0) * (-1 if gap.repaired else 1) for gap in gaps)
-        mended = sum(gap.repaired for gap in gaps)
-        made.heads[name] = Head(
-            str(entries[-1].id), None, 0, NIL, gaps=dict(of_stream), repaired=mended, missing=counted
+        repairs = sum(gap.repaired for gap in gaps)
+        ledgers.heads[name] = Head(
+            str(entries[-1].id), None, 0, NIL, gaps=dict(by_kind), repaired=repairs, missing=counted
         )
-        kinds, repaired, missing = kinds + of_stream, repaired + mended, missing + counted + mended
-    made.metrics = dict(
+        kinds, repaired, missing = kinds + by_kind, repaired + repairs, missing + counted + repairs
+    ledgers.metrics = dict(
         zip(
             METRICS,
             (dict(map(_float, kinds.items())), {"": float(repaired)}, {"": float(missing)}),
             strict=True,
         )
     )
-    made.delivered = [
+    ledgers.delivered = [
         [name, str(entry.id), FIELDS[type(entry.message)].decode(), entry.crc]
         for name, entries in published.items()
         for entry in entries
     ]
-    made.recorded = [
-        (name, entry.id.ms, entry.id.seq, 1, tuple(None if fact is None else str(fact) for fact in facts(entry.message)))
-        for name, entries in published.items() for entry in entries
-    ]  # fmt: skip
-    return made
+    ledgers.recorded = [
+        (name, entry.id.ms, entry.id.seq, 1, _texts(facts(entry.message)))
+        for name, entries in published.items()
+        for entry in entries
+    ]
+    return ledgers
+
+
+def _texts(values: Iterable[object]) -> tuple[str | None, ...]:
+    return tuple(None if value is None else str(value) for value in values)
 
 
 def _float(item: tuple[str, int]) -> tuple[str, float]:
     return item[0], float(item[1])
 
 
-def well(missing: range = range(0)) -> Ledgers:
-    """Thirty trades and quotes; those of `missing` were lost, and told."""
+def healthy(missing: range = range(0)) -> Ledgers:
+    """Return a run of thirty trades and quotes; those in `missing` were lost, and reported."""
     numbers = range(1, 31)
     trades: list[Message] = [trade(number) for number in numbers if number not in missing]
     quotes: list[Message] = [quote(number) for number in numbers if number not in missing]
@@ -123,4 +138,4 @@ def well(missing: range = range(0)) -> Ledgers:
         trades.insert(missing[0] - 1, hole(missing[0], missing[-1]))
         quotes.insert(missing[0] - 1, quote_hole(missing[0], missing[-1]))
     lines = [sent(number, kind) for number in numbers for kind in ("trade", "quote")]
-    return books(lines, {TRADES: stream(*trades), QUOTES: stream(*quotes)})
+    return ledgers_of(lines, {TRADES: stream(*trades), QUOTES: stream(*quotes)})

@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+from support.client import Client
 from support.recording import Recording
 
 from faults import app
-from services.archive import reader as reading
+from services.archive.reader import read_recorded as read_archive
 from tickbus.protocol.codec import Head, decode, decode_head
 from tickbus.protocol.messages import Gap, Message
 from tickbus.protocol.names import Keys, Stream, StreamId
@@ -42,27 +43,27 @@ class Entry:
     id: StreamId
     message: Message
     crc: int | None
-    """Of the bytes in Redis; None for an entry that only the files still have."""
+    """CRC of the bytes in Redis; None for an entry that only the files still have."""
 
 
 @dataclass
 class Ledgers:
     sent: list[Sent] = field(default_factory=list)
     published: dict[str, list[Entry]] = field(default_factory=dict)
-    """Stream name -> its entries, in Redis's order."""
+    """Stream name -> its entries, in the order of Redis."""
     heads: dict[str, Head] = field(default_factory=dict)
     delivered: list[list[Any]] = field(default_factory=list)
     """The app's ledger."""
     recorded: list[tuple[Any, ...]] | None = None
-    """(stream name, ms, seq, epoch, values) of every row in the files; values as `facts` gives them. None: there was no recorder."""
+    """(stream name, ms, seq, epoch, values as from `facts`) of every row in the files; None: no recorder."""
     flushed: bool = False
-    """Redis was emptied: consumers may tell that streams went back, though the gateway sent all of it again."""
+    """Redis was flushed: consumers may report rolled-back streams, though the gateway resent everything."""
     metrics: dict[str, dict[str, float]] = field(default_factory=dict)
     """The writing gateway's gap metrics: name -> kind (or empty) -> value."""
 
 
 def read_sent(path: Path, canonical: Callable[[str], str]) -> list[Sent]:
-    """Ticks only, in the order of sending."""
+    """Return the ticks only, in the order they were sent."""
     decoder = msgspec.json.Decoder()
     rows = []
     for line in path.read_bytes().splitlines(keepends=True):
@@ -89,8 +90,8 @@ def read_sent(path: Path, canonical: Callable[[str], str]) -> list[Sent]:
     return rows
 
 
-def read_published(client: Any, keys: Keys) -> tuple[dict[str, list[Entry]], dict[str, Head]]:
-    """Every stream that the registry names, and its head."""
+def read_published(client: Client, keys: Keys) -> tuple[dict[str, list[Entry]], dict[str, Head]]:
+    """Return every stream that has a head in `last`, and its head."""
     heads = {
         name.decode(): decode_head(head)
         for shard in range(keys.shards)
@@ -99,7 +100,7 @@ def read_published(client: Any, keys: Keys) -> tuple[dict[str, list[Entry]], dic
     return {name: read_stream(client, keys, name) for name in heads}, heads
 
 
-def read_stream(client: Any, keys: Keys, name: str) -> list[Entry]:
+def read_stream(client: Client, keys: Keys, name: str) -> list[Entry]:
     rows = client.xrange(keys.stream(Stream.parse(name)))
     return [
         Entry(StreamId.parse(id), decode(field, payload), zlib.crc32(payload))
@@ -109,12 +110,12 @@ def read_stream(client: Any, keys: Keys, name: str) -> list[Entry]:
 
 
 def with_files(published: dict[str, list[Entry]], folder: Path) -> dict[str, list[Entry]]:
-    """After a flush: in front of what Redis has, what only the files have. Their digits are without zeros at the end."""
+    """After a flush: put entries that only the files have (without trailing zeros) before those in Redis."""
     first = {name: entries[0].id for name, entries in published.items() if entries}
     before: dict[str, list[Entry]] = {}
-    for stream, id, message in reading.read_recorded(folder, ("trade", "quote", "bar", "gap")):
+    for stream, id, message in read_archive(folder, ("trade", "quote", "bar", "gap")):
         if isinstance(message, Gap) and message.source == RECORDER:
-            continue  # what it says itself: that entries it had read are gone
+            continue  # its own: it reports entries as gone that it had read
         if stream.name not in first or id < first[stream.name]:
             before.setdefault(stream.name, []).append(Entry(id, message, None))
     for entries in before.values():
@@ -126,16 +127,23 @@ def read_delivered(path: Path) -> list[list[Any]]:
     return app.read(path)
 
 
+_ID = "id_ms, seq, epoch"
 _SQL = {
-    "trade": "feed, symbol, '', id_ms, seq, epoch, [trade_id, price::text, size::text, side] from FILES",
-    "quote": "feed, symbol, '', id_ms, seq, epoch, [bid::text, bid_size::text, ask::text, ask_size::text] from FILES",
-    "bar": "feed, symbol, spec, id_ms, seq, epoch, [epoch_ns(start)::text, revision::text, close::text, trades::text] from FILES",
-    "gap": "feed, symbol, coalesce(spec, ''), id_ms, seq, epoch, [kind, from_id, to_id, count::text, repaired::text, source], stream from FILES",
+    "trade": f"feed, symbol, '', {_ID}, [trade_id, price::text, size::text, side] from FILES",
+    "quote": f"feed, symbol, '', {_ID}, [bid::text, bid_size::text, ask::text, ask_size::text] from FILES",
+    "bar": (
+        f"feed, symbol, spec, {_ID}, [epoch_ns(start)::text, revision::text, close::text, trades::text] "
+        "from FILES"
+    ),
+    "gap": (
+        f"feed, symbol, coalesce(spec, ''), {_ID}, "
+        "[kind, from_id, to_id, count::text, repaired::text, source], stream from FILES"
+    ),
 }
 
 
 def read_recorded(folder: Path) -> list[tuple[Any, ...]]:
-    """By DuckDB: no code of ours stands between the files and the check."""
+    """Read by DuckDB: no code of our own stands between the files and the check."""
     rows = []
     for kind, columns in _SQL.items():
         for feed, symbol, spec, ms, seq, epoch, values, *stream in Recording(folder).query(
@@ -147,7 +155,7 @@ def read_recorded(folder: Path) -> list[tuple[Any, ...]]:
 
 
 def parse_metrics(text: str, names: Iterable[str]) -> dict[str, dict[str, float]]:
-    """Samples of these metrics: name -> the label `kind` (or empty) -> value."""
+    """Return the samples of these metrics: name -> the label `kind` (or empty) -> value."""
     found: dict[str, dict[str, float]] = {name: {} for name in names}
     for line in text.splitlines():
         sample, _, value = line.rpartition(" ")

@@ -1,4 +1,4 @@
-"""Which faults, when, on whom and for how long: all of it from the seed. Pure."""
+"""Which faults, when, on which target and for how long: all of it follows from the seed. Pure."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -8,14 +8,14 @@ from faults.rows import Row
 from faults.system import Shape
 
 _LONG = 20.0
-"""Faults of so many seconds get a round that has room for them, and are chosen less often."""
+"""Faults longer than this many seconds get a round with room for them, and are chosen less often."""
 
 
 @dataclass(frozen=True)
 class Injection:
     row: Row
     number: int
-    """Which replica, counted from 0, modulo those there are. Of gateways: even means the active one."""
+    """Which replica, counted from 0, modulo the number there are. For gateways, even means the active one."""
     at: float
     """Seconds from the start of the round."""
     seconds: float
@@ -25,7 +25,7 @@ class Injection:
 
 
 @dataclass(frozen=True)
-class Poll:
+class Round:
     shape: Shape
     injections: tuple[Injection, ...]
 
@@ -39,8 +39,9 @@ def draw(
     seconds: float,
     rate: int,
     clock: bool,
-) -> Poll:
-    """Poll `number` of a soak. Rows that were injected least so far are drawn first, so that all of the matrix gets its share."""
+) -> Round:
+    """Return round `number` of a soak. Rows injected least so far come first: the whole matrix gets its
+    share."""
     chance = Random(f"{seed}:{number}")
     special = {row.only for row in rows} - {None}
     kinds = [
@@ -49,23 +50,29 @@ def draw(
         if not special or kind in special
     ]
     shape = Shape(
-        redis=chance.choice(kinds), gateways=chance.choice((1, 1, 2)), bars=chance.choice((1, 2, 3)), recorders=chance.choice((1, 2)),
-        rate=rate, seed=chance.randrange(1 << 30), clock=chance.random() < 0.5 and clock,
-        backlog=chance.choice(("1MB", "4MB", "64MB")), spill=chance.choice(("256KB", "8MB", "48MB")),
-    )  # fmt: skip
+        redis=chance.choice(kinds),
+        gateways=chance.choice((1, 1, 2)),
+        bars=chance.choice((1, 2, 3)),
+        recorders=chance.choice((1, 2)),
+        rate=rate,
+        seed=chance.randrange(1 << 30),
+        clock=chance.random() < 0.5 and clock,
+        backlog=chance.choice(("1MB", "4MB", "64MB")),
+        spill=chance.choice(("256KB", "8MB", "48MB")),
+    )
     usable = [row for row in rows if row.fits(shape)]
-    # What Redis acknowledged and lost, the gateway sends again. A round that takes its copy too is for one of the two.
+    # What Redis acknowledged and lost, the gateway sends again. A round has faults that make Redis lose
+    # entries, or faults that take the gateway's copy of them, never both.
     lossy = chance.random() < 0.5
     usable = [row for row in usable if not (row.takes_copy(shape) if lossy else row.loses)] or usable
     if shape.gateways > 1:
-        usable = [
-            row for row in usable if row.name != "redis-flush"
-        ] or usable  # the lease is gone too: a standby takes over
+        # a flush takes the lease too: a standby would take over
+        usable = [row for row in usable if row.name != "redis-flush"] or usable
     count = max(1, round(seconds / chance.choice((1.0, 1.5, 2.5))))
     counts = {row.name: done.get(row.name, 0) for row in usable}
     chosen: list[Row] = []
     while usable and len(chosen) < count:
-        # the long ones count for more than they are: a soak of minutes must not be made of them
+        # long faults count four times: a soak of minutes must not consist of them
         least = min(counts[row.name] * (4 if row.seconds[1] > _LONG else 1) for row in usable)
         row = chance.choice(
             [row for row in usable if counts[row.name] * (4 if row.seconds[1] > _LONG else 1) <= least + 1]
@@ -78,17 +85,17 @@ def draw(
                 for other in usable
                 if other is not row and not (row.seconds[1] > _LONG and other.target == row.target)
             ]
-    return Poll(shape, tuple(sorted(_placed(chosen, chance, seconds), key=lambda one: one.at)))
+    return Round(shape, tuple(sorted(_placed(chosen, chance, seconds), key=lambda one: one.at)))
 
 
-def alone(plan: Poll) -> Poll:
-    """The same without bars and recorders, and without what would be done to them."""
+def alone(plan: Round) -> Round:
+    """The same round without bars and recorders, and without the faults on them."""
     kept = tuple(one for one in plan.injections if not one.row.target.endswith(("bars", "recorder", "disk")))
-    return Poll(replace(plan.shape, bars=0, recorders=0), kept)
+    return Round(replace(plan.shape, bars=0, recorders=0), kept)
 
 
 def _placed(chosen: Sequence[Row], chance: Random, seconds: float) -> list[Injection]:
-    """At random times, in clusters with quiet between them."""
+    """Place them at random times, in clusters with quiet in between."""
     clusters = sorted(chance.uniform(0, seconds) for _ in range(max(1, len(chosen) // 3)))
     placed = []
     for row in chosen:

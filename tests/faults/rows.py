@@ -1,7 +1,7 @@
 """The matrix: what can be done to the system, and how it is healed. One row per kind of fault and role.
 
-A fault is on a target (a part, a link of the proxy, Redis, the vendor); of the faults that share a target only one is there at
-a time, everything else may overlap.
+A fault has a target (a process, a link of the proxy, Redis, the vendor). Faults that share a target never
+overlap; all others may.
 """
 
 from collections.abc import Callable
@@ -9,9 +9,9 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 
-import redis as redis_py
 from redis.backoff import NoBackoff
 from redis.retry import Retry
+from support.client import connect
 
 from faults.backends import Cluster, OneServer, Sentinels
 from faults.disk import may_mount
@@ -26,29 +26,29 @@ SHORT, PAUSE_1, PAUSE_30 = (0.2, 3.0), (1.0, 1.3), (30.0, 31.0)
 @dataclass(frozen=True)
 class Row:
     name: str
-    """What, and on whom: `kill-9 gateway`."""
+    """The fault, and what it is done to: `kill-9 gateway`."""
     target: str
     """A role, `redis-ROLE` or `vendor-gateway` for links, `redis`, `vendor`, `disk`, `clock`."""
     seconds: tuple[float, float]
-    """How long it lasts, least and most."""
+    """How long it lasts: minimum and maximum."""
     inject: Act
     heal: Act
     only: str | None = None
-    """The kind of backend that it is for; None: all."""
+    """The kind of backend that it applies to; None: all."""
     machine: Callable[[Shape], bool] = lambda shape: True
     """Whether the machine can do it."""
     once: bool = False
-    """At most once in the life of a system."""
+    """At most once in the lifetime of a system."""
     loses: bool = False
-    """Redis loses what it had acknowledged: the gateway alone still has it."""
+    """Redis loses entries that it acknowledged: only the gateway still has them."""
 
     def fits(self, shape: Shape) -> bool:
         return self.only in (None, shape.redis) and self.machine(shape)
 
     def takes_copy(self, shape: Shape) -> bool:
-        """Whether a gateway can be gone after it, with what it alone had."""
+        """Whether a gateway may be gone afterwards, and with it what only it had."""
         if shape.gateways > 1 and self.target in ("gateway", "redis-gateway"):
-            return True  # whatever lasts longer than the lease brings the standby
+            return True  # anything that lasts longer than the lease makes the standby take over
         return self.target == "gateway" and not self.fault.startswith("pause")
 
     @property
@@ -72,8 +72,8 @@ def _terminate(system: System, part: str) -> None:
     system.terminate(part)
 
 
-def _ended(system: System, part: str) -> None:
-    system.ended_well(part)
+def _restart_after_exit(system: System, part: str) -> None:
+    system.expect_clean_exit(part)
     system.restart(part)
 
 
@@ -96,11 +96,11 @@ def _cut_and_refuse(how: str, system: System, link: str) -> None:
 
 
 def _vendor(line: str, system: System, target: str) -> None:
-    system.parts["simulator"].say(line)
+    system.parts["simulator"].send_line(line)
 
 
 def _configure(name: str, value: str, system: System, target: str) -> None:
-    with redis_py.Redis(port=system.redis.port, socket_timeout=3, retry=Retry(NoBackoff(), 0)) as client:
+    with connect(system.redis.port, socket_timeout=3, retry=Retry(NoBackoff(), 0)) as client:
         client.config_set(name, value)
 
 
@@ -126,29 +126,29 @@ def _clear(system: System, target: str) -> None:
 
 
 def _fill_spill(system: System, target: str) -> None:
-    """Redis is away too: otherwise nobody wants that disk."""
+    """Pause Redis too: otherwise nobody uses that disk."""
     system.spill_disk.fill()
     system.redis.pause()
 
 
 def _clear_spill(system: System, target: str) -> None:
     system.spill_disk.clear()
-    system.redis.go_on()
+    system.redis.resume()
 
 
 def _note_size(system: System, target: str) -> None:
-    system.redis.synced = system.redis.log_size()
+    system.redis.synced_size = system.redis.log_size()
 
 
 def _lose_power(system: System, target: str) -> None:
-    """What Redis wrote since the fault began was never on its disk: acknowledged, and gone."""
+    """Drop what Redis wrote since the fault began: acknowledged, but never on its disk."""
     system.redis.kill()
-    system.redis.truncate_log(system.redis.synced)
+    system.redis.truncate_log(system.redis.synced_size)
     system.redis.start()
 
 
 def _second_gateway(system: System, part: str) -> None:
-    """Another one is there when the active one is paused past its lease; both are there when it wakes."""
+    """Pause the active gateway past its lease beside another one; both run when it wakes."""
     if len(system.of("gateway")) == 1:
         system.add_gateway(2)
     system.freeze(part)
@@ -159,7 +159,7 @@ def _process_rows() -> list[Row]:
     for role in ROLES:
         rows += [
             Row(f"kill-9 {role}", role, SHORT, _kill, _restart),
-            Row(f"kill-15 {role}", role, SHORT, _terminate, _ended),
+            Row(f"kill-15 {role}", role, SHORT, _terminate, _restart_after_exit),
             Row(f"pause-1s {role}", role, PAUSE_1, _freeze, _thaw),
             Row(f"pause-30s {role}", role, PAUSE_30, _freeze, _thaw),
         ]
@@ -168,7 +168,7 @@ def _process_rows() -> list[Row]:
 
 
 def _fail_over(system: System, target: str) -> None:
-    """As an operator does it; the old master is a second one for a while."""
+    """Fail over as an operator does; the old master remains a second one for a while."""
     assert isinstance(system.backend, Sentinels)
     system.backend.servers.fail_over()
 
@@ -178,9 +178,9 @@ def _master(how: str, system: System, target: str) -> None:
     getattr(system.backend.servers.master(), how)()
 
 
-def _behind(system: System, target: str) -> None:
-    """The replica is kept from the master for a while; then the master is killed: what was acknowledged meanwhile is gone. Another fault
-    may hold the ticks up, then there is less to lose."""
+def _kill_ahead_of_replica(system: System, target: str) -> None:
+    """Cut the replica off for a while, then kill the master: what it acknowledged meanwhile is gone.
+    Another fault may hold up the ticks; then there is less to lose."""
     assert isinstance(system.backend, Sentinels)
     servers = system.backend.servers
     master = servers.master()
@@ -192,17 +192,17 @@ def _behind(system: System, target: str) -> None:
         system.until(
             lambda: all(system.heads()[name].seq > before[name].seq + 10 for name in system.tick_streams()),
             3,
-            "the master goes on",
+            "the master continues",
         )
     master.kill()
 
 
-def _trusted_again(system: System, target: str) -> None:
+def _reconnect_replica(system: System, target: str) -> None:
     assert isinstance(system.backend, Sentinels)
     for server in system.backend.servers.servers:
         if server.process is not None and server.process.poll() is None:
             server.client.config_set("masterauth", "")
-    _healed(system, target)
+    _heal_servers(system, target)
 
 
 def _cluster_fail_over(system: System, target: str) -> None:
@@ -216,7 +216,7 @@ def _cluster_master(how: str, system: System, target: str) -> None:
 
 
 def _move(system: System, target: str) -> None:
-    """A slot with streams in it goes to another master, under load."""
+    """Migrate a slot with streams in it to another master, under load."""
     assert isinstance(system.backend, Cluster)
     servers, key = system.backend.servers, _busy_key(system)
     holder = servers.master(key)
@@ -227,7 +227,7 @@ def _busy_key(system: System) -> str:
     return system.keys.bell(system.keys.shard(system.symbols[0]))
 
 
-def _healed(system: System, target: str) -> None:
+def _heal_servers(system: System, target: str) -> None:
     assert not isinstance(system.backend, OneServer)
     system.backend.servers.heal()
 
@@ -235,34 +235,42 @@ def _healed(system: System, target: str) -> None:
 def _replicated_rows() -> list[Row]:
     sentinel, cluster = "sentinel", "cluster"
     return [
-        Row("sentinel-failover", "redis", (2.0, 4.0), _fail_over, _healed, sentinel, loses=True),
+        Row("sentinel-failover", "redis", (2.0, 4.0), _fail_over, _heal_servers, sentinel, loses=True),
         Row(
             "sentinel-master-kill-9",
             "redis",
             (4.0, 8.0),
             partial(_master, "kill"),
-            _healed,
+            _heal_servers,
             sentinel,
             loses=True,
         ),
-        Row("sentinel-replica-behind", "redis", (4.0, 8.0), _behind, _trusted_again, sentinel, loses=True),
-        Row("sentinel-master-pause-1s", "redis", PAUSE_1, partial(_master, "pause"), _healed, sentinel),
+        Row(
+            "sentinel-replica-behind",
+            "redis",
+            (4.0, 8.0),
+            _kill_ahead_of_replica,
+            _reconnect_replica,
+            sentinel,
+            loses=True,
+        ),
+        Row("sentinel-master-pause-1s", "redis", PAUSE_1, partial(_master, "pause"), _heal_servers, sentinel),
         Row(
             "sentinel-master-paused-past-failover",
             "redis",
             (5.0, 8.0),
             partial(_master, "pause"),
-            _healed,
+            _heal_servers,
             sentinel,
             loses=True,
         ),
-        Row("cluster-failover", "redis", (1.0, 3.0), _cluster_fail_over, _healed, cluster),
+        Row("cluster-failover", "redis", (1.0, 3.0), _cluster_fail_over, _heal_servers, cluster),
         Row(
             "cluster-master-kill-9",
             "redis",
             (5.0, 9.0),
             partial(_cluster_master, "kill"),
-            _healed,
+            _heal_servers,
             cluster,
             loses=True,
         ),
@@ -271,7 +279,7 @@ def _replicated_rows() -> list[Row]:
             "redis",
             (6.0, 9.0),
             partial(_cluster_master, "pause"),
-            _healed,
+            _heal_servers,
             cluster,
             loses=True,
         ),
@@ -280,16 +288,16 @@ def _replicated_rows() -> list[Row]:
 
 
 def _redis_rows() -> list[Row]:
-    away, back = partial(_redis, "pause"), partial(_redis, "go_on")
-    return [replace(row, only="server") for row in _server_rows(away, back)]
+    pause, resume = partial(_redis, "pause"), partial(_redis, "resume")
+    return [replace(row, only="server") for row in _server_rows(pause, resume)]
 
 
-def _server_rows(away: Act, back: Act) -> list[Row]:
+def _server_rows(pause: Act, resume: Act) -> list[Row]:
     return [
         Row("redis-kill-9", "redis", SHORT, partial(_redis, "kill"), partial(_redis, "start")),
         Row("redis-stop", "redis", SHORT, partial(_redis, "stop"), partial(_redis, "start")),
-        Row("redis-pause-1s", "redis", PAUSE_1, away, back),
-        Row("redis-pause-30s", "redis", PAUSE_30, away, back),
+        Row("redis-pause-1s", "redis", PAUSE_1, pause, resume),
+        Row("redis-pause-30s", "redis", PAUSE_30, pause, resume),
         Row("redis-power-loss", "redis", (0.5, 1.5), _note_size, _lose_power, loses=True),
         Row("redis-flush", "redis", (3.0, 3.5), _flush, _nothing, once=True, loses=True),
         Row(
@@ -318,10 +326,24 @@ def _link_rows() -> list[Row]:
 
 
 _VENDOR = {
-    "duplicate": "duplicate=50", "reorder": "reorder=20", "drop": "drop=20", "jump": "jump=500", "reset": "reset=1000000", "mute": "mute=1s",
-    "mute-connection": "mute-connection=20s", "close": "close=1008 reason=policy", "cut": "cut", "half-open": "half-open", "garbage": "garbage=5",
-    "binary": "binary=5", "huge": "huge=5MB", "corrupt": "corrupt=10", "refuse": "refuse=3s", "slow-down": "slow-down", "shutdown": "shutdown=2s",
-}  # fmt: skip
+    "duplicate": "duplicate=50",
+    "reorder": "reorder=20",
+    "drop": "drop=20",
+    "jump": "jump=500",
+    "reset": "reset=1000000",
+    "mute": "mute=1s",
+    "mute-connection": "mute-connection=20s",
+    "close": "close=1008 reason=policy",
+    "cut": "cut",
+    "half-open": "half-open",
+    "garbage": "garbage=5",
+    "binary": "binary=5",
+    "huge": "huge=5MB",
+    "corrupt": "corrupt=10",
+    "refuse": "refuse=3s",
+    "slow-down": "slow-down",
+    "shutdown": "shutdown=2s",
+}
 _LASTING = {
     "mute": 1.0,
     "mute-connection": 4.0,
@@ -330,12 +352,12 @@ _LASTING = {
     "shutdown": 2.5,
     "slow-down": 33.0,
 }
-"""Seconds until nothing of it is left; after `slow-down` a gateway keeps away for 30 s, as the vendor wants it."""
+"""Seconds until the fault is over; after `slow-down` a gateway stays away for 30 s, as the vendor demands."""
 
 
 def _close_after_login(system: System, target: str) -> None:
     for after in (0, 100, 400, 800, 1500):
-        system.parts["simulator"].say(f"at={after}ms close=1008 reason=policy")
+        system.parts["simulator"].send_line(f"at={after}ms close=1008 reason=policy")
 
 
 def _vendor_rows() -> list[Row]:
@@ -398,16 +420,19 @@ ROWS = {
 
 
 def choose(words: str) -> list[Row]:
-    """Rows by the beginnings of their names, parted by commas (`kill,redis-stop,slow vendor`); empty: all. ValueError if one fits nothing."""
+    """Return the rows whose names begin with one of `words`, separated by commas (`kill,redis-stop,slow
+    vendor`).
+
+    Empty: all rows. ValueError for a word that no name begins with.
+    """
     if not words:
         return list(ROWS.values())
     chosen: dict[str, Row] = {}
     for word in words.split(","):
         found = {name: row for name, row in ROWS.items() if name.startswith(word.strip())}
         if not found:
-            raise ValueError(
-                f"--faults: nothing begins with {word!r}; there are {', '.join(sorted({row.fault for row in ROWS.values()}))}"
-            )
+            faults = ", ".join(sorted({row.fault for row in ROWS.values()}))
+            raise ValueError(f"--faults: no fault begins with {word!r}; expected one of {faults}")
         chosen |= found
     return list(chosen.values())
 

@@ -7,15 +7,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from faults.checker import Result, Verdict
-from faults.plan import Injection, Poll
+from faults.plan import Injection, Round
 from faults.rows import Act
-from faults.system import AWAY, System
+from faults.system import UNAVAILABLE, System
 
 _STEP = 0.05
 _RECOVERY_SECONDS = 60.0
 _LATE_SECONDS = 20.0
 """How long after the planned end a fault may begin that waited for another one on its target."""
-Say = Callable[[str], None]
+Print = Callable[[str], None]
 
 
 @dataclass
@@ -23,20 +23,20 @@ class Outcome:
     result: Result
     injected: Counter[str] = field(default_factory=Counter)
     skipped: Counter[str] = field(default_factory=Counter)
-    """Planned and not done: another fault had the target until the round's end."""
+    """Planned but not done: another fault had the target until the end of the round."""
     slowest: float = 0.0
-    """Seconds from the last heal until everything was caught up."""
+    """The longest time from the last heal until everything had caught up, in seconds."""
     after: str = ""
-    """The fault healed last before that."""
+    """The fault that was healed last before that."""
     restarts: int = 0
 
 
 class Runner:
-    """Injects and heals by the clock; the supervisor works meanwhile."""
+    """Injects and heals by the clock, while the supervisor keeps working."""
 
-    def __init__(self, system: System, say: Say) -> None:
+    def __init__(self, system: System, report: Print) -> None:
         self._system = system
-        self._say = say
+        self._report = report
         self._active: list[tuple[float, Injection, str]] = []
         self._healed_at: float | None = None
         self._healed = ""
@@ -57,7 +57,7 @@ class Runner:
             for due in [due for due in self._active if due[0] <= now]:
                 self._heal(due)
             self._system.supervise()
-            self._look()
+            self._check_recovery()
             time.sleep(_STEP)
         self._settle()
         return self.outcome
@@ -66,7 +66,7 @@ class Runner:
         target = self._target(one)
         if target is None:
             return False
-        self._say(f"inject {one.row.name} on {target} for {one.seconds:.1f} s")
+        self._report(f"inject {one.row.name} on {target} for {one.seconds:.1f} s")
         self._do(one.row.inject, one, target)
         self._active.append((now + one.seconds, one, target))
         self.outcome.injected[one.row.name] += 1
@@ -74,11 +74,12 @@ class Runner:
         return True
 
     def _target(self, one: Injection) -> str | None:
-        """Which part or link; None while another fault has it, or what the fault needs is away."""
+        """Return the process or link; None while another fault has it, or what the fault needs is
+        unavailable."""
         system, target = self._system, one.row.target
         taken = {name for _, _, name in self._active}
         if target == "redis":
-            # it must be there to be killed, and its configuration can only be set while it answers
+            # it must run to be killed, and answer to be configured
             return None if "redis" in taken else target
         if target in ("vendor", "disk", "clock"):
             return None if target in taken else target
@@ -94,29 +95,29 @@ class Runner:
         self._active.remove(due)
         _, one, target = due
         self._do(one.row.heal, one, target)
-        self._say(f"heal   {one.row.name} on {target}")
+        self._report(f"heal   {one.row.name} on {target}")
         self._healed_at, self._healed = time.monotonic(), one.row.name
 
     def _do(self, act: Act, one: Injection, target: str) -> None:
         try:
             act(self._system, target)
-        except (AssertionError, *AWAY) as error:
+        except (AssertionError, *UNAVAILABLE) as error:
             self._system.verdicts.append(
-                Verdict("harness", one.row.name, f"could not be done: {str(error)[:500]}")
+                Verdict("harness", one.row.name, f"could not be injected or healed: {str(error)[:500]}")
             )
 
-    def _look(self) -> None:
-        """Between faults: whether everything is caught up since the last heal."""
+    def _check_recovery(self) -> None:
+        """Between faults: see whether everything has caught up since the last heal."""
         if self._active or self._healed_at is None:
             return
         try:
             caught_up = self._system.caught_up()
-        except AWAY:
+        except UNAVAILABLE:
             return
         if caught_up:
-            self._note(time.monotonic() - self._healed_at)
+            self._recovered(time.monotonic() - self._healed_at)
 
-    def _note(self, seconds: float) -> None:
+    def _recovered(self, seconds: float) -> None:
         self._healed_at = None
         if seconds > self.outcome.slowest:
             self.outcome.slowest, self.outcome.after = seconds, self._healed
@@ -124,18 +125,18 @@ class Runner:
     def _settle(self) -> None:
         began = self._healed_at or time.monotonic()
         try:
-            self._system.until(self._system.caught_up, _RECOVERY_SECONDS, "everything is caught up")
+            self._system.until(self._system.caught_up, _RECOVERY_SECONDS, "everything has caught up")
         except AssertionError as error:
             self._system.verdicts.append(Verdict("stuck", f"after {self._healed}", str(error)))
-        self._note(time.monotonic() - began)
+        self._recovered(time.monotonic() - began)
 
 
-def run_round(folder: Path, plan: Poll, say: Say) -> Outcome:
-    """AssertionError only if the system does not even start."""
+def run_round(folder: Path, plan: Round, report: Print) -> Outcome:
+    """Run one round and check it. AssertionError only if the system does not even start."""
     system = System(folder, plan.shape)
     try:
         system.start()
-        outcome = Runner(system, say).run(plan.injections)
+        outcome = Runner(system, report).run(plan.injections)
         try:
             system.drain()
         except AssertionError as error:

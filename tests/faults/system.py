@@ -1,6 +1,7 @@
-"""The whole system as real processes: simulator -> gateways -> Redis -> bars, recorders, an app; a proxy on every connection.
+"""The whole system as real processes: simulator, gateways, Redis, bars, recorders, an app; a proxy on every
+connection.
 
-`supervise` does what an operator's supervisor does: what ended is started again. It also judges how it ended.
+`supervise` does what a process supervisor does: it restarts what ended. It also judges how it ended.
 """
 
 import signal
@@ -13,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import redis as redis_py
-from support.processes import Part
+from support.processes import Process
 from support.proxy import ProxyProcess
 from support.redis_server import RedisServer
 from support.waiting import until
@@ -30,9 +31,9 @@ from tickbus.units import SECOND
 
 _GRACE, _HORIZON = SECOND, 120 * SECOND
 _YOUNG_SECONDS = 20.0
-"""A part that found no Redis in its first seconds may end: it says so, and its supervisor starts it again."""
-AWAY = (redis_py.RedisError, OSError)
-"""What looking at the system may raise while a fault is on it."""
+"""A process that finds no Redis in its first seconds may end with a message; its supervisor restarts it."""
+UNAVAILABLE = (redis_py.RedisError, OSError)
+"""What a look at the system may raise while it is under a fault."""
 
 
 @dataclass(frozen=True)
@@ -50,23 +51,24 @@ class Shape:
     clock: bool = False
     """Whether the gateways run under faketime, so that their wall clock can be stepped."""
     backlog: str = "1MB"
-    """A gateway's memory for what Redis has not taken: small, so that the spill is used in seconds."""
+    """A gateway's memory for entries that Redis has not taken: small, so that it spills within seconds."""
     spill: str = "64MB"
 
     def __str__(self) -> str:
+        faketime = ", faketime" if self.clock else ""
         return (
-            f"{self.redis}, {self.gateways} gateways (backlog {self.backlog}, spill {self.spill}{', faketime' if self.clock else ''}), {self.bars} bars, "
-            f"{self.recorders} recorders, {self.symbols} symbols, {self.rate} ticks/s"
+            f"{self.redis}, {self.gateways} gateways (backlog {self.backlog}, spill {self.spill}{faketime}), "
+            f"{self.bars} bars, {self.recorders} recorders, {self.symbols} symbols, {self.rate} ticks/s"
         )
 
 
-class App(Part):
+class App(Process):
     command = [sys.executable, app.__file__]
 
 
 @dataclass
 class Watch:
-    """What the supervisor knows of a part."""
+    """What the supervisor knows of a process."""
 
     started: float = field(default_factory=time.monotonic)
     ended: float | None = None
@@ -81,11 +83,11 @@ class System:
         self.folder = folder
         self.shape = shape
         self.keys = Keys(shards=16)
-        self.parts: dict[str, Part] = {}
+        self.parts: dict[str, Process] = {}
         self.down: set[str] = set()
-        """Parts that a fault keeps down."""
+        """Processes that a fault keeps down."""
         self.frozen: set[str] = set()
-        """Parts that a fault has stopped by a signal."""
+        """Processes that a fault has stopped with a signal."""
         self.verdicts: list[Verdict] = []
         self.restarts = 0
         self.flushed = False
@@ -106,8 +108,8 @@ class System:
     def start(self) -> None:
         self.backend.start()
         simulator = self._add(
-            "simulator", "simulate", "--rate", str(self.shape.rate), "--seed", str(self.shape.seed), "--symbols", ",".join(self._spelled),
-            "--ledger", str(self.folder / "sent.jsonl"),
+            "simulator", "simulate", "--rate", str(self.shape.rate), "--seed", str(self.shape.seed),
+            "--symbols", ",".join(self._spelled), "--ledger", str(self.folder / "sent.jsonl"),
         )  # fmt: skip
         self._vendor_port = int(simulator.wait_for(r"listening on ws://[\d.]+:(\d+)")[1])
         for number in range(1, self.shape.gateways + 1):
@@ -115,29 +117,15 @@ class System:
         for number in range(1, self.shape.bars + 1):
             name = f"bars-{number}"
             self._add(
-                name,
-                "bars",
-                *self._common(name),
-                "--specs",
-                ",".join(self.specs),
-                "--grace",
-                "1s",
-                "--horizon",
-                "2m",
-                "--replay-window",
-                "3m",
-            )
+                name, "bars", *self._common(name), "--specs", ",".join(self.specs),
+                "--grace", "1s", "--horizon", "2m", "--replay-window", "3m",
+            )  # fmt: skip
         for number in range(1, self.shape.recorders + 1):
             name = f"recorder-{number}"
             self._add(
-                name,
-                "recorder",
-                *self._common(name),
-                "--data-dir",
-                str(self.disk.folder),
-                "--flush-interval",
-                "500ms",
-            )
+                name, "recorder", *self._common(name),
+                "--data-dir", str(self.disk.folder), "--flush-interval", "500ms",
+            )  # fmt: skip
         self.parts["app"] = App(
             self.folder / "app.log",
             "--redis",
@@ -151,10 +139,10 @@ class System:
             30,
             "every stream has ticks",
         )
-        self.until(self._all_work, 30, "bars and recorder work")
-        self.until(self.caught_up, 30, "the system works")
+        self.until(self._services_commit, 30, "bars and recorder commit positions")
+        self.until(self.caught_up, 30, "everything has caught up")
 
-    def _all_work(self) -> bool:
+    def _services_commit(self) -> bool:
         streams = set(self.tick_streams())
         trades = {name for name in streams if name.startswith("trade:")}
         wanted = {
@@ -167,24 +155,20 @@ class System:
         name = f"gateway-{number}"
         vendor = self._link(f"vendor-{name}", self._vendor_port)
         self._add(
-            name, "gateway", *self._common(name), "--feed", "binance", "--url", f"ws://127.0.0.1:{vendor}", "--symbols", ",".join(self.symbols),
-            "--kinds", "trade,quote", "--silence", "3s", "--takeover-delay", "0s", "--replay-window", "3m", "--backlog-bytes", self.shape.backlog,
-            "--spill-dir", str(self.spill_disk.folder / name), "--spill-bytes", self.shape.spill, **self._clock(),
+            name, "gateway", *self._common(name), "--feed", "binance", "--url", f"ws://127.0.0.1:{vendor}",
+            "--symbols", ",".join(self.symbols), "--kinds", "trade,quote", "--silence", "3s",
+            "--takeover-delay", "0s", "--replay-window", "3m", "--backlog-bytes", self.shape.backlog,
+            "--spill-dir", str(self.spill_disk.folder / name), "--spill-bytes", self.shape.spill,
+            **self._clock(),
         )  # fmt: skip
         return name
 
     def _common(self, name: str) -> tuple[str, ...]:
         ttl = f"{int(self.lease_ttl * 1000)}ms"
         return (
-            "--redis",
-            self._redis_url(name),
-            "--shards",
-            str(self.keys.shards),
-            "--lease-ttl",
-            ttl,
-            "--stop-deadline",
-            "5s",
-        )
+            "--redis", self._redis_url(name), "--shards", str(self.keys.shards),
+            "--lease-ttl", ttl, "--stop-deadline", "5s",
+        )  # fmt: skip
 
     def _redis_url(self, name: str) -> str:
         return self.backend.url(lambda port: self._link(f"redis-{name}", port))
@@ -198,15 +182,19 @@ class System:
             return {}
         self.step_clock("+0")
         return {
-            "LD_PRELOAD": "libfaketime.so.1", "LD_LIBRARY_PATH": str(faketime() or ""), "FAKETIME_TIMESTAMP_FILE": str(self.clock_file),
-            "FAKETIME_CACHE_DURATION": "1", "FAKETIME_DONT_FAKE_MONOTONIC": "1", "FAKETIME_NO_CACHE": "0",
-        }  # fmt: skip
+            "LD_PRELOAD": "libfaketime.so.1",
+            "LD_LIBRARY_PATH": str(faketime() or ""),
+            "FAKETIME_TIMESTAMP_FILE": str(self.clock_file),
+            "FAKETIME_CACHE_DURATION": "1",
+            "FAKETIME_DONT_FAKE_MONOTONIC": "1",
+            "FAKETIME_NO_CACHE": "0",
+        }
 
     def step_clock(self, offset: str) -> None:
         self.clock_file.write_text(f"{offset}\n")
 
-    def _add(self, name: str, *args: str, **environ: str) -> Part:
-        part = self.parts[name] = Part(self.folder / f"{name}.log", *args, **environ)
+    def _add(self, name: str, *args: str, **environ: str) -> Process:
+        part = self.parts[name] = Process(self.folder / f"{name}.log", *args, **environ)
         self._watched[name] = Watch()
         return part
 
@@ -220,17 +208,17 @@ class System:
 
     @property
     def redis(self) -> RedisServer:
-        """Of a system with one server."""
+        """The server of a system that has one."""
         assert isinstance(self.backend, OneServer)
         return self.backend.server
 
-    # who is who
+    # roles
 
     def of(self, role: str) -> list[str]:
         return [name for name in self.parts if name.rpartition("-")[0] == role or name == role]
 
     def active_gateway(self) -> str | None:
-        """The one that says it is ready, among those that can answer."""
+        """Return the gateway that reports itself ready, among those that can answer."""
         able = [name for name in self.of("gateway") if name not in self.down | self.frozen]
         return next((name for name in able if self._get(name, "/readyz")[0] == 200), None)
 
@@ -240,7 +228,7 @@ class System:
             return 0, ""
         try:
             return part.get(path)
-        except OSError:  # URLError is one; it has just ended, or does not answer
+        except OSError:  # URLError is an OSError: the process has just ended, or does not answer
             return 0, ""
 
     def tick_streams(self) -> list[str]:
@@ -248,7 +236,7 @@ class System:
             Stream(kind, ledgers.FEED, symbol).name for kind in ("trade", "quote") for symbol in self.symbols
         ]
 
-    # faults' hands
+    # what faults do
 
     def kill(self, name: str) -> None:
         self.down.add(name)
@@ -258,8 +246,8 @@ class System:
         self.down.add(name)
         self.parts[name].signal(signal.SIGTERM)
 
-    def ended_well(self, name: str) -> None:
-        """After `terminate`: it ends by itself, with 0, or 3 where it had not found Redis yet."""
+    def expect_clean_exit(self, name: str) -> None:
+        """After `terminate`: the process ends by itself, with 0, or with 3 if it has not found Redis yet."""
         try:
             code = self.parts[name].wait(20)
         except subprocess.TimeoutExpired:
@@ -287,10 +275,10 @@ class System:
         self.frozen.discard(name)
         self.parts[name].signal(signal.SIGCONT)
 
-    # watching
+    # supervision
 
     def supervise(self) -> None:
-        """Start again what ended by itself, half a second after it did."""
+        """Restart what ended by itself, half a second later."""
         now = time.monotonic()
         for name, part in self.parts.items():
             if name in self.down or part.process.poll() is None:
@@ -300,7 +288,7 @@ class System:
                 watch.ended = now
                 code = part.wait(1)
                 young = now - watch.started < _YOUNG_SECONDS
-                # 2: a recorder that finds its disk full when it starts says so and ends
+                # 2: a recorder that finds its disk full at the start reports it and ends
                 if not (
                     code == 5
                     or (code == 3 and young)
@@ -315,19 +303,19 @@ class System:
         self.verdicts.append(Verdict("crashed", name, f"exit code {code}: {self.parts[name].output[-1500:]}"))
 
     def until(self, condition: object, seconds: float, what: str) -> None:
-        """`support.waiting.until`, with the supervisor at work meanwhile."""
+        """Like `support.waiting.until`, but keep supervising meanwhile."""
 
         def met() -> bool:
             self.supervise()
             try:
                 return bool(condition())  # type: ignore[operator]
-            except AWAY:
+            except UNAVAILABLE:
                 return False
 
         until(met, seconds, what)
 
     def heads(self) -> dict[str, StreamId]:
-        """Stream -> its newest ID, as the registry has it. Raises redis's errors."""
+        """Return the newest ID of each stream, by its head in `last`. Raises errors of redis-py."""
         with self.backend.client.pipeline(transaction=False) as pipe:
             for shard in range(self.keys.shards):
                 pipe.hgetall(self.keys.last(shard))
@@ -349,7 +337,7 @@ class System:
             }
 
     def delivered(self) -> dict[str, StreamId]:
-        """Stream -> the newest ID in the app's ledger, read on from where it was read before."""
+        """Return the newest ID of each stream in the app's ledger, reading on from the previous call."""
         path = self.folder / "delivered.jsonl"
         if path.exists():
             with path.open("rb") as file:
@@ -364,7 +352,7 @@ class System:
         return self._delivered
 
     def caught_up(self) -> bool:
-        """Under load: the ticks of now are with everybody within two seconds or so."""
+        """Whether everybody has, under load, all ticks up to about two seconds ago."""
         active = self.active_gateway()
         if active is None or self.parts[active].metric("tickbus_feed_connected") != 1:
             return False
@@ -390,16 +378,17 @@ class System:
     # the end of a run
 
     def drain(self, seconds: float = 40.0) -> None:
-        """Ticks for every symbol after the last fault; then the market ends, and everybody gets all of it."""
+        """Wait for new ticks of every symbol after the last fault; then end the market, and wait until
+        everybody has everything."""
         before = self.heads()
         self.until(
             lambda: all(self.heads()[name].seq > before[name].seq + 2 for name in self.tick_streams()),
             30,
-            "every stream goes on",
+            "every stream continues",
         )
         self.parts["simulator"].stop()
         self.down.add("simulator")
-        with self._judged("drain"):
+        with self._stuck_is_a_verdict("drain"):
             self.until(self._gateway_is_empty, seconds, "the gateway's backlog is empty")
             if self.shape.bars:
                 self.until(
@@ -415,7 +404,7 @@ class System:
                 self.until(self._all_is_recorded, seconds, "everything is recorded")
 
     @contextmanager
-    def _judged(self, where: str) -> Iterator[None]:
+    def _stuck_is_a_verdict(self, where: str) -> Iterator[None]:
         try:
             yield
         except AssertionError as error:
@@ -425,12 +414,13 @@ class System:
         return {name: head for name, head in self.heads().items() if name.startswith("trade:")}
 
     def _gateway_is_empty(self) -> bool:
-        # not connected any more, so not ready: the one that publishes is the one whose gaps are counted
+        # no gateway is connected any more, hence none is ready: take the one that publishes, whose gaps are
+        # counted
         name = self._writer()
         return name is not None and self.parts[name].metric("tickbus_backlog_ticks") == 0
 
     def _writer(self) -> str | None:
-        """The gateway with the highest epoch."""
+        """Return the gateway with the highest epoch."""
         epochs = {
             name: self.parts[name].metric("tickbus_epoch")
             for name in self.of("gateway")
@@ -461,25 +451,25 @@ class System:
         return all(newest.get(name, 0) >= head.seq for name, head in self.heads().items())
 
     def finish(self) -> Result:
-        """After `drain`: stop everybody, read all ledgers, check them."""
-        books, resent = ledgers.Ledgers(), 0
+        """After `drain`: stop all processes, read all ledgers, check them."""
+        collected, resent = ledgers.Ledgers(), 0
         if (writer := self._writer()) is not None:
             shown = ledgers.parse_metrics(self._get(writer, "/metrics")[1], (*METRICS, RESENT))
-            resent, books.metrics = int(sum(shown.pop(RESENT).values())), shown
+            resent, collected.metrics = int(sum(shown.pop(RESENT).values())), shown
         for name in [*self.of("gateway"), *self.of("bars"), *self.of("recorder")]:
             self.terminate(name)
         for name in [*self.of("gateway"), *self.of("bars"), *self.of("recorder")]:
-            self.ended_well(name)
+            self.expect_clean_exit(name)
         self.down.add("app")
-        books.published, books.heads = ledgers.read_published(self.backend.client, self.keys)
-        books.flushed = self.flushed
+        collected.published, collected.heads = ledgers.read_published(self.backend.client, self.keys)
+        collected.flushed = self.flushed
         if self.flushed:
-            books.published = ledgers.with_files(books.published, self.disk.folder)
-        books.sent = ledgers.read_sent(self.folder / "sent.jsonl", self._spelled.__getitem__)
-        books.delivered = ledgers.read_delivered(self.folder / "delivered.jsonl")
+            collected.published = ledgers.with_files(collected.published, self.disk.folder)
+        collected.sent = ledgers.read_sent(self.folder / "sent.jsonl", self._spelled.__getitem__)
+        collected.delivered = ledgers.read_delivered(self.folder / "delivered.jsonl")
         if self.shape.recorders:
-            books.recorded = ledgers.read_recorded(self.disk.folder)
-        result = check(books, self.specs if self.shape.bars else (), _GRACE, _HORIZON)
+            collected.recorded = ledgers.read_recorded(self.disk.folder)
+        result = check(collected, self.specs if self.shape.bars else (), _GRACE, _HORIZON)
         result.resent = resent
         result.verdicts += self.verdicts
         result.verdicts += self._tracebacks()
@@ -496,5 +486,5 @@ class System:
 
 
 def faketime() -> Path | None:
-    """The folder of libfaketime, if it is installed."""
+    """Return the folder of libfaketime, if it is installed."""
     return next((path.parent for path in Path("/usr/lib").glob("*/faketime/libfaketime.so.1")), None)

@@ -1,4 +1,4 @@
-"""The end of a soak: what was done, and what came of it."""
+"""The summary of a soak: what was injected, and what came of it."""
 
 import time
 from collections import Counter
@@ -10,6 +10,9 @@ from rich.table import Table
 
 from faults.rows import Row
 from faults.run import Outcome
+
+_FIGURES = ("sent", "published", "lost", "doubled", "reported", "resent")
+"""Counters of a result that are summed up over the rounds."""
 
 
 @dataclass
@@ -29,7 +32,7 @@ class Total:
         self.rounds += 1
         self.injected += outcome.injected
         result = outcome.result
-        for name in ("sent", "published", "lost", "doubled", "told", "resent"):
+        for name in _FIGURES:
             self.figures[name] += getattr(result, name)
         self.figures["restarts"] += outcome.restarts
         if outcome.slowest > self.slowest:
@@ -40,10 +43,15 @@ class Total:
 
     def as_json(self) -> dict[str, object]:
         return {
-            "seed": self.seed, "seconds": round(time.monotonic() - self.began), "rounds": self.rounds, "injected": dict(self.injected),
-            **{name: self.figures[name] for name in ("sent", "published", "lost", "doubled", "told", "resent", "restarts")},
-            "slowest_recovery_seconds": round(self.slowest, 2), "slowest_after": self.after, "violations": self.violations,
-        }  # fmt: skip
+            "seed": self.seed,
+            "seconds": round(time.monotonic() - self.began),
+            "rounds": self.rounds,
+            "injected": dict(self.injected),
+            **{name: self.figures[name] for name in (*_FIGURES, "restarts")},
+            "slowest_recovery_seconds": round(self.slowest, 2),
+            "slowest_after": self.after,
+            "violations": self.violations,
+        }
 
 
 def show(total: Total, rows: Sequence[Row]) -> None:
@@ -56,9 +64,14 @@ def show(total: Total, rows: Sequence[Row]) -> None:
     table.add_section()
     figures = total.figures
     for name, value in (
-        ("faults injected", sum(total.injected.values())), ("ticks sent", figures["sent"]), ("lost in silence", figures["lost"]),
-        ("doubled", figures["doubled"]), ("told as gaps", figures["told"]), ("lost by Redis and sent again", figures["resent"]), ("rounds with a violation", len(total.violations)),
+        ("faults injected", sum(total.injected.values())),
+        ("ticks sent", figures["sent"]),
+        ("lost silently", figures["lost"]),
+        ("doubled", figures["doubled"]),
+        ("reported as gaps", figures["reported"]),
+        ("lost by Redis and sent again", figures["resent"]),
+        ("rounds with a violation", len(total.violations)),
         ("slowest recovery", f"{total.slowest:.1f} s ({total.after})"),
-    ):  # fmt: skip
+    ):
         table.add_row(name, str(value), "")
     Console(width=120).print(table)

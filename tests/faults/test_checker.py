@@ -1,4 +1,4 @@
-"""The checker must fail: each kind of damage, planted in ledgers in which all was well, is found and named."""
+"""The checker must fail: each kind of damage, planted in the ledgers of a healthy run, is found and named."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -6,7 +6,6 @@ from dataclasses import replace
 import msgspec
 import pytest
 
-from faults import factories as made
 from faults.checker import METRICS, Result, check
 from faults.factories import (
     BARS,
@@ -15,16 +14,17 @@ from faults.factories import (
     QUOTES,
     SPEC,
     TRADES,
-    books,
+    healthy,
     hole,
+    ledgers_of,
     quote,
+    quote_hole,
     sent,
     stream,
     trade,
-    well,
 )
 from faults.ledgers import Entry, Ledgers
-from tickbus.protocol.messages import Flag, GapKind
+from tickbus.protocol.messages import Flag, GapKind, Trade
 from tickbus.protocol.names import StreamId
 
 
@@ -36,9 +36,9 @@ def kinds(ledgers: Ledgers) -> set[str]:
     return {verdict.kind for verdict in checked(ledgers).verdicts}
 
 
-def test_all_is_well() -> None:
-    result = checked(well())
-    assert (result.verdicts, result.sent, result.published, result.lost, result.doubled, result.told) == (
+def test_healthy_run_has_no_verdicts() -> None:
+    result = checked(healthy())
+    assert (result.verdicts, result.sent, result.published, result.lost, result.doubled, result.reported) == (
         [],
         60,
         60,
@@ -48,81 +48,86 @@ def test_all_is_well() -> None:
     )
 
 
-def test_what_a_gap_names_is_not_lost() -> None:
-    result = checked(well(missing=range(10, 15)))
-    assert (result.verdicts, result.published, result.lost, result.told) == ([], 50, 0, 10)
+def test_ticks_reported_by_a_gap_are_not_lost() -> None:
+    result = checked(healthy(missing=range(10, 15)))
+    assert (result.verdicts, result.published, result.lost, result.reported) == ([], 50, 0, 10)
 
 
 @pytest.mark.parametrize("name", [TRADES, QUOTES])
-def test_a_lost_tick_is_found(name: str) -> None:
-    ledgers = well()
+def test_lost_tick_is_found(name: str) -> None:
+    ledgers = healthy()
     ticks = [entry.message for entry in ledgers.published[name]]
-    result = checked(books(ledgers.sent, {**ledgers.published, name: stream(*ticks[:7], *ticks[8:])}))
+    result = checked(ledgers_of(ledgers.sent, {**ledgers.published, name: stream(*ticks[:7], *ticks[8:])}))
     assert (result.lost, {verdict.kind for verdict in result.verdicts}) == (1, {"lost"})
 
 
 @pytest.mark.parametrize("name", [TRADES, QUOTES])
-def test_a_lost_tail_is_found_if_somebody_had_been_given_it(name: str) -> None:
-    ledgers = well()
+def test_lost_tail_is_found_if_it_was_sent_to_somebody(name: str) -> None:
+    ledgers = healthy()
     ticks = [entry.message for entry in ledgers.published[name]]
-    cut = books(ledgers.sent, {**ledgers.published, name: stream(*ticks[:-2])})
+    cut = ledgers_of(ledgers.sent, {**ledgers.published, name: stream(*ticks[:-2])})
     assert checked(cut).lost == 2
     cut.sent = [replace(line, sent=line.id <= 28) for line in cut.sent]
-    assert checked(cut).lost == 0, "sent to nobody, and nothing came after it that could have told"
+    assert checked(cut).lost == 0, (
+        "sent to nobody, and nothing came after it that could have revealed the loss"
+    )
 
 
-def test_a_gap_that_names_too_few_is_found() -> None:
-    ledgers = well()
+def test_gap_that_reports_too_few_ticks_is_found() -> None:
+    ledgers = healthy()
     ticks = [entry.message for entry in ledgers.published[TRADES]]
     result = checked(
-        books(ledgers.sent, {**ledgers.published, TRADES: stream(*ticks[:9], hole(10, 12), *ticks[14:])})
+        ledgers_of(ledgers.sent, {**ledgers.published, TRADES: stream(*ticks[:9], hole(10, 12), *ticks[14:])})
     )
-    assert (result.lost, result.told) == (2, 3)
+    assert (result.lost, result.reported) == (2, 3)
 
 
-def test_a_gap_at_another_place_or_time_does_not_cover_quotes() -> None:
-    ledgers = well()
+def test_gap_in_another_place_or_time_does_not_cover_quotes() -> None:
+    ledgers = healthy()
     ticks = [entry.message for entry in ledgers.published[QUOTES]]
-    late = stream(*ticks[:9], *ticks[14:20], made.quote_hole(10, 14), *ticks[20:])
-    assert checked(books(ledgers.sent, {**ledgers.published, QUOTES: late})).lost == 5
-    elsewhen = stream(*ticks[:9], made.quote_hole(300, 301), *ticks[14:])
-    assert kinds(books(ledgers.sent, {**ledgers.published, QUOTES: elsewhen})) == {"mistimed"}
+    late = stream(*ticks[:9], *ticks[14:20], quote_hole(10, 14), *ticks[20:])
+    assert checked(ledgers_of(ledgers.sent, {**ledgers.published, QUOTES: late})).lost == 5
+    elsewhen = stream(*ticks[:9], quote_hole(300, 301), *ticks[14:])
+    assert kinds(ledgers_of(ledgers.sent, {**ledgers.published, QUOTES: elsewhen})) == {"mistimed"}
 
 
 @pytest.mark.parametrize("name", [TRADES, QUOTES])
-def test_a_double_is_found(name: str) -> None:
-    ledgers = well()
+def test_doubled_tick_is_found(name: str) -> None:
+    ledgers = healthy()
     ticks = [entry.message for entry in ledgers.published[name]]
     result = checked(
-        books(ledgers.sent, {**ledgers.published, name: stream(*ticks[:7], ticks[6], *ticks[7:])})
+        ledgers_of(ledgers.sent, {**ledgers.published, name: stream(*ticks[:7], ticks[6], *ticks[7:])})
     )
     assert result.doubled == 1
     assert "doubled" in {verdict.kind for verdict in result.verdicts}
 
 
-def test_a_repeat_by_the_vendor_is_no_double() -> None:
-    ledgers = well()
+def test_repeat_by_the_vendor_is_not_a_double() -> None:
+    ledgers = healthy()
     again = sent(7, "trade", fault="duplicate")
     assert checked(replace(ledgers, sent=[*ledgers.sent[:14], again, *ledgers.sent[14:]])).verdicts == []
 
 
-def test_what_was_never_sent_is_found() -> None:
-    ledgers = well()
+def test_tick_that_was_never_sent_is_found() -> None:
+    ledgers = healthy()
     ticks = [entry.message for entry in ledgers.published[TRADES]]
-    assert "invented" in kinds(books(ledgers.sent, {**ledgers.published, TRADES: stream(*ticks, trade(99))}))
+    assert "invented" in kinds(
+        ledgers_of(ledgers.sent, {**ledgers.published, TRADES: stream(*ticks, trade(99))})
+    )
     wrong = [
         replace(line, values=("1", "2", "buy")) if line.kind == "trade" and line.id == 5 else line
         for line in ledgers.sent
     ]
     assert kinds(replace(ledgers, sent=wrong)) == {"invented", "lost"}
     assert "invented" in kinds(
-        books(ledgers.sent, {**ledgers.published, QUOTES: stream(*map(quote, range(1, 31)), quote(99))})
+        ledgers_of(ledgers.sent, {**ledgers.published, QUOTES: stream(*map(quote, range(1, 31)), quote(99))})
     )
 
 
-def test_a_late_tick_that_repairs_its_gap_is_well_and_one_that_does_not_is_found() -> None:
-    ledgers = well()
+def test_late_tick_is_accepted_only_with_its_repaired_gap() -> None:
+    ledgers = healthy()
     ticks = [entry.message for entry in ledgers.published[TRADES]]
+    assert isinstance(ticks[10], Trade)
     late = msgspec.structs.replace(ticks[9], flags=int(Flag.LATE), ts_recv=ticks[10].ts_recv + 1)
     lines = [line for line in ledgers.sent if (line.kind, line.id) != ("trade", 10)]
     lines.insert(20, sent(10, "trade", n=23))
@@ -131,18 +136,20 @@ def test_a_late_tick_that_repairs_its_gap_is_well_and_one_that_does_not_is_found
         entries = stream(
             *ticks[:9], hole(10, 10, kind=GapKind.SEQUENCE), ticks[10], late, *repaired, *ticks[11:]
         )
-        assert kinds(books(lines, {**ledgers.published, TRADES: entries})) == found
+        assert kinds(ledgers_of(lines, {**ledgers.published, TRADES: entries})) == found
 
 
-def test_a_hole_told_twice_is_found() -> None:
-    ledgers = well(missing=range(10, 15))
+def test_hole_reported_twice_is_found() -> None:
+    ledgers = healthy(missing=range(10, 15))
     ticks = [entry.message for entry in ledgers.published[TRADES]]
     assert kinds(
-        books(ledgers.sent, {**ledgers.published, TRADES: stream(*ticks[:10], hole(12, 14), *ticks[10:])})
+        ledgers_of(
+            ledgers.sent, {**ledgers.published, TRADES: stream(*ticks[:10], hole(12, 14), *ticks[10:])}
+        )
     ) == {"contradicted"}
 
 
-def _swap(entries: list[Entry]) -> list[Entry]:
+def _swapped(entries: list[Entry]) -> list[Entry]:
     return [
         *entries[:5],
         replace(entries[5], message=entries[6].message),
@@ -151,14 +158,14 @@ def _swap(entries: list[Entry]) -> list[Entry]:
     ]
 
 
-def _hollow(entries: list[Entry]) -> list[Entry]:
+def _with_counter_jump(entries: list[Entry]) -> list[Entry]:
     return [
         *entries[:5],
         *(replace(entry, id=StreamId(entry.id.ms, entry.id.seq + 1)) for entry in entries[5:]),
     ]
 
 
-def _back(entries: list[Entry]) -> list[Entry]:
+def _with_earlier_time(entries: list[Entry]) -> list[Entry]:
     return [
         *entries[:5],
         replace(entries[5], id=StreamId(entries[5].id.ms - 1000, entries[5].id.seq)),
@@ -167,34 +174,40 @@ def _back(entries: list[Entry]) -> list[Entry]:
 
 
 @pytest.mark.parametrize(
-    ("damage", "kind"), [(_swap, "order"), (_swap, "epoch"), (_hollow, "counter"), (_back, "order")]
+    ("damage", "kind"),
+    [
+        (_swapped, "order"),
+        (_swapped, "epoch"),
+        (_with_counter_jump, "counter"),
+        (_with_earlier_time, "order"),
+    ],
 )
-def test_a_stream_out_of_order_is_found(damage: Callable[[list[Entry]], list[Entry]], kind: str) -> None:
-    ledgers = well()
+def test_stream_out_of_order_is_found(damage: Callable[[list[Entry]], list[Entry]], kind: str) -> None:
+    ledgers = healthy()
     assert kind in kinds(
-        books(ledgers.sent, {**ledgers.published, TRADES: damage(ledgers.published[TRADES])})
+        ledgers_of(ledgers.sent, {**ledgers.published, TRADES: damage(ledgers.published[TRADES])})
     )
 
 
 @pytest.mark.parametrize("name", [TRADES, QUOTES, BARS])
-def test_an_app_with_another_story_is_found(name: str) -> None:
-    place = next(at for at, row in enumerate(well().delivered) if row[0] == name) + 1
+def test_app_ledger_that_differs_from_the_bus_is_found(name: str) -> None:
+    place = next(at for at, row in enumerate(healthy().delivered) if row[0] == name) + 1
     for change, found in (
         (lambda rows: rows[:place] + rows[place + 1 :], "app"),
         (lambda rows: rows[:place] + rows[place : place + 1] + rows[place:], "doubled"),
         (lambda rows: [*rows[:place], [*rows[place][:3], 1], *rows[place + 1 :]], "app"),
     ):
-        ledgers = well()
+        ledgers = healthy()
         ledgers.delivered = change(ledgers.delivered)
         assert found in kinds(ledgers)
-    told = well()
-    told.delivered[place] = [name, told.delivered[place - 1][1], "lost", 1]
-    assert kinds(told) == set(), "the library said so"
+    ledgers = healthy()
+    ledgers.delivered[place] = [name, ledgers.delivered[place - 1][1], "lost", 1]
+    assert kinds(ledgers) == set(), "the library reported the loss"
 
 
 @pytest.mark.parametrize("name", [TRADES, QUOTES, BARS])
 def test_files_that_differ_from_the_bus_are_found(name: str) -> None:
-    place = next(at for at, row in enumerate(well().recorded) if row[0] == name) + 1
+    place = next(at for at, row in enumerate(healthy().recorded or ()) if row[0] == name) + 1
     for change, found in (
         (lambda rows: rows[:place] + rows[place + 1 :], "recorder"),
         (lambda rows: [*rows, (name, 1, 999, 1, rows[place][4])], "recorder"),
@@ -209,30 +222,30 @@ def test_files_that_differ_from_the_bus_are_found(name: str) -> None:
         ),
         (lambda rows: [(*row[:3], 2, row[4]) if at < place else row for at, row in enumerate(rows)], "epoch"),
     ):
-        ledgers = well()
+        ledgers = healthy()
         ledgers.recorded = change(ledgers.recorded)
         assert kinds(ledgers) == {found}
 
 
-def test_a_wrong_counter_is_found() -> None:
+def test_wrong_counter_is_found() -> None:
     for metric, wrong in zip(METRICS, ({"disconnect": 3.0}, {"": 1.0}, {"": 4.0}), strict=True):
-        ledgers = well(missing=range(10, 15))
+        ledgers = healthy(missing=range(10, 15))
         assert kinds(ledgers) == set()
         ledgers.metrics[metric] = wrong
         assert kinds(ledgers) == {"metrics"}
-    ledgers = well(missing=range(10, 15))
+    ledgers = healthy(missing=range(10, 15))
     ledgers.heads[TRADES].gaps["disconnect"] = 2
     assert kinds(ledgers) == {"metrics"}
 
 
-def test_a_bar_that_differs_is_found() -> None:
-    ledgers = well()
-    made_bars = ledgers.published[BARS]
+def test_bar_that_differs_is_found() -> None:
+    ledgers = healthy()
+    bars = ledgers.published[BARS]
     for damaged in (
-        made_bars[:-1],
-        [*made_bars, made_bars[-1]],
-        [replace(made_bars[0], message=made_bars[1].message), *made_bars[1:]],
+        bars[:-1],
+        [*bars, bars[-1]],
+        [replace(bars[0], message=bars[1].message), *bars[1:]],
     ):
-        other = well()
+        other = healthy()
         other.published[BARS] = damaged
         assert "bars" in kinds(other)

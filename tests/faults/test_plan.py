@@ -1,14 +1,14 @@
-"""The choice of faults: all of it from the seed, and all rows get their share."""
+"""The choice of faults: it follows from the seed alone, and every row gets its share."""
 
 from collections import Counter
 
 import pytest
 
-from faults.plan import Poll, draw
+from faults.plan import Round, draw
 from faults.rows import ROWS, choose
 
 
-def drawn(seed: int, rounds: int) -> list[Poll]:
+def drawn(seed: int, rounds: int) -> list[Round]:
     planned: Counter[str] = Counter()
     plans = []
     for number in range(1, rounds + 1):
@@ -22,14 +22,14 @@ def test_the_same_seed_gives_the_same_plan() -> None:
     assert drawn(1, 5) != drawn(2, 5)
 
 
-def test_every_row_comes_up_about_as_often() -> None:
+def test_every_row_is_drawn_about_equally_often() -> None:
     counts = Counter(one.row.name for plan in drawn(3, 120) for one in plan.injections)
     short = {name: counts[name] for name, row in ROWS.items() if row.seconds[1] < 20}
     assert min(short.values()) >= max(short.values()) / 2
     assert min(counts[name] for name in ROWS) >= max(short.values()) / 8
 
 
-def test_rows_are_chosen_by_the_beginnings_of_their_names() -> None:
+def test_rows_are_chosen_by_the_prefixes_of_their_names() -> None:
     assert {row.name for row in choose("kill-9,redis-oom")} == {
         "kill-9 gateway",
         "kill-9 bars",
@@ -38,5 +38,5 @@ def test_rows_are_chosen_by_the_beginnings_of_their_names() -> None:
         "redis-oom",
     }
     assert choose("") == list(ROWS.values())
-    with pytest.raises(ValueError, match="nothing begins with 'kil-9'"):
+    with pytest.raises(ValueError, match="no fault begins with 'kil-9'"):
         choose("kil-9")

@@ -1,4 +1,4 @@
-"""The gateway's end, whatever it is, with ticks that Redis has not taken: they come to the disk, once, and the next start writes them."""
+"""However the gateway ends, ticks that Redis lacks go to disk, once, and the next start writes them."""
 
 import asyncio
 import threading
@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import cast
 from unittest.mock import Mock
 
@@ -41,12 +42,12 @@ STREAM = Stream("trade", "x", "A")
 
 
 class Vendor:
-    """An upstream that sends nothing by itself, and ends with an error when it is told to."""
+    """An upstream that sends nothing by itself, and ends with the exception set on `error`."""
 
     up = True
 
     def __init__(self) -> None:
-        self.current: Mock | None = None
+        self.pause = Mock()
         self.error: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     async def run(self) -> None:
@@ -54,7 +55,7 @@ class Vendor:
 
 
 class Running:
-    """A gateway of one stream on a real Redis."""
+    """A gateway with one stream on a real Redis."""
 
     def __init__(self, server: RedisServer, spill_dir: Path) -> None:
         redis, clock, state = locate(server.url), BusClock(), StreamState(KEYS, STREAM, True)
@@ -118,7 +119,7 @@ def on_the_bus(server: RedisServer) -> list[int]:
 
 
 @pytest.mark.parametrize("why", ["stopped", "refused", "a bug"])
-async def test_whatever_ends_it_while_redis_is_away_the_next_start_writes_what_it_held(
+async def test_next_start_writes_buffered_ticks_however_gateway_ended(
     why: str, redis_server: RedisServer, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     one = await Running(redis_server, tmp_path / "spill").open()
@@ -144,10 +145,13 @@ async def test_whatever_ends_it_while_redis_is_away_the_next_start_writes_what_i
     await two.gateway.close()
 
 
-async def test_the_fences_name_it_as_long_as_something_of_it_lies_on_the_disk(
+async def test_fences_are_not_released_while_spilled_entries_remain(
     redis_server: RedisServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It ends while it writes what it had spilled; were the fences given back, nobody could tell whether somebody wrote after it."""
+    """The gateway ends while it writes its spill.
+
+    If the fences were released, nobody could know whether another gateway wrote after it.
+    """
     one = await Running(redis_server, tmp_path / "spill").open()
     sender = one.gateway.senders[0]
     one.receive(10)
@@ -168,11 +172,11 @@ async def test_the_fences_name_it_as_long_as_something_of_it_lies_on_the_disk(
     await two.gateway.close()
 
 
-async def test_one_that_is_cancelled_at_the_disk_leaves_it_to_the_next_only_when_it_is_done(
+async def test_cancelled_spill_finishes_before_next_one_begins(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     backlog, spill = Backlog(1 << 20), opened(tmp_path)
-    lane = cast(Lane, type("NoLane", (), {"ring": type("Ring", (), {"entries": []})(), "unfinished": None})())
+    lane = cast(Lane, SimpleNamespace(replay=SimpleNamespace(entries=[]), unfinished=None))
     sender = Sender(lane, backlog, spill, BusClock(), {})
     for entry in entries(1, 10):
         backlog.put(entry)
@@ -198,8 +202,13 @@ async def test_one_that_is_cancelled_at_the_disk_leaves_it_to_the_next_only_when
     assert backlog.waiting == 0
 
 
-def test_heirs_in_a_folder_are_gone_at_no_moment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Killed half-way, it must leave those that stood there: a spill is written only if everybody who raised the fences since is among them."""
+def test_takeover_records_survive_kill_during_rewrite(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A kill half-way must leave the existing records.
+
+    A spill is written only if every gateway that raised the fences since is among them.
+    """
     lock = tmp_path / "lock"
     lock.touch()
     first, second = TakeoverRecord("host:2:b", "host:1:a"), TakeoverRecord("host:3:c", "host:2:b")
@@ -207,9 +216,9 @@ def test_heirs_in_a_folder_are_gone_at_no_moment(tmp_path: Path, monkeypatch: py
     before, cuts = lock.read_bytes(), []
     monkeypatch.setattr("os.fsync", lambda fd: None)
 
-    def seen(taker: TakeoverRecord) -> bytes:
+    def seen(record: TakeoverRecord) -> bytes:
         cuts.append(lock.read_bytes())
-        return msgspec.json.encode(taker)
+        return msgspec.json.encode(record)
 
     monkeypatch.setattr("services.gateway.spill.recovery._encode", seen)
     _write_records(tmp_path, [first, second])
@@ -219,15 +228,14 @@ def test_heirs_in_a_folder_are_gone_at_no_moment(tmp_path: Path, monkeypatch: py
     assert _read_records(tmp_path) == [first]
 
 
-@pytest.mark.parametrize(("held_up", "pauses"), [(False, True), (True, False)])
-async def test_a_lane_that_takes_nothing_does_not_pause_the_socket_for_the_others(
-    held_up: bool, pauses: bool, redis_server: RedisServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("blocked", "pauses"), [(False, True), (True, False)])
+async def test_blocked_lane_does_not_pause_socket_for_others(
+    blocked: bool, pauses: bool, redis_server: RedisServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("services.gateway.gateway._PAUSE_BYTES", 1)
     one = await Running(redis_server, tmp_path / "spill").open()
     (own,) = one.gateway.senders
-    one.vendor.pause = Mock()
-    one.gateway.senders.append(cast(Sender, Mock(stuck=held_up, spill=[], published=Counter())))
+    one.gateway.senders.append(cast(Sender, Mock(stuck=blocked, spill=[], published=Counter())))
     publishing = asyncio.create_task(one.gateway._publish(own, cast(Upstream, one.vendor)))
     one.receive(10)
     await one.stored(10)

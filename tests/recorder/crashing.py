@@ -1,9 +1,11 @@
-"""A recorder that dies: `python crashing.py ROWS BUS DATA_DIR,PLAN,PLAN... ...`. Each life takes a fixed market from where it is to
-read on, spools each round and commits piece by piece; the plan of a life is `step:N`, killed at its Nth step, `ms:N`, killed by a timer at
-any instruction, or `stop:N`, paused at its Nth step until the life after it has ended or is paused too. The last life in a folder
-has no plan and ends the market. Prints per folder how many were killed or paused.
+"""A recorder that dies: `python crashing.py ROWS BUS DATA_DIR,PLAN,PLAN... ...`. Each life reads a fixed
+market from its resume position on, spools each round and commits piece by piece. The plan of a life is
+`step:N`: killed at its Nth step; `ms:N`: killed by a timer at any instruction; or `stop:N`: paused at its
+Nth step until the next life has ended or is paused too. The last life in a folder has no plan and finishes
+the market. Prints per folder how many lives were killed or paused.
 
-BUS is `there`: a life reads what it asks for, and a bit more; or `lost`: what a life before had read is nowhere to be read again.
+BUS is `there`: a life reads what it asks for, and a bit more; or `lost`: what an earlier life read cannot
+be read again.
 """
 
 import os
@@ -20,44 +22,45 @@ from tickbus.protocol.messages import Message, StreamKind
 from tickbus.protocol.names import Stream, StreamId
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from recorder.recorded import BTC, ETH, MIDNIGHT, QUOTES, gap, quote, rows, trade
+from recorder.recorded import BTC, ETH, MIDNIGHT, QUOTES, UNREPRESENTABLE_PRICE, gap, quote, rows, trade
 
 from services.recorder.shard_store import ShardStore
 
 PIECE = 40
 ROUND = 15
 """Entries, of three streams in turn."""
-_ENDS = {"step": signal.SIGKILL, "stop": signal.SIGSTOP}
+_SIGNALS = {"step": signal.SIGKILL, "stop": signal.SIGSTOP}
 
 
 def market(count: int) -> Iterator[tuple[Stream, StreamId, Message]]:
-    """Trades of two symbols, quotes, Gaps, messages that fit no row, over midnight: dense counters per stream."""
+    """Trades of two symbols, quotes, Gaps, unrepresentable messages, across midnight: dense counters."""
     for seq in range(1, count + 1):
         time = MIDNIGHT + (seq - count // 2) * 1000
         id = StreamId(MIDNIGHT // 1_000_000 + seq, seq)
-        odd = trade(seq, time=time, price="0.1234567890123456789")
-        yield BTC, id, gap(time=time) if seq % 10 == 0 else odd if seq % 17 == 0 else trade(seq, time=time)
+        unrepresentable = trade(seq, time=time, price=UNREPRESENTABLE_PRICE)
+        regular = unrepresentable if seq % 17 == 0 else trade(seq, time=time)
+        yield BTC, id, gap(time=time) if seq % 10 == 0 else regular
         yield ETH, id, trade(seq, "ETH-USDT", time=time)
         yield QUOTES, id, gap(StreamKind.QUOTE, time=time) if seq % 13 == 0 else quote(seq, time=time)
 
 
 def live(data_dir: Path, count: int, bus: str, plan: str) -> None:
     how, _, number = plan.partition(":")
-    left = int(number or 0)
+    remaining = int(number or 0)
 
     def step(name: str) -> None:
-        nonlocal left
-        left -= 1
-        if left == 0 and how in _ENDS:
-            os.kill(os.getpid(), _ENDS[how])
+        nonlocal remaining
+        remaining -= 1
+        if remaining == 0 and how in _SIGNALS:
+            os.kill(os.getpid(), _SIGNALS[how])
 
     if how == "ms":
-        # nobody catches it, so the process ends as it stands
-        signal.setitimer(signal.ITIMER_REAL, left / 1000)
+        # not caught, so the process ends right where it is
+        signal.setitimer(signal.ITIMER_REAL, remaining / 1000)
     store = ShardStore(data_dir, "07", step=step)
     positions = store.recover()
     read = os.open(data_dir / "read", os.O_RDWR | os.O_CREAT)
-    # three entries back, as a reader may that does not know exactly where it was
+    # three entries back, like a reader that does not know its exact position
     begin = (
         os.fstat(read).st_size if bus == "lost" else min((id.seq for id in positions.values()), default=0) - 3
     )
@@ -79,17 +82,17 @@ def live(data_dir: Path, count: int, bus: str, plan: str) -> None:
 
 def main() -> None:
     count, bus, *folders = sys.argv[1:]
-    # the first value makes pyarrow load numpy and pandas where they are: once here, not in every life
+    # the first array makes pyarrow load numpy and pandas if installed: once here, not in every life
     pa.array([1])
     for folder in folders:
         data_dir, *plans = folder.split(",")
-        print(outlived(Path(data_dir), int(count), bus, plans))
+        print(run_lives(Path(data_dir), int(count), bus, plans))
 
 
-def outlived(data_dir: Path, count: int, bus: str, plans: list[str]) -> int:
-    """-> how many lives were killed or paused."""
+def run_lives(data_dir: Path, count: int, bus: str, plans: list[str]) -> int:
+    """Return how many lives were killed or paused."""
     ended, paused = 0, 0
-    # after one that was woken there is one more: it finds what he left behind
+    # one more life after a paused one resumed: it finds what that one left behind
     for plan in [*plans, "", ""] if "stop" in str(plans) else [*plans, ""]:
         child = os.fork()
         if not child:

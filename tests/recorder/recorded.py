@@ -1,4 +1,4 @@
-"""Messages to record, and what is in the files afterwards, read by pyarrow alone."""
+"""Messages to record, and the rows in the files afterwards, read with pyarrow only."""
 
 from collections.abc import Iterator, Sequence
 from decimal import Decimal
@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from services.recorder.buffer import Rows
-from services.recorder.row_ids import Entries
+from services.recorder.row_ids import RowIds
 from services.recorder.shard_store import ShardStore
 from tickbus.protocol.codec import encode
 from tickbus.protocol.messages import Bar, Gap, GapKind, Message, Quote, Side, StreamKind, Trade
@@ -22,6 +22,8 @@ BTC = Stream("trade", "binance", "BTC-USDT")
 ETH = Stream("trade", "binance", "ETH-USDT")
 QUOTES = Stream("quote", "binance", "BTC-USDT")
 BARS = Stream("bar", "binance", "BTC-USDT", "time:1m")
+UNREPRESENTABLE_PRICE = "0.1234567890123456789"
+"""One decimal place too many for its column."""
 
 
 def id_of(seq: int, time: int = NOON) -> StreamId:
@@ -88,7 +90,7 @@ def gap(stream: StreamKind = StreamKind.TRADE, time: int = NOON) -> Gap:
 def add(
     store: ShardStore, stream: Stream, seq: int, message: Message, *, epoch: int = 4, time: int = NOON
 ) -> None:
-    """In memory only: `store.spool()` is the test's."""
+    """Buffer only: the test calls `store.spool()` itself."""
     store.add_many(rows(stream, [(id_of(seq, time), message)], epoch))
 
 
@@ -96,18 +98,16 @@ def rows(stream: Stream, entries: Sequence[tuple[StreamId, Message]], epoch: int
     ids, messages = zip(*entries, strict=True)
     ms, seqs = zip(*ids, strict=True)
     gaps = bytes(isinstance(message, Gap) for message in messages)
-    return Rows(
-        stream, Entries(ms, seqs, [epoch] * len(ids)), gaps, [encode(message) for message in messages]
-    )
+    return Rows(stream, RowIds(ms, seqs, [epoch] * len(ids)), gaps, [encode(message) for message in messages])
 
 
-def opened(data_dir: Path, **more: Any) -> ShardStore:
-    return opened_at(data_dir, **more)[0]
+def open_store(data_dir: Path, **options: Any) -> ShardStore:
+    return open_store_at(data_dir, **options)[0]
 
 
-def opened_at(data_dir: Path, **more: Any) -> tuple[ShardStore, int]:
-    """-> the store, and the counter up to which BTC's trades are in its files."""
-    store = ShardStore(data_dir, "07", **more)
+def open_store_at(data_dir: Path, **options: Any) -> tuple[ShardStore, int]:
+    """Return the store, and the counter up to which BTC's trades are in its files."""
+    store = ShardStore(data_dir, "07", **options)
     return store, store.recover().get(BTC.name, START).seq
 
 
@@ -116,7 +116,7 @@ def files_of(data_dir: Path, kind: str) -> list[Path]:
 
 
 def rows_of(data_dir: Path, kind: str) -> list[dict[str, Any]]:
-    """Of all files, in the files' order; times as integers."""
+    """Return the rows of all files, in file order; times as integers."""
     return [row for path in files_of(data_dir, kind) for row in plain_rows(pq.ParquetFile(path).read())]
 
 

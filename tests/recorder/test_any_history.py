@@ -1,5 +1,6 @@
-"""Any sequence of reads, commits, failures, deaths and successors leaves each row in the files once, and each file in order; also
-where the bus loses, at any moment, all that anybody has read."""
+"""Any sequence of reads, commits, failures, deaths and successors leaves each row in the files once, and
+each file in order; even if the bus loses, at any moment, everything that was read.
+"""
 
 import errno
 import os
@@ -23,26 +24,26 @@ STEPS = ("written", "fsynced", "committed", "durable", "named", "done", "forgott
 
 
 class Dead(BaseException):
-    """The process is gone: nothing after this instruction happens, no clearing up either."""
+    """The process is gone: nothing after this instruction happens, no cleanup either."""
 
 
 class History(RuleBasedStateMachine):
-    """A bus with two streams, and stores that read it from the position that they recover."""
+    """A bus with two streams, and stores that read it from their recovered position."""
 
     def __init__(self) -> None:
         super().__init__()
         self.data_dir = Path(tempfile.mkdtemp(prefix="tickbus-history-"))
         self.bus: dict[Stream, list[Trade | Gap]] = {BTC: [], ETH: []}
-        self.trouble: tuple[str, BaseException] | None = None
+        self.failure: tuple[str, BaseException] | None = None
         self.lost: dict[Stream, int] = {BTC: 0, ETH: 0}
-        """So many of each stream are not on the bus any more."""
+        """How many entries of each stream are no longer on the bus."""
         self.read_to: dict[Stream, int] = {BTC: 0, ETH: 0}
-        """What any store has read and spooled."""
+        """Up to where any store has read and spooled."""
         self.paused: list[ShardStore] = []
 
     def step(self, name: str) -> None:
-        if self.trouble and self.trouble[0] == name:
-            (_, error), self.trouble = self.trouble, None
+        if self.failure and self.failure[0] == name:
+            (_, error), self.failure = self.failure, None
             raise error
 
     @initialize()
@@ -53,7 +54,7 @@ class History(RuleBasedStateMachine):
             self.read(self.store, stream, positions.get(stream.name, START).seq - 2)
 
     def read(self, store: ShardStore, stream: Stream, start: int) -> None:
-        """One read of what the bus has from there."""
+        """Read once what the bus has from there."""
         begin = max(0, start, self.lost[stream])
         entries = [
             (id_of(seq), message) for seq, message in enumerate(self.bus[stream][begin:], start=begin + 1)
@@ -87,25 +88,25 @@ class History(RuleBasedStateMachine):
         self.store.commit()
 
     @rule(step=st.sampled_from(STEPS))
-    def killed_in_a_commit(self, step: str) -> None:
-        self.trouble = (step, Dead())
+    def killed_in_commit(self, step: str) -> None:
+        self.failure = (step, Dead())
         try:
             self.store.commit()
         except Dead:
             self.start()
-        self.trouble = None
+        self.failure = None
 
     @rule(step=st.sampled_from(STEPS))
-    def no_room_in_a_commit(self, step: str) -> None:
-        """Where this store finds none; it goes on with what it holds."""
-        self.trouble = (step, OSError(errno.ENOSPC, "No space left on device"))
+    def no_space_in_commit(self, step: str) -> None:
+        """The store finds no space; it continues with its buffered rows."""
+        self.failure = (step, OSError(errno.ENOSPC, "No space left on device"))
         with suppress(OSError):
             self.store.commit()
-        self.trouble = None
+        self.failure = None
 
     @rule(stream=st.sampled_from([BTC, ETH]), cut=st.integers(0, 400))
-    def killed_in_a_write(self, stream: Stream, cut: int) -> None:
-        """Some bytes of the last record are on the disk; it does not count as read."""
+    def killed_in_write(self, stream: Stream, cut: int) -> None:
+        """Some bytes of the last record are on disk; it does not count as read."""
         self.bus[stream].append(trade(len(self.bus[stream]), stream.symbol))
         paths = {path: path.stat().st_size for path in (self.data_dir / "_spool").rglob("*.spool")}
         read_to = dict(self.read_to)
@@ -124,7 +125,7 @@ class History(RuleBasedStateMachine):
 
     @precondition(lambda self: self.paused)
     @rule(reads=st.booleans(), commits=st.booleans())
-    def woken(self, reads: bool, commits: bool) -> None:
+    def resumed(self, reads: bool, commits: bool) -> None:
         store = self.paused[-1]
         if reads:
             for stream in self.bus:
@@ -134,8 +135,8 @@ class History(RuleBasedStateMachine):
                 self.paused.pop().commit()
 
     @invariant()
-    def nothing_twice(self) -> None:
-        """No hole either, but for one commit whose files do not all have their names yet: that is seen at the end."""
+    def no_duplicates(self) -> None:
+        """No hole either, except for one commit whose files are not all renamed yet: checked at the end."""
         for stream, messages in self.bus.items():
             stored = self.stored(stream)
             assert len(stored) == len(set(stored))
@@ -157,7 +158,7 @@ class History(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         try:
-            # what a woken one alone had read lies in its spool
+            # rows that only a resumed store had read are in its spool
             self.start()
             while self.store.rows:
                 self.store.commit()
@@ -168,6 +169,9 @@ class History(RuleBasedStateMachine):
 
 
 History.TestCase.settings = settings(
-    max_examples=15, stateful_step_count=18, deadline=None, suppress_health_check=list(HealthCheck)
+    max_examples=15,
+    stateful_step_count=18,
+    deadline=None,
+    suppress_health_check=list(HealthCheck),  # pyright: ignore[reportArgumentType]  # its metaclass is untyped
 )
 TestAnyHistory = History.TestCase

@@ -1,4 +1,4 @@
-"""No room, no access: told, nothing lost, nothing half-visible; and it goes on when that is mended."""
+"""No space or no access: reported, nothing lost, nothing half-visible; it continues once that is fixed."""
 
 import ctypes
 import errno
@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from recorder.recorded import BTC, add, files_of, opened, opened_at, plain_files, seqs, trade
+from recorder.recorded import BTC, add, files_of, open_store, open_store_at, plain_files, seqs, trade
 
 from services.recorder.files import check_writable
 from services.recorder.shard_store import ShardStore
@@ -26,38 +26,38 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
         check=False,
     )
     if mounted.returncode:
-        pytest.skip(f"a small disk needs the right to mount: {mounted.stderr.strip()}")
+        pytest.skip(f"a small disk requires permission to mount: {mounted.stderr.strip()}")
     yield tmp_path
-    # lazily: a test that failed may hold a file open
+    # lazily: a failed test may have a file open
     subprocess.run(["umount", "--lazy", str(tmp_path)], check=True)
 
 
 def fill(disk: Path, leave: int) -> Path:
-    """Take all room but so many bytes."""
+    """Fill the disk except for `leave` bytes."""
     space = os.statvfs(disk)
     ballast = disk / "ballast"
     ballast.write_bytes(bytes(max(0, space.f_bavail * space.f_frsize - leave)))
     return ballast
 
 
-def wide(store: ShardStore, start: int, end: int) -> None:
-    """Trades that do not compress: some 20 bytes each."""
-    chance = random.Random(start)
+def add_incompressible(store: ShardStore, start: int, end: int) -> None:
+    """Add trades that do not compress: some 20 bytes each."""
+    rng = random.Random(start)
     for seq in range(start, end):
         add(
             store,
             BTC,
             seq,
-            trade(seq, price=str(chance.randrange(10**15)), size=str(chance.randrange(10**15))),
+            trade(seq, price=str(rng.randrange(10**15)), size=str(rng.randrange(10**15))),
         )
 
 
-def test_no_room_for_a_file(small_disk: Path) -> None:
-    store = opened(small_disk)
-    wide(store, 1, 100)
+def test_no_space_for_file_loses_nothing(small_disk: Path) -> None:
+    store = open_store(small_disk)
+    add_incompressible(store, 1, 100)
     store.commit()
     ballast = fill(small_disk, 8192)
-    wide(store, 100, 2000)
+    add_incompressible(store, 100, 2000)
     before = plain_files(small_disk)
     for _ in range(2):
         with pytest.raises(OSError, match="No space left") as caught:
@@ -65,23 +65,23 @@ def test_no_room_for_a_file(small_disk: Path) -> None:
         assert caught.value.errno == errno.ENOSPC
         assert plain_files(small_disk) == before
         assert store.rows == 1900
-    wide(store, 2000, 2100)
+    add_incompressible(store, 2000, 2100)
     ballast.unlink()
     committed = store.commit()
     assert committed is not None and committed.rows == {"trade": 2000}
     assert seqs(small_disk) == list(range(1, 2100))
-    assert opened_at(small_disk)[1] == 2099
+    assert open_store_at(small_disk)[1] == 2099
 
 
-def test_no_room_for_the_manifest(small_disk: Path) -> None:
+def test_no_space_for_manifest_loses_nothing(small_disk: Path) -> None:
     ballasts: list[Path] = []
-    store = opened(
+    store = open_store(
         small_disk,
         step=lambda name: (
             ballasts.append(fill(small_disk, 0)) if name == "fsynced" and not ballasts else None
         ),
     )
-    wide(store, 1, 100)
+    add_incompressible(store, 1, 100)
     with pytest.raises(OSError, match="No space left"):
         store.commit()
     assert plain_files(small_disk) == ["_manifests/07/00000001.json", "ballast"]
@@ -91,34 +91,34 @@ def test_no_room_for_the_manifest(small_disk: Path) -> None:
     assert seqs(small_disk) == list(range(1, 100))
 
 
-def test_no_room_for_the_spool(small_disk: Path) -> None:
-    """Nothing counts as read until there is room, and nothing is lost: neither when it is mended nor when it is not."""
-    store = opened(small_disk)
-    wide(store, 1, 100)
+def test_no_space_for_spool_loses_nothing(small_disk: Path) -> None:
+    """Nothing counts as read until there is space, and nothing is lost, whether that is fixed or not."""
+    store = open_store(small_disk)
+    add_incompressible(store, 1, 100)
     store.spool()
     ballast = fill(small_disk, 4096)
-    wide(store, 100, 300)
+    add_incompressible(store, 100, 300)
     for _ in range(2):
         with pytest.raises(OSError, match="No space left"):
             store.spool()
     ballast.unlink()
     store.spool()
-    wide(store, 300, 400)
+    add_incompressible(store, 300, 400)
     store.spool()
     store.close()
-    again, position = opened_at(small_disk)
+    again, position = open_store_at(small_disk)
     assert (position, again.rows) == (399, 399)
     again.commit()
     assert seqs(small_disk) == list(range(1, 400))
 
 
-def test_a_disk_full_of_spool_goes_on_when_there_is_room(small_disk: Path) -> None:
-    store = opened(small_disk)
+def test_store_continues_after_spool_filled_disk(small_disk: Path) -> None:
+    store = open_store(small_disk)
     ballast = fill(small_disk, 100_000)
     written = 1
     with pytest.raises(OSError, match="No space left"):
         while True:
-            wide(store, written, written + 50)
+            add_incompressible(store, written, written + 50)
             written += 50
             store.spool()
     with pytest.raises(OSError, match="No space left"):
@@ -126,7 +126,7 @@ def test_a_disk_full_of_spool_goes_on_when_there_is_room(small_disk: Path) -> No
     ballast.unlink()
     store.commit()
     store.spool()
-    wide(store, written, written + 50)
+    add_incompressible(store, written, written + 50)
     store.spool()
     store.commit()
     assert seqs(small_disk) == list(range(1, written + 50))
@@ -134,17 +134,17 @@ def test_a_disk_full_of_spool_goes_on_when_there_is_room(small_disk: Path) -> No
     assert [name for name in plain_files(small_disk) if name.startswith(("_spool", "_aside"))] == []
 
 
-def test_a_disk_that_fails_between_manifest_and_names(tmp_path: Path) -> None:
-    """The commit has happened; the next call gives the files their names, and nothing is written twice."""
-    troubles: list[OSError] = []
+def test_disk_failure_after_manifest_delays_only_renaming(tmp_path: Path) -> None:
+    """The commit has happened; the next call renames the files, and nothing is written twice."""
+    failures: list[OSError] = []
 
-    def trouble(name: str) -> None:
-        if name == "durable" and troubles:
-            raise troubles.pop()
+    def fail(name: str) -> None:
+        if name == "durable" and failures:
+            raise failures.pop()
 
-    store = opened(tmp_path, step=trouble)
+    store = open_store(tmp_path, step=fail)
     add(store, BTC, 1, trade(1))
-    troubles.append(OSError(errno.ENOSPC, "No space left on device"))
+    failures.append(OSError(errno.ENOSPC, "No space left on device"))
     with pytest.raises(OSError, match="No space left"):
         store.commit()
     assert (files_of(tmp_path, "trade"), store.rows) == ([], 1)
@@ -157,30 +157,32 @@ def test_a_disk_that_fails_between_manifest_and_names(tmp_path: Path) -> None:
     assert (seqs(tmp_path), store.rows) == ([1, 2], 0)
 
 
-def test_a_writable_folder_is_made_and_left_clean(tmp_path: Path) -> None:
+def test_writability_check_creates_folder_and_leaves_it_empty(tmp_path: Path) -> None:
     check_writable(tmp_path / "new/data")
     assert list((tmp_path / "new/data").iterdir()) == []
 
 
-def test_a_file_in_the_place_of_the_folder(tmp_path: Path) -> None:
+def test_file_in_place_of_folder_is_config_error(tmp_path: Path) -> None:
     (tmp_path / "data").write_text("")
     with pytest.raises(
-        ConfigError, match=r"--data-dir .*/data: (Not a directory|File exists); name a folder"
+        ConfigError, match=r"--data-dir .*/data: (Not a directory|File exists); use a writable folder"
     ) as caught:
         check_writable(tmp_path / "data")
     assert "\n" not in str(caught.value)
 
 
-def test_a_read_only_disk(small_disk: Path) -> None:
+def test_read_only_disk_is_config_error(small_disk: Path) -> None:
     subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
-    with pytest.raises(ConfigError, match=f"--data-dir {small_disk}: Read-only file system; name a folder"):
+    with pytest.raises(
+        ConfigError, match=f"--data-dir {small_disk}: Read-only file system; use a writable folder"
+    ):
         check_writable(small_disk)
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody without rights")
-def test_no_right_to_write(tmp_path: Path) -> None:
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can drop its permissions")
+def test_missing_permission_is_config_error(tmp_path: Path) -> None:
     tmp_path.chmod(0o755)
-    # what this thread may do with files, and nothing else of the test session
+    # file access of this thread only, not of the whole test session
     setfsuid = ctypes.CDLL(None).setfsuid
     setfsuid(65534)
     try:

@@ -1,11 +1,11 @@
-"""The recorder killed and Redis lost at the same moment: what had been read is in the files, once."""
+"""The recorder is killed and Redis lost at the same moment: what had been read is in the files, once."""
 
 import asyncio
 from collections.abc import Callable
 from pathlib import Path
 
 from recorder.recorded import rows_of
-from support.processes import Part
+from support.processes import Process
 from support.redis_server import RedisServer
 from support.waiting import until
 from support.writing import KEYS, Writer
@@ -37,7 +37,9 @@ def recorded(data_dir: Path) -> list[tuple[str, str]]:
     return sorted((row["symbol"], row["trade_id"]) for row in rows_of(data_dir, "trade"))
 
 
-def test_killed_with_redis(start: Callable[..., Part], redis_server: RedisServer, tmp_path: Path) -> None:
+def test_rows_survive_loss_of_recorder_and_redis(
+    start: Callable[..., Process], redis_server: RedisServer, tmp_path: Path
+) -> None:
     data_dir = tmp_path / "data"
     options = (
         "--data-dir",
@@ -49,19 +51,19 @@ def test_killed_with_redis(start: Callable[..., Part], redis_server: RedisServer
         "--lease-ttl",
         "500ms",
     )
-    wanted = sorted((symbol, str(number)) for symbol in SYMBOLS for number in NUMBERS)
+    expected = sorted((symbol, str(number)) for symbol in SYMBOLS for number in NUMBERS)
     asyncio.run(write(redis_server.url))
-    recorder = start("recorder", *options, "--flush-interval", "1h").ready()
-    until(lambda: spooled(data_dir) == len(wanted))
+    recorder = start("recorder", *options, "--flush-interval", "1h").wait_ready()
+    until(lambda: spooled(data_dir) == len(expected))
     recorder.kill()
     redis_server.client.flushall()
     assert recorded(data_dir) == []
-    recorder = start("recorder", *options, "--flush-interval", "100ms").ready()
-    until(lambda: recorder.metric("tickbus_recorder_rows_total", kind="trade") == len(wanted))
-    assert recorded(data_dir) == wanted
-    # the bus begins again: counters from 1, later times
+    recorder = start("recorder", *options, "--flush-interval", "100ms").wait_ready()
+    until(lambda: recorder.metric("tickbus_recorder_rows_total", kind="trade") == len(expected))
+    assert recorded(data_dir) == expected
+    # the bus starts over: counters from 1, later times
     asyncio.run(write(redis_server.url))
-    until(lambda: recorder.metric("tickbus_recorder_rows_total", kind="trade") == 2 * len(wanted))
+    until(lambda: recorder.metric("tickbus_recorder_rows_total", kind="trade") == 2 * len(expected))
     assert recorder.stop() == 0
-    assert recorded(data_dir) == sorted([*wanted, *wanted])
+    assert recorded(data_dir) == sorted([*expected, *expected])
     assert list(data_dir.glob("_spool/*/*")) == []

@@ -1,4 +1,4 @@
-"""The files are one table for DuckDB, Polars and pandas, with no code of ours; and the examples run."""
+"""The files are one table for DuckDB, Polars and pandas, without our code; and the examples run."""
 
 import datetime
 import runpy
@@ -8,7 +8,21 @@ from pathlib import Path
 import duckdb
 import polars as pl
 import pytest
-from recorder.recorded import BARS, BTC, ETH, MIDNIGHT, NOON, QUOTES, add, bar, gap, opened, quote, trade
+from recorder.recorded import (
+    BARS,
+    BTC,
+    ETH,
+    MIDNIGHT,
+    NOON,
+    QUOTES,
+    UNREPRESENTABLE_PRICE,
+    add,
+    bar,
+    gap,
+    open_store,
+    quote,
+    trade,
+)
 from support.paths import ROOT
 
 EXAMPLES = ROOT / "examples"
@@ -16,9 +30,9 @@ EXAMPLES = ROOT / "examples"
 
 @pytest.fixture(scope="module")
 def recording(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Several commits over midnight, of all kinds, with what a recorder leaves beside the tables."""
+    """Several commits across midnight, of all kinds, with the files a recorder leaves beside the tables."""
     data_dir = tmp_path_factory.mktemp("data")
-    store = opened(data_dir)
+    store = open_store(data_dir)
     for seq in range(1, 101):
         time = MIDNIGHT + (seq - 50) * 1_000_000_000
         add(
@@ -33,14 +47,14 @@ def recording(tmp_path_factory: pytest.TempPathFactory) -> Path:
         if seq % 30 == 0:
             store.commit()
     add(store, BARS, 1, bar())
-    add(store, BTC, 101, trade(101, price="0.1234567890123456789"), time=MIDNIGHT)
+    add(store, BTC, 101, trade(101, price=UNREPRESENTABLE_PRICE), time=MIDNIGHT)
     store.commit()
     add(store, BTC, 102, trade(102), time=MIDNIGHT)
-    opened(data_dir)
+    open_store(data_dir)
     return data_dir
 
 
-def test_duckdb(recording: Path) -> None:
+def test_duckdb_reads_files_as_one_table(recording: Path) -> None:
     connection = duckdb.connect()
     trades = f"read_parquet('{recording}/trade/**/*.parquet', hive_partitioning=true)"
     rows = connection.sql(
@@ -54,7 +68,8 @@ def test_duckdb(recording: Path) -> None:
         (second, "ETH-USDT", 51, Decimal("2600.5"), 100),
     ]
     assert connection.sql(
-        f"SELECT epoch_ns(ts_event), epoch_ns(ts_recv), side, trade_id FROM {trades} WHERE symbol = 'BTC-USDT' AND seq = 50"
+        f"SELECT epoch_ns(ts_event), epoch_ns(ts_recv), side, trade_id FROM {trades} "
+        "WHERE symbol = 'BTC-USDT' AND seq = 50"
     ).fetchall() == [(MIDNIGHT + 50, MIDNIGHT + 55, "sell", "1050")]
     bars = f"read_parquet('{recording}/bar/**/*.parquet', hive_partitioning=true)"
     assert connection.sql(f"SELECT spec, epoch_ns(start), vwap, quality FROM {bars}").fetchall() == [
@@ -62,7 +77,7 @@ def test_duckdb(recording: Path) -> None:
     ]
 
 
-def test_polars(recording: Path) -> None:
+def test_polars_reads_files_as_one_table(recording: Path) -> None:
     trades = pl.scan_parquet(f"{recording}/trade/**/*.parquet", hive_partitioning=True)
     btc = (
         trades.filter(pl.col("symbol") == "BTC-USDT")
@@ -81,7 +96,7 @@ def test_polars(recording: Path) -> None:
     ]
 
 
-def test_pandas(recording: Path) -> None:
+def test_pandas_reads_files_as_one_table(recording: Path) -> None:
     pandas = pytest.importorskip("pandas")
     trades = pandas.read_parquet(recording / "trade")
     assert len(trades) == 199
@@ -94,17 +109,17 @@ def test_pandas(recording: Path) -> None:
     )
 
 
-def test_all_kinds_have_one_schema_each(recording: Path) -> None:
+def test_each_kind_has_one_schema(recording: Path) -> None:
     for kind in ("trade", "quote", "bar", "gap"):
         schemas = {str(pl.read_parquet_schema(path)) for path in (recording / kind).rglob("*.parquet")}
         assert len(schemas) == 1
 
 
 @pytest.mark.parametrize("name", ["duckdb_queries.py", "polars_queries.py"])
-def test_the_example_proves_the_recording(
+def test_example_proves_recording_complete(
     recording: Path, name: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Counter 101 lies in _aside: the proof says so as one missing, were it not the last; so each stream is whole."""
+    """Counter 101 is in _aside. As the last one it is not reported missing, so each stream is complete."""
     monkeypatch.setattr("sys.argv", [name, str(recording)])
     runpy.run_path(str(EXAMPLES / name), run_name="__main__")
     proof = capsys.readouterr().out.partition("Every entry exactly once")[2]
@@ -115,7 +130,7 @@ def test_the_example_proves_the_recording(
 
 
 @pytest.mark.parametrize("name", ["duckdb_queries.py", "polars_queries.py"])
-def test_the_example_says_that_there_is_nothing_yet(
+def test_example_reports_empty_recording(
     tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("sys.argv", [name, str(tmp_path)])
@@ -123,10 +138,10 @@ def test_the_example_says_that_there_is_nothing_yet(
     assert "yet" in capsys.readouterr().out
 
 
-def test_the_largest_number_is_exact_everywhere(tmp_path: Path) -> None:
-    """Also in the statistics, by which readers leave out row groups."""
+def test_largest_number_is_exact_everywhere(tmp_path: Path) -> None:
+    """Also in the statistics, which readers use to skip row groups."""
     largest = "99999999999999999999.999999999999999999"
-    store = opened(tmp_path)
+    store = open_store(tmp_path)
     for seq, price in enumerate(("-" + largest, "0.000000000000000001", largest), start=1):
         add(store, BTC, seq, trade(seq, price=price))
     store.commit()

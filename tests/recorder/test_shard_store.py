@@ -4,6 +4,7 @@ import json
 import threading
 import zlib
 from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
@@ -14,14 +15,15 @@ from recorder.recorded import (
     MIDNIGHT,
     NOON,
     QUOTES,
+    UNREPRESENTABLE_PRICE,
     D,
     add,
     bar,
     files_of,
     gap,
     id_of,
-    opened,
-    opened_at,
+    open_store,
+    open_store_at,
     plain_files,
     quote,
     rows,
@@ -38,19 +40,17 @@ from tickbus.protocol.names import Stream
 from tickbus.version import VERSION
 
 
-def manifest_of(data_dir: Path, number: int) -> dict[str, object]:
-    document: dict[str, object] = json.loads(
-        (data_dir / "_manifests" / "07" / f"{number:08d}.json").read_text()
-    )
+def manifest_of(data_dir: Path, number: int) -> dict[str, Any]:
+    document: dict[str, Any] = json.loads((data_dir / "_manifests" / "07" / f"{number:08d}.json").read_text())
     return document
 
 
-def test_a_trade_is_one_row(tmp_path: Path) -> None:
-    store = opened(tmp_path)
+def test_trade_is_one_row(tmp_path: Path) -> None:
+    store = open_store(tmp_path)
     add(store, BTC, 1, trade(1))
     committed = store.commit()
     assert committed is not None and committed.number == 2
-    assert (committed.rows, committed.files, committed.aside, committed.positions) == (
+    assert (committed.rows, committed.files, committed.quarantined, committed.positions) == (
         {"trade": 1},
         {"trade": 1},
         {},
@@ -59,8 +59,8 @@ def test_a_trade_is_one_row(tmp_path: Path) -> None:
     assert rows_of(tmp_path, "trade") == [
         {
             "feed": "binance", "symbol": "BTC-USDT", "id_ms": id_of(1).ms, "seq": 1, "epoch": 4, "flags": 1,
-            "price": D("60000.1"), "size": D("0.5"), "bid": D("60000"), "ask": None, "side": "buy", "trade_id": "1001",
-            "ts_event": NOON + 1, "ts_recv": NOON + 6,
+            "price": D("60000.1"), "size": D("0.5"), "bid": D("60000"), "ask": None, "side": "buy",
+            "trade_id": "1001", "ts_event": NOON + 1, "ts_recv": NOON + 6,
         }
     ]  # fmt: skip
     assert files_of(tmp_path, "trade") == [tmp_path / "trade/date=2024-08-08/s07-00000002.parquet"]
@@ -69,7 +69,7 @@ def test_a_trade_is_one_row(tmp_path: Path) -> None:
 
 
 def test_quotes_bars_and_gaps_have_their_own_files(tmp_path: Path) -> None:
-    store = opened(tmp_path)
+    store = open_store(tmp_path)
     add(store, QUOTES, 1, quote(1))
     add(store, QUOTES, 2, gap(StreamKind.QUOTE))
     add(store, BARS, 1, bar())
@@ -102,8 +102,8 @@ def test_quotes_bars_and_gaps_have_their_own_files(tmp_path: Path) -> None:
     ]
 
 
-def test_a_buffer_over_midnight_is_a_file_per_day(tmp_path: Path) -> None:
-    store = opened(tmp_path)
+def test_rows_across_midnight_are_one_file_per_day(tmp_path: Path) -> None:
+    store = open_store(tmp_path)
     for seq, time in enumerate((MIDNIGHT - 5, MIDNIGHT - 3, MIDNIGHT - 3, NOON), start=1):
         add(store, BTC, seq, trade(seq, time=time))
     store.commit()
@@ -114,20 +114,21 @@ def test_a_buffer_over_midnight_is_a_file_per_day(tmp_path: Path) -> None:
     assert days == {"date=2024-08-08": [1, 2, 4], "date=2024-08-09": [3]}
 
 
-def test_rows_lie_by_symbol_then_in_stream_order(tmp_path: Path) -> None:
-    store = opened(tmp_path)
+def test_rows_are_sorted_by_symbol_then_stream_order(tmp_path: Path) -> None:
+    store = open_store(tmp_path)
     for seq in range(1, 4):
         add(store, ETH, seq, trade(seq, "ETH-USDT"))
         add(store, BTC, seq, trade(seq))
     store.commit()
     assert [(row["symbol"], row["seq"]) for row in rows_of(tmp_path, "trade")] == [
-        ("BTC-USDT", 1), ("BTC-USDT", 2), ("BTC-USDT", 3), ("ETH-USDT", 1), ("ETH-USDT", 2), ("ETH-USDT", 3),
+        ("BTC-USDT", 1), ("BTC-USDT", 2), ("BTC-USDT", 3),
+        ("ETH-USDT", 1), ("ETH-USDT", 2), ("ETH-USDT", 3),
     ]  # fmt: skip
 
 
-def test_a_large_commit_keeps_every_row_in_order(tmp_path: Path) -> None:
+def test_large_commit_keeps_every_row_in_order(tmp_path: Path) -> None:
     """More than a batch and more than a row group, with a Gap in the middle."""
-    store = opened(tmp_path)
+    store = open_store(tmp_path)
     count = 150_000
     for start in range(1, count + 1, 1000):
         store.add_many(
@@ -146,29 +147,29 @@ def test_a_large_commit_keeps_every_row_in_order(tmp_path: Path) -> None:
     assert seqs(tmp_path, "gap") == [100_000]
 
 
-def test_what_was_added_before_is_dropped(tmp_path: Path) -> None:
-    store = opened(tmp_path)
+def test_duplicate_rows_are_dropped(tmp_path: Path) -> None:
+    store = open_store(tmp_path)
     for seq in (1, 2, 2, 1):
         add(store, BTC, seq, trade(seq))
-    assert (store.rows, store.repeated) == (2, 2)
+    assert (store.rows, store.duplicates) == (2, 2)
     store.commit()
     add(store, BTC, 2, trade(2))
     again = ShardStore(tmp_path, "07")
     assert again.recover() == {BTC.name: id_of(2)}
     add(again, BTC, 2, trade(2))
     add(again, BTC, 3, trade(3))
-    assert (store.rows, again.rows, again.repeated) == (0, 1, 1)
+    assert (store.rows, again.rows, again.duplicates) == (0, 1, 1)
     again.commit()
     assert seqs(tmp_path) == [1, 2, 3]
 
 
 def test_signals_are_not_recorded(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="signal:f:A: streams of kind signal are not recorded"):
-        add(opened(tmp_path), Stream("signal", "f", "A"), 1, trade(1))
+        add(open_store(tmp_path), Stream("signal", "f", "A"), 1, trade(1))
 
 
-def test_the_last_manifest_alone_is_the_position(tmp_path: Path) -> None:
-    store = opened(tmp_path, epoch=12)
+def test_last_manifest_alone_is_position(tmp_path: Path) -> None:
+    store = open_store(tmp_path, epoch=12)
     add(store, BTC, 1, trade(1))
     store.commit()
     add(store, ETH, 1, trade(1, "ETH-USDT"))
@@ -178,7 +179,7 @@ def test_the_last_manifest_alone_is_the_position(tmp_path: Path) -> None:
     manifest = manifest_of(tmp_path, 3)
     assert manifest["positions"] == {BTC.name: str(id_of(1)), ETH.name: str(id_of(2))}
     assert (manifest["number"], manifest["shard"], manifest["epoch"]) == (3, "07", 12)
-    (file,) = manifest["files"]  # type: ignore[misc]
+    (file,) = manifest["files"]
     assert (file["name"], file["kind"], file["rows"]) == (
         "trade/date=2024-08-08/s07-00000003.parquet",
         "trade",
@@ -187,59 +188,61 @@ def test_the_last_manifest_alone_is_the_position(tmp_path: Path) -> None:
     assert file["streams"] == {ETH.name: [str(id_of(1)), str(id_of(2))]}
     assert (file["bytes"], file["crc32"]) == (path.stat().st_size, zlib.crc32(path.read_bytes()))
     metadata = pq.ParquetFile(path).metadata.metadata
+    assert metadata is not None
     assert {key: metadata[key] for key in (b"tickbus.version", b"tickbus.shard", b"tickbus.number")} == {
         b"tickbus.version": VERSION.encode(), b"tickbus.shard": b"07", b"tickbus.number": b"3",
     }  # fmt: skip
 
 
-def test_numbers_are_dense(tmp_path: Path) -> None:
+def test_manifest_numbers_are_dense(tmp_path: Path) -> None:
     for _ in range(3):
-        store, position = opened_at(tmp_path)
+        store, position = open_store_at(tmp_path)
         add(store, BTC, position + 1, trade(1))
         store.commit()
     names = sorted(path.name for path in (tmp_path / "_manifests/07").iterdir())
     assert names == [f"{number:08d}.json" for number in range(1, 7)]
 
 
-def test_what_fits_no_row_is_kept_aside_exactly_once(
+def test_unrepresentable_message_is_quarantined_exactly_once(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    store = opened(tmp_path)
-    odd = trade(2, price="0.1234567890123456789")
+    store = open_store(tmp_path)
+    unrepresentable = trade(2, price=UNREPRESENTABLE_PRICE)
     add(store, BTC, 1, trade(1))
-    add(store, BTC, 2, odd)
+    add(store, BTC, 2, unrepresentable)
     committed = store.commit()
-    assert committed is not None and (committed.rows, committed.aside) == ({"trade": 1}, {"decimal": 1})
-    assert "0.1234567890123456789 does not fit decimal128(38, 18)" in caplog.text
-    add(store, BTC, 2, odd)
+    assert committed is not None
+    assert (committed.rows, committed.quarantined) == ({"trade": 1}, {"decimal": 1})
+    assert f"{UNREPRESENTABLE_PRICE} does not fit decimal128(38, 18)" in caplog.text
+    add(store, BTC, 2, unrepresentable)
     assert store.rows == 0
     (line,) = (tmp_path / "_aside/s07-00000002.jsonl").read_text().splitlines()
-    kept = json.loads(line)
-    assert (kept["stream"], kept["id"], kept["epoch"], kept["message"]["price"]) == (
+    entry = json.loads(line)
+    assert (entry["stream"], entry["id"], entry["epoch"], entry["message"]["price"]) == (
         BTC.name,
         str(id_of(2)),
         4,
-        "0.1234567890123456789",
+        UNREPRESENTABLE_PRICE,
     )
-    assert DECODE[kept["field"].encode()](bytes.fromhex(kept["payload"])) == odd
-    assert [file["name"] for file in manifest_of(tmp_path, 2)["files"]][-1] == "_aside/s07-00000002.jsonl"  # type: ignore[attr-defined]
+    assert DECODE[entry["field"].encode()](bytes.fromhex(entry["payload"])) == unrepresentable
+    assert [file["name"] for file in manifest_of(tmp_path, 2)["files"]][-1] == "_aside/s07-00000002.jsonl"
 
 
-def test_only_unfit_messages_make_a_commit_without_a_table(tmp_path: Path) -> None:
-    store = opened(tmp_path)
+def test_commit_of_only_unrepresentable_messages_has_no_table(tmp_path: Path) -> None:
+    store = open_store(tmp_path)
     message = Trade("BTC-USDT", "1", "1", trade(1).side, None, 1 << 63, 5)
     add(store, BTC, 1, message)
     committed = store.commit()
-    assert committed is not None and (committed.rows, committed.aside) == ({}, {"integer": 1})
+    assert committed is not None and (committed.rows, committed.quarantined) == ({}, {"integer": 1})
     assert not (tmp_path / "trade").exists()
     assert ShardStore(tmp_path, "07").recover() == {BTC.name: id_of(1)}
 
 
-def test_a_woken_writer_commits_nothing_more(tmp_path: Path) -> None:
-    paused = opened(tmp_path)
+def test_resumed_writer_is_fenced(tmp_path: Path) -> None:
+    paused = open_store(tmp_path)
     add(paused, BTC, 1, trade(1))
-    successor = opened(tmp_path)
-    with pytest.raises(Fenced, match=r"shard 07 of .*: another recorder has written commit 2"):
+    successor = open_store(tmp_path)
+    with pytest.raises(Fenced, match=r"shard 07 of .*: another recorder wrote commit 2"):
         paused.commit()
     with pytest.raises(Fenced):
         paused.commit()
@@ -247,13 +250,15 @@ def test_a_woken_writer_commits_nothing_more(tmp_path: Path) -> None:
     add(successor, BTC, 1, trade(1))
     successor.commit()
     assert seqs(tmp_path) == [1]
-    # of the paused one, the file that it had written is kept out of the readers' way
+    # the file that the paused one had written is out of the readers' way
     assert not [name for name in plain_files(tmp_path) if name.endswith(".tmp")]
 
 
-def test_a_writer_paused_inside_a_commit_is_fenced_too(tmp_path: Path) -> None:
-    """It has written its files when the successor takes over; then it wakes and goes on."""
-    paused = opened(tmp_path, step=lambda name: opened(tmp_path) and None if name == "fsynced" else None)
+def test_writer_paused_inside_commit_is_fenced(tmp_path: Path) -> None:
+    """It has written its files when the successor takes over; then it resumes."""
+    paused = open_store(
+        tmp_path, step=lambda name: open_store(tmp_path) and None if name == "fsynced" else None
+    )
     add(paused, BTC, 1, trade(1))
     with pytest.raises(Fenced):
         paused.commit()
@@ -263,20 +268,20 @@ def test_a_writer_paused_inside_a_commit_is_fenced_too(tmp_path: Path) -> None:
         for name in plain_files(tmp_path)
         if "parquet" in name and name.startswith("_aside/") and name.endswith(".aside")
     ]
-    successor = opened(tmp_path)
+    successor = open_store(tmp_path)
     add(successor, BTC, 1, trade(1))
     successor.commit()
     assert seqs(tmp_path) == [1]
 
 
 @pytest.mark.parametrize("step", ["committed", "durable", "named"])
-def test_a_successor_finishes_a_commit_that_is_under_way(tmp_path: Path, step: str) -> None:
+def test_successor_finishes_running_commit(tmp_path: Path, step: str) -> None:
     successors: list[ShardStore] = []
     armed = threading.Event()
-    paused = opened(
+    paused = open_store(
         tmp_path,
         step=lambda name: (
-            successors.append(opened(tmp_path))
+            successors.append(open_store(tmp_path))
             if name == step and armed.is_set() and not successors
             else None
         ),
@@ -296,12 +301,12 @@ def test_a_successor_finishes_a_commit_that_is_under_way(tmp_path: Path, step: s
     assert seqs(tmp_path) == [1, 2]
 
 
-def test_of_writers_that_race_one_wins_each_number(tmp_path: Path) -> None:
-    fenced = []
+def test_one_of_racing_writers_wins_each_number(tmp_path: Path) -> None:
+    fenced: list[Fenced] = []
 
     def replica() -> None:
         for _ in range(10):
-            store, position = opened_at(tmp_path)
+            store, position = open_store_at(tmp_path)
             for seq in range(position + 1, position + 4):
                 add(store, BTC, seq, trade(seq))
             try:
@@ -314,17 +319,20 @@ def test_of_writers_that_race_one_wins_each_number(tmp_path: Path) -> None:
         thread.start()
     for thread in threads:
         thread.join(30)
-    _, last = opened_at(tmp_path)
+    _, last = open_store_at(tmp_path)
     assert sorted(seqs(tmp_path)) == list(range(1, last + 1))
     assert last == 3 * (40 - len(fenced))
 
 
 def test_adding_while_committing_loses_nothing(tmp_path: Path) -> None:
-    store = opened(tmp_path)
+    store = open_store(tmp_path)
     count = 20_000
-    adding = threading.Thread(
-        target=lambda: [add(store, BTC, seq, trade(seq)) for seq in range(1, count + 1)]
-    )
+
+    def add_all() -> None:
+        for seq in range(1, count + 1):
+            add(store, BTC, seq, trade(seq))
+
+    adding = threading.Thread(target=add_all)
     adding.start()
     while adding.is_alive():
         store.commit()
@@ -334,8 +342,8 @@ def test_adding_while_committing_loses_nothing(tmp_path: Path) -> None:
     assert (store.rows, store.bytes) == (0, 0)
 
 
-def test_files_that_no_manifest_names_are_set_aside(tmp_path: Path) -> None:
-    store = opened(tmp_path)
+def test_orphaned_files_are_quarantined(tmp_path: Path) -> None:
+    store = open_store(tmp_path)
     for seq in (1, 2):
         add(store, BTC, seq, trade(seq))
         store.commit()
@@ -345,18 +353,18 @@ def test_files_that_no_manifest_names_are_set_aside(tmp_path: Path) -> None:
     again = ShardStore(tmp_path, "07")
     assert again.recover() == {BTC.name: id_of(1)}
     assert files_of(tmp_path, "trade") == [tmp_path / "trade/date=2024-08-08/s07-00000002.parquet", other]
-    (aside,) = (tmp_path / "_aside").iterdir()
-    assert aside.name.startswith("date=2024-08-08.s07-00000003.parquet.") and aside.suffix == ".aside"
+    (orphan,) = (tmp_path / "_aside").iterdir()
+    assert orphan.name.startswith("date=2024-08-08.s07-00000003.parquet.") and orphan.suffix == ".aside"
     other.unlink()
     add(again, BTC, 2, trade(2))
     again.commit()
     assert seqs(tmp_path) == [1, 2]
 
 
-def test_an_unreadable_last_manifest_is_set_aside_with_its_files(
+def test_unreadable_last_manifest_is_quarantined_with_its_files(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    store = opened(tmp_path)
+    store = open_store(tmp_path)
     for seq in (1, 2):
         add(store, BTC, seq, trade(seq))
         store.commit()
@@ -366,23 +374,23 @@ def test_an_unreadable_last_manifest_is_set_aside_with_its_files(
     assert seqs(tmp_path) == [1]
 
 
-def test_a_missing_file_of_the_last_commit_is_told_by_name(tmp_path: Path) -> None:
-    store = opened(tmp_path)
+def test_error_names_missing_file_of_last_commit(tmp_path: Path) -> None:
+    store = open_store(tmp_path)
     add(store, BTC, 1, trade(1))
     store.commit()
     (path,) = files_of(tmp_path, "trade")
     path.unlink()
     with pytest.raises(
         TickbusError,
-        match=r"s07-00000002\.parquet is missing, with 1 rows that .*00000002\.json names; bring it back",
+        match=r"missing .*s07-00000002\.parquet: .*00000002\.json names it, with 1 rows; restore it",
     ):
         ShardStore(tmp_path, "07").recover()
 
 
-def test_a_store_recovers_first_and_once(tmp_path: Path) -> None:
+def test_store_must_recover_first_and_once(tmp_path: Path) -> None:
     store = ShardStore(tmp_path, "07")
-    with pytest.raises(RuntimeError, match=r"recover\(\) comes first"):
+    with pytest.raises(RuntimeError, match=r"call recover\(\) first"):
         store.commit()
     store.recover()
-    with pytest.raises(RuntimeError, match="recovers once"):
+    with pytest.raises(RuntimeError, match="already called"):
         store.recover()

@@ -1,10 +1,10 @@
-"""A running simulator on a free port, and clients of the `websockets` library for it."""
+"""A running simulator on a free port, and clients for it from the `websockets` library."""
 
 import asyncio
 import json
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,16 +25,17 @@ class Venue:
     path: Path
 
     def connect(self, target: str, **options: Any) -> connect:
-        # a client that leaves frames unread has no close frame to wait for
+        # a client that leaves frames unread will never see a close frame
         return connect(
             self.url + target,
             **{"compression": None, "max_size": None, "ping_interval": None, "close_timeout": 0.1} | options,
         )
 
-    def tell(self, line: str) -> str:
+    def command(self, line: str) -> str:
         return self.simulator.command(line)
 
     def lines(self) -> list[dict[str, Any]]:
+        """Return the lines of the ledger."""
         self.simulator.flush()
         return [json.loads(line) for line in self.path.read_text().splitlines()]
 
@@ -46,24 +47,26 @@ class Venue:
 
     async def until(self, condition: Callable[[], bool]) -> None:
         async with asyncio.timeout(10):
-            while not condition():  # nothing tells: it is a file, or a state inside
+            while not condition():  # a file or an internal state: nothing notifies
                 await asyncio.sleep(0.01)
 
 
 @dataclass
 class Client:
-    socket: ClientConnection
-    seen: list[Any] = field(default_factory=list)
+    """Sends and receives JSON."""
 
-    async def say(self, message: object) -> None:
+    socket: ClientConnection
+
+    async def send(self, message: object) -> None:
         await self.socket.send(json.dumps(message))
 
-    async def ask(self, message: object) -> Any:
-        """Send, and the next frame."""
-        await self.say(message)
+    async def request(self, message: object) -> Any:
+        """Send a message and return the next frame."""
+        await self.send(message)
         return await self.next()
 
     async def raw(self) -> str | bytes:
+        """Return the next frame undecoded."""
         async with asyncio.timeout(10):
             return await self.socket.recv()
 
@@ -79,7 +82,7 @@ Running = Callable[..., AbstractAsyncContextManager[Venue]]
 
 @pytest.fixture
 def venue(tmp_path: Path) -> Running:
-    """`async with venue(speed="max", ...) as it:` runs a simulator with these options."""
+    """Return a context manager that runs a simulator: `async with venue(speed="max", ...) as sim:`."""
 
     @asynccontextmanager
     async def running(**options: Any) -> AsyncIterator[Venue]:

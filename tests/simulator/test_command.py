@@ -20,10 +20,13 @@ from tickbus.service.load_options import load
 @asynccontextmanager
 async def simulate(*arguments: str) -> AsyncIterator[asyncio.subprocess.Process]:
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "services.cli", "simulate", "--metrics-port", "-1", *arguments,
-        cwd=ROOT, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+        *(sys.executable, "-m", "services.cli", "simulate", "--metrics-port", "-1", *arguments),
+        cwd=ROOT,
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
         env={name: value for name, value in os.environ.items() if not name.startswith("TICKBUS_")},
-    )  # fmt: skip
+    )
     try:
         async with asyncio.timeout(30):
             yield process
@@ -33,7 +36,7 @@ async def simulate(*arguments: str) -> AsyncIterator[asyncio.subprocess.Process]
         await process.communicate()
 
 
-async def test_listens_answers_and_ends(tmp_path: Path) -> None:
+async def test_command_listens_answers_and_stops_on_sigterm(tmp_path: Path) -> None:
     ledger = tmp_path / "ledger.jsonl"
     async with simulate("--speed", "max", "--limit", "5", "--ledger", str(ledger)) as process:
         assert process.stdin is not None
@@ -58,13 +61,13 @@ async def test_listens_answers_and_ends(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "why"),
+    ("arguments", "message"),
     [
-        (["--source", "tape:x"], "use synthetic, capture:"),
-        (["--source", "capture:/none"], "there is no file /none"),
-        (["--speed", "fast"], "--speed fast: use a number"),
+        (["--source", "tape:x"], "expected synthetic, capture:"),
+        (["--source", "capture:/none"], "no such file: /none"),
+        (["--speed", "fast"], "invalid --speed fast: expected a number"),
         (["--faults", "explode"], "unknown word 'explode'"),
-        (["--symbols", 'A"B'], "is no symbol"),
+        (["--symbols", 'A"B'], "invalid symbol 'A\"B'"),
         (["--session", "9-5"], "or '13:30-20:00'"),
         (["--port", "70000"], "--port"),
         (["--host", "192.0.2.1"], "cannot listen on 192.0.2.1"),
@@ -72,15 +75,15 @@ async def test_listens_answers_and_ends(tmp_path: Path) -> None:
         (["--frobnicate"], "--help"),
     ],
 )
-async def test_what_is_wrong_is_one_line_and_exit_code_2(arguments: list[str], why: str) -> None:
+async def test_invalid_option_is_one_line_and_exit_code_2(arguments: list[str], message: str) -> None:
     async with simulate(*arguments) as process:
         _, errors = await process.communicate()
         assert process.returncode == 2
-        assert why in errors.decode()
+        assert message in errors.decode()
         assert len(errors.decode().strip().splitlines()) == 1
 
 
-async def test_a_recording_that_breaks_off_ends_it(tmp_path: Path) -> None:
+async def test_invalid_line_in_a_recording_is_exit_code_2(tmp_path: Path) -> None:
     path = tmp_path / "c.txt"
     path.write_text('1 {"stream":"a@depth","data":{}}\nnonsense\n')
     async with simulate("--source", f"capture:{path}", "--start", "now") as process:

@@ -11,7 +11,7 @@ _sizes = st.sampled_from([0, 1, 125, 126, 127, 2047, 2048, 65535, 65536, 70000])
 
 
 def read(data: bytes) -> list[tuple[int, bytes]]:
-    """What a client reads."""
+    """Return (opcode, payload) of each frame, as a client reads them."""
     protocol = ClientProtocol(parse_uri("ws://x"), state=State.OPEN, max_size=None)
     protocol.receive_data(data)
     return [
@@ -20,7 +20,7 @@ def read(data: bytes) -> list[tuple[int, bytes]]:
 
 
 @given(st.lists(_sizes, max_size=5))
-def test_a_client_reads_what_was_framed(sizes: list[int]) -> None:
+def test_client_reads_the_payloads_of_frames(sizes: list[int]) -> None:
     payloads = [b"x" * size for size in sizes]
     expected = [(Opcode.TEXT, payload) for payload in payloads]
     assert read(text_frames(payloads)) == expected

@@ -9,7 +9,7 @@ from tickbus.errors import ConfigError
 from tickbus.protocol.messages import Side
 
 
-def test_the_lines_are_as_documented(tmp_path: Path) -> None:
+def test_lines_are_as_documented(tmp_path: Path) -> None:
     ledger = Ledger(tmp_path / "l.jsonl")
     ledger.event({"event": "start"}, 1)
     ledger.tick(trade_tick("trade:A", "A", 7, 0, 5, "1.50", "2", Side.BUY), [1, 2], None, 10)
@@ -18,14 +18,15 @@ def test_the_lines_are_as_documented(tmp_path: Path) -> None:
     ledger.close()
     assert [json.loads(line) for line in (tmp_path / "l.jsonl").read_text().splitlines()] == [
         {"event": "start", "at": 1},
-        {"n": 1, "kind": "trade", "symbol": "A", "id": "7", "price": "1.50", "size": "2", "side": "buy", "ts_event": 5, "sent": True,
-         "to": [1, 2], "fault": None, "at": 10},
-        {"n": 2, "kind": "quote", "symbol": "A", "id": "8", "bid": "1", "bid_size": "3", "ask": None, "ask_size": None, "ts_event": 6,
-         "sent": False, "to": [], "fault": "mute", "at": 11},
-        {"n": 3, "kind": "other", "symbol": "A", "stream": "a@depth", "ts_event": 7, "sent": True, "to": [1], "fault": None, "at": 12},
+        {"n": 1, "kind": "trade", "symbol": "A", "id": "7", "price": "1.50", "size": "2", "side": "buy",
+         "ts_event": 5, "sent": True, "to": [1, 2], "fault": None, "at": 10},
+        {"n": 2, "kind": "quote", "symbol": "A", "id": "8", "bid": "1", "bid_size": "3", "ask": None,
+         "ask_size": None, "ts_event": 6, "sent": False, "to": [], "fault": "mute", "at": 11},
+        {"n": 3, "kind": "other", "symbol": "A", "stream": "a@depth",
+         "ts_event": 7, "sent": True, "to": [1], "fault": None, "at": 12},
     ]  # fmt: skip
 
 
-def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+def test_unwritable_path_is_a_config_error(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"--ledger .*No such file"):
         Ledger(tmp_path / "no" / "folder")

@@ -17,7 +17,11 @@ TIME = pyarrow.timestamp("ns", tz="UTC")
 DAY = int(datetime(2024, 8, 9, tzinfo=UTC).timestamp()) * 10**9
 
 
-def write(folder: Path, kind: str, columns: dict[str, tuple[object, list[object]]]) -> None:
+Columns = dict[str, tuple[object, list[object]]]
+"""Name -> (type, values)."""
+
+
+def write(folder: Path, kind: str, columns: Columns) -> None:
     target = folder / kind / "date=2024-08-09"
     target.mkdir(parents=True)
     table = pyarrow.table(
@@ -26,18 +30,29 @@ def write(folder: Path, kind: str, columns: dict[str, tuple[object, list[object]
     parquet.write_table(table, target / "00-1.parquet", compression="zstd")
 
 
-def test_recorded_files_are_a_market_again(tmp_path: Path) -> None:
+def test_recorded_files_become_a_market(tmp_path: Path) -> None:
     symbols = pyarrow.dictionary(pyarrow.int32(), pyarrow.string())
-    write(tmp_path, "trade", {
-        "feed": (symbols, ["binance", "binance"]), "symbol": (symbols, ["BTC-USDT", "BTC-USDT"]),
-        "price": (DECIMAL, [Decimal("61837.63"), Decimal("61838")]), "size": (DECIMAL, [Decimal("0.020000001"), Decimal("100")]),
-        "side": (pyarrow.string(), ["sell", None]), "trade_id": (pyarrow.string(), ["7", None]),
-        "ts_event": (TIME, [DAY + 1, DAY + 2]), "ts_recv": (TIME, [DAY + 10, DAY + 30]),
-    })  # fmt: skip
-    write(tmp_path, "quote", {
-        "symbol": (symbols, ["BTC-USDT"]), "bid": (DECIMAL, [Decimal("61837.6")]), "bid_size": (DECIMAL, [Decimal("1")]),
-        "ask": (DECIMAL, [None]), "ask_size": (DECIMAL, [None]), "ts_event": (TIME, [DAY + 3]), "ts_recv": (TIME, [DAY + 20]),
-    })  # fmt: skip
+    trades: Columns = {
+        "feed": (symbols, ["binance", "binance"]),
+        "symbol": (symbols, ["BTC-USDT", "BTC-USDT"]),
+        "price": (DECIMAL, [Decimal("61837.63"), Decimal("61838")]),
+        "size": (DECIMAL, [Decimal("0.020000001"), Decimal("100")]),
+        "side": (pyarrow.string(), ["sell", None]),
+        "trade_id": (pyarrow.string(), ["7", None]),
+        "ts_event": (TIME, [DAY + 1, DAY + 2]),
+        "ts_recv": (TIME, [DAY + 10, DAY + 30]),
+    }
+    quotes: Columns = {
+        "symbol": (symbols, ["BTC-USDT"]),
+        "bid": (DECIMAL, [Decimal("61837.6")]),
+        "bid_size": (DECIMAL, [Decimal("1")]),
+        "ask": (DECIMAL, [None]),
+        "ask_size": (DECIMAL, [None]),
+        "ts_event": (TIME, [DAY + 3]),
+        "ts_recv": (TIME, [DAY + 20]),
+    }
+    write(tmp_path, "trade", trades)
+    write(tmp_path, "quote", quotes)
     trade, quote = ("trade:BTCUSDT", "BTC-USDT"), ("quote:BTCUSDT", "BTC-USDT")
     assert list(ParquetTicks(tmp_path)) == [
         Tick(
@@ -51,14 +66,14 @@ def test_recorded_files_are_a_market_again(tmp_path: Path) -> None:
     ]
 
 
-def test_a_folder_without_recordings_is_named(tmp_path: Path) -> None:
+def test_folder_without_recordings_is_a_config_error(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="no trade/date="):
         ParquetTicks(tmp_path)
 
 
-def test_a_broken_file_is_named(tmp_path: Path) -> None:
+def test_corrupt_file_is_a_config_error(tmp_path: Path) -> None:
     folder = tmp_path / "trade" / "date=2024-08-09"
     folder.mkdir(parents=True)
     (folder / "a.parquet").write_bytes(b"PAR1 no")
-    with pytest.raises(ConfigError, match=r"a file under .* cannot be read"):
+    with pytest.raises(ConfigError, match="cannot read a file under "):
         list(ParquetTicks(tmp_path))

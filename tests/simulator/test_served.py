@@ -1,4 +1,4 @@
-"""Each protocol over a real socket: what a client asks for, it gets, and the ledger says the same."""
+"""Each protocol over a real socket: clients get what they subscribe to, and the ledger says the same."""
 
 import json
 from decimal import Decimal
@@ -12,13 +12,16 @@ SYNTHETIC = {"speed": "max", "symbols": ("BTCUSDT", "ETHUSDT"), "limit": 300}
 BTC = "/stream?streams=btcusdt@trade/btcusdt@bookTicker"
 
 
-async def test_binance_gets_what_the_ledger_says(venue: Any, client: Any) -> None:
-    async with venue(**SYNTHETIC) as it, it.connect("/stream") as socket:
+async def test_binance_client_receives_what_the_ledger_says(venue: Any, client: Any) -> None:
+    async with venue(**SYNTHETIC) as sim, sim.connect("/stream") as socket:
         me = client(socket)
         names = ["btcusdt@trade", "btcusdt@bookTicker", "ethusdt@trade"]
-        assert await me.ask({"method": "SUBSCRIBE", "params": names, "id": 1}) == {"result": None, "id": 1}
-        await it.until(lambda: it.events("end"))
-        sent = [tick for tick in it.ticks() if tick["sent"]]
+        assert await me.request({"method": "SUBSCRIBE", "params": names, "id": 1}) == {
+            "result": None,
+            "id": 1,
+        }
+        await sim.until(lambda: sim.events("end"))
+        sent = [tick for tick in sim.ticks() if tick["sent"]]
         frames = await me.take(len(sent))
         for tick, frame in zip(sent, frames, strict=True):
             data = frame["data"]
@@ -50,17 +53,17 @@ async def test_binance_gets_what_the_ledger_says(venue: Any, client: Any) -> Non
                     tick["ask"],
                     tick["ask_size"],
                 )
-        assert [tick["n"] for tick in it.ticks()] == list(range(1, 301))
-        assert {tick["kind"] for tick in it.ticks() if not tick["sent"]} == {
+        assert [tick["n"] for tick in sim.ticks()] == list(range(1, 301))
+        assert {tick["kind"] for tick in sim.ticks() if not tick["sent"]} == {
             "quote"
-        }  # ETHUSDT's quotes: nobody asked
+        }  # ETHUSDT's quotes: nobody subscribed
 
 
-async def test_alltick_gets_what_the_ledger_says(venue: Any, client: Any) -> None:
-    async with venue(**SYNTHETIC) as it, it.connect("/quote-b-ws-api?token=t") as socket:
+async def test_alltick_client_receives_what_the_ledger_says(venue: Any, client: Any) -> None:
+    async with venue(**SYNTHETIC) as sim, sim.connect("/quote-b-ws-api?token=t") as socket:
         me = client(socket)
         request = {"cmd_id": 22004, "seq_id": 5, "trace": "x", "data": {"symbol_list": [{"code": "BTCUSDT"}]}}
-        assert await me.ask(request) == {
+        assert await me.request(request) == {
             "ret": 200,
             "msg": "ok",
             "cmd_id": 22005,
@@ -68,8 +71,8 @@ async def test_alltick_gets_what_the_ledger_says(venue: Any, client: Any) -> Non
             "trace": "x",
             "data": {},
         }
-        await it.until(lambda: it.events("end"))
-        sent = [tick for tick in it.ticks() if tick["sent"]]
+        await sim.until(lambda: sim.events("end"))
+        sent = [tick for tick in sim.ticks() if tick["sent"]]
         assert {(tick["kind"], tick["symbol"]) for tick in sent} == {("trade", "BTCUSDT")}
         for tick in sent:
             data = (await me.next())["data"]
@@ -82,12 +85,12 @@ async def test_alltick_gets_what_the_ledger_says(venue: Any, client: Any) -> Non
             assert Decimal(data["turnover"]) == Decimal(tick["price"]) * Decimal(tick["size"])
 
 
-async def test_json_gets_what_the_ledger_says(venue: Any, client: Any) -> None:
-    async with venue(**SYNTHETIC, json_time="ns") as it, it.connect("/") as socket:
+async def test_json_client_receives_what_the_ledger_says(venue: Any, client: Any) -> None:
+    async with venue(**SYNTHETIC, json_time="ns") as sim, sim.connect("/") as socket:
         me = client(socket)
-        await me.say({"action": "subscribe", "symbols": ["ETHUSDT"], "quotes": True})
-        await it.until(lambda: it.events("end"))
-        for tick in it.ticks():
+        await me.send({"action": "subscribe", "symbols": ["ETHUSDT"], "quotes": True})
+        await sim.until(lambda: sim.events("end"))
+        for tick in sim.ticks():
             if tick["sent"]:
                 ((key, (row,)),) = (await me.next()).items()
                 fields = (
@@ -101,152 +104,151 @@ async def test_json_gets_what_the_ledger_says(venue: Any, client: Any) -> None:
                 } | {"time": tick["ts_event"]}
 
 
-async def test_same_seed_same_ticks(venue: Any, client: Any) -> None:
+async def test_same_seed_gives_the_same_ticks(venue: Any, client: Any) -> None:
     runs = []
     for _ in range(2):
-        async with venue(**SYNTHETIC) as it, it.connect(BTC) as socket:
+        async with venue(**SYNTHETIC) as sim, sim.connect(BTC) as socket:
             await client(socket).take(50)
             runs.append(
                 [
                     [tick.get(name) for name in ("kind", "symbol", "id", "price", "size", "bid", "ask")]
-                    for tick in it.ticks()
+                    for tick in sim.ticks()
                 ]
             )
     assert runs[0] == runs[1]
 
 
-async def test_one_market_for_all_and_a_newcomer_gets_only_what_comes_after(venue: Any, client: Any) -> None:
-    async with venue(speed="1", rate=2000, symbols=("BTCUSDT",)) as it, it.connect(BTC) as first:
+async def test_new_client_joins_the_running_market(venue: Any, client: Any) -> None:
+    async with venue(speed="1", rate=2000, symbols=("BTCUSDT",)) as sim, sim.connect(BTC) as first:
         await client(first).take(20)
-        async with it.connect(BTC) as second:
+        async with sim.connect(BTC) as second:
             (frame,) = await client(second).take(1)
-            await it.until(lambda: any(tick["to"] == [1, 2] for tick in it.ticks()))
-        both = [tick for tick in it.ticks() if tick["to"] == [1, 2]]
+            await sim.until(lambda: any(tick["to"] == [1, 2] for tick in sim.ticks()))
+        both = [tick for tick in sim.ticks() if tick["to"] == [1, 2]]
         first_number = frame["data"].get("t") or frame["data"]["u"]
         assert both[0]["id"] == str(first_number)
-        assert it.ticks()[0]["to"] == [1]
+        assert sim.ticks()[0]["to"] == [1]
 
 
-async def test_what_is_sent_while_nobody_is_connected_is_lost(venue: Any, client: Any) -> None:
-    async with venue(speed="1", rate=1000, symbols=("BTCUSDT",), start="now") as it:
-        await it.until(lambda: len(it.ticks()) > 5)
-        async with it.connect(BTC) as socket:
+async def test_ticks_are_lost_while_nobody_is_connected(venue: Any, client: Any) -> None:
+    async with venue(speed="1", rate=1000, symbols=("BTCUSDT",), start="now") as sim:
+        await sim.until(lambda: len(sim.ticks()) > 5)
+        async with sim.connect(BTC) as socket:
             await client(socket).take(1)
-        assert [(tick["sent"], tick["to"]) for tick in it.ticks()][:5] == [(False, [])] * 5
+        assert [(tick["sent"], tick["to"]) for tick in sim.ticks()][:5] == [(False, [])] * 5
 
 
-async def test_at_max_nothing_moves_while_nobody_is_subscribed(venue: Any, client: Any) -> None:
-    async with venue(speed="max", symbols=("BTCUSDT",), limit=10) as it:
-        async with it.connect("/ws") as socket:
-            await client(socket).ask({"method": "LIST_SUBSCRIPTIONS", "id": 1})
-            assert it.ticks() == []
-        async with it.connect(BTC) as socket:
+async def test_market_at_max_waits_for_a_subscription(venue: Any, client: Any) -> None:
+    async with venue(speed="max", symbols=("BTCUSDT",), limit=10) as sim:
+        async with sim.connect("/ws") as socket:
+            await client(socket).request({"method": "LIST_SUBSCRIPTIONS", "id": 1})
+            assert sim.ticks() == []
+        async with sim.connect(BTC) as socket:
             frames = await client(socket).take(10)
-        assert len(frames) == len(it.ticks()) == 10
+        assert len(frames) == len(sim.ticks()) == 10
 
 
-async def test_a_slow_client_holds_the_market_at_max(venue: Any, client: Any) -> None:
-    async with venue(speed="max", symbols=("BTCUSDT",)) as it, it.connect(BTC, max_queue=1) as socket:
-        await it.until(lambda: " slow=1 " in it.tell("status"))
-        held = it.tell("status")
-        async with it.connect("/ws"):  # the loop has turned, the market has not
+async def test_slow_client_pauses_the_market_at_max(venue: Any, client: Any) -> None:
+    async with venue(speed="max", symbols=("BTCUSDT",)) as sim, sim.connect(BTC, max_queue=1) as socket:
+        await sim.until(lambda: " slow=1 " in sim.command("status"))
+        ticks = sim.command("status").split()[1]
+        async with sim.connect("/ws"):  # the event loop has run, the market has not
             pass
-        assert it.tell("status").split()[1] == held.split()[1]
-        while it.tell("status").split()[1] == held.split()[1]:
+        assert sim.command("status").split()[1] == ticks
+        while sim.command("status").split()[1] == ticks:
             await client(socket).take(500)
 
 
 async def test_settle_waits_for_the_last_subscription(venue: Any, client: Any) -> None:
-    async with venue(**SYNTHETIC, settle=300_000_000) as it, it.connect("/stream") as socket:
+    async with venue(**SYNTHETIC, settle=300_000_000) as sim, sim.connect("/stream") as socket:
         me = client(socket)
-        await me.ask({"method": "SUBSCRIBE", "params": ["btcusdt@trade"], "id": 1})
-        # answered, with no tick before it: the market still waits
-        assert await me.ask({"method": "SUBSCRIBE", "params": ["ethusdt@trade"], "id": 2}) == {
+        await me.request({"method": "SUBSCRIBE", "params": ["btcusdt@trade"], "id": 1})
+        # answered before any tick: the market still waits
+        assert await me.request({"method": "SUBSCRIBE", "params": ["ethusdt@trade"], "id": 2}) == {
             "result": None,
             "id": 2,
         }
-        await it.until(lambda: it.events("end"))
-        assert all(tick["sent"] for tick in it.ticks() if tick["kind"] == "trade")
+        await sim.until(lambda: sim.events("end"))
+        assert all(tick["sent"] for tick in sim.ticks() if tick["kind"] == "trade")
 
 
-async def test_alltick_refuses_tokens_before_the_handshake(venue: Any) -> None:
-    async with venue(token="right") as it:
+async def test_alltick_refuses_a_wrong_token_before_the_handshake(venue: Any) -> None:
+    async with venue(token="right") as sim:
         for target, body in (("", "token is required"), ("?token=wrong", "token invalid")):
             with pytest.raises(InvalidStatus) as caught:
-                async with it.connect("/quote-stock-b-ws-api" + target):
+                async with sim.connect("/quote-stock-b-ws-api" + target):
                     pass
             assert caught.value.response.status_code == 401
             assert json.loads(caught.value.response.body or b"") == {"msg": body, "ret": 401}
-        async with it.connect("/quote-stock-b-ws-api?token=right"):
+        async with sim.connect("/quote-stock-b-ws-api?token=right"):
             pass
-        assert "right" not in it.path.read_text()
+        assert "right" not in sim.path.read_text()
 
 
-async def test_a_second_connection_over_the_cap(venue: Any) -> None:
-    async with venue(max_connections=1) as it:
+async def test_connection_over_the_cap_is_refused(venue: Any) -> None:
+    async with venue(max_connections=1) as sim:
         async with (
-            it.connect("/quote-b-ws-api?token=t"),
-            it.connect("/quote-stock-b-ws-api?token=t"),
-            it.connect("/ws"),
+            sim.connect("/quote-b-ws-api?token=t"),
+            sim.connect("/quote-stock-b-ws-api?token=t"),
+            sim.connect("/ws"),
         ):
             with pytest.raises(ConnectionClosed) as closed:
-                async with it.connect("/quote-b-ws-api?token=t") as second:
+                async with sim.connect("/quote-b-ws-api?token=t") as second:
                     await second.recv()
             assert closed.value.rcvd is not None
             assert closed.value.rcvd.code == 1008
             with pytest.raises(InvalidStatus) as caught:
-                async with it.connect("/ws"):
+                async with sim.connect("/ws"):
                     pass
             assert caught.value.response.status_code == 429
-        await it.until(lambda: it.tell("status").split()[2] == "connections=0")
-        async with it.connect("/ws"):
+        await sim.until(lambda: sim.command("status").split()[2] == "connections=0")
+        async with sim.connect("/ws"):
             pass
 
 
-async def test_binance_closes_who_talks_too_much(venue: Any, client: Any) -> None:
-    async with venue() as it, it.connect("/ws") as socket:
+async def test_binance_closes_a_client_with_too_many_requests(venue: Any, client: Any) -> None:
+    async with venue() as sim, sim.connect("/ws") as socket:
         for number in range(6):
-            await client(socket).say({"method": "LIST_SUBSCRIPTIONS", "id": number})
+            await client(socket).send({"method": "LIST_SUBSCRIPTIONS", "id": number})
         with pytest.raises(ConnectionClosed) as closed:
             await client(socket).take(6)
         assert closed.value.rcvd is not None
         assert (closed.value.rcvd.code, closed.value.rcvd.reason) == (1008, "Too many requests")
 
 
-async def test_clocks_of_the_vendors(venue: Any, client: Any) -> None:
-    """AllTick without a heartbeat, Binance with a ping and at the end of its life."""
-    async with venue(heartbeat_timeout=300_000_000, ping_interval=100_000_000, lifetime=600_000_000) as it:
-        async with it.connect("/quote-b-ws-api?token=t") as socket:
+async def test_connections_time_out(venue: Any, client: Any) -> None:
+    """AllTick without a heartbeat; Binance, whose pings are answered, at the end of its lifetime."""
+    async with venue(heartbeat_timeout=300_000_000, ping_interval=100_000_000, lifetime=600_000_000) as sim:
+        async with sim.connect("/quote-b-ws-api?token=t") as socket:
             with pytest.raises(ConnectionClosed):
                 await client(socket).raw()
-        async with it.connect("/ws") as socket:
+        async with sim.connect("/ws") as socket:
             with pytest.raises(ConnectionClosed) as closed:
                 await client(socket).raw()
             assert closed.value.rcvd is not None
-            assert (
-                closed.value.rcvd.reason == "24 hours are over"
-            )  # not a pong timeout: the client has answered
+            # not a pong timeout: the client has answered
+            assert closed.value.rcvd.reason == "24 hours are over"
 
 
-async def test_a_message_in_fragments_is_one(venue: Any, client: Any) -> None:
-    async with venue() as it, it.connect("/ws") as socket:
+async def test_fragmented_message_is_reassembled(venue: Any, client: Any) -> None:
+    async with venue() as sim, sim.connect("/ws") as socket:
         await socket.send(['{"method":"LIST_', 'SUBSCRIPTIONS","id":4}'])
         assert await client(socket).next() == {"result": [], "id": 4}
 
 
 @pytest.mark.data
-async def test_a_capture_is_sent_verbatim(venue: Any, client: Any, data: Path) -> None:
+async def test_capture_is_sent_verbatim(venue: Any, client: Any, data: Path) -> None:
     import gzip
 
     source = data / "spot_btcusdt_20240808.gz"
     with gzip.open(source, "rt") as lines:
         frames = [line.split(" ", 1)[1].rstrip("\n") for line in lines][:3000]
     wanted = [frame for frame in frames if '@trade"' in frame or '@bookTicker"' in frame]
-    async with venue(source=f"capture:{source}", speed="max", limit=2999) as it, it.connect(BTC) as socket:
+    async with venue(source=f"capture:{source}", speed="max", limit=2999) as sim, sim.connect(BTC) as socket:
         assert [await client(socket).raw() for _ in wanted] == wanted
     async with (
-        venue(source=f"capture:{source}", speed="max", limit=2999) as it,
-        it.connect("/ws/btcusdt@trade") as socket,
+        venue(source=f"capture:{source}", speed="max", limit=2999) as sim,
+        sim.connect("/ws/btcusdt@trade") as socket,
     ):
         bare = [json.loads(frame)["data"] for frame in wanted if '@trade"' in frame]
         assert await client(socket).take(len(bare)) == bare
@@ -254,8 +256,8 @@ async def test_a_capture_is_sent_verbatim(venue: Any, client: Any, data: Path) -
 
 @pytest.mark.data
 @pytest.mark.parametrize("protocol", ["alltick", "json"])
-async def test_the_tape_over_two_protocols(venue: Any, client: Any, data: Path, protocol: str) -> None:
-    """The first rows, runs of equal trades kept, prices exact."""
+async def test_tape_over_two_protocols(venue: Any, client: Any, data: Path, protocol: str) -> None:
+    """The first rows arrive with exact prices and with their runs of equal trades."""
     import zipfile
 
     source = data / "bac_20131009_trade.zip"
@@ -264,16 +266,16 @@ async def test_the_tape_over_two_protocols(venue: Any, client: Any, data: Path, 
     expected = [(Decimal(int(row[1])) / 10000, Decimal(int(row[2]))) for row in rows]
     async with venue(
         source=f"ticks:{source}", symbol="BAC.US", speed="max", limit=3000, json_batch=50, alltick_join=50
-    ) as it:
+    ) as sim:
         target = "/quote-stock-b-ws-api?token=t" if protocol == "alltick" else "/"
-        async with it.connect(target) as socket:
+        async with sim.connect(target) as socket:
             got: list[tuple[Decimal, Decimal]] = []
             if protocol == "alltick":
-                await client(socket).ask(
+                await client(socket).request(
                     {"cmd_id": 22004, "seq_id": 1, "trace": "", "data": {"symbol_list": [{"code": "BAC.US"}]}}
                 )
             else:
-                await client(socket).say({"action": "subscribe", "symbols": ["BAC.US"]})
+                await client(socket).send({"action": "subscribe", "symbols": ["BAC.US"]})
             while len(got) < len(expected):
                 frame = await client(socket).raw()
                 pushed = (

@@ -25,7 +25,7 @@ def tape(tmp_path: Path) -> list[Path]:
     return [trades, quotes]
 
 
-def test_tape_rows_are_merged_by_time_with_exact_prices(tmp_path: Path) -> None:
+def test_rows_are_merged_by_time_with_exact_prices(tmp_path: Path) -> None:
     at = MIDNIGHT + 10**9
     trade, quote = ("trade:XY.US", "XY.US"), ("quote:XY.US", "XY.US")
     assert list(TapeTicks(tape(tmp_path), "XY.US")) == [
@@ -37,7 +37,7 @@ def test_tape_rows_are_merged_by_time_with_exact_prices(tmp_path: Path) -> None:
     ]
 
 
-def test_sides_can_be_merged(tmp_path: Path) -> None:
+def test_merge_sides_fills_the_missing_side(tmp_path: Path) -> None:
     messages = [tick.message for tick in TapeTicks(tape(tmp_path), "XY.US", merge_sides=True)]
     quotes = [message for message in messages if isinstance(message, Quote)]
     assert [
@@ -48,11 +48,11 @@ def test_sides_can_be_merged(tmp_path: Path) -> None:
     ]
 
 
-def test_what_a_tape_needs_is_said(tmp_path: Path) -> None:
+def test_error_names_what_a_tape_requires(tmp_path: Path) -> None:
     paths = tape(tmp_path)
     with pytest.raises(ConfigError, match="--symbol"):
         TapeTicks(paths, "")
-    with pytest.raises(ConfigError, match="no file"):
+    with pytest.raises(ConfigError, match="no such file"):
         TapeTicks([tmp_path / "none"], "A")
     other = tmp_path / "trade.csv"
     other.write_text("1,2,x\n")
@@ -67,7 +67,7 @@ def test_what_a_tape_needs_is_said(tmp_path: Path) -> None:
 
 
 @pytest.mark.data
-def test_the_tape_has_every_row_in_order(data: Path) -> None:
+def test_real_tape_has_every_row_in_order(data: Path) -> None:
     path = data / "bac_20131009_trade.zip"
     with zipfile.ZipFile(path) as archive:
         rows = list(csv.reader(io.TextIOWrapper(archive.open(archive.namelist()[0]))))
@@ -78,4 +78,4 @@ def test_the_tape_has_every_row_in_order(data: Path) -> None:
         if isinstance(trade, Trade)
     ]
     assert read == [(int(row[0]) * 10**6, Decimal(row[1]) / 10000, row[2]) for row in rows]
-    assert max(len(list(run)) for _, run in groupby(read)) > 10  # equal trades in a row are real, and kept
+    assert max(len(list(run)) for _, run in groupby(read)) > 10  # runs of equal trades are real, and kept

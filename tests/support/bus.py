@@ -1,19 +1,24 @@
-"""Subscription streams straight from Redis, for checks."""
+"""Streams read straight from Redis, for checks."""
 
-from typing import TYPE_CHECKING
+from typing import Any, Literal, Protocol, overload
 
+from support.client import Client
 from tickbus.protocol.codec import decode
-from tickbus.protocol.messages import Gap, Message
+from tickbus.protocol.messages import Bar, Gap, Message, Quote, Trade
 from tickbus.protocol.names import Keys, Stream
 
-if TYPE_CHECKING:
-    from support.market import Server
+
+class Server(Protocol):
+    """A RedisServer or a RedisCluster."""
+
+    @property
+    def url(self) -> str: ...
+    @property
+    def client(self) -> Client: ...
 
 
-def entries_in(
-    redis: "Server", kind: str, feed: str, symbol: str, spec: str = ""
-) -> list[tuple[str, Message]]:
-    """(ID, message) of every entry of a stream, in order."""
+def entries_in(redis: Server, kind: str, feed: str, symbol: str, spec: str = "") -> list[tuple[str, Message]]:
+    """Return (ID, message) of every entry of a stream, in order."""
     key = Keys().stream(Stream(kind, feed, symbol, spec))
     return [
         (id.decode(), decode(field, payload))
@@ -22,14 +27,20 @@ def entries_in(
     ]
 
 
-def messages_in(redis: "Server", kind: str, feed: str, symbol: str, spec: str = "") -> list[Message]:
-    """All but the Gaps. On the way it is checked that the IDs are as promised."""
+@overload
+def messages_in(redis: Server, kind: Literal["trade"], feed: str, symbol: str) -> list[Trade]: ...
+@overload
+def messages_in(redis: Server, kind: Literal["quote"], feed: str, symbol: str) -> list[Quote]: ...
+@overload
+def messages_in(redis: Server, kind: Literal["bar"], feed: str, symbol: str, spec: str) -> list[Bar]: ...
+def messages_in(redis: Server, kind: str, feed: str, symbol: str, spec: str = "") -> list[Any]:
+    """Return all messages but the Gaps, after checking that the IDs keep their promises."""
     entries = entries_in(redis, kind, feed, symbol, spec)
     parsed = [tuple(map(int, id.split("-"))) for id, _ in entries]
-    assert [seq for _, seq in parsed] == list(range(1, len(parsed) + 1)), "counters are dense"
-    assert [ms for ms, _ in parsed] == sorted(ms for ms, _ in parsed), "bus time never falls"
+    assert [seq for _, seq in parsed] == list(range(1, len(parsed) + 1)), "counters are not dense"
+    assert [ms for ms, _ in parsed] == sorted(ms for ms, _ in parsed), "bus time went backwards"
     return [message for _, message in entries if not isinstance(message, Gap)]
 
 
-def gaps_in(redis: "Server", kind: str, feed: str, symbol: str, spec: str = "") -> list[Gap]:
+def gaps_in(redis: Server, kind: str, feed: str, symbol: str, spec: str = "") -> list[Gap]:
     return [message for _, message in entries_in(redis, kind, feed, symbol, spec) if isinstance(message, Gap)]

@@ -1,4 +1,4 @@
-"""The captures beside the repository, as plain rows."""
+"""The captures beside the repository as plain rows."""
 
 import csv
 import gzip
@@ -7,6 +7,10 @@ import json
 import zipfile
 from decimal import Decimal
 from pathlib import Path
+from typing import Any
+
+TradeRow = tuple[str, Decimal, Decimal, str | None, int]
+"""(trade_id, price, size, side, ts_event)"""
 
 FIRST_ID, LAST_ID = 3735683259, 3735703162
 
@@ -15,8 +19,8 @@ def binance_files(data: Path) -> list[Path]:
     return [data / f"spot_btcusdt_2024080{day}.gz" for day in (8, 9)]
 
 
-def binance_trades(data: Path) -> list[tuple[str, Decimal, Decimal, str, int]]:
-    """(id, price, size, side, ts_event) of every trade frame, in order."""
+def binance_trades(data: Path) -> list[TradeRow]:
+    """Return (id, price, size, side, ts_event) of every trade frame, in order."""
     return [
         (
             str(event["t"]),
@@ -30,11 +34,14 @@ def binance_trades(data: Path) -> list[tuple[str, Decimal, Decimal, str, int]]:
 
 
 def binance_quotes(data: Path) -> list[tuple[Decimal, Decimal, Decimal, Decimal]]:
-    """(bid, bid size, ask, ask size) of every bookTicker frame, in order."""
-    return [tuple(Decimal(event[key]) for key in "bBaA") for event in _events(data, "@bookTicker")]  # type: ignore[misc]
+    """Return (bid, bid size, ask, ask size) of every bookTicker frame, in order."""
+    return [
+        (Decimal(event["b"]), Decimal(event["B"]), Decimal(event["a"]), Decimal(event["A"]))
+        for event in _events(data, "@bookTicker")
+    ]
 
 
-def _events(data: Path, suffix: str) -> list[dict[str, object]]:
+def _events(data: Path, suffix: str) -> list[dict[str, Any]]:
     found = []
     for path in binance_files(data):
         with gzip.open(path, "rt") as lines:
@@ -46,7 +53,7 @@ def _events(data: Path, suffix: str) -> list[dict[str, object]]:
 
 
 def bac_trades(data: Path) -> list[tuple[Decimal, Decimal]]:
-    """(price, size) of each of the 122,832 trades of BAC, in order."""
+    """Return (price, size) of each of the 122,832 trades of BAC, in order."""
     return [(Decimal(row[1]) / 10_000, Decimal(row[2])) for row in _rows(data / "bac_20131009_trade.zip")]
 
 

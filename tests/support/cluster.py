@@ -5,34 +5,35 @@ import socket
 import subprocess
 from collections.abc import Callable
 from contextlib import suppress
-from functools import cached_property
 from pathlib import Path
 
 import redis
-from redis.cluster import ClusterNode
 
-from support.redis_server import RedisServer, needs
+from support.client import Client, connect_cluster
+from support.redis_server import RedisServer, require_program
 from support.waiting import until
 from tickbus.redis.slots import key_slot
 
 _OPTIONS = (
-    "--cluster-enabled", "yes", "--cluster-node-timeout", "2000", "--cluster-config-file", "nodes.conf", "--repl-diskless-sync-delay", "0",
+    "--cluster-enabled", "yes", "--cluster-node-timeout", "2000", "--cluster-config-file", "nodes.conf",
+    "--repl-diskless-sync-delay", "0",
 )  # fmt: skip
-_AWAY = (redis.ConnectionError, redis.TimeoutError, redis.ResponseError)
+_UNAVAILABLE = (redis.ConnectionError, redis.TimeoutError, redis.ResponseError)
 
 
 class RedisCluster:
     def __init__(self, folder: Path) -> None:
-        self.nodes = [_node(folder / str(at)) for at in range(6)]
+        self.nodes = [_node(folder / str(number)) for number in range(6)]
+        self._client: Client | None = None
         self.url = "redis+cluster://" + ",".join(f"127.0.0.1:{node.port}" for node in self.nodes)
 
     def start(self) -> None:
-        """Returns when every replica holds what its master does: one that was never in step is not promoted."""
+        """Return when every replica is in sync with its master: one that never was is not promoted."""
         for node in self.nodes:
             node.start()
         addresses = [f"127.0.0.1:{node.port}" for node in self.nodes]
         command = [
-            needs("redis-cli"),
+            require_program("redis-cli"),
             "--cluster",
             "create",
             *addresses,
@@ -41,24 +42,24 @@ class RedisCluster:
             "--cluster-yes",
         ]
         subprocess.run(command, check=True, capture_output=True, timeout=30)
-        self.settled()
+        self.wait_settled()
 
-    @cached_property
-    def client(self) -> "redis.RedisCluster":
-        """For any key; it finds the masters anew where they have changed."""
-        return redis.RedisCluster(
-            startup_nodes=[ClusterNode("127.0.0.1", node.port) for node in self.nodes], socket_timeout=5
-        )
+    @property
+    def client(self) -> Client:
+        """A client for any key; it discovers the masters again where they have changed."""
+        if self._client is None:
+            self._client = connect_cluster(node.port for node in self.nodes)
+        return self._client
 
-    def settled(self) -> None:
-        """Wait until all nodes run, agree on who holds what, and every master has a replica in step."""
+    def wait_settled(self) -> None:
+        """Wait until all nodes run and agree on the slots, and every master has a replica in sync."""
         until(self._settled, 30, "the cluster is complete")
 
     def _settled(self) -> bool:
         try:
             roles = [node.client.info("replication") for node in self.nodes]
             views = {self._view(node) for node in self.nodes}
-        except _AWAY:
+        except _UNAVAILABLE:
             return False
         replicas = [role for role in roles if role["role"] == "slave"]
         ok = all(b"cluster_state:ok" in node.client.execute_command("CLUSTER", "INFO") for node in self.nodes)
@@ -70,31 +71,27 @@ class RedisCluster:
         )
 
     def _view(self, node: RedisServer) -> tuple[tuple[int, int, int], ...]:
-        """(first slot, last slot, port of the master), as this node sees it."""
-        return tuple(
-            sorted(
-                (first, last, holder[1])
-                for first, last, holder, *_ in node.client.execute_command("CLUSTER", "SLOTS")
-            )
-        )
+        """Return (first slot, last slot, port of the master) of each range as this node sees it."""
+        ranges = node.client.execute_command("CLUSTER", "SLOTS")
+        return tuple(sorted((first, last, master[1]) for first, last, master, *_ in ranges))
 
     def masters(self) -> list[RedisServer]:
-        """Those that call themselves so and run."""
-        found = []
+        """Return the running nodes that consider themselves master."""
+        masters = []
         for node in self.nodes:
-            with suppress(*_AWAY):
+            with suppress(*_UNAVAILABLE):
                 if node.client.info("replication")["role"] == "master":
-                    found.append(node)
-        return found
+                    masters.append(node)
+        return masters
 
     def master(self, key: str) -> RedisServer:
-        """Who holds a key."""
+        """Return the master that owns a key."""
         slot = key_slot(key)
         for node in self.masters():
             for first, last, port in self._view(node):
                 if first <= slot <= last and port == node.port:
                     return node
-        raise AssertionError(f"no node has slot {slot}")
+        raise AssertionError(f"no node owns slot {slot}")
 
     def replica(self, master: RedisServer) -> RedisServer:
         return next(
@@ -102,14 +99,14 @@ class RedisCluster:
         )
 
     def fail_over(self, key: str) -> RedisServer:
-        """As an operator does it, nothing is lost; -> the new master of `key`."""
+        """Fail over as an operator does, without loss, and return the new master of `key`."""
         old = self.master(key)
         new = self.replica(old)
 
         def done() -> bool:
             if new.client.info("replication")["role"] == "master":
                 return bool(old.client.info("replication")["role"] == "slave")
-            with suppress(redis.ResponseError):  # one is under way; on a busy machine it may come to nothing
+            with suppress(redis.ResponseError):  # one is in progress; on a busy machine it may fail
                 new.client.execute_command("CLUSTER", "FAILOVER")
             return False
 
@@ -117,7 +114,7 @@ class RedisCluster:
         return new
 
     def move(self, slot: int, to: RedisServer, between: Callable[[], object] | None = None) -> None:
-        """Migrate a slot with all its keys; `between()` is called while half of them are there."""
+        """Migrate a slot with all its keys; `between()` is called when half of them have moved."""
         source = next(
             node
             for node in self.masters()
@@ -128,8 +125,8 @@ class RedisCluster:
         source.client.execute_command("CLUSTER", "SETSLOT", slot, "MIGRATING", ids[to])
         keys = sorted(source.client.execute_command("CLUSTER", "GETKEYSINSLOT", slot, 100_000))
         half = len(keys) // 2
-        for at, key in enumerate(keys):
-            if at == half and between is not None:
+        for number, key in enumerate(keys):
+            if number == half and between is not None:
                 between()
             source.client.execute_command("MIGRATE", "127.0.0.1", to.port, key, 0, 5000)
         if not keys and between is not None:
@@ -142,32 +139,32 @@ class RedisCluster:
             node.client.flushall()
 
     def heal(self) -> None:
-        """Start again what was killed, let go what was paused: as it was, but for who is master."""
+        """Restart what was killed and resume what was paused; the masters may be other nodes than before."""
         for node in self.nodes:
             assert node.process is not None
             if node.process.poll() is not None:
                 node.client.close()
                 node.start()
             else:
-                node.go_on()
-        self.settled()
+                node.resume()
+        self.wait_settled()
 
     def close(self) -> None:
-        if "client" in vars(self):
-            self.client.close()
+        if self._client is not None:
+            self._client.close()
         for node in self.nodes:
             node.close()
 
 
 def _node(folder: Path) -> RedisServer:
-    """The nodes talk to each other on port + 10000; both are outside the range from which the system gives ports away."""
+    """Return a node. Nodes talk to each other on port + 10000; both ports are outside the ephemeral range."""
     node = RedisServer(folder, *_OPTIONS)
     while True:
         node.port = random.randrange(10_000, 20_000)
-        with socket.socket() as one, socket.socket() as other:
+        with socket.socket() as client, socket.socket() as bus:
             try:
-                one.bind(("127.0.0.1", node.port))
-                other.bind(("127.0.0.1", node.port + 10_000))
+                client.bind(("127.0.0.1", node.port))
+                bus.bind(("127.0.0.1", node.port + 10_000))
             except OSError:
                 continue
         node.url = f"redis://127.0.0.1:{node.port}/0"

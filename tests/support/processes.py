@@ -1,4 +1,4 @@
-"""The parts of tickbus as real processes."""
+"""The commands of tickbus as real processes."""
 
 import json
 import os
@@ -8,7 +8,9 @@ import subprocess
 import sys
 import urllib.error
 import urllib.request
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from support.waiting import until
 
@@ -16,7 +18,7 @@ _TICKBUS = [sys.executable, "-m", "services.cli"]
 
 
 def tickbus(*args: str, timeout: float = 30.0, **environ: str) -> subprocess.CompletedProcess[str]:
-    """Run a command to its end."""
+    """Run a command until it ends."""
     return subprocess.run(
         [*_TICKBUS, *args],
         capture_output=True,
@@ -27,11 +29,11 @@ def tickbus(*args: str, timeout: float = 30.0, **environ: str) -> subprocess.Com
     )
 
 
-class Part:
-    """A running part; its output is in a file, so that it never blocks on a full pipe."""
+class Process:
+    """A running command. Its output goes to a file, so that it never blocks on a full pipe."""
 
-    command = _TICKBUS
-    """What is run, before the arguments."""
+    command: Sequence[str] = _TICKBUS
+    """The program and its first arguments; a subclass runs another one."""
 
     def __init__(self, log: Path, *args: str, **environ: str) -> None:
         self._log = log
@@ -42,7 +44,7 @@ class Part:
 
     def start(self) -> None:
         with self._log.open("ab") as output:
-            self._from = output.tell()
+            self._log_offset = output.tell()
             self.process = subprocess.Popen(
                 [*self.command, *self._args],
                 stdin=subprocess.PIPE,
@@ -53,15 +55,17 @@ class Part:
 
     @property
     def output(self) -> str:
-        """What it printed since it was last started."""
-        return self._log.read_bytes()[self._from :].decode(errors="replace")
+        """Everything printed since the last start."""
+        return self._log.read_bytes()[self._log_offset :].decode(errors="replace")
 
     def wait_for(self, pattern: str, seconds: float = 20.0) -> "re.Match[str]":
+        """Wait until the output matches `pattern` and return the match."""
+
         def found() -> "re.Match[str] | None":
             match = re.search(pattern, self.output)
             if match is None and self.process.poll() is not None:
                 raise AssertionError(
-                    f"ended with {self.process.returncode} before {pattern!r}:\n{self.output}"
+                    f"exited with {self.process.returncode} before {pattern!r}:\n{self.output}"
                 )
             return match
 
@@ -72,6 +76,7 @@ class Part:
         return int(self.wait_for(r"metrics on http://[\d.]+:(\d+)/")[1])
 
     def get(self, path: str) -> tuple[int, str]:
+        """Request `path` from the metrics port and return status and body."""
         try:
             with urllib.request.urlopen(f"http://127.0.0.1:{self.metrics_port}{path}", timeout=5) as answer:
                 return answer.status, answer.read().decode()
@@ -80,7 +85,7 @@ class Part:
                 return error.code, error.read().decode()
 
     def metric(self, name: str, **labels: str) -> float:
-        """The sum of a metric's samples with these labels."""
+        """Return the sum of a metric's samples with these labels."""
         total = 0.0
         for line in self.get("/metrics")[1].splitlines():
             match = re.fullmatch(r"([a-z_]+)(?:\{(.*)\})? (\S+)", line)
@@ -92,11 +97,18 @@ class Part:
                 total += float(match[3])
         return total
 
-    def ready(self, seconds: float = 20.0) -> "Part":
+    def caught_up(self) -> bool:
+        """Return whether a consumer has committed everything on the bus."""
+        return (
+            self.metric("tickbus_consumer_read_total") > 0 and self.metric("tickbus_consumer_lag_ticks") == 0
+        )
+
+    def wait_ready(self, seconds: float = 20.0) -> "Process":
         until(lambda: self.get("/readyz")[0] == 200, seconds, f"{self._args[0]} is ready:\n{self.output}")
         return self
 
-    def say(self, line: str) -> None:
+    def send_line(self, line: str) -> None:
+        """Write a line to standard input."""
         assert self.process.stdin is not None
         self.process.stdin.write(line.encode() + b"\n")
         self.process.stdin.flush()
@@ -105,7 +117,7 @@ class Part:
         self.process.send_signal(number)
 
     def stop(self, seconds: float = 20.0) -> int:
-        """SIGTERM; -> the exit code."""
+        """Send SIGTERM and return the exit code."""
         self.process.terminate()
         return self.wait(seconds)
 
@@ -126,5 +138,6 @@ class Part:
         self.wait(10)
 
 
-def read_ledger(path: Path) -> list[dict[str, object]]:
+def read_ledger(path: Path) -> list[dict[str, Any]]:
+    """Return the rows of a simulator's ledger."""
     return [json.loads(line) for line in path.read_text().splitlines() if line]

@@ -1,16 +1,17 @@
-"""A TCP proxy that breaks on request: between a part and Redis, between the vendor and a gateway.
+"""A TCP proxy that breaks on request: between a service and Redis, between the vendor and a gateway.
 
-As a program it takes commands on standard input, one a line, each answered by one line, `ok ...` or `error: ...`:
+As a program it takes one command per line on standard input and answers each with one line, `ok ...` or
+`error: ...`:
 
-    open NAME HOST:PORT     listen on a free port and forward to there; answers `ok PORT`
-    cut NAME                close every connection of the link, orderly
-    reset NAME              the same with a TCP reset: what was on its way is lost
-    half-open NAME          connections of now are dead for good and are not closed; new ones hang until `heal`
+    open NAME HOST:PORT     listen on a free port and forward to HOST:PORT; answers `ok PORT`
+    cut NAME                close every connection of the link cleanly
+    reset NAME              close them with a TCP reset: data in transit is lost
+    half-open NAME          current connections are dead for good and not closed; new ones hang until `heal`
     stall NAME              nothing goes through until `heal`; then all of it does
-    slow NAME MS            each piece waits for so long, in both directions
-    slice NAME BYTES        pieces of so many bytes, each in a packet of its own
-    refuse NAME             new connections are reset at once
-    heal NAME               no condition any more
+    slow NAME MS            delay each chunk by MS milliseconds, in both directions
+    slice NAME BYTES        split the data into chunks of BYTES, each in a packet of its own
+    refuse NAME             reset new connections at once
+    heal NAME               remove all conditions
 """
 
 import asyncio
@@ -22,12 +23,12 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
-_PIECE = 1 << 16
+_CHUNK = 1 << 16
 _RESET = struct.pack("ii", 1, 0)
 
 
 class Link:
-    """One listening port and what is wrong with it at the moment."""
+    """One listening port and its current conditions."""
 
     def __init__(self, host: str, port: int) -> None:
         self.target = (host, port)
@@ -42,7 +43,7 @@ class Link:
 
     def heal(self) -> None:
         self.delay = 0.0
-        self.slice = _PIECE
+        self.slice = _CHUNK
         self.refusing = self.hanging = False
         self._flowing.set()
 
@@ -98,12 +99,12 @@ class _Connection:
                     asyncio.create_task(self._pump(reader, server)),
                     asyncio.create_task(self._pump(upstream, client)),
                 ]
-                # an end in one direction ends both: neither Redis nor WebSocket lives on half a connection
+                # end of stream in one direction ends both: neither Redis nor WebSocket works half-closed
                 await asyncio.wait(self._pumps, return_when=asyncio.FIRST_COMPLETED)
             if self._dead:
                 await asyncio.get_running_loop().create_future()
         except (OSError, asyncio.CancelledError):
-            pass  # the target is down: the client sees its connection end; or the link is cut
+            pass  # the target is down and the client sees its connection end; or the link was cut
         finally:
             for pump in self._pumps:
                 pump.cancel()
@@ -111,7 +112,7 @@ class _Connection:
 
     async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with suppress(OSError):
-            while data := await reader.read(_PIECE):
+            while data := await reader.read(_CHUNK):
                 for start in range(0, len(data), self._link.slice):
                     if self._link.delay:
                         await asyncio.sleep(self._link.delay)
@@ -120,7 +121,7 @@ class _Connection:
                     await writer.drain()
 
     def die(self) -> None:
-        """Nothing is read, nothing is written, nothing is closed, for ever."""
+        """Read nothing, write nothing, close nothing, forever."""
         self._dead = True
         for pump in self._pumps:
             pump.cancel()
@@ -146,13 +147,13 @@ def _end(writer: asyncio.StreamWriter, reset: bool) -> None:
 
 
 class Proxy:
-    """All links, by name, and the commands."""
+    """All links by name, and the commands."""
 
     def __init__(self) -> None:
         self.links: dict[str, Link] = {}
 
     async def command(self, line: str) -> str:
-        """One command -> its answer."""
+        """Run one command and return its answer."""
         try:
             word, name, *values = line.split()
             if word == "open":
@@ -162,10 +163,15 @@ class Proxy:
                 return f"ok {link.port}"
             link, number = self.links[name], int(values[0]) if values else 0
             actions: dict[str, Callable[[], None]] = {
-                "cut": link.cut, "reset": lambda: link.cut(reset=True), "half-open": link.half_open, "stall": link.stall, "heal": link.heal,
-                "slow": lambda: setattr(link, "delay", number / 1000), "slice": lambda: setattr(link, "slice", number),
+                "cut": link.cut,
+                "reset": lambda: link.cut(reset=True),
+                "half-open": link.half_open,
+                "stall": link.stall,
+                "heal": link.heal,
+                "slow": lambda: setattr(link, "delay", number / 1000),
+                "slice": lambda: setattr(link, "slice", number),
                 "refuse": lambda: setattr(link, "refusing", True),
-            }  # fmt: skip
+            }
             actions[word]()
         except (ValueError, KeyError, IndexError) as error:
             return f"error: {line!r}: {type(error).__name__} {error}"
@@ -177,7 +183,7 @@ class Proxy:
 
 
 class ProxyProcess:
-    """The program, from outside."""
+    """The proxy as a separate process."""
 
     def __init__(self, log: Path) -> None:
         self._log = log.open("ab")
@@ -191,11 +197,11 @@ class ProxyProcess:
         self._process.stdin.write(line.encode() + b"\n")
         self._process.stdin.flush()
         answer = self._process.stdout.readline().decode().strip()
-        assert answer.startswith("ok"), f"proxy: {line}: {answer or 'it has ended'}"
+        assert answer.startswith("ok"), f"proxy: {line}: {answer or 'it has exited'}"
         return answer.removeprefix("ok").strip()
 
     def open(self, name: str, host: str, port: int) -> int:
-        """-> the port to connect to instead."""
+        """Open a link and return the port to connect to instead."""
         return int(self.command(f"open {name} {host}:{port}"))
 
     def close(self) -> None:

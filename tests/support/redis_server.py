@@ -1,4 +1,4 @@
-"""A real redis-server per test: its own folder, its own port, killed and started again at will."""
+"""A real redis-server per test: its own folder, its own port, killed and restarted at will."""
 
 import os
 import random
@@ -12,11 +12,12 @@ from pathlib import Path
 import pytest
 import redis
 
+from support.client import connect
 from support.waiting import until
 
 
 def free_port() -> int:
-    """One that nobody listens on, outside the range from which the system gives ports away, so that nobody gets it meanwhile."""
+    """Return a port that nobody listens on, outside the ephemeral range, so that nobody gets it meanwhile."""
     while True:
         with socket.socket() as probe, suppress(OSError):
             port = random.randrange(10_000, 20_000)
@@ -24,46 +25,46 @@ def free_port() -> int:
             return port
 
 
-def needs(program: str) -> str:
-    """Path of a program that a test needs. Without it: a failure in CI, a skip on a laptop."""
-    found = shutil.which(program)
-    if found is None:
-        why = f"{program} is not installed"
+def require_program(program: str) -> str:
+    """Return the path of a program. Where it is missing, fail the test in CI and skip it on a laptop."""
+    path = shutil.which(program)
+    if path is None:
+        reason = f"{program} is not installed"
         if os.environ.get("CI") == "true" or os.environ.get("TICKBUS_REQUIRE_SERVERS"):
-            pytest.fail(why)
-        pytest.skip(why)
-    return found
+            pytest.fail(reason)
+        pytest.skip(reason)
+    return path
 
 
 class RedisServer:
     def __init__(self, folder: Path, *options: str) -> None:
-        self._program = needs("redis-server")
+        self._program = require_program("redis-server")
         self._folder = folder
         self._options = options
         self.port = free_port()
         self.url = f"redis://127.0.0.1:{self.port}/0"
         self.process: subprocess.Popen[bytes] | None = None
-        self.synced = 0
-        """A size of its log, noted by who wants to take the rest away."""
+        self.synced_size = 0
+        """A size of the log, for a test to record and to truncate to later."""
 
     def start(self) -> None:
         self._folder.mkdir(parents=True, exist_ok=True)
         self.process = subprocess.Popen(
-            [self._program, "--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(self._folder), "--save", "",
-             "--appendonly", "yes", "--appendfsync", "everysec", *self._options],
+            [self._program, "--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(self._folder),
+             "--save", "", "--appendonly", "yes", "--appendfsync", "everysec", *self._options],
             stdout=subprocess.DEVNULL,
         )  # fmt: skip
-        self.client = redis.Redis(port=self.port, socket_timeout=5)
+        self.client = connect(self.port)
         until(self._answers, what="redis-server answers")
 
     def _answers(self) -> bool:
         try:
-            return bool(self.client.ping())
+            return self.client.ping()
         except (redis.ConnectionError, redis.BusyLoadingError):
             return False
 
     def stop(self) -> None:
-        """As an operator does: everything is on the disk."""
+        """Stop it as an operator does: everything is on the disk."""
         assert self.process is not None
         self.process.terminate()
         self.process.wait(10)
@@ -75,21 +76,21 @@ class RedisServer:
 
     @property
     def _log(self) -> Path:
-        """The newest file of its append-only log."""
+        """The newest file of the append-only log."""
         return max(self._folder.glob("appendonlydir/*.incr.aof"))
 
     def log_size(self) -> int:
         return self._log.stat().st_size
 
     def truncate_log(self, size: int) -> None:
-        """As after a loss of power, while it is killed: what was written since the log had `size` bytes is gone."""
+        """Simulate a power loss on a killed server: drop what was written since the log had `size` bytes."""
         os.truncate(self._log, size)
 
     def pause(self) -> None:
         assert self.process is not None
         self.process.send_signal(signal.SIGSTOP)
 
-    def go_on(self) -> None:
+    def resume(self) -> None:
         assert self.process is not None
         self.process.send_signal(signal.SIGCONT)
 

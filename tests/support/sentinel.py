@@ -6,7 +6,8 @@ from pathlib import Path
 
 import redis
 
-from support.redis_server import RedisServer, free_port, needs
+from support.client import connect
+from support.redis_server import RedisServer, free_port, require_program
 from support.waiting import until
 
 MASTER = "market"
@@ -14,7 +15,7 @@ MASTER = "market"
 
 class SentinelServer:
     def __init__(self, folder: Path, config: str) -> None:
-        self._program = needs("redis-server")
+        self._program = require_program("redis-server")
         self._file = folder / "sentinel.conf"
         folder.mkdir(parents=True)
         self.port = free_port()
@@ -25,7 +26,7 @@ class SentinelServer:
         self.process = subprocess.Popen(
             [self._program, str(self._file), "--sentinel"], stdout=subprocess.DEVNULL
         )
-        self.client = redis.Redis(port=self.port, socket_timeout=5)
+        self.client = connect(self.port)
         until(self._listens, what="a sentinel listens")
 
     def _listens(self) -> bool:
@@ -49,13 +50,14 @@ class RedisWithSentinels:
             )
         )
         config = (
-            f"sentinel monitor {MASTER} 127.0.0.1 {first} 2\nsentinel down-after-milliseconds {MASTER} 1000\n"
-            f"sentinel failover-timeout {MASTER} 5000\nsentinel parallel-syncs {MASTER} 1\n"
+            f"sentinel monitor {MASTER} 127.0.0.1 {first} 2\n"
+            f"sentinel down-after-milliseconds {MASTER} 1000\n"
+            f"sentinel failover-timeout {MASTER} 5000\n"
+            f"sentinel parallel-syncs {MASTER} 1\n"
         )
-        self.sentinels = [SentinelServer(folder / f"s{at}", config) for at in range(3)]
-        self.url = (
-            "redis+sentinel://" + ",".join(f"127.0.0.1:{one.port}" for one in self.sentinels) + f"/{MASTER}/0"
-        )
+        self.sentinels = [SentinelServer(folder / f"s{number}", config) for number in range(3)]
+        addresses = ",".join(f"127.0.0.1:{sentinel.port}" for sentinel in self.sentinels)
+        self.url = f"redis+sentinel://{addresses}/{MASTER}/0"
 
     def start(self) -> None:
         for server in self.servers:
@@ -63,14 +65,14 @@ class RedisWithSentinels:
         until(
             lambda: self.servers[1].client.info("replication")["master_link_status"] == "up",
             20,
-            "the replica is in step",
+            "the replica is in sync",
         )
         for sentinel in self.sentinels:
             sentinel.start()
-        self.settled()
+        self.wait_settled()
 
-    def settled(self) -> None:
-        """Wait until both servers run, the replica is in step, and all sentinels know each other and agree."""
+    def wait_settled(self) -> None:
+        """Wait until both servers run in sync, and all sentinels know each other and agree."""
         until(self._settled, 30, "master, replica and sentinels agree")
 
     def _settled(self) -> bool:
@@ -82,56 +84,63 @@ class RedisWithSentinels:
         except (redis.ConnectionError, redis.TimeoutError):
             return False
         masters = [str(port) for port, role in roles.items() if role["role"] == "master"]
-        in_step = [
+        in_sync = [
             port
             for port, role in roles.items()
             if role["role"] == "slave" and role["master_link_status"] == "up"
         ]
-        wanted = {
+        expected = {
             "port": masters[0] if masters else "",
             "num-other-sentinels": "2",
             "num-slaves": "1",
             "flags": "master",
         }
-        agree = all(_fields(view).items() >= wanted.items() for view in views)
-        return len(masters) == 1 and len(in_step) == 1 and agree
+        agree = all(_fields(view).items() >= expected.items() for view in views)
+        return len(masters) == 1 and len(in_sync) == 1 and agree
 
     def master(self) -> RedisServer:
-        """As the first sentinel says."""
+        """Return the master according to the first sentinel."""
         _, port = self.sentinels[0].client.execute_command("SENTINEL", "GET-MASTER-ADDR-BY-NAME", MASTER)
         return next(server for server in self.servers if server.port == int(port))
 
     def fail_over(self) -> RedisServer:
-        """As an operator does it; -> the new master. The old one goes on as a second master for about 10 s."""
+        """Fail over as an operator does and return the new master.
+
+        The old one stays a second master for about 10 s.
+        """
         old = self.master()
-        until(self._ask_failover, 20, "the sentinels find the replica fit")
+        until(self._start_failover, 20, "the sentinels accept the replica")
         until(lambda: self.master() is not old, 20, "failover")
         return self.master()
 
-    def _ask_failover(self) -> bool:
+    def _start_failover(self) -> bool:
         try:
             return bool(self.sentinels[0].client.execute_command("SENTINEL", "FAILOVER", MASTER))
-        except redis.ResponseError:  # their news of a replica is a few seconds old
+        except redis.ResponseError:  # what they know about a replica is a few seconds old
             return False
 
     def heal(self) -> None:
+        """Restart what was killed and resume what was paused."""
         for server in self.servers:
             assert server.process is not None
             if server.process.poll() is not None:
                 server.client.close()
                 server.start()
             else:
-                server.go_on()
+                server.resume()
         master = self.master()
-        # a master that comes back before the sentinels replaced it is one still, whatever it was started as; else none is left
+        # a master that returns before the sentinels have replaced it is still the master, whatever it was
+        # started as; otherwise no master is left
         master.client.execute_command("REPLICAOF", "NO", "ONE")
         for server in self.servers:
-            if server is not master:  # the sentinels would do it too, after 10 s
+            if server is not master:  # the sentinels would do this too, after 10 s
                 server.client.execute_command("REPLICAOF", "127.0.0.1", master.port)
-        self.settled()
+        self.wait_settled()
 
     def close(self) -> None:
-        for server in (*self.sentinels, *self.servers):
+        for sentinel in self.sentinels:
+            sentinel.close()
+        for server in self.servers:
             server.close()
 
 

@@ -1,4 +1,7 @@
-"""A writer on one shard of a cluster: what a gateway's lane does there, in short. One transaction in flight, repeated until it is stored."""
+"""A writer on one shard of a cluster: what a gateway's lane does there, in short.
+
+One transaction is in flight at a time and is repeated until it is stored.
+"""
 
 import asyncio
 
@@ -9,7 +12,8 @@ from tickbus.clock import BusClock
 from tickbus.errors import RedisUnavailable
 from tickbus.protocol.codec import Bell, Head, encode
 from tickbus.protocol.names import Keys, Stream, StreamId
-from tickbus.redis.link import Link, ReplyError, pack
+from tickbus.redis.link import Link, ReplyError
+from tickbus.redis.resp import pack
 from tickbus.redis.topology import Redis
 
 
@@ -24,8 +28,8 @@ class ShardWriter:
         self.seq = 0
 
     async def write(self, count: int) -> None:
-        """The next trades, numbered on from 1."""
-        ids = [StreamId(self._clock.now_ms(), self.seq + at + 1) for at in range(count)]
+        """Store the next `count` trades; they are numbered from 1."""
+        ids = [StreamId(self._clock.now_ms(), self.seq + number) for number in range(1, count + 1)]
         self.seq += count
         while True:
             try:
@@ -53,9 +57,9 @@ class ShardWriter:
             ("XADD", self._keys.bell(self.shard), "MAXLEN", "~", 512, "*", "d", encode(bell)),
             ("EXEC",),
         ]
-        *_, done = await self._link.send(b"".join(map(pack, commands)), len(commands))
-        if isinstance(done, ReplyError) or done is None:
-            raise RedisUnavailable(str(done))
+        *_, result = await self._link.send(b"".join(map(pack, commands)), len(commands))
+        if isinstance(result, ReplyError) or result is None:
+            raise RedisUnavailable(str(result))
         return True
 
     def close(self) -> None:

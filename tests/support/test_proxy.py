@@ -1,7 +1,7 @@
-"""The proxy: what goes in comes out, but for what was asked for."""
+"""The proxy forwards every byte, except for the faults requested."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 
 import pytest
 
@@ -9,20 +9,21 @@ from support.proxy import Proxy
 from support.waiting import until_async
 
 Client = tuple[asyncio.StreamReader, asyncio.StreamWriter]
+Setup = tuple["Echo", Proxy, Callable[[], Awaitable[Client]]]
 
 
 class Echo:
-    """A server that sends back what it gets, and counts its connections."""
+    """A server that returns what it receives and counts its connections."""
 
     def __init__(self) -> None:
         self.open = 0
-        self.pieces: list[bytes] = []
+        self.received: list[bytes] = []
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.open += 1
         try:
             while data := await reader.read(1 << 16):
-                self.pieces.append(data)
+                self.received.append(data)
                 writer.write(data)
         except ConnectionError:
             pass
@@ -32,7 +33,7 @@ class Echo:
 
 
 @pytest.fixture
-async def echo() -> AsyncIterator[tuple[Echo, Proxy, Callable[[], "asyncio.Future[Client]"]]]:
+async def echo() -> AsyncIterator[Setup]:
     server = Echo()
     listening = await asyncio.start_server(server.serve, "127.0.0.1", 0)
     proxy = Proxy()
@@ -45,7 +46,7 @@ async def echo() -> AsyncIterator[tuple[Echo, Proxy, Callable[[], "asyncio.Futur
         clients.append(writer)
         return reader, writer
 
-    yield server, proxy, connect  # type: ignore[misc]
+    yield server, proxy, connect
     for writer in clients:
         writer.close()
     await proxy.close()
@@ -53,7 +54,7 @@ async def echo() -> AsyncIterator[tuple[Echo, Proxy, Callable[[], "asyncio.Futur
     await until_async(lambda: server.open == 0, 5)
 
 
-async def said(client: Client, text: bytes) -> bytes:
+async def echoed(client: Client, text: bytes) -> bytes:
     client[1].write(text)
     return await asyncio.wait_for(client[0].readexactly(len(text)), 5)
 
@@ -71,34 +72,34 @@ async def silent(client: Client) -> bool:
     return True
 
 
-async def test_bytes_go_through(echo) -> None:
+async def test_all_bytes_are_forwarded(echo: Setup) -> None:
     _, _, connect = echo
-    assert await said(await connect(), bytes(range(256)) * 4000) == bytes(range(256)) * 4000
+    assert await echoed(await connect(), bytes(range(256)) * 4000) == bytes(range(256)) * 4000
 
 
 @pytest.mark.parametrize("how", ["cut", "reset"])
-async def test_connections_end_and_new_ones_work(how: str, echo) -> None:
+async def test_connections_end_and_new_ones_work(how: str, echo: Setup) -> None:
     server, proxy, connect = echo
     client = await connect()
-    assert await said(client, b"before") == b"before"
+    assert await echoed(client, b"before") == b"before"
     await proxy.command(f"{how} link")
     assert await ended(client)
-    await until_async(lambda: server.open == 0, 5, "the other side is told too")
-    assert await said(await connect(), b"after") == b"after"
+    await until_async(lambda: server.open == 0, 5, "the other side sees it too")
+    assert await echoed(await connect(), b"after") == b"after"
 
 
-async def test_refused_until_healed(echo) -> None:
+async def test_connections_are_refused_until_healed(echo: Setup) -> None:
     _, proxy, connect = echo
     await proxy.command("refuse link")
     assert await ended(await connect())
     await proxy.command("heal link")
-    assert await said(await connect(), b"again") == b"again"
+    assert await echoed(await connect(), b"again") == b"again"
 
 
-async def test_half_open_is_for_good_and_new_ones_hang_until_healed(echo) -> None:
+async def test_half_open_connections_stay_dead_and_new_ones_hang_until_healed(echo: Setup) -> None:
     server, proxy, connect = echo
     old = await connect()
-    assert await said(old, b"before") == b"before"
+    assert await echoed(old, b"before") == b"before"
     await proxy.command("half-open link")
     new = await connect()
     for client in (old, new):
@@ -106,14 +107,14 @@ async def test_half_open_is_for_good_and_new_ones_hang_until_healed(echo) -> Non
         assert await silent(client)
     await proxy.command("heal link")
     assert await silent(old)
-    assert await said(await connect(), b"after") == b"after"
-    assert b"lost" not in server.pieces
+    assert await echoed(await connect(), b"after") == b"after"
+    assert b"lost" not in server.received
 
 
-async def test_a_stall_loses_nothing(echo) -> None:
+async def test_stall_loses_nothing(echo: Setup) -> None:
     _, proxy, connect = echo
     client = await connect()
-    assert await said(client, b"before") == b"before"
+    assert await echoed(client, b"before") == b"before"
     await proxy.command("stall link")
     client[1].write(b"meanwhile")
     assert await silent(client)
@@ -121,16 +122,16 @@ async def test_a_stall_loses_nothing(echo) -> None:
     assert await asyncio.wait_for(client[0].readexactly(9), 5) == b"meanwhile"
 
 
-async def test_slices_and_delays(echo) -> None:
+async def test_slices_and_delays_keep_every_byte(echo: Setup) -> None:
     server, proxy, connect = echo
     client = await connect()
     await proxy.command("slice link 3")
     await proxy.command("slow link 1")
-    assert await said(client, b"0123456789") == b"0123456789"
-    assert len(server.pieces) > 1
+    assert await echoed(client, b"0123456789") == b"0123456789"
+    assert len(server.received) > 1
 
 
-async def test_a_target_that_is_down_ends_the_connection(echo) -> None:
+async def test_unreachable_target_ends_the_connection(echo: Setup) -> None:
     _, proxy, _ = echo
     port = int((await proxy.command("open nowhere 127.0.0.1:1")).removeprefix("ok "))
     client = await asyncio.open_connection("127.0.0.1", port)
@@ -141,6 +142,6 @@ async def test_a_target_that_is_down_ends_the_connection(echo) -> None:
 @pytest.mark.parametrize(
     "line", ["", "open", "open link", "open link nowhere", "cut other", "slow link x", "explode link"]
 )
-async def test_a_command_that_is_none_is_answered(line: str, echo) -> None:
+async def test_invalid_command_gets_an_error(line: str, echo: Setup) -> None:
     _, proxy, _ = echo
     assert (await proxy.command(line)).startswith("error")

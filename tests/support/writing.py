@@ -1,10 +1,10 @@
-"""A writer on the bus for the tests of publisher and reader: dense streams of trades, and what Redis holds of them."""
+"""A writer for the tests of publisher and reader: dense streams of trades, and what Redis stored of them."""
 
 from itertools import pairwise
 
 import msgspec
-import redis
 
+from support.client import Client
 from tickbus.clock import BusClock
 from tickbus.protocol.codec import FIELDS, Head, decode, encode
 from tickbus.protocol.messages import Message, Side, Trade
@@ -23,7 +23,7 @@ def trade(number: int, symbol: str = "A") -> Trade:
 
 
 class Writer:
-    """What a gateway does: dense counters, heads, one transaction after the other."""
+    """Writes as a gateway does: dense counters, heads, one transaction after the other."""
 
     def __init__(self, url: str, owner: str = "test", keys: Keys = KEYS) -> None:
         self.url = url
@@ -47,44 +47,43 @@ class Writer:
         return Entry(writer, self.clock.now_ms(), seq, FIELDS[type(message)], encode(message))
 
     def transaction(self, entries: list[Entry], ring_all: bool = False) -> Transaction:
-        one = Transaction(self.clock.now_ms(), True)
-        one.entries = entries
-        one.ring_all = ring_all
+        transaction = Transaction(self.clock.now_ms(), True)
+        transaction.entries = entries
+        transaction.ring_all = ring_all
         for entry in entries:
-            one.heads[entry.stream] = encode(
+            transaction.heads[entry.stream] = encode(
                 Head(str(entry.id), None, 0, msgspec.Raw(entry.payload), epochs=[(self.publisher.epoch, 1)])
             )
-        return one
+        return transaction
 
     async def write(self, *numbers: int, symbol: str = "A", kind: str = "trade") -> list[Trade]:
-        """One transaction of trades with these numbers."""
+        """Commit one transaction of trades with these numbers and return them."""
         trades = [trade(number, symbol) for number in numbers]
-        await self.publisher.commit(
-            self.transaction([self.entry(self.of(symbol, kind), one) for one in trades])
-        )
+        stream = self.stream(symbol, kind)
+        await self.publisher.commit(self.transaction([self.entry(stream, trade) for trade in trades]))
         return trades
 
     async def ring(self) -> None:
         await self.publisher.commit(self.transaction([], ring_all=True))
 
-    def of(self, symbol: str = "A", kind: str = "trade") -> Stream:
+    def stream(self, symbol: str = "A", kind: str = "trade") -> Stream:
         return Stream(kind, self.owner, symbol)
 
     def key(self, symbol: str = "A") -> str:
-        return self.keys.stream(self.of(symbol))
+        return self.keys.stream(self.stream(symbol))
 
     def close(self) -> None:
         self.publisher.close()
 
 
-def stored(client: "redis.Redis[bytes]", key: str) -> list[tuple[StreamId, Message]]:
-    """A stream as it stands in Redis."""
+def stored(client: Client, key: str) -> list[tuple[StreamId, Message]]:
+    """Return the entries of a stream in Redis."""
     rows = client.xrange(key)
     return [(StreamId.parse(id), decode(*next(iter(fields.items())))) for id, fields in rows]
 
 
-def numbers(client: "redis.Redis[bytes]", key: str) -> list[int]:
-    """The numbers of its trades; their counters are checked to be dense."""
+def numbers(client: Client, key: str) -> list[int]:
+    """Return the numbers of the trades of a stream, after checking that its counters are dense."""
     rows = stored(client, key)
     counters = [id.seq for id, _ in rows]
     assert counters == list(range(1, len(rows) + 1)), (

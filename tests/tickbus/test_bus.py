@@ -1,11 +1,11 @@
-"""Subscription from a real Redis, by what an app sees: every message once, in order, from where it asked, and what is lost is said."""
+"""Subscriptions on a real Redis, as an app sees them: each message once, in order; losses are Gaps."""
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator
-from contextlib import aclosing, asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from msgspec.structs import replace
@@ -14,17 +14,19 @@ from support.waiting import until, until_async
 from support.writing import KEYS, Writer, stored, trade
 
 import tickbus
-from tickbus.bus import Bus, Subscription
+from tickbus.bus import Bus
 from tickbus.errors import ConfigError, RedisUnavailable, WireError
 from tickbus.protocol.codec import encode
 from tickbus.protocol.messages import Gap, GapKind, Message, Quote, StreamKind, Trade
 from tickbus.protocol.names import Stream, StreamId
+from tickbus.reader.reader import Reader
+from tickbus.subscription import Subscription
 from tickbus.units import MILLISECOND, format_time
 
 
 @asynccontextmanager
-async def bench(server: RedisServer) -> AsyncIterator[tuple[Writer, Bus]]:
-    """A writer, and a bus that reads what it writes."""
+async def open_bus(server: RedisServer) -> AsyncIterator[tuple[Writer, Bus]]:
+    """Yield a writer, and a bus that reads what it writes."""
     writer = await Writer(server.url).open()
     async with tickbus.connect(server.url) as bus:
         yield writer, bus
@@ -36,42 +38,46 @@ def number(message: Message) -> int | str:
     return f"{message.kind.name} {message.count}" if isinstance(message, Gap) else int(message.price_text)
 
 
-async def take(reading: Subscription[Any], count: int) -> list[int | str]:
-    """The next `count` messages of a fresh iteration."""
+def iterate(subscription: Subscription[Any]) -> AbstractAsyncContextManager[AsyncGenerator[Any, None]]:
+    """Iterate over a subscription, and close the iteration on leaving."""
+    return aclosing(cast(AsyncGenerator[Any, None], aiter(subscription)))
+
+
+async def take(subscription: Subscription[Any], count: int) -> list[int | str]:
+    """Return the next `count` messages of a new iteration, as numbers."""
     found: list[int | str] = []
-    async with asyncio.timeout(20), aclosing(reading.__aiter__()) as messages:  # type: ignore[type-var]
+    async with asyncio.timeout(20), iterate(subscription) as messages:
         async for message in messages:
             found.append(number(message))
             if len(found) == count:
                 break
-    reading.close()
+    subscription.close()
     return found
 
 
-class Collecting:
-    """A reading that runs beside the test. `ready` once it stands where it begins."""
+class Collector:
+    """Collects the messages of a subscription in the background. `ready` waits until it is at its start."""
 
-    def __init__(self, reading: Subscription[Any]) -> None:
-        self.reading = reading
+    def __init__(self, subscription: Subscription[Any]) -> None:
+        self.subscription = subscription
         self.messages: list[Message] = []
         self._task = asyncio.create_task(self._collect())
 
     async def _collect(self) -> None:
-        async for message in self.reading:
+        async for message in self.subscription:
             self.messages.append(message)
 
     @property
     def numbers(self) -> list[int | str]:
         return [number(message) for message in self.messages]
 
-    async def ready(self) -> "Collecting":
-        await self.until(
-            lambda: (
-                self.reading._reader is not None
-                and all(shard.known for shard in self.reading._reader._shards.values())
-            )
-        )
+    async def ready(self) -> "Collector":
+        await self.until(self._has_started)
         return self
+
+    def _has_started(self) -> bool:
+        reader = self.subscription._reader
+        return isinstance(reader, Reader) and all(shard.swept for shard in reader._shards.values())
 
     async def until(self, condition: Any, seconds: float = 20.0) -> None:
         async with asyncio.timeout(seconds):
@@ -87,24 +93,24 @@ class Collecting:
     async def stop(self) -> None:
         self._task.cancel()
         await asyncio.gather(self._task, return_exceptions=True)
-        self.reading.close()
+        self.subscription.close()
 
 
-# where it begins
+# where it starts
 
 
-async def test_from_the_start_and_from_now(redis_server: RedisServer) -> None:
-    async with bench(redis_server) as (writer, bus):
+async def test_start_at_the_oldest_entry_and_now(redis_server: RedisServer) -> None:
+    async with open_bus(redis_server) as (writer, bus):
         await writer.write(1, 2, 3)
         assert await take(bus.read("trade", start="start"), 3) == [1, 2, 3]
-        live = await Collecting(bus.read("trade")).ready()
+        live = await Collector(bus.read("trade")).ready()
         await writer.write(4, 5)
         assert await live.have(2) == [4, 5]
         await live.stop()
 
 
-async def test_from_a_time_in_all_its_forms(redis_server: RedisServer) -> None:
-    async with bench(redis_server) as (writer, bus):
+async def test_start_at_a_time_in_every_form(redis_server: RedisServer) -> None:
+    async with open_bus(redis_server) as (writer, bus):
         await writer.write(1)
         await asyncio.sleep(0.01)  # the next one has a later ms
         await writer.write(2)
@@ -122,101 +128,110 @@ async def test_from_a_time_in_all_its_forms(redis_server: RedisServer) -> None:
         assert await take(bus.read("trade", start=0), 2) == [1, 2]
 
 
-async def test_a_start_that_is_none_and_a_kind_that_is_none(redis_server: RedisServer) -> None:
+async def test_invalid_arguments_are_config_errors(redis_server: RedisServer) -> None:
     async with tickbus.connect(redis_server.url) as bus:
-        with pytest.raises(ConfigError, match="start: 'soon' is no time"):
+        with pytest.raises(ConfigError, match="start: invalid time 'soon'"):
             bus.read("trade", start="soon")
         for start in (True, 1.5, -1):
             with pytest.raises(ConfigError, match="start: "):
                 bus.read("trade", start=start)  # type: ignore[arg-type]
-        with pytest.raises(ConfigError, match="bar spec '1m': write time:"):
+        with pytest.raises(ConfigError, match="bar spec '1m': expected time:"):
             bus.read("bar", specs=["1m"])
-        with pytest.raises(ConfigError, match="specs: only bars have one"):
+        with pytest.raises(ConfigError, match="invalid specs: only bars have a spec"):
             bus.consume("sums", kind=["trade", "bar"], specs=["time:1m"])
         with pytest.raises(ConfigError, match="kind 'ticks': expected one of trade, quote, bar, signal"):
             bus.read("ticks")
         with pytest.raises(ConfigError, match="kind 'trades'"):
             await bus.snapshot("trades")
-        for wrong, told in (
-            ({"symbols": "BTC-USDT"}, r"symbols: expected a list: symbols=\['BTC-USDT'\]"), ({"feeds": "binance"}, "feeds: expected a list"),
-            ({"symbols": ["btc-usdt"]}, "symbol 'btc-usdt'"), ({"feeds": ["Binance"]}, "name 'Binance'"), ({"symbols": []}, "name at least one"),
-            ({"cursor": {"quote:test:A": "1-1"}}, "cursor: 'quote:test:A' is not a trade stream"), ({"cursor": {"nonsense": "1-1"}}, "cursor"),
-            ({"cursor": {"trade:test:A": "abc"}}, "cursor"), ({"cursor": {"trade:test:A": None}}, "cursor"),
-        ):  # fmt: skip
-            with pytest.raises(ConfigError, match=told):
-                bus.read("trade", **wrong)  # type: ignore[arg-type]
+        rejected: list[tuple[dict[str, Any], str]] = [
+            ({"symbols": "BTC-USDT"}, r"symbols 'BTC-USDT': expected a list, e.g. symbols=\['BTC-USDT'\]"),
+            ({"feeds": "binance"}, "feeds 'binance': expected a list"),
+            ({"symbols": ["btc-usdt"]}, "symbol 'btc-usdt'"),
+            ({"feeds": ["Binance"]}, "name 'Binance'"),
+            ({"symbols": []}, "expected at least one"),
+            ({"cursor": {"quote:test:A": "1-1"}}, "cursor: 'quote:test:A' is not a trade stream"),
+            ({"cursor": {"nonsense": "1-1"}}, "cursor"),
+            ({"cursor": {"trade:test:A": "abc"}}, "cursor"),
+            ({"cursor": {"trade:test:A": None}}, "cursor"),
+        ]
+        for arguments, message in rejected:
+            with pytest.raises(ConfigError, match=message):
+                bus.read("trade", **arguments)
 
 
-async def test_who_leaves_the_loop_and_iterates_again_goes_on_there(redis_server: RedisServer) -> None:
-    async with bench(redis_server) as (writer, bus):
+async def test_second_iteration_resumes_where_the_first_stopped(redis_server: RedisServer) -> None:
+    async with open_bus(redis_server) as (writer, bus):
         await writer.write(1, 2, 3, 4)
-        reading = bus.read("trade", start=str(stored(redis_server.client, writer.key())[0][0].ms))
-        assert await take(reading, 2) == [1, 2]
+        subscription = bus.read("trade", start=str(stored(redis_server.client, writer.key())[0][0].ms))
+        assert await take(subscription, 2) == [1, 2]
         await writer.write(5, 6)
         await writer.write(11, symbol="B")  # appeared meanwhile: read from its first entry
-        assert sorted(await take(reading, 4)) == [3, 4, 5, 11]  # type: ignore[type-var]
-        assert await take(reading, 1) == [6]
-        assert reading.cursor["trade:test:A"].endswith("-6") and reading.cursor["trade:test:B"].endswith("-1")
+        assert sorted(await take(subscription, 4), key=str) == [11, 3, 4, 5]
+        assert await take(subscription, 1) == [6]
+        cursor = subscription.cursor
+        assert cursor["trade:test:A"].endswith("-6") and cursor["trade:test:B"].endswith("-1")
 
 
-async def test_a_loop_that_was_left_holds_no_connection(redis_server: RedisServer) -> None:
-    async with bench(redis_server) as (writer, bus):
+async def test_abandoned_loop_releases_its_connection(redis_server: RedisServer) -> None:
+    async with open_bus(redis_server) as (writer, bus):
         await writer.write(1, 2)
         before = len(redis_server.client.client_list())
-        readings = [bus.read("trade", start="start") for _ in range(5)]
-        for reading in readings:
-            async for message in reading:
+        subscriptions = [bus.read("trade", start="start") for _ in range(5)]
+        for subscription in subscriptions:
+            async for message in subscription:
                 assert number(message) == 1
                 break
         await until_async(lambda: len(redis_server.client.client_list()) <= before)
 
 
-def test_a_plain_loop_that_is_closed_by_another_thread_ends(redis_server: RedisServer) -> None:
+def test_plain_loop_closed_by_another_thread_ends(redis_server: RedisServer) -> None:
     with tickbus.connect(redis_server.url) as bus:
-        reading = bus.read("trade")
+        subscription = bus.read("trade")
         found: list[Message] = []
-        loop = threading.Thread(target=lambda: found.extend(reading))
+        loop = threading.Thread(target=lambda: found.extend(subscription))
         loop.start()
-        until(lambda: reading._thread is not None and reading._thread._started.is_set())
-        reading.close()
+        until(lambda: subscription._thread is not None and subscription._thread._started.is_set())
+        subscription.close()
         loop.join(10)
         assert not loop.is_alive() and found == []
 
 
-async def test_what_is_no_message_is_a_wire_error(redis_server: RedisServer) -> None:
-    async with bench(redis_server) as (writer, bus):
-        entry = writer.entry(writer.of(), trade(1))
+async def test_undecodable_entry_is_a_wire_error(redis_server: RedisServer) -> None:
+    async with open_bus(redis_server) as (writer, bus):
+        entry = writer.entry(writer.stream(), trade(1))
         await writer.publisher.commit(writer.transaction([replace(entry, payload=encode([1, 2]))]))
-        with pytest.raises(WireError, match="field b't' is no Trade"):
+        with pytest.raises(WireError, match="invalid Trade in field b't'"):
             await take(bus.read("trade", start="start"), 1)
 
 
-async def test_a_cursor_goes_on_right_after_the_last_message_given_out(redis_server: RedisServer) -> None:
-    async with bench(redis_server) as (writer, bus):
+async def test_cursor_resumes_right_after_the_last_delivered_message(redis_server: RedisServer) -> None:
+    async with open_bus(redis_server) as (writer, bus):
         await writer.write(1, 2, 3, 4)
         await writer.write(11, 12, symbol="B")
         seen: list[int | str] = []
         cursor: dict[str, str] = {}
-        for _ in range(6):  # one message at a time, each time another reader
-            reading = bus.read("trade", start="start", cursor=cursor)
-            seen += await take(reading, 1)
-            cursor = cursor | reading.cursor
-        assert sorted(seen) == [1, 2, 3, 4, 11, 12]  # type: ignore[type-var]
-        assert [one for one in seen if one < 10] == [1, 2, 3, 4]  # type: ignore[operator]
-        reading = bus.read("trade", cursor=cursor)
+        for _ in range(6):  # one message at a time, each with a new reader
+            subscription = bus.read("trade", start="start", cursor=cursor)
+            seen += await take(subscription, 1)
+            cursor = cursor | subscription.cursor
+        assert sorted(seen, key=str) == [1, 11, 12, 2, 3, 4]
+        assert [one for one in seen if one in range(10)] == [1, 2, 3, 4]
+        subscription = bus.read("trade", cursor=cursor)
         await writer.write(5)
-        assert await take(reading, 1) == [5]
+        assert await take(subscription, 1) == [5]
 
 
-async def test_a_cursor_does_not_pass_what_could_not_be_decoded(redis_server: RedisServer) -> None:
-    """A newer version wrote something that this one does not know: once upgraded, the program goes on where it stood."""
-    async with bench(redis_server) as (writer, bus):
+async def test_cursor_does_not_pass_an_undecodable_entry(redis_server: RedisServer) -> None:
+    """A newer version wrote a message that this one cannot decode: after an upgrade it resumes there."""
+    async with open_bus(redis_server) as (writer, bus):
         await writer.write(1)
-        reading = bus.read("trade", start="start")
-        assert await take(reading, 1) == [1]
-        before = reading.cursor
-        foreign = replace(writer.entry(writer.of("B"), trade(3, "B")), field=b"z")
-        await writer.publisher.commit(writer.transaction([writer.entry(writer.of("A"), trade(2)), foreign]))
+        subscription = bus.read("trade", start="start")
+        assert await take(subscription, 1) == [1]
+        before = subscription.cursor
+        foreign = replace(writer.entry(writer.stream("B"), trade(3, "B")), field=b"z")
+        await writer.publisher.commit(
+            writer.transaction([writer.entry(writer.stream("A"), trade(2)), foreign])
+        )
         again = bus.read("trade", start="start", cursor=before)
         with pytest.raises(WireError, match="written by a newer version"):
             await take(again, 2)
@@ -227,20 +242,20 @@ async def test_a_cursor_does_not_pass_what_could_not_be_decoded(redis_server: Re
 
 @pytest.mark.parametrize("gaps", [True, False])
 @pytest.mark.parametrize("at_a_time", [1, 7, 50])
-async def test_a_cursor_is_exact_wherever_a_round_of_many_streams_is_left(
+async def test_cursor_is_exact_wherever_a_poll_of_many_streams_is_left(
     redis_server: RedisServer, at_a_time: int, gaps: bool
 ) -> None:
-    """Streams of a trade, a Gap, a trade; of every third the first was read before, and the second is trimmed."""
+    """Streams of a trade, a Gap, a trade; of every third the first was read before, the second is trimmed."""
     symbols = [f"S{index}" for index in range(40)]
-    async with bench(redis_server) as (writer, bus):
+    async with open_bus(redis_server) as (writer, bus):
         cursor: dict[str, str] = {}
         expected: dict[str, list[str]] = {}
         for index, symbol in enumerate(symbols):
-            stream = writer.of(symbol)
+            stream = writer.stream(symbol)
             hole = Gap(StreamKind.TRADE, "gateway", GapKind.SEQUENCE, 1, 2, count=3, symbol=symbol)
-            messages = [trade(1, symbol), hole, trade(2, symbol)]
+            written: list[Message] = [trade(1, symbol), hole, trade(2, symbol)]
             await writer.publisher.commit(
-                writer.transaction([writer.entry(stream, message) for message in messages])
+                writer.transaction([writer.entry(stream, message) for message in written])
             )
             expected[symbol] = ["1", "SEQUENCE", "2"]
             if index % 3 == 0:
@@ -253,8 +268,8 @@ async def test_a_cursor_is_exact_wherever_a_round_of_many_streams_is_left(
         left = sum(map(len, expected.values()))
         async with asyncio.timeout(30):
             while left:
-                reading = bus.read("trade", start="start", cursor=cursor, gaps=gaps)
-                async with aclosing(reading.__aiter__()) as messages:  # type: ignore[type-var]
+                subscription = bus.read("trade", start="start", cursor=cursor, gaps=gaps)
+                async with iterate(subscription) as messages:
                     for _ in range(min(left, at_a_time)):
                         message = await anext(messages)
                         assert isinstance(message, Trade | Gap)
@@ -262,16 +277,16 @@ async def test_a_cursor_is_exact_wherever_a_round_of_many_streams_is_left(
                             message.kind.name if isinstance(message, Gap) else message.price_text
                         )
                         left -= 1
-                cursor = reading.cursor
-                reading.close()
+                cursor = subscription.cursor
+                subscription.close()
         assert found == expected
 
 
 # which streams
 
 
-async def test_symbols_feeds_and_kinds_are_told_apart(redis_server: RedisServer) -> None:
-    async with bench(redis_server) as (writer, bus):
+async def test_symbols_feeds_and_kinds_select_streams(redis_server: RedisServer) -> None:
+    async with open_bus(redis_server) as (writer, bus):
         other = await Writer(redis_server.url, "other").open()
         await writer.write(1)
         await writer.write(2, symbol="B")
@@ -282,7 +297,7 @@ async def test_symbols_feeds_and_kinds_are_told_apart(redis_server: RedisServer)
         assert await take(bus.read("trade", feeds=["other"], start="start"), 1) == [3]
         assert await take(bus.read("trade", symbols=["A"], feeds=["test"], start="start"), 1) == [1]
         quotes = bus.read("quote", start="start")
-        async with aclosing(quotes.__aiter__()) as messages:  # type: ignore[type-var]
+        async with iterate(quotes) as messages:
             assert await anext(messages) == quote
         assert {stream.name: message for stream, (_, message) in (await bus.snapshot("trade")).items()} == {
             "trade:test:A": trade(1), "trade:test:B": trade(2, "B"), "trade:other:A": trade(3),
@@ -295,9 +310,9 @@ async def test_symbols_feeds_and_kinds_are_told_apart(redis_server: RedisServer)
 
 
 async def test_streams_that_appear_later_are_read_from_their_first_entry(redis_server: RedisServer) -> None:
-    async with bench(redis_server) as (writer, bus):
+    async with open_bus(redis_server) as (writer, bus):
         await writer.write(1)
-        live = await Collecting(bus.read("trade")).ready()
+        live = await Collector(bus.read("trade")).ready()
         for symbol in "BCDEFGHIJ":
             await writer.write(100, 101, symbol=symbol)
         await live.have(18)
@@ -307,10 +322,10 @@ async def test_streams_that_appear_later_are_read_from_their_first_entry(redis_s
         await live.stop()
 
 
-async def test_a_bus_that_nobody_has_written_to_yet(redis_server: RedisServer) -> None:
+async def test_empty_bus_is_read_from_its_first_entry(redis_server: RedisServer) -> None:
     async with tickbus.connect(redis_server.url) as bus:
         assert await bus.snapshot() == {}
-        live = Collecting(bus.read("trade"))
+        live = Collector(bus.read("trade"))
         await live.until(lambda: len(redis_server.client.client_list()) > 1)
         writer = await Writer(redis_server.url).open()
         await writer.write(1)
@@ -319,18 +334,18 @@ async def test_a_bus_that_nobody_has_written_to_yet(redis_server: RedisServer) -
         writer.close()
 
 
-async def test_two_thousand_streams(redis_server: RedisServer) -> None:
-    async with bench(redis_server) as (writer, bus):
+async def test_two_thousand_streams_are_read_completely(redis_server: RedisServer) -> None:
+    async with open_bus(redis_server) as (writer, bus):
         symbols = [f"S{at}" for at in range(2000)]
         await writer.publisher.commit(
-            writer.transaction([writer.entry(writer.of(symbol), trade(1, symbol)) for symbol in symbols])
+            writer.transaction([writer.entry(writer.stream(symbol), trade(1, symbol)) for symbol in symbols])
         )
-        live = await Collecting(bus.read("trade", start="start")).ready()
+        live = await Collector(bus.read("trade", start="start")).ready()
         await live.have(2000)
         for first in range(2, 5):
             await writer.publisher.commit(
                 writer.transaction(
-                    [writer.entry(writer.of(symbol), trade(first, symbol)) for symbol in symbols]
+                    [writer.entry(writer.stream(symbol), trade(first, symbol)) for symbol in symbols]
                 )
             )
         await live.have(8000)
@@ -342,12 +357,12 @@ async def test_two_thousand_streams(redis_server: RedisServer) -> None:
         await live.stop()
 
 
-async def test_more_entries_than_one_read_takes(redis_server: RedisServer) -> None:
-    async with bench(redis_server) as (writer, bus):
+async def test_more_entries_than_fit_into_one_read(redis_server: RedisServer) -> None:
+    async with open_bus(redis_server) as (writer, bus):
         for first in range(1, 25_001, 5_000):
             await writer.write(*range(first, first + 5_000))
         await writer.write(1, symbol="B")
-        live = await Collecting(bus.read("trade", start="start")).ready()
+        live = await Collector(bus.read("trade", start="start")).ready()
         await live.have(25_001)
         assert [number(one) for one in live.messages if isinstance(one, Trade) and one.symbol == "A"] == list(
             range(1, 25_001)
@@ -355,19 +370,19 @@ async def test_more_entries_than_one_read_takes(redis_server: RedisServer) -> No
         await live.stop()
 
 
-# what is lost
+# losses
 
 
-async def test_what_was_trimmed_is_said_with_its_exact_number(redis_server: RedisServer) -> None:
-    async with bench(redis_server) as (writer, bus):
+async def test_trimmed_entries_are_a_gap_with_their_exact_count(redis_server: RedisServer) -> None:
+    async with open_bus(redis_server) as (writer, bus):
         await writer.write(*range(1, 11))
         cursor = {"trade:test:A": str(stored(redis_server.client, writer.key())[2][0])}
         after, before = (stored(redis_server.client, writer.key())[at][0] for at in (2, 7))
         redis_server.client.xtrim(writer.key(), maxlen=3, approximate=False)
         assert await take(bus.read("trade", cursor=cursor), 4) == ["TRIMMED 4", 8, 9, 10]
         assert await take(bus.read("trade", cursor=cursor, gaps=False), 3) == [8, 9, 10]
-        reading = bus.read("trade", cursor=cursor)
-        async with aclosing(reading.__aiter__()) as messages:  # type: ignore[type-var]
+        subscription = bus.read("trade", cursor=cursor)
+        async with iterate(subscription) as messages:
             gap = await anext(messages)
         assert gap == Gap(
             StreamKind.TRADE,
@@ -378,53 +393,50 @@ async def test_what_was_trimmed_is_said_with_its_exact_number(redis_server: Redi
             count=4,
             symbol="A",
         )
-        reading.close()
-        assert await take(bus.read("trade", start="start"), 3) == [
-            8,
-            9,
-            10,
-        ]  # the oldest that is kept is where it begins
+        subscription.close()
+        # "start" is the oldest retained entry
+        assert await take(bus.read("trade", start="start"), 3) == [8, 9, 10]
 
 
-async def test_entries_say_where_each_message_stands(redis_server: RedisServer) -> None:
-    async with bench(redis_server) as (writer, bus):
+async def test_entries_have_stream_and_id_of_each_message(redis_server: RedisServer) -> None:
+    async with open_bus(redis_server) as (writer, bus):
         await writer.write(1, 2, 3)
         ids = [id for id, _ in stored(redis_server.client, writer.key())]
         redis_server.client.xtrim(writer.key(), maxlen=1, approximate=False)
-        reading = bus.read("trade", cursor={"trade:test:A": str(ids[0])})
+        subscription = bus.read("trade", cursor={"trade:test:A": str(ids[0])})
         found = []
-        async with aclosing(reading.entries()) as entries:  # type: ignore[type-var]
+        async with aclosing(cast(AsyncGenerator[Any, None], subscription.entries())) as entries:
             async for stream, id, message in entries:
                 found.append((stream.name, id, number(message)))
                 if len(found) == 2:
                     break
         assert found == [("trade:test:A", ids[0], "TRIMMED 1"), ("trade:test:A", ids[2], 3)]
-        assert reading.cursor == {"trade:test:A": str(ids[2])}
-        reading.close()
+        assert subscription.cursor == {"trade:test:A": str(ids[2])}
+        subscription.close()
 
 
-async def test_gaps_of_the_gateway_come_in_their_place_or_not_at_all(redis_server: RedisServer) -> None:
-    async with bench(redis_server) as (writer, bus):
+async def test_gateway_gaps_are_delivered_in_place_or_not_at_all(redis_server: RedisServer) -> None:
+    async with open_bus(redis_server) as (writer, bus):
         gap = Gap(StreamKind.TRADE, "gateway", GapKind.SEQUENCE, 1, 2, "2", "4", 3, symbol="A")
         for message in (trade(1), gap, trade(5)):
-            await writer.publisher.commit(writer.transaction([writer.entry(writer.of(), message)]))
+            await writer.publisher.commit(writer.transaction([writer.entry(writer.stream(), message)]))
         assert await take(bus.read("trade", start="start"), 3) == [1, "SEQUENCE 3", 5]
         assert await take(bus.read("trade", start="start", gaps=False), 2) == [1, 5]
 
 
-# disturbances
+# faults
 
 
-@pytest.mark.parametrize("disturb", ["trim", "delete"])
-async def test_bells_that_are_gone_cost_nothing(redis_server: RedisServer, disturb: str) -> None:
-    async with bench(redis_server) as (writer, bus):
+@pytest.mark.parametrize("damage", ["trim", "delete"])
+async def test_missing_bells_lose_no_entries(redis_server: RedisServer, damage: str) -> None:
+    async with open_bus(redis_server) as (writer, bus):
         await writer.write(0)
-        live = await Collecting(bus.read("trade")).ready()
+        live = await Collector(bus.read("trade")).ready()
         for round_ in range(20):
             # in one transaction of the test's own, so that no reader sees the bell in between
             await writer.write(3 * round_ + 1)
             for shard in range(KEYS.shards):
-                if disturb == "trim":
+                if damage == "trim":
                     redis_server.client.xtrim(KEYS.bell(shard), maxlen=0, approximate=False)
                 else:
                     redis_server.client.delete(KEYS.bell(shard))
@@ -434,24 +446,24 @@ async def test_bells_that_are_gone_cost_nothing(redis_server: RedisServer, distu
         await live.stop()
 
 
-async def test_a_connection_that_is_cut_again_and_again(redis_server: RedisServer) -> None:
-    async with bench(redis_server) as (writer, bus):
+async def test_repeatedly_cut_connection_loses_nothing(redis_server: RedisServer) -> None:
+    async with open_bus(redis_server) as (writer, bus):
         await writer.write(0)
-        live = await Collecting(bus.read("trade")).ready()
+        live = await Collector(bus.read("trade")).ready()
         for first in range(1, 1001, 10):
             await writer.write(*range(first, first + 10))
             if first % 100 == 51:
                 redis_server.client.client_kill_filter(_type="normal", skipme=True)
         assert await live.have(1000, 40) == list(range(1, 1001))
-        assert live.reading._reader is not None and live.reading._reader.reconnects >= 3
+        assert live.subscription._reader is not None and live.subscription._reader.reconnects >= 3
         await live.stop()
 
 
-async def test_a_server_that_loads_its_data_for_a_while(redis_server: RedisServer) -> None:
-    async with bench(redis_server) as (writer, bus):
+async def test_subscription_waits_while_the_server_loads_its_data(redis_server: RedisServer) -> None:
+    async with open_bus(redis_server) as (writer, bus):
         for first in range(1, 151):
             await writer.write(first)
-        live = await Collecting(bus.read("trade", start="start")).ready()
+        live = await Collector(bus.read("trade", start="start")).ready()
         await live.have(150)
         redis_server.stop()
         redis_server.client.close()
@@ -472,10 +484,10 @@ async def test_a_server_that_loads_its_data_for_a_while(redis_server: RedisServe
             slow.close()
 
 
-async def test_a_flushed_server_is_another_history(redis_server: RedisServer) -> None:
-    async with bench(redis_server) as (writer, bus):
+async def test_flushed_server_starts_a_new_history(redis_server: RedisServer) -> None:
+    async with open_bus(redis_server) as (writer, bus):
         await writer.write(1, 2)
-        live = await Collecting(bus.read("trade", start="start")).ready()
+        live = await Collector(bus.read("trade", start="start")).ready()
         await live.have(2)
         redis_server.client.flushall()
         await writer.write(3)
@@ -485,21 +497,21 @@ async def test_a_flushed_server_is_another_history(redis_server: RedisServer) ->
         await live.stop()
 
 
-async def test_no_server_and_no_address(redis_server: RedisServer) -> None:
+async def test_connect_without_a_server_or_a_valid_url(redis_server: RedisServer) -> None:
     redis_server.stop()
     with pytest.raises(RedisUnavailable, match=r"no Redis at redis://127\.0\.0\.1"):
         async with tickbus.connect(redis_server.url):
-            raise AssertionError("it is stopped")
+            raise AssertionError("the server is stopped")
     with pytest.raises(ConfigError, match="--redis"):
         async with tickbus.connect("http://127.0.0.1"):
-            raise AssertionError("it is no address")
+            raise AssertionError("the URL is invalid")
 
 
 # a plain program
 
 
 class Program(threading.Thread):
-    """A plain `for` loop in a thread of its own, as in a script or a notebook."""
+    """A plain `for` loop in its own thread, as in a script or a notebook."""
 
     def __init__(self, url: str, count: int, **options: Any) -> None:
         super().__init__(daemon=True)
@@ -509,36 +521,36 @@ class Program(threading.Thread):
 
     def run(self) -> None:
         with tickbus.connect(self._url) as bus:
-            reading = bus.read("trade", **self._options)
-            for message in reading:
+            subscription = bus.read("trade", **self._options)
+            for message in subscription:
                 self.messages.append(message)
                 if len(self.messages) == self._count:
                     break
-            self.cursor = reading.cursor
+            self.cursor = subscription.cursor
 
 
-async def test_a_plain_loop_gives_the_same_as_an_async_one(redis_server: RedisServer) -> None:
-    async with bench(redis_server) as (writer, bus):
+async def test_plain_loop_delivers_the_same_as_an_async_one(redis_server: RedisServer) -> None:
+    async with open_bus(redis_server) as (writer, bus):
         await writer.write(*range(1, 2001))
         program = Program(redis_server.url, 4000, start="start")
         program.start()
         for first in range(2001, 4001, 100):
             await writer.write(*range(first, first + 100))
-        live = await Collecting(bus.read("trade", start="start")).ready()
+        live = await Collector(bus.read("trade", start="start")).ready()
         assert await live.have(4000) == list(range(1, 4001))
         await asyncio.to_thread(program.join, 20)
         assert not program.is_alive()
         assert program.messages == live.messages
         assert (
             program.cursor
-            == live.reading.cursor
+            == live.subscription.cursor
             == {"trade:test:A": str(stored(redis_server.client, writer.key())[-1][0])}
         )
         await live.stop()
 
 
-async def test_a_plain_loop_that_is_left_in_the_middle_ends_its_thread(redis_server: RedisServer) -> None:
-    async with bench(redis_server) as (writer, _):
+async def test_plain_loop_left_midway_ends_its_thread(redis_server: RedisServer) -> None:
+    async with open_bus(redis_server) as (writer, _):
         for first in range(1, 40_001, 5_000):
             await writer.write(*range(first, first + 5_000))
         program = Program(redis_server.url, 3, start="start")
@@ -546,17 +558,17 @@ async def test_a_plain_loop_that_is_left_in_the_middle_ends_its_thread(redis_ser
         await asyncio.to_thread(program.join, 20)
         assert [number(message) for message in program.messages] == [1, 2, 3]
         assert program.cursor == {"trade:test:A": str(stored(redis_server.client, writer.key())[2][0])}
-        until(lambda: not any(thread.name == "tickbus-reading" for thread in threading.enumerate()))
+        until(lambda: not any(thread.name == "tickbus-reader" for thread in threading.enumerate()))
 
 
-def test_errors_of_a_plain_loop_reach_it(redis_server: RedisServer) -> None:
+def test_plain_loop_raises_errors_of_its_thread(redis_server: RedisServer) -> None:
     with tickbus.connect(redis_server.url) as bus:
         redis_server.stop()
         with pytest.raises(RedisUnavailable):
             next(iter(bus.read("trade")))
 
 
-def test_positions_are_ids() -> None:
+def test_stream_ids_parse_format_and_sort() -> None:
     assert StreamId.parse(b"5-7") == StreamId.parse("5-7") == StreamId(5, 7)
     assert str(StreamId(5, 7)) == "5-7"
     assert StreamId(5, 10) > StreamId(5, 9) and StreamId(6, 1) > StreamId(5, 9)

@@ -18,19 +18,19 @@ from tickbus.units import MILLISECOND
 
 
 def lines_of(redis: RedisServer, *args: str) -> list[dict[str, Any]]:
-    done = tickbus("tail", "--redis", redis.url, "--from", "start", "--json", *args)
-    assert done.returncode == 0, done.stderr
-    return [json.loads(line) for line in done.stdout.splitlines()]
+    result = tickbus("tail", "--redis", redis.url, "--from", "start", "--json", *args)
+    assert result.returncode == 0, result.stderr
+    return [json.loads(line) for line in result.stdout.splitlines()]
 
 
-def test_from_the_start_it_is_the_ledger(start: Start, redis_server: RedisServer, tmp_path: Path) -> None:
-    venue = Venue(start, redis_server, tmp_path, 400, "after=150 drop=3 kind=trade").until_published()
+def test_tail_from_start_equals_the_ledger(start: Start, redis_server: RedisServer, tmp_path: Path) -> None:
+    venue = Venue(start, redis_server, tmp_path, 400, "after=150 drop=3 kind=trade").wait_published()
     trades = {symbol: venue.sent("trade", symbol) for symbol in SYMBOLS}
     lost = {symbol: [tick["id"] for tick in venue.sent("trade", symbol, False)] for symbol in SYMBOLS}
-    holes = sum(map(bool, lost.values()))
+    gap_count = sum(map(bool, lost.values()))
     assert sum(map(len, lost.values())) == 3
 
-    found = lines_of(redis_server, "--count", str(sum(map(len, trades.values())) + holes))
+    found = lines_of(redis_server, "--count", str(sum(map(len, trades.values())) + gap_count))
     for symbol, sent in trades.items():
         mine = [line for line in found if line["symbol"] == symbol]
         ticks = [
@@ -38,7 +38,7 @@ def test_from_the_start_it_is_the_ledger(start: Start, redis_server: RedisServer
             for line in mine
             if line["type"] == "trade"
         ]
-        # this vendor's times are in whole ms
+        # this vendor's times are whole ms
         times = [tick["ts_event"] // MILLISECOND * MILLISECOND for tick in sent]
         assert ticks == [
             [tick["id"], tick["price"], tick["size"], tick["side"], time]
@@ -46,15 +46,15 @@ def test_from_the_start_it_is_the_ledger(start: Start, redis_server: RedisServer
         ]
         assert {line["stream"] for line in mine} == {f"trade:binance:{symbol}"}
         assert [int(line["id"].partition("-")[2]) for line in mine] == list(range(1, len(mine) + 1))
-        told = [
+        missing = [
             str(id)
             for line in mine
             if line["type"] == "gap"
             for id in range(int(line["from_id"]), int(line["to_id"]) + 1)
         ]
-        assert told == lost[symbol]
+        assert missing == lost[symbol]
 
-    gaps = lines_of(redis_server, "--kind", "gap", "--count", str(holes))
+    gaps = lines_of(redis_server, "--kind", "gap", "--count", str(gap_count))
     assert sorted(json.dumps(line) for line in gaps) == sorted(
         json.dumps(line) for line in found if line["type"] == "gap"
     )
@@ -78,42 +78,50 @@ def test_from_the_start_it_is_the_ledger(start: Start, redis_server: RedisServer
     assert "no trade stream of symbol NEVER-SEEN" in human.stderr
 
 
-def test_it_follows_what_comes_and_ends_cleanly(
+def test_tail_follows_new_messages_and_ends_cleanly(
     start: Start, redis_server: RedisServer, tmp_path: Path
 ) -> None:
     tail = start("tail", "--redis", redis_server.url, "--json")
-    tail.wait_for("nobody has written to the bus")
+    tail.wait_for("nothing has been written to bus")
     Venue(start, redis_server, tmp_path, 60)
     tail.wait_for(r'"type":"trade"')
     tail.signal(signal.SIGINT)
     assert tail.wait() == 0
-    # a reader that has seen enough
-    command = f"set -o pipefail; {sys.executable} -m services.cli tail --from start --redis {redis_server.url} | head -1"
-    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=20, check=False)
-    assert (done.returncode, len(done.stdout.splitlines()), done.stderr) == (0, 1, "")
+    # a reader that stops after one line
+    tail_command = f"{sys.executable} -m services.cli tail --from start --redis {redis_server.url}"
+    result = subprocess.run(
+        ["bash", "-c", f"set -o pipefail; {tail_command} | head -1"],
+        capture_output=True,
+        text=True,
+        timeout=20,
+        check=False,
+    )
+    assert (result.returncode, len(result.stdout.splitlines()), result.stderr) == (0, 1, "")
 
 
 @pytest.mark.parametrize(
-    ("arguments", "why"),
+    ("arguments", "message"),
     [
-        (["btc-usdt"], "symbol 'btc-usdt': use A-Z"),
-        (["--feed", "A B"], "name 'A B': use a-z"),
-        (["--from", "yesterday"], "'yesterday' is no time; write it like 2024-08-09T13:30:00Z"),
-        (["--kind", "trades"], "'trades' is none of trade, quote, bar, signal, gap"),
+        (["btc-usdt"], "symbol 'btc-usdt': expected A-Z"),
+        (["--feed", "A B"], "name 'A B': expected a-z"),
+        (["--from", "yesterday"], "invalid time 'yesterday': expected e.g. 2024-08-09T13:30:00Z"),
+        (["--kind", "trades"], "invalid value 'trades': expected one of trade, quote, bar, signal, gap"),
         (["--spec", "time:1s"], "use it with --kind bar or gap"),
-        (["--kind", "bar", "--spec", "1m"], "bar spec '1m': write time:<n>s|m|h|d"),
-        (["--from", "noon"], "--from: 'noon' is no time"),
+        (["--kind", "bar", "--spec", "1m"], "bar spec '1m': expected time:<n>s|m|h|d"),
+        (["--from", "noon"], "--from: invalid time 'noon'"),
         (["--count", "0"], "--count: 0 is out of range"),
     ],
 )
-def test_what_is_wrong_is_one_line(arguments: list[str], why: str, capfd: pytest.CaptureFixture[str]) -> None:
+def test_invalid_options_are_one_line(
+    arguments: list[str], message: str, capfd: pytest.CaptureFixture[str]
+) -> None:
     assert main(["tail", *arguments]) == 2
-    shown = capfd.readouterr()
-    assert shown.out == ""
-    assert re.fullmatch(rf"tickbus: .*{re.escape(why)}.*\n", shown.err)
+    output = capfd.readouterr()
+    assert output.out == ""
+    assert re.fullmatch(rf"tickbus: .*{re.escape(message)}.*\n", output.err)
 
 
-def test_without_redis_it_ends_at_once() -> None:
-    done = tickbus("tail", "--redis", "redis://127.0.0.1:1/0")
-    assert (done.returncode, done.stdout, len(done.stderr.splitlines())) == (3, "", 1)
-    assert "no Redis at redis://127.0.0.1:1/0" in done.stderr
+def test_tail_without_redis_fails_at_once() -> None:
+    result = tickbus("tail", "--redis", "redis://127.0.0.1:1/0")
+    assert (result.returncode, result.stdout, len(result.stderr.splitlines())) == (3, "", 1)
+    assert "no Redis at redis://127.0.0.1:1/0" in result.stderr

@@ -1,4 +1,4 @@
-"""docs/adding-a-feed.md works as it is printed: its module passes the conformance suite and brings ticks to the bus."""
+"""docs/adding-a-feed.md works as printed: its module passes the conformance suite and feeds the bus."""
 
 import re
 import sys
@@ -29,7 +29,7 @@ def run(source: str, space: dict[str, Any]) -> dict[str, Any]:
 
 @pytest.fixture
 def tiny(monkeypatch: pytest.MonkeyPatch) -> type[Feed]:
-    """The page's feed, registered with the page's examples."""
+    """The page's feed, registered together with the page's examples."""
     feed: type[Feed] = run(MODULE, {"__name__": "tiny"})["Tiny"]
     monkeypatch.setitem(VENDORS, "tiny", Vendor(feed))
     monkeypatch.setitem(examples.EXAMPLES, "tiny", run(TINY, dict(vars(examples)))["TINY"])
@@ -39,45 +39,49 @@ def tiny(monkeypatch: pytest.MonkeyPatch) -> type[Feed]:
 CHECKS: list[tuple[Callable[..., None], dict[str, Any]]] = [
     *((suite.test_golden_frames, {"at": at}) for at in range(2)),
     *((suite.test_numbers_keep_their_digits, {"text": text}) for text in suite.EXACT),
-    *((suite.test_what_is_no_number_is_rejected, {"text": text}) for text in suite.NO_NUMBERS),
+    *((suite.test_invalid_number_is_rejected, {"text": text}) for text in suite.NOT_NUMBERS),
     *(
         (check, {})
         for check in (
-            suite.test_trades_carry_the_quote_known_at_that_moment, suite.test_a_fresh_connection_knows_no_quote_and_one_that_follows_does,
-            suite.test_symbols_that_nobody_asked_for_are_counted_and_are_no_hole, suite.test_a_time_ahead_of_the_clock_is_flagged,
-            suite.test_every_price_is_the_vendors_number, suite.test_negative_sizes_are_rejected_and_negative_prices_are_not,
-            suite.test_a_rejected_quote_leaves_the_one_before_known, suite.test_any_bytes,
-            suite.test_the_address_takes_the_vendors_path_and_hides_the_token, suite.test_each_subscribe_frame_is_json_and_names_every_symbol_once,
-            suite.test_kinds_that_no_feed_has, suite.test_a_tick_without_its_symbol_may_have_been_ours,
+            suite.test_trades_carry_the_newest_quote,
+            suite.test_fresh_mapper_has_no_quotes_until_it_follows_another,
+            suite.test_unsubscribed_symbols_are_rejected_but_not_lost,
+            suite.test_time_ahead_of_the_clock_is_flagged,
+            suite.test_every_price_equals_the_number_sent,
+            suite.test_negative_size_is_rejected_but_negative_price_is_not,
+            suite.test_rejected_quote_keeps_the_previous_best_quote,
+            suite.test_any_bytes_are_handled,
+            suite.test_address_has_the_vendors_path_and_hides_the_token,
+            suite.test_subscribe_frames_are_json_and_name_every_symbol_once,
+            suite.test_unsupported_kind_is_a_config_error,
+            suite.test_tick_without_symbol_counts_as_lost,
         )
     ),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize(
-    "number", range(len(CHECKS)), ids=[f"{check.__name__} {more}" for check, more in CHECKS]
+    "number", range(len(CHECKS)), ids=[f"{check.__name__} {arguments}" for check, arguments in CHECKS]
 )
-def test_the_example_passes_the_conformance_suite(number: int, tiny: type[Feed]) -> None:
-    check, more = CHECKS[number]
-    check(vendor="tiny", **more)
+def test_example_passes_the_conformance_suite(number: int, tiny: type[Feed]) -> None:
+    check, arguments = CHECKS[number]
+    check(vendor="tiny", **arguments)
 
 
-def test_its_notices_are_told_apart(tiny: type[Feed]) -> None:
+def test_example_frames_yield_the_documented_notices(tiny: type[Feed]) -> None:
     for frame, notice in examples.EXAMPLES["tiny"].notices:
-        suite.test_frames_without_ticks_are_told_apart_and_never_rejected(
-            vendor="tiny", frame=frame, notice=notice
-        )
+        suite.test_frame_without_ticks_yields_the_documented_notice(vendor="tiny", frame=frame, notice=notice)
 
 
-def test_the_table_names_what_a_feed_has() -> None:
+def test_table_lists_every_public_name_of_a_feed() -> None:
     rows = re.findall(
         r"^\| (`.*?) \| ",
-        PAGE.partition("## What a Feed says")[2].partition("## What a Mapper")[0],
+        PAGE.partition("## What a Feed declares")[2].partition("## What a Mapper")[0],
         re.MULTILINE,
     )
-    told = {name for row in rows for name in re.findall(r"`(\w+)[^`]*`", row)}
+    documented = {name for row in rows for name in re.findall(r"`(\w+)[^`]*`", row)}
     inherited = {"topics", "address", "url"}
-    assert told | inherited == {
+    assert documented | inherited == {
         name for name in {**vars(Feed), **Feed.__annotations__} if not name.startswith("_")
     }
 
@@ -109,7 +113,7 @@ def test_ticks_of_the_example_vendor_reach_the_bus(redis_server: RedisServer, tm
             (key,) = until(
                 lambda: list(redis_server.client.scan_iter("tickbus:{*}:trade:tiny:BTC-USD")), 20, "a trade"
             )
-            until(lambda: redis_server.client.xlen(key) > 250, 20, "two holes")
+            until(lambda: redis_server.client.xlen(key) > 250, 20, "two gaps")
         finally:
             process.terminate()
             code = process.wait(20)

@@ -20,17 +20,18 @@ def dialect(limits: VendorLimits | None = None, **options: Any) -> AllTickDialec
     return AllTickDialect(limits or VendorLimits(), AllTickServerOptions(**options), 0)
 
 
-class Talk:
-    """A dialect that is spoken to once every two seconds."""
+class Conversation:
+    """Sends requests to a dialect, one every two seconds."""
 
     def __init__(self, **limits: Any) -> None:
-        self.session = dialect(VendorLimits(**limits))
+        self.dialect = dialect(VendorLimits(**limits))
         self.now = 0
 
-    def say(self, cmd_id: int, data: object, seq_id: int = 7) -> Any:
+    def send(self, cmd_id: int, data: object, seq_id: int = 7) -> Any:
+        """Return the only reply."""
         self.now += 2 * SECOND
         message = json.dumps({"cmd_id": cmd_id, "seq_id": seq_id, "trace": "t", "data": data}).encode()
-        (reply,) = self.session.receive(message, self.now).replies
+        (reply,) = self.dialect.receive(message, self.now).replies
         return json.loads(reply)
 
 
@@ -42,33 +43,33 @@ def ok(cmd_id: int) -> dict[str, object]:
     return {"ret": 200, "msg": "ok", "cmd_id": cmd_id, "seq_id": 7, "trace": "t", "data": {}}
 
 
-def test_a_subscribe_replaces_the_one_before_and_kinds_are_apart() -> None:
-    talk = Talk()
-    assert talk.say(22004, codes("AAPL.US", "B")) == ok(22005)
-    assert talk.say(22002, codes("AAPL.US")) == ok(22003)
-    assert talk.session.wants("trade", "AAPL.US")
-    assert talk.session.wants("quote", "AAPL.US")
-    assert talk.say(22004, codes("B")) == ok(22005)
-    assert not talk.session.wants("trade", "AAPL.US")
-    assert talk.session.wants("quote", "AAPL.US")
-    assert talk.say(22006, {"cancel_type": 1}) == ok(22007)
-    assert not talk.session.wants("quote", "AAPL.US")
-    assert talk.session.subscribed
-    assert talk.say(22006, {"cancel_type": 0}) == ok(22007)
-    assert not talk.session.subscribed
+def test_subscribe_replaces_the_previous_one_of_its_kind() -> None:
+    talk = Conversation()
+    assert talk.send(22004, codes("AAPL.US", "B")) == ok(22005)
+    assert talk.send(22002, codes("AAPL.US")) == ok(22003)
+    assert talk.dialect.wants("trade", "AAPL.US")
+    assert talk.dialect.wants("quote", "AAPL.US")
+    assert talk.send(22004, codes("B")) == ok(22005)
+    assert not talk.dialect.wants("trade", "AAPL.US")
+    assert talk.dialect.wants("quote", "AAPL.US")
+    assert talk.send(22006, {"cancel_type": 1}) == ok(22007)
+    assert not talk.dialect.wants("quote", "AAPL.US")
+    assert talk.dialect.subscribed
+    assert talk.send(22006, {"cancel_type": 0}) == ok(22007)
+    assert not talk.dialect.subscribed
 
 
-def test_codes_over_the_cap_are_left_out_without_a_word() -> None:
-    talk = Talk(symbol_cap=2)
-    assert talk.say(22004, codes("X", "Y", "AAPL.US")) == ok(22005)
-    assert talk.session.symbols() == ["X", "Y"]
+def test_codes_over_the_cap_are_dropped_silently() -> None:
+    talk = Conversation(symbol_cap=2)
+    assert talk.send(22004, codes("X", "Y", "AAPL.US")) == ok(22005)
+    assert talk.dialect.symbols() == ["X", "Y"]
 
 
-def test_unknown_codes() -> None:
-    talk = Talk(knows=lambda code: code == "AAPL.US")
-    assert talk.say(22004, codes("X"))["ret"] == 600
-    assert talk.say(22004, codes("X", "AAPL.US")) == ok(22005)
-    assert talk.session.symbols() == ["AAPL.US"]
+def test_unknown_codes_are_dropped_and_refused_if_none_is_known() -> None:
+    talk = Conversation(knows=lambda code: code == "AAPL.US")
+    assert talk.send(22004, codes("X"))["ret"] == 600
+    assert talk.send(22004, codes("X", "AAPL.US")) == ok(22005)
+    assert talk.dialect.symbols() == ["AAPL.US"]
 
 
 @pytest.mark.parametrize(
@@ -81,8 +82,8 @@ def test_unknown_codes() -> None:
         (1, {}, 400),
     ],
 )
-def test_bad_data(cmd_id: int, data: object, ret: int) -> None:
-    assert Talk().say(cmd_id, data)["ret"] == ret
+def test_invalid_data_is_refused(cmd_id: int, data: object, ret: int) -> None:
+    assert Conversation().send(cmd_id, data)["ret"] == ret
 
 
 @pytest.mark.parametrize(
@@ -95,7 +96,7 @@ def test_bad_data(cmd_id: int, data: object, ret: int) -> None:
         b"\xff",
     ],
 )
-def test_a_bad_envelope_is_refused_without_naming_a_request(message: bytes) -> None:
+def test_invalid_envelope_is_refused_without_naming_a_request(message: bytes) -> None:
     (reply,) = dialect().receive(message, 0).replies
     assert json.loads(reply) == {
         "ret": 400,
@@ -107,23 +108,23 @@ def test_a_bad_envelope_is_refused_without_naming_a_request(message: bytes) -> N
     }
 
 
-def test_one_request_a_second() -> None:
-    session = dialect()
-    beat = json.dumps({"cmd_id": 22000, "seq_id": 7, "trace": "t", "data": {}}).encode()
-    answers = [session.receive(beat, now) for now in (0, SECOND, SECOND + 1, SECOND + 2, SECOND + 3)]
+def test_third_fast_request_in_a_row_closes() -> None:
+    one = dialect()
+    heartbeat = json.dumps({"cmd_id": 22000, "seq_id": 7, "trace": "t", "data": {}}).encode()
+    answers = [one.receive(heartbeat, now) for now in (0, SECOND, SECOND + 1, SECOND + 2, SECOND + 3)]
     assert [json.loads(answer.replies[0])["ret"] for answer in answers] == [200, 200, 605, 605, 606]
     assert [answer.close is not None for answer in answers] == [False] * 4 + [True]
 
 
-def test_silence_of_the_client_closes() -> None:
-    talk = Talk()
-    assert talk.say(22000, {}) == ok(22001)
-    assert talk.session.beat(talk.now + 29 * SECOND).close is None
-    talk.say(22004, codes("A"))  # no heartbeat
-    assert talk.session.beat(talk.now + 29 * SECOND).close == (1000, "heartbeat timeout")
+def test_missing_heartbeats_close() -> None:
+    talk = Conversation()
+    assert talk.send(22000, {}) == ok(22001)
+    assert talk.dialect.on_timer(talk.now + 29 * SECOND).close is None
+    talk.send(22004, codes("A"))  # no heartbeat
+    assert talk.dialect.on_timer(talk.now + 29 * SECOND).close == (1000, "heartbeat timeout")
 
 
-def test_pushes_in_both_forms() -> None:
+def test_pushes_with_texts_and_with_numbers() -> None:
     pushed = {
         "code": "AAPL.US",
         "seq": "27755950",
@@ -140,23 +141,30 @@ def test_pushes_in_both_forms() -> None:
         "tick_time": 1751068801234,
     }
     assert json.loads(numbers.render(QUOTE, "AAPL.US", 3)) == {
-        "cmd_id": 22999, "data": {"code": "AAPL.US", "seq": 3, "tick_time": 1751068801234, "bids": [{"price": "201.1", "volume": "5"}], "asks": []},
-    }  # fmt: skip
+        "cmd_id": 22999,
+        "data": {
+            "code": "AAPL.US",
+            "seq": 3,
+            "tick_time": 1751068801234,
+            "bids": [{"price": "201.1", "volume": "5"}],
+            "asks": [],
+        },
+    }
 
 
-def test_a_corrupted_price_can_be_rendered() -> None:
+def test_corrupted_price_can_be_rendered() -> None:
     data = json.loads(dialect().render(Trade("A", "abc", "1", Side.UNKNOWN, None, NS, 0), "A", 1))["data"]
     assert (data["price"], data["turnover"], data["trade_direction"]) == ("abc", "", 0)
 
 
-def test_objects_can_share_a_frame() -> None:
+def test_objects_can_be_joined_in_a_frame() -> None:
     assert dialect(alltick_join=2).pack([b"1", b"2", b"3"]) == [b"1\n2", b"3"]
 
 
-def test_tokens() -> None:
+def test_missing_or_wrong_token_is_refused() -> None:
     def opened(query: dict[str, str], token: str | None = None) -> object:
-        found = open_alltick("/quote-b-ws-api", query, VendorLimits(token), AllTickServerOptions(), 0)
-        return json.loads(found.body) if isinstance(found, HttpRefusal) else type(found)
+        result = open_alltick("/quote-b-ws-api", query, VendorLimits(token), AllTickServerOptions(), 0)
+        return json.loads(result.body) if isinstance(result, HttpRefusal) else type(result)
 
     assert opened({}) == {"msg": "token is required", "ret": 401}
     assert opened({"token": "any"}) is AllTickDialect
@@ -183,6 +191,6 @@ _request = st.fixed_dictionaries(
 
 
 @given(st.binary() | _request.map(lambda value: json.dumps(value).encode()))
-def test_whatever_is_said_gets_one_answer(message: bytes) -> None:
+def test_any_message_gets_exactly_one_answer(message: bytes) -> None:
     (reply,) = dialect().receive(message, 0).replies
     assert json.loads(reply)["ret"] in (200, 400, 600)

@@ -1,11 +1,11 @@
-"""What is Binance's own: requests within its limits, its answers and refusals, ids, and quotes over a change of connections."""
+"""What is specific to Binance: request limits, answers, refusals, ids, and quotes across connections."""
 
 import json
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from vendors.examples import RECV, TOLERANCE, feed, mapper, subscribed
+from vendors.examples import RECV, TOLERANCE, feed, mapper, subscribe_frames
 
 from services.vendors.binance.client import Binance
 from services.vendors.feed import FeedSetup, Refused, Rejected, SubscribeAck
@@ -34,11 +34,13 @@ def binance(
 # requests
 
 
-def test_the_subscription_in_lower_case() -> None:
-    (frame,) = subscribed(feed("binance"))
+def test_stream_names_are_lower_case() -> None:
+    (frame,) = subscribe_frames(feed("binance"))
     assert json.loads(frame) == {
-        "method": "SUBSCRIBE", "params": ["bnbbtc@trade", "bnbbtc@bookTicker", "bnbusdt@trade", "bnbusdt@bookTicker"], "id": 1
-    }  # fmt: skip
+        "method": "SUBSCRIBE",
+        "params": ["bnbbtc@trade", "bnbbtc@bookTicker", "bnbusdt@trade", "bnbusdt@bookTicker"],
+        "id": 1,
+    }
 
 
 @given(
@@ -47,12 +49,12 @@ def test_the_subscription_in_lower_case() -> None:
     ),
     st.sampled_from([("trade",), ("trade", "quote")]),
 )
-def test_no_request_is_longer_than_the_server_reads(symbols: list[str], kinds: tuple[str, ...]) -> None:
+def test_requests_fit_the_servers_message_limit(symbols: list[str], kinds: tuple[str, ...]) -> None:
     spellings = {f"S{number}": symbol for number, symbol in enumerate(symbols)}
     one = Binance(
         FeedSetup(SymbolMap(spellings, Binance.to_vendor_symbol, spellings), kinds, "ws://127.0.0.1:1")
     )
-    texts = subscribed(one)
+    texts = subscribe_frames(one)
     frames = [json.loads(text) for text in texts]
     assert all(len(text.encode()) <= 4000 for text in texts)
     names = [name for frame in frames for name in frame["params"]]
@@ -63,14 +65,14 @@ def test_no_request_is_longer_than_the_server_reads(symbols: list[str], kinds: t
     assert len({frame["id"] for frame in frames}) == len(frames) == one.requests
 
 
-def test_the_limits_of_the_documentation() -> None:
+def test_documented_limits() -> None:
     assert Binance.request_interval >= SECOND // 5  # five messages a second
     assert Binance.reconnect_interval >= SECOND  # 300 connections in five minutes
     assert Binance.lifetime is not None and 23 * HOUR <= Binance.lifetime < 24 * HOUR
-    assert Binance.sequenced and Binance.overlaps
+    assert Binance.sequenced and Binance.allows_overlap
     symbols = [f"S{at}" for at in range(600)]
     binance(symbols, ("trade",), None)
-    with pytest.raises(ConfigError, match="1200 streams asked for, Binance allows 1024"):
+    with pytest.raises(ConfigError, match="too many streams: 1200, Binance allows 1024"):
         binance(symbols, url=None)
     assert feed("binance").url() == "wss://stream.binance.com:9443/stream"
     assert (
@@ -89,30 +91,32 @@ def test_the_limits_of_the_documentation() -> None:
         ('{"code":0,"msg":"Unknown property","id":1}', 5),
         ('{"code":1,"msg":"Invalid value type: expected Boolean"}', 5),
         (
-            '{"code":2,"msg":"Invalid request: unknown variant X, expected one of `SUBSCRIBE`, ... at line 1 column 28"}',
+            '{"code":2,"msg":"Invalid request: unknown variant X, '
+            'expected one of `SUBSCRIBE`, ... at line 1 column 28"}',
             5,
         ),
         ('{"code":3,"msg":"Invalid JSON: expected value at line 1 column 1"}', 5),
         ('{"error":{"code":2,"msg":"Invalid request: too many parameters"},"id":1}', 5),
         (
-            '{"error":{"code":3,"msg":"Invalid JSON: EOF while parsing a string at line 1 column 4096"},"id":null}',
+            '{"error":{"code":3,"msg":"Invalid JSON: '
+            'EOF while parsing a string at line 1 column 4096"},"id":null}',
             5,
         ),
         ('{"error":{"code":4,"msg":"Too many subscriptions"}}', 30),
         ('{"code":4,"msg":"Too many subscriptions"}', 30),
     ],
 )
-def test_refusals_in_both_forms(frame: str, wait: int) -> None:
+def test_errors_in_both_forms_are_refusals(frame: str, wait: int) -> None:
     one = mapper("binance")
     assert one.map(frame.encode(), RECV) == ()
     (refused,) = one.notices
     assert isinstance(refused, Refused)
     assert (refused.fatal, refused.wait) == (False, wait * SECOND)
-    assert "Binance answers" in refused.text
+    assert "Binance answered" in refused.text
 
 
 @pytest.mark.parametrize("error", ["null", "false", "0", '""', "{}"])
-def test_an_error_that_is_none_is_no_refusal(error: str) -> None:
+def test_empty_error_is_not_a_refusal(error: str) -> None:
     one = mapper("binance")
     assert one.map(f'{{"result":null,"error":{error},"id":1}}'.encode(), RECV) == ()
     assert one.notices == [SubscribeAck()]
@@ -122,12 +126,12 @@ def test_an_error_that_is_none_is_no_refusal(error: str) -> None:
 
 
 @pytest.mark.parametrize(("m", "side"), [("true", Side.SELL), ("false", Side.BUY), ("null", Side.UNKNOWN)])
-def test_the_aggressor_is_who_did_not_make_the_price(m: str, side: Side) -> None:
+def test_aggressor_is_the_side_that_was_not_the_maker(m: str, side: Side) -> None:
     ((tick, _),) = mapper("binance").map(trade(m=m), RECV)
     assert isinstance(tick, Trade) and tick.side is side
 
 
-def test_a_trade_without_its_side_is_a_trade() -> None:
+def test_trade_without_a_side_is_accepted() -> None:
     frame = trade().replace(b'"m":true,', b"")
     ((tick, _),) = mapper("binance").map(frame, RECV)
     assert isinstance(tick, Trade) and tick.side is Side.UNKNOWN
@@ -137,7 +141,7 @@ def test_a_trade_without_its_side_is_a_trade() -> None:
     ("when", "ns"),
     [(1672515782136, 1672515782136 * MILLISECOND), (1672515782136789, 1672515782136789000), (0, 0)],
 )
-def test_milliseconds_and_microseconds(when: int, ns: int) -> None:
+def test_times_in_milliseconds_and_microseconds(when: int, ns: int) -> None:
     ((tick, _),) = mapper("binance").map(trade(when=when), RECV)
     assert tick.ts_event == ns
 
@@ -157,7 +161,7 @@ def test_milliseconds_and_microseconds(when: int, ns: int) -> None:
         (1.5, 1),
     ],
 )
-def test_ids_and_times_that_cannot_be(t: object, when: object) -> None:
+def test_invalid_id_or_time_is_rejected(t: object, when: object) -> None:
     one = mapper("binance")
     assert one.map(trade(t, when), RECV) == ()
     (notice,) = one.notices
@@ -168,7 +172,7 @@ def test_ids_and_times_that_cannot_be(t: object, when: object) -> None:
 @pytest.mark.parametrize(
     "damage", [(b'"0.001"', b'"x"'), (b'"0.001"', b"0.001"), (b'"100"', b'""'), (b'"p":"0.001",', b"")]
 )
-def test_a_rejected_trade_says_which_id_is_lost(damage: tuple[bytes, bytes]) -> None:
+def test_rejected_trade_names_the_lost_id(damage: tuple[bytes, bytes]) -> None:
     one = mapper("binance")
     one.map(trade(77).replace(*damage), RECV)
     (notice,) = one.notices
@@ -176,30 +180,30 @@ def test_a_rejected_trade_says_which_id_is_lost(damage: tuple[bytes, bytes]) -> 
     assert (notice.reason, notice.kind, notice.symbol, notice.vendor_id) == ("field", "trade", "BNB-BTC", 77)
 
 
-# quotes over a change of connections
+# quotes across connections
 
 
-def test_updates_that_the_connection_before_brought_are_dropped_symbol_by_symbol() -> None:
+def test_quotes_of_the_previous_connection_are_dropped_per_symbol() -> None:
     first, second = mapper("binance"), feed("binance").mapper(TOLERANCE)
     for update in (10, 11):
         first.map(quote(update), RECV)
     second.follow(first)
     found = [second.map(quote(update, bid=str(update)), RECV) for update in (10, 11, 12, 13)]
     assert [tick.bid_text for ticks in found for tick, _ in ticks if isinstance(tick, Quote)] == ["12", "13"]
-    assert second.map(quote(3, "BNBBTC"), RECV) != ()  # the other symbol has had none
+    assert second.map(quote(3, "BNBBTC"), RECV) != ()  # the other symbol had none
     assert second.notices == []
 
 
-def test_on_one_connection_no_quote_is_dropped_for_its_update_id() -> None:
+def test_quotes_of_one_connection_are_never_dropped() -> None:
     one = mapper("binance")
     assert sum(len(one.map(quote(update), RECV)) for update in (10, 10, 9)) == 3
 
 
-def test_three_connections_in_a_row() -> None:
+def test_newest_quote_is_remembered_over_two_connections() -> None:
     mappers = [mapper("binance") for _ in range(3)]
     mappers[0].map(quote(10), RECV)
     mappers[1].follow(mappers[0])
-    mappers[1].map(quote(10), RECV)  # only what the first one had brought
+    mappers[1].map(quote(10), RECV)  # only what the first one had delivered
     mappers[2].follow(mappers[1])
     assert mappers[2].map(quote(10), RECV) == ()
     assert len(mappers[2].map(quote(11), RECV)) == 1

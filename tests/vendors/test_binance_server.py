@@ -16,49 +16,49 @@ QUOTE = Quote("BTCUSDT", "1.4", "3", "1.6", "4", 0, 0)
 
 
 def opened(path: str = "/stream", **query: str) -> BinanceDialect:
-    session = open_binance(path, query, VendorLimits(), BinanceServerOptions(), 0)
-    assert session is not None
-    return session
+    dialect = open_binance(path, query, VendorLimits(), BinanceServerOptions(), 0)
+    assert dialect is not None
+    return dialect
 
 
-def say(session: BinanceDialect, message: object, now: int = 0) -> Any:
+def send(dialect: BinanceDialect, message: object, now: int = 0) -> Any:
     text = message if isinstance(message, bytes) else json.dumps(message).encode()
-    (reply,) = session.receive(text, now).replies
+    (reply,) = dialect.receive(text, now).replies
     return json.loads(reply)
 
 
-def test_subscribe_unsubscribe_list() -> None:
-    session = opened("/ws")
-    assert not session.subscribed
-    assert say(session, {"method": "SUBSCRIBE", "params": ["btcusdt@trade", "a@trade"], "id": 1}) == {
+def test_subscribe_unsubscribe_and_list() -> None:
+    dialect = opened("/ws")
+    assert not dialect.subscribed
+    assert send(dialect, {"method": "SUBSCRIBE", "params": ["btcusdt@trade", "a@trade"], "id": 1}) == {
         "result": None,
         "id": 1,
     }
-    assert say(session, {"method": "SUBSCRIBE", "params": ["b@trade"], "id": "x"}) == {
+    assert send(dialect, {"method": "SUBSCRIBE", "params": ["b@trade"], "id": "x"}) == {
         "result": None,
         "id": "x",
     }
-    assert say(session, {"method": "UNSUBSCRIBE", "params": ["a@trade"], "id": None}) == {
+    assert send(dialect, {"method": "UNSUBSCRIBE", "params": ["a@trade"], "id": None}) == {
         "result": None,
         "id": None,
     }
-    assert say(session, {"method": "LIST_SUBSCRIPTIONS", "id": 3}) == {
+    assert send(dialect, {"method": "LIST_SUBSCRIPTIONS", "id": 3}) == {
         "result": ["btcusdt@trade", "b@trade"],
         "id": 3,
     }
-    assert session.wants("trade", "BTC-USDT")
-    assert not session.wants("quote", "BTCUSDT")
-    assert session.symbols() == ["BTCUSDT", "B"]
+    assert dialect.wants("trade", "BTC-USDT")
+    assert not dialect.wants("quote", "BTCUSDT")
+    assert dialect.symbols() == ["BTCUSDT", "B"]
 
 
-def test_streams_of_the_path_and_the_query() -> None:
+def test_streams_in_the_path_and_in_the_query() -> None:
     assert opened("/ws/btcusdt@trade").wants("trade", "BTC-USDT")
     assert opened("/stream", streams="x@trade/btcusdt@bookTicker").wants("quote", "BTCUSDT")
     assert open_binance("/other", {}, VendorLimits(), BinanceServerOptions(), 0) is None
     assert open_binance("/stream/x", {}, VendorLimits(), BinanceServerOptions(), 0) is None
 
 
-def test_wrapped_on_stream_bare_on_ws_and_a_property_to_switch() -> None:
+def test_ticks_are_wrapped_on_stream_bare_on_ws_and_a_property_switches() -> None:
     bare = {
         "e": "trade",
         "E": 1_700_000_000_123,
@@ -74,17 +74,17 @@ def test_wrapped_on_stream_bare_on_ws_and_a_property_to_switch() -> None:
         "stream": "btcusdt@trade",
         "data": bare,
     }
-    session = opened("/ws")
-    assert json.loads(session.render(TRADE, "BTC-USDT", 5)) == bare
-    assert say(session, {"method": "GET_PROPERTY", "params": ["combined"], "id": 1}) == {
+    dialect = opened("/ws")
+    assert json.loads(dialect.render(TRADE, "BTC-USDT", 5)) == bare
+    assert send(dialect, {"method": "GET_PROPERTY", "params": ["combined"], "id": 1}) == {
         "result": False,
         "id": 1,
     }
-    assert say(session, {"method": "SET_PROPERTY", "params": ["combined", True], "id": 2}) == {
+    assert send(dialect, {"method": "SET_PROPERTY", "params": ["combined", True], "id": 2}) == {
         "result": None,
         "id": 2,
     }
-    assert json.loads(session.render(TRADE, "BTC-USDT", 5))["data"] == bare
+    assert json.loads(dialect.render(TRADE, "BTC-USDT", 5))["data"] == bare
 
 
 def test_quotes_have_no_time_and_absent_sides_are_zero() -> None:
@@ -100,21 +100,21 @@ def test_quotes_have_no_time_and_absent_sides_are_zero() -> None:
     assert json.loads(opened("/ws").render(lone, "A", 1))["a"] == "0.00000000"
 
 
-def test_microseconds() -> None:
-    session = opened("/ws", timeUnit="MICROSECOND")
-    assert json.loads(session.render(TRADE, "BTC-USDT", 5))["T"] == 1_700_000_000_123_456
+def test_times_in_microseconds() -> None:
+    dialect = opened("/ws", timeUnit="MICROSECOND")
+    assert json.loads(dialect.render(TRADE, "BTC-USDT", 5))["T"] == 1_700_000_000_123_456
 
 
-def test_a_recorded_frame_goes_out_as_it_stands() -> None:
+def test_recorded_frame_is_sent_unchanged() -> None:
     raw = b'{"stream":"btcusdt@trade","data":{"t":5, "odd":[] }}'
     assert channel_of(raw) == ("btcusdt@trade", "BTCUSDT")
-    assert opened("/stream").recorded(raw) is raw
-    assert opened("/ws").recorded(raw) == b'{"t":5, "odd":[] }'
-    assert opened("/ws", timeUnit="MICROSECOND").recorded(raw) is None
+    assert opened("/stream").adapt_recorded(raw) is raw
+    assert opened("/ws").adapt_recorded(raw) == b'{"t":5, "odd":[] }'
+    assert opened("/ws", timeUnit="MICROSECOND").adapt_recorded(raw) is None
 
 
 @pytest.mark.parametrize(
-    ("message", "code", "text", "number"),
+    ("message", "code", "text", "request_id"),
     [
         (b"nonsense", 3, "Invalid JSON: expected value", None),
         (
@@ -132,61 +132,60 @@ def test_a_recorded_frame_goes_out_as_it_stands() -> None:
         ({"method": "SET_PROPERTY", "params": ["combined", 1], "id": 1}, 1, "expected Boolean", 1),
     ],
 )
-def test_errors(message: object, code: int, text: str, number: int | None) -> None:
-    reply = say(opened(), message)
+def test_invalid_request_is_refused(message: object, code: int, text: str, request_id: int | None) -> None:
+    reply = send(opened(), message)
     assert reply["error"]["code"] == code
     assert text in reply["error"]["msg"]
-    assert reply["id"] == number
+    assert reply["id"] == request_id
 
 
-def test_1024_streams_and_no_more() -> None:
-    session = opened()
+def test_stream_1025_is_refused() -> None:
+    dialect = opened()
     for start in range(0, 1024, 128):
         names = [f"s{number}@trade" for number in range(start, start + 128)]
-        assert say(session, {"method": "SUBSCRIBE", "params": names, "id": start}, start * SECOND) == {
+        assert send(dialect, {"method": "SUBSCRIBE", "params": names, "id": start}, start * SECOND) == {
             "result": None,
             "id": start,
         }
     assert (
-        say(session, {"method": "SUBSCRIBE", "params": ["one@trade"], "id": 9}, 10**13)["error"]["code"] == 4
+        send(dialect, {"method": "SUBSCRIBE", "params": ["one@trade"], "id": 9}, 10**13)["error"]["code"] == 4
     )
 
 
-def test_the_sixth_message_within_a_second_closes() -> None:
-    session = opened()
-    answers = [session.receive(b"{}", number) for number in range(4)]
-    answers += [session.ping(5), session.pong(b"", 6)]
+def test_sixth_message_within_a_second_closes() -> None:
+    fast = opened()
+    answers = [fast.receive(b"{}", number) for number in range(4)]
+    answers += [fast.on_ping(5), fast.on_pong(b"", 6)]
     assert [answer.close for answer in answers] == [None] * 5 + [(1008, "Too many requests")]
-    calm = opened()
-    assert all(calm.receive(b"{}", number * SECOND // 5).close is None for number in range(50))
+    slow = opened()
+    assert all(slow.receive(b"{}", number * SECOND // 5).close is None for number in range(50))
 
 
-def test_pings_want_their_pong() -> None:
-    session = opened()
-    assert session.beat(19 * SECOND).ping is None
-    ping = session.beat(20 * SECOND).ping
+def test_ping_without_its_pong_closes() -> None:
+    unanswered = opened()
+    assert unanswered.on_timer(19 * SECOND).ping is None
+    ping = unanswered.on_timer(20 * SECOND).ping
     assert ping
-    session.pong(b"unasked", 21 * SECOND)
-    assert session.beat(80 * SECOND).close == (1008, "Pong timeout")
+    unanswered.on_pong(b"unsolicited", 21 * SECOND)
+    assert unanswered.on_timer(80 * SECOND).close == (1008, "Pong timeout")
     answered = opened()
-    payload = answered.beat(20 * SECOND).ping
+    payload = answered.on_timer(20 * SECOND).ping
     assert payload
-    answered.pong(payload, 21 * SECOND)
-    assert answered.beat(80 * SECOND).close is None
+    answered.on_pong(payload, 21 * SECOND)
+    assert answered.on_timer(80 * SECOND).close is None
 
 
-def test_a_day_is_the_longest_life() -> None:
-    assert opened().beat(24 * HOUR).close == (1001, "24 hours are over")
+def test_connection_closes_after_a_day() -> None:
+    assert opened().on_timer(24 * HOUR).close == (1001, "24 hours are over")
 
 
-def test_server_shutdown_in_both_wrappings() -> None:
-    event = {"e": "serverShutdown", "E": 1_700_000_000_000}
-    assert [
-        json.loads(reply) for reply in opened("/ws").shutdown_notice(1_700_000_000_000 * 10**6).replies
-    ] == [event]
-    assert [
-        json.loads(reply) for reply in opened("/stream").shutdown_notice(1_700_000_000_000 * 10**6).replies
-    ] == [{"stream": "!serverShutdown", "data": event}]
+def test_shutdown_notice_is_wrapped_on_stream_and_bare_on_ws() -> None:
+    time = 1_700_000_000_000
+    event = {"e": "serverShutdown", "E": time}
+    (bare,) = opened("/ws").shutdown_notice(time * 10**6).replies
+    assert json.loads(bare) == event
+    (wrapped,) = opened("/stream").shutdown_notice(time * 10**6).replies
+    assert json.loads(wrapped) == {"stream": "!serverShutdown", "data": event}
 
 
 _json = st.recursive(
@@ -204,8 +203,8 @@ _requests = st.fixed_dictionaries(
 
 
 @given(st.lists(st.binary() | _requests.map(lambda value: json.dumps(value).encode()), max_size=5))
-def test_whatever_is_said_gets_one_answer(messages: list[bytes]) -> None:
-    session = opened()
+def test_any_message_gets_exactly_one_answer(messages: list[bytes]) -> None:
+    dialect = opened()
     for second, message in enumerate(messages):
-        (reply,) = session.receive(message, second * SECOND).replies
+        (reply,) = dialect.receive(message, second * SECOND).replies
         assert set(json.loads(reply)) in ({"result", "id"}, {"error", "id"})

@@ -39,18 +39,19 @@ trades = st.builds(
     st.none() | decimals,
     st.none() | decimals,
 )
+PriceAndSize = tuple[str | None, str | None]
+
+
+def _quote(symbol: str, bid: PriceAndSize, ask: PriceAndSize, time: int) -> Quote:
+    return Quote(symbol, *bid, *ask, time, 0)
+
+
 sides = st.tuples(st.none(), st.none()) | st.tuples(decimals, st.none() | decimals)
-quotes = st.builds(
-    lambda symbol, bid, ask, time: Quote(symbol, *bid, *ask, time, 0),
-    st.sampled_from(SYMBOLS),
-    sides,
-    sides,
-    times,
-)
+quotes = st.builds(_quote, st.sampled_from(SYMBOLS), sides, sides, times)
 
 
-class Talk:
-    """A feed of a vendor and the dialect that answers it, without a network between them."""
+class Conversation:
+    """A vendor's feed and the dialect that answers it, without a network between them."""
 
     def __init__(self, name: str, **options: Any) -> None:
         vendor: Vendor = BOTH[name]
@@ -63,116 +64,125 @@ class Talk:
         self.dialect = self._open(vendor, vendor.server_options(**options))
         self.now = 0
         for frame in self.feed.subscribe(self.feed.topics):
-            self.say(frame.encode())
+            self.send(frame.encode())
 
     def _open(self, vendor: Vendor, options: VendorOptions) -> Dialect:
         assert vendor.open_dialect is not None
         path, _, query = self.feed.url().partition("//")[2].partition("/")[2].partition("?")
-        found = vendor.open_dialect(
+        dialect = vendor.open_dialect(
             f"/{path}", dict(pair.split("=") for pair in query.split("&") if pair), VendorLimits(), options, 0
         )
-        assert found is not None and not isinstance(found, HttpRefusal)
-        return found
+        assert dialect is not None and not isinstance(dialect, HttpRefusal)
+        return dialect
 
-    def say(self, frame: bytes) -> Answer:
+    def send(self, frame: bytes) -> Answer:
+        """Send a frame to the dialect and its replies to the mapper, which must not see ticks in them."""
         self.now += 2 * SECOND
         answer = self.dialect.receive(frame, self.now)
         for reply in answer.replies:
             assert list(self.mapper.map(reply, RECV)) == []
         return answer
 
-    def told(self, *ticks: tuple[Trade | Quote, int]) -> Sequence[Trade | Quote]:
-        """What the feed makes of ticks that the vendor sends."""
+    def receive(self, *ticks: tuple[Trade | Quote, int]) -> Sequence[Trade | Quote]:
+        """Return the feed's ticks when the vendor sends these (tick, id) pairs."""
         items = [self.dialect.render(message, self.spelling[message.symbol], id) for message, id in ticks]
         return [tick for payload in self.dialect.pack(items) for tick, _ in self.mapper.map(payload, RECV)]
 
 
 def as_received(message: Any, recv: int) -> Any:
-    """A projected tick with its time of receipt; of a protocol that carries no time, that is the event's too."""
+    """Return a projected tick with its receive time, which is the event time too if the protocol has none."""
     return replace(message, ts_recv=recv, ts_event=message.ts_event or recv)
 
 
 @vendors
 def test_subscriptions_are_acknowledged_and_cover_every_topic(name: str) -> None:
-    talk = Talk(name)
+    talk = Conversation(name)
     assert not [notice for notice in talk.mapper.notices if isinstance(notice, Refused)]
     acknowledged = [notice for notice in talk.mapper.notices if isinstance(notice, SubscribeAck)]
-    assert len(acknowledged) == (len(talk.feed.subscribe(talk.feed.topics)) if talk.feed.acknowledged else 0)
+    assert len(acknowledged) == (
+        len(talk.feed.subscribe(talk.feed.topics)) if talk.feed.acks_subscribe else 0
+    )
     assert all(talk.dialect.wants(topic.kind, talk.spelling[topic.symbol]) for topic in talk.feed.topics)
     assert set(talk.dialect.symbols()) == set(talk.spelling.values())
 
 
 @pytest.mark.parametrize(
     "name", [name for name in BOTH if name != "json"]
-)  # the tutorial's servers add: a shorter list ends nothing
-def test_unsubscribing_leaves_the_others(name: str) -> None:
-    talk = Talk(name)
-    gone = [topic for topic in talk.feed.topics if topic.symbol == "GOLD"]
-    left = [topic for topic in talk.feed.topics if topic.symbol != "GOLD"]
-    frames = talk.feed.subscribe(left) if talk.feed.replaces else talk.feed.unsubscribe(gone)
+)  # the tutorials' servers only add: a shorter list ends no subscription
+def test_unsubscribe_keeps_the_other_subscriptions(name: str) -> None:
+    talk = Conversation(name)
+    removed = [topic for topic in talk.feed.topics if topic.symbol == "GOLD"]
+    remaining = [topic for topic in talk.feed.topics if topic.symbol != "GOLD"]
+    frames = (
+        talk.feed.subscribe(remaining) if talk.feed.subscribe_replaces else talk.feed.unsubscribe(removed)
+    )
     for frame in frames:
-        talk.say(frame.encode())
+        talk.send(frame.encode())
     assert [talk.dialect.wants(topic.kind, talk.spelling[topic.symbol]) for topic in talk.feed.topics] == [
-        topic in left for topic in talk.feed.topics
+        topic in remaining for topic in talk.feed.topics
     ]
 
 
 @vendors
-def test_heartbeats_are_answered(name: str) -> None:
-    talk = Talk(name)
-    if talk.feed.heartbeat_answers:
+def test_heartbeats_are_acknowledged(name: str) -> None:
+    talk = Conversation(name)
+    if talk.feed.acks_heartbeat:
         talk.mapper.notices.clear()
-        talk.say(talk.feed.heartbeat().encode())
+        talk.send(talk.feed.heartbeat().encode())
         assert [type(notice) for notice in talk.mapper.notices] == [HeartbeatAck]
 
 
 @vendors
 @given(message=trades, id=st.integers(1, 10**15))
-def test_a_trade_comes_back_as_it_was(name: str, message: Trade, id: int) -> None:
-    talk = Talk(name)
+def test_trade_survives_the_round_trip(name: str, message: Trade, id: int) -> None:
+    talk = Conversation(name)
     expected = as_received(talk.dialect.project(message, id), RECV)
-    assert talk.told((message, id)) == [expected]
+    assert talk.receive((message, id)) == [expected]
     assert expected.price == message.price
     assert expected.size == message.size
 
 
 @vendors
 @given(message=quotes, id=st.integers(1, 10**15))
-def test_a_quote_comes_back_as_it_was(name: str, message: Quote, id: int) -> None:
-    talk = Talk(name)
-    assert talk.told((message, id)) == [as_received(talk.dialect.project(message, id), RECV)]
+def test_quote_survives_the_round_trip(name: str, message: Quote, id: int) -> None:
+    talk = Conversation(name)
+    assert talk.receive((message, id)) == [as_received(talk.dialect.project(message, id), RECV)]
 
 
 @vendors
-def test_a_trade_carries_the_quote_before_it(name: str) -> None:
-    talk = Talk(name)
+def test_trade_carries_the_previous_quote(name: str) -> None:
+    talk = Conversation(name)
     quote = Quote("GOLD", "1.5", "2", "1.6", "3", 1_700_000_000 * SECOND, 0)
     trade = Trade("GOLD", "1.5", "2", Side.SELL, None, 1_700_000_000 * SECOND, 0)
-    _, found = talk.told((quote, 1), (trade, 2))
-    assert isinstance(found, Trade)
-    assert (found.bid_text, found.ask_text) == ("1.5", "1.6")
+    _, received = talk.receive((quote, 1), (trade, 2))
+    assert isinstance(received, Trade)
+    assert (received.bid_text, received.ask_text) == ("1.5", "1.6")
 
 
 OTHER_FORMS: list[tuple[str, dict[str, Any]]] = [
-    ("alltick", {"alltick_numbers": True}), ("alltick", {"alltick_join": 3}),
-    ("json", {"json_numbers": True}), ("json", {"json_batch": 3}), ("json", {"json_time": "iso"}), ("json", {"json_time": "us"}),
-]  # fmt: skip
+    ("alltick", {"alltick_numbers": True}),
+    ("alltick", {"alltick_join": 3}),
+    ("json", {"json_numbers": True}),
+    ("json", {"json_batch": 3}),
+    ("json", {"json_time": "iso"}),
+    ("json", {"json_time": "us"}),
+]
 
 
 @pytest.mark.parametrize(("name", "options"), OTHER_FORMS)
 @given(messages=st.lists(trades, min_size=1, max_size=7))
-def test_every_form_that_the_vendor_writes_is_understood(
+def test_client_understands_every_form_of_the_server(
     name: str, options: dict[str, Any], messages: list[Trade]
 ) -> None:
-    talk = Talk(name, **options)
-    found = talk.told(*((message, number) for number, message in enumerate(messages, 1)))
+    talk = Conversation(name, **options)
+    received = talk.receive(*((message, number) for number, message in enumerate(messages, 1)))
     expected = [talk.dialect.project(message, number) for number, message in enumerate(messages, 1)]
-    assert [replace(tick, ts_recv=0) for tick in found] == expected
+    assert [replace(tick, ts_recv=0) for tick in received] == expected
 
 
 @vendors
-def test_the_vendors_refusal_and_its_shutdown_are_understood(name: str) -> None:
-    talk = Talk(name)
+def test_client_understands_the_servers_refusal_and_shutdown_notice(name: str) -> None:
+    talk = Conversation(name)
     talk.mapper.notices.clear()
     for reply in talk.dialect.slow_down().replies:
         assert list(talk.mapper.map(reply, RECV)) == []
@@ -190,13 +200,13 @@ GARBAGE: dict[str, Callable[[Any], bool]] = {
     "binance": lambda reply: "error" in reply,
     "json": lambda reply: "error" in reply,
 }
-"""What each vendor's documentation says to nonsense."""
+"""The documented answer of each vendor to garbage."""
 
 
 @vendors
-@given(noise=st.binary(max_size=200))
-def test_the_server_answers_garbage_as_documented(name: str, noise: bytes) -> None:
-    talk = Talk(name)
-    answer = talk.dialect.receive(noise, talk.now + 5 * SECOND)
+@given(garbage=st.binary(max_size=200))
+def test_server_answers_garbage_as_documented(name: str, garbage: bytes) -> None:
+    talk = Conversation(name)
+    answer = talk.dialect.receive(garbage, talk.now + 5 * SECOND)
     assert answer.close is None
     assert all(GARBAGE[name](msgspec.json.decode(reply)) for reply in answer.replies)

@@ -1,4 +1,4 @@
-"""What is the generic feed's own: field names, times in every form, sides, errors."""
+"""What is specific to the generic feed: field names, times in every form, sides, errors."""
 
 import json
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from vendors.examples import RECV, TOLERANCE, feed, mapper, subscribed
+from vendors.examples import RECV, TOLERANCE, feed, mapper, subscribe_frames
 
 from services.vendors.feed import Refused, Rejected, Skipped
 from services.vendors.json.client import NAMES, field_names
@@ -29,30 +29,43 @@ def one_trade(**fields: str) -> Trade:
     return tick
 
 
-def test_the_subscription_of_the_tutorial() -> None:
-    assert [json.loads(frame) for frame in subscribed(feed("json", ("trade",)))] == [
+def test_subscribe_request_of_the_tutorial() -> None:
+    assert [json.loads(frame) for frame in subscribe_frames(feed("json", ("trade",)))] == [
         {"action": "subscribe", "symbols": ["AAPL", "MSFT"]}
     ]
-    assert [json.loads(frame) for frame in subscribed(feed("json"))] == [
+    assert [json.loads(frame) for frame in subscribe_frames(feed("json"))] == [
         {"action": "subscribe", "symbols": ["AAPL", "MSFT"], "quotes": True}
     ]
-    assert not feed("json").acknowledged
+    assert not feed("json").acks_subscribe
 
 
 @pytest.mark.parametrize(
     ("text", "ns"),
     [
-        ("1723210200", AT // 10**9 * 10**9), ("1723210200123", AT // 10**6 * 10**6), ("1723210200123456", AT // 1000 * 1000), (str(AT), AT),
-        (f'"{AT}"', AT), ("1723210200.123456789", AT), ('"1723210200.5"', AT // 10**9 * 10**9 + 5 * 10**8), ("1723210200123.456789", AT),
-        ("1.723210200123456789e9", AT), ("1.7232102e9", AT // 10**9 * 10**9), ('"2024-08-09T13:30:00.123456789Z"', AT),
-        ('"2024-08-09T15:30:00.123456789+02:00"', AT), ('"2024-08-09 13:30"', AT // 10**9 * 10**9), ("null", RECV), ('""', RECV), ("0", 0), ("0.5", 5 * 10**8),
+        ("1723210200", AT // 10**9 * 10**9),
+        ("1723210200123", AT // 10**6 * 10**6),
+        ("1723210200123456", AT // 1000 * 1000),
+        (str(AT), AT),
+        (f'"{AT}"', AT),
+        ("1723210200.123456789", AT),
+        ('"1723210200.5"', AT // 10**9 * 10**9 + 5 * 10**8),
+        ("1723210200123.456789", AT),
+        ("1.723210200123456789e9", AT),
+        ("1.7232102e9", AT // 10**9 * 10**9),
+        ('"2024-08-09T13:30:00.123456789Z"', AT),
+        ('"2024-08-09T15:30:00.123456789+02:00"', AT),
+        ('"2024-08-09 13:30"', AT // 10**9 * 10**9),
+        ("null", RECV),
+        ('""', RECV),
+        ("0", 0),
+        ("0.5", 5 * 10**8),
     ],
-)  # fmt: skip
+)
 def test_times_in_every_form(text: str, ns: int) -> None:
     assert one_trade(time=text).ts_event == ns
 
 
-def test_without_a_time_it_is_ours() -> None:
+def test_missing_time_is_the_receive_time() -> None:
     tick = one_trade()
     assert tick.ts_event == tick.ts_recv == RECV
 
@@ -78,7 +91,7 @@ def test_iso_times_are_exact(ns: int) -> None:
         "9" * 60,
     ],
 )
-def test_times_that_cannot_be(text: str) -> None:
+def test_invalid_time_is_rejected(text: str) -> None:
     one = mapper("json")
     assert one.map(trade(time=text), RECV) == []
     (notice,) = one.notices
@@ -91,9 +104,19 @@ def test_times_that_cannot_be(text: str) -> None:
 
 @pytest.mark.parametrize(
     ("text", "side"),
-    [('"buy"', Side.BUY), ('"B"', Side.BUY), ("1", Side.BUY), ('"SELL"', Side.SELL), ('"s"', Side.SELL), ("2", Side.SELL), ("null", Side.UNKNOWN), ('"?"', Side.UNKNOWN), ("0", Side.UNKNOWN)],
-)  # fmt: skip
-def test_sides(text: str, side: Side) -> None:
+    [
+        ('"buy"', Side.BUY),
+        ('"B"', Side.BUY),
+        ("1", Side.BUY),
+        ('"SELL"', Side.SELL),
+        ('"s"', Side.SELL),
+        ("2", Side.SELL),
+        ("null", Side.UNKNOWN),
+        ('"?"', Side.UNKNOWN),
+        ("0", Side.UNKNOWN),
+    ],
+)
+def test_sides_in_every_form(text: str, side: Side) -> None:
     assert one_trade(side=text).side is side
 
 
@@ -111,7 +134,7 @@ def test_symbols_with_escapes_and_as_numbers() -> None:
     assert tick.symbol == "700.HK"
 
 
-def test_the_good_ticks_of_a_frame_with_bad_ones_are_kept_in_order() -> None:
+def test_bad_tick_costs_no_other_tick_of_its_frame() -> None:
     items: list[Any] = [
         {"symbol": symbol, "price": price, "volume": 1}
         for symbol, price in (("AAPL", 1), ("AAPL", "x"), ("NONE", 1), ("MSFT", 2))
@@ -125,7 +148,7 @@ def test_the_good_ticks_of_a_frame_with_bad_ones_are_kept_in_order() -> None:
     ]
 
 
-def test_a_null_among_the_ticks_costs_no_other() -> None:
+def test_null_among_the_ticks_costs_no_other() -> None:
     one = mapper("json")
     (only,) = one.map(b'{"trades":[null,{"symbol":"AAPL","price":1,"volume":1},null]}', RECV)
     assert only[0].symbol == "AAPL"
@@ -133,7 +156,7 @@ def test_a_null_among_the_ticks_costs_no_other() -> None:
 
 
 @pytest.mark.parametrize("error", ["null", "false", "0", '""', "{}", "[]"])
-def test_an_error_that_is_none_is_no_refusal(error: str) -> None:
+def test_empty_error_is_not_a_refusal(error: str) -> None:
     one = mapper("json")
     assert one.map(f'{{"status":"subscribed","error":{error}}}'.encode(), RECV) == []
     assert one.notices == [Skipped()]
@@ -142,12 +165,12 @@ def test_an_error_that_is_none_is_no_refusal(error: str) -> None:
 @pytest.mark.parametrize(
     "names", [("price=volume",), ("trades=error",), ("quotes=trades",), ('price=p"x',), ("price=p\\",)]
 )
-def test_names_that_no_decoder_takes(names: tuple[str, ...]) -> None:
+def test_ambiguous_or_unusable_field_name_is_a_config_error(names: tuple[str, ...]) -> None:
     with pytest.raises(ConfigError, match="--json-fields"):
         feed("json", options=JsonOptions(json_fields=names))
 
 
-def test_the_vendors_names_for_the_fields() -> None:
+def test_configured_field_names_are_used() -> None:
     names = ("trades=data", "symbol=s", "price=p", "volume = v", "time=t", "quotes=q", "bid=b", "ask=a")
     one = feed("json", options=JsonOptions(json_fields=names)).mapper(TOLERANCE)
     ((tick, _),) = one.map(
@@ -159,18 +182,20 @@ def test_the_vendors_names_for_the_fields() -> None:
     assert isinstance(quote, Quote) and (quote.bid_text, quote.ask_text) == ("1", "2")
 
 
-@pytest.mark.parametrize("given_", [("prize=p",), ("price",), ("price=",), ("=p",)])
-def test_names_that_are_none(given_: tuple[str, ...]) -> None:
-    with pytest.raises(ConfigError, match="write ours=theirs; ours is one of trades, quotes, symbol"):
-        feed("json", options=JsonOptions(json_fields=given_))
+@pytest.mark.parametrize("pairs", [("prize=p",), ("price",), ("price=",), ("=p",)])
+def test_invalid_field_name_is_a_config_error(pairs: tuple[str, ...]) -> None:
+    with pytest.raises(
+        ConfigError, match="expected ours=theirs, where ours is one of trades, quotes, symbol"
+    ):
+        feed("json", options=JsonOptions(json_fields=pairs))
 
 
-def test_every_field_has_a_name() -> None:
+def test_field_names_default_to_ours() -> None:
     assert field_names(()) == {name: name for name in NAMES}
 
 
 @pytest.mark.parametrize("frame", ['{"error":"bad token"}', '{"error":{"code":5,"text":"bad token"}}'])
-def test_an_error_of_the_vendor_is_told(frame: str) -> None:
+def test_error_of_the_vendor_is_reported(frame: str) -> None:
     one = mapper("json")
     assert one.map(frame.encode(), RECV) == []
     (refused,) = one.notices
@@ -181,16 +206,19 @@ FORMS = {
     "symbol": ('"AAPL"', '"MSFT"', '"A\\u0041PL"', '"XX"', "7", "null"),
     "price": ('"1.50"', "1.50", "150", "-0.0", "1e2", '"1e2"', '"abc"', "null", "true", '"\\u0031"', '""'),
     "volume": ('"2"', "2", "2.000", '"-2"', "[2]"),
-    "time": (str(AT), f'"{AT}"', "1723210200", "1723210200.5", "1.7232102e9", '"2024-08-09T13:30:00Z"', "null", "-5", "1e400", "true"),
+    "time": (
+        *(str(AT), f'"{AT}"', "1723210200", "1723210200.5", "1.7232102e9"),
+        *('"2024-08-09T13:30:00Z"', "null", "-5", "1e400", "true"),
+    ),
     "side": ('"buy"', "1", "2", "null", '"S"', "false"),
     "id": ('"a1"', "17", "17.0", "null", "1e3", "{}"),
-}  # fmt: skip
+}
 ITEM = st.fixed_dictionaries({}, optional={name: st.sampled_from(forms) for name, forms in FORMS.items()})
 
 
 @given(st.lists(st.lists(ITEM, min_size=1, max_size=3), min_size=1, max_size=6))
-def test_what_earlier_frames_looked_like_changes_nothing(frames: list[list[dict[str, str]]]) -> None:
-    """A mapper learns which fields come as numbers, to decode faster: each frame gives what a new mapper makes of it."""
+def test_earlier_frames_do_not_change_the_result(frames: list[list[dict[str, str]]]) -> None:
+    """A mapper learns which fields come as numbers, to decode faster: the result is that of a new mapper."""
     used = mapper("json")
     for items in frames:
         frame = (
@@ -206,10 +234,13 @@ def test_what_earlier_frames_looked_like_changes_nothing(frames: list[list[dict[
 
 
 @given(ITEM)
-def test_the_fast_way_gives_what_the_digits_say(item: dict[str, str]) -> None:
-    """An item decoded as texts is the same as one that stands beside an unreadable one, for which all of the frame is kept raw."""
+def test_fast_path_equals_raw_decoding(item: dict[str, str]) -> None:
+    """An item decoded as texts equals the same item in a frame that an unreadable one keeps raw."""
     text = "{" + ",".join(f'"{name}":{value}' for name, value in item.items()) + "}"
     alone, beside = mapper("json"), mapper("json")
     found = alone.map(f'{{"trades":[{text}]}}'.encode(), RECV)
     assert found == beside.map(f'{{"trades":[{text},{{"price":[]}}]}}'.encode(), RECV)
-    assert [*alone.notices, Rejected("field", "a tick without symbol", after=len(found))] == beside.notices
+    assert [
+        *alone.notices,
+        Rejected("field", "tick without a symbol", ticks_before=len(found)),
+    ] == beside.notices

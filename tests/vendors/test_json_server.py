@@ -20,33 +20,33 @@ def dialect(limits: VendorLimits | None = None, **options: Any) -> JsonDialect:
     return JsonDialect(limits or VendorLimits(), JsonServerOptions(**options))
 
 
-def say(session: JsonDialect, **message: Any) -> list[Any]:
-    return [json.loads(reply) for reply in session.receive(json.dumps(message).encode(), 0).replies]
+def send(one: JsonDialect, **message: Any) -> list[Any]:
+    return [json.loads(reply) for reply in one.receive(json.dumps(message).encode(), 0).replies]
 
 
-def messages(session: JsonDialect, *ticks: Trade | Quote) -> list[Any]:
+def messages(one: JsonDialect, *ticks: Trade | Quote) -> list[Any]:
     return [
         json.loads(payload, parse_float=Decimal)
-        for payload in session.pack([session.render(tick, tick.symbol, 1) for tick in ticks])
+        for payload in one.pack([one.render(tick, tick.symbol, 1) for tick in ticks])
     ]
 
 
-def test_subscribing_adds_and_is_not_answered() -> None:
-    session = dialect()
-    assert say(session, action="subscribe", symbols=["MSFT"]) == []
-    assert say(session, action="subscribe", symbols=["AAPL"]) == []
-    assert session.wants("trade", "AAPL")
-    assert not session.wants("quote", "AAPL")
-    assert say(session, action="subscribe", symbols=[], quotes=True) == []
-    assert session.wants("quote", "AAPL")
-    assert say(session, action="unsubscribe", symbols=["AAPL"]) == []
-    assert session.symbols() == ["MSFT"]
+def test_subscribe_adds_and_is_not_answered() -> None:
+    one = dialect()
+    assert send(one, action="subscribe", symbols=["MSFT"]) == []
+    assert send(one, action="subscribe", symbols=["AAPL"]) == []
+    assert one.wants("trade", "AAPL")
+    assert not one.wants("quote", "AAPL")
+    assert send(one, action="subscribe", symbols=[], quotes=True) == []
+    assert one.wants("quote", "AAPL")
+    assert send(one, action="unsubscribe", symbols=["AAPL"]) == []
+    assert one.symbols() == ["MSFT"]
 
 
-def test_the_cap_keeps_the_first() -> None:
-    session = dialect(VendorLimits(symbol_cap=1))
-    say(session, action="subscribe", symbols=["A", "B"])
-    assert session.symbols() == ["A"]
+def test_symbols_over_the_cap_are_dropped() -> None:
+    one = dialect(VendorLimits(symbol_cap=1))
+    send(one, action="subscribe", symbols=["A", "B"])
+    assert one.symbols() == ["A"]
 
 
 @pytest.mark.parametrize(
@@ -58,12 +58,12 @@ def test_the_cap_keeps_the_first() -> None:
         {"action": "subscribe", "symbols": [], "quotes": 1},
     ],
 )
-def test_errors_say_what_is_wanted(message: dict[str, Any]) -> None:
-    (reply,) = say(dialect(), **message)
+def test_invalid_request_is_answered_with_an_error(message: dict[str, Any]) -> None:
+    (reply,) = send(dialect(), **message)
     assert list(reply) == ["error"]
 
 
-def test_text_and_numbers_have_the_same_digits() -> None:
+def test_texts_and_numbers_have_the_same_digits() -> None:
     assert messages(dialect(), TRADE) == [
         {
             "trades": [
@@ -105,19 +105,19 @@ def test_text_and_numbers_have_the_same_digits() -> None:
         ("iso", "2025-06-28T00:00:01.234567890Z"),
     ],
 )
-def test_times(unit: Any, time: object) -> None:
+def test_times_are_sent_in_the_configured_unit(unit: Any, time: object) -> None:
     (message,) = messages(dialect(json_time=unit), TRADE)
     assert message["trades"][0]["time"] == time
 
 
-def test_a_corrupted_price_stays_text() -> None:
+def test_corrupted_price_stays_text() -> None:
     (message,) = messages(dialect(json_numbers=True), Trade("A", "abc", "1", Side.UNKNOWN, None, NS, 0))
     assert message["trades"][0]["price"] == "abc"
 
 
-def test_a_batch_keeps_the_order_of_kinds() -> None:
-    found = messages(dialect(json_batch=2), TRADE, TRADE, TRADE, QUOTE, TRADE)
-    assert [(key, len(rows)) for message in found for key, rows in message.items()] == [
+def test_batches_keep_the_order_of_ticks() -> None:
+    batches = messages(dialect(json_batch=2), TRADE, TRADE, TRADE, QUOTE, TRADE)
+    assert [(key, len(rows)) for message in batches for key, rows in message.items()] == [
         ("trades", 2),
         ("trades", 1),
         ("quotes", 1),
@@ -126,6 +126,6 @@ def test_a_batch_keeps_the_order_of_kinds() -> None:
 
 
 @given(st.binary())
-def test_whatever_is_said_is_taken_or_refused(message: bytes) -> None:
+def test_any_message_is_accepted_or_answered_with_an_error(message: bytes) -> None:
     for reply in dialect().receive(message, 0).replies:
         assert list(json.loads(reply)) == ["error"]

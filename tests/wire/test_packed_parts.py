@@ -1,4 +1,4 @@
-"""Heads and bells that are put together from packed parts are those that the encoder makes of the whole."""
+"""Heads and bells assembled from packed parts equal those encoded as a whole."""
 
 import msgspec
 from hypothesis import given
@@ -11,23 +11,24 @@ from tickbus.protocol.codec import (
     decode_head,
     encode,
     pack_bell,
+    pack_bell_status,
     pack_epochs,
     pack_head,
     pack_holes,
-    pack_said,
 )
 
 COUNTS = st.integers(0, (1 << 63) - 1)
 
 
 @given(
-    st.from_regex(r"\d{1,13}-\d{1,19}", fullmatch=True), st.none() | COUNTS, COUNTS, st.binary(max_size=300), COUNTS,
-    st.lists(st.builds(Hole, COUNTS, COUNTS), max_size=64), st.dictionaries(st.sampled_from(["sequence", "disconnect", "overflow"]), COUNTS),
-    COUNTS, st.integers(-(1 << 40), 1 << 40), st.lists(st.tuples(COUNTS, COUNTS), max_size=16),
+    st.from_regex(r"\d{1,13}-\d{1,19}", fullmatch=True), st.none() | COUNTS, COUNTS,
+    st.binary(max_size=300), COUNTS, st.lists(st.builds(Hole, COUNTS, COUNTS), max_size=64),
+    st.dictionaries(st.sampled_from(["sequence", "disconnect", "overflow"]), COUNTS), COUNTS,
+    st.integers(-(1 << 40), 1 << 40), st.lists(st.tuples(COUNTS, COUNTS), max_size=16),
 )  # fmt: skip
-def test_a_head_of_packed_parts(
-    id: str, vendor_id: int | None, recv: int, text: bytes, event: int, holes: list[Hole], gaps: dict[str, int],
-    repaired: int, missing: int, epochs: list[tuple[int, int]],
+def test_head_of_packed_parts(
+    id: str, vendor_id: int | None, recv: int, text: bytes, event: int, holes: list[Hole],
+    gaps: dict[str, int], repaired: int, missing: int, epochs: list[tuple[int, int]],
 ) -> None:  # fmt: skip
     tick = encode(text)
     packed = pack_head(
@@ -45,8 +46,8 @@ def test_a_head_of_packed_parts(
     st.none() | st.booleans(),
     st.lists(st.text(max_size=40), max_size=40),
 )
-def test_a_bell_of_packed_parts(
+def test_bell_of_packed_parts(
     writer: str, counter: int, bus_ms: int, feed_up: bool | None, streams: list[str]
 ) -> None:
-    packed = pack_bell(encode(writer), counter, pack_said(bus_ms, feed_up), streams)
+    packed = pack_bell(encode(writer), counter, pack_bell_status(bus_ms, feed_up), streams)
     assert packed == encode(Bell(writer, counter, bus_ms, feed_up, streams))

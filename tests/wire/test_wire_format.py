@@ -1,18 +1,22 @@
-"""The bus as docs/wire-format.md says, read with redis-py, redis-cli and an independent MessagePack library: no tickbus in here."""
+"""The bus as docs/wire-format.md describes it, read with independent software, without importing tickbus.
+
+It is read with redis-py, redis-cli and an independent MessagePack library.
+"""
 
 import shlex
 import subprocess
 import time
 from collections.abc import Callable, Iterator
 from decimal import Decimal
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import msgpack
 import pytest
-import redis
-from support.processes import Part, read_ledger
-from support.redis_server import RedisServer, needs
+from support.client import Client, connect
+from support.processes import Process, read_ledger
+from support.redis_server import RedisServer, require_program
 from support.waiting import until
 from wire import page
 
@@ -25,13 +29,14 @@ Row = tuple[str, str, str, list[Any], int]
 
 @pytest.fixture
 def running(
-    redis_server: RedisServer, start: Callable[..., Part], tmp_path: Path
-) -> tuple[RedisServer, list[dict[str, Any]], Part]:
-    """A bus with trades, quotes, a hole and bars on it; -> server, the simulator's ledger, the bar service."""
+    redis_server: RedisServer, start: Callable[..., Process], tmp_path: Path
+) -> tuple[RedisServer, list[dict[str, Any]], Process]:
+    """Return a server with trades, quotes, a hole and bars, the simulator's ledger, and the bar service."""
     ledger = tmp_path / "sent.jsonl"
     simulator = start(
-        "simulate", "--symbols", ",".join(SYMBOLS.values()), "--speed", "max", "--limit", str(TICKS), "--settle", "1s",
-        "--faults", f"after=1000 drop={DROPPED} kind=trade symbol=BTCUSDT", "--ledger", str(ledger),
+        "simulate", "--symbols", ",".join(SYMBOLS.values()), "--speed", "max", "--limit", str(TICKS),
+        "--settle", "1s", "--faults", f"after=1000 drop={DROPPED} kind=trade symbol=BTCUSDT",
+        "--ledger", str(ledger),
     )  # fmt: skip
     url = simulator.wait_for(r"listening on (ws://\S+)")[1]
     gateway = start(
@@ -48,22 +53,24 @@ def running(
         redis_server.url,
     )
     bars = start("bars", "--specs", "tick:100", "--redis", redis_server.url)
-    until(lambda: gateway.metric("tickbus_ticks_published_total") == TICKS - DROPPED, 40, "all is published")
+    until(
+        lambda: gateway.metric("tickbus_ticks_published_total") == TICKS - DROPPED,
+        40,
+        "all ticks to be published",
+    )
     until(
         lambda: (
             bars.metric("tickbus_consumer_read_total") > 0 and bars.metric("tickbus_consumer_lag_ticks") == 0
         ),
         20,
-        "bars are made",
+        "the bars to be built",
     )
     assert simulator.stop() == 0
     return redis_server, read_ledger(ledger), bars
 
 
-def whole_page_reader(
-    client: redis.Redis, wanted: Callable[[str], bool], **start: str
-) -> Iterator[Row | None]:
-    """The reader that stands on the page, as it stands there."""
+def whole_page_reader(client: Client, wanted: Callable[[str], bool], **start: str) -> Iterator[Row | None]:
+    """Return the reader printed on the page, exactly as printed."""
     space: dict[str, Any] = {}
     exec(compile(page.code("python", "A whole reader"), "docs/wire-format.md", "exec"), space)
     reader: Iterator[Row | None] = space["follow"](client, wanted, **start)
@@ -71,25 +78,25 @@ def whole_page_reader(
 
 
 def until_idle(reader: Iterator[Row | None]) -> Iterator[Row]:
-    """What it gives before it has nothing left to read: the next bell, a second later at most, wakes it again."""
+    """Yield rows until nothing is left to read; the next bell, within a second, wakes the reader again."""
     while (row := next(reader)) is not None:
         yield row
 
 
-def of(ledger: list[dict[str, Any]], kind: str, spelling: str) -> list[dict[str, Any]]:
+def sent_lines(ledger: list[dict[str, Any]], kind: str, spelling: str) -> list[dict[str, Any]]:
     return [
         line for line in ledger if line.get("kind") == kind and line["symbol"] == spelling and line["sent"]
     ]
 
 
 def array(name: str) -> Callable[[list[Any]], dict[str, Any]]:
-    """Field names of the page's table -> a function that names an array's values."""
+    """Return a function that maps an array to the field names of the page's table."""
     names = [row[1] for row in page.table(name)]
     return lambda values: dict(zip(names, values, strict=True))
 
 
-def test_the_streams_hold_what_the_simulator_sent(
-    running: tuple[RedisServer, list[dict[str, Any]], Part],
+def test_streams_contain_what_the_simulator_sent(
+    running: tuple[RedisServer, list[dict[str, Any]], Process],
 ) -> None:
     server, ledger, bars = running
     assert bars.stop() == 0
@@ -98,7 +105,7 @@ def test_the_streams_hold_what_the_simulator_sent(
     for symbol, spelling in SYMBOLS.items():
         entries = [row for row in rows if row[0] == f"trade:binance:{symbol}"]
         assert [int(id.split("-")[1]) for _, id, *_ in entries] == list(range(1, len(entries) + 1))
-        sent = of(ledger, "trade", spelling)
+        sent = sent_lines(ledger, "trade", spelling)
         got = [trade(values) for _, _, field, values, _ in entries if field == "t"]
         assert [
             (
@@ -128,22 +135,24 @@ def test_the_streams_hold_what_the_simulator_sent(
         dropped = [
             line["id"] for line in ledger if line.get("fault") == "drop" and line["symbol"] == spelling
         ]
-        told = [
+        reported = [
             (row["stream"], row["kind"], row["from_id"], row["to_id"], row["count"], row["repaired"])
             for row in gaps
         ]
-        assert told == ([(0, 1, dropped[0], dropped[-1], DROPPED, False)] if dropped else [])
+        assert reported == ([(0, 1, dropped[0], dropped[-1], DROPPED, False)] if dropped else [])
         entries = [row for row in rows if row[0] == f"quote:binance:{symbol}"]
         assert [
             tuple(quote(values)[name] for name in ("bid", "bid_size", "ask", "ask_size"))
             for *_, values, _ in entries
         ] == [
             (line["bid"], line["bid_size"], line["ask"], line["ask_size"])
-            for line in of(ledger, "quote", spelling)
+            for line in sent_lines(ledger, "quote", spelling)
         ]
 
 
-def test_bars_heads_and_positions(running: tuple[RedisServer, list[dict[str, Any]], Part]) -> None:
+def test_bars_heads_and_positions_match_the_ledger(
+    running: tuple[RedisServer, list[dict[str, Any]], Process],
+) -> None:
     server, ledger, _ = running
     rows = entries_of(server.client)
     bar, head = array("Bar"), array("Head")
@@ -153,7 +162,7 @@ def test_bars_heads_and_positions(running: tuple[RedisServer, list[dict[str, Any
         for name, value in server.client.hgetall(key).items()
     }
     for symbol, spelling in SYMBOLS.items():
-        first = of(ledger, "trade", spelling)[:100]
+        first = sent_lines(ledger, "trade", spelling)[:100]
         values = bar(next(row[3] for row in rows if row[0] == f"bar:tick:100:binance:{symbol}"))
         assert (values["spec"], values["trades"], values["revision"]) == ("tick:100", 100, 0)
         prices = [Decimal(line["price"]) for line in first]
@@ -173,31 +182,32 @@ def test_bars_heads_and_positions(running: tuple[RedisServer, list[dict[str, Any
             assert heads[name]["tick"] == next(row[3] for row in reversed(own) if row[2] != "g")
             assert sum(heads[name]["gaps"].values()) == sum(row[2] == "g" for row in own)
         trades = heads[f"trade:binance:{symbol}"]
-        assert trades["vendor_id"] == int(of(ledger, "trade", spelling)[-1]["id"])
+        assert trades["vendor_id"] == int(sent_lines(ledger, "trade", spelling)[-1]["id"])
         assert trades["missing"] == sum((last - first + 1) for first, last in trades["holes"])
         position = position_of(server.client, symbol)
+        end = heads[f"trade:binance:{symbol}"]["id"]
         until(
-            lambda name=f"trade:binance:{symbol}", position=position: position(name) == heads[name]["id"],
+            partial(at_position, position, f"trade:binance:{symbol}", end),
             10,
-            "the position is the head",
+            "the position to reach the head",
         )
     assert server.client.hget("tickbus:meta", "schema") == b"1"
 
 
-def test_the_pages_own_program_follows_the_bus(
-    running: tuple[RedisServer, list[dict[str, Any]], Part], start: Callable[..., Part]
+def test_reader_of_the_page_follows_the_bus(
+    running: tuple[RedisServer, list[dict[str, Any]], Process], start: Callable[..., Process]
 ) -> None:
     server, ledger, _ = running
-    with redis.Redis(port=server.port, socket_timeout=10, protocol=2) as client:
+    with connect(server.port, socket_timeout=10, protocol=2) as client:
         reader = whole_page_reader(client, lambda name: name.startswith("trade:"))
         rows = list(until_idle(reader))
         assert {row[0] for row in rows} == {f"trade:binance:{symbol}" for symbol in SYMBOLS}
         assert sorted(rows) == sorted(row for row in entries_of(server.client) if row[0].startswith("trade:"))
         assert sum(row[2] == "t" for row in rows) == sum(
-            len(of(ledger, "trade", spelling)) for spelling in SYMBOLS.values()
+            len(sent_lines(ledger, "trade", spelling)) for spelling in SYMBOLS.values()
         )
 
-        # what comes later is told by the bells, a stream that is new too
+        # later entries are announced by the bells, and so is a new stream
         simulator = start("simulate", "--speed", "max", "--limit", "500", "--quotes-per-trade", "0")
         url = simulator.wait_for(r"listening on (ws://\S+)")[1]
         start(
@@ -221,21 +231,21 @@ def test_the_pages_own_program_follows_the_bus(
         assert len(late) == 500
 
 
-def test_loss_is_seen_by_the_counters(running: tuple[RedisServer, list[dict[str, Any]], Part]) -> None:
+def test_loss_is_visible_in_the_counters(running: tuple[RedisServer, list[dict[str, Any]], Process]) -> None:
     server, _, _ = running
     name, key = "trade:binance:BTC-USDT", "tickbus:{63}:trade:binance:BTC-USDT"
     first, fiftieth = (server.client.xrange(key, count=50)[at][0] for at in (0, 49))
     server.client.xtrim(key, minid=fiftieth, approximate=False)
-    with redis.Redis(port=server.port, socket_timeout=10, protocol=2) as client:
-        # it had read the first entry; 2 to 49 are gone
-        _, id, _, _, lost = next(
-            whole_page_reader(client, lambda stream: stream == name, start=first.decode())
-        )
+    with connect(server.port, socket_timeout=10, protocol=2) as client:
+        # the reader had read the first entry; 2 to 49 are lost
+        row = next(whole_page_reader(client, lambda stream: stream == name, start=first.decode()))
+        assert row is not None
+        _, id, _, _, lost = row
         assert (id, lost) == (fiftieth.decode(), 48)
 
 
-def test_what_a_service_lost_is_a_gap_in_its_own_streams(
-    redis_server: RedisServer, start: Callable[..., Part]
+def test_loss_of_a_service_is_a_gap_in_its_own_streams(
+    redis_server: RedisServer, start: Callable[..., Process]
 ) -> None:
     simulator = start("simulate", "--symbols", "BTCUSDT", "--rate", "1000", "--quotes-per-trade", "0")
     url = simulator.wait_for(r"listening on (ws://\S+)")[1]
@@ -246,12 +256,14 @@ def test_what_a_service_lost_is_a_gap_in_its_own_streams(
     until(lambda: bars.metric("tickbus_bars_emitted_total") > 0, 20, "a bar")
     assert bars.stop() == 0
     name, key = "trade:binance:BTC-USDT", "tickbus:{63}:trade:binance:BTC-USDT"
-    position = int(position_of(redis_server.client, "BTC-USDT")(name).split("-")[1])
+    position_id = position_of(redis_server.client, "BTC-USDT")(name)
+    assert position_id is not None
+    position = int(position_id.split("-")[1])
     published = gateway.metric("tickbus_ticks_published_total")
     until(
         lambda: gateway.metric("tickbus_ticks_published_total") > published + 300,
         20,
-        "trades that nobody reads",
+        "trades that no service reads",
     )
     assert [simulator.stop(), gateway.stop()] == [0, 0]
     oldest = redis_server.client.xrevrange(key, count=1)[0][0]
@@ -259,14 +271,16 @@ def test_what_a_service_lost_is_a_gap_in_its_own_streams(
     lost = int(oldest.split(b"-")[1]) - position - 1
 
     bars.start()
-    told = "bar:tick:100:binance:BTC-USDT"
+    bar_stream = "bar:tick:100:binance:BTC-USDT"
     until(
-        lambda: any(row[0] == told and row[2] == "g" for row in entries_of(redis_server.client)),
+        lambda: any(row[0] == bar_stream and row[2] == "g" for row in entries_of(redis_server.client)),
         20,
         "the gap",
     )
     (gap,) = [
-        array("Gap")(row[3]) for row in entries_of(redis_server.client) if row[0] == told and row[2] == "g"
+        array("Gap")(row[3])
+        for row in entries_of(redis_server.client)
+        if row[0] == bar_stream and row[2] == "g"
     ]
     assert (gap["stream"], gap["source"], gap["kind"], gap["count"], gap["from_id"]) == (
         2,
@@ -275,14 +289,16 @@ def test_what_a_service_lost_is_a_gap_in_its_own_streams(
         lost,
         None,
     )
-    head = array("Head")(msgpack.unpackb(redis_server.client.hget("tickbus:{63}:last", told)))
+    packed = redis_server.client.hget("tickbus:{63}:last", bar_stream)
+    assert packed is not None
+    head = array("Head")(msgpack.unpackb(packed))
     assert (head["gaps"], head["missing"]) == ({"trimmed": 1}, lost)
     assert array("Bar")(head["tick"])["spec"] == "tick:100"
 
 
-def test_the_commands_of_the_page(running: tuple[RedisServer, list[dict[str, Any]], Part]) -> None:
+def test_redis_cli_commands_of_the_page(running: tuple[RedisServer, list[dict[str, Any]], Process]) -> None:
     server, _, _ = running
-    program = needs("redis-cli")
+    program = require_program("redis-cli")
     answers = []
     for line in page.code("sh", "With redis-cli").splitlines():
         command = [program, "-p", str(server.port), "-e", *shlex.split(line)[1:]]
@@ -292,18 +308,22 @@ def test_the_commands_of_the_page(running: tuple[RedisServer, list[dict[str, Any
     assert b"trade:binance:BTC-USDT" in answers[1]
 
 
-def position_of(client: redis.Redis, symbol: str) -> Callable[[str], str | None]:
+def position_of(client: Client, symbol: str) -> Callable[[str], str | None]:
     def position(name: str) -> str | None:
         for key in client.scan_iter("tickbus:{*}:position:bars"):
             if value := client.hget(key, name):
-                return str(value.decode())
+                return value.decode()
         return None
 
     return position
 
 
-def entries_of(client: redis.Redis) -> list[Row]:
-    """Everything in all streams but the bells, by XRANGE."""
+def at_position(position: Callable[[str], str | None], name: str, end: str) -> bool:
+    return position(name) == end
+
+
+def entries_of(client: Client) -> list[Row]:
+    """Return all entries of all streams except the bells, by XRANGE."""
     rows: list[Row] = []
     for kind in ("trade", "quote", "bar"):
         for key in client.scan_iter(f"tickbus:{{*}}:{kind}:*"):

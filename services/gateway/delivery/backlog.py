@@ -1,4 +1,4 @@
-"""What was received and is not yet acknowledged by Redis: a queue bounded in bytes. Pure but for its wake-up event."""
+"""Entries not yet acknowledged by Redis: a queue bounded in bytes. Pure but for its wake-up event."""
 
 import asyncio
 from collections.abc import Mapping, Sequence
@@ -8,19 +8,19 @@ from services.gateway.batching import keep_pairs
 from tickbus.writer.entry import Entry
 
 _OVERHEAD = 300
-"""Bytes that an entry takes besides its payload: the object, its integers, the bytes object (measured with tracemalloc)."""
+"""Bytes per entry besides its payload: the object, its integers, the bytes object (by tracemalloc)."""
 
 _payload = attrgetter("payload")
 
 
 class Backlog:
-    """Entries in order. `put` never refuses: the owner asks `full` before it makes an entry, as IDs must stay dense."""
+    """Entries in order. `put` never refuses: check `full` before making an entry, as IDs must stay dense."""
 
-    def __init__(self, bound: int) -> None:
-        self.bound = bound
+    def __init__(self, max_bytes: int) -> None:
+        self.max_bytes = max_bytes
         self.bytes = 0
-        """As of the last `settle`; what was taken and not released included."""
-        self.news = asyncio.Event()
+        """As of the last `settle`, including what was taken and not released."""
+        self.wakeup = asyncio.Event()
         self._waiting: list[Entry] = []
         self._settled = 0
         self._taken = 0
@@ -33,43 +33,46 @@ class Backlog:
 
     @property
     def waiting(self) -> int:
-        """Entries that are not taken."""
+        """Number of entries not taken."""
         return len(self._waiting)
 
     @property
     def full(self) -> bool:
-        return self.bytes >= self.bound
+        return self.bytes >= self.max_bytes
 
     def settle(self) -> None:
-        """Count what was put since the last time, and wake the publisher: once per read from the socket."""
+        """Count what was put since the last call, and wake the sender: once per read from the socket."""
         added = self._waiting[self._settled :]
         self._settled += len(added)
         self.bytes += _size(added)
-        self.news.set()
+        self.wakeup.set()
 
-    def take(self, most: int) -> list[Entry]:
-        """Up to `most` of the oldest, or one more (services.gateway.batching). They count as held until `release`."""
+    def take(self, limit: int) -> list[Entry]:
+        """Take up to `limit` of the oldest, or one more (services.gateway.batching).
+
+        They still count towards `bytes` until `release`.
+        """
         self.settle()
-        most = keep_pairs(self._waiting, most)
-        batch = self._waiting[:most]
-        del self._waiting[:most]
+        limit = keep_pairs(self._waiting, limit)
+        batch = self._waiting[:limit]
+        del self._waiting[:limit]
         self._settled -= len(batch)
         self._taken, self._taken_bytes = len(batch), _size(batch)
         if not self._waiting:
-            self.news.clear()
+            self.wakeup.clear()
         return batch
 
     def release(self) -> None:
-        """What was taken last is acknowledged."""
+        """Forget what was taken last: it is acknowledged."""
         self.bytes -= self._taken_bytes
         self._taken = self._taken_bytes = 0
 
-    def oldest(self, most: int) -> list[Entry]:
-        """A look at what is not taken, to be put elsewhere; then `drop` it."""
-        return self._waiting[: keep_pairs(self._waiting, most)]
+    def oldest(self, limit: int) -> list[Entry]:
+        """Return the oldest that are not taken, to be moved elsewhere; then `drop` them."""
+        return self._waiting[: keep_pairs(self._waiting, limit)]
 
     def drop(self, entries: Sequence[Entry]) -> None:
-        """The oldest, as `oldest` showed them, are held elsewhere now."""
+        """Forget the oldest, as returned by `oldest`: they are stored elsewhere now."""
         self.settle()
         del self._waiting[: len(entries)]
         self._settled -= len(entries)
@@ -77,15 +80,15 @@ class Backlog:
 
     @property
     def oldest_waiting_ms(self) -> int | None:
-        """ID time of the oldest entry that is not taken."""
+        """ID time of the oldest entry not taken."""
         return self._waiting[0].ms if self._waiting else None
 
 
 class Backlogs:
-    """Several backlogs as the intake sees them: one bound, each entry in that of its shard."""
+    """Several backlogs as the intake sees them: one limit in bytes, each entry in its shard's backlog."""
 
-    def __init__(self, by_shard: Mapping[int, Backlog], bound: int) -> None:
-        self.bound = bound
+    def __init__(self, by_shard: Mapping[int, Backlog], max_bytes: int) -> None:
+        self.max_bytes = max_bytes
         self._by_shard = by_shard
         self._all = list({id(backlog): backlog for backlog in by_shard.values()}.values())
         self._touched: set[int] = set()
@@ -104,7 +107,7 @@ class Backlogs:
 
     @property
     def full(self) -> bool:
-        return self.bytes >= self.bound
+        return self.bytes >= self.max_bytes
 
     def settle(self) -> None:
         for shard in self._touched:

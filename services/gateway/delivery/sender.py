@@ -1,7 +1,7 @@
-"""The way out of the gateway on one lane: memory (newest), in front of it the disk (oldest), then the transactions to Redis.
+"""Delivery on one lane: first the disk (oldest entries), then memory (newest), sent to Redis as transactions.
 
-First in, first out: as long as entries lie on the disk, the next ones come from there. So what a killed gateway loses is only a
-tail, which the next start tells.
+First in, first out: while there are entries on disk, the next ones come from there. So a killed gateway
+loses only a tail, which the next start reports.
 """
 
 import asyncio
@@ -27,9 +27,9 @@ log = logging.getLogger("tickbus.gateway")
 Result = TypeVar("Result")
 
 _BATCH = 5_000
-"""Entries in one transaction at most: about 10 ms of the server's time."""
-_WELL_SECONDS = 1.0
-_MOST_UNMEASURED = 100_000
+"""Maximum entries per transaction: about 10 ms of server time."""
+_STUCK_SECONDS = 1.0
+_MAX_UNREPORTED = 100_000
 
 
 class Batch(NamedTuple):
@@ -44,7 +44,7 @@ class Batch(NamedTuple):
 
 
 class StreamHead(HeadBuilder):
-    """The head of a stream of the gateway, as of the newest entry that was sent."""
+    """The head of one of the gateway's streams, as of the newest entry sent."""
 
     __slots__ = ("_state",)
 
@@ -53,7 +53,7 @@ class StreamHead(HeadBuilder):
         self._state = state
 
     def note(self, entry: Entry) -> None:
-        """An entry of a batch with Gaps: the head of a stream whose newest entry is a Gap holds the tick before it."""
+        """Note an entry of a batch with Gaps: if the newest is a Gap, the head holds the tick before it."""
         if entry.field == b"g":
             gap = decode(entry.field, entry.payload)
             assert isinstance(gap, Gap)
@@ -62,7 +62,10 @@ class StreamHead(HeadBuilder):
             self.tick = entry.payload
 
     def pack_after(self, entry: Entry) -> bytes:
-        """The head after `entry`, the newest of a batch. Its ts_event is the newest received, also of ticks that wait behind the batch."""
+        """Return the packed head after `entry`, the newest of a batch.
+
+        Its ts_event is the newest received, including ticks still waiting behind the batch.
+        """
         self.advance(entry)
         if entry.field != b"g":
             self.tick = entry.payload
@@ -71,6 +74,8 @@ class StreamHead(HeadBuilder):
 
 
 class Sender:
+    """Sends the entries of one lane to Redis, and moves the oldest to disk on request."""
+
     def __init__(
         self,
         lane: Lane,
@@ -79,7 +84,7 @@ class Sender:
         clock: BusClock,
         heads: Mapping[StreamWriter, StreamHead],
     ) -> None:
-        """`heads`: of the streams that this lane writes, as they are stored."""
+        """`heads`: of the streams that this lane writes, as stored."""
         self.lane = lane
         self.backlog = backlog
         self.spill = spill
@@ -91,45 +96,45 @@ class Sender:
         self.committing = False
         self._clock = clock
         self._heads = heads
-        self._disk = asyncio.Lock()
-        """One at a time is at the spill."""
+        self._spill_lock = asyncio.Lock()
+        """One task at a time uses the spill."""
         self._acknowledged_at = time.monotonic()
-        self._said_ms = 0
-        """The newest bus time on the doorbells."""
+        self._announced_ms = 0
+        """The newest bus time sent with the doorbells."""
 
     def __len__(self) -> int:
-        """Entries held."""
+        """Number of entries buffered, in memory and on disk."""
         return len(self.backlog) + len(self.spill)
 
     @property
     def at_risk(self) -> int:
-        """Entries that are in memory only. What was in flight when the spilling began is on the disk too."""
+        """Entries that are in memory only. What was in flight when spilling began is on disk too."""
         return self.backlog.waiting if len(self.spill) else len(self.backlog)
 
     @property
     def idle(self) -> bool:
-        """Whether everything is stored, and said."""
+        """Whether everything is stored and announced."""
         return not (len(self) or self.ring_due or self.committing)
 
     @property
     def stuck(self) -> bool:
-        """Whether Redis takes nothing."""
+        """Whether Redis is not accepting writes."""
         return not self.lane.up or (
-            self.committing and time.monotonic() - self._acknowledged_at > _WELL_SECONDS
+            self.committing and time.monotonic() - self._acknowledged_at > _STUCK_SECONDS
         )
 
     def tick(self) -> None:
-        """The bus clock is due."""
+        """Make the bus clock due: all doorbells ring with the next commit."""
         self.ring_due = True
-        self.backlog.news.set()
+        self.backlog.wakeup.set()
 
     async def commit(self, feed_up: bool) -> None:
-        """Wait for news; then everything that waits, up to a batch, as one transaction."""
-        await self.backlog.news.wait()
+        """Wait for the wake-up event; then commit what is waiting, up to a batch, as one transaction."""
+        await self.backlog.wakeup.wait()
         entries, spilled = await self._next()
         transaction = Transaction(self._bus_ms(spilled), feed_up)
         transaction.ring_all, self.ring_due = self.ring_due, False
-        # what was acknowledged, or in flight, when the spilling began was put in front of it, for the case that we are killed
+        # what was acknowledged or in flight when spilling began was spilled first, in case we are killed
         heads = self._heads
         transaction.entries = entries = (
             [entry for entry in entries if entry.seq > heads[entry.stream].seq] if spilled else entries
@@ -151,59 +156,57 @@ class Sender:
         await self._release(spilled)
 
     async def _next(self) -> tuple[list[Entry], list[Entry]]:
-        """The oldest entries; then the same once more if they lie on the disk."""
-        async with self._disk:
+        """Return the oldest entries, and the same list again if they are on disk, else an empty one."""
+        async with self._spill_lock:
             if len(self.spill):
-                found = await _to_its_end(asyncio.to_thread(self.spill.peek, _BATCH))
+                found = await _run_to_completion(asyncio.to_thread(self.spill.peek, _BATCH))
                 return found, found
             return self.backlog.take(_BATCH), []
 
     def _bus_ms(self, spilled: list[Entry]) -> int:
-        """What comes after this batch is not older; and the bus clock never goes back."""
-        waiting = spilled[-1].ms if spilled else self.backlog.oldest_waiting_ms
+        """Return a time that nothing after this batch is older than; the bus clock never goes back."""
+        next_ms = spilled[-1].ms if spilled else self.backlog.oldest_waiting_ms
         # spilled entries may be copies of what was acknowledged long ago
-        self._said_ms = max(self._said_ms, self._clock.now_ms() if waiting is None else waiting)
-        return self._said_ms
+        self._announced_ms = max(self._announced_ms, self._clock.now_ms() if next_ms is None else next_ms)
+        return self._announced_ms
 
     async def _release(self, spilled: list[Entry]) -> None:
         self.backlog.release()
         if spilled:
-            async with self._disk:
-                await _to_its_end(asyncio.to_thread(self.spill.release, len(spilled)))
+            async with self._spill_lock:
+                await _run_to_completion(asyncio.to_thread(self.spill.release, len(spilled)))
                 if len(self.spill) or len(self.backlog):
-                    self.backlog.news.set()
+                    self.backlog.wakeup.set()
                 else:
-                    log.info("what was spilled is in Redis")
+                    log.info("all spilled entries are now in Redis")
 
     def _count(self, entries: list[Entry], fields: list[bytes], started: float) -> None:
         trades, gaps = fields.count(b"t"), fields.count(b"g")
         self.published["trade"] += trades
         self.published["quote"] += len(fields) - trades - gaps
         now = self._clock.now_ns()
-        if len(self.batches) < _MOST_UNMEASURED:
+        if len(self.batches) < _MAX_UNREPORTED:
             self.batches.append(
                 Batch(len(entries), time.monotonic() - started, now - entries[0].recv, now - entries[-1].recv)
             )
 
-    async def spill_oldest(self, most: int = _BATCH) -> bool:
-        """Move the oldest of memory to the disk; -> whether there was room, and something to move.
+    async def spill_oldest(self, limit: int = _BATCH) -> bool:
+        """Move the oldest entries in memory to disk. Return whether there was room, and something to move.
 
-        What comes before it goes along the first time: what Redis acknowledged lately and may have lost, and what is in flight.
-        They stay in memory too; but were this process killed, the disk must hold all that lies between Redis and the tail.
+        The first time, what precedes them goes along: what Redis acknowledged recently and may have lost,
+        and what is in flight. These stay in memory too; but if this process is killed, the disk must have
+        everything between Redis and the tail.
         """
-        return await _to_its_end(self._spill_oldest(most))
+        return await _run_to_completion(self._spill_oldest(limit))
 
-    async def _spill_oldest(self, most: int) -> bool:
-        async with self._disk:
-            moved = self.backlog.oldest(most)
-            before = [*self.lane.ring.entries, *self._in_flight] if not len(self.spill) else []
+    async def _spill_oldest(self, limit: int) -> bool:
+        async with self._spill_lock:
+            moved = self.backlog.oldest(limit)
+            before = [*self.lane.replay.entries, *self._in_flight] if not len(self.spill) else []
             if not (before or moved) or not await asyncio.to_thread(self.spill.append, [*before, *moved]):
                 return False
             if before:
-                log.warning(
-                    "Redis takes nothing, and memory is for what comes: the oldest ticks go to %s",
-                    self.spill.folder,
-                )
+                log.warning("Redis is not accepting writes; spilling oldest ticks to %s", self.spill.folder)
             self.backlog.drop(moved)
             return True
 
@@ -212,8 +215,8 @@ class Sender:
         return list(self.lane.unfinished.entries) if self.lane.unfinished is not None else []
 
 
-async def _to_its_end(work: Coroutine[Any, Any, Result]) -> Result:
-    """Cancelled, it waits all the same: a thread at the disk goes on, and must meet nobody there who comes after."""
+async def _run_to_completion(work: Coroutine[Any, Any, Result]) -> Result:
+    """Wait for `work` even when cancelled: its thread goes on using the disk, which no other may use then."""
     task = asyncio.ensure_future(work)
     try:
         return await asyncio.shield(task)

@@ -2,15 +2,17 @@
 
 Rules, per stream:
 
-* IDs: ms of the receive time, never falling; a dense counter over ticks and Gaps, which goes on over restarts.
-* With contiguous vendor ids (sequenced trades): an id that jumps leaves a Gap for the range, also when the jump lies over an
-  outage or a restart; an outage that missed nothing leaves none. An id that was seen is a duplicate and dropped; a lower one
-  inside a told hole is a late tick, flagged, and its range is told again as repaired; a large fall is a reset.
-* Without: one Gap per outage for every subscribed stream, count unknown; none at the first start ever.
-* A tick is never dropped for its value.
+* IDs: ms of the receive time, never decreasing, and a dense counter over ticks and Gaps that continues
+  across restarts.
+* With contiguous vendor ids (sequenced trades): an id that jumps ahead leaves a Gap for the range, also
+  across an outage or a restart; an outage that missed nothing leaves none. An id already seen is a
+  duplicate and dropped; a lower one inside a reported hole is a late tick, flagged, and its range is
+  reported again as repaired; a large jump back is a reset.
+* Without: one Gap per outage for every subscribed stream, count unknown; none at the very first start.
+* A tick is never dropped because of its value.
 
-Gap times are event time, as near as can be told: in a sequenced hole the ts_event of its two neighbours, else the receive time
-on the vendor's clock (services.gateway.sequencing.latency).
+Gap times are event times, as close as can be known: in a sequenced hole the ts_event of its two neighbours,
+else the receive time on the vendor's clock (services.gateway.sequencing.latency).
 """
 
 from bisect import bisect_right
@@ -20,21 +22,21 @@ import msgspec
 
 from services.gateway.sequencing.latency import MinLatency
 from services.gateway.sequencing.stream_state import REMEMBERED_IDS, StreamState
-from services.vendors.feed import NO_ID, Mapped, Rejected
+from services.vendors.feed import NO_ID, MappedTick, Rejected
 from tickbus.protocol.codec import Head, Hole, encode
 from tickbus.protocol.messages import Flag, Gap, GapKind, Quote, StreamKind, Trade
 from tickbus.units import MILLISECOND
 from tickbus.writer.entry import Entry
 from tickbus.writer.heads import holes_after, newest_tick
 
-_REPEATS = 64
-"""A fall of at most this is a repeat, whatever its time says: vendors send the last ticks again after a reconnect."""
+_MAX_REPEAT = 64
+"""A jump back by at most this is a repeat, whatever its timestamp: vendors resend ticks after a reconnect."""
 
 SOURCE = "gateway"
 
 
 class Sequencer:
-    """Ticks of one feed in, entries for its streams out (by `emit`, in order)."""
+    """Ticks of one feed in, entries for its streams out (through `emit`, in order)."""
 
     def __init__(
         self, streams: Iterable[StreamState], emit: Callable[[Entry], None], repairable: bool = False
@@ -45,20 +47,20 @@ class Sequencer:
         self._emit = emit
         self._repairable = repairable
         self.floor_ms = 0
-        """No ID is older than this: the newest entry found at the start."""
+        """No ID is older than this: the newest entry found at startup."""
         self.duplicates = 0
         self.unwanted = 0
-        """Ticks of a kind that was not asked for: some vendors send trades and quotes alike."""
+        """Ticks of a kind that was not requested: some vendors send both trades and quotes regardless."""
         self.latency = MinLatency()
         """As of the last outage."""
         self._unreadable_since = 0
 
     # ticks
 
-    def accept(self, ticks: Sequence[Mapped]) -> None:
-        """The ticks of one frame, in order. The hot path: nothing is in it that could stand elsewhere."""
+    def accept(self, ticks: Sequence[MappedTick]) -> None:
+        """Sequence the ticks of one frame, in order. The hot path: nothing here could be elsewhere."""
         if self._unreadable_since:
-            self._tell_unreadable(ticks[0][0].ts_recv)
+            self._report_unreadable(ticks[0][0].ts_recv)
         for tick, vendor_id in ticks:
             try:
                 state = (self._trades if type(tick) is Trade else self._quotes)[tick.symbol]
@@ -68,10 +70,10 @@ class Sequencer:
             if state.sequenced:
                 if vendor_id == state.next_id:
                     state.next_id = vendor_id + 1
-                elif not self._out_of_step(state, tick, vendor_id):
+                elif not self._out_of_sequence(state, tick, vendor_id):
                     continue
             elif state.outage is not None:  # a tick before the vendor acknowledged the subscription
-                self._tell_outage(state, tick.ts_recv)
+                self._report_outage(state, tick.ts_recv)
             ts_event, recv = tick.ts_event, tick.ts_recv
             if tick.flags:
                 state.ahead = (state.ahead[1], ts_event, state.next_id)
@@ -84,14 +86,14 @@ class Sequencer:
                 ms = self.floor_ms
             self._emit(Entry(state, ms, seq, state.field, encode(tick), state.next_id - 1, recv))
 
-    def _out_of_step(self, state: StreamState, tick: Trade | Quote, vendor_id: int) -> bool:
-        """A vendor id that is not the next one. -> whether the tick is still to be stored in the ordinary way."""
+    def _out_of_sequence(self, state: StreamState, tick: Trade | Quote, vendor_id: int) -> bool:
+        """Handle a vendor id that is not the next one. Return whether to store the tick as usual."""
         last = state.next_id - 1
         if vendor_id < 0:
             return True
         if last < 0:
             state.first_seen = vendor_id
-            if state.outage is not None:  # subscribed before, and nobody can know what came meanwhile
+            if state.outage is not None:  # subscribed earlier, and nobody can know what came in between
                 self._gap(
                     state,
                     state.outage,
@@ -125,16 +127,17 @@ class Sequencer:
         return True
 
     def _is_early(self, state: StreamState, tick: Trade | Quote, vendor_id: int) -> bool:
-        """An unseen tick from just before our first: vendors send their last ticks again after a reconnect."""
-        near = state.next_id - 1 - vendor_id <= _REPEATS and vendor_id < state.first_seen
+        """An unseen tick from just before our first: vendors resend their last ticks after a reconnect."""
+        near = state.next_id - 1 - vendor_id <= _MAX_REPEAT and vendor_id < state.first_seen
         return near and tick.ts_event <= state.newest_event and vendor_id not in state.early
 
     def _is_reset(self, state: StreamState, tick: Trade | Quote, vendor_id: int) -> bool:
-        fall = state.next_id - 1 - vendor_id
-        if fall > REMEMBERED_IDS or (vendor_id < state.first_seen and vendor_id not in state.early):
+        jump = state.next_id - 1 - vendor_id
+        if jump > REMEMBERED_IDS or (vendor_id < state.first_seen and vendor_id not in state.early):
             return True
-        # a repeat is as old as it was the first time; a fallen sequence that goes on is newer than all before
-        return fall > _REPEATS and tick.ts_event > state.newest_event
+        # a repeat has its original timestamp; a sequence that was reset and continues is newer than all
+        # before
+        return jump > _MAX_REPEAT and tick.ts_event > state.newest_event
 
     def _late(self, state: StreamState, tick: Trade | Quote, vendor_id: int) -> None:
         self._store_late(state, tick)
@@ -158,19 +161,22 @@ class Sequencer:
     # holes
 
     def outage(self, kind: GapKind, since: int) -> None:
-        """The connection ended, or is mute: ticks after the receive time `since` may be missing. Of several in a row the first counts."""
-        self.measure_delays()
+        """The connection ended or went silent: ticks after the receive time `since` may be missing.
+
+        If there are several in a row, the first one counts.
+        """
+        self.measure_latency()
         for state in self.streams:
             if state.outage is None:
                 state.outage, state.outage_at, state.outage_since = kind, state.next_id, since
 
     def resumed(self, recv: int, kind: str | None = None) -> None:
-        """Ticks (of one kind) can arrive again: tell the streams without contiguous ids what they may have missed."""
+        """Ticks (of one kind) can arrive again: report what streams without vendor ids may have missed."""
         for state in self.streams:
             if not state.sequenced and state.outage is not None and kind in (None, state.stream.kind):
-                self._tell_outage(state, recv)
+                self._report_outage(state, recv)
 
-    def _tell_outage(self, state: StreamState, recv: int) -> None:
+    def _report_outage(self, state: StreamState, recv: int) -> None:
         assert state.outage is not None
         self._gap(
             state,
@@ -182,18 +188,18 @@ class Sequencer:
         state.outage = None
 
     def rejected(self, notice: Rejected, recv: int) -> None:
-        """A tick, or a whole frame, that could not be read."""
+        """A tick, or a whole frame, could not be read."""
         if not notice.lost:
             return
         if notice.symbol is None or notice.kind is None:
             if not self._unreadable_since:
                 self._unreadable_since = recv
-                self.measure_delays()
+                self.measure_latency()
             return
         state = (self._trades if notice.kind == "trade" else self._quotes).get(notice.symbol)
         if state is None:
             return
-        self.measure_delays()
+        self.measure_latency()
         if not state.sequenced:
             self._gap(
                 state,
@@ -207,32 +213,33 @@ class Sequencer:
             at = self.latency.missing_from(recv)
             self._hole(state, notice.vendor_id, notice.vendor_id, GapKind.REJECTED, at, None, recv)
             state.next_id = notice.vendor_id + 1
-        # any other id shows itself as a jump at the next tick
+        # any other id shows up as a jump at the next tick
 
-    def overflow(self, ticks: Iterable[Mapped]) -> None:
-        """Ticks that no buffer has room for: remembered, to be told when there is."""
+    def overflow(self, ticks: Iterable[MappedTick]) -> None:
+        """Remember ticks that no buffer has room for, to report them when there is room."""
         for tick, vendor_id in ticks:
             state = (self._trades if type(tick) is Trade else self._quotes).get(tick.symbol)
             if state is None:
                 self.unwanted += 1
                 continue
             if state.sequenced and vendor_id >= 0 and state.next_id > 0:
-                state.outage, state.outage_at = GapKind.OVERFLOW, state.next_id  # the ids will name the hole
+                # the ids will identify the hole
+                state.outage, state.outage_at = GapKind.OVERFLOW, state.next_id
             else:
                 before = state.dropped
                 state.dropped = (
                     (before[0] + 1, before[1], tick.ts_event) if before else (1, tick.ts_event, tick.ts_event)
                 )
 
-    def tell_overflow(self, recv: int) -> None:
-        """There is room again."""
+    def report_overflow(self, recv: int) -> None:
+        """Report what was dropped: there is room again."""
         for state in self.streams:
             if state.dropped is not None:
                 (count, first, last), state.dropped = state.dropped, None
                 self._gap(state, GapKind.OVERFLOW, first, last, recv, count=count)
 
-    def _tell_unreadable(self, recv: int) -> None:
-        """Frames that could not be read at all may have held ticks of any stream; ids tell it where there are ids."""
+    def _report_unreadable(self, recv: int) -> None:
+        """Unreadable frames may have contained ticks of any stream; where there are ids, the ids show it."""
         since, self._unreadable_since = self._unreadable_since, 0
         for state in self.streams:
             if not state.sequenced:
@@ -268,12 +275,13 @@ class Sequencer:
             count = last - first + 1
         gap = Gap(
             state.kind, SOURCE, kind, min(from_ts, to_ts), to_ts,
-            str(first) if has_ids else None, str(last) if has_ids else None, count, self._repairable and has_ids, repaired, state.symbol,
+            str(first) if has_ids else None, str(last) if has_ids else None, count,
+            self._repairable and has_ids, repaired, state.symbol,
         )  # fmt: skip
         state.counts.add(gap)
         state.holes = holes_after(state.holes, gap)
         state.seq += 1
-        # the head says which ids were dealt with: those of this hole too
+        # the head records which ids were handled, those of this hole included
         vendor_id = max(state.next_id - 1, last)
         self._emit(
             Entry(
@@ -281,7 +289,7 @@ class Sequencer:
             )
         )
 
-    def measure_delays(self) -> None:
+    def measure_latency(self) -> None:
         self.latency.measure((state.last_event, state.recv_of_last_event) for state in self.streams)
 
     def restore(
@@ -290,10 +298,10 @@ class Sequencer:
         lane_of: Callable[[int], Hashable] = lambda shard: None,
         delay: int | None = None,
     ) -> int:
-        """Go on after a restart; -> number of streams that have a history.
+        """Continue after a restart. Return the number of streams that have a history.
 
-        `lane_of`: shard -> what it was written together with. Within a lane entries are stored in the order in which they came.
-        `delay`: the least that the gateway before us saw, `MinLatency.observed`.
+        `lane_of`: maps a shard to its lane. Within a lane entries are stored in the order in which they
+        arrived. `delay`: the minimum that the previous gateway observed, `MinLatency.observed`.
         """
         restored = newest = 0
         ends_in_gap = False
@@ -316,17 +324,18 @@ class Sequencer:
         self.latency.measure(ticks)
         self.latency.inherit(delay, ends_in_gap=ends_in_gap)
         for state in self.streams:
-            # the lane's newest entry: until then the connection delivered, to all its streams, and all of it was stored
+            # the lane's newest entry: until then the connection delivered to all its streams, and all of it
+            # was stored
             state.outage_since = since.get(lane_of(state.shard), 0)
         return restored
 
 
 def _is_gap(head: Head, tick: Trade | Quote | None) -> bool:
-    """Whether the newest entry of a stream is one, by its head, which holds the newest tick."""
+    """Whether the newest entry of a stream is a Gap, judging by its head, which holds the newest tick."""
     return head.id != "0-0" and (tick is None or tick.ts_recv != head.ts_recv)
 
 
 def _is_missing(holes: Sequence[Hole], vendor_id: int) -> bool:
-    """Whether an id lies in a reported hole. Holes are disjoint and, but for resets, in order."""
+    """Whether an id is in a reported hole. Holes are disjoint and, except across resets, in order."""
     at = bisect_right(holes, vendor_id, key=lambda hole: hole.first)
     return at > 0 and vendor_id <= holes[at - 1].last

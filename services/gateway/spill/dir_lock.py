@@ -1,4 +1,4 @@
-"""Folders that one process has open at a time, and names in them that outlive a power cut. All raise OSError."""
+"""Folders that one process has open at a time, with names that survive a power failure. All raise OSError."""
 
 import fcntl
 import logging
@@ -17,13 +17,13 @@ LOCK = "lock"
 
 
 def is_locked(folder: Path) -> bool:
-    """By a live process."""
+    """Whether a live process holds the lock."""
     try:
         lock = os.open(folder / LOCK, os.O_RDONLY | os.O_CLOEXEC)
     except FileNotFoundError:
         return False
     try:
-        fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)  # an exclusive one would ask for the right to write
+        fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)  # an exclusive one would need write permission
         return False
     except BlockingIOError:
         return True
@@ -32,14 +32,17 @@ def is_locked(folder: Path) -> bool:
 
 
 def lock_folder(folder: Path, make: bool = True) -> int | None:
-    """-> the descriptor that holds the lock; None if a live process holds it. FileNotFoundError if the folder is gone and not to be made."""
+    """Return the descriptor that holds the lock; None if a live process holds it.
+
+    FileNotFoundError if the folder is gone and `make` is false.
+    """
     while True:
         if make:
             make_dir(folder)
         lock = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            # somebody may have removed the folder between the two calls, and the lock then guards nothing
+            # another process may have removed the folder between the two calls; the lock then guards nothing
             if os.path.samestat(os.fstat(lock), (folder / LOCK).stat()):
                 return lock
         except BlockingIOError:
@@ -58,24 +61,23 @@ def lock_folder(folder: Path, make: bool = True) -> int | None:
 def remove_folder(folder: Path) -> None:
     """Remove the lock, which the caller holds, and the folder if nothing else is in it."""
     (folder / LOCK).unlink()
-    with suppress(
-        OSError
-    ):  # what was set aside stays; or another process has just begun to look into it, and removes it
+    # files that were set aside stay; or another process has just opened the folder, and will remove it
+    with suppress(OSError):
         folder.rmdir()
         fsync_dir(folder.parent)
 
 
 def clear(paths: Iterable[Path]) -> None:
-    """Remove files whose entries are delivered. One that stays does no harm: what Redis has is skipped by its ID."""
+    """Remove files of delivered entries. A leftover is harmless: what Redis has is skipped by its ID."""
     for path in paths:
         try:
             path.unlink(missing_ok=True)
         except OSError as error:
-            log.error("%s: cannot be removed (%s); nothing in it is needed any more", path, error)
+            log.error("cannot remove %s: %s; it is no longer needed, delete it", path, error)
 
 
 def check_spill_dir(spill_dir: Path) -> None:
-    """ConfigError, in one line, unless files can be made here."""
+    """Raise ConfigError, in one line, unless files can be created here."""
     probe = spill_dir / f"_probe-{uuid4().hex[:8]}"
     try:
         make_dir(spill_dir)
@@ -88,5 +90,6 @@ def check_spill_dir(spill_dir: Path) -> None:
         with suppress(OSError):
             probe.unlink()
         raise ConfigError(
-            f"--spill-dir {spill_dir}: {error.strerror or error}; name a folder on a local disk that this user may write to"
+            f"--spill-dir {spill_dir}: {error.strerror or error}; "
+            "name a folder on a local disk that this user may write to"
         ) from None

@@ -1,8 +1,10 @@
-"""What an earlier gateway of this feed spilled and could not write any more: written by the next, if nobody wrote in between.
+"""What an earlier gateway of this feed spilled and could no longer write: the next one writes it, if nobody
+wrote in between.
 
-Whether somebody did, the fences say: they must still name the gateway that spilled, or one that had begun to write its spill and
-nothing else. Each such taker puts its name into the folder before it raises the fences: its own, and the one that it found there.
-What a fenced gateway held stays on the disk and is reported, never merged.
+The fences show whether somebody did: they must still name the gateway that spilled, or one that had begun
+to write this spill and nothing else. Each such gateway records its token in the folder before it raises the
+fences, together with the token that it found there. What a fenced gateway had spilled stays on disk and is
+reported, never merged.
 """
 
 import asyncio
@@ -33,12 +35,13 @@ from tickbus.writer.transaction import Transaction
 log = logging.getLogger("tickbus.gateway")
 
 _BATCH = 5_000
-_TELL_SECONDS = 5.0
+_PROGRESS_SECONDS = 5.0
+_NOT_MERGED = "%s: another gateway wrote after this spill; it stays on disk and is not merged"
 
 
 class TakeoverRecord(msgspec.Struct, array_like=True, frozen=True):
     holder: str
-    """Token of a gateway that meant to write this spill first of all."""
+    """Token of a gateway that meant to write this spill before anything else."""
     after: str
     """Token that it found in the fences."""
 
@@ -47,34 +50,37 @@ _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder(TakeoverRecord).decode
 
 
-def succession(held: SpillFolder, records: Iterable[TakeoverRecord]) -> set[str]:
-    """Tokens of those after whom nobody has written but what is in this spill."""
-    assert held.owner is not None
-    line = {held.owner.holder}
-    for taker in records:
-        if taker.after in line:
-            line.add(taker.holder)
-    return line
+def succession(folder: SpillFolder, records: Iterable[TakeoverRecord]) -> set[str]:
+    """Return the tokens of the gateways after which nothing was written but this spill."""
+    assert folder.owner is not None
+    holders = {folder.owner.holder}
+    for record in records:
+        if record.after in holders:
+            holders.add(record.holder)
+    return holders
 
 
-def is_ours(held: SpillFolder, records: Iterable[TakeoverRecord], fences: Mapping[int, Fence]) -> bool:
-    """Whether nobody else wrote since: no fence is newer than the spill, but for those that its records raised."""
-    assert held.owner is not None
-    line = succession(held, records)
-    return all(fence.epoch < held.owner.epoch or fence.holder in line for fence in fences.values())
+def is_ours(folder: SpillFolder, records: Iterable[TakeoverRecord], fences: Mapping[int, Fence]) -> bool:
+    """Whether nobody else wrote since: no fence is newer than the spill, except those its records raised."""
+    assert folder.owner is not None
+    holders = succession(folder, records)
+    return all(fence.epoch < folder.owner.epoch or fence.holder in holders for fence in fences.values())
 
 
 @dataclass
-class Inheritance:
-    """Spills that were found at the start and belong to us if the fences say so."""
+class SpillRecovery:
+    """Spills found at startup, which are ours if the fences say so."""
 
     spills: list[tuple[SpillFolder, Spill]]
 
     @classmethod
     def find(
-        cls, spill_dir: Path, feed: str, keys: Keys, taker: str, fences: Mapping[int, Fence]
-    ) -> "Inheritance":
-        """Look through the folders before the fences are raised, and put `taker`, our token, into those that nobody else wrote after. Blocking."""
+        cls, spill_dir: Path, feed: str, keys: Keys, holder: str, fences: Mapping[int, Fence]
+    ) -> "SpillRecovery":
+        """Survey the folders before the fences are raised. Blocking.
+
+        Records `holder`, our token, in those after which nobody else wrote.
+        """
         writers: dict[str, StreamWriter] = {}
 
         def resolve(name: str) -> StreamWriter:
@@ -83,46 +89,43 @@ class Inheritance:
             return writers[name]
 
         spills = []
-        for held in find(spill_dir, feed):
-            log.info("spill: %s", held)
-            if held.locked or held.owner is None:
+        for folder in find(spill_dir, feed):
+            log.info("spill: %s", folder)
+            if folder.locked or folder.owner is None:
                 continue
-            records = _read_records(held.folder)
-            if not is_ours(held, records, _of_lane(held, fences)):
-                log.error(
-                    "%s: another gateway wrote after it; what it holds stays there and is not merged",
-                    held.folder,
-                )
+            records = _read_records(folder.path)
+            if not is_ours(folder, records, _fences_of(folder, fences)):
+                log.error(_NOT_MERGED, folder.path)
                 continue
             after = next(
                 (
                     fence.holder
-                    for fence in _of_lane(held, fences).values()
-                    if fence.epoch >= held.owner.epoch
+                    for fence in _fences_of(folder, fences).values()
+                    if fence.epoch >= folder.owner.epoch
                 ),
-                held.owner.holder,
+                folder.owner.holder,
             )
             try:
-                spill = Spill.reopen(held, Budget(0), resolve)
+                spill = Spill.reopen(folder, Budget(0), resolve)
             except SpillError as error:
-                log.error("%s; it stays there", error)
+                log.error("spill not recovered: %s; it stays on disk", error)
                 continue
-            _write_records(held.folder, [*records, TakeoverRecord(taker, after)])
-            spills.append((held, spill))
+            _write_records(folder.path, [*records, TakeoverRecord(holder, after)])
+            spills.append((folder, spill))
         return cls(spills)
 
     async def write(
         self, publisher: Publisher, keys: Keys, link: Connection, before: Mapping[int, Fence]
     ) -> int:
-        """With the fences raised: write what was spilled and is not stored; -> the number of entries. `before`: the fences as they were."""
+        """Once the fences are raised, write what was spilled and is not stored. Return the number of entries.
+
+        `before`: the fences as they were.
+        """
         written = 0
-        for held, spill in self.spills:
-            if not is_ours(held, _read_records(held.folder), _of_lane(held, before)):
-                log.error(
-                    "%s: another gateway wrote after it; what it holds stays there and is not merged",
-                    held.folder,
-                )
-                await asyncio.to_thread(_write_records, held.folder, _read_records(held.folder)[:-1])
+        for folder, spill in self.spills:
+            if not is_ours(folder, _read_records(folder.path), _fences_of(folder, before)):
+                log.error(_NOT_MERGED, folder.path)
+                await asyncio.to_thread(_write_records, folder.path, _read_records(folder.path)[:-1])
                 spill.close()
                 continue
             written += await _drain(spill, publisher, keys, link)
@@ -130,11 +133,11 @@ class Inheritance:
 
 
 async def _drain(spill: Spill, publisher: Publisher, keys: Keys, link: Connection) -> int:
-    total, written, told = len(spill), 0, time.monotonic()
+    total, written, reported_at = len(spill), 0, time.monotonic()
     heads: dict[StreamWriter, HeadBuilder] = {}
     while len(spill):
         entries = await asyncio.to_thread(spill.peek, _BATCH)
-        await _look_up(heads, entries, publisher, keys, link)
+        await _load_heads(heads, entries, publisher, keys, link)
         fresh = [
             entry
             for entry in entries
@@ -151,21 +154,21 @@ async def _drain(spill: Spill, publisher: Publisher, keys: Keys, link: Connectio
             await publisher.commit(transaction)
             written += len(fresh)
         await asyncio.to_thread(spill.release, len(entries))
-        if time.monotonic() - told > _TELL_SECONDS:
-            told = time.monotonic()
-            log.info("writing what was spilled: %d of %d entries are left", len(spill), total)
+        if time.monotonic() - reported_at > _PROGRESS_SECONDS:
+            reported_at = time.monotonic()
+            log.info("writing spilled entries: %d of %d left", len(spill), total)
     spill.close()
     return written
 
 
-async def _look_up(
+async def _load_heads(
     heads: dict[StreamWriter, HeadBuilder],
     entries: list[Entry],
     publisher: Publisher,
     keys: Keys,
     link: Connection,
 ) -> None:
-    """The heads of streams that were not seen before."""
+    """Load the heads of streams not seen before."""
     new = [stream for stream in streams_of(entries) if stream not in heads]
     if not new:
         return
@@ -179,7 +182,7 @@ async def _look_up(
 
 
 def _read_records(folder: Path) -> list[TakeoverRecord]:
-    """They stand in the lock, a line each; a line that was not written whole was never acted upon."""
+    """Read the records from the lock file, a line each; a line not written whole was never acted upon."""
     records: list[TakeoverRecord] = []
     lock = folder / LOCK
     if not lock.exists():
@@ -193,15 +196,18 @@ def _read_records(folder: Path) -> list[TakeoverRecord]:
 
 
 def _write_records(folder: Path, records: Iterable[TakeoverRecord]) -> None:
-    """Durable on return. Those that stand there already are written over by themselves, so a kill half-way loses none of them."""
+    """Write the records; durable on return.
+
+    Those already there are overwritten by themselves, so a kill half-way loses none of them.
+    """
     with (folder / LOCK).open("r+b") as file:
-        file.writelines(_encode(taker) + b"\n" for taker in records)
+        file.writelines(_encode(record) + b"\n" for record in records)
         file.truncate()
         file.flush()
         os.fsync(file.fileno())
 
 
-def _of_lane(held: SpillFolder, fences: Mapping[int, Fence]) -> Mapping[int, Fence]:
-    """The fences that concern a spill: on a cluster that of its shard."""
-    lane = held.owner.lane if held.owner is not None else ""
+def _fences_of(folder: SpillFolder, fences: Mapping[int, Fence]) -> Mapping[int, Fence]:
+    """Return the fences that concern a spill: on a cluster, that of its shard."""
+    lane = folder.owner.lane if folder.owner is not None else ""
     return {shard: fence for shard, fence in fences.items() if not lane or shard == int(lane)}

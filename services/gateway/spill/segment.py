@@ -1,11 +1,13 @@
 """The bytes of a spill segment. Pure.
 
-    segment   `TICKBUS-SPILL-1\\n`, a record that holds its Header, then records of entries
-    record    mark (4 bytes), length of the body, entries in it, crc32 of the body, crc32 of these four (big-endian u32), body
-    body      MessagePack [[stream name, ...], [[index of the name, ms, counter, field, payload, vendor id, receive time], ...]]
+    segment   `TICKBUS-SPILL-1\\n`, a record with its Header, then records of entries
+    record    mark (4 bytes); four big-endian u32: length of the body, entries in it, crc32 of the body,
+              crc32 of these three; body
+    body      MessagePack [[stream name, ...],
+              [[index of the name, ms, counter, field, payload, vendor id, receive time], ...]]
 
-A record whose head is sound says where the next one begins, so entries are counted without being decoded. The mark begins with
-a byte that MessagePack never uses: behind damage, it shows whether more was written.
+An intact record head says where the next record begins, so entries are counted without decoding them. The
+mark begins with a byte that MessagePack never uses: behind damage, it shows whether more was written.
 """
 
 import struct
@@ -24,30 +26,30 @@ _HEAD = struct.Struct(">4sIIII")
 HEAD_BYTES = _HEAD.size
 _RECORD_ENTRIES = 4_096
 _RECORD_BYTES = 4 << 20
-"""Payload in one record, unless one entry alone has more: a reader holds a record in memory."""
+"""Payload in one record, unless a single entry has more: a reader keeps a record in memory."""
 
 Data = bytes | memoryview
 
 
 class SpillError(TickbusError):
-    """A spill that cannot be read, or that another process holds."""
+    """A spill that cannot be read, or that another process has locked."""
 
 
 class Owner(msgspec.Struct, array_like=True, frozen=True):
-    """Whose entries a spill holds."""
+    """Whose entries are in a spill."""
 
     feed: str
     epoch: int
     holder: str
     """Token of the process that raised the fences to this epoch."""
     lane: str = ""
-    """Which of several connections of one gateway; empty if there is one."""
+    """Which of several connections of one gateway; empty if there is only one."""
 
 
 class Header(msgspec.Struct, array_like=True, frozen=True):
     owner: Owner
     first: int
-    """Entries that were appended before this segment. It says whether one is missing, and how far the segment before counts."""
+    """Entries appended before this segment: shows if one is missing, and how far the previous one counts."""
 
 
 class Record(NamedTuple):
@@ -58,16 +60,16 @@ class Record(NamedTuple):
 
 
 class Survey(NamedTuple):
-    """What a segment holds, up to the first byte that is not sound."""
+    """What a segment contains, up to the first byte that is not intact."""
 
     header: Header | None
-    """None: not even that can be read."""
+    """None: not even the header can be read."""
     start: int
     """Where the first record of entries begins."""
     entries: int
     end: int
     damaged: bool
-    """What stands behind `end` is no torn last record: more was written after it, or it is of another format."""
+    """What is behind `end` is not a torn last record: more was written after it, or the format is another."""
 
 
 _Body = tuple[list[str], list[tuple[int, int, int, bytes, bytes, int, int]]]
@@ -77,12 +79,12 @@ _decode_header = msgspec.msgpack.Decoder(Header).decode
 
 
 def encode_header(header: Header) -> bytes:
-    """How a segment begins."""
+    """Return the first bytes of a segment."""
     return MAGIC + _record(0, _encode(header))
 
 
 def encode_entries(entries: Sequence[Entry]) -> bytes:
-    """As many records as it takes."""
+    """Return the entries as one or more records."""
     return b"".join(_record(len(part), _encode_body(part)) for part in _parts(entries))
 
 
@@ -120,60 +122,66 @@ def _head_checksum(length: int, entries: int, checksum: int) -> int:
 
 
 def record_at(data: Data, offset: int) -> Record | None:
-    """The whole, sound record that begins at `offset`; None if there is none."""
+    """Return the complete, intact record that begins at `offset`; None if there is none."""
     start = offset + HEAD_BYTES
     if start > len(data):
         return None
     mark, length, entries, checksum, head_checksum = _HEAD.unpack_from(data, offset)
     end = start + length
-    sound = mark == _MARK and head_checksum == _head_checksum(length, entries, checksum) and end <= len(data)
-    return Record(entries, start, end) if sound and crc32(memoryview(data)[start:end]) == checksum else None
+    intact = mark == _MARK and head_checksum == _head_checksum(length, entries, checksum) and end <= len(data)
+    return Record(entries, start, end) if intact and crc32(memoryview(data)[start:end]) == checksum else None
 
 
 def body_length(head: bytes) -> int:
-    """Of a record, from its first HEAD_BYTES. SpillError if they are not sound."""
+    """Return the body length of a record, given its first HEAD_BYTES. SpillError if they are damaged."""
     if len(head) == HEAD_BYTES:
         mark, length, entries, checksum, head_checksum = _HEAD.unpack(head)
         if mark == _MARK and head_checksum == _head_checksum(length, entries, checksum):
             return int(length)
-    raise SpillError("no record of a spill begins here")
+    raise SpillError("not the beginning of a spill record")
 
 
 def decode_entries(record: Data, resolve: Callable[[str], StreamWriter]) -> list[Entry]:
-    """A record, head and body -> its entries, with the streams that `resolve` knows by name. SpillError if it is not whole and sound."""
+    """Return the entries of a record (head and body); `resolve` returns a stream by name.
+
+    SpillError if the record is incomplete or damaged.
+    """
     found = record_at(record, 0)
     if found is None or found.end != len(record):
-        raise SpillError("a record of the spill is damaged")
+        raise SpillError("spill record is damaged")
     try:
         names, rows = _decode_body(memoryview(record)[found.start :])
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-        raise SpillError(f"a record of the spill is none of this version: {error}") from None
+        raise SpillError(f"spill record is not of this version: {error}") from None
     if len(rows) != found.entries or any(not 0 <= row[0] < len(names) for row in rows):
-        raise SpillError("a record of the spill is none of this version: its numbers do not agree")
+        raise SpillError("spill record is not of this version: its numbers do not agree")
     streams = [resolve(name) for name in names]
     return [Entry(streams[row[0]], *row[1:]) for row in rows]
 
 
 def read_header(data: Data) -> tuple[Header, int]:
-    """-> the header, and where the entries begin. SpillError if there is none of this version."""
+    """Return the header, and where the entries begin. SpillError if there is none of this version."""
     if data[: len(MAGIC)] != MAGIC:
-        raise SpillError("no spill segment of this version")
+        raise SpillError("not a spill segment of this version")
     record = record_at(data, len(MAGIC))
     if record is None:
-        raise SpillError("the header of the segment is damaged")
+        raise SpillError("segment header is damaged")
     try:
         return _decode_header(memoryview(data)[record.start : record.end]), record.end
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-        raise SpillError(f"the header of the segment is none of this version: {error}") from None
+        raise SpillError(f"segment header is not of this version: {error}") from None
 
 
 def survey(data: bytes, until: int | None = None) -> Survey:
-    """Check all of a segment. `until` is the `first` of the segment after it: what was written behind that count had failed."""
+    """Check all of a segment.
+
+    `until` is the `first` of the next segment: anything written beyond that count had failed.
+    """
     try:
         header, start = read_header(data)
     except SpillError:
         started = len(data) < len(MAGIC) or data[: len(MAGIC)] == MAGIC or not any(data)
-        return Survey(None, 0, 0, 0, not started or _more_behind(data, len(MAGIC)))
+        return Survey(None, 0, 0, 0, not started or _has_record_behind(data, len(MAGIC)))
     entries, end = 0, start
     while until is None or header.first + entries < until:
         record = record_at(data, end)
@@ -182,11 +190,11 @@ def survey(data: bytes, until: int | None = None) -> Survey:
         entries, end = entries + record.entries, record.end
     if until is not None:
         return Survey(header, start, entries, end, header.first + entries != until)
-    return Survey(header, start, entries, end, _more_behind(data, end))
+    return Survey(header, start, entries, end, _has_record_behind(data, end))
 
 
-def _more_behind(data: bytes, offset: int) -> bool:
-    """Whether a sound record begins anywhere behind `offset`."""
+def _has_record_behind(data: bytes, offset: int) -> bool:
+    """Whether an intact record begins anywhere behind `offset`."""
     at = data.find(_MARK, offset + 1)
     while at >= 0:
         if record_at(data, at) is not None:

@@ -1,7 +1,8 @@
-"""Entries that Redis has not taken and memory has no room for, on the disk: first in, first out, each durable once it is in.
+"""Entries on disk that Redis has not accepted and memory has no room for: first in, first out, durable.
 
-Blocking file work, by one caller at a time (several spills may work at once). The segments of a folder are one row of entries;
-release is not written down: after a restart all that still lies there is offered again, and what Redis has is known by its ID.
+File work is blocking, by one caller at a time (several spills may be used at once). The segments of a
+folder form one sequence of entries; a release is not recorded: after a restart everything still on disk is
+offered again, and what Redis already has is recognized by its ID.
 """
 
 import os
@@ -23,7 +24,7 @@ from services.gateway.spill.segment import (
     encode_entries,
     encode_header,
 )
-from services.gateway.spill.spill_folder import Damage, Segment, SpillFolder, folder_of, survey_folder
+from services.gateway.spill.spill_folder import Damage, Segment, SpillFolder, spill_folder_path, survey_folder
 from tickbus.durable import fsync_dir
 from tickbus.writer.entry import Entry, StreamWriter
 
@@ -31,33 +32,33 @@ SEGMENT_BYTES = 32 << 20
 
 
 class Budget:
-    """Bytes that all spills of a process may take on the disk together."""
+    """Bytes that all spills of a process may use on disk together."""
 
-    def __init__(self, bound: int) -> None:
-        self.bound = bound
+    def __init__(self, max_bytes: int) -> None:
+        self.max_bytes = max_bytes
         self.used = 0
         self._lock = Lock()
 
-    def take(self, size: int) -> bool:
-        """False if it would go past the bound; then nothing is taken."""
+    def reserve(self, size: int) -> bool:
+        """Reserve `size` bytes. Return False, and reserve nothing, if that would exceed the limit."""
         with self._lock:
-            if self.used + size > self.bound:
+            if self.used + size > self.max_bytes:
                 return False
             self.used += size
             return True
 
     def charge(self, size: int) -> None:
-        """What is on the disk already, past the bound too."""
+        """Count what is on disk already, even past the limit."""
         with self._lock:
             self.used += size
 
-    def give(self, size: int) -> None:
+    def free(self, size: int) -> None:
         with self._lock:
             self.used -= size
 
 
 class Spill:
-    """A row of entries on the disk. `resolve` gives the stream of a name when entries are read back."""
+    """A queue of entries on disk. `resolve` returns the stream of a name when entries are read back."""
 
     def __init__(
         self,
@@ -67,73 +68,76 @@ class Spill:
         resolve: Callable[[str], StreamWriter],
         segment_bytes: int = SEGMENT_BYTES,
     ) -> None:
-        """Touches no disk; the folder is there from the first append until it is empty."""
+        """Touches no disk; the folder exists from the first append until the spill is empty."""
         self.owner = owner
-        self.folder = folder_of(spill_dir, owner)
+        self.folder = spill_folder_path(spill_dir, owner)
         self.bytes = 0
-        """On the disk."""
+        """On disk."""
         self.appended = 0
         """Entries ever appended."""
-        self.trouble = ""
+        self.last_error = ""
         """Why the last append was refused; empty if it was not."""
         self.damage: Damage | None = None
-        """Of a reopened one: what is set aside once all before it is released."""
+        """Damage of a reopened spill, set aside once everything before it is released."""
         self._budget = budget
         self._resolve = resolve
         self._segment_bytes = segment_bytes
         self._segments: deque[Segment] = deque()
-        self._held = 0
-        self._ahead: list[Entry] = []
+        self._count = 0
+        self._loaded: list[Entry] = []
         """The oldest entries, read and not released."""
         self._reading = 0
-        """Which segment the next record is read from."""
+        """Index of the segment from which the next record is read."""
         self._writer: int | None = None
         self._number = 0
         self._lock: int | None = None
         self._drain_only = False
 
     @classmethod
-    def reopen(cls, held: SpillFolder, budget: Budget, resolve: Callable[[str], StreamWriter]) -> "Spill":
-        """Somebody else's spill, to be drained. SpillError if a live process has it or it tells no owner; OSError."""
+    def reopen(cls, folder: SpillFolder, budget: Budget, resolve: Callable[[str], StreamWriter]) -> "Spill":
+        """Open another owner's spill to drain it. SpillError if locked or of unknown owner; OSError."""
         try:
-            lock = lock_folder(held.folder, make=False)
+            lock = lock_folder(folder.path, make=False)
         except FileNotFoundError:
-            raise SpillError(f"{held.folder} is gone") from None
+            raise SpillError(f"{folder.path} no longer exists") from None
         if lock is None:
-            raise SpillError(f"{held.folder} belongs to a live process")
+            raise SpillError(f"{folder.path} is locked by a live process")
         try:
-            found = survey_folder(held.folder)  # again, now that nobody else can write
+            found = survey_folder(folder.path)  # again, now that nobody else can write
             if found.owner is None:
-                raise SpillError(f"{held.folder}: no segment tells whose it is")
+                raise SpillError(f"{folder.path}: no readable segment names its owner")
         except BaseException:
             os.close(lock)
             raise
-        spill = cls(held.folder.parents[1], found.owner, budget, resolve)
-        spill.folder, spill._lock, spill._drain_only, spill.damage = held.folder, lock, True, found.damage
+        spill = cls(folder.path.parents[1], found.owner, budget, resolve)
+        spill.folder, spill._lock, spill._drain_only, spill.damage = folder.path, lock, True, found.damage
         spill._segments.extend(found.segments)
-        spill._held, spill.bytes = found.entries, found.bytes
+        spill._count, spill.bytes = found.entries, found.bytes
         budget.charge(found.bytes)
-        clear(found.litter)
+        clear(found.empty)
         if not found.segments:
-            spill._vacate()
+            spill._release_folder()
         return spill
 
     def __len__(self) -> int:
-        """Entries held."""
-        return self._held
+        """Number of entries not released."""
+        return self._count
 
     def append(self, entries: Sequence[Entry]) -> bool:
-        """All of them, durable on return, or none: False if the budget or the disk is full, with the reason in `trouble`. Ask again later."""
+        """Append all entries, durable on return, or none.
+
+        Return False if the budget or the disk is full, with the reason in `last_error`; retry later.
+        """
         if self._drain_only:
-            raise ValueError("a reopened spill is drained: new entries belong to another epoch")
+            raise ValueError("a reopened spill is only drained: new entries belong to another epoch")
         if not entries:
             return True
         records = encode_entries(entries)
         fresh = self._writer is None or self._segments[-1].end >= self._segment_bytes
         header = encode_header(Header(self.owner, self.appended)) if fresh else b""
         size = len(header) + len(records)
-        if not self._budget.take(size):
-            self.trouble = f"--spill-bytes {self._budget.bound} are used up"
+        if not self._budget.reserve(size):
+            self.last_error = f"--spill-bytes {self._budget.max_bytes} used up"
             return False
         try:
             if fresh:
@@ -141,20 +145,20 @@ class Spill:
             else:
                 self._extend(records)
         except OSError as error:
-            self._budget.give(size)
-            self.trouble = f"{self.folder}: {error.strerror or error}"
+            self._budget.free(size)
+            self.last_error = f"{self.folder}: {error.strerror or error}"
             return False
-        self._segments[-1].left += len(entries)
-        self._held += len(entries)
+        self._segments[-1].remaining += len(entries)
+        self._count += len(entries)
         self.appended += len(entries)
         self.bytes += size
-        self.trouble = ""
+        self.last_error = ""
         return True
 
     def _begin(self, header: bytes, records: bytes) -> None:
-        """The next segment, with its first records."""
+        """Begin the next segment with its first records."""
         if self._lock is None:
-            self._occupy()
+            self._acquire_folder()
         self._number += 1
         path = self.folder / f"{self._number:08}.segment"
         try:
@@ -170,7 +174,7 @@ class Spill:
                 raise
         except OSError:
             if not self._segments:
-                self._vacate()
+                self._release_folder()
             raise
         self._finish_writing()
         self._writer = writer
@@ -187,28 +191,31 @@ class Spill:
             try:
                 os.ftruncate(writer, segment.end)
             except OSError:
-                # what is behind its end may now be anything: the header of the next segment says that it does not count
+                # what is behind its end may now be anything: the next segment's header excludes it
                 self._finish_writing()
             raise
         segment.end = segment.size = segment.end + len(records)
 
-    def peek(self, most: int) -> list[Entry]:
-        """Up to `most` (services.gateway.batching: or one more) of the oldest entries that are not released; none only if none is held. SpillError if the disk no longer gives
-        what it took (end, and let the next start set it aside); OSError."""
+    def peek(self, limit: int) -> list[Entry]:
+        """Return up to `limit` (services.gateway.batching: or one more) of the oldest entries not released.
+
+        Empty only if there are none. SpillError if the disk no longer returns what it stored (exit, and let
+        the next start set it aside); OSError.
+        """
         try:
-            while len(self._ahead) <= most and self._load():
+            while len(self._loaded) <= limit and self._load():
                 pass
         except (SpillError, OSError):
-            if not self._ahead:  # what is sound in front of it goes out first
+            if not self._loaded:  # the intact entries before it go out first
                 raise
-        return self._ahead[: keep_pairs(self._ahead, most)]
+        return self._loaded[: keep_pairs(self._loaded, limit)]
 
     def _load(self) -> bool:
-        """One more record into memory; -> whether there was one."""
+        """Load one more record into memory. Return whether there was one."""
         while self._reading < len(self._segments):
             segment = self._segments[self._reading]
-            if segment.read < segment.end:
-                self._ahead += self._read(segment)
+            if segment.position < segment.end:
+                self._loaded += self._read(segment)
                 return True
             if self._reading == len(self._segments) - 1:
                 return False  # more may be written to it
@@ -219,28 +226,28 @@ class Spill:
         with segment.path.open("rb", buffering=0) as file:
             fd = file.fileno()
             try:
-                size = HEAD_BYTES + body_length(os.pread(fd, HEAD_BYTES, segment.read))
-                entries = decode_entries(os.pread(fd, size, segment.read), self._resolve)
+                size = HEAD_BYTES + body_length(os.pread(fd, HEAD_BYTES, segment.position))
+                entries = decode_entries(os.pread(fd, size, segment.position), self._resolve)
             except SpillError as error:
-                raise SpillError(f"{segment.path}, byte {segment.read}: {error}") from None
-        segment.read += size
+                raise SpillError(f"{segment.path}, byte {segment.position}: {error}") from None
+        segment.position += size
         return entries
 
     def release(self, count: int) -> None:
-        """The oldest `count` entries, of those that the last peek gave, are stored in Redis."""
-        if not 0 <= count <= len(self._ahead):
-            raise ValueError(f"{count} entries released, {len(self._ahead)} were read")
-        del self._ahead[:count]
-        self._held -= count
+        """Release the oldest `count` entries of the last peek: they are stored in Redis."""
+        if not 0 <= count <= len(self._loaded):
+            raise ValueError(f"cannot release {count} entries: only {len(self._loaded)} were read")
+        del self._loaded[:count]
+        self._count -= count
         while count:
             front = self._segments[0]
-            part = min(count, front.left)
-            front.left -= part
+            part = min(count, front.remaining)
+            front.remaining -= part
             count -= part
-            if not front.left:
+            if not front.remaining:
                 self._drop_front()
         if not self._segments:
-            self._vacate()
+            self._release_folder()
 
     def _drop_front(self) -> None:
         segment = self._segments.popleft()
@@ -248,23 +255,23 @@ class Spill:
             self._finish_writing()
         self._reading = max(0, self._reading - 1)
         self.bytes -= segment.size
-        self._budget.give(segment.size)
+        self._budget.free(segment.size)
         if self.damage is None or segment.path != self.damage.path:
             clear([segment.path])
 
-    def _occupy(self) -> None:
+    def _acquire_folder(self) -> None:
         self._lock = lock_folder(self.folder)
         if self._lock is None:
-            raise FileExistsError(17, "a live process has this spill open", str(self.folder))
+            raise FileExistsError(17, "locked by a live process", str(self.folder))
         if any(self.folder.glob("*.segment*")):
-            self._let_go()
-            raise FileExistsError(17, "an earlier spill of this owner lies here; reopen it", str(self.folder))
+            self._unlock()
+            raise FileExistsError(17, "an earlier spill of this owner is here; reopen it", str(self.folder))
 
-    def _vacate(self) -> None:
-        """Nothing is left to deliver: leave no file but those that are set aside."""
+    def _release_folder(self) -> None:
+        """Clean up when nothing is left to deliver: keep no file but those that are set aside."""
         try:
             if self.damage is not None:
-                # the damaged one last: while it has its name, what is behind it is not taken for sound
+                # the damaged one last: while it keeps its name, what is behind it is not taken for intact
                 for path in reversed((self.damage.path, *self.damage.behind)):
                     path.rename(path.with_name(f"{path.name}.corrupt"))
                 fsync_dir(self.folder)
@@ -272,10 +279,10 @@ class Spill:
             if self._lock is not None:
                 remove_folder(self.folder)
         except OSError as error:
-            log.error("%s: cannot be cleared away (%s); nothing in it is needed any more", self.folder, error)
-        self._let_go()
+            log.error("cannot remove %s: %s; it is no longer needed, delete it", self.folder, error)
+        self._unlock()
 
-    def _let_go(self) -> None:
+    def _unlock(self) -> None:
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None
@@ -286,13 +293,13 @@ class Spill:
             self._writer = None
 
     def close(self) -> None:
-        """What is held stays on the disk."""
+        """Close the files; what is not released stays on disk."""
         self._finish_writing()
-        self._budget.give(self.bytes)
+        self._budget.free(self.bytes)
         self._segments.clear()
-        self._ahead.clear()
-        self.bytes = self._held = self._reading = 0
-        self._let_go()
+        self._loaded.clear()
+        self.bytes = self._count = self._reading = 0
+        self._unlock()
 
 
 def _write(fd: int, data: bytes, offset: int) -> None:

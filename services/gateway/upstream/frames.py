@@ -1,4 +1,4 @@
-"""Frames of a WebSocket server, cut out of the TCP stream. Pure: docs/decisions/0004-frames.md."""
+"""Frames of a WebSocket server, split from the TCP stream. Pure: docs/decisions/0004-frames.md."""
 
 _BINARY, _CONTINUATION = 0x2, 0x0
 CONTROL_BYTES = 125
@@ -6,23 +6,24 @@ CONTROL_BYTES = 125
 
 
 class FrameSplitter:
-    """TCP bytes of a server -> whole messages and control frames. Pure.
+    """Splits the TCP bytes of a server into whole messages and control frames. Pure.
 
-    Feed it everything after the handshake. Messages longer than `most` bytes are skipped without being stored, and told.
+    Feed it everything after the handshake. Messages longer than `max_bytes` are skipped without being stored,
+    and reported in `skipped`.
     """
 
-    def __init__(self, most: int) -> None:
-        self.most = most
+    def __init__(self, max_bytes: int) -> None:
+        self.max_bytes = max_bytes
         self.skipped: list[int] = []
-        """Of what was fed last: how many of its messages come before each one that was skipped."""
+        """How many messages of the last `feed` come before each skipped one."""
         self._rest = b""
         self._skip = 0
         self._parts: list[bytes] = []
         self._size = 0
-        """Of the message being put together from fragments; -1 while it is too long and thrown away."""
+        """Bytes of the message being assembled from fragments; -1 while it is too long and discarded."""
 
     def feed(self, data: bytes) -> tuple[list[bytes], list[bytes]]:
-        """-> payloads of the data messages, and the control frames (or broken ones) as they stand, both in order."""
+        """Return payloads of data messages, and raw control frames (or broken ones), both in order."""
         messages: list[bytes] = []
         controls: list[bytes] = []
         if self.skipped:
@@ -47,24 +48,23 @@ class FrameSplitter:
                     break
                 length = int.from_bytes(data[start : start + 8], "big")
                 start += 8
-            elif length > 127:  # masked: no server does that; let the library say so
+            elif length > 127:  # masked: no server does that; let the library report it
                 controls.append(data[position:])
                 position = end
                 break
             stop = start + length
             if stop > end:
-                if length > CONTROL_BYTES and (
-                    first & 0x70 or first & 0x0F > _BINARY
-                ):  # never to be waited for: it is an error already
+                # an invalid frame is not waited for: it is an error already
+                if length > CONTROL_BYTES and (first & 0x70 or first & 0x0F > _BINARY):
                     controls.append(data[position:])
                     position = end
-                elif length > self.most and first & 0x0F <= _BINARY:
+                elif length > self.max_bytes and first & 0x0F <= _BINARY:
                     self._drop(first, len(messages))
                     self._skip = stop - end
                     position = end
                 break
             if first == 0x81 or first == 0x82:
-                if length > self.most:
+                if length > self.max_bytes:
                     self.skipped.append(len(messages))
                 else:
                     messages.append(data[start:stop])
@@ -77,9 +77,9 @@ class FrameSplitter:
         return messages, controls
 
     def _drop(self, first: int, before: int) -> None:
-        """Throw away a frame that is too long, or the message that it is a part of, with `before` messages in front of it."""
+        """Discard a frame that is too long, or the message it belongs to, after `before` messages."""
         last = bool(first & 0x80)
-        if self._size >= 0 or (last and first & 0x0F != _CONTINUATION):  # else that is told already
+        if self._size >= 0 or (last and first & 0x0F != _CONTINUATION):  # else already reported
             self.skipped.append(before)
         self._parts, self._size = [], 0 if last else -1
 
@@ -87,7 +87,7 @@ class FrameSplitter:
         if self._size >= 0:
             self._parts.append(payload)
             self._size += len(payload)
-            if self._size > self.most:
+            if self._size > self.max_bytes:
                 self.skipped.append(before)
                 self._parts, self._size = [], -1
         if not first & 0x80:

@@ -1,4 +1,4 @@
-"""One HTTP request at a time, for what a vendor wants before it is connected to."""
+"""One HTTP request at a time, for what a vendor requires before the connection."""
 
 import asyncio
 import urllib.error
@@ -11,18 +11,18 @@ _MAX_BODY = 1 << 20
 
 
 async def fetch(request: HttpRequest) -> HttpResponse:
-    """Send it, in a thread. OSError or TimeoutError if there is no answer; a body is cut at 1 MB."""
+    """Send the request, in a thread. OSError or TimeoutError if there is no answer; a body is cut at 1 MB."""
     return await asyncio.to_thread(_fetch, request)
 
 
 def _fetch(request: HttpRequest) -> HttpResponse:
-    sent = urllib.request.Request(
+    prepared = urllib.request.Request(
         request.url, request.body or None, dict(request.headers), method=request.method
     )
     try:
-        with urllib.request.urlopen(sent, timeout=_SECONDS) as answer:
-            return HttpResponse(answer.status, _lower(answer.headers), answer.read(_MAX_BODY))
-    except urllib.error.HTTPError as error:  # an answer like any other
+        with urllib.request.urlopen(prepared, timeout=_SECONDS) as response:
+            return HttpResponse(response.status, _lower(response.headers), response.read(_MAX_BODY))
+    except urllib.error.HTTPError as error:  # a response like any other
         with error:
             return HttpResponse(error.code, _lower(error.headers), error.read(_MAX_BODY))
 

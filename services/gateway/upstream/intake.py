@@ -9,7 +9,7 @@ from services.gateway.sequencing.sequencer import Sequencer
 from services.vendors.feed import (
     Closing,
     HeartbeatAck,
-    Mapped,
+    MappedTick,
     Mapper,
     Notice,
     Refused,
@@ -22,12 +22,12 @@ from tickbus.protocol.messages import GapKind
 
 log = logging.getLogger("tickbus.gateway")
 
-_TOLD = 5
-"""Rejects of one reason that are logged in full; the rest is counted."""
+_LOGGED_REJECTS = 5
+"""Rejects of one reason that are logged in full; the rest are counted."""
 
 
 class Intake:
-    """What all connections of a feed share. Totals are plain integers, copied to the metrics at each scrape."""
+    """What all connections of a feed share. Totals are plain integers, copied to the metrics on scrape."""
 
     def __init__(self, clock: BusClock, sequencer: Sequencer, backlog: Backlog | Backlogs) -> None:
         self._clock = clock
@@ -37,13 +37,13 @@ class Intake:
         self.ignored = 0
         self.rejected: Counter[str] = Counter()
         self.last_recv = 0
-        """Newest receive time given out: they strictly increase."""
+        """Newest receive time assigned: they strictly increase."""
         self.last_frame = 0
         """Receive time of the newest frame."""
         self.last_tick = 0
-        """Receive time of the newest tick: what liveness is judged by."""
+        """Receive time of the newest tick: the basis of liveness."""
         self.event_delays: list[int] = []
-        """ns from ts_event to ts_recv of one tick per read; the metrics take them."""
+        """ns from ts_event to ts_recv of one tick per read; drained by the metrics."""
         self._overflowing = False
 
     def stamp(self) -> int:
@@ -51,19 +51,19 @@ class Intake:
         return recv if recv > self.last_recv else self.last_recv + 1
 
     def take(self, mapper: Mapper, payloads: Sequence[bytes]) -> list[Notice]:
-        """Frames of one read, in order; -> the notices that concern the connection."""
+        """Take the frames of one read, in order. Return the notices that concern the connection."""
         recv = self.stamp()
         accept, backlog, notices, map_frame = self.sequencer.accept, self.backlog, mapper.notices, mapper.map
-        special = self._overflowing or backlog.full
-        concerning: list[Notice] = []
+        check_room = self._overflowing or backlog.full
+        for_connection: list[Notice] = []
         last_tick = None
         for frame in payloads:
             ticks = map_frame(frame, recv)
             if notices:
-                concerning += self._take_both(ticks, notices, recv, special)
+                for_connection += self._take_with_notices(ticks, notices, recv, check_room)
                 notices.clear()
                 recv += 1
-            elif ticks and (not special or self._has_room(ticks)):
+            elif ticks and (not check_room or self._has_room(ticks)):
                 accept(ticks)
             if ticks:
                 recv += len(ticks)
@@ -77,7 +77,7 @@ class Intake:
             if len(self.event_delays) < 10_000:
                 self.event_delays.append(last_tick.ts_recv - last_tick.ts_event)
         backlog.settle()
-        return concerning
+        return for_connection
 
     def outage(self, kind: GapKind, since: int) -> None:
         self.sequencer.outage(kind, since)
@@ -89,16 +89,18 @@ class Intake:
         self.backlog.settle()
 
     def reject(self, notice: Rejected) -> None:
-        """Something that no mapper saw."""
+        """Reject something that no mapper saw."""
         self.last_recv = recv = self.stamp()
         self._reject(notice, recv)
         self.backlog.settle()
 
     def _reject(self, notice: Rejected, recv: int) -> None:
-        # not stamped here: the clock has moved on, and the frames of the same read that follow would be older than their Gap
+        # not stamped here: the clock has moved on; later frames of this read would be older than their Gap
         self.rejected[notice.reason] += 1
-        if self.rejected[notice.reason] <= _TOLD:
-            more = "; further ones are only counted" if self.rejected[notice.reason] == _TOLD else ""
+        if self.rejected[notice.reason] <= _LOGGED_REJECTS:
+            more = (
+                "; further ones are only counted" if self.rejected[notice.reason] == _LOGGED_REJECTS else ""
+            )
             log.warning(
                 "rejected (%s)%s: %s%s",
                 notice.reason,
@@ -108,41 +110,44 @@ class Intake:
             )
         self.sequencer.rejected(notice, recv)
 
-    def _take_both(
-        self, ticks: Sequence[Mapped], notices: list[Notice], recv: int, special: bool
+    def _take_with_notices(
+        self, ticks: Sequence[MappedTick], notices: list[Notice], recv: int, check_room: bool
     ) -> list[Notice]:
-        """A frame with ticks and notices: what was rejected is told before the ticks behind it. -> the notices that concern the connection."""
-        concerning: list[Notice] = []
+        """Take a frame with ticks and notices: a reject is reported before the ticks behind it.
+
+        Return the notices that concern the connection.
+        """
+        for_connection: list[Notice] = []
         done = 0
         for notice in notices:
             match notice:
                 case Skipped():
                     self.ignored += 1
                 case Rejected():
-                    self._accept(ticks[done : notice.after], special)
-                    done = notice.after
+                    self._accept(ticks[done : notice.ticks_before], check_room)
+                    done = notice.ticks_before
                     self._reject(notice, recv + done)
                 case SubscribeAck() | HeartbeatAck() | Refused() | Closing():
-                    concerning.append(notice)
-        self._accept(ticks[done:], special)
-        return concerning
+                    for_connection.append(notice)
+        self._accept(ticks[done:], check_room)
+        return for_connection
 
-    def _accept(self, ticks: Sequence[Mapped], special: bool) -> None:
-        if ticks and (not special or self._has_room(ticks)):
+    def _accept(self, ticks: Sequence[MappedTick], check_room: bool) -> None:
+        if ticks and (not check_room or self._has_room(ticks)):
             self.sequencer.accept(ticks)
 
-    def _has_room(self, ticks: Sequence[Mapped]) -> bool:
-        """Whether ticks can be held. If not they are counted, and told when there is ample room again."""
+    def _has_room(self, ticks: Sequence[MappedTick]) -> bool:
+        """Whether ticks can be buffered. If not, count them, and report them once there is ample room."""
         backlog = self.backlog
         backlog.settle()
-        if self._overflowing and backlog.bytes < backlog.bound * 3 // 4:
+        if self._overflowing and backlog.bytes < backlog.max_bytes * 3 // 4:
             self._overflowing = False
-            self.sequencer.tell_overflow(ticks[0][0].ts_recv)
+            self.sequencer.report_overflow(ticks[0][0].ts_recv)
         elif not self._overflowing and backlog.full:
             self._overflowing = True
             log.error(
-                "no room for more ticks until Redis takes some (--backlog-bytes %d): what is dropped is told as a Gap",
-                backlog.bound,
+                "backlog is full (--backlog-bytes %d): dropping ticks, reported as a Gap when there is room",
+                backlog.max_bytes,
             )
         if self._overflowing:
             self.sequencer.overflow(ticks)

@@ -1,4 +1,7 @@
-"""The one upstream connection, whichever it is at the moment: opened, subscribed, kept alive, replaced before the vendor ends it, made again when it is lost."""
+"""The one upstream connection, whichever it currently is.
+
+It is opened, subscribed, kept alive, replaced before the vendor ends it, and reopened when it is lost.
+"""
 
 import asyncio
 import logging
@@ -23,33 +26,39 @@ log = logging.getLogger("tickbus.gateway")
 
 _PING_SECONDS = 20.0
 _SUBSCRIBE_SECONDS = 20.0
-_ROTATE_AGAIN_SECONDS = 30.0
-_LEAVE_AGAIN_SECONDS = 2.0
-"""The same for a connection whose end the vendor has announced."""
-_STILL_SECONDS = 1.0
-"""A process that has not turned for so long stood still: what it then finds in its socket is old, and says nothing of the time since."""
-_SETTLE_SECONDS = 1.0
-"""How long old and new connection overlap after the new one is subscribed."""
+_ROTATE_RETRY_SECONDS = 30.0
+_CLOSING_RETRY_SECONDS = 2.0
+"""The same, for a connection whose end the vendor has announced."""
+_STALL_SECONDS = 1.0
+"""An event loop that has not turned for this long was stalled.
+
+What it then finds in its socket is old, and says nothing about the time since.
+"""
+_OVERLAP_SECONDS = 1.0
+"""How long the old and the new connection overlap once the new one is subscribed."""
 
 
 class Upstream:
     """Keeps one subscribed connection to the vendor."""
 
     def __init__(
-        self, make_feed: Callable[[], Feed], intake: Intake, clock: BusClock, *, tolerance: Duration, most: int,
-        silence: Duration, session: TradingHours | None, max_age: Duration | None,
+        self, make_feed: Callable[[], Feed], intake: Intake, clock: BusClock, *, tolerance: Duration,
+        max_frame: int, silence: Duration, session: TradingHours | None, max_age: Duration | None,
     ) -> None:  # fmt: skip
         self._make_feed = make_feed
         self._intake = intake
         self._clock = clock
         self._tolerance = tolerance
-        self._most = most
+        self._max_frame = max_frame
         self._silence = silence / SECOND
         self._session = session
         self._max_age = max_age / SECOND if max_age else None
         self._backoff = Backoff(random.random)
-        self._doubted_since = 0
-        """Receive time since which nobody knows what came: we stood still, and no fresh tick has come yet. 0: all is known."""
+        self._uncertain_since = 0
+        """Receive time since which ticks may be missing: we were stalled, and no fresh tick has arrived yet.
+
+        0: nothing is uncertain.
+        """
         self.current: Connection | None = None
         self.reconnects: Counter[str] = Counter()
         self._bytes_before = 0
@@ -64,7 +73,7 @@ class Upstream:
         return self.current is not None and self.current.subscribed.is_set()
 
     def pause(self) -> None:
-        """Leave the socket unread: TCP then holds the vendor back."""
+        """Stop reading the socket: TCP backpressure then slows the vendor down."""
         if self.current is not None:
             self.current.socket.pause()
 
@@ -73,10 +82,10 @@ class Upstream:
             self.current.socket.resume()
 
     async def run(self) -> None:
-        """For ever; VendorRefused when the vendor says no for good."""
+        """Run forever; VendorRefused when the vendor refuses permanently."""
         while True:
             connection = Connection(
-                self._make_feed(), self._intake, self._tolerance, self._most, holding=False
+                self._make_feed(), self._intake, self._tolerance, self._max_frame, buffering=False
             )
             reason, wait = await self._open(connection)
             if not reason:
@@ -87,7 +96,7 @@ class Upstream:
             await asyncio.sleep(delay)
 
     async def _open(self, connection: Connection) -> tuple[str, float]:
-        """-> why it failed and how long to wait at least; ("", 0) when it is open."""
+        """Return why it failed and the minimum wait in seconds; ("", 0) when it is open."""
         try:
             await connection.open()
         except HandshakeRefused as error:
@@ -96,7 +105,7 @@ class Upstream:
             return self._refused(error.refused)
         except (OSError, TimeoutError, InvalidHandshake) as error:
             log.warning(
-                "upstream: no connection to %s: %s",
+                "upstream: cannot connect to %s: %s",
                 connection.feed.address(),
                 str(error) or type(error).__name__,
             )
@@ -121,12 +130,12 @@ class Upstream:
                     return self._lost(self.current, ended, why)
                 successor, wait = await self._replacement(self.current)
                 if successor is None:
-                    again = _LEAVE_AGAIN_SECONDS if self.current.closing else _ROTATE_AGAIN_SECONDS
+                    again = _CLOSING_RETRY_SECONDS if self.current.closing else _ROTATE_RETRY_SECONDS
                     self.current.rotate_at = asyncio.get_running_loop().time() + max(again, wait)
                     continue
                 self._bytes_before += self.current.socket.bytes_received
                 await self.current.close("replaced")
-                successor.release(self.current.mapper)
+                successor.take_over(self.current.mapper)
                 self.current = successor
                 self.reconnects["rotate"] += 1
                 log.info("upstream: replaced the connection without a hole")
@@ -136,13 +145,13 @@ class Upstream:
             await last.close("left")
 
     def _lost(self, connection: Connection, ended: str, why: str) -> tuple[str, float]:
-        refused, connection.over = connection.refused, True
+        refused, connection.abandoned = connection.refused, True
         if refused is not None and refused.fatal:
             raise VendorRefused(refused.text)
         if connection.subscribed.is_set() or connection.valid:  # some send ticks before they acknowledge
             since = self._intake.last_tick if ended == "silence" else self._intake.last_frame
-            if self._doubted_since:
-                since, self._doubted_since = min(since or self._doubted_since, self._doubted_since), 0
+            if self._uncertain_since:
+                since, self._uncertain_since = min(since or self._uncertain_since, self._uncertain_since), 0
             self._intake.outage(
                 GapKind.STALE if ended == "silence" else GapKind.DISCONNECT, since or self._intake.stamp()
             )
@@ -150,23 +159,23 @@ class Upstream:
         return ("slow_down", refused.wait / SECOND) if refused is not None else (ended, 0.0)
 
     async def _watch(self, connection: Connection) -> tuple[str, str]:
-        """Wait until the connection ends or should; -> (reason as a label, text)."""
+        """Wait until the connection ends or should. Return (reason as a label, text)."""
         loop = asyncio.get_running_loop()
         socket = connection.socket
         quiet_since = pinged = loop.time()
         last_tick = self._intake.last_tick
-        turned, turned_at, still_at = loop.time(), self._clock.now_ns(), 0.0
+        last_turn, last_turn_ns, stalled_at = loop.time(), self._clock.now_ns(), 0.0
         if connection.rotate_at == 0.0 and (age := self._max_age or (connection.feed.lifetime or 0) / SECOND):
             connection.rotate_at = connection.opened_at + age
         while True:
             done, _ = await asyncio.wait((socket.closed,), timeout=0.2)
             now = loop.time()
-            if now - turned > _STILL_SECONDS:
-                self._doubted_since, still_at = self._doubted_since or turned_at, now
-                quiet_since = now  # its socket is still to be read
-            elif self._intake.last_tick != last_tick and now - still_at > _STILL_SECONDS:
-                self._doubted_since = 0
-            turned, turned_at = now, self._clock.now_ns()
+            if now - last_turn > _STALL_SECONDS:
+                self._uncertain_since, stalled_at = self._uncertain_since or last_turn_ns, now
+                quiet_since = now  # the socket has yet to be read
+            elif self._intake.last_tick != last_tick and now - stalled_at > _STALL_SECONDS:
+                self._uncertain_since = 0
+            last_turn, last_turn_ns = now, self._clock.now_ns()
             if connection.valid:
                 self._backoff.reset()
             if done:
@@ -176,37 +185,38 @@ class Upstream:
             if self._silence and connection.subscribed.is_set() and now - quiet_since > self._silence:
                 return (
                     "silence",
-                    f"no tick for {format_duration(int(self._silence * SECOND))} (--silence) though it is connected",
+                    f"connected, but no tick for {format_duration(int(self._silence * SECOND))} (--silence)",
                 )
-            if connection.unanswered > 3 and connection.feed.heartbeat_answers:
-                return "dead", "three heartbeats without an answer"
+            if connection.unanswered > 3 and connection.feed.acks_heartbeat:
+                return "dead", "three heartbeats unanswered"
             if now - max(socket.last_received, connection.opened_at) > 2 * _PING_SECONDS:
-                return "dead", f"nothing received for {2 * _PING_SECONDS:.0f} s, pings included"
+                return "dead", f"nothing received for {2 * _PING_SECONDS:.0f} s, not even control frames"
             if now - pinged > _PING_SECONDS:
                 pinged = now
                 socket.ping()
-            patience = (
+            timeout = (
                 _SUBSCRIBE_SECONDS + connection.feed.request_interval / SECOND * connection.feed.requests
             )
-            if not connection.subscribed.is_set() and now - connection.opened_at > patience:
+            if not connection.subscribed.is_set() and now - connection.opened_at > timeout:
                 return "subscribe", "the subscription was not acknowledged"
             if (
                 0.0 < connection.rotate_at < now
-                and connection.feed.overlaps
+                and connection.feed.allows_overlap
                 and connection.subscribed.is_set()
             ):
                 return "rotate", "replaced before its end"
 
     async def _replacement(self, old: Connection) -> tuple[Connection | None, float]:
-        """A second connection beside the old one, subscribed and holding its ticks back; or None, and how long to wait at least.
+        """Return a second connection, subscribed and buffering its ticks; or None and the minimum wait (s).
 
-        Whatever the vendor says to it: the old one delivers."""
-        new = Connection(self._make_feed(), self._intake, self._tolerance, self._most, holding=True)
+        Whatever the vendor answers: the old connection keeps delivering.
+        """
+        new = Connection(self._make_feed(), self._intake, self._tolerance, self._max_frame, buffering=True)
         try:
             reason, wait = await self._open(new)
         except VendorRefused as error:
-            log.warning("upstream: the connection that was to replace this one is refused: %s", error)
-            return None, _ROTATE_AGAIN_SECONDS
+            log.warning("upstream: replacement connection refused: %s", error)
+            return None, _ROTATE_RETRY_SECONDS
         if reason:
             return None, wait
         subscribed = asyncio.create_task(new.subscribed.wait())
@@ -216,8 +226,8 @@ class Upstream:
                 timeout=_SUBSCRIBE_SECONDS,
                 return_when=asyncio.FIRST_COMPLETED,
             )
-            if new.subscribed.is_set() and not new.held_enough:
-                await asyncio.wait((old.socket.closed,), timeout=_SETTLE_SECONDS)
+            if new.subscribed.is_set() and not new.buffer_full:
+                await asyncio.wait((old.socket.closed,), timeout=_OVERLAP_SECONDS)
         finally:
             subscribed.cancel()
         if new.socket.closed.done() or not new.subscribed.is_set():

@@ -1,8 +1,9 @@
-"""AllTick (alltick.co): stocks, forex, crypto, metals. 22998 are trades, 22999 the order book, of which the top is a quote.
+"""AllTick (alltick.co): stocks, forex, crypto, metals.
 
-A subscribe replaces the whole set before it; codes over the plan's cap are dropped without a word; one request a second.
-`seq` has no documented rule, so it is kept as trade_id and never used to see a gap or to drop a tick. Fields come as text or
-number, times in seconds or milliseconds. Source: the vendor's repository alltick-realtime-..., websocket_interface.
+22998 are trades; 22999 is the order book, whose top is a quote. A subscribe replaces the whole previous set;
+codes over the plan's cap are dropped silently; one request per second. `seq` has no documented rule, so it is
+kept as trade_id and never used to detect a gap or to drop a tick. Fields are texts or numbers, times are in
+seconds or milliseconds. Source: the vendor's repository alltick-realtime-..., websocket_interface.
 """
 
 from collections.abc import Collection, Sequence
@@ -17,7 +18,7 @@ from services.vendors.feed import (
     Feed,
     FeedSetup,
     HeartbeatAck,
-    Mapped,
+    MappedTick,
     Mapper,
     Refused,
     Skipped,
@@ -29,9 +30,9 @@ from tickbus.errors import ConfigError
 from tickbus.protocol.messages import Quote, Side, Trade
 from tickbus.units import SECOND, Duration, canonical, canonical_size, epoch_ns
 
-_HEARTBEAT, _HEARTBEAT_ANSWER = 22000, 22001
-_DEPTH, _DEPTH_ANSWER = 22002, 22003
-_TRADES, _TRADES_ANSWER = 22004, 22005
+_HEARTBEAT, _HEARTBEAT_ACK = 22000, 22001
+_DEPTH, _DEPTH_ACK = 22002, 22003
+_TRADES, _TRADES_ACK = 22004, 22005
 _TRADE_PUSH, _DEPTH_PUSH = 22998, 22999
 _PUSHES = {_TRADE_PUSH: "trade", _DEPTH_PUSH: "quote"}
 _OK = 200
@@ -47,7 +48,7 @@ _PLANS = {
     "premium": (200, Duration(3 * SECOND)),
     "pro": (3000, Duration(3 * SECOND)),
 }
-"""Codes per connection and kind, and the least time between two connections."""
+"""Codes per connection and kind, and the minimum time between two connections."""
 
 _Raw = msgspec.Raw
 
@@ -63,7 +64,7 @@ class _Data(msgspec.Struct, gc=False):
     tick_time: _Raw = ABSENT
     price: _Raw = ABSENT
     volume: _Raw = ABSENT
-    volumn: _Raw = ABSENT  # so spelt in a table of the vendor's manual
+    volumn: _Raw = ABSENT  # spelled like this in a table of the vendor's manual
     trade_direction: _Raw = ABSENT
     bids: list[_Level] | None = None
     asks: list[_Level] | None = None
@@ -81,39 +82,39 @@ _SIDES = {"": Side.UNKNOWN, "0": Side.UNKNOWN, "1": Side.BUY, "2": Side.SELL}
 
 
 class AllTickMapper(Mapper):
-    def map(self, frame: bytes, recv: int) -> Sequence[Mapped]:
-        if b"\n" not in frame or _is_one(frame):
+    def map(self, frame: bytes, recv: int) -> Sequence[MappedTick]:
+        if b"\n" not in frame or _is_single_object(frame):
             return self._map_one(frame, recv, 0)
-        ticks: list[Mapped] = []
+        ticks: list[MappedTick] = []
         for line in frame.split(b"\n"):
             if line.strip():
                 ticks += self._map_one(line, recv + len(ticks), len(ticks))
         return ticks
 
-    def _map_one(self, frame: bytes, recv: int, after: int) -> Sequence[Mapped]:
-        """One object, behind `after` ticks of the same frame."""
+    def _map_one(self, frame: bytes, recv: int, ticks_before: int) -> Sequence[MappedTick]:
+        """Return the tick of one object; `ticks_before` ticks precede it in its frame."""
         try:
             outer = _decode(frame)
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-            return self._unreadable(frame, error, after)
+            return self._unreadable(frame, error, ticks_before)
         data = outer.data
         if outer.cmd_id not in _PUSHES or data is None:
             self._answer(outer)
             return ()
-        symbol = self.symbols.get(data.code)  # type: ignore[arg-type]  # None is no symbol of ours
+        symbol = self.symbols.get(data.code)  # type: ignore[arg-type]  # None is never subscribed
         kind = _PUSHES[outer.cmd_id]
         if symbol is None:
             if data.code is None:
-                self.reject("field", "a tick without code", after=after)
+                self.reject("field", "tick without a code", ticks_before=ticks_before)
             else:
-                self.reject("unknown_symbol", data.code, lost=False, after=after)
+                self.reject("unknown_symbol", data.code, lost=False, ticks_before=ticks_before)
             return ()
         try:
             tick: Trade | Quote = (
                 self._trade(data, symbol, recv) if kind == "trade" else self._quote(data, symbol, recv)
             )
         except (ValueError, KeyError, UnicodeDecodeError, msgspec.MsgspecError) as error:
-            self.reject("field", error, kind=kind, symbol=symbol, after=after)
+            self.reject("field", error, kind=kind, symbol=symbol, ticks_before=ticks_before)
             return ()
         return ((tick, NO_ID),)
 
@@ -122,9 +123,17 @@ class AllTickMapper(Mapper):
         size = canonical_size(raw_text(data.volume) or raw_text(data.volumn))
         bid, ask = self.best_quotes.get(symbol, (None, None))
         return Trade(
-            symbol, canonical(raw_text(data.price)), size, _SIDES.get(raw_text(data.trade_direction), Side.UNKNOWN),
-            raw_text(data.seq) or None, ts_event, recv, bid, ask, self.flags(ts_event, recv),
-        )  # fmt: skip
+            symbol,
+            canonical(raw_text(data.price)),
+            size,
+            _SIDES.get(raw_text(data.trade_direction), Side.UNKNOWN),
+            raw_text(data.seq) or None,
+            ts_event,
+            recv,
+            bid,
+            ask,
+            self.flags(ts_event, recv),
+        )
 
     def _quote(self, data: _Data, symbol: str, recv: int) -> Quote:
         bid, bid_size = _top(data.bids)
@@ -135,50 +144,47 @@ class AllTickMapper(Mapper):
 
     def _answer(self, outer: _Frame) -> None:
         if outer.ret is not None and outer.ret != _OK:
-            text = f"AllTick answers {outer.ret} {outer.msg or ''}".strip()
+            text = f"AllTick answered {outer.ret} {outer.msg or ''}".strip()
             if outer.ret in _FATAL:
-                self.notices.append(
-                    Refused(
-                        f"{text}: {_FATAL[outer.ret]}; check --token, --url (stocks and forex differ) and --symbols",
-                        fatal=True,
-                    )
-                )
+                advice = "check --token, --url (stocks and forex differ) and --symbols"
+                self.notices.append(Refused(f"{text}: {_FATAL[outer.ret]}; {advice}", fatal=True))
             else:
                 wait = 10 * SECOND if outer.ret in _SLOW_DOWN else 5 * SECOND
                 self.notices.append(Refused(text, fatal=False, wait=Duration(wait)))
-        elif outer.cmd_id in (_TRADES_ANSWER, _DEPTH_ANSWER):
-            self.notices.append(SubscribeAck("trade" if outer.cmd_id == _TRADES_ANSWER else "quote"))
-        elif outer.cmd_id == _HEARTBEAT_ANSWER:
+        elif outer.cmd_id in (_TRADES_ACK, _DEPTH_ACK):
+            self.notices.append(SubscribeAck("trade" if outer.cmd_id == _TRADES_ACK else "quote"))
+        elif outer.cmd_id == _HEARTBEAT_ACK:
             self.notices.append(HeartbeatAck())
         else:
             self.notices.append(Skipped())
 
-    def _unreadable(self, frame: bytes, error: Exception, after: int) -> Sequence[Mapped]:
+    def _unreadable(self, frame: bytes, error: Exception, ticks_before: int) -> Sequence[MappedTick]:
         try:
             loose = msgspec.json.decode(frame)
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-            self.reject("garbage", error, after=after)
+            self.reject("garbage", error, ticks_before=ticks_before)
             return ()
         command, data = (loose.get("cmd_id"), loose.get("data")) if isinstance(loose, dict) else ("", None)
         if command is None or (type(command) is int and command not in _PUSHES):
-            try:  # no tick: its data may be anything
+            try:  # not a tick: its data may be anything
                 self._answer(
                     msgspec.convert({name: loose.get(name) for name in ("cmd_id", "ret", "msg")}, _Frame)
                 )
             except msgspec.ValidationError:
-                self.reject("field", error, after=after)
+                self.reject("field", error, ticks_before=ticks_before)
             return ()
         if type(command) is not int or not isinstance(data, dict):
-            self.reject("field", error, after=after)
+            self.reject("field", error, ticks_before=ticks_before)
             return ()
         kind = _PUSHES[command]
         symbol = self.symbols.get(data["code"]) if isinstance(data.get("code"), str) else None
-        self.reject("field", error, kind=kind if symbol else None, symbol=symbol, after=after)
+        known_kind = kind if symbol else None
+        self.reject("field", error, kind=known_kind, symbol=symbol, ticks_before=ticks_before)
         return ()
 
 
-def _is_one(frame: bytes) -> bool:
-    """Whether it is one object that was written over several lines."""
+def _is_single_object(frame: bytes) -> bool:
+    """Return whether a frame of several lines is one object."""
     try:
         msgspec.json.decode(frame, type=_Raw)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
@@ -187,17 +193,17 @@ def _is_one(frame: bytes) -> bool:
 
 
 def _time(raw: _Raw, recv: int) -> int:
-    """The vendor's time in ns; ours where it sends none."""
+    """Return the vendor's time in ns; `recv` if it sends none."""
     text = raw_text(raw)
     if not text:
         return recv
     if not text.isascii() or not text.isdigit() or len(text) > 19:
-        raise ValueError(f"tick_time {text[:40]}")
+        raise ValueError(f"invalid tick_time {text[:40]!r}")
     return epoch_ns(int(text)) or recv
 
 
 def _top(levels: list[_Level] | None) -> tuple[str | None, str | None]:
-    """Best price and its size; a side may be empty, and forex sends no sizes."""
+    """Return the best price and its size; a side may be empty, and forex sends no sizes."""
     if not levels:
         return None, None
     price, size = raw_text(levels[0].price), raw_text(levels[0].volume)
@@ -211,8 +217,8 @@ class AllTick(Feed):
     reconnect_interval = Duration(3 * SECOND)
     takeover_delay = Duration(30 * SECOND)
     heartbeat_interval = Duration(10 * SECOND)
-    heartbeat_answers = True
-    replaces = True
+    acks_heartbeat = True
+    subscribe_replaces = True
 
     def __init__(self, setup: FeedSetup) -> None:
         super().__init__(setup)
@@ -220,7 +226,8 @@ class AllTick(Feed):
             cap, self.reconnect_interval = _PLANS[plan]
             if len(setup.symbols.vendor) > cap:
                 raise ConfigError(
-                    f"{len(setup.symbols.vendor)} symbols, but the plan {plan} has {cap} per connection (--alltick-plan); leave some out of --symbols"
+                    f"too many symbols: {len(setup.symbols.vendor)}, plan {plan} allows {cap} per connection "
+                    "(--alltick-plan); leave some out of --symbols"
                 )
 
     def query(self) -> str:

@@ -12,17 +12,17 @@ Plan = Literal["free", "basic", "premium", "pro"]
 class AllTickOptions(VendorOptions, frozen=True, kw_only=True):
     alltick_plan: Annotated[
         Plan | None,
-        Option("the plan of the token: its number of codes and its pace are kept to; default a paid one's"),
+        Option("the token's plan: its limits on codes and pace are respected; default: a paid plan's"),
     ] = None
 
 
 class AllTickServerOptions(VendorOptions, frozen=True, kw_only=True):
     heartbeat_timeout: Annotated[
-        Duration, Option("a connection without heartbeats for this long is closed")
+        Duration, Option("close a connection after this long without a heartbeat")
     ] = Duration(30 * SECOND)
     alltick_numbers: Annotated[
-        bool, Option("seq and tick_time as JSON numbers, the form documented since June 2026")
+        bool, Option("send seq and tick_time as JSON numbers, the form documented since June 2026")
     ] = False
     alltick_join: Annotated[
-        int, Option("objects per frame at most, joined by newlines", minimum=1, maximum=10_000)
+        int, Option("maximum number of objects per frame, joined by newlines", minimum=1, maximum=10_000)
     ] = 1

@@ -1,7 +1,7 @@
-"""AllTick: cmd_id / seq_id / trace / data envelopes, subscribe sets that replace each other, a heartbeat of the client's. Pure.
+"""AllTick: cmd_id / seq_id / trace / data envelopes, subscribes that replace each other, heartbeats. Pure.
 
-Stricter than the vendor is known to be where the vendor's page is silent: a heartbeat counts as a request, so that a client
-that is fine here is fine there.
+The client sends the heartbeats. Where the vendor's page is silent, this is stricter than the vendor is known
+to be: a heartbeat counts as a request, so that a client that works here works there.
 """
 
 from collections.abc import Mapping, Sequence
@@ -20,10 +20,10 @@ _PATHS = ("/quote-b-ws-api", "/quote-stock-b-ws-api")
 _HEARTBEAT, _DEPTH, _TRADES, _CANCEL = 22000, 22002, 22004, 22006
 _PUSH_TRADE, _PUSH_DEPTH = 22998, 22999
 _CANCELS = {0: ("trade", "quote"), 1: ("quote",), 2: ("trade",)}
-_PACE = SECOND * 9 // 10
-"""One request a second; a tenth is left for the network's jitter."""
-_PATIENCE = 3
-"""So many requests in a row that come too fast close the connection."""
+_MIN_REQUEST_INTERVAL = SECOND * 9 // 10
+"""One request per second; a tenth is left for network jitter."""
+_MAX_FAST_REQUESTS = 3
+"""This many consecutive requests that arrive too fast close the connection."""
 _EXACT = Context(prec=200)
 _DIRECTIONS = {Side.BUY: 1, Side.SELL: 2, Side.UNKNOWN: 0}
 
@@ -38,7 +38,7 @@ class AllTickDialect(Dialect):
         self._codes: dict[str, dict[str, None]] = {"trade": {}, "quote": {}}
         self._last_request = now - SECOND
         self._too_fast = 0
-        self._heartbeat = now
+        self._last_heartbeat = now
 
     @property
     def subscribed(self) -> bool:
@@ -57,11 +57,11 @@ class AllTickDialect(Dialect):
             return _refuse(400, "request header param invalid")
         if not _is_request(request):
             return _refuse(400, "request header param invalid")
-        if (refusal := self._pace(request, now)) is not None:
+        if (refusal := self._check_rate(request, now)) is not None:
             return refusal
         command, data = request["cmd_id"], request["data"]
         if command == _HEARTBEAT:
-            self._heartbeat = now
+            self._last_heartbeat = now
             return _reply(request)
         if command == _CANCEL:
             return self._cancel(request, data)
@@ -69,8 +69,8 @@ class AllTickDialect(Dialect):
             return self._subscribe(request, data, "trade" if command == _TRADES else "quote")
         return _refuse(400, "request header param invalid")
 
-    def beat(self, now: int) -> Answer:
-        silent = now - self._heartbeat >= self._options.heartbeat_timeout
+    def on_timer(self, now: int) -> Answer:
+        silent = now - self._last_heartbeat >= self._options.heartbeat_timeout
         return Answer(close=Close(1000, "heartbeat timeout")) if silent else Answer()
 
     def slow_down(self) -> Answer:
@@ -83,7 +83,8 @@ class AllTickDialect(Dialect):
 
     def render(self, message: Trade | Quote, symbol: str, id: int) -> bytes:
         quote = "" if self._options.alltick_numbers else '"'
-        head = f'"code":"{symbol}","seq":{quote}{id}{quote},"tick_time":{quote}{self.time_text(message.ts_event)}{quote}'
+        time = self.time_text(message.ts_event)
+        head = f'"code":"{symbol}","seq":{quote}{id}{quote},"tick_time":{quote}{time}{quote}'
         if isinstance(message, Trade):
             price, size = message.price_text, message.size_text
             turnover, direction = _turnover(price, size), _DIRECTIONS[message.side]
@@ -91,17 +92,15 @@ class AllTickDialect(Dialect):
                 f'"price":"{price}","volume":"{size}","turnover":"{turnover}","trade_direction":{direction}'
             )
             return f'{{"cmd_id":{_PUSH_TRADE},"data":{{{head},{body}}}}}'.encode()
-        bids, asks = (
-            _level(message.bid_text, message.bid_size_text),
-            _level(message.ask_text, message.ask_size_text),
-        )
+        bids = _level(message.bid_text, message.bid_size_text)
+        asks = _level(message.ask_text, message.ask_size_text)
         return f'{{"cmd_id":{_PUSH_DEPTH},"data":{{{head},"bids":[{bids}],"asks":[{asks}]}}}}'.encode()
 
     def time_text(self, ts_event: int) -> str:
         return str(ts_event // MILLISECOND)
 
     def project(self, message: Tick, id: int) -> Tick:
-        """Whole milliseconds; a level always has a size."""
+        """Times are truncated to milliseconds; a level always has a size."""
         ts_event = message.ts_event // MILLISECOND * MILLISECOND
         if isinstance(message, Trade):
             return replace(
@@ -109,8 +108,12 @@ class AllTickDialect(Dialect):
             )
         bid_size, ask_size = message.bid_size_text or "0", message.ask_size_text or "0"
         return replace(
-            message, bid_size_text=bid_size if message.bid_text else None, ask_size_text=ask_size if message.ask_text else None, ts_event=ts_event, flags=0,
-        )  # fmt: skip
+            message,
+            bid_size_text=bid_size if message.bid_text else None,
+            ask_size_text=ask_size if message.ask_text else None,
+            ts_event=ts_event,
+            flags=0,
+        )
 
     def pack(self, items: Sequence[bytes]) -> Sequence[bytes]:
         step = self._options.alltick_join
@@ -120,19 +123,19 @@ class AllTickDialect(Dialect):
             else [b"\n".join(items[start : start + step]) for start in range(0, len(items), step)]
         )
 
-    def _pace(self, request: dict[str, object], now: int) -> Answer | None:
-        """605 for a request that comes too soon, 606 and the end for a client that does not stop."""
-        if now - self._last_request >= _PACE:
+    def _check_rate(self, request: dict[str, object], now: int) -> Answer | None:
+        """Return 605 for a request that is too early, 606 and a close for a client that keeps doing it."""
+        if now - self._last_request >= _MIN_REQUEST_INTERVAL:
             self._last_request = now
             self._too_fast = 0
             return None
         self._too_fast += 1
-        if self._too_fast >= _PATIENCE:
+        if self._too_fast >= _MAX_FAST_REQUESTS:
             return self.slow_down()
         return _reply(request, 605, "too many requests")
 
     def _subscribe(self, request: dict[str, object], data: object, kind: str) -> Answer:
-        """The new set replaces the old one; codes over the plan's cap are left out without a word, as the vendor does."""
+        """Replace the set of a kind. Codes over the plan's cap are dropped silently, as the vendor does."""
         listed = data.get("symbol_list") if isinstance(data, dict) else None
         if not isinstance(listed, list) or not listed:
             return _reply(request, 400, "request data param invalid")
@@ -140,10 +143,10 @@ class AllTickDialect(Dialect):
         known = dict.fromkeys(code for code in codes if isinstance(code, str) and self._limits.knows(code))
         if not known:
             return _reply(request, 600, "code invalid")
-        kept = list(known)[: self._limits.symbol_cap or None]
-        self._codes[kind] = dict.fromkeys(kept)
+        accepted = list(known)[: self._limits.symbol_cap or None]
+        self._codes[kind] = dict.fromkeys(accepted)
         answer = _reply(request)
-        answer.event = {"event": "subscribe", "kind": kind, "symbols": kept}
+        answer.event = {"event": "subscribe", "kind": kind, "symbols": accepted}
         return answer
 
     def _cancel(self, request: dict[str, object], data: object) -> Answer:
@@ -171,7 +174,7 @@ def open_alltick(
 
 
 def _is_request(value: object) -> bool:
-    """All four fields are required; the ids are uint32."""
+    """Return whether it is a request: all four fields are required, the ids are uint32."""
     if not isinstance(value, dict) or not {"cmd_id", "seq_id", "trace", "data"} <= value.keys():
         return False
     ids = (value["cmd_id"], value["seq_id"])
@@ -202,7 +205,7 @@ def _reply(request: Mapping[str, object], ret: int = 200, text: str = "ok") -> A
 
 
 def _refuse(ret: int, text: str) -> Answer:
-    """An error that names no request."""
+    """Return an error that refers to no request."""
     return Answer([_encode({"ret": ret, "msg": text, "cmd_id": 0, "seq_id": 0, "trace": "", "data": {}})])
 
 

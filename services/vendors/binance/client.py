@@ -1,6 +1,7 @@
 """Binance spot market streams (JSON): `<symbol>@trade` and `<symbol>@bookTicker`.
 
-Trade ids are contiguous per symbol, so every hole is seen and named. bookTicker carries no time: ts_event = ts_recv.
+Trade ids are contiguous per symbol, so every gap is detected and its ids are known. bookTicker has no time:
+ts_event = ts_recv.
 Source: binance-spot-api-docs, web-socket-streams.md.
 """
 
@@ -14,13 +15,13 @@ from services.vendors.feed import (
     Closing,
     Feed,
     FeedSetup,
-    Mapped,
+    MappedTick,
     Mapper,
     Refused,
     Skipped,
     SubscribeAck,
     Topic,
-    says_something,
+    has_value,
 )
 from services.vendors.symbols import SymbolMap
 from tickbus.errors import ConfigError
@@ -28,21 +29,21 @@ from tickbus.protocol.messages import Quote, Side, Trade
 from tickbus.units import HOUR, MICROSECOND, MILLISECOND, MINUTE, SECOND, Duration, canonical, canonical_size
 
 _MESSAGE_BYTES = 4000
-"""Longer SUBSCRIBE messages are cut by the server at 4,096 bytes."""
+"""Longer SUBSCRIBE messages are truncated by the server, at 4,096 bytes."""
 _STREAMS_PER_CONNECTION = 1024
-_MICROSECONDS = 100_000_000_000_000
+_MICROSECONDS_FROM = 100_000_000_000_000
 """A time from here on is in microseconds (?timeUnit=MICROSECOND), below it in milliseconds."""
-_TOO_LATE = 9_000_000_000_000_000
-"""And from here on, in the year 2255, it is none."""
-_TOO_HIGH = 1 << 53
-"""No id: sums of missing ticks must fit 64 bits, whatever nonsense is sent."""
+_TIME_LIMIT = 9_000_000_000_000_000
+"""A time from here on, in the year 2255, is invalid."""
+_ID_LIMIT = 1 << 53
+"""An id from here on is invalid: sums of missing ticks must fit 64 bits, whatever garbage is sent."""
 _BUY, _SELL = Side.BUY, Side.SELL
 _NO_QUOTE = (None, None)
 _SUFFIXES = {"trade": "@trade", "quote": "@bookTicker"}
 
 
 class _Event(msgspec.Struct, gc=False):
-    """trade and bookTicker at once: one typed decoding of the frame is twice as fast as looking twice.
+    """A trade and a bookTicker in one struct: a single typed decoding of the frame is twice as fast as two.
 
     `b` and `a` are prices in a bookTicker and order ids in older trades.
     """
@@ -62,7 +63,7 @@ class _Event(msgspec.Struct, gc=False):
 
 
 class _Frame(_Event, gc=False):
-    """A combined frame ({"stream", "data"}), a raw event, or an answer to a request."""
+    """A combined frame ({"stream", "data"}), a raw event, or the answer to a request."""
 
     data: _Event | None = None
     result: msgspec.Raw = msgspec.Raw()
@@ -75,64 +76,59 @@ _decode = msgspec.json.Decoder(_Frame).decode
 
 
 class BinanceMapper(Mapper):
-    """Quotes carry an update id, unique per symbol: after a change of connections those that the old one brought are dropped."""
+    """Quotes have an update id, unique per symbol: a new connection drops what the old one delivered."""
 
     def __init__(self, symbols: SymbolMap, tolerance: Duration) -> None:
         super().__init__(symbols, tolerance)
         self._updates: dict[str, int] = {}
+        """Newest update id by symbol on this connection."""
         self._seen: dict[str, int] = {}
+        """Newest update id by symbol on the connections before, until it is passed."""
 
     def follow(self, previous: Mapper) -> None:
         super().follow(previous)
         assert isinstance(previous, BinanceMapper)
-        self._seen = {
-            **previous._seen,
-            **previous._updates,
-        }  # a quiet symbol's newest may be two connections old
+        # the newest update of a quiet symbol may be two connections old
+        self._seen = {**previous._seen, **previous._updates}
 
-    def map(self, frame: bytes, recv: int) -> Sequence[Mapped]:
+    def map(self, frame: bytes, recv: int) -> Sequence[MappedTick]:
         try:
             outer = _decode(frame)
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
             return self._unreadable(frame, error)
         event = outer.data or outer
-        symbol = self.symbols.get(event.s)  # type: ignore[arg-type]  # None is no symbol of ours
+        symbol = self.symbols.get(event.s)  # type: ignore[arg-type]  # None is never subscribed
         if symbol is None or event.e != "trade":
-            return self._no_trade(outer, event, symbol, frame, recv)
-        # the hot path: one trade a frame
+            return self._map_other(outer, event, symbol, frame, recv)
+        # the hot path: one trade per frame
         try:
             vendor_id: int = event.t  # type: ignore[assignment]  # None fails below
             time: int = event.T  # type: ignore[assignment]
             price: str = event.p  # type: ignore[assignment]
             size = canonical_size(event.q)  # type: ignore[arg-type]
-            ts_event = time * MILLISECOND if time < _MICROSECONDS else time * MICROSECOND
-            if not 0 <= vendor_id < _TOO_HIGH or not 0 <= time < _TOO_LATE:
-                raise ValueError(f"id {vendor_id}, time {time}")
+            ts_event = time * MILLISECOND if time < _MICROSECONDS_FROM else time * MICROSECOND
+            if not 0 <= vendor_id < _ID_LIMIT or not 0 <= time < _TIME_LIMIT:
+                raise ValueError(f"invalid id {vendor_id} or time {time}")
             bid, ask = self.best_quotes.get(symbol, _NO_QUOTE)
             side = _SELL if event.m else _BUY if event.m is False else Side.UNKNOWN
             flags = self.flags(ts_event, recv) if ts_event > recv else 0
-            return (
-                (
-                    Trade(
-                        symbol, canonical(price), size, side, str(vendor_id), ts_event, recv, bid, ask, flags
-                    ),
-                    vendor_id,
-                ),
-            )
+            price = canonical(price)
+            trade = Trade(symbol, price, size, side, str(vendor_id), ts_event, recv, bid, ask, flags)
+            return ((trade, vendor_id),)
         except (ValueError, TypeError, AttributeError) as error:
             self.reject(
                 "field", error, kind="trade", symbol=symbol, vendor_id=NO_ID if event.t is None else event.t
             )
             return ()
 
-    def _quote(self, event: _Event, symbol: str, recv: int) -> Sequence[Mapped]:
+    def _quote(self, event: _Event, symbol: str, recv: int) -> Sequence[MappedTick]:
         try:
             bid, ask = canonical(event.b), canonical(event.a)
             bid_size, ask_size = canonical_size(event.B), canonical_size(event.A)  # type: ignore[arg-type]
         except (ValueError, TypeError, AttributeError) as error:
             self.reject("field", error, kind="quote", symbol=symbol)
             return ()
-        update: int = event.u  # type: ignore[assignment]  # a frame without it is no quote
+        update: int = event.u  # type: ignore[assignment]  # a frame without it is not a quote
         if self._seen and update <= self._seen.get(symbol, -1):
             return ()
         self._updates[symbol] = update
@@ -140,14 +136,15 @@ class BinanceMapper(Mapper):
         self.best_quotes[symbol] = (bid, ask)
         return ((Quote(symbol, bid, bid_size, ask, ask_size, recv, recv), NO_ID),)
 
-    def _no_trade(
+    def _map_other(
         self, outer: _Frame, event: _Event, symbol: str | None, frame: bytes, recv: int
-    ) -> Sequence[Mapped]:
+    ) -> Sequence[MappedTick]:
+        """Map a frame that is not a trade of a subscribed symbol."""
         if symbol is not None and event.e is None and event.u is not None:
             return self._quote(event, symbol, recv)
         if event.e == "serverShutdown":
             self.notices.append(Closing())
-        elif says_something(outer.error) or outer.code is not None:
+        elif has_value(outer.error) or outer.code is not None:
             self._vendor_error(outer, frame)
         elif outer.result:
             self.notices.append(SubscribeAck())
@@ -158,22 +155,19 @@ class BinanceMapper(Mapper):
         ):
             self.reject("unknown_symbol", event.s, lost=False)
         elif event.e == "trade":
-            self.reject("field", "a trade without symbol")
+            self.reject("field", "trade without a symbol")
         else:
             self.notices.append(Skipped())
         return ()
 
     def _vendor_error(self, outer: _Frame, frame: bytes) -> None:
         text = frame.decode(errors="replace")[:200]
-        slow = outer.code == 4 or b"Too many" in frame
-        self.notices.append(
-            Refused(
-                f"Binance answers {text}", fatal=False, wait=Duration(30 * SECOND if slow else 5 * SECOND)
-            )
-        )
+        over_limit = outer.code == 4 or b"Too many" in frame
+        wait = Duration(30 * SECOND if over_limit else 5 * SECOND)
+        self.notices.append(Refused(f"Binance answered {text}", fatal=False, wait=wait))
 
-    def _unreadable(self, frame: bytes, error: Exception) -> Sequence[Mapped]:
-        """Not JSON, or a field of the wrong type: say for which stream, where that can be told."""
+    def _unreadable(self, frame: bytes, error: Exception) -> Sequence[MappedTick]:
+        """Reject a frame that is not JSON or has a field of the wrong type; name the stream if known."""
         try:
             loose = msgspec.json.decode(frame)
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
@@ -197,7 +191,7 @@ class Binance(Feed):
     default_path = "/stream"
     sequenced = True
     repairable = True
-    overlaps = True
+    allows_overlap = True
     lifetime = Duration(23 * HOUR + 30 * MINUTE)
     request_interval = Duration(300 * MILLISECOND)
     reconnect_interval = Duration(SECOND)  # 300 attempts in 5 minutes are allowed, more end in a ban
@@ -242,6 +236,6 @@ class Binance(Feed):
         wanted = len(self.topics)
         if wanted > _STREAMS_PER_CONNECTION and self.setup.url is None:
             raise ConfigError(
-                f"{wanted} streams asked for, Binance allows {_STREAMS_PER_CONNECTION} on a connection; "
+                f"too many streams: {wanted}, Binance allows {_STREAMS_PER_CONNECTION} per connection; "
                 "split the symbols over several gateways with different --name"
             )

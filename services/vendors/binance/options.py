@@ -9,6 +9,6 @@ from tickbus.units import HOUR, SECOND, Duration
 
 class BinanceServerOptions(VendorOptions, frozen=True, kw_only=True):
     ping_interval: Annotated[
-        Duration, Option("between WebSocket pings; three without a pong end the connection")
+        Duration, Option("interval of WebSocket pings; three without a pong close the connection")
     ] = Duration(20 * SECOND)
-    lifetime: Annotated[Duration, Option("longest life of a connection")] = Duration(24 * HOUR)
+    lifetime: Annotated[Duration, Option("maximum lifetime of a connection")] = Duration(24 * HOUR)

@@ -1,7 +1,7 @@
 """Binance spot market streams: /ws and /stream, JSON control messages, one event per frame. Pure.
 
-A recorded frame goes out as it stands where its stream is wanted; without the wrapping to clients of /ws. What the wire
-form of an error is, the vendor's page leaves open; here it is the nested one that clients have seen.
+A recorded frame is sent unchanged to the clients of its stream; to clients of /ws without the wrapper. The
+vendor's page leaves the wire form of an error open; here it is the nested one that clients have seen.
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,17 +14,17 @@ from services.vendors.dialect import Answer, Close, Dialect, Tick, VendorLimits
 from tickbus.protocol.messages import Quote, Side, Trade
 from tickbus.units import MICROSECOND, MILLISECOND, SECOND
 
-_CUT = 4096
-_MOST_STREAMS = 1024
-_MOST_MESSAGES = 5
+_MAX_REQUEST_BYTES = 4096
+_MAX_STREAMS = 1024
+_MAX_MESSAGES_PER_SECOND = 5
 _METHODS = ("SUBSCRIBE", "UNSUBSCRIBE", "LIST_SUBSCRIPTIONS", "SET_PROPERTY", "GET_PROPERTY")
 _HEAD, _DATA = b'{"stream":"', b'","data":'
 _NO_SIZE = "0.00000000"
-"""Stands for an absent side of the book, price and size."""
+"""Price and size of an absent side of the book."""
 
 
 class _Refused(Exception):
-    """A control message that cannot be followed: (code, text)."""
+    """A control message that is refused: (code, text, request id)."""
 
 
 class BinanceDialect(Dialect):
@@ -46,10 +46,10 @@ class BinanceDialect(Dialect):
         self._unit = MICROSECOND if microseconds else MILLISECOND
         # a dict, not a set: LIST_SUBSCRIPTIONS keeps the order
         self._streams: dict[str, None] = dict.fromkeys(streams)
-        self._recent: list[int] = []
-        self._opened = now
-        self._pinged = now
-        self._unanswered: list[tuple[int, bytes]] = []
+        self._recent_messages: list[int] = []
+        self._opened_at = now
+        self._last_ping = now
+        self._pending_pings: list[tuple[int, bytes]] = []
 
     @property
     def style(self) -> tuple[str, bool, int]:  # type: ignore[override]  # SET_PROPERTY changes it
@@ -69,33 +69,33 @@ class BinanceDialect(Dialect):
         return channel in self._streams
 
     def receive(self, message: bytes, now: int) -> Answer:
-        if crowded := self._count(now):
-            return crowded
+        if closing := self._check_rate(now):
+            return closing
         try:
-            return self._follow(*_request(message))
+            return self._execute(*_request(message))
         except _Refused as refused:
-            code, text, number = refused.args
-            return Answer([_encode({"error": {"code": code, "msg": text}, "id": number})])
+            code, text, request_id = refused.args
+            return Answer([_encode({"error": {"code": code, "msg": text}, "id": request_id})])
 
-    def ping(self, now: int) -> Answer:
-        return self._count(now) or Answer()
+    def on_ping(self, now: int) -> Answer:
+        return self._check_rate(now) or Answer()
 
-    def pong(self, payload: bytes, now: int) -> Answer:
-        # an empty, unasked pong is allowed and keeps nothing alive
-        if any(payload == sent for _, sent in self._unanswered):
-            self._unanswered.clear()
-        return self._count(now) or Answer()
+    def on_pong(self, payload: bytes, now: int) -> Answer:
+        # an empty, unsolicited pong is allowed but keeps nothing alive
+        if any(payload == sent for _, sent in self._pending_pings):
+            self._pending_pings.clear()
+        return self._check_rate(now) or Answer()
 
-    def beat(self, now: int) -> Answer:
-        if now - self._opened >= self._options.lifetime:
+    def on_timer(self, now: int) -> Answer:
+        if now - self._opened_at >= self._options.lifetime:
             return Answer(close=Close(1001, "24 hours are over"))
-        if self._unanswered and now - self._unanswered[0][0] >= 3 * self._options.ping_interval:
+        if self._pending_pings and now - self._pending_pings[0][0] >= 3 * self._options.ping_interval:
             return Answer(close=Close(1008, "Pong timeout"))
-        if now - self._pinged < self._options.ping_interval:
+        if now - self._last_ping < self._options.ping_interval:
             return Answer()
-        self._pinged = now
+        self._last_ping = now
         payload = str(now // MILLISECOND).encode()
-        self._unanswered.append((now, payload))
+        self._pending_pings.append((now, payload))
         return Answer(ping=payload)
 
     def slow_down(self) -> Answer:
@@ -106,8 +106,8 @@ class BinanceDialect(Dialect):
         event = {"e": "serverShutdown", "E": time_ns // self._unit}
         return Answer([_encode({"stream": "!serverShutdown", "data": event} if self._combined else event)])
 
-    def recorded(self, frame: bytes) -> bytes | None:
-        """Recorded frames are wrapped, and their times are in ms; what bears no time is the same in any unit."""
+    def adapt_recorded(self, frame: bytes) -> bytes | None:
+        """Recorded frames are wrapped and their times are in ms; a frame without a time suits any unit."""
         if (
             self._unit != MILLISECOND
             and (channel := channel_of(frame)) is not None
@@ -120,10 +120,11 @@ class BinanceDialect(Dialect):
         code = symbol.replace("-", "") if "-" in symbol else symbol  # Binance's symbols have no dash
         if isinstance(message, Trade):
             time = message.ts_event // self._unit
-            # m: the buyer is the maker, so the aggressor sold; Binance always knows, an unknown side is told as a buy
+            # m: the buyer is the maker, so the aggressor sold; Binance always knows, an unknown side is
+            # sent as a buy
             maker = "true" if message.side is Side.SELL else "false"
-            price, size = message.price_text, message.size_text
-            data = f'"e":"trade","E":{time},"s":"{code}","t":{id},"p":"{price}","q":"{size}","T":{time},"m":{maker},"M":true'
+            values = f'"p":"{message.price_text}","q":"{message.size_text}","T":{time},"m":{maker},"M":true'
+            data = f'"e":"trade","E":{time},"s":"{code}","t":{id},{values}'
             kind = "trade"
         else:
             bid, bid_size = message.bid_text or _NO_SIZE, message.bid_size_text or _NO_SIZE
@@ -140,7 +141,7 @@ class BinanceDialect(Dialect):
         return str(ts_event // self._unit)
 
     def project(self, message: Tick, id: int) -> Tick:
-        """Whole units of time, a side in every trade, a price and a size on both sides of every quote, and no time in it."""
+        """Times are truncated to the unit; a trade always has a side; a quote has both sides and no time."""
         if isinstance(message, Trade):
             side = message.side if message.side is Side.SELL else Side.BUY
             ts_event = message.ts_event // self._unit * self._unit
@@ -148,50 +149,56 @@ class BinanceDialect(Dialect):
                 message, side=side, trade_id=str(id), ts_event=ts_event, bid_text=None, ask_text=None, flags=0
             )
         return replace(
-            message, bid_text=message.bid_text or _NO_SIZE, bid_size_text=message.bid_size_text or _NO_SIZE,
-            ask_text=message.ask_text or _NO_SIZE, ask_size_text=message.ask_size_text or _NO_SIZE, ts_event=message.ts_recv, flags=0,
-        )  # fmt: skip
+            message,
+            bid_text=message.bid_text or _NO_SIZE,
+            bid_size_text=message.bid_size_text or _NO_SIZE,
+            ask_text=message.ask_text or _NO_SIZE,
+            ask_size_text=message.ask_size_text or _NO_SIZE,
+            ts_event=message.ts_recv,
+            flags=0,
+        )
 
-    def _count(self, now: int) -> Answer | None:
-        self._recent = [earlier for earlier in self._recent if now - earlier < SECOND]
-        self._recent.append(now)
-        return Answer(close=Close(1008, "Too many requests")) if len(self._recent) > _MOST_MESSAGES else None
+    def _check_rate(self, now: int) -> Answer | None:
+        self._recent_messages = [earlier for earlier in self._recent_messages if now - earlier < SECOND]
+        self._recent_messages.append(now)
+        too_many = len(self._recent_messages) > _MAX_MESSAGES_PER_SECOND
+        return Answer(close=Close(1008, "Too many requests")) if too_many else None
 
-    def _follow(self, method: str, params: list[object], number: int | str | None) -> Answer:
+    def _execute(self, method: str, params: list[object], request_id: int | str | None) -> Answer:
         result: object = None
         event: dict[str, object] | None = None
         if method == "LIST_SUBSCRIPTIONS":
             result = list(self._streams)
         elif method in ("SET_PROPERTY", "GET_PROPERTY"):
-            result = self._property(method, params, number)
+            result = self._property(method, params, request_id)
             event = (
                 {"event": "set_property", "combined": self._combined} if method == "SET_PROPERTY" else None
             )
         else:
             names = [name for name in params if isinstance(name, str)]
             if len(names) != len(params):
-                raise _Refused(2, "Invalid request: invalid type: expected a string", number)
-            self._change(method, names, number)
+                raise _Refused(2, "Invalid request: invalid type: expected a string", request_id)
+            self._change(method, names, request_id)
             event = {"event": method.lower(), "streams": names}
-        return Answer([_encode({"result": result, "id": number})], event=event)
+        return Answer([_encode({"result": result, "id": request_id})], event=event)
 
-    def _change(self, method: str, names: list[str], number: int | str | None) -> None:
+    def _change(self, method: str, names: list[str], request_id: int | str | None) -> None:
         if method == "UNSUBSCRIBE":
             for name in names:
                 self._streams.pop(name, None)
             return
         wanted = self._streams | dict.fromkeys(names)
-        if len(wanted) > (self._limits.symbol_cap or _MOST_STREAMS):
-            raise _Refused(4, "Too many subscriptions", number)
+        if len(wanted) > (self._limits.symbol_cap or _MAX_STREAMS):
+            raise _Refused(4, "Too many subscriptions", request_id)
         self._streams = wanted
 
-    def _property(self, method: str, params: list[object], number: int | str | None) -> object:
+    def _property(self, method: str, params: list[object], request_id: int | str | None) -> object:
         if not params or params[0] != "combined":
-            raise _Refused(0, "Unknown property", number)
+            raise _Refused(0, "Unknown property", request_id)
         if method == "GET_PROPERTY":
             return self._combined
         if len(params) != 2 or not isinstance(params[1], bool):
-            raise _Refused(1, "Invalid value type: expected Boolean", number)
+            raise _Refused(1, "Invalid value type: expected Boolean", request_id)
         self._combined = params[1]
         return None
 
@@ -207,14 +214,14 @@ def open_binance(
         names = query.get("streams", "")
     else:
         return None
-    streams = [name for name in names.split("/") if name][: limits.symbol_cap or _MOST_STREAMS]
+    streams = [name for name in names.split("/") if name][: limits.symbol_cap or _MAX_STREAMS]
     return BinanceDialect(
         limits, options, now, combined=head == "stream", streams=streams, microseconds=microseconds
     )
 
 
 def channel_of(frame: bytes) -> tuple[str, str] | None:
-    """Return the stream of a recorded frame, wrapped as on /stream, and the symbol in its name; None for any other frame."""
+    """Return the stream of a recorded frame, wrapped as on /stream, and the symbol in its name; else None."""
     if not frame.startswith(_HEAD):
         return None
     stream = frame[len(_HEAD) : frame.find(b'"', len(_HEAD))].decode()
@@ -222,36 +229,36 @@ def channel_of(frame: bytes) -> tuple[str, str] | None:
 
 
 def _stream(kind: str, symbol: str) -> str:
-    """`BTC-USDT`, `trade` -> `btcusdt@trade`."""
+    """Return the stream name of a symbol's ticks: `btcusdt@trade` for trades of `BTC-USDT`."""
     return f"{symbol.replace('-', '').lower()}@{'trade' if kind == 'trade' else 'bookTicker'}"
 
 
 def _request(message: bytes) -> tuple[str, list[object], int | str | None]:
-    """Method, params, id of a control message."""
+    """Return method, params and id of a control message."""
     try:
-        request = msgspec.json.decode(message[:_CUT])
+        request = msgspec.json.decode(message[:_MAX_REQUEST_BYTES])
     except (msgspec.DecodeError, UnicodeDecodeError):
         why = (
-            f"EOF while parsing a string at line 1 column {_CUT}"
-            if len(message) > _CUT
+            f"EOF while parsing a string at line 1 column {_MAX_REQUEST_BYTES}"
+            if len(message) > _MAX_REQUEST_BYTES
             else "expected value at line 1 column 1"
         )
         raise _Refused(3, f"Invalid JSON: {why}", None) from None
     if not isinstance(request, dict):
         raise _Refused(2, "Invalid request: expected an object", None)
-    number = request.get("id")
-    if not (number is None or isinstance(number, str) or type(number) is int):
+    request_id = request.get("id")
+    if not (request_id is None or isinstance(request_id, str) or type(request_id) is int):
         raise _Refused(2, "Invalid request: request ID must be an integer, a string or null", None)
     method, params = request.get("method"), request.get("params", [])
     if method not in _METHODS:
         raise _Refused(
             2,
             f"Invalid request: unknown variant `{method}`, expected one of `{'`, `'.join(_METHODS)}`",
-            number,
+            request_id,
         )
     if not isinstance(params, list):
-        raise _Refused(2, "Invalid request: params must be an array", number)
-    return method, params, number
+        raise _Refused(2, "Invalid request: params must be an array", request_id)
+    return method, params, request_id
 
 
 def _encode(value: object) -> bytes:

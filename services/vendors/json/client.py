@@ -1,9 +1,12 @@
-"""The generic feed of market-data tutorials: `{"action":"subscribe","symbols":[...]}` out, `{"trades":[{"symbol","price",
-"volume","time"}, ...]}` in.
+"""The generic feed of market-data tutorials.
 
-Numbers or texts, times in seconds, ms, us, ns or ISO 8601; JSON numbers are taken as their digits. Names of the fields can be
-changed (`--json-fields price=p,volume=v`). Quotes come as `{"quotes":[{"symbol","bid","bid_size","ask","ask_size","time"}]}`,
-asked for with `"quotes":true`. No ids are assumed: a hole is a disconnect.
+It sends `{"action":"subscribe","symbols":[...]}` and receives
+`{"trades":[{"symbol","price","volume","time"}, ...]}`. Quotes are requested with `"quotes":true` and arrive
+as `{"quotes":[{"symbol","bid","bid_size","ask","ask_size","time"}]}`.
+
+Values are numbers or texts, times are in seconds, ms, us, ns or ISO 8601; JSON numbers keep their digits.
+Field names are configurable: `--json-fields price=p,volume=v`. No ids are assumed: only a disconnect means
+a gap.
 """
 
 from collections.abc import Callable, Collection, Sequence
@@ -17,14 +20,14 @@ from services.vendors.feed import (
     NO_ID,
     Feed,
     FeedSetup,
-    Mapped,
+    MappedTick,
     Mapper,
     Refused,
     Rejected,
     Skipped,
     Topic,
+    has_value,
     raw_text,
-    says_something,
 )
 from services.vendors.json.options import JsonOptions
 from services.vendors.symbols import SymbolMap
@@ -71,13 +74,15 @@ _SIDES = {
 }
 
 
-def field_names(given: tuple[str, ...]) -> dict[str, str]:
-    """`("price=p", ...)` -> our name: the vendor's name, for all fields."""
+def field_names(pairs: tuple[str, ...]) -> dict[str, str]:
+    """Return the vendor's name of every field, by our name. pairs: those that differ, `("price=p", ...)`."""
     names = {name: name for name in NAMES}
-    for pair in given:
+    for pair in pairs:
         ours, equals, theirs = (part.strip() for part in pair.partition("="))
         if ours not in names or not equals or not theirs:
-            raise ConfigError(f"--json-fields {pair}: write ours=theirs; ours is one of {', '.join(NAMES)}")
+            raise ConfigError(
+                f"invalid --json-fields {pair}: expected ours=theirs, where ours is one of {', '.join(NAMES)}"
+            )
         names[ours] = theirs
     return names
 
@@ -87,14 +92,14 @@ class JsonMapper(Mapper):
         super().__init__(symbols, tolerance)
         self._decoder = _FrameDecoder(names)
 
-    def map(self, frame: bytes, recv: int) -> Sequence[Mapped]:
+    def map(self, frame: bytes, recv: int) -> Sequence[MappedTick]:
         try:
             outer = self._decoder.decode(frame)
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
             self._unreadable(frame, error)
             return ()
-        ticks: list[Mapped] = []
-        # quotes first: the trades of a frame bear the quote of that frame
+        ticks: list[MappedTick] = []
+        # quotes first: the trades of a frame carry the quote of that frame
         if outer.quotes is not None:
             self._map_all("quote", outer.quotes, self._quote, recv, ticks)
         if outer.trades is not None:
@@ -109,7 +114,7 @@ class JsonMapper(Mapper):
         items: Sequence[Any],
         build: "Callable[[Any, str, int], Trade | Quote]",
         recv: int,
-        ticks: list[Mapped],
+        ticks: list[MappedTick],
     ) -> None:
         for item in items:
             symbol = None
@@ -119,19 +124,20 @@ class JsonMapper(Mapper):
                 if symbol is not None:
                     ticks.append((build(item, symbol, recv + len(ticks)), NO_ID))
                 elif spelling:
-                    self.reject("unknown_symbol", spelling, lost=False, after=len(ticks))
+                    self.reject("unknown_symbol", spelling, lost=False, ticks_before=len(ticks))
                 else:
-                    self.reject("field", "a tick without symbol", after=len(ticks))
+                    self.reject("field", "tick without a symbol", ticks_before=len(ticks))
             except (ValueError, KeyError, UnicodeDecodeError, ArithmeticError, msgspec.MsgspecError) as error:
-                self.reject("field", error, kind=kind if symbol else None, symbol=symbol, after=len(ticks))
+                known_kind = kind if symbol else None
+                self.reject("field", error, kind=known_kind, symbol=symbol, ticks_before=len(ticks))
             except AttributeError:
                 if item is not None:
                     raise
-                self.reject("field", "null in the place of a tick", lost=False, after=len(ticks))
+                self.reject("field", "null instead of a tick", lost=False, ticks_before=len(ticks))
 
     def _trade(self, item: Any, symbol: str, recv: int) -> Trade:
         price, size, side, id = item.price, item.volume, item.side, item.id
-        # asked here, a call less for each, for what nearly all trades bring: texts that can stay as they are
+        # checked here to save a call each in the common case: texts that can stay as they are
         if not (type(price) is str and is_plain(price)):
             price = canonical(_text(price))
         if not (type(size) is str and is_plain_size(size)):
@@ -140,9 +146,17 @@ class JsonMapper(Mapper):
         bid, ask = self.best_quotes.get(symbol, _NO_QUOTE)
         flags = self.flags(ts_event, recv) if ts_event > recv else 0
         return Trade(
-            symbol, price, size, Side.UNKNOWN if side is None else _SIDES.get(_text(side).lower(), Side.UNKNOWN),
-            None if id is None else _text(id) or None, ts_event, recv, bid, ask, flags,
-        )  # fmt: skip
+            symbol,
+            price,
+            size,
+            Side.UNKNOWN if side is None else _SIDES.get(_text(side).lower(), Side.UNKNOWN),
+            None if id is None else _text(id) or None,
+            ts_event,
+            recv,
+            bid,
+            ask,
+            flags,
+        )
 
     def _quote(self, item: Any, symbol: str, recv: int) -> Quote:
         bid, ask = (canonical(text) if (text := _text(value)) else None for value in (item.bid, item.ask))
@@ -155,11 +169,11 @@ class JsonMapper(Mapper):
         return Quote(symbol, bid, bid_size, ask, ask_size, ts_event, recv, self.flags(ts_event, recv))
 
     def _other(self, outer: Any) -> None:
-        """Welcome messages, acknowledgements and the like; an `error` is told."""
-        if says_something(outer.error):
+        """Handle welcome messages, acknowledgements and the like; an `error` is reported."""
+        if has_value(outer.error):
             text = bytes(outer.error).decode(errors="replace")
             self.notices.append(
-                Refused(f"the vendor answers {text[:200]}", fatal=False, wait=Duration(5 * SECOND))
+                Refused(f"the vendor answered {text[:200]}", fatal=False, wait=Duration(5 * SECOND))
             )
         else:
             self.notices.append(Skipped())
@@ -174,23 +188,27 @@ class JsonMapper(Mapper):
 
 
 class _FrameDecoder:
-    """Frames -> structs with the vendor's field names; unknown fields are skipped.
+    """Decodes frames to structs with the vendor's field names; unknown fields are skipped.
 
-    Texts are decoded as such, a time as an integer or a text: that is twice as fast as keeping raw JSON. What comes as another
-    number is kept raw, for its digits: at first by decoding the frame again, from the next one on by what was learned.
+    Texts are decoded as such, a time as an integer or a text: twice as fast as keeping raw JSON. Any other
+    number is kept raw, for its digits: the first time by decoding the frame again, afterwards because the
+    decoder has learned it.
     """
 
     def __init__(self, names: dict[str, str]) -> None:
         self._names = names
         self._numbers: set[tuple[str, str]] = set()
-        """(list, our name of the field) that came as numbers."""
+        """The (list, our name of the field) pairs that arrived as numbers."""
         self._decode_raw = self._build(lambda *_: (msgspec.Raw, ABSENT))
-        self._decode_usual = self._build(self._usual)
+        self._decode_learned = self._build(self._learned_type)
 
     def decode(self, frame: bytes) -> Any:
-        """MsgspecError, UnicodeDecodeError or RecursionError if it is no frame of the protocol."""
+        """Return the decoded frame.
+
+        Raises MsgspecError, UnicodeDecodeError or RecursionError if it is not a frame of the protocol.
+        """
         try:
-            return self._decode_usual(frame)
+            return self._decode_learned(frame)
         except (msgspec.MsgspecError, UnicodeDecodeError):
             outer = self._decode_raw(frame)
         self._learn(outer)
@@ -205,9 +223,9 @@ class _FrameDecoder:
                     if raw[:1] in b"-0123456789" and raw and not (name == "time" and raw.isdigit()):
                         self._numbers.add((kind, name))
         if len(self._numbers) > known:
-            self._decode_usual = self._build(self._usual)
+            self._decode_learned = self._build(self._learned_type)
 
-    def _usual(self, kind: str, name: str) -> tuple[Any, Any]:
+    def _learned_type(self, kind: str, name: str) -> tuple[Any, Any]:
         if (kind, name) in self._numbers:
             return msgspec.Raw, ABSENT
         return (int | str | None if name == "time" else str | None), None
@@ -230,14 +248,17 @@ class _FrameDecoder:
 
 
 def _text(value: str | int | msgspec.Raw | None) -> str:
-    """A decoded field, as the text that the vendor wrote; '' for null and for what was absent."""
+    """Return a decoded field as the text that the vendor wrote; '' for null and for an absent field."""
     if type(value) is str:
         return value
-    return "" if value is None else raw_text(value)  # type: ignore[arg-type]  # an integer is a time, and has its own way
+    return "" if value is None else raw_text(value)  # type: ignore[arg-type]  # integers are times: see _time
 
 
 def _time(value: int | str | msgspec.Raw | None, recv: int) -> int:
-    """Number or text, whole or with a fraction, or ISO 8601 -> ns; ours where the vendor sends none."""
+    """Return a time in ns; `recv` if the vendor sends none.
+
+    It is a number or a text, with or without a fraction, or ISO 8601. Raises ValueError for anything else.
+    """
     if type(value) is int and value >= 0:
         return epoch_ns(value)
     text = str(value) if type(value) is int else _text(value).strip()
@@ -250,7 +271,7 @@ def _time(value: int | str | msgspec.Raw | None, recv: int) -> int:
     except ValueError:
         return iso_ns(text)
     if number < 0:
-        raise ValueError(f"time {text[:40]}")
+        raise ValueError(f"invalid time {text[:40]!r}")
     whole = int(number)
     unit = epoch_ns(whole) // whole if whole else SECOND
     return int(number * unit)
@@ -258,18 +279,18 @@ def _time(value: int | str | msgspec.Raw | None, recv: int) -> int:
 
 class Json(Feed):
     default_url = "ws://127.0.0.1:8765"
-    acknowledged = False
-    replaces = True
+    acks_subscribe = False
+    subscribe_replaces = True
 
     def __init__(self, setup: FeedSetup) -> None:
         super().__init__(setup)
-        given = setup.options.json_fields if isinstance(setup.options, JsonOptions) else ()
-        self._names = field_names(given)
+        pairs = setup.options.json_fields if isinstance(setup.options, JsonOptions) else ()
+        self._names = field_names(pairs)
         try:
             _FrameDecoder(self._names)
-        except (ValueError, TypeError) as error:  # a name twice, or one that no JSON decoder takes
+        except (ValueError, TypeError) as error:  # a duplicate name, or one that no JSON decoder accepts
             raise ConfigError(
-                f"--json-fields {','.join(given)}: {error}; every field needs a name of its own"
+                f"invalid --json-fields {','.join(pairs)}: {error}; every field needs a name of its own"
             ) from None
 
     def subscribe(self, topics: Collection[Topic]) -> list[str]:

@@ -10,12 +10,14 @@ TimeUnit = Literal["seconds", "ms", "us", "ns", "iso"]
 
 class JsonOptions(VendorOptions, frozen=True, kw_only=True):
     json_fields: Annotated[
-        tuple[str, ...], Option("names of the fields where they differ, like price=p,volume=v")
+        tuple[str, ...], Option("the vendor's field names where they differ, e.g. price=p,volume=v")
     ] = ()
 
 
 class JsonServerOptions(VendorOptions, frozen=True, kw_only=True):
-    json_numbers: Annotated[bool, Option("prices and sizes as JSON numbers")] = False
+    json_numbers: Annotated[bool, Option("send prices and sizes as JSON numbers")] = False
     json_time: Annotated[TimeUnit, Option("unit of the times")] = "ms"
-    json_quotes: Annotated[bool, Option("quotes to every client, not only to those that ask")] = False
-    json_batch: Annotated[int, Option("ticks per message at most", minimum=1, maximum=10_000)] = 1
+    json_quotes: Annotated[
+        bool, Option("send quotes to every client, not only to those that request them")
+    ] = False
+    json_batch: Annotated[int, Option("maximum number of ticks per message", minimum=1, maximum=10_000)] = 1

@@ -1,8 +1,8 @@
-"""The generic feed of the market-data tutorial: subscribe by {"action":"subscribe","symbols":[...]}, no acks. Pure.
+"""The generic feed of the market-data tutorial: {"action":"subscribe","symbols":[...]}, without acks. Pure.
 
-Each trade is {"symbol","price","volume","time","id","side"}, the side left out where it is not known, each quote
-{"symbol","bid","bid_size","ask","ask_size","time"}, in messages {"trades":[...]} and {"quotes":[...]}. An absent side of a quote
-is null.
+Each trade is {"symbol","price","volume","time","id","side"}, without the side if it is unknown, each quote
+{"symbol","bid","bid_size","ask","ask_size","time"}, in messages {"trades":[...]} and {"quotes":[...]}. An
+absent side of a quote is null.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -46,11 +46,8 @@ class JsonDialect(Dialect):
             request = msgspec.json.decode(message, type=dict[str, object])
         except (msgspec.DecodeError, UnicodeDecodeError):
             return _refuse('send an object like {"action":"subscribe","symbols":["AAPL"]}')
-        action, symbols, quotes = (
-            request.get("action"),
-            request.get("symbols"),
-            request.get("quotes", self._quotes),
-        )
+        action, symbols = request.get("action"), request.get("symbols")
+        quotes = request.get("quotes", self._quotes)
         if action not in ("subscribe", "unsubscribe"):
             return _refuse("action must be subscribe or unsubscribe")
         if not isinstance(symbols, list) or not all(isinstance(symbol, str) for symbol in symbols):
@@ -75,7 +72,8 @@ class JsonDialect(Dialect):
         number, time = self._number, self.time_text(message.ts_event)
         if isinstance(message, Trade):
             side = _SIDES[message.side]
-            body = f'"price":{number(message.price_text)},"volume":{number(message.size_text)},"time":{time},"id":"{id}"{side}'
+            price, size = number(message.price_text), number(message.size_text)
+            body = f'"price":{price},"volume":{size},"time":{time},"id":"{id}"{side}'
             return _TRADES + f'{{"symbol":"{symbol}",{body}}}'.encode()
         bid, bid_size = number(message.bid_text), number(message.bid_size_text)
         ask, ask_size = number(message.ask_text), number(message.ask_size_text)
@@ -87,7 +85,7 @@ class JsonDialect(Dialect):
         return f'"{format_time(ts_event)}"' if unit == "iso" else str(ts_event // _UNITS[unit])
 
     def project(self, message: Tick, id: int) -> Tick:
-        """Whole units of time."""
+        """Times are truncated to the unit."""
         unit = _UNITS.get(self._options.json_time, 1)
         ts_event = message.ts_event // unit * unit
         if isinstance(message, Trade):
@@ -100,14 +98,14 @@ class JsonDialect(Dialect):
         return list(self._messages(items))
 
     def _messages(self, items: Sequence[bytes]) -> Iterator[bytes]:
-        """Neighbours of one kind share a message, up to the batch size; the order is kept."""
-        most, batch, head = self._options.json_batch, list[bytes](), b""
+        """Yield messages that merge consecutive items of one kind, up to the batch size, in order."""
+        max_batch, batch, head = self._options.json_batch, list[bytes](), b""
         for item in items:
-            own, body = item[: len(_TRADES)], item[len(_TRADES) :]
-            if batch and (own != head or len(batch) >= most):
+            item_head, body = item[: len(_TRADES)], item[len(_TRADES) :]
+            if batch and (item_head != head or len(batch) >= max_batch):
                 yield head + b",".join(batch) + b"]}"
                 batch = []
-            head = own
+            head = item_head
             batch.append(body)
         if batch:
             yield head + b",".join(batch) + b"]}"
@@ -118,7 +116,7 @@ def _text(value: str | None) -> str:
 
 
 def _number(value: str | None) -> str:
-    """The digits as a JSON number; text that is no number (a corrupted price) stays text."""
+    """Return the digits as a JSON number; text that is not a number (a corrupted price) stays text."""
     if value is None:
         return "null"
     try:
@@ -130,7 +128,7 @@ def _number(value: str | None) -> str:
 def open_json(
     path: str, query: Mapping[str, str], limits: VendorLimits, options: JsonServerOptions, now: int
 ) -> JsonDialect:
-    """Any path: the tutorial's servers differ in it."""
+    """Return a dialect for any path: the tutorials' servers differ in it."""
     return JsonDialect(limits, options)
 
 

@@ -11,7 +11,7 @@ from tickbus.reader.reads import Poll, trimmed_gap
 
 
 class Committer(Protocol):
-    """What a batch needs of its consumer."""
+    """What a batch needs from its consumer."""
 
     service: str
 
@@ -26,11 +26,11 @@ class Committer(Protocol):
 
 
 class Batch:
-    """Consecutive entries of some streams, all of shards that only this process owns.
+    """Consecutive entries of some streams, all in shards that only this process owns.
 
-    `commit` covers this batch and all before it. Until then what was read is read again after a crash, by whoever owns the
-    shard then. If a shard was taken over meanwhile (this process stalled for too long), its part of the commit is dropped: the
-    new owner reads the same again.
+    `commit` covers this batch and all before it. Entries that are not committed are read again after a
+    crash, by whichever process then owns the shard. If a shard was taken over in the meantime (this process
+    stalled for too long), its part of the commit is dropped: the new owner reads the same entries again.
 
         async for batch in bus.consume("my-app"):
             counts = {}
@@ -48,22 +48,23 @@ class Batch:
         lost: frozenset[int],
     ) -> None:
         self.gained = gained
-        """Shards that are owned from here on -> the states in them, by stream name. Comes before any entry of them."""
+        """Shards that are owned from here on -> their states by stream name. Comes before their entries."""
         self.lost = lost
-        """Shards that are owned no more: no entry of them follows, and a commit of this batch is the last that can hold some.
-        A shard may be gained again later."""
+        """Shards that are no longer owned: none of their entries follow, and the commit of this batch is
+        the last that can contain some. A shard may be gained again later."""
         self.reads = poll.reads
         """The entries as they are stored on the bus."""
         self.clocks = poll.clocks
-        """(shard, feed) -> bus ms: every entry of that feed's trade and quote streams with an older ID has been delivered."""
+        """(shard, feed) -> bus ms: every older entry of the feed's trade and quote streams is delivered."""
         self._consumer = consumer
         self._number = number
         self._epochs = dict(consumer.epochs)
 
     def __iter__(self) -> Iterator[tuple[Stream, StreamId, Message]]:
-        """Each message with its stream and ID, in order per stream, Gaps included.
+        """Yield each message with its stream and ID, in order per stream, Gaps included.
 
-        A Gap for what was trimmed has the ID after which it is missing. WireError for an entry that this version cannot read.
+        A Gap for trimmed entries has the ID after which they are missing. WireError for an entry that this
+        version cannot read.
         """
         for read in self.reads:
             if read.lost is not None:
@@ -73,27 +74,28 @@ class Batch:
 
     @property
     def positions(self) -> dict[Stream, StreamId]:
-        """Where the streams of this batch stand after it."""
+        """The positions of the streams of this batch after it."""
         return {read.stream: read.last for read in self.reads}
 
     def state(self, stream: Stream) -> bytes | None:
-        """Return what was committed last as this stream's state, by whichever process; None if nothing was."""
+        """Return the last committed state of this stream, by whichever process; None if there is none."""
         return self._consumer.state(stream)
 
     async def commit(
         self, outputs: Sequence[Output] = (), state: Mapping[Stream, bytes] | None = None
     ) -> None:
-        """Store outputs, states and the positions of all that was delivered so far, in one transaction.
+        """Store outputs, states and the positions of everything delivered so far, in one transaction.
 
-        It returns when that is stored, however long Redis is unavailable. On a cluster it is one transaction per shard: a
-        master that is unavailable delays its own shards only, so this returns when the others have stored their parts, and of
-        the delayed shard nothing more is delivered until its part is stored too.
+        Returns when that is stored, however long Redis is unavailable. On a cluster it is one transaction per
+        shard: a master that is unavailable delays only its own shards, so this returns when the others have
+        stored their parts, and nothing more of the delayed shard is delivered until its part is stored too.
 
-        outputs: messages for streams of this service. The symbol of each must be of a shard that this batch could have held:
-            best the symbol that caused it.
-        state: any bytes per stream, for `Batch.state` of whoever owns it next; empty bytes delete it.
+        outputs: messages for streams of this service. The symbol of each must belong to a shard that this
+            batch could have contained: preferably the symbol that caused it.
+        state: any bytes per stream, for `Batch.state` of the next owner; empty bytes delete it.
 
-        Errors: ValueError for an output of a shard that this process does not own; Fenced if another program writes the same
-        streams. Cancelled, the commit goes on by itself, and the next one waits for it.
+        Errors: ValueError for an output in a shard that this process does not own; Fenced if another
+        program writes the same streams. If cancelled, the commit continues in the background, and the next
+        one waits for it.
         """
         await self._consumer.commit_batch(self._number, self._epochs, outputs, state or {})

@@ -6,10 +6,11 @@
         ...
         await batch.commit(outputs, state)
 
-Any number of processes share the shards of a service (tickbus.consumer.ownership). Position and state stand in Redis beside the
-streams, and a commit is one fenced transaction with the outputs: after a crash anywhere whoever owns the shard next goes on as
-if nothing had happened. A service whose output is elsewhere (the recorder's files) keeps its position there, says so by
-`recover`, and commits it here only to show it.
+Any number of processes share the shards of a service (tickbus.consumer.ownership). Position and state are
+stored in Redis next to the streams, and a commit is one fenced transaction with the outputs: after a crash
+at any point the next owner of the shard continues as if nothing had happened. A service whose output is
+elsewhere (the recorder's files) stores its position there, provides it through `recover`, and commits it
+here only to show it.
 """
 
 import asyncio
@@ -43,7 +44,7 @@ from tickbus.writer.transaction import Field, Transaction
 log = logging.getLogger("tickbus.consumer")
 
 _LAST_COMMIT_SECONDS = 2.0
-"""A commit under way may take this long when the service ends."""
+"""A commit in progress may take this long when the service ends."""
 
 
 class ShardConsumer:
@@ -65,9 +66,9 @@ class ShardConsumer:
     ) -> None:
         """
         reads: which streams. start: where streams without a position begin.
-        writes: its own streams, which no other service may write; None: they are known once it writes them.
-        recover: how a service that keeps positions outside of Redis finds them.
-        window: how much of what was written lately is kept, to be sent again should Redis lose it.
+        writes: its own streams, which no other service may write; None: unknown until it writes them.
+        recover: how a service that stores positions outside Redis finds them.
+        window: how much of what was recently written is kept, to be resent if Redis loses it.
         mirror_groups: whether positions are shown as consumer groups too.
         """
         self._redis = locate(url)
@@ -93,14 +94,14 @@ class ShardConsumer:
         self._committing: asyncio.Task[None] | None = None
         self._tasks: list[asyncio.Task[None]] = []
         self._number = 0
-        """Of the newest batch."""
+        """Number of the newest batch."""
         self._planned = -1
-        """The version of the membership that was acted on."""
+        """The membership version that was last acted on."""
         self._registered = 0
-        """How many losses of Redis's history this service has answered by registering again."""
+        """After how many losses of Redis's history this service has registered again."""
         self._reconnects = 0
         self.read = 0
-        """Entries, ever."""
+        """Total of entries read."""
         self.commits = 0
         self.lost = 0
         """Entries that were trimmed before they were read."""
@@ -111,7 +112,7 @@ class ShardConsumer:
         return self.shards.epochs
 
     def owns(self, stream: Stream) -> bool:
-        """Whether this process is the one that reads it for the service."""
+        """Return whether this process is the one that reads the stream for the service."""
         return self.reads(stream) and self.shards.owns(stream)
 
     @property
@@ -128,7 +129,7 @@ class ShardConsumer:
         )
 
     async def open(self) -> None:
-        """Become a member, unless it is one. RedisError or ConfigError if that is not possible."""
+        """Become a member, unless it already is one. RedisError or ConfigError if that is not possible."""
         if self._tasks:
             return
         link = await self.connect()
@@ -140,11 +141,11 @@ class ShardConsumer:
         await self._register()
         await self.members.beat()
         if self._writes is not None:
-            await self.shards.ask(
+            await self.shards.retry_until_answered(
                 partial(check_conflicting_writers, keys=self.keys, service=self.service, writes=self._writes)
             )
-        works = [self.members.run(), *([self._groups.run()] if self._groups is not None else [])]
-        self._tasks = [asyncio.create_task(work) for work in works]
+        background = [self.members.run(), *([self._groups.run()] if self._groups is not None else [])]
+        self._tasks = [asyncio.create_task(coroutine) for coroutine in background]
 
     async def _register(self) -> None:
         link = await self.connect()
@@ -155,23 +156,23 @@ class ShardConsumer:
             link.close()
 
     async def _register_again(self) -> None:
-        """Redis lost its data, and with them what others know of this service."""
+        """Redis lost its data, including what others know about this service."""
         try:
             await self._register()
             self._registered = self.publisher.histories_lost
         except (RedisError, ReplyError) as error:
-            log.debug("%s: not registered again yet: %s", self.service, error)
+            log.debug("%s: cannot register again yet: %s", self.service, error)
 
     # reading
 
     async def batches(self) -> AsyncIterator[Batch]:
-        """Forever. Shards are taken over and released between two batches, so one that takes long delays that."""
+        """Yield batches forever. Shards are taken over and released between two: a slow batch delays that."""
         polls: AsyncIterator[Poll] | None = None
         while True:
             self._raise_bugs()
             if self.publisher.in_flight:
                 await self._check_in_flight()
-            if self.shards.was_robbed or self._planned != self.members.version:
+            if self.shards.has_losses or self._planned != self.members.version:
                 self._planned = self.members.version
                 if self._registered != self.publisher.histories_lost:
                     await self._register_again()
@@ -206,7 +207,7 @@ class ShardConsumer:
                 if read.lost.reset:
                     self._writer_epochs.forget([read.stream.name])
                     log.error(
-                        "%s: %s was rolled back: Redis lost entries that were read",
+                        "%s: %s was rolled back: Redis lost entries that had been read",
                         self.service,
                         read.stream.name,
                     )
@@ -220,17 +221,17 @@ class ShardConsumer:
         return Batch(self, self._number, poll, gained or {}, lost)
 
     def _begin_reading(self) -> AsyncIterator[Poll]:
-        start = FROM_START if self._start == NOW else self._start  # where NOW was is in the positions
+        start = FROM_START if self._start == NOW else self._start  # the positions already hold where NOW was
         read_to, shards = self.shards.read_to, sorted(self.epochs)
         self._reader = open_reader(self._redis, self.keys, self.reads, start, read_to, shards, self._paused)
         return self._reader.polls()
 
     def _paused(self) -> Collection[int]:
-        """Shards of which nothing more is delivered until what was committed of them is stored."""
+        """Return the shards of which nothing more is delivered until their last commit is stored."""
         return self.publisher.in_flight.shards
 
     def _end_reading(self) -> None:
-        """The shards change: another reader goes on where this one is."""
+        """The set of shards changes: another reader continues where this one is."""
         if self._reader is not None:
             self.shards.read_to |= self._reader.resumable
             self._reader.close()
@@ -238,7 +239,7 @@ class ShardConsumer:
             self._reader = None
 
     def _forget(self, shards: Collection[int]) -> None:
-        """These are another process's now."""
+        """Another process owns these shards now."""
 
         def is_gone(stream: Stream) -> bool:
             return self.keys.shard(stream.symbol) in shards
@@ -256,7 +257,7 @@ class ShardConsumer:
     # committing
 
     def state(self, stream: Stream) -> bytes | None:
-        """Return what was committed last as this stream's state."""
+        """Return the last committed state of this stream."""
         return self.shards.states.get(stream.name)
 
     async def commit(
@@ -265,25 +266,26 @@ class ShardConsumer:
         outputs: Sequence[Output] = (),
         state: Mapping[Stream, bytes] | None = None,
     ) -> None:
-        """Store these as one transaction, as far as their shards are owned; returns when it is stored."""
+        """Store these as one transaction, as far as their shards are owned. Returns when it is stored."""
         await self._shielded(self._commit(positions, outputs, state or {}, dict(self.epochs)))
 
     async def commit_batch(
         self, number: int, epochs: Mapping[int, int], outputs: Sequence[Output], state: Mapping[Stream, bytes]
     ) -> None:
-        """As `commit`, for all that was delivered up to batch `number`. `epochs`: the shards as they were owned with it."""
+        """As `commit`, for everything delivered up to batch `number`. `epochs`: those owned at that batch."""
         foreign = next(
             (output.stream for output in outputs if self.keys.shard(output.stream.symbol) not in epochs), None
         )
         if foreign is not None:
             raise ValueError(
-                f"{foreign.name}: its shard is not owned by this process; give an output the symbol of what caused it"
+                f"{foreign.name}: its shard is not owned by this process; give an output the symbol of the "
+                "entry that caused it"
             )
         await self._shielded(self._commit(self._uncommitted.up_to(number), outputs, state, epochs))
         self._uncommitted.committed(number)
 
     async def _shielded(self, commit: Awaitable[None]) -> None:
-        """A commit is never cut in half: nobody would know what of it is stored."""
+        """Run a commit that is never cancelled halfway: nobody would know which part of it is stored."""
         self._committing = asyncio.ensure_future(commit)
         await asyncio.shield(self._committing)
 
@@ -296,7 +298,7 @@ class ShardConsumer:
     ) -> None:
         owned, shard_of = self.shards, self.keys.shard
         async with owned.lock:
-            # a shard that was lost and won again in between is another matter than the one that this was read from
+            # a shard that was lost and gained again since is not the one that these entries were read from
             ours = {shard for shard, epoch in epochs.items() if self.epochs.get(shard) == epoch}
             positions = {stream: id for stream, id in positions.items() if shard_of(stream.symbol) in ours}
             state = {stream: value for stream, value in state.items() if shard_of(stream.symbol) in ours}
@@ -308,7 +310,7 @@ class ShardConsumer:
             ]
             await self._store(entries, heads, owned.position_fields(positions) + owned.state_fields(state))
             self.commits += 1
-            # of what is still owned: `_store` may have found a shard taken
+            # only of what is still owned: `_store` may have found that a shard was taken over
             positions = {stream: id for stream, id in positions.items() if owned.owns(stream)}
             owned.positions |= {stream.name: id for stream, id in positions.items()}
             owned.states |= {stream.name: value for stream, value in state.items() if owned.owns(stream)}
@@ -318,7 +320,7 @@ class ShardConsumer:
     async def _store(
         self, entries: list[Entry], heads: Mapping[StreamWriter, HeadBuilder], fields: list[Field]
     ) -> None:
-        """Store what of it is in shards that nobody took over; the counters of the others' outputs have not moved."""
+        """Store the part in shards that nobody took over. Counters of outputs in the others do not move."""
         while True:
             transaction = Transaction(self.clock.now_ms())
             transaction.entries = [entry for entry in entries if entry.stream.shard in self.epochs]
@@ -335,16 +337,14 @@ class ShardConsumer:
                 if not error.shards:
                     raise
                 self.shards.drop(error.shards)
-                if (
-                    self._redis.sharded
-                ):  # each shard is a transaction of its own: those of the others are stored
+                if self._redis.sharded:  # each shard is its own transaction: those of the others are stored
                     break
         self.shards.outputs.stored(
             {writer: head for writer, head in heads.items() if writer.shard in self.epochs}
         )
 
     async def _check_in_flight(self) -> None:
-        """See what became of commits that were on their way."""
+        """Check what became of commits in flight."""
         async with self.shards.lock:
             try:
                 self.publisher.in_flight.check()
@@ -361,7 +361,7 @@ class ShardConsumer:
                 task.result()
 
     async def close(self) -> None:
-        """Give all shards back and leave; a commit under way is waited for, briefly."""
+        """Release all shards and leave. A commit in progress gets a short time to finish."""
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)

@@ -1,6 +1,7 @@
-"""Positions as consumer groups, for tools that know no others: `XINFO GROUPS` shows each service's lag, KEDA and exporters scale by it.
+"""Positions as consumer groups, for tools that know only these: `XINFO GROUPS` shows each service's lag, KEDA
+and exporters scale by it.
 
-Only a mirror: nobody reads by these groups, and what they say is up to a second old.
+Only a mirror: nobody reads through these groups, and what they show is up to a second old.
 """
 
 import asyncio
@@ -15,7 +16,7 @@ from tickbus.redis.resp import Command, pairs
 log = logging.getLogger("tickbus.groups")
 
 _INTERVAL = 1.0
-_PIECE = 250
+_CHUNK = 250
 
 
 class GroupMirror:
@@ -24,19 +25,20 @@ class GroupMirror:
         self._keys = keys
         self._service = service
         self._moved: dict[Stream, StreamId] = {}
-        self._added: dict[Stream, int] = {}
-        """Entries that Redis has counted of a stream, less the counter of its last one: 0 unless the stream was ever lost."""
+        self._count_offset: dict[Stream, int] = {}
+        """Redis's count of entries added to a stream, minus the counter of its last one: 0 unless the
+        stream was ever lost."""
 
     def move(self, positions: Mapping[Stream, StreamId]) -> None:
         self._moved |= positions
 
     def forget(self, gone: Callable[[Stream], bool]) -> None:
-        """These are another process's to show."""
+        """Another process owns these streams now and mirrors them."""
         for stream in [stream for stream in self._moved if gone(stream)]:
             del self._moved[stream]
 
     async def run(self) -> None:
-        """For ever, once a second; slower for thousands of streams. Redis away is no error."""
+        """Mirror forever: once a second, less often with thousands of streams. Redis may be unavailable."""
         link: Connection | None = None
         try:
             while True:
@@ -46,20 +48,23 @@ class GroupMirror:
                         link = await self._connect()
                     await self.show(link)
                 except (RedisError, ReplyError) as error:
-                    log.debug("%s: consumer groups not brought up: %s", self._service, error)
+                    log.debug("%s: consumer groups not updated: %s", self._service, error)
         finally:
             if link is not None:
                 link.close()
 
     async def show(self, link: Connection) -> None:
+        """Mirror the positions that moved since the last call."""
         moved, self._moved = list(self._moved.items()), {}
-        for start in range(0, len(moved), _PIECE):
-            piece = moved[start : start + _PIECE]
+        for start in range(0, len(moved), _CHUNK):
+            chunk = moved[start : start + _CHUNK]
             try:
-                await self._count(link, [stream for stream, _ in piece if stream not in self._added])
-                await link.ask_all([self._group("SETID", stream, id) for stream, id in piece])
-            except ReplyError:  # some have no such group yet, or the stream was deleted since
-                for stream, id in piece:
+                await self._load_offsets(
+                    link, [stream for stream, _ in chunk if stream not in self._count_offset]
+                )
+                await link.ask_all([self._group("SETID", stream, id) for stream, id in chunk])
+            except ReplyError:  # some have no such group yet, or their stream was deleted since
+                for stream, id in chunk:
                     await self._show_one(link, stream, id)
 
     async def _show_one(self, link: Connection, stream: Stream, id: StreamId) -> None:
@@ -67,24 +72,26 @@ class GroupMirror:
             await link.ask(*self._group("SETID", stream, id))
         except ReplyError:
             try:
-                await self._count(link, [stream])
+                await self._load_offsets(link, [stream])
                 await link.ask(*self._group("CREATE", stream, id))
             except ReplyError as error:
-                log.debug("%s: %s: no group: %s", self._service, stream.name, error)
+                log.debug("%s: %s: cannot create its consumer group: %s", self._service, stream.name, error)
 
-    def _group(self, how: str, stream: Stream, id: StreamId) -> Command:
+    def _group(self, subcommand: str, stream: Stream, id: StreamId) -> Command:
         return (
             "XGROUP",
-            how,
+            subcommand,
             self._keys.stream(stream),
             self._service,
             str(id),
             "ENTRIESREAD",
-            max(0, id.seq + self._added.get(stream, 0)),
+            max(0, id.seq + self._count_offset.get(stream, 0)),
         )
 
-    async def _count(self, link: Connection, streams: list[Stream]) -> None:
+    async def _load_offsets(self, link: Connection, streams: list[Stream]) -> None:
         replies = await link.ask_all([("XINFO", "STREAM", self._keys.stream(stream)) for stream in streams])
         for stream, reply in zip(streams, replies, strict=True):
             info = dict(pairs(reply))
-            self._added[stream] = int(info[b"entries-added"]) - StreamId.parse(info[b"last-generated-id"]).seq
+            self._count_offset[stream] = (
+                int(info[b"entries-added"]) - StreamId.parse(info[b"last-generated-id"]).seq
+            )

@@ -1,7 +1,8 @@
-"""What stands in Redis for shards that a replica has just taken over: where to go on, and what was written last.
+"""What Redis stores for shards that were just taken over: where to continue, and what was written last.
 
-The replica that wrote it is gone, and with it the replay ring it would have sent from, should Redis lose it still (a failover, a
-kill, a flush). So whoever takes a shard takes that over too. Nobody else can change any of it: the fences are raised.
+The previous owner is gone, and with it the replay buffer from which it would have resent entries that Redis
+may still lose (in a failover, a kill, a flush). So the new owner of a shard takes these over too. No other
+process can change any of it: the fences are raised.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -18,7 +19,7 @@ from tickbus.writer.replay_buffer import OVERHEAD
 from tickbus.writer.transaction import Field, Transaction
 
 _PER_STREAM = 1_000
-"""Entries of one stream at most; older ones are not sent again."""
+"""Maximum entries of one stream; older ones are not resent."""
 _STREAMS_PER_READ = 200
 
 
@@ -28,15 +29,15 @@ class Handover(NamedTuple):
     states: dict[int, dict[str, bytes]]
     """Shard -> state by stream name."""
     heads: dict[str, Head]
-    """Of all streams in these shards, whoever writes them."""
+    """Heads of all streams in these shards, whoever writes them."""
     written: dict[str, list[Reply]]
-    """Streams that this service writes -> the entries of the window, as Redis gives them. Of a service that does not say what it
-    writes, those streams that it rang for in the window."""
+    """Streams that this service writes -> their entries in the window, as Redis returns them. If the
+    service does not declare what it writes: the streams that it rang for in the window."""
 
     def transaction(
         self, bus_ms: int, fields: Sequence[Field], writer: Callable[[str], StreamWriter]
     ) -> Transaction:
-        """All of it as one transaction that would have stored it. `fields`: the positions and states."""
+        """Return the one transaction that would have stored all of it. `fields`: the positions and states."""
         transaction = Transaction(bus_ms)
         transaction.fields = list(fields)
         entries: list[Entry] = []
@@ -53,51 +54,57 @@ class Handover(NamedTuple):
 
 
 async def read_handover(
-    link: Connection, keys: Keys, service: str, shards: Sequence[int], writes: StreamFilter | None, window_ms: int, now_ms: int, most: int
+    link: Connection, keys: Keys, service: str, shards: Sequence[int], writes: StreamFilter | None,
+    window_ms: int, now_ms: int, max_bytes: int,
 ) -> Handover:  # fmt: skip
-    """`writes`: the streams that this service writes, None if that is not known; `window_ms`, `most`: of the entries, how far they
-    reach back and how many bytes of them are wanted."""
+    """Return what is stored for these shards.
+
+    `writes`: the streams that this service writes, None if unknown; `window_ms`, `max_bytes`: how far the
+    entries reach back and how many bytes of them are read.
+    """
     while True:
         positions = await _hashes(link, [keys.position(shard, service) for shard in shards])
         states = await _hashes(link, [keys.state(shard, service) for shard in shards])
         heads = await read_heads(link, keys, shards)
-        rung = {
+        announced = {
             name
-            for name in await _rung(link, keys, service, shards, now_ms - window_ms) & heads.keys()
-            if _is_of(name, writes)
+            for name in await _announced_streams(link, keys, service, shards, now_ms - window_ms)
+            & heads.keys()
+            if _writes_stream(name, writes)
         }
         ids = {
             name: StreamId.parse(head.id)
             for name, head in heads.items()
-            if name in rung or (writes is not None and _is_of(name, writes))
+            if name in announced or (writes is not None and _writes_stream(name, writes))
         }
-        # of a service that catches up the IDs are old: what counts is when it rang
+        # while a service catches up, its IDs are old: what counts is when it rang
         recent = sorted(
-            (name for name, id in ids.items() if name in rung or id.ms >= now_ms - window_ms),
+            (name for name, id in ids.items() if name in announced or id.ms >= now_ms - window_ms),
             key=ids.__getitem__,
             reverse=True,
         )
         entries = await _entries(
-            link, keys, {name: max(0, ids[name].ms - window_ms) for name in recent}, most
+            link, keys, {name: max(0, ids[name].ms - window_ms) for name in recent}, max_bytes
         )
-        # Redis may lose its newest, or all, between two of these questions: positions are in each commit, so they show it
+        # Redis may lose its newest data, or all, between these queries: each commit moves positions, which
+        # reveal it
         if positions == await _hashes(link, [keys.position(shard, service) for shard in shards]):
             return Handover(
                 {
                     name.decode(): StreamId.parse(id)
-                    for of_shard in positions
-                    for name, id in of_shard.items()
+                    for in_shard in positions
+                    for name, id in in_shard.items()
                 },
                 {
-                    shard: {name.decode(): value for name, value in of_shard.items()}
-                    for shard, of_shard in zip(shards, states, strict=True)
+                    shard: {name.decode(): value for name, value in in_shard.items()}
+                    for shard, in_shard in zip(shards, states, strict=True)
                 },
                 heads,
                 {name: [] for name in ids} | entries,
             )
 
 
-def _is_of(name: str, writes: StreamFilter | None) -> bool:
+def _writes_stream(name: str, writes: StreamFilter | None) -> bool:
     return writes is None or writes(Stream.parse(name))
 
 
@@ -106,28 +113,30 @@ async def _hashes(link: Connection, keys: Sequence[str]) -> list[dict[bytes, byt
     return [dict(pairs(flat)) for flat in replies]
 
 
-async def _rung(link: Connection, keys: Keys, service: str, shards: Sequence[int], since_ms: int) -> set[str]:
-    """Streams that the bells of this service named since then."""
+async def _announced_streams(
+    link: Connection, keys: Keys, service: str, shards: Sequence[int], since_ms: int
+) -> set[str]:
+    """Return the streams that the bells of this service named since then."""
     replies = await link.ask_all([("XRANGE", keys.bell(shard), since_ms, "+") for shard in shards])
     bells = [decode_bell(payload) for rows in replies for _, (_, payload) in rows]
     return {name for bell in bells if bell.writer.rpartition("#")[0] == service for name in bell.streams}
 
 
 async def _entries(
-    link: Connection, keys: Keys, since: Mapping[str, int], most: int
+    link: Connection, keys: Keys, since: Mapping[str, int], max_bytes: int
 ) -> dict[str, list[Reply]]:
-    """`since`: streams, the most important first -> the ms of the oldest entry that is wanted."""
+    """Return entries by stream. `since`: stream, most important first -> ms of the oldest entry to read."""
     names, found, size = list(since), dict[str, list[Reply]](), 0
     for first in range(0, len(names), _STREAMS_PER_READ):
-        piece = names[first : first + _STREAMS_PER_READ]
+        chunk = names[first : first + _STREAMS_PER_READ]
         replies = await link.ask_all(
             [
                 ("XREVRANGE", keys.stream(Stream.parse(name)), "+", since[name], "COUNT", _PER_STREAM)
-                for name in piece
+                for name in chunk
             ]
         )
-        found |= {name: rows[::-1] for name, rows in zip(piece, replies, strict=True)}
+        found |= {name: rows[::-1] for name, rows in zip(chunk, replies, strict=True)}
         size += sum(len(payload) + OVERHEAD for rows in replies for _, (_, payload) in rows)
-        if size > most:
+        if size > max_bytes:
             break
     return found

@@ -1,8 +1,9 @@
-"""The replicas of a service: each says that it is alive, and sees who else is and who holds which shard.
+"""The replicas of a service: each announces that it is alive, and sees who else is and who holds which shard.
 
-Heartbeats stand in the hash `tickbus:members:<service>`: the token of the process -> bus ms until which it counts as alive, by
-the server's own time, so that no clock of a machine matters; negative once it has ended. Who holds a shard stands in the
-shard's fence pair (tickbus.writer.fences). What to do about it is decided in tickbus.consumer.assignment.
+Heartbeats are stored in the hash `tickbus:members:<service>`: token of the process -> bus ms until which it
+counts as alive, by the server's own time, so that no machine's clock matters; negative once it has ended.
+The holder of a shard is stored in its fence pair (tickbus.writer.fences). What to do about it is decided in
+tickbus.consumer.assignment.
 """
 
 import asyncio
@@ -20,12 +21,12 @@ from tickbus.writer.fences import Fence
 
 log = logging.getLogger("tickbus.members")
 
-_KEPT_TTLS = 10
-"""For so long the heartbeat of a dead member stays to be seen."""
+_EXPIRY_TTLS = 10
+"""The heartbeat of a dead member stays visible for this many TTLs."""
 
 
 class Membership:
-    """One replica's place among the others. `beat` once before anything else, then `run`."""
+    """One replica as a member of its service. Call `beat` once before anything else, then `run`."""
 
     def __init__(
         self,
@@ -37,7 +38,7 @@ class Membership:
     ) -> None:
         self.token = token
         self.fences: dict[int, Fence] = {}
-        """As they were seen last."""
+        """As last seen."""
         self._connect = connect
         self._keys = keys
         self._service = service
@@ -48,43 +49,45 @@ class Membership:
         self._link: Connection | None = None
         self._alive: frozenset[str] = frozenset()
         self._assigned: dict[int, str] = {}
-        self._known: dict[int, int] = {}
-        self._seen = asyncio.Event()
+        self._highest_epoch: dict[int, int] = {}
+        self._refresh_done = asyncio.Event()
         self.version = 0
-        """Counts up whenever something may be seen that was not known."""
+        """Incremented whenever there may be something new to act on."""
 
     @property
     def alive(self) -> frozenset[str]:
-        """Members as this replica sees them, itself among them; empty before the first beat."""
+        """Live members as this replica sees them, including itself; empty before the first beat."""
         return self._alive
 
     @property
     def wanted(self) -> frozenset[int]:
-        """The shards that this replica should work."""
+        """The shards that this replica should own."""
         return frozenset(shard for shard, member in self._assigned.items() if member == self.token)
 
-    def plan(self, held: Mapping[int, int]) -> Plan:
-        """What to do, by what was seen last. `held`: shard -> epoch."""
-        return plan(self.token, self.wanted, held, self.fences, self._watch.free)
+    def plan(self, owned: Mapping[int, int]) -> Plan:
+        """Return what to do, according to what was last seen. `owned`: shard -> epoch."""
+        return plan(self.token, self.wanted, owned, self.fences, self._watch.free)
 
     def choose(self, found: Mapping[int, Fence]) -> dict[int, int]:
-        """Of fences as they stand at this moment: those that may be taken, with their new epochs."""
-        self.note(found)
+        """Return the shards that may be taken, with their new epochs. `found`: the fences at this moment."""
+        self.update(found)
         return {
-            shard: 1 + self._known[shard] for shard, fence in found.items() if self._watch.free(fence.holder)
+            shard: 1 + self._highest_epoch[shard]
+            for shard, fence in found.items()
+            if self._watch.free(fence.holder)
         }
 
-    def note(self, fences: Mapping[int, Fence]) -> None:
-        """These are newer than what was seen last."""
+    def update(self, fences: Mapping[int, Fence]) -> None:
+        """Take in fences that are newer than what was last seen."""
         if not fences.items() <= self.fences.items():
             self.fences |= fences
             self.version += 1
         for shard, fence in fences.items():
-            # Redis may lose an epoch; it must not be given out again
-            self._known[shard] = max(self._known.get(shard, 0), fence.epoch)
+            # Redis may lose an epoch, which must not be assigned again
+            self._highest_epoch[shard] = max(self._highest_epoch.get(shard, 0), fence.epoch)
 
     async def run(self) -> None:
-        """For ever, also while Redis is away."""
+        """Send heartbeats forever, even while Redis is unavailable."""
         while True:
             await asyncio.sleep(self.interval)
             try:
@@ -93,45 +96,47 @@ class Membership:
                 log.debug("%s: no heartbeat: %s", self._service, error)
 
     async def beat(self) -> None:
-        """Say that we are alive, and look around. RedisError or ReplyError if that cannot be done."""
-        link = await self._linked()
-        heartbeats, bus_ms, fences = await self._look(link)
+        """Announce that we are alive, and see what the others do. RedisError or ReplyError if that fails."""
+        link = await self._ensure_link()
+        heartbeats, bus_ms, fences = await self._read_state(link)
         now = time.monotonic()
-        self._watch.see(heartbeats, bus_ms, now)
-        old = [
-            member for member, until in heartbeats.items() if abs(until) < bus_ms - _KEPT_TTLS * self._ttl_ms
+        self._watch.observe(heartbeats, bus_ms, now)
+        expired = [
+            member
+            for member, until in heartbeats.items()
+            if abs(until) < bus_ms - _EXPIRY_TTLS * self._ttl_ms
         ]
-        await self._write(link, bus_ms + self._ttl_ms, old)
-        self.note(fences)
+        await self._write(link, bus_ms + self._ttl_ms, expired)
+        self.update(fences)
         if self._watch.alive != self._alive:
             self._alive = self._watch.alive
             self._assigned = assign(self._alive, range(self._keys.shards))
         self.version += 1  # a holder may count as dead by now
-        self._seen.set()
-        self._seen = asyncio.Event()
+        self._refresh_done.set()
+        self._refresh_done = asyncio.Event()
 
     async def refreshed(self) -> None:
-        """Wait until what is known is newer than this call."""
-        await self._seen.wait()  # of this one the question may have been asked before
-        await self._seen.wait()
+        """Wait for state that was read after this call."""
+        await self._refresh_done.wait()  # this refresh may have sent its query before the call
+        await self._refresh_done.wait()
 
     async def next_refresh(self) -> None:
-        await self._seen.wait()
+        await self._refresh_done.wait()
 
     async def leave(self) -> None:
-        """Say that this replica ends. Best effort."""
+        """Announce that this replica ends. Best effort."""
         try:
-            link = await self._linked()
+            link = await self._ensure_link()
             await self._write(link, -milliseconds(await link.ask("TIME")), ())
         except (RedisError, ReplyError) as error:
-            log.info("%s: the others are not told that this replica ends: %s", self._service, error)
+            log.info("%s: cannot announce to other replicas that this one ends: %s", self._service, error)
         self.close()
 
     def close(self) -> None:
         if self._link is not None:
             self._link.close()
 
-    async def _look(self, link: Connection) -> tuple[dict[str, int], int, dict[int, Fence]]:
+    async def _read_state(self, link: Connection) -> tuple[dict[str, int], int, dict[int, Fence]]:
         shards = range(self._keys.shards)
         fences = [
             ("MGET", self._keys.fence(shard, self._service), self._keys.holder(shard, self._service))
@@ -146,14 +151,14 @@ class Membership:
         }
         return read_heartbeats(flat), milliseconds(time), stored
 
-    async def _write(self, link: Connection, until: int, old: Collection[str]) -> None:
+    async def _write(self, link: Connection, until: int, expired: Collection[str]) -> None:
         key = self._keys.members(self._service)
-        gone = [("HDEL", key, *old)] if old else []
+        deletions = [("HDEL", key, *expired)] if expired else []
         await link.ask_all(
-            [("HSET", key, self.token, until), ("PEXPIRE", key, _KEPT_TTLS * self._ttl_ms), *gone]
+            [("HSET", key, self.token, until), ("PEXPIRE", key, _EXPIRY_TTLS * self._ttl_ms), *deletions]
         )
 
-    async def _linked(self) -> Connection:
+    async def _ensure_link(self) -> Connection:
         if self._link is None or self._link.closed:
             self._watch.interrupt()
             self._link = await self._connect()
@@ -161,5 +166,5 @@ class Membership:
 
 
 def read_heartbeats(flat: list[bytes]) -> dict[str, int]:
-    """The reply to HGETALL: member -> bus ms until which it is alive; negative: it ended."""
+    """Return a reply to HGETALL as member -> bus ms until which it is alive; negative: it has ended."""
     return {member.decode(): int(until) for member, until in pairs(flat)}

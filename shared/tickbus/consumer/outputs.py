@@ -1,7 +1,7 @@
 """A service's own streams: messages -> entries with dense counters, and the heads that go with them. Pure.
 
-Nothing moves until it is stored: entries are made against a draft of the heads, and `stored` adopts it. So what a fenced
-transaction held can be made again without a counter used twice.
+Nothing changes until it is stored: entries are built against a draft of the heads, and `stored` adopts it. So
+the entries of a fenced transaction can be rebuilt without using a counter twice.
 """
 
 from collections.abc import Collection, Mapping
@@ -14,32 +14,40 @@ from tickbus.protocol.names import Keys, Stream
 from tickbus.writer.entry import Entry, StreamWriter
 from tickbus.writer.heads import EMPTY_HEAD, HeadBuilder
 
-_OUTPUTS: dict[str, tuple[type[Message], ...]] = {"bar": (Bar, Gap), "signal": (Signal, Gap)}
+_MESSAGE_TYPES: dict[str, tuple[type[Message], ...]] = {"bar": (Bar, Gap), "signal": (Signal, Gap)}
 
 
 @dataclass(frozen=True)
 class Output:
-    """A message to add to one of the service's own streams: a Bar or a Signal, or a Gap among them, of the stream's symbol.
+    """A message for one of the service's own streams: a Bar or Signal, or a Gap, of the stream's symbol.
 
-    ValueError if it would be no such entry: whoever reads the stream relies on it."""
+    stream: like `Stream("signal", "my-app", symbol)`.
+    message: the Bar, Signal or Gap, of the stream's symbol.
+
+    Errors: ValueError if it would not be a valid entry: readers of the stream rely on that.
+
+        Output(Stream("signal", "my-app", "BTC-USDT"), id.ms, signal)
+    """
 
     stream: Stream
     ms: int
-    """Bus time in ms since the epoch, from the ID of what caused it, so that a repeat gives the same ID."""
+    """Bus time in ms since the epoch, from the ID of what caused it, so that a repeat has the same ID."""
     message: Message
 
     def __post_init__(self) -> None:
-        if not 10**12 <= self.ms < 10**13:  # an ID has 13 digits in front
+        if not 10**12 <= self.ms < 10**13:  # the time of an ID has 13 digits
             raise ValueError(
-                f"{self.stream.name}: {self.ms} is no bus time in ms; take it from the ID of the entry that caused the output"
+                f"{self.stream.name}: invalid bus time {self.ms}: expected ms since the epoch; take it from "
+                "the ID of the entry that caused the output"
             )
         self.stream.check()
         if (
-            type(self.message) not in _OUTPUTS.get(self.stream.kind, ())
+            type(self.message) not in _MESSAGE_TYPES.get(self.stream.kind, ())
             or self.message.symbol != self.stream.symbol
         ):
             raise ValueError(
-                f"{self.stream.name}: a {type(self.message).__name__} of {self.message.symbol!r} does not belong there; outputs are bars and signals"
+                f"{self.stream.name}: invalid output, a {type(self.message).__name__} of "
+                f"{self.message.symbol!r}: expected a bar or signal of the stream's kind and symbol, or a Gap"
             )
         try:
             decode(FIELDS[type(self.message)], encode(self.message))
@@ -54,18 +62,19 @@ class OutputStreams:
         self._heads: dict[str, Head] = {}
 
     def load(self, heads: Mapping[str, Head]) -> None:
-        """Streams that are there already, as their shards were taken over."""
+        """Add the existing streams of shards that were taken over."""
         self._heads |= heads
         for name in heads:
             self.writer(Stream.parse(name))
 
     def forget(self, shards: Collection[int]) -> None:
-        """These are another process's now."""
+        """Another process owns these shards now."""
         self._writers = {name: writer for name, writer in self._writers.items() if writer.shard not in shards}
         self._heads = {name: head for name, head in self._heads.items() if name in self._writers}
 
     def entry(self, output: Output, epoch: int, draft: dict[StreamWriter, HeadBuilder]) -> Entry:
-        """The next entry of its stream. `draft`: heads as far as this transaction has moved them; it is advanced."""
+        """Return the next entry of the output's stream, and advance `draft`: the heads as this transaction
+        has moved them so far."""
         writer = self.writer(output.stream)
         head = draft.get(writer)
         if head is None:
@@ -82,11 +91,12 @@ class OutputStreams:
         return entry
 
     def stored(self, draft: Mapping[StreamWriter, HeadBuilder]) -> None:
+        """Adopt the heads of a transaction that was stored."""
         self._heads |= {writer.name: head.build() for writer, head in draft.items()}
 
     @property
     def keys(self) -> list[bytes]:
-        """Keys of all streams, for the retention sweep: those found when their shard was taken over, and those written since."""
+        """Keys of all streams, for the retention sweep: found when the shard was taken over, or new since."""
         return [writer.key for writer in self._writers.values()]
 
     def writer(self, stream: Stream) -> StreamWriter:

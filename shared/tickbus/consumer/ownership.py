@@ -1,7 +1,8 @@
 """Which shards a replica owns, and what was committed in them: claiming, releasing, loading, losing.
 
-Who should own a shard is decided from what all replicas see (tickbus.consumer.membership, assignment); who may write it, by its
-fence. Whoever takes a shard over continues from what its last owner committed: positions, states, the heads of its outputs.
+Who should own a shard is decided from what all replicas see (tickbus.consumer.membership, assignment); who
+may write it, by its fence. A new owner continues from what the previous one committed: positions, states,
+the heads of its outputs.
 """
 
 import asyncio
@@ -31,15 +32,16 @@ log = logging.getLogger("tickbus.consumer")
 
 ANY_OUTPUT = StreamFilter.of(("bar", "signal"))
 SLOW_SHARD_SECONDS = 0.5
-"""A commit or a claim waits this long for the slowest shard of a cluster before it continues with the others."""
+"""A commit or claim waits this long for a cluster's slowest shard, then continues with the others."""
 _RETRY_SECONDS = 0.2
 
-Answer = TypeVar("Answer")
+T = TypeVar("T")
 
 
 class Recover(Protocol):
     async def __call__(self, shards: list[int]) -> Mapping[str, StreamId]:
-        """Return the positions in shards that were just taken over, by stream name, of a service that keeps them outside of Redis."""
+        """Return the positions by stream name in shards that were just taken over, of a service that stores
+        them outside Redis."""
         ...
 
 
@@ -75,16 +77,16 @@ class ShardOwnership:
         self.lock = asyncio.Lock()
         self.outputs = OutputStreams(keys)
         self.positions: dict[str, StreamId] = {}
-        """Committed, by stream name; on a cluster perhaps still on the way to a master that is unavailable."""
+        """Committed, by stream name; on a cluster perhaps still in flight to a master that is unavailable."""
         self.states: dict[str, bytes] = {}
         """Committed, by stream name."""
         self.read_to: dict[str, StreamId] = {}
-        """Where a new reader goes on: what was delivered, committed or not."""
+        """Where a new reader continues: after what was delivered, committed or not."""
         self.on_lost: list[Callable[[Collection[int]], None]] = []
-        """Called with shards that are no longer owned: what others keep of their streams goes."""
+        """Called with shards that are no longer owned, to discard what is kept of their streams."""
         self.rebalances = 0
-        self._taken: set[int] = set()
-        """Shards that another process took over, and the service has not been told."""
+        self._unreported: set[int] = set()
+        """Shards that another process took over, not yet reported to the service."""
 
     @property
     def epochs(self) -> Mapping[int, int]:
@@ -95,23 +97,24 @@ class ShardOwnership:
         return self._keys.shard(stream.symbol) in self.epochs
 
     @property
-    def was_robbed(self) -> bool:
+    def has_losses(self) -> bool:
         """Whether another process took shards over and `leaving` has not returned them yet."""
-        return bool(self._taken)
+        return bool(self._unreported)
 
-    # giving up
+    # releasing
 
     async def leaving(self) -> frozenset[int]:
-        """Return the shards that are owned no more. Those that nobody took over yet are still held, until `release`."""
+        """Return the shards that this replica loses. Those that nobody has taken over yet are still held,
+        until `release`."""
         plan = self._membership.plan(self.epochs)
         if plan.taken:
             async with self.lock:
                 self.drop(self._membership.plan(self.epochs).taken)
-        gone, self._taken = frozenset(self._taken), set()
-        return gone | (plan.leave & self.epochs.keys())
+        gone, self._unreported = frozenset(self._unreported), set()
+        return gone | (plan.release & self.epochs.keys())
 
     async def release(self, shards: Collection[int]) -> None:
-        """Give these back: who wants them next need not wait."""
+        """Release these shards, so that their next owner need not wait."""
         async with self.lock:
             await self._release(shards)
             self._forget(shards)
@@ -121,25 +124,25 @@ class ShardOwnership:
     async def _release(self, shards: Collection[int]) -> None:
         released = {shard: self.epochs[shard] for shard in shards if shard in self.epochs}
         await self._publisher.release(released)
-        self._membership.note({shard: Fence(epoch, "") for shard, epoch in released.items()})
+        self._membership.update({shard: Fence(epoch, "") for shard, epoch in released.items()})
 
     def drop(self, shards: Collection[int]) -> None:
-        """Another process took these over."""
+        """Give up shards that another process took over."""
         if gone := {shard for shard in shards if shard in self.epochs}:
             log.warning(
                 "%s: lost %d shards to another process; it will reprocess uncommitted entries",
                 self._service,
                 len(gone),
             )
-            self._taken |= gone
+            self._unreported |= gone
         self._publisher.drop(shards)
         self._forget(shards)
 
     def _forget(self, shards: Collection[int]) -> None:
         names = self.read_to.keys() | self.positions.keys() | self.states.keys()
         for name in [name for name in names if self._keys.shard(Stream.parse(name).symbol) in shards]:
-            for kept in (self.read_to, self.positions, self.states):
-                kept.pop(name, None)
+            for mapping in (self.read_to, self.positions, self.states):
+                mapping.pop(name, None)
         self.outputs.forget(shards)
         for forget in self.on_lost:
             forget(shards)
@@ -147,20 +150,22 @@ class ShardOwnership:
     # taking over
 
     async def take(self) -> dict[int, dict[str, bytes]]:
-        """Take over the shards that are ours and free. Return their states by stream name."""
+        """Take over the shards that are assigned to us and free. Return their states by stream name."""
         async with self.lock:
             plan = self._membership.plan(self.epochs)
-            if stray := await self._claim(plan.stray, self._in_our_name):
-                await self._release(stray)
-            first = await self._first_positions(plan.claim)
-            claimed = await self._claim(plan.claim - self._taken, self._membership.choose, first)
+            if orphaned := await self._claim(plan.orphaned, self._held_by_us):
+                await self._release(orphaned)
+            first_positions = await self._first_positions(plan.claim)
+            claimed = await self._claim(
+                plan.claim - self._unreported, self._membership.choose, first_positions
+            )
             states = await self._load(claimed) if claimed else {}
         if claimed:
             self.rebalances += 1
             log.info("%s: took over %d shards, %d owned", self._service, len(claimed), len(self.epochs))
         return states
 
-    def _in_our_name(self, found: Mapping[int, Fence]) -> dict[int, int]:
+    def _held_by_us(self, found: Mapping[int, Fence]) -> dict[int, int]:
         token = self._membership.token
         return {
             shard: epoch
@@ -172,12 +177,14 @@ class ShardOwnership:
         self,
         shards: Collection[int],
         choose: Callable[[Mapping[int, Fence]], dict[int, int]],
-        first: Sequence[Field] = (),
+        first_positions: Sequence[Field] = (),
     ) -> dict[int, Fence]:
         while True:
             try:
                 claimed = (
-                    await self._publisher.claim(shards, choose, first, SLOW_SHARD_SECONDS) if shards else {}
+                    await self._publisher.claim(shards, choose, first_positions, SLOW_SHARD_SECONDS)
+                    if shards
+                    else {}
                 )
             except Fenced as error:
                 if not error.shards:
@@ -185,23 +192,27 @@ class ShardOwnership:
                 self.drop(error.shards)
             else:
                 token = self._membership.token
-                self._membership.note({shard: Fence(self.epochs[shard], token) for shard in claimed})
+                self._membership.update({shard: Fence(self.epochs[shard], token) for shard in claimed})
                 return claimed
 
     async def _first_positions(self, shards: Collection[int]) -> list[Field]:
-        """`start="now"`: positions at the heads, for shards that this service never owned. They are set with the first fence, or
-        whoever continues after a replica that died in between would read from the start. What appears later is read whole."""
+        """Return, for `start="now"`, positions at the heads of shards that this service never owned.
+
+        They are set with the first fence; otherwise the successor of a replica that died in between would
+        read from the start. Streams that appear later are read from their first entry.
+        """
         if self._start != NOW or self._recover is not None or not shards:
             return []
-        heads = await self.ask(partial(read_heads, keys=self._keys, shards=sorted(shards)))
+        heads = await self.retry_until_answered(partial(read_heads, keys=self._keys, shards=sorted(shards)))
         return self.position_fields(
-            {Stream.parse(name): id for name, id in self._at_heads(heads, shards).items()}
+            {Stream.parse(name): id for name, id in self._head_positions(heads, shards).items()}
         )
 
     async def _load(self, claimed: Mapping[int, Fence]) -> dict[int, dict[str, bytes]]:
-        """Everything that is stored in Redis for these shards; nobody else can change it any more."""
+        """Load everything that Redis stores for these shards, which nobody else can change any more. Return
+        their states by stream name."""
         shards = sorted(claimed)
-        found = await self.ask(partial(self._read_handover, shards=shards))
+        found = await self.retry_until_answered(partial(self._read_handover, shards=shards))
         positions, heads = found.positions, found.heads
         fields = self.position_fields({Stream.parse(name): id for name, id in positions.items()})
         fields += self.state_fields(
@@ -217,11 +228,11 @@ class ShardOwnership:
             positions = dict(await self._recover(shards))
             if self._start == NOW:
                 known = {self._keys.shard(Stream.parse(name).symbol) for name in positions}
-                positions |= self._at_heads(heads, claimed.keys() - known)
+                positions |= self._head_positions(heads, claimed.keys() - known)
         self.positions |= positions
         self.read_to |= positions
-        for of_shard in found.states.values():
-            self.states |= of_shard
+        for states in found.states.values():
+            self.states |= states
         return found.states
 
     async def _read_handover(self, link: Connection, shards: Sequence[int]) -> Handover:
@@ -231,8 +242,8 @@ class ShardOwnership:
             link, self._keys, self._service, shards, self._writes, window_ms, now_ms, max_bytes
         )
 
-    def _at_heads(self, heads: Mapping[str, Head], shards: Collection[int]) -> dict[str, StreamId]:
-        """Where the streams of these shards end that this service reads."""
+    def _head_positions(self, heads: Mapping[str, Head], shards: Collection[int]) -> dict[str, StreamId]:
+        """Return the end of each stream in these shards that this service reads."""
         return {
             name: StreamId.parse(head.id)
             for name, head in heads.items()
@@ -241,13 +252,13 @@ class ShardOwnership:
 
     # shared with the commit
 
-    async def ask(self, question: Callable[[Connection], Awaitable[Answer]]) -> Answer:
-        """Ask Redis until it answers."""
+    async def retry_until_answered(self, query: Callable[[Connection], Awaitable[T]]) -> T:
+        """Run a query until Redis answers it. Return the result."""
         while True:
             try:
                 link = await self._connect()
                 try:
-                    return await question(link)
+                    return await query(link)
                 finally:
                     link.close()
             except (RedisError, ReplyError) as error:

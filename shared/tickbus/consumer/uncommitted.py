@@ -1,12 +1,12 @@
-"""What a service was given and has not committed yet. Pure."""
+"""What was delivered to a service and is not committed yet. Pure."""
 
 from collections import deque
 from collections.abc import Callable, Mapping
 
 from tickbus.protocol.names import Stream, StreamId
 
-_MOST = 1_000
-"""Batches told apart; of a service that never commits older ones are merged."""
+_MAX_BATCHES = 1_000
+"""Batches tracked separately; if a service never commits, older ones are merged."""
 
 
 class UncommittedPositions:
@@ -17,17 +17,17 @@ class UncommittedPositions:
     def add(self, number: int, positions: Mapping[Stream, StreamId]) -> None:
         if positions:
             self._batches.append((number, dict(positions)))
-        if len(self._batches) > _MOST:
+        if len(self._batches) > _MAX_BATCHES:
             _, oldest = self._batches.popleft()
             later, merged = self._batches.popleft()
             oldest.update(merged)
             self._batches.appendleft((later, oldest))
 
     def up_to(self, number: int) -> dict[Stream, StreamId]:
-        """Positions after batch `number` and all before it, of what is not committed yet."""
+        """Return the uncommitted positions after batch `number` and all before it."""
         positions: dict[Stream, StreamId] = {}
-        for at, of_batch in self._batches:
-            if at > number:
+        for batch, of_batch in self._batches:
+            if batch > number:
                 break
             positions |= of_batch
         return positions
@@ -37,7 +37,7 @@ class UncommittedPositions:
             self._batches.popleft()
 
     def forget(self, gone: Callable[[Stream], bool]) -> None:
-        """These streams are another process's now: it reads them again."""
+        """Another process owns these streams now and reads them again."""
         for _, positions in self._batches:
             for stream in [stream for stream in positions if gone(stream)]:
                 del positions[stream]

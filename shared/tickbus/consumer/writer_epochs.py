@@ -1,7 +1,7 @@
-"""Under which epoch the entries of a stream were written, as far as its head knows. Pure.
+"""The epochs under which the entries of a stream were written, as far as its head knows them. Pure.
 
-Heads that are looked at right after Redis lost its newest data know less than was read before; what is sent again brings no
-bell that would make a reader look again. So what was once known stays.
+A head that is read right after Redis lost its newest data names fewer epochs than were known before, and
+resent entries ring no bell that would make a reader refresh it. So a known epoch is never forgotten.
 """
 
 from collections.abc import Callable, Collection, Sequence
@@ -13,15 +13,18 @@ class WriterEpochs:
         """Stream name -> the epoch of the newest entry so far."""
 
     def epochs(self, stream: str, known: Sequence[tuple[int, int]], seqs: Sequence[int]) -> list[int]:
-        """Of the next entries of a stream, by their counters; 0 where nobody knows. They never fall. `known`: as Head.epochs."""
-        least = self._newest.get(stream, 0)
+        """Return the epochs of a stream's next entries, by their counters; 0 if unknown. They never decrease.
 
-        def of(seq: int) -> int:
-            return max(least, *(epoch for epoch, first in known if first <= seq), 0)
+        `known`: as `Head.epochs`.
+        """
+        floor = self._newest.get(stream, 0)
 
-        oldest, newest = of(seqs[0]), of(seqs[-1])
+        def epoch_of(seq: int) -> int:
+            return max(floor, *(epoch for epoch, first in known if first <= seq), 0)
+
+        oldest, newest = epoch_of(seqs[0]), epoch_of(seqs[-1])
         self._newest[stream] = newest
-        return [oldest] * len(seqs) if oldest == newest else [of(seq) for seq in seqs]
+        return [oldest] * len(seqs) if oldest == newest else [epoch_of(seq) for seq in seqs]
 
     def forget(self, streams: Collection[str]) -> None:
         for stream in streams:

@@ -1,6 +1,7 @@
-"""How far a service is behind: in entries, exactly, by the streams' own counters; in seconds, by its oldest unread entry.
+"""How far a service is behind: in entries, exactly, by stream counters; in seconds, by the oldest unread one.
 
-Lag in entries = counter of the head - counter of the position: right also after trimming. XINFO's own `lag` is not.
+Lag in entries = counter of the head - counter of the position: correct even after trimming. XINFO's own
+`lag` is not.
 """
 
 import asyncio
@@ -22,7 +23,7 @@ from tickbus.units import HOUR, MILLISECOND
 
 log = logging.getLogger("tickbus.lag")
 
-_PIECE = 250
+_CHUNK = 250
 DEFAULT_RETENTION_MS = 24 * HOUR // MILLISECOND
 
 
@@ -32,46 +33,46 @@ class StreamLag:
 
     stream: Stream
     ticks: int
-    """Entries that are not committed, those already trimmed included."""
+    """Uncommitted entries, including those already trimmed."""
     lost: int
-    """Of these, the ones that were trimmed: they cannot be read any more."""
+    """How many of these were trimmed: they can no longer be read."""
     seconds: float
-    """Age of the oldest entry not committed; 0 if there is none."""
+    """Age of the oldest uncommitted entry; 0 if there is none."""
     headroom: float
-    """Seconds until retention takes an entry that is not committed."""
+    """Seconds until retention removes an uncommitted entry."""
 
 
-class _Kept(NamedTuple):
-    """How long a stream is kept."""
+class _Retention(NamedTuple):
+    """How much of a stream is kept."""
 
     ms: int = DEFAULT_RETENTION_MS
     entries: int = 0
-    """0: any number."""
+    """0: no limit."""
 
 
 class _Retentions:
-    """By stream, as the writers say themselves."""
+    """The retention of each stream, as declared by its writer."""
 
     def __init__(self, flat: Sequence[bytes]) -> None:
         """`flat`: all of `tickbus:meta`."""
-        self._kept: dict[str, _Kept] = {}
+        self._by_owner: dict[str, _Retention] = {}
         self._services: list[tuple[str, StreamFilter]] = []
         for field, value in pairs(flat):
-            what, _, owner = field.decode().partition(":")
-            if what == "retention":
+            kind, _, owner = field.decode().partition(":")
+            if kind == "retention":
                 ms, _, entries = value.decode().partition(",")
-                self._kept[owner] = _Kept(int(ms), int(entries))
-            elif what == "writes":
+                self._by_owner[owner] = _Retention(int(ms), int(entries))
+            elif kind == "writes":
                 self._services.append((owner, decode_filter(value)))
 
-    def of(self, stream: Stream) -> _Kept:
-        """Of trades and quotes the feed has them; of bars and signals the service that writes them."""
+    def of(self, stream: Stream) -> _Retention:
+        """Return what the stream's feed declares, or for bars and signals the service that writes them."""
         owners = (
             [stream.feed]
             if stream.kind in FEED_KINDS
             else [name for name, writes in self._services if writes(stream)]
         )
-        return next((self._kept[owner] for owner in owners if owner in self._kept), _Kept())
+        return next((self._by_owner[owner] for owner in owners if owner in self._by_owner), _Retention())
 
 
 async def measure(
@@ -81,9 +82,9 @@ async def measure(
     positions: Mapping[str, StreamId],
     wanted: Callable[[Stream], bool],
 ) -> list[StreamLag]:
-    """The lag of a service with these positions in every stream that it wants."""
+    """Return the lag of a service with these positions, for every stream that it wants."""
     now_ms = milliseconds(await link.ask("TIME"))
-    kept = _Retentions(await link.ask("HGETALL", keys.meta))
+    retentions = _Retentions(await link.ask("HGETALL", keys.meta))
     behind: list[tuple[Stream, StreamId, StreamId]] = []
     lags = []
     for name, head in heads.items():
@@ -94,37 +95,37 @@ async def measure(
         if last > position:
             behind.append((stream, last, position))
         else:
-            lags.append(StreamLag(stream, 0, 0, 0.0, kept.of(stream).ms / 1000))
-    for start in range(0, len(behind), _PIECE):
-        piece = behind[start : start + _PIECE]
+            lags.append(StreamLag(stream, 0, 0, 0.0, retentions.of(stream).ms / 1000))
+    for start in range(0, len(behind), _CHUNK):
+        chunk = behind[start : start + _CHUNK]
         rows = await link.ask_all(
             [
                 ("XRANGE", keys.stream(stream), f"({position}", "+", "COUNT", 1)
-                for stream, _, position in piece
+                for stream, _, position in chunk
             ]
         )
-        for (stream, last, position), found in zip(piece, rows, strict=True):
+        for (stream, last, position), found in zip(chunk, rows, strict=True):
             oldest = StreamId.parse(found[0][0]) if found else last
             age = max(0.0, (now_ms - oldest.ms) / 1000)
-            # an empty answer: all that was unread is trimmed
-            headroom = _headroom(kept.of(stream), oldest, last, age) if found else 0.0
+            # an empty reply: everything unread was trimmed
+            headroom = _headroom(retentions.of(stream), oldest, last, age) if found else 0.0
             lost = max(0, oldest.seq - position.seq - 1) if found else last.seq - position.seq
             lags.append(StreamLag(stream, last.seq - position.seq, lost, age, headroom))
     return lags
 
 
-def _headroom(kept: _Kept, oldest: StreamId, last: StreamId, age: float) -> float:
-    """By age; and by number, at the rate of the unread part."""
-    by_age = kept.ms / 1000 - age
+def _headroom(retention: _Retention, oldest: StreamId, last: StreamId, age: float) -> float:
+    """Return the seconds left by age or, if fewer, by number of entries at the rate of the unread ones."""
+    by_age = retention.ms / 1000 - age
     unread = last.seq - oldest.seq + 1
     span = (last.ms - oldest.ms) / 1000
-    if not kept.entries or span <= 0:
+    if not retention.entries or span <= 0:
         return max(0.0, by_age)
-    return max(0.0, min(by_age, (kept.entries - unread) / (unread / span)))
+    return max(0.0, min(by_age, (retention.entries - unread) / (unread / span)))
 
 
 class LagMeter:
-    """Measures a service's own lag every few seconds and puts it into its metrics."""
+    """Measures a service's own lag every few seconds and exposes it in its metrics."""
 
     def __init__(
         self, meters: Meters, service: str, keys: Keys, connect: Callable[[], Awaitable[Connection]],
@@ -146,7 +147,7 @@ class LagMeter:
                 if link is None or link.closed:
                     link = await self._connect()
                 heads = await read_heads(link, self._keys, range(self._keys.shards))
-                # a sweep of all heads costs about 10 us a stream
+                # reading all heads costs about 10 us per stream
                 interval = max(1.0, len(heads) / 2_000)
                 lags = await measure(link, self._keys, heads, self._positions(), self._wanted)
                 self._ticks.set(sum(lag.ticks for lag in lags))

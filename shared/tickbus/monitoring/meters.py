@@ -1,6 +1,6 @@
 """The metrics of one process, as Prometheus objects. Needs the extra `tickbus[service]` (prometheus-client).
 
-Never a label per symbol: per-symbol truth is `tickbus status`.
+No metric has a label per symbol: `tickbus status` shows the values per symbol.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -13,17 +13,18 @@ if TYPE_CHECKING:
 
 
 class Meters:
-    """The metrics of one process, made on first use in one registry."""
+    """The metrics of one process, created on first use in one registry."""
 
     def __init__(self, registry: "CollectorRegistry") -> None:
         self.registry = registry
-        self._made: dict[str, object] = {}
+        self._created: dict[str, object] = {}
         self._before_scrape: list[Callable[[], None]] = []
 
     def follow(self, metric: Metric, value: Callable[[], float], *labels: str) -> None:
-        """Expose a number that is kept elsewhere: read at each scrape, in the scraping thread. Hot loops count in plain integers.
+        """Expose a number that is kept elsewhere: it is read at each scrape, in the scraping thread. Hot
+        loops count in plain integers.
 
-        A counter never falls: a total that does is exposed at the highest value that was seen.
+        A counter never decreases: if its total does, the highest value seen is exposed.
         """
         expose = self._exposed(metric, labels)
         self.before_scrape(lambda: expose(value()))
@@ -31,7 +32,8 @@ class Meters:
     def follow_each(
         self, metric: Metric, counts: Callable[[], Mapping[str, float]], values: Iterable[str], *labels: str
     ) -> None:
-        """`follow` for each value of the metric's last label. All exist from the start, as 0: an alert's `increase()` sees the first event."""
+        """`follow` for each value of the metric's last label. All exist from the start, as 0, so that an
+        alert's `increase()` sees the first event."""
         exposed = {value: self._exposed(metric, (*labels, value)) for value in values}
 
         def refresh() -> None:
@@ -42,7 +44,7 @@ class Meters:
         self.before_scrape(refresh)
 
     def _exposed(self, metric: Metric, labels: Sequence[str]) -> Callable[[float], None]:
-        """Return what brings one series to a value."""
+        """Return a function that sets one series to a value."""
         if metric.kind == "counter":
             counter = self.counter(metric)
             return _Total(counter.labels(*labels) if labels else counter).set
@@ -54,7 +56,7 @@ class Meters:
 
         return cast(
             Counter,
-            self._make(
+            self._get_or_create(
                 metric,
                 "counter",
                 lambda: Counter(metric.name, metric.meaning, metric.labels, registry=self.registry),
@@ -66,7 +68,7 @@ class Meters:
 
         return cast(
             Gauge,
-            self._make(
+            self._get_or_create(
                 metric,
                 "gauge",
                 lambda: Gauge(metric.name, metric.meaning, metric.labels, registry=self.registry),
@@ -76,27 +78,28 @@ class Meters:
     def histogram(self, metric: Metric) -> "Histogram":
         from prometheus_client import Histogram
 
-        def make() -> Histogram:
+        def create() -> Histogram:
             return Histogram(
                 metric.name, metric.meaning, metric.labels, registry=self.registry, buckets=metric.buckets
             )
 
-        return cast(Histogram, self._make(metric, "histogram", make))
+        return cast(Histogram, self._get_or_create(metric, "histogram", create))
 
     def before_scrape(self, refresh: Callable[[], None]) -> None:
-        """`refresh` runs before each scrape, in the scraping thread: for what no single number shows."""
+        """Run `refresh` before each scrape, in the scraping thread: for what a single number cannot show."""
         self._before_scrape.append(refresh)
 
     def refresh(self) -> None:
+        """Bring all metrics up to date, as before a scrape."""
         for refresh in self._before_scrape:
             refresh()
 
-    def _make(self, metric: Metric, kind: str, make: Callable[[], object]) -> object:
+    def _get_or_create(self, metric: Metric, kind: str, create: Callable[[], object]) -> object:
         if metric.kind != kind:
             raise TypeError(f"{metric.name} is a {metric.kind}, not a {kind}")
-        if metric.name not in self._made:
-            self._made[metric.name] = make()
-        return self._made[metric.name]
+        if metric.name not in self._created:
+            self._created[metric.name] = create()
+        return self._created[metric.name]
 
 
 class _Total:

@@ -1,8 +1,8 @@
-"""Every metric of tickbus: name, kind, unit, labels, meaning. docs/metrics.md and the dashboards are held
-against this list by a test.
+"""Every metric of tickbus: name, kind, unit, labels, meaning. A test checks docs/metrics.md and the
+dashboards against this list.
 
-`tickbus.monitoring.meters` makes the Prometheus objects.
-Never a label per symbol: per-symbol truth is `tickbus status`.
+`tickbus.monitoring.meters` creates the Prometheus objects.
+No metric has a label per symbol: `tickbus status` shows the values per symbol.
 """
 
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from typing import Literal
 @dataclass(frozen=True)
 class Metric:
     name: str
-    """As it is exposed, `_total` included."""
+    """As exposed, including `_total`."""
     kind: Literal["counter", "gauge", "histogram"]
     unit: str
     labels: tuple[str, ...]
@@ -40,7 +40,7 @@ _LATENCY = (
     60.0,
 )
 
-# feed side: the gateway
+# feed side: gateway
 FEED_CONNECTED = Metric(
     "tickbus_feed_connected",
     "gauge",
@@ -53,14 +53,14 @@ FEED_LAST_MESSAGE = Metric(
     "gauge",
     "seconds",
     ("feed",),
-    "when the last tick arrived; heartbeats do not count",
+    "time at which the last tick arrived; heartbeats do not count",
 )
 FEED_FRAMES = Metric(
     "tickbus_feed_frames_total",
     "counter",
     "frames",
     ("feed",),
-    "frames received, heartbeats and answers included",
+    "frames received, including heartbeats and replies",
 )
 FEED_BYTES = Metric(
     "tickbus_feed_bytes_total", "counter", "bytes", ("feed",), "bytes received from the vendor"
@@ -70,34 +70,34 @@ FEED_RECONNECTS = Metric(
     "counter",
     "connections",
     ("feed", "reason"),
-    "upstream connections that ended and were made again",
+    "upstream connections that ended and were re-established",
 )
 FEED_REJECTED = Metric(
     "tickbus_feed_rejected_total",
     "counter",
     "items",
     ("feed", "reason"),
-    "frames or ticks that could not be read, or were for no symbol of ours",
+    "frames or ticks that could not be parsed, or were not for a subscribed symbol",
 )
 FEED_IGNORED = Metric(
     "tickbus_feed_ignored_total",
     "counter",
     "frames",
     ("feed",),
-    "well-formed frames of a type that carries no ticks for us",
+    "well-formed frames of a type that carries no ticks we use",
 )
 FEED_DUPLICATES = Metric(
     "tickbus_feed_duplicates_total",
     "counter",
     "ticks",
     ("feed",),
-    "ticks dropped because their vendor id had been seen",
+    "ticks dropped because their vendor id was already seen",
 )
 FEED_SYMBOLS_WANTED = Metric(
-    "tickbus_feed_symbols_wanted", "gauge", "symbols", ("feed",), "symbols subscribed"
+    "tickbus_feed_symbols_wanted", "gauge", "symbols", ("feed",), "subscribed symbols"
 )
 FEED_SYMBOLS_SILENT = Metric(
-    "tickbus_feed_symbols_silent", "gauge", "symbols", ("feed",), "symbols subscribed that never ticked"
+    "tickbus_feed_symbols_silent", "gauge", "symbols", ("feed",), "subscribed symbols that never ticked"
 )
 TICKS_PUBLISHED = Metric(
     "tickbus_ticks_published_total",
@@ -111,28 +111,28 @@ GAPS = Metric(
     "counter",
     "gaps",
     ("feed", "kind"),
-    "Gap messages with repaired = false in the feed's streams, counted over restarts",
+    "Gap messages with repaired = false in the feed's streams, cumulative across restarts",
 )
 GAPS_REPAIRED = Metric(
     "tickbus_gaps_repaired_total",
     "counter",
     "gaps",
     ("feed",),
-    "Gap messages with repaired = true, counted over restarts",
+    "Gap messages with repaired = true, cumulative across restarts",
 )
 MISSING_TICKS = Metric(
     "tickbus_missing_ticks_total",
     "counter",
     "ticks",
     ("feed",),
-    "ticks that the Gaps name, where they can be counted; over restarts",
+    "ticks that Gaps report missing, where they can be counted; cumulative across restarts",
 )
 PUBLISH = Metric(
     "tickbus_publish_seconds",
     "histogram",
     "seconds",
     (),
-    "one transaction: sent until acknowledged",
+    "one transaction, from sent to acknowledged",
     _LATENCY,
 )
 BATCH_TICKS = Metric(
@@ -148,38 +148,38 @@ PUBLISH_RETRIES = Metric(
     "counter",
     "transactions",
     (),
-    "transactions sent again because their outcome was unknown or refused",
+    "transactions resent because they were refused or their outcome was unknown",
 )
 RESENT_TICKS = Metric(
     "tickbus_resent_ticks_total",
     "counter",
     "ticks",
     (),
-    "entries that Redis had acknowledged and lost, sent again from the replay ring",
+    "entries that Redis had acknowledged and lost, resent from the replay buffer",
 )
 SPILLED_TICKS = Metric(
     "tickbus_spilled_ticks_total",
     "counter",
     "ticks",
     (),
-    "entries written to the spill because Redis took nothing",
+    "entries spilled to disk because Redis was not accepting writes",
 )
-SPILL_TICKS = Metric("tickbus_spill_ticks", "gauge", "ticks", (), "of the backlog, what lies on the disk")
+SPILL_TICKS = Metric("tickbus_spill_ticks", "gauge", "ticks", (), "the part of the backlog that is on disk")
 SPILL_BYTES = Metric(
-    "tickbus_spill_bytes", "gauge", "bytes", (), "the same in bytes; bounded by --spill-bytes"
+    "tickbus_spill_bytes", "gauge", "bytes", (), "the same in bytes; limited by --spill-bytes"
 )
 BACKLOG_TICKS = Metric(
-    "tickbus_backlog_ticks", "gauge", "ticks", (), "received and not yet acknowledged by Redis"
+    "tickbus_backlog_ticks", "gauge", "ticks", (), "ticks received and not yet acknowledged by Redis"
 )
 BACKLOG_BYTES = Metric(
-    "tickbus_backlog_bytes", "gauge", "bytes", (), "the same in bytes; bounded by --backlog-bytes"
+    "tickbus_backlog_bytes", "gauge", "bytes", (), "the same in bytes; limited by --backlog-bytes"
 )
 EVENT_TO_RECEIVE = Metric(
     "tickbus_event_to_receive_seconds",
     "histogram",
     "seconds",
     ("feed",),
-    "vendor's time to ours, of one tick a read, 10,000 a scrape at most: its latency plus the clocks' difference",
+    "vendor's time to ours: latency plus clock offset; of one tick per read, at most 10,000 per scrape",
     _LATENCY,
 )
 RECEIVE_TO_PUBLISH = Metric(
@@ -187,7 +187,7 @@ RECEIVE_TO_PUBLISH = Metric(
     "histogram",
     "seconds",
     ("feed",),
-    "read from the socket until acknowledged by Redis, of the oldest and the newest tick of each transaction",
+    "from socket read to acknowledgement by Redis, of the oldest and the newest tick of each transaction",
     _LATENCY,
 )
 EPOCH = Metric(
@@ -195,7 +195,7 @@ EPOCH = Metric(
     "gauge",
     "epochs",
     ("owner",),
-    "the epoch under which this process writes; of a replica the highest of its shards",
+    "the epoch under which this process writes; for a replica, the highest of its shards",
 )
 RETENTION_TRIMMED = Metric(
     "tickbus_retention_trimmed_total", "counter", "entries", (), "entries removed by the retention sweep"
@@ -205,7 +205,7 @@ RETENTION_BYTES = Metric(
     "gauge",
     "bytes",
     (),
-    "memory of this process's streams in Redis at the last sweep",
+    "memory that this process's streams take in Redis, as of the last sweep",
 )
 
 # consumer side: bars, recorder, users' services
@@ -214,14 +214,14 @@ CONSUMER_LAG_TICKS = Metric(
     "gauge",
     "ticks",
     ("service",),
-    "entries in the streams of the shards that this replica works, not committed, summed",
+    "uncommitted entries in the streams of the shards that this replica owns, summed",
 )
 CONSUMER_LAG_SECONDS = Metric(
     "tickbus_consumer_lag_seconds",
     "gauge",
     "seconds",
     ("service",),
-    "age of the oldest entry not committed; 0 if none",
+    "age of the oldest uncommitted entry; 0 if none",
 )
 CONSUMER_LOST = Metric(
     "tickbus_consumer_lost_ticks_total",
@@ -243,46 +243,48 @@ MEMBERS = Metric(
     "gauge",
     "processes",
     ("service",),
-    "replicas of the service that this one sees alive, itself among them",
+    "replicas of the service that this one sees alive, including itself",
 )
 SHARDS_OWNED = Metric(
     "tickbus_shards_owned",
     "gauge",
     "shards",
     ("service",),
-    "shards that this replica works; over all replicas: all shards",
+    "shards that this replica owns; summed over all replicas: all shards",
 )
 REBALANCES = Metric(
     "tickbus_rebalances_total",
     "counter",
     "changes",
     ("service",),
-    "times that this replica took shards over, gave some back or was replaced",
+    "times that this replica took over, released or lost shards",
 )
 RETENTION_HEADROOM = Metric(
     "tickbus_retention_headroom_seconds",
     "gauge",
     "seconds",
     ("service",),
-    "smallest time until retention takes an entry the service has not read",
+    "shortest time until retention removes an entry the service has not read",
 )
 BARS_EMITTED = Metric(
     "tickbus_bars_emitted_total", "counter", "bars", ("spec",), "bars emitted, revisions included"
 )
-BARS_REVISED = Metric("tickbus_bars_revised_total", "counter", "bars", ("spec",), "revisions among them")
+BARS_REVISED = Metric(
+    "tickbus_bars_revised_total", "counter", "bars", ("spec",), "revisions among the emitted bars"
+)
 BARS_IGNORED = Metric(
     "tickbus_bars_ignored_trades_total",
     "counter",
     "trades",
     ("reason",),
-    "trades that move no bar: too_late, off_book, zero, cancelled, unreadable",
+    "trades that change no bar: too_late, off_book, zero, cancelled, unreadable",
 )
 BARS_OPEN = Metric("tickbus_bars_open", "gauge", "bars", (), "bars open now")
 RECORDER_ROWS = Metric(
-    "tickbus_recorder_rows_total", "counter", "rows", ("kind",), "rows in files that a manifest names"
+    "tickbus_recorder_rows_total", "counter", "rows", ("kind",), "rows in files listed in a manifest"
 )
 RECORDER_FILES = Metric(
-    "tickbus_recorder_files_total", "counter", "files", ("kind",), "files that a manifest names"
+    "tickbus_recorder_files_total", "counter", "files", ("kind",), "files listed in a manifest"
 )
 RECORDER_BYTES = Metric("tickbus_recorder_bytes_total", "counter", "bytes", (), "bytes of these files")
 RECORDER_ASIDE = Metric(
@@ -290,7 +292,7 @@ RECORDER_ASIDE = Metric(
     "counter",
     "messages",
     ("reason",),
-    "messages that no row can hold, set aside, and unreadable ones, left out",
+    "messages that no row can represent and unreadable ones, quarantined in `_aside`",
 )
 RECORDER_BLOCKED = Metric(
     "tickbus_recorder_blocked",
@@ -304,24 +306,28 @@ RECORDER_LAST_COMMIT = Metric(
     "gauge",
     "seconds",
     (),
-    "when a manifest was last written",
+    "time at which a manifest was last written",
 )
 RECORDER_FLUSH = Metric(
     "tickbus_recorder_flush_seconds",
     "histogram",
     "seconds",
     (),
-    "one commit: rows to fsynced, named files",
+    "one commit: from rows to fsynced and renamed files",
     _LATENCY,
 )
 
 # every process
 REDIS_UP = Metric("tickbus_redis_up", "gauge", "bool", (), "1 while the connection to Redis answers")
 REDIS_RECONNECTS = Metric(
-    "tickbus_redis_reconnects_total", "counter", "connections", (), "connections to Redis made again"
+    "tickbus_redis_reconnects_total", "counter", "connections", (), "connections to Redis re-established"
 )
 BUILD_INFO = Metric(
-    "tickbus_build_info", "gauge", "info", ("version", "part"), "always 1; which version of which part runs"
+    "tickbus_build_info",
+    "gauge",
+    "info",
+    ("version", "part"),
+    "always 1; which version of which part is running",
 )
 
 METRICS: tuple[Metric, ...] = tuple(value for value in list(globals().values()) if isinstance(value, Metric))

@@ -1,4 +1,4 @@
-"""What the retention sweep did, as metrics."""
+"""The results of the retention sweep, as metrics."""
 
 from tickbus.monitoring import metrics as m
 from tickbus.monitoring.meters import Meters

@@ -1,7 +1,7 @@
-"""A bus as it is at this moment: its feeds, its services and how far each is behind, its streams. `tickbus status` shows it.
+"""A bus at this moment, as `tickbus status` shows it: feeds, services and how far each is behind, streams.
 
-Everything comes from what stands in Redis (heads, bells, leases, fences, positions), nothing from the processes themselves: it
-is right also about one that is stopped, cut off or dead.
+Everything is derived from what is stored in Redis (heads, bells, leases, fences, positions), nothing comes
+from the processes themselves: it is correct even for one that is stopped, cut off or dead.
 """
 
 from collections import Counter
@@ -24,16 +24,16 @@ from tickbus.units import MILLISECOND
 
 _FEW_BELLS, _ALL_BELLS = 32, 1_000
 STALE_MS = 5_000
-"""A gateway rings every second: a bus clock older than this has nobody behind it."""
+"""A gateway rings every second: a bus clock older than this has no gateway behind it."""
 
 
 @dataclass(frozen=True)
 class StreamStatus:
     stream: Stream
     id: StreamId
-    """Newest entry; its counter is the number of entries ever, Gaps among them."""
+    """Newest entry; its counter is the number of entries ever written, including Gaps."""
     last_tick: int | None
-    """When the newest tick came onto the bus, ns; None if the stream never had one."""
+    """When the newest tick reached the bus, ns since the epoch; None if the stream never had one."""
     gaps: dict[str, int]
     """Gap messages with repaired = false, by kind."""
     repaired: int
@@ -41,7 +41,7 @@ class StreamStatus:
 
     @property
     def ticks(self) -> int:
-        """Entries that are no Gaps."""
+        """Entries other than Gaps."""
         return self.id.seq - sum(self.gaps.values()) - self.repaired
 
 
@@ -51,9 +51,9 @@ class FeedStatus:
     state: Literal["up", "down", "gone"]
     """`up`: connected upstream. `down`: its gateway runs, but is not connected. `gone`: no gateway rings."""
     clock_age: float | None
-    """Seconds since the newest bell of this feed by which the bus clock moves; None if no bell of it is kept."""
+    """Seconds since the newest bell of this feed that moves the bus clock; None if no such bell is kept."""
     holder: str | None
-    """Who holds the lease: host:pid:token."""
+    """Holder of the lease: host:pid:token."""
     epoch: int
     streams: list[StreamStatus]
     """Trade and quote streams."""
@@ -65,7 +65,7 @@ class FeedStatus:
 
     @property
     def silent(self) -> list[Stream]:
-        """Streams that are wanted and never had a tick."""
+        """Subscribed streams that never had a tick."""
         return [stream.stream for stream in self.streams if stream.last_tick is None]
 
     @property
@@ -91,11 +91,11 @@ class MemberStatus:
     token: str
     """host:pid:token."""
     alive: bool
-    """Whether it says so. One that does not may still hold shards, until others have taken them over."""
+    """Whether its heartbeat says so. A dead one may still hold shards, until others have taken them over."""
     shards: int
-    """Held by it."""
+    """Number of shards that it holds."""
     ticks: int
-    """Its lag: entries of these shards that are not committed."""
+    """Its lag: uncommitted entries of these shards."""
 
 
 @dataclass(frozen=True)
@@ -106,7 +106,7 @@ class ServiceStatus:
     members: list[MemberStatus]
     """Those that are alive, and those that hold shards."""
     free: int
-    """Shards that nobody holds."""
+    """Number of shards without a holder."""
     epoch: int
     lags: list[StreamLag]
 
@@ -124,13 +124,13 @@ class ServiceStatus:
 
     @property
     def headroom(self) -> float | None:
-        """None where it reads no stream."""
+        """None if it reads no stream."""
         return min((lag.headroom for lag in self.lags), default=None)
 
 
 @dataclass(frozen=True)
 class Totals:
-    """Entries ever written, by kind; Gaps, repairs among them, apart."""
+    """Entries ever written, by kind; Gaps, including repairs, are counted separately."""
 
     trades: int = 0
     quotes: int = 0
@@ -163,7 +163,7 @@ class BusStatus:
 
 
 async def read_status(link: Connection, prefix: str) -> BusStatus | None:
-    """None if nobody has written to this bus yet. Costs about 20 us a stream."""
+    """Return the status of a bus; None if nobody has written to it yet. Takes about 20 us per stream."""
     shards = await read_meta(link, prefix)
     if shards is None:
         return None
@@ -195,7 +195,7 @@ def _stream(name: str, head: Head) -> StreamStatus:
         tick: Message | None = None
         with suppress(WireError):
             tick = head_tick(head, stream.kind)
-        # the newest entry may be a Gap; but a replayed tick was received long before it came onto this bus
+        # the newest entry may be a Gap; but a replayed tick was received long before it reached this bus
         if isinstance(tick, Trade | Quote) and not tick.flags & Flag.REPLAYED:
             last = tick.ts_recv
     return StreamStatus(stream, id, last, dict(head.gaps), head.repaired, head.missing)
@@ -237,7 +237,7 @@ async def _service(
 def _members(
     holders: Sequence[str], alive: Collection[str], lags: Iterable[StreamLag], keys: Keys
 ) -> list[MemberStatus]:
-    """`holders`: by shard."""
+    """Return the members of a service. `holders`: by shard."""
     ticks: Counter[str] = Counter()
     for lag in lags:
         ticks[holders[keys.shard(lag.stream.symbol)]] += lag.ticks
@@ -248,14 +248,17 @@ def _members(
 
 
 async def _owner(link: Connection, keys: Keys, owner: str) -> tuple[str | None, int]:
-    """Who holds the lease of a feed or service, and the epoch that may write."""
+    """Return the holder of the lease of a feed or service, and the epoch that may write."""
     holder = await link.ask("GET", keys.lease(owner))
     fences = await link.ask_all([("GET", keys.fence(shard, owner)) for shard in range(keys.shards)])
     return None if holder is None else holder.decode(), max(int(fence or 0) for fence in fences)
 
 
 async def _newest_bells(link: Connection, keys: Keys, feeds: Iterable[str]) -> dict[str, Bell]:
-    """Of each feed the newest ring that says whether it is up. Others ring the same bells: first a few are read, then all."""
+    """Return for each feed the newest ring that says whether it is up.
+
+    Others ring the same bells, so a few rings are read first, then all.
+    """
     newest: dict[str, Bell] = {}
     for count in (_FEW_BELLS, _ALL_BELLS):
         commands = [("XREVRANGE", keys.bell(shard), "+", "-", "COUNT", count) for shard in range(keys.shards)]

@@ -1,7 +1,7 @@
-"""What a bar is cut by: `time:1m`, `tick:100`, `volume:0.5`, `value:1000000`. Pure.
+"""Bar specs: what closes a bar, as `time:1m`, `tick:100`, `volume:0.5`, `value:1000000`. Pure.
 
-The text is canonical, because it stands in stream names: durations in the longest unit that divides them (`time:1m`, never
-`time:60s`; `time:24h` is `time:1d`), numbers without zeros that say nothing.
+The text is canonical, because it is part of stream names: durations in the longest unit that divides them
+(`time:1m`, never `time:60s`; `time:24h` is `time:1d`), numbers without insignificant zeros.
 """
 
 import re
@@ -15,7 +15,7 @@ from tickbus.units import DAY, SECOND, format_duration, parse_duration, plain
 
 Measure = Literal["time", "tick", "volume", "value"]
 
-_HELP = "write time:<n>s|m|h|d, tick:<n>, volume:<n> or value:<n>, as in time:1m"
+_EXPECTED = "expected time:<n>s|m|h|d, tick:<n>, volume:<n> or value:<n>, e.g. time:1m"
 _LONGEST = 366 * DAY
 _COUNTS: dict[str, Measure] = {"tick": "tick", "volume": "volume", "value": "value"}
 _NUMBER = re.compile(r"\d{1,30}(?:\.\d{1,18})?", re.ASCII)
@@ -24,51 +24,53 @@ _NUMBER = re.compile(r"\d{1,30}(?:\.\d{1,18})?", re.ASCII)
 @dataclass(frozen=True)
 class Spec:
     text: str
-    """Canonical; two specs are the same bars exactly if their texts are equal."""
+    """Canonical; two specs are the same bars if and only if their texts are equal."""
     measure: Measure
     size: Decimal
-    """ns for a time bar; else the number of trades, the volume or the value that fills a bar."""
+    """ns for a time bar; otherwise the number of trades, the volume or the value that fills a bar."""
 
     @property
     def days(self) -> int:
-        """Length in whole days of a bar that goes to local midnight; 0 for every other bar."""
+        """Length in whole days of a bar that ends at local midnight; 0 for every other bar."""
         days, rest = divmod(int(self.size), DAY)
         return days if self.measure == "time" and not rest else 0
 
 
 def parse(text: str) -> Spec:
-    """One spec. ConfigError says what would be right."""
+    """Parse one spec. ConfigError says what is expected."""
     measure, _, size = text.strip().partition(":")
     if measure == "time":
         return _time(text, size)
     if counted := _COUNTS.get(measure):
         return _count(text, counted, size)
-    raise ConfigError(f"bar spec {text[:80]!r}: {_HELP}")
+    raise _invalid(text, _EXPECTED)
 
 
 def parse_all(texts: Iterable[str]) -> tuple[Spec, ...]:
-    """Several specs, each once, in the order in which they are first named."""
+    """Parse several specs; return each once, in order of first appearance."""
     return tuple({spec.text: spec for spec in map(parse, texts)}.values())
 
 
 def _time(text: str, size: str) -> Spec:
     if not re.fullmatch(r"\d{1,8}[smhd]", size, re.ASCII):
-        raise ConfigError(
-            f"bar spec {text[:80]!r}: a time bar is a whole number of s, m, h or d, as in time:1s, time:5m or time:1d"
-        )
+        raise _invalid(text, "expected a whole number of s, m, h or d, e.g. time:1s, time:5m or time:1d")
     length = parse_duration(size)
     if not SECOND <= length <= _LONGEST:
-        raise ConfigError(f"bar spec {text[:80]!r}: a time bar lasts from 1s to 366d")
+        raise _invalid(text, "expected 1s to 366d")
     return Spec(f"time:{format_duration(length)}", "time", Decimal(length))
 
 
 def _count(text: str, measure: Measure, size: str) -> Spec:
     number = Decimal(size) if _NUMBER.fullmatch(size) else Decimal(0)
     if not number:
-        raise ConfigError(f"bar spec {text[:80]!r}: the size is a number above zero, as in {measure}:100")
+        raise _invalid(text, f"expected a number above zero, e.g. {measure}:100")
     whole, _, fraction = plain(number).partition(".")
     fraction = fraction.rstrip("0")
     if measure == "tick" and fraction:
-        raise ConfigError(f"bar spec {text[:80]!r}: trades are counted whole, as in tick:100")
+        raise _invalid(text, "expected a whole number of trades, e.g. tick:100")
     shortest = f"{whole}.{fraction}" if fraction else whole
     return Spec(f"{measure}:{shortest}", measure, Decimal(shortest))
+
+
+def _invalid(text: str, expected: str) -> ConfigError:
+    return ConfigError(f"invalid bar spec {text[:80]!r}: {expected}")

@@ -1,8 +1,9 @@
-"""The messages: what every part of tickbus reads and writes. docs/wire-format.md says the same for other languages.
+"""The messages that every part of tickbus reads and writes; docs/wire-format.md for other languages.
 
-Each is one MessagePack array, fields in the order below; new fields only at the end, with a default. Prices and sizes are
-kept as the vendor's own digits (the `..._text` fields) and read as exact `Decimal`s (`trade.price`); times are integers,
-nanoseconds since the epoch, UTC: `ts_event` is the vendor's clock, `ts_recv` the gateway's.
+Each is one MessagePack array, fields in the order below; new fields only at the end, with a default. Prices
+and sizes are stored as the vendor's own digits (the `..._text` fields) and read as exact `Decimal`s
+(`trade.price`). Times are integers, nanoseconds since the epoch, UTC: `ts_event` is the vendor's clock,
+`ts_recv` the gateway's.
 """
 
 from decimal import Decimal
@@ -21,42 +22,46 @@ class Side(IntEnum):
 
     @classmethod
     def _missing_(cls, value: object) -> "Side":
-        """Of a newer writer."""
+        """Return UNKNOWN for a value from a newer writer."""
         return cls.UNKNOWN
 
 
 class Flag(IntFlag):
+    """What is special about a trade or quote; several may be set in `flags`."""
+
     LATE = 1
-    """Came after ticks with a higher vendor id: fills a hole that a Gap has told."""
+    """Arrived after ticks with a higher vendor id: fills a hole that a Gap has reported."""
     REPLAYED = 2
     """Sent again from a recording, not live."""
     OFF_BOOK = 4
-    """Printed off the order book: moves no bar."""
+    """Printed off the order book: does not affect bars."""
     CORRECTED = 8
     CANCELLED = 16
     FUTURE_TIME = 32
-    """ts_event lies further in the future than clocks differ: not to be used as a clock."""
+    """ts_event is further in the future than clocks differ: must not be used as a clock."""
     BACKFILLED = 64
     """Fetched later from the vendor's history."""
 
 
 class GapKind(IntEnum):
+    """How ticks got lost."""
+
     DISCONNECT = 0
     """Lost while the upstream connection, or the gateway, was down."""
     SEQUENCE = 1
     """The vendor's ids jumped on a live connection."""
     RESET = 2
-    """The vendor's ids fell back; the sequence goes on from there."""
+    """The vendor's ids went backwards; the sequence continues from there."""
     STALE = 3
-    """The feed was connected but mute."""
+    """The feed was connected but silent."""
     OVERFLOW = 4
-    """More than memory (and disk) may hold while Redis was away."""
+    """More ticks than memory (and disk) may buffer while Redis was unavailable."""
     REJECTED = 5
-    """Arrived but could not be read."""
+    """Arrived but could not be decoded."""
     TRIMMED = 6
-    """Left the stream by retention before this service read it."""
+    """Removed by retention before this service read it."""
     UNKNOWN = 255
-    """Of a newer writer. Nobody writes it."""
+    """From a newer writer. Never written."""
 
     @classmethod
     def _missing_(cls, value: object) -> "GapKind":
@@ -64,6 +69,8 @@ class GapKind(IntEnum):
 
 
 class StreamKind(IntEnum):
+    """The kind of stream in which a Gap stands."""
+
     TRADE = 0
     QUOTE = 1
     BAR = 2
@@ -71,10 +78,23 @@ class StreamKind(IntEnum):
 
 
 class _Message(msgspec.Struct, array_like=True, frozen=True, gc=False):
-    """gc=False: messages hold only text and numbers, so no cycle can run through them; the collector need not look."""
+    """gc=False: messages hold only text and numbers, so no cycle can include them: nothing to collect."""
 
 
 class Trade(_Message, frozen=True):
+    """One trade, as the vendor printed it.
+
+    symbol: canonical, like `BTC-USDT` or `AAPL.US`.
+    price, size: exact Decimals, size in units of the base; `price_text`, `size_text`: the vendor's digits.
+    side: the aggressor.
+    trade_id: the vendor's; None if it has none.
+    ts_event, ts_recv: ns since the epoch; equal where the vendor gives no time.
+    flags: of `Flag`.
+
+        if trade.side is Side.BUY and not trade.flags & Flag.OFF_BOOK:
+            bought += trade.size
+    """
+
     symbol: str
     price_text: str
     size_text: str
@@ -96,7 +116,7 @@ class Trade(_Message, frozen=True):
 
     @property
     def bid(self) -> Decimal | None:
-        """Best bid known when the trade arrived; None without quotes, and after a disconnect until a new one."""
+        """Best bid known when the trade arrived; None without quotes, or until one follows a disconnect."""
         return _decimal(self.bid_text)
 
     @property
@@ -105,6 +125,17 @@ class Trade(_Message, frozen=True):
 
 
 class Quote(_Message, frozen=True):
+    """Best bid and ask.
+
+    bid, ask, bid_size, ask_size: exact Decimals, each None if that side of the book is empty or the vendor
+        does not say.
+    ts_event, ts_recv: ns since the epoch.
+    flags: of `Flag`.
+
+        if quote.bid is not None and quote.ask is not None:
+            spread = quote.ask - quote.bid
+    """
+
     symbol: str
     bid_text: str | None
     bid_size_text: str | None
@@ -132,28 +163,47 @@ class Quote(_Message, frozen=True):
 
 
 class Gap(_Message, frozen=True):
-    """A hole in a stream, told in that stream before the first tick after it."""
+    """A hole in a stream, reported in that stream before the first tick after it.
+
+    Exact where the vendor has contiguous ids (from_id, to_id, count), else a time range with count None. A
+    repaired Gap reports that ticks which an earlier Gap reported as missing are in the stream now.
+
+        if isinstance(tick, Gap) and not tick.repaired:
+            print(f"{tick.symbol}: {tick.count or 'unknown'} missing ({tick.kind.name.lower()})")
+    """
 
     stream: StreamKind
     source: str
     """`gateway`, or the name of the service that lost the ticks."""
     kind: GapKind
     from_ts: int
-    """Start of the time in which ticks may be missing, ns."""
+    """Start of the time range in which ticks may be missing, ns."""
     to_ts: int
     from_id: str | None = None
     """First and last missing vendor id, inclusive; None where the vendor has no contiguous ids."""
     to_id: str | None = None
     count: int | None = None
-    """How many ticks are missing; None if nobody can know."""
+    """How many ticks are missing; None if that cannot be known."""
     repairable: bool = False
-    """The vendor offers a history from which it could be filled."""
+    """Whether the vendor has a history from which it could be filled."""
     repaired: bool = False
-    """This range was told as missing before, and its ticks are in the stream now."""
+    """Whether this range was reported missing before, and its ticks are in the stream now."""
     symbol: str = ""
 
 
 class Bar(_Message, frozen=True):
+    """A bar, closed; a later revision replaces it.
+
+    spec: `time:1m`, `tick:100`, ...
+    start, end: ns since the epoch; a time bar holds start <= ts_event < end.
+    open, high, low, close, volume, value, vwap, buy_volume, sell_volume: exact Decimals.
+    trades: how many.
+    revision: 0 when it closed, then 1, 2, ...
+    quality: empty means complete.
+
+        bars[bar.symbol, bar.start] = bar  # the last revision wins
+    """
+
     spec: str
     start: int
     end: int
@@ -169,7 +219,7 @@ class Bar(_Message, frozen=True):
     sell_volume_text: str
     revision: int = 0
     quality: tuple[str, ...] = ()
-    """Out of `partial`, `has_gap`, `repaired`; empty = complete."""
+    """Any of `partial`, `has_gap`, `repaired`; empty = complete."""
     symbol: str = ""
 
     @property
@@ -212,6 +262,17 @@ class Bar(_Message, frozen=True):
 
 
 class Signal(_Message, frozen=True):
+    """What a signal service or an app has to say of a symbol.
+
+    name: which signal.
+    value, threshold: exact Decimals.
+    window: over what it was measured.
+    message: for people.
+    ts_event: ns since the epoch.
+
+        Signal("spread", "0.02", "0.01", "1m", "spread above 1 %", "BTC-USDT", trade.ts_event)
+    """
+
     name: str
     value_text: str
     threshold_text: str
@@ -238,7 +299,10 @@ def _decimal(text: str | None) -> Decimal | None:
 
 
 def as_json(message: Message) -> dict[str, object]:
-    """A message as one flat JSON object: contract names, decimals as text, times in ns, enums and flags by name."""
+    """Return a message as one flat JSON object.
+
+    Field names of the contract, decimals as text, times in ns, enums and flags by name.
+    """
     row: dict[str, object] = {}
     for name in message.__struct_fields__:
         value = getattr(message, name)

@@ -1,8 +1,8 @@
 """Names on the bus: streams, shards, keys, stream IDs. Pure.
 
-A stream is named `<kind>:<feed>:<symbol>` (`trade:binance:BTC-USDT`, `bar:time:1m:binance:BTC-USDT`). Its key puts the
-prefix and its shard in front: `tickbus:{07}:trade:binance:BTC-USDT`. The braces are a Redis Cluster hash tag, so that all
-keys of a shard live on one node and one transaction can hold them.
+A stream is named `<kind>:<feed>:<symbol>` (`trade:binance:BTC-USDT`, `bar:time:1m:binance:BTC-USDT`). Its
+key has the prefix and the shard in front: `tickbus:{07}:trade:binance:BTC-USDT`. The braces are a Redis
+Cluster hash tag, so that all keys of a shard live on one node and fit into one transaction.
 """
 
 import re
@@ -15,33 +15,37 @@ from tickbus.errors import ConfigError
 DEFAULT_PREFIX = "tickbus"
 DEFAULT_SHARDS = 64
 FEED_KINDS = ("trade", "quote")
-"""Kinds of stream that gateways write; the others are services'."""
+"""Stream kinds that gateways write; services write the others."""
 KINDS = (*FEED_KINDS, "bar", "signal")
 
 _SYMBOL = re.compile(r"[A-Z0-9._-]{1,64}")
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,31}")
 _SPEC = re.compile(r"[a-z0-9._-]+(:[a-z0-9._-]+)*")
 _PREFIX = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,63}")
-"""Without braces: a brace in front of the hash tag would take its place."""
+"""Without braces: a brace before the hash tag would become the hash tag."""
 
 
 def check_symbol(symbol: str) -> str:
+    """Return the symbol. ConfigError if it is invalid."""
     if not _SYMBOL.fullmatch(symbol):
         raise ConfigError(
-            f"symbol {symbol!r}: use A-Z 0-9 . _ - (at most 64); write BTC-USDT or AAPL.US, and --symbol-map for other spellings"
+            f"invalid symbol {symbol!r}: expected A-Z 0-9 . _ - (at most 64), e.g. BTC-USDT or AAPL.US;"
+            " map other spellings with --symbol-map"
         )
     return symbol
 
 
 def check_name(name: str) -> str:
-    """The name of a feed or service."""
+    """Return the name of a feed or service. ConfigError if it is invalid."""
     if not _NAME.fullmatch(name):
-        raise ConfigError(f"name {name!r}: use a-z 0-9 _ - (at most 32), beginning with a letter or digit")
+        raise ConfigError(
+            f"invalid name {name!r}: expected a-z 0-9 _ - (at most 32), starting with a letter or digit"
+        )
     return name
 
 
 def is_stream(name: str) -> bool:
-    """Whether it is the name of a stream. What stands beside them was written by nobody of ours."""
+    """Whether this is the name of a stream. Other names beside them were not written by tickbus."""
     try:
         Stream.parse(name)
     except ValueError:
@@ -50,13 +54,14 @@ def is_stream(name: str) -> bool:
 
 
 class StreamId(NamedTuple):
-    """A stream ID: bus time in ms, and the stream's own dense counter. Orders like Redis orders it."""
+    """A stream ID: bus time in ms, and the stream's own dense counter. Sorts as in Redis."""
 
     ms: int
     seq: int
 
     @classmethod
     def parse(cls, text: str | bytes) -> "StreamId":
+        """Parse `1700000000123-42`, the inverse of `str`. ValueError if it is not an ID."""
         ms, _, seq = text.partition(b"-") if isinstance(text, bytes) else text.partition("-")
         return cls(int(ms), int(seq))
 
@@ -69,6 +74,15 @@ START = StreamId(0, 0)
 
 
 class Stream(NamedTuple):
+    """A stream of the bus: the ticks of a symbol from a feed, or what a service says of it.
+
+    kind: `trade`, `quote`, `bar` or `signal`.
+    feed: the feed; for bars and signals the service that writes them.
+    symbol: canonical, like `BTC-USDT`.
+
+        Stream.parse("trade:binance:BTC-USDT") == Stream("trade", "binance", "BTC-USDT")
+    """
+
     kind: str
     feed: str
     symbol: str
@@ -85,14 +99,14 @@ class Stream(NamedTuple):
 
     @classmethod
     def parse(cls, name: str) -> "Stream":
-        """The opposite of `name`; ValueError if it is none."""
+        """Parse a stream name, the inverse of `name`. ValueError if it is not one."""
         kind, *middle, feed, symbol = name.split(":")
         if kind not in KINDS or (kind == "bar") != bool(middle):
-            raise ValueError(f"{name!r} is no stream name")
+            raise ValueError(f"invalid stream name {name!r}: expected e.g. trade:binance:BTC-USDT")
         return cls(kind, feed, symbol, ":".join(middle))
 
     def check(self) -> None:
-        """ValueError unless its parts are names of the bus, and it has a spec if it is a bar's and none otherwise."""
+        """ValueError unless its parts are valid names, and only a bar stream, always, has a spec."""
         parts = (
             (self.feed, _NAME, "feed"),
             (self.symbol, _SYMBOL, "symbol"),
@@ -100,14 +114,14 @@ class Stream(NamedTuple):
         )
         for text, allowed, what in parts:
             if not allowed.fullmatch(text):
-                raise ValueError(f"{self.name!r} is no stream name: its {what} is {text!r}")
+                raise ValueError(f"invalid stream name {self.name!r}: its {what} is {text!r}")
         if self.kind not in KINDS or (self.kind != "bar" and self.spec):
-            raise ValueError(f"{self.name!r} is no stream name")
+            raise ValueError(f"invalid stream name {self.name!r}: expected e.g. trade:binance:BTC-USDT")
 
 
 @dataclass(frozen=True)
 class Keys:
-    """All keys of one bus."""
+    """All Redis keys of one bus."""
 
     prefix: str = DEFAULT_PREFIX
     shards: int = DEFAULT_SHARDS
@@ -115,44 +129,45 @@ class Keys:
     def __post_init__(self) -> None:
         if not _PREFIX.fullmatch(self.prefix):
             raise ConfigError(
-                f"prefix {self.prefix!r}: use letters, digits . _ - : (at most 64), beginning with a letter or digit"
+                f"invalid prefix {self.prefix!r}: expected letters, digits . _ - : (at most 64),"
+                " starting with a letter or digit"
             )
 
     def shard(self, symbol: str) -> int:
         return zlib.crc32(symbol.encode()) % self.shards
 
     def tag(self, shard: int) -> str:
-        """Two digits, three from 100 on."""
+        """Return the hash tag of a shard: two digits, three from 100 on."""
         return f"{shard:02d}"
 
-    def of_shard(self, shard: int, rest: str) -> str:
-        return f"{self.prefix}:{{{self.tag(shard)}}}:{rest}"
+    def _shard_key(self, shard: int, suffix: str) -> str:
+        return f"{self.prefix}:{{{self.tag(shard)}}}:{suffix}"
 
     def stream(self, stream: Stream) -> str:
-        return self.of_shard(self.shard(stream.symbol), stream.name)
+        return self._shard_key(self.shard(stream.symbol), stream.name)
 
     def bell(self, shard: int) -> str:
-        return self.of_shard(shard, "bell")
+        return self._shard_key(shard, "bell")
 
     def last(self, shard: int) -> str:
-        return self.of_shard(shard, "last")
+        return self._shard_key(shard, "last")
 
     def era(self, shard: int) -> str:
-        return self.of_shard(shard, "era")
+        return self._shard_key(shard, "era")
 
     def fence(self, shard: int, owner: str) -> str:
         """`owner`: the name of a feed or service."""
-        return self.of_shard(shard, f"fence:{owner}")
+        return self._shard_key(shard, f"fence:{owner}")
 
     def holder(self, shard: int, owner: str) -> str:
-        """The process that raised the fence; empty when it ended cleanly."""
-        return self.of_shard(shard, f"holder:{owner}")
+        """Key of the process that raised the fence; its value is empty after a clean exit."""
+        return self._shard_key(shard, f"holder:{owner}")
 
     def position(self, shard: int, service: str) -> str:
-        return self.of_shard(shard, f"position:{service}")
+        return self._shard_key(shard, f"position:{service}")
 
     def state(self, shard: int, service: str) -> str:
-        return self.of_shard(shard, f"state:{service}")
+        return self._shard_key(shard, f"state:{service}")
 
     @property
     def meta(self) -> str:

@@ -1,4 +1,7 @@
-"""Which streams somebody reads. Pure. As JSON it stands in `tickbus:meta` for each service, so that others can tell its lag."""
+"""Which streams a service or subscription reads. Pure.
+
+Each service stores its filter as JSON in `tickbus:meta`, so that others can compute its lag.
+"""
 
 from collections.abc import Collection
 
@@ -8,7 +11,7 @@ from tickbus.protocol.names import Stream
 
 
 class StreamFilter(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Empty means all. Called with a Stream it says whether that is one of them."""
+    """Empty means all. Called with a Stream, it returns whether the stream matches."""
 
     kinds: frozenset[str] = frozenset()
     feeds: frozenset[str] = frozenset()
@@ -34,7 +37,7 @@ class StreamFilter(msgspec.Struct, frozen=True, omit_defaults=True):
         )
 
     def overlaps(self, other: "StreamFilter") -> bool:
-        """Whether there may be a stream that is in both."""
+        """Whether a stream may match both."""
         pairs = (
             (self.kinds, other.kinds),
             (self.feeds, other.feeds),

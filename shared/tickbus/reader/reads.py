@@ -1,4 +1,4 @@
-"""What a reader returns: entries as they stand in Redis, what is missing before them, and the bus clocks. Pure."""
+"""What a reader returns: entries as stored in Redis, losses before them, and the bus clocks. Pure."""
 
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -19,19 +19,19 @@ class Lost:
     """What is missing before the entries of a read: they were trimmed, or the stream was rolled back."""
 
     count: int
-    """Entries that were trimmed before they were read; 0 after a `reset`: nobody knows."""
+    """Entries that were trimmed before they were read; 0 after a `reset`: the number is unknown."""
     after: StreamId
     """The position before the loss."""
     before: StreamId
-    """The first entry that is still there."""
+    """The first entry that still exists."""
     reset: bool = False
-    """The stream has another history than the one that was read up to `after`: Redis was flushed, restored from an old copy, or
-    lost its newest entries in a failover. What follows is new; whether there was more, nobody knows. `before` may be lower than
-    `after`, if the clocks went back too."""
+    """The stream no longer has the history that was read up to `after`: Redis was flushed, restored from an
+    old copy, or lost its newest entries in a failover. What follows is new; whether there was more is
+    unknown. `before` may be lower than `after`, if the clocks moved back too."""
 
 
 class Cursor:
-    """How far the entries of one stream have been delivered one by one."""
+    """How far one stream has been delivered, entry by entry."""
 
     __slots__ = ("delivered", "stream")
 
@@ -57,15 +57,15 @@ class Read(NamedTuple):
 
 @dataclass
 class Poll:
-    """What one poll of the bus returned: reads in order per stream, and the bus clocks that hold once they are applied."""
+    """What a poll of the bus returned: reads in order per stream, and clocks valid once they are applied."""
 
     reads: list[Read] = field(default_factory=list)
     clocks: dict[tuple[int, str], int] = field(default_factory=dict)
-    """(shard, feed) -> bus ms: every entry of that feed's trade and quote streams with an older ID has been delivered."""
+    """(shard, feed) -> bus ms: every older entry of the feed's trade and quote streams has been delivered."""
 
 
 def trimmed_gap(read: Read, source: str) -> Gap:
-    """Return the loss before a read as a Gap of `source`. Its times are bus time, from the IDs around it."""
+    """Return the loss before a read as a Gap of `source`. Its times are bus times, from the IDs around it."""
     lost = read.lost
     assert lost is not None
     stream = StreamKind[read.stream.kind.upper()]
@@ -77,8 +77,11 @@ def trimmed_gap(read: Read, source: str) -> Gap:
 def parse_start(start: Start, name: str = "start") -> str | StreamId:
     """Return where a reader begins: NOW, FROM_START, or the ID of a time.
 
-    start: `now`, `start`, or a time: a number since the epoch, a datetime, or text as units.parse_time takes it; UTC unless it
-        says otherwise. name: what the user calls this argument. ConfigError if it is none of these.
+    start: `now`, `start`, or a time: a number since the epoch, a datetime, or text for `units.parse_time`;
+        UTC unless it names another offset.
+    name: what the user calls this argument.
+
+    Errors: ConfigError if it is none of these.
     """
     if start in (NOW, FROM_START):
         return str(start)

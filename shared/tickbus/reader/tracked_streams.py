@@ -1,4 +1,4 @@
-"""What a reader keeps of each stream and of each shard that it follows. Pure."""
+"""What a reader keeps for each stream and each shard that it follows. Pure."""
 
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -9,7 +9,7 @@ from tickbus.reader.reads import Cursor, Lost
 
 
 class TrackedStream(Cursor):
-    """One stream that is read."""
+    """One stream being read."""
 
     __slots__ = (
         "abandoned_at",
@@ -32,28 +32,30 @@ class TrackedStream(Cursor):
         self.read_to: bytes = str(position).encode()
         """The position, as Redis writes it."""
         self.seq = position.seq
-        """Its counter."""
+        """The counter of the position."""
         self.is_entry = is_entry
-        """Whether that counter is ours: what is missing after it was lost. Not so for a time, or the oldest entry."""
+        """Whether that counter is that of an entry we know: what is missing after it was lost. False for a
+        time, or for the oldest entry."""
         self.rewound = False
-        """Whether its head was seen below the position, and nothing new has come since."""
+        """Whether its head was seen below the position, and no new entry has arrived since."""
         self.from_old_era = False
-        """Whether the position is from before the shard's present era."""
+        """Whether the position dates from before the current history of the shard."""
         self.epoch = 0
-        """The newest that was heard to write it, or that its head names."""
+        """The newest epoch that a bell announced for it or that its head names."""
         self.abandoned_at: StreamId | None = None
-        """The position that was given up, until that is told."""
+        """The position that was given up, until that is reported."""
 
     @property
     def position(self) -> StreamId:
         return StreamId.parse(self.read_to)
 
     def lower(self, position: StreamId) -> None:
+        """Give the position up and continue from this one."""
         self.abandoned_at = self.abandoned_at or self.position
         self.read_to, self.seq = str(position).encode(), position.seq
 
     def missing(self, entries: list[Any]) -> Lost | None:
-        """What is missing between the position and these entries, which follow it."""
+        """Return what is missing between the position and these entries, which follow it."""
         first = StreamId.parse(entries[0][0])
         if self.abandoned_at is not None:
             abandoned_at, self.abandoned_at = self.abandoned_at, None
@@ -67,27 +69,28 @@ class TrackedStream(Cursor):
 
 @dataclass(slots=True)
 class Shard:
-    """One shard that is listened to."""
+    """One shard whose bell is followed."""
 
     number: int
     bell: str
-    at: int
-    """Which of the bells that are asked for is its own."""
-    rings: dict[str, int] = field(default_factory=dict)
-    """Writer -> its last counter seen."""
+    index: int
+    """Position of its bell among those that the reader polls."""
+    counters: dict[str, int] = field(default_factory=dict)
+    """Writer -> the last counter it rang with."""
     clocks: dict[str, int] = field(default_factory=dict)
-    """Feed -> bus ms, from bells whose news is not all read yet."""
-    era: bytes | None = None
-    known: bool = False
+    """Feed -> bus ms, from bells whose announced entries are not all read yet."""
+    history: bytes | None = None
+    """ID of the history that the shard had at the last sweep."""
+    swept: bool = False
     bell_id: bytes = b"0-0"
     below: dict[str, list[tuple[TrackedStream, StreamId, StreamId]]] = field(default_factory=dict)
-    """Feed -> its streams whose head was below our position at the newest sweep, that head and that position."""
+    """Feed -> (stream, head, our position) of its streams whose head was below it at the last sweep."""
     swept_at: bytes = b"0-0"
-    """The newest bell at that sweep."""
+    """The newest bell at the last sweep."""
 
 
 @lru_cache(maxsize=1024)
-def author(writer: str) -> tuple[str, int]:
-    """Who rings, and under which epoch."""
+def parse_writer(writer: str) -> tuple[str, int]:
+    """Return the owner that rings, and its epoch."""
     owner, _, epoch = writer.partition("#")
     return owner, int(epoch) if epoch.isdecimal() else 0

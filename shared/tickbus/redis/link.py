@@ -1,7 +1,8 @@
 """One raw connection to Redis: packed commands out, replies in, in order, nothing in between.
 
-redis-py opens, secures and authenticates it (TLS, ACL, database); then hiredis packs and parses directly, which on the hot
-path is several times faster than a client's own layers. There is no retry in here: whoever calls knows what a repeat means.
+redis-py opens, secures and authenticates it (TLS, ACL, database); then hiredis packs and parses directly,
+which on the hot path is several times faster than a client's own layers. It never retries: only the caller
+knows what a repeat means.
 """
 
 import asyncio
@@ -30,7 +31,7 @@ ReplyError = hiredis.ReplyError
 
 
 class Connection(Protocol):
-    """What carries single commands: a Link, or on a cluster something that finds the node of each."""
+    """Carries single commands: a Link, or on a cluster a ClusterLink, which routes each to its node."""
 
     @property
     def closed(self) -> bool: ...
@@ -43,7 +44,7 @@ class Connection(Protocol):
 
 
 class Link(asyncio.Protocol):
-    """An open connection. `ask` returns the replies; when the connection ends, every waiting `ask` raises RedisUnavailable."""
+    """An open connection. When it ends, every pending `ask` raises RedisUnavailable."""
 
     def __init__(self) -> None:
         self._reader = hiredis.Reader(notEnoughData=Ellipsis)
@@ -53,12 +54,15 @@ class Link(asyncio.Protocol):
         self._watchdog: asyncio.TimerHandle | None = None
         self._received_at = 0.0
         self._why = "closed"
-        self._beside: asyncio.Task[None] | None = None
+        self._background: asyncio.Task[None] | None = None
         self.closed = False
 
     @classmethod
     async def open(cls, url: str) -> "Link":
-        """Connect; RedisUnavailable if the server is not there, RedisMisconfigured if it does not let us in, ConfigError if `url` is none."""
+        """Connect. RedisUnavailable if the server is down, RedisMisconfigured if it refuses the connection.
+
+        ConfigError if `url` is invalid.
+        """
         task = asyncio.current_task()
         cancelled = task.cancelling() if task is not None else 0
         connection = cast(redis_py.Connection, check_url(url).make_connection())  # type: ignore[no-untyped-call]
@@ -71,21 +75,22 @@ class Link(asyncio.Protocol):
             raise
         except (AuthenticationError, AuthorizationError) as error:
             raise RedisMisconfigured(
-                f"Redis at {redact(url)} refuses the login: {error}; put user and password into the URL"
+                f"Redis at {redact(url)} rejected the login: {error}; put user and password into the URL"
             ) from None
         except (ConnectionError, TimeoutError, OSError) as error:
-            why = str(error).rstrip(".") or "no answer"
+            why = str(error).rstrip(".") or "no reply"
             raise RedisUnavailable(f"no Redis at {redact(url)}: {why}; {remedy(url, error)}") from None
         except RedisError as error:
             raise RedisMisconfigured(f"Redis at {redact(url)}: {error}") from None
         link = cls()
-        # the layer that is crossed: redis-py has no public way to hand its socket over
+        # the layer that is crossed: redis-py has no public way to hand over its socket
         link._writer = cast(asyncio.StreamWriter, connection._writer)
         link._transport = cast(asyncio.Transport, link._writer.transport)
         connection._reader = connection._writer = None
         link._transport.set_protocol(link)
         link._transport.resume_reading()
-        if task is not None and task.cancelling() > cancelled:  # redis-py swallows it while it says hello
+        # redis-py swallows a cancellation during its handshake
+        if task is not None and task.cancelling() > cancelled:
             link.close()
             raise asyncio.CancelledError
         return link
@@ -93,11 +98,11 @@ class Link(asyncio.Protocol):
     def send(
         self, packed: bytes, replies: int, timeout: float = REPLY_SECONDS
     ) -> "asyncio.Future[list[Reply]]":
-        """Send commands; -> their replies, in order, errors among them as ReplyError values."""
+        """Send commands. The future gives their replies, in order, with errors as ReplyError values."""
         future: asyncio.Future[list[Reply]] = self._loop.create_future()
         if self.closed:
             future.set_exception(RedisUnavailable(self._why))
-            future.exception()  # seen, as in _end
+            future.exception()  # retrieved, as in _end
             return future
         self._waiting.append((future, replies, self._loop.time() + timeout))
         if self._watchdog is None:
@@ -106,13 +111,13 @@ class Link(asyncio.Protocol):
         return future
 
     async def ask(self, *command: "bytes | str | int", timeout: float = REPLY_SECONDS) -> Reply:
-        """Send one command; -> its reply. An error reply is raised: RedisUnavailable while this server cannot serve it, RedisMisconfigured, else ReplyError."""
+        """Send one command and return its reply. Error replies are raised, as by `raise_error`."""
         (reply,) = await self.send(pack(command), 1, timeout)
         raise_error(reply)
         return reply
 
     async def ask_all(self, commands: Iterable[Command], timeout: float = REPLY_SECONDS) -> list[Reply]:
-        """Send many commands at once; -> their replies. The first error reply is raised as by `ask`."""
+        """Send many commands at once and return their replies. Like `ask`, raise the first error reply."""
         packed = [pack(command) for command in commands]
         replies = await self.send(b"".join(packed), len(packed), timeout) if packed else []
         for reply in replies:
@@ -126,8 +131,8 @@ class Link(asyncio.Protocol):
             self._end()
 
     def while_open(self, work: Coroutine[Any, Any, None]) -> None:
-        """Run `work` beside this link; it is cancelled when the link ends."""
-        self._beside = self._loop.create_task(work)
+        """Run `work` in the background; it is cancelled when the link ends."""
+        self._background = self._loop.create_task(work)
 
     # asyncio.Protocol
 
@@ -153,7 +158,7 @@ class Link(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         if not self.closed:
-            self._why = f"the connection to Redis was lost ({exc or 'closed by the server'})"
+            self._why = f"lost the connection to Redis ({exc or 'closed by the server'})"
             self._end()
 
     def eof_received(self) -> bool:
@@ -164,23 +169,23 @@ class Link(asyncio.Protocol):
         if self._watchdog is not None:
             self._watchdog.cancel()
             self._watchdog = None
-        if self._beside is not None:
-            self._beside.cancel()
+        if self._background is not None:
+            self._background.cancel()
         while self._waiting:
             future, _, _ = self._waiting.popleft()
             if not future.done():
                 future.set_exception(RedisUnavailable(self._why))
-                future.exception()  # seen: whoever asked ahead may never come for the answer
+                future.exception()  # retrieved: a caller that pipelined may never await the reply
 
     def _check(self) -> None:
         """One timer for the whole connection: a timer per command would cost more than the command."""
         self._watchdog = None
         if not self._waiting:
             return
-        # a loop that stood still finds old deadlines and fresh answers: what arrives proves that the server is there
+        # a loop that stalled finds old deadlines and fresh replies: any data proves that the server is up
         deadline = max(self._waiting[0][2], self._received_at + REPLY_SECONDS)
         if self._loop.time() >= deadline:
-            self.close("Redis does not answer")
+            self.close("Redis did not respond")
         else:
             self._watchdog = self._loop.call_at(deadline, self._check)
 
@@ -189,27 +194,28 @@ class Link(asyncio.Protocol):
 
 
 NOT_HERE = ("MOVED", "ASK", "TRYAGAIN", "CLUSTERDOWN", "READONLY", "LOADING", "MASTERDOWN", "UNBLOCKED")
-"""This server does not serve this key, or not now: it is starting, was demoted, or the slot is on its way to another node. The
-command was not executed; another server will take it, or this one a little later."""
+"""This server does not serve this key, or not now: it is starting, was demoted, or the slot is migrating.
+The command was not executed; another server will accept it, or this one a little later."""
 _REFUSALS = ("MISCONF", "NOPERM", "NOREPLICAS", "OOM", "WRONGTYPE")
-"""What the operator can mend; any other error reply to a command of ours is a bug."""
+"""Errors that the operator can fix; any other error reply is a bug of tickbus."""
 
 
 def raise_error(reply: Reply) -> None:
-    """RedisUnavailable, RedisMisconfigured or the ReplyError itself if `reply` is an error."""
+    """Raise an error reply: as RedisUnavailable while this server cannot serve the command, as
+    RedisMisconfigured if the operator can fix it, else the ReplyError itself."""
     if isinstance(reply, ReplyError):
         if str(reply).startswith(NOT_HERE):
             raise RedisUnavailable(f"Redis is not ready: {reply}")
         if str(reply).startswith("NOAUTH"):
             raise RedisMisconfigured(
-                "Redis wants a password; put it into the URL: redis://:password@host:port/0"
+                "Redis requires a password; put it into the URL: redis://:password@host:port/0"
             )
         if str(reply).startswith(_REFUSALS):
-            raise RedisMisconfigured(f"Redis refuses: {reply}")
+            raise RedisMisconfigured(f"Redis rejected the command: {reply}")
         raise reply
 
 
 async def set_clock(link: Link, clock: BusClock) -> None:
-    asked = monotonic_ns()
+    sent_ns = monotonic_ns()
     seconds, micros = await link.ask("TIME")
-    clock.set((int(seconds), int(micros)), asked, monotonic_ns())
+    clock.set((int(seconds), int(micros)), sent_ns, monotonic_ns())

@@ -1,4 +1,4 @@
-"""What a bus knows of itself: its shard number, its streams and their heads."""
+"""What a bus stores about itself: its number of shards, its feeds, services and streams, and their heads."""
 
 import asyncio
 import secrets
@@ -9,13 +9,13 @@ from tickbus.protocol.codec import Head, read_head
 from tickbus.protocol.names import Keys, is_stream
 from tickbus.protocol.stream_filter import StreamFilter, decode_filter, encode_filter
 from tickbus.redis.link import Connection
-from tickbus.redis.resp import milliseconds, pairs
+from tickbus.redis.resp import Command, milliseconds, pairs
 
 SCHEMA = "1"
 
 
 async def check_meta(link: Connection, keys: Keys) -> None:
-    """Fix the bus's shard number at first use; ConfigError if this process is configured otherwise."""
+    """Set the bus's number of shards at first use. ConfigError if this process is configured differently."""
     _, _, shards, schema = await link.ask_all(
         [
             ("HSETNX", keys.meta, "shards", keys.shards),
@@ -26,28 +26,30 @@ async def check_meta(link: Connection, keys: Keys) -> None:
     )
     if int(shards) != keys.shards:
         raise ConfigError(
-            f"the bus {keys.prefix!r} has {int(shards)} shards, this process is configured for {keys.shards}; use --shards {int(shards)}"
+            f"bus {keys.prefix!r} has {int(shards)} shards, this process is configured for {keys.shards};"
+            f" use --shards {int(shards)}"
         )
     if schema.decode() != SCHEMA:
         raise ConfigError(
-            f"the bus {keys.prefix!r} has schema {schema.decode()}, this version of tickbus writes {SCHEMA}; use another --prefix or version"
+            f"bus {keys.prefix!r} has schema {schema.decode()}, this version of tickbus writes {SCHEMA};"
+            " use another --prefix or version"
         )
 
 
 async def write_delay(link: Connection, keys: Keys, feed: str, delay: int | None) -> None:
-    """The least time in ns that a tick of this feed took from its ts_event to its ts_recv; None: it is not known."""
+    """Store the minimum time in ns from ts_event to ts_recv of this feed, unless it is None: unknown."""
     if delay is not None:
         await link.ask("HSET", keys.meta, f"delay:{feed}", delay)
 
 
 async def read_delay(link: Connection, keys: Keys, feed: str) -> int | None:
-    """What the gateway before wrote; None if there was none."""
+    """Return what the previous gateway wrote; None if there was none."""
     delay = await link.ask("HGET", keys.meta, f"delay:{feed}")
     return None if delay is None else int(delay)
 
 
 async def read_meta(link: Connection, prefix: str) -> int | None:
-    """Shard number of a bus, for readers, which need not be told; None if nobody has written yet."""
+    """Return the number of shards, so that readers need no option for it; None before the first writer."""
     shards = await link.ask("HGET", Keys(prefix).meta, "shards")
     return None if shards is None else int(shards)
 
@@ -55,43 +57,46 @@ async def read_meta(link: Connection, prefix: str) -> int | None:
 async def register_service(
     link: Connection, keys: Keys, service: str, reads: StreamFilter, writes: StreamFilter | None = None
 ) -> None:
-    """Say what a service reads, so that others can tell its lag, and which streams it alone writes."""
-    told = (
+    """Announce what a service reads, so that others can compute its lag, and what it alone writes."""
+    write_filter: Command = (
         ("HDEL", keys.meta, f"writes:{service}")
         if writes is None
         else ("HSET", keys.meta, f"writes:{service}", encode_filter(writes))
     )
-    await link.ask_all([("HSET", keys.meta, f"service:{service}", encode_filter(reads)), told])
+    await link.ask_all([("HSET", keys.meta, f"service:{service}", encode_filter(reads)), write_filter])
 
 
 async def register_feed(link: Connection, keys: Keys, feed: str) -> None:
-    """Say that this is a feed. ConfigError if a service has the name: both would hold the same fences and throw each other out."""
+    """Announce a feed. ConfigError if a service has the name: they would fence each other out."""
     if await link.ask("HGET", keys.meta, f"service:{feed}") is not None:
-        raise ConfigError(f"{feed!r} is a service of the bus {keys.prefix!r}; a feed needs another --name")
+        raise ConfigError(f"name {feed!r} is used by a service of bus {keys.prefix!r}; use another --name")
     await link.ask("HSET", keys.meta, f"feed:{feed}", 1)
 
 
 async def check_replicas(
     link: Connection, keys: Keys, service: str, reads: StreamFilter, writes: StreamFilter | None
 ) -> None:
-    """ConfigError if this is the name of a feed, or if replicas of the service are alive that read or write other streams: what one of
-    them did of a shard, the other would take for done."""
+    """ConfigError for the name of a feed, or if live replicas of the service read or write other streams.
+
+    One replica would take a shard for processed although another had processed only part of it.
+    """
     feed, read, written = await link.ask(
         "HMGET", keys.meta, f"feed:{service}", f"service:{service}", f"writes:{service}"
     )
     if feed is not None:
-        raise ConfigError(f"{service!r} is a feed of the bus {keys.prefix!r}; a service needs another name")
+        raise ConfigError(f"name {service!r} is used by a feed of bus {keys.prefix!r}; use another name")
     same = read in (None, encode_filter(reads)) and (
         read is None or written == (None if writes is None else encode_filter(writes))
     )
     if not same and await _are_alive(link, keys, service):
         raise ConfigError(
-            f"the service {service!r} is running with another selection of feeds, symbols or specs; replicas share it: stop them first, or use another name"
+            f"service {service!r} is running with other feeds, symbols or specs, which replicas must share;"
+            " stop it first, or use another name"
         )
 
 
 async def _are_alive(link: Connection, keys: Keys, service: str) -> bool:
-    """Whether its members are: one that was killed counts as alive for a moment, so who does not go on for as long is dead."""
+    """Wait for a heartbeat or its expiry: a killed member seems alive for a moment. True if one is alive."""
     last = 0
     while True:
         heartbeats, time = await link.ask_all([("HVALS", keys.members(service)), ("TIME",)])
@@ -103,8 +108,10 @@ async def _are_alive(link: Connection, keys: Keys, service: str) -> bool:
 
 
 async def check_conflicting_writers(link: Connection, keys: Keys, service: str, writes: StreamFilter) -> None:
-    """ConfigError if another service that is alive writes streams of these: each would number their entries by itself. Of two that are
-    registered and alive before they look, at least one sees the other."""
+    """ConfigError if another live service writes any of these streams: both would number their entries.
+
+    If two services register and are alive before they check, at least one sees the other.
+    """
     flat = await link.ask("HGETALL", keys.meta)
     for field, value in pairs(flat):
         owner = field.decode()
@@ -114,17 +121,18 @@ async def check_conflicting_writers(link: Connection, keys: Keys, service: str, 
         heartbeats, time = await link.ask_all([("HVALS", keys.members(rival)), ("TIME",)])
         if any(int(until) > milliseconds(time) for until in heartbeats):
             raise ConfigError(
-                f"the service {rival!r} is running and writes the same streams; replicas share a --name, another service needs other --specs or --feeds"
+                f"service {rival!r} is running and writes the same streams;"
+                f" use --name {rival} to add a replica, or other --specs or --feeds"
             )
 
 
-async def make_eras(link: Connection, keys: Keys, shards: Iterable[int]) -> None:
-    """Mark each shard with a random era unless it has one: another era means another history."""
+async def ensure_eras(link: Connection, keys: Keys, shards: Iterable[int]) -> None:
+    """Give each shard a random era unless it has one: another era means another history."""
     await link.ask_all([("SET", keys.era(shard), secrets.token_hex(8), "NX") for shard in shards])
 
 
 async def read_heads(link: Connection, keys: Keys, shards: Iterable[int]) -> dict[str, Head]:
-    """The heads of all streams in some shards, by stream name. What is no stream is left out."""
+    """Return the heads of all streams in some shards, by stream name. Other names are skipped."""
     replies = await link.ask_all([("HGETALL", keys.last(shard)) for shard in shards])
     heads = {}
     for flat in replies:

@@ -1,4 +1,4 @@
-"""Commands and replies as they travel. Pure."""
+"""Commands and replies on the wire. Pure."""
 
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, cast
@@ -7,21 +7,21 @@ import hiredis
 
 Command = tuple["bytes | str | int", ...]
 pack = cast("Callable[[Command], bytes]", hiredis.pack_command)
-"""A command -> its bytes."""
+"""Return a command as bytes."""
 
 
 def pack_bulk(*texts: str) -> bytes:
-    """Part of a command as it is sent."""
+    """Return arguments as they are sent: part of a command."""
     return b"".join([b"$%d\r\n%b\r\n" % (len(packed := text.encode()), packed) for text in texts])
 
 
 def command_prefix(command: str, count: int) -> bytes:
-    """The beginning of a command, up to its `count` arguments."""
+    """Return the beginning of a command, before its `count` arguments."""
     return b"*%d\r\n" % (count + 1) + pack_bulk(command)
 
 
 def pairs(flat: Sequence[Any]) -> Iterator[tuple[Any, Any]]:
-    """Return the pairs of a reply that lists fields and values in turn."""
+    """Return the pairs of a reply that alternates fields and values."""
     return zip(flat[::2], flat[1::2], strict=True)
 
 

@@ -1,4 +1,4 @@
-"""Where a Redis Cluster keeps what: the slot of a key, the key of a command, the node of a slot. Pure."""
+"""Routing in a Redis Cluster: the slot of a key, the key of a command, the node of a slot. Pure."""
 
 import binascii
 from bisect import bisect_right
@@ -13,11 +13,11 @@ _KEYLESS = frozenset({"TIME", "INFO", "PING", "ECHO", "CLUSTER", "CONFIG", "CLIE
 _SECOND = frozenset({"XINFO", "XGROUP", "MEMORY", "OBJECT"})
 """Their first argument is a subcommand."""
 _COUNTED = frozenset({"EVAL", "EVALSHA", "FCALL"})
-"""A script, the number of keys, the keys."""
+"""Their arguments are a script, the number of keys, the keys."""
 
 
 def key_slot(key: bytes | str) -> int:
-    """By what stands between the first brace and the next closing one, if that is anything; else by the whole key."""
+    """Return the slot of the text between the first `{` and the next `}`, or of the whole key without any."""
     whole = key.encode() if isinstance(key, str) else key
     _, opened, rest = whole.partition(b"{")
     tag, closed, _ = rest.partition(b"}")
@@ -25,7 +25,10 @@ def key_slot(key: bytes | str) -> int:
 
 
 def command_slot(command: "Sequence[bytes | str | int]") -> int:
-    """Of a command's first key. Commands without a key all go to one node, that of slot 0: its clock is the one that TIME shows."""
+    """Return the slot of a command's first key.
+
+    Commands without a key all go to one node, that of slot 0: TIME always reads the same clock.
+    """
     name = str(command[0]).upper()
     if name in _KEYLESS:
         return 0
@@ -42,7 +45,7 @@ def command_slot(command: "Sequence[bytes | str | int]") -> int:
 
 
 class SlotMap:
-    """Which node is the master of each slot, as one node of the cluster sees it."""
+    """The master of each slot, as seen by one node of the cluster."""
 
     def __init__(self, ranges: "list[tuple[int, int, Node]]") -> None:
         self._ranges = sorted(ranges)
@@ -50,24 +53,26 @@ class SlotMap:
         self.masters = sorted({node for _, _, node in self._ranges})
 
     def master(self, slot: int) -> Node | None:
-        """None: no node has this slot."""
+        """Return the master of a slot; None if no node has it."""
         at = bisect_right(self._firsts, slot) - 1
         if at < 0 or slot > self._ranges[at][1]:
             return None
         return self._ranges[at][2]
 
 
-def parse_slots(reply: Any, asked: Node) -> tuple[SlotMap, list[Node]]:
-    """The answer of `asked` to CLUSTER SLOTS -> the map and all nodes, masters first. A node may not know its own host: then
-    it is the one by which it was asked."""
+def parse_slots(reply: Any, source: Node) -> tuple[SlotMap, list[Node]]:
+    """Parse the reply of `source` to CLUSTER SLOTS into the map and all nodes, masters first.
+
+    A node may not know its own host: then it is the host of `source`.
+    """
     ranges, nodes = [], []
     for first, last, *servers in reply:
-        found = [Node(_host(server[0], asked), int(server[1])) for server in servers]
+        found = [Node(_host(server[0], source), int(server[1])) for server in servers]
         ranges.append((int(first), int(last), found[0]))
         nodes += found
     slots = SlotMap(ranges)
     return slots, list(dict.fromkeys([*slots.masters, *nodes]))
 
 
-def _host(host: bytes | None, asked: Node) -> str:
-    return asked.host if host in (None, b"", b"?") else host.decode()
+def _host(host: bytes | None, source: Node) -> str:
+    return source.host if host in (None, b"", b"?") else host.decode()

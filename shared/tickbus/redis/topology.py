@@ -1,10 +1,10 @@
-"""Where the bus lives: one server, a master that sentinels watch over, or a cluster.
+"""Where the bus lives: one server, a master monitored by sentinels, or a cluster.
 
     redis = locate("redis+sentinel://10.0.0.1:26379,10.0.0.2:26379/mymaster/0")
-    link = await redis.link(keys.bell(7))       the raw connection to whoever is master of that key now
+    link = await redis.link(keys.bell(7))       the raw connection to the current master of that key
     connection = await redis.connect()          carries single commands for any key
 
-Nothing is kept alive in here: after a failure the next `link` finds out anew who the master is.
+Connections are not kept alive here: after a failure the next `link` looks up the master again.
 """
 
 import asyncio
@@ -14,7 +14,7 @@ from tickbus.errors import RedisError, RedisMisconfigured, RedisUnavailable
 from tickbus.redis.client_options import check_options, check_url
 from tickbus.redis.cluster import Cluster
 from tickbus.redis.link import Connection, Link, ReplyError
-from tickbus.redis.preflight import ask_permitted, check_alone, check_fit, open_checked
+from tickbus.redis.preflight import ask_permitted, check_server, check_standalone, open_checked
 from tickbus.redis.urls import Address, Node, parse_address
 from tickbus.sanitize import redact
 
@@ -22,50 +22,56 @@ _WATCH_SECONDS = 1.0
 
 
 class Redis(Protocol):
-    """`str()` of it is its URL without secrets."""
+    """A Redis deployment. `str()` returns its URL without secrets."""
 
     @property
     def sharded(self) -> bool:
-        """Whether the shards lie on several masters, so that one link serves one shard only."""
+        """Whether the shards are spread over several masters, so that a link serves only one shard."""
         ...
 
     async def link(self, key: str) -> Link:
-        """A raw link to the master that holds `key` now. RedisUnavailable if that cannot be reached, RedisMisconfigured if it does not let us in."""
+        """Return a raw link to the current master of `key`.
+
+        RedisUnavailable if it cannot be reached, RedisMisconfigured if it refuses the connection.
+        """
         ...
 
     async def connect(self) -> Connection:
-        """What carries single commands for any key. The same errors."""
+        """Return a connection for single commands for any key. Errors as for `link`."""
         ...
 
     async def open_checked(self) -> Connection:
-        """The same, after a check that every master may carry a bus; RedisMisconfigured says the command that mends it."""
+        """Like `connect`, but check that every master may carry a bus.
+
+        If not, RedisMisconfigured has the command that fixes it.
+        """
         ...
 
 
 def locate(url: str) -> Redis:
-    """ConfigError if `url` is none of the forms; connects to nothing yet."""
+    """Return the deployment at `url`, not connected. ConfigError if the URL is invalid."""
     scheme = url.partition("://")[0]
     if scheme in ("redis+sentinel", "rediss+sentinel"):
-        return Sentinel(_checked(parse_address(url)))
+        return Sentinel(_validated(parse_address(url)))
     if scheme in ("redis+cluster", "rediss+cluster"):
-        return Cluster(_checked(parse_address(url)))
+        return Cluster(_validated(parse_address(url)))
     check_url(url)
     check_options(url)
-    return OneServer(url)
+    return SingleServer(url)
 
 
-def _checked(address: Address) -> Address:
+def _validated(address: Address) -> Address:
     check_options(address.server(address.nodes[0]))
     return address
 
 
-class OneServer:
+class SingleServer:
     sharded = False
 
     def __init__(self, url: str) -> None:
         self._url = url
-        self._alone = False
-        """Whether it was asked, and is neither sentinel nor node of a cluster."""
+        self._is_standalone = False
+        """Whether it was checked, and is neither a sentinel nor a cluster node."""
 
     def __str__(self) -> str:
         return redact(self._url)
@@ -75,9 +81,9 @@ class OneServer:
 
     async def connect(self) -> Link:
         link = await Link.open(self._url)
-        if not self._alone:
-            await check_alone(link, str(self))
-            self._alone = True
+        if not self._is_standalone:
+            await check_standalone(link, str(self))
+            self._is_standalone = True
         return link
 
     async def open_checked(self) -> Link:
@@ -85,10 +91,10 @@ class OneServer:
 
 
 class Sentinel:
-    """One master at a time, as the sentinels say; what they say is checked with the server itself.
+    """One master at a time, as reported by the sentinels; the report is verified with the server itself.
 
-    After `SENTINEL FAILOVER` the old master goes on taking writes for about 10 s, which are lost when it becomes a replica. So
-    each link is closed as soon as the sentinels name another one.
+    After `SENTINEL FAILOVER` the old master still accepts writes for about 10 s, which are lost when it
+    becomes a replica. So each link is closed as soon as the sentinels report another master.
     """
 
     sharded = False
@@ -97,7 +103,7 @@ class Sentinel:
         self._address = address
 
     def __str__(self) -> str:
-        return self._address.shown
+        return self._address.redacted
 
     async def link(self, key: str) -> Link:
         return await self._master()
@@ -107,16 +113,16 @@ class Sentinel:
 
     async def open_checked(self) -> Link:
         link = await self._master()
-        await check_fit(link, str(self))
+        await check_server(link, str(self))
         return link
 
     async def _master(self) -> Link:
         why: RedisError | None = None
         for at, node in enumerate(self._address.nodes):
             try:
-                master = await self._ask(node)
-                link = await self._open(master)
-            except RedisError as error:  # this one may be cut off or new, what it says may be old
+                master = await self._query_master(node)
+                link = await self._open_master(master)
+            except RedisError as error:  # this sentinel may be cut off or new, its report may be stale
                 why = error
             else:
                 link.while_open(self._watch(link, master, at))
@@ -126,19 +132,19 @@ class Sentinel:
         raise RedisUnavailable(f"no master at {self}: {why}")
 
     async def _watch(self, link: Link, master: Node, at: int) -> None:
-        """`at`: the sentinel that named this master."""
+        """Close the link when the sentinels report another master. `at`: which of them reported this one."""
         nodes = self._address.nodes
         while True:
             await asyncio.sleep(_WATCH_SECONDS)
             try:
-                named = await self._ask(nodes[at % len(nodes)])
-                if named != master:
-                    (await self._open(named)).close()
-                    link.close("the sentinels name another master")
-            except RedisError:  # it does not answer, or names one that is no master: old news
+                reported = await self._query_master(nodes[at % len(nodes)])
+                if reported != master:
+                    (await self._open_master(reported)).close()
+                    link.close("the sentinels report another master")
+            except RedisError:  # no reply, or the reported server is not a master: stale
                 at += 1
 
-    async def _ask(self, node: Node) -> Node:
+    async def _query_master(self, node: Node) -> Node:
         try:
             link = await Link.open(self._address.sentinel(node))
             try:
@@ -148,20 +154,22 @@ class Sentinel:
         except RedisMisconfigured as error:
             why = str(error).partition(";")[0]
             raise RedisMisconfigured(
-                f"the sentinel {node}: {why}; sentinels have a password of their own, or none: ?sentinel_password=... in the URL"
+                f"sentinel {node}: {why}; sentinels have their own password, or none:"
+                " set ?sentinel_password=... in the URL"
             ) from None
         except ReplyError as error:
-            raise RedisMisconfigured(f"{node} is no sentinel ({error}); write redis://host:port/0") from None
+            raise RedisMisconfigured(f"{node} is not a sentinel ({error}); use redis://host:port/0") from None
         if reply is None:
             raise RedisMisconfigured(
-                f"the sentinel {node} knows no master {self._address.master!r}; see: redis-cli -p {node.port} SENTINEL MASTERS"
+                f"sentinel {node} does not know master {self._address.master!r};"
+                f" list its masters with: redis-cli -p {node.port} SENTINEL MASTERS"
             )
         return Node(reply[0].decode(), int(reply[1]))
 
-    async def _open(self, master: Node) -> Link:
+    async def _open_master(self, master: Node) -> Link:
         link = await Link.open(self._address.server(master))
         role, *_ = await ask_permitted(link, "ROLE")
         if role != b"master":
             link.close()
-            raise RedisUnavailable(f"{master} is not the master yet, or no longer")
+            raise RedisUnavailable(f"{master} is not the master: not yet, or no longer")
         return link

@@ -1,10 +1,12 @@
-"""The URLs of a bus that has several servers: Redis Sentinel and Redis Cluster. Pure.
+"""The URLs of a bus with several servers: Redis Sentinel and Redis Cluster. Pure.
 
-    redis+sentinel://[user:password@]host:port,host:port/<master name>[/<database>][?sentinel_password=...&sentinel_username=...]
+    redis+sentinel://[user:password@]host:port,host:port/<master name>[/<database>]
+        [?sentinel_password=...&sentinel_username=...]
     redis+cluster://[user:password@]host:port,host:port
 
-`rediss+...` is the same over TLS. User, password and the other options after `?` (`ssl_ca_certs=...`) hold for every server;
-user and password are percent-encoded as in any URL. A host without a port is at 26379 (sentinel) or 6379.
+`rediss+...` is the same over TLS. User, password and the other options after `?` (`ssl_ca_certs=...`) apply
+to all servers; user and password are percent-encoded as in any URL. The default port is 26379 (sentinel) or
+6379.
 """
 
 import re
@@ -23,7 +25,7 @@ _HOST = re.compile(r"(?:\[(?P<v6>[0-9A-Fa-f:.]+)\]|(?P<name>[^\s\[\]:,]+))(?::(?
 
 
 class Node(NamedTuple):
-    """Where one server listens."""
+    """The address of one server."""
 
     host: str
     port: int
@@ -34,35 +36,36 @@ class Node(NamedTuple):
 
 @dataclass(frozen=True)
 class Address:
-    """What such a URL says. `nodes` are the sentinels, or some nodes of the cluster."""
+    """A parsed URL. `nodes` are the sentinels, or some nodes of the cluster."""
 
-    shown: str
+    redacted: str
     """The URL without secrets."""
     nodes: tuple[Node, ...]
     tls: bool
     login: str
-    """`user:password@` as it stands in the URL; empty for none."""
+    """`user:password@` as in the URL; empty for none."""
     options: tuple[tuple[str, str], ...]
     master: str = ""
-    """The name that the sentinels know; empty for a cluster."""
+    """Name of the master that the sentinels monitor; empty for a cluster."""
     database: int = 0
     sentinel_login: str = ""
-    """As `login`, for the sentinels."""
+    """Like `login`, for the sentinels."""
 
     def server(self, node: Node) -> str:
-        """The URL of one server that holds data."""
+        """Return the URL of one data server."""
         return self._url(self.login, node, self.database)
 
     def sentinel(self, node: Node) -> str:
-        """The URL of one sentinel. They have a password of their own, or none."""
+        """Return the URL of one sentinel. Sentinels have their own password, or none."""
         return self._url(self.sentinel_login, node, 0)
 
     def _url(self, login: str, node: Node, database: int) -> str:
-        return f"{'rediss' if self.tls else 'redis'}://{login}{node}/{database}{'?' if self.options else ''}{urlencode(self.options)}"
+        scheme, options = "rediss" if self.tls else "redis", urlencode(self.options)
+        return f"{scheme}://{login}{node}/{database}{'?' if options else ''}{options}"
 
 
 def parse_address(url: str) -> Address:
-    """ConfigError, without the password in it, if `url` is none of the two forms."""
+    """Parse either form. ConfigError, without the password in it, if `url` is neither."""
     scheme, _, _ = url.partition("://")
     sentinel = scheme.endswith("+sentinel")
     form = _SENTINEL_FORM if sentinel else _CLUSTER_FORM
@@ -70,12 +73,12 @@ def parse_address(url: str) -> Address:
         parts = urlsplit(url)
         options = dict(parse_qsl(parts.query, keep_blank_values=True, strict_parsing=bool(parts.query)))
     except ValueError:  # its text may show the password
-        raise _wrong(url, "it cannot be taken apart", form) from None
+        raise _invalid(url, "malformed URL", form) from None
     login, at, hosts = parts.netloc.rpartition("@")
     if parts.fragment or "@" in parts.path + parts.query:
-        raise _wrong(url, "write / ? # @ in user, password and options as %2F %3F %23 %40", form)
+        raise _invalid(url, "percent-encode / ? # @ in user, password and options as %2F %3F %23 %40", form)
     if {"username", "password"} & options.keys():  # the sentinels would get them too
-        raise _wrong(url, "user and password stand before the hosts: user:password@", form)
+        raise _invalid(url, "user and password belong before the hosts: user:password@", form)
     user, password = (
         options.pop(name, "") if sentinel else "" for name in ("sentinel_username", "sentinel_password")
     )
@@ -91,30 +94,28 @@ def parse_address(url: str) -> Address:
         tuple(options.items()),
         sentinel_login=sentinel_login,
     )
-    return _with_master(url, address, parts.path) if sentinel else _of_cluster(url, address, parts.path)
+    return _with_master(url, address, parts.path) if sentinel else _without_database(url, address, parts.path)
 
 
 def _with_master(url: str, address: Address, path: str) -> Address:
     match = re.fullmatch(r"/([^/\s]+)(?:/(\d{0,9}))?", path)
     if match is None:
-        raise _wrong(
-            url, "it names no master that the sentinels know, or a database that is no number", _SENTINEL_FORM
-        )
+        raise _invalid(url, "the master name is missing, or the database is not a number", _SENTINEL_FORM)
     return replace(address, master=match[1], database=int(match[2] or 0))
 
 
-def _of_cluster(url: str, address: Address, path: str) -> Address:
+def _without_database(url: str, address: Address, path: str) -> Address:
     if path not in ("", "/", "/0"):
-        raise _wrong(url, f"a cluster has no database {path[1:]!r}, only 0", _CLUSTER_FORM)
+        raise _invalid(url, f"a cluster has no database {path[1:]!r}, only 0", _CLUSTER_FORM)
     return address
 
 
 def _node(url: str, text: str, port: int, form: str) -> Node:
     match = _HOST.fullmatch(text)
     if match is None or not 0 < int(match["port"] or port) < 65536:
-        raise _wrong(url, f"{redact('//' + text)[2:]!r} is no host:port", form)
+        raise _invalid(url, f"invalid host:port {redact('//' + text)[2:]!r}", form)
     return Node(match["v6"] or match["name"], int(match["port"] or port))
 
 
-def _wrong(url: str, why: str, form: str) -> ConfigError:
-    return ConfigError(f"--redis {redact(url)}: {why}; write {form}")
+def _invalid(url: str, why: str, form: str) -> ConfigError:
+    return ConfigError(f"--redis {redact(url)}: {why}; expected {form}")

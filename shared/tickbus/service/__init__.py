@@ -1,4 +1,4 @@
-"""Running a service: its options, signals, exit code, /metrics, /healthz and /readyz. Needs the extra `tickbus[service]`."""
+"""Running a service: options, signals, exit code, metrics and health. Needs the extra `tickbus[service]`."""
 
 from tickbus.service.consumer_service import run_consumer, running
 from tickbus.service.load_options import load

@@ -1,7 +1,7 @@
-"""What every consumer service does beside its own work: membership, readiness, lag, retention of its outputs, metrics.
+"""What all consumer services share: membership, readiness, lag, retention of outputs, metrics.
 
-A service of its own shape opens its ShardConsumer with `running`; a program that only iterates over `bus.consume` becomes a
-service by `run_consumer`:
+A service with its own structure opens its ShardConsumer with `running`; a program that only iterates over
+`bus.consume` becomes a service through `run_consumer`:
 
     async def work(batches: Consumer) -> None:
         async for batch in batches:
@@ -40,11 +40,11 @@ async def running(
     positions: Callable[[], Mapping[str, StreamId]] | None = None,
     fault: Callable[[], str] = lambda: "",
 ) -> AsyncIterator[None]:
-    """Open the consumer, and close it at the end of the block; meanwhile report on it and sweep its outputs.
+    """Open the consumer, and close it at the end of the block; in between report on it and sweep its outputs.
 
-    options: of a service that writes streams: how long their entries are kept.
-    positions: what is committed, of a service that keeps that outside of Redis.
-    fault: what keeps the service from its job besides, for /readyz; empty if nothing does.
+    options: if the service writes streams: how long their entries are kept.
+    positions: what is committed, if the service stores that outside Redis.
+    fault: what else keeps the service from its job, for /readyz; empty if nothing does.
     """
     _expose(service.meters, consumer)
     committed = positions or (lambda: consumer.shards.positions)
@@ -53,7 +53,7 @@ async def running(
     )
     try:
         await consumer.open()
-        works = [lag.run(), _report_readiness(service, consumer, fault)]
+        background = [lag.run(), _report_readiness(service, consumer, fault)]
         if options is not None:
             sweeper = Sweeper(
                 consumer.service,
@@ -63,10 +63,10 @@ async def running(
                 lambda: consumer.shards.outputs.keys,
             )
             expose_sweeps(service.meters, sweeper)
-            await sweeper.declare()
-            works.append(sweeper.run())
+            await sweeper.announce()
+            background.append(sweeper.run())
         async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(work) for work in works]
+            tasks = [group.create_task(coroutine) for coroutine in background]
             yield
             service.meters.refresh()
             for task in tasks:
@@ -89,8 +89,10 @@ def run_consumer(
 ) -> int:
     """Run `work` as the service `name` until SIGTERM or Ctrl-C, and return the exit code.
 
-    work: iterates over what `bus.consume` returns; it is cancelled when the service is told to stop.
-    options: where Redis is, and where /metrics, /healthz and /readyz are served. The rest is as in `Bus.consume`.
+    work: iterates over what `bus.consume` returns; it is cancelled when the service is asked to stop.
+    options: where Redis is, and where /metrics, /healthz and /readyz are served.
+
+    The other arguments are those of `Bus.consume`.
     """
     chosen = options or ServiceOptions()
 
@@ -99,12 +101,14 @@ def run_consumer(
             batches = bus.consume(
                 name, kind=kind, symbols=symbols, feeds=feeds, specs=specs, start=start, lease_ttl=lease_ttl
             )
-            await service.until_stopping(_attend(service, batches, work))
+            await service.until_stopping(_work_as_member(service, batches, work))
 
-    return run(main, chosen, part=name)
+    return run(main, chosen, name)
 
 
-async def _attend(service: Service, batches: Consumer, work: Callable[[Consumer], Awaitable[None]]) -> None:
+async def _work_as_member(
+    service: Service, batches: Consumer, work: Callable[[Consumer], Awaitable[None]]
+) -> None:
     service.why_not_ready = "waiting for the first writer of this bus"
     async with running(service, await batches.shard_consumer()):
         await work(batches)
@@ -124,9 +128,9 @@ def _expose(meters: Meters, consumer: ShardConsumer) -> None:
 
 
 async def _report_readiness(service: Service, consumer: ShardConsumer, fault: Callable[[], str]) -> None:
-    """Ready: a member that owns its share."""
+    """Report ready while the process is a member that owns its share."""
     while True:
-        trouble = fault()
-        service.ready = consumer.ready and not trouble
-        service.why_not_ready = trouble or "waiting for the shards of a process that has not given them back"
+        problem = fault()
+        service.ready = consumer.ready and not problem
+        service.why_not_ready = problem or "waiting for shards that another process has not released"
         await asyncio.sleep(_READY_SECONDS)

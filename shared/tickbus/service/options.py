@@ -1,5 +1,6 @@
-"""Typed configuration: an option is declared once, as a field of a frozen class, and is then a flag (`--metrics-port`), an
-environment variable (`TICKBUS_METRICS_PORT`) and a TOML key (`metrics_port`): tickbus.service.load_options.
+"""Typed configuration: an option is declared once, as a field of a frozen class, and becomes a flag
+(`--metrics-port`), an environment variable (`TICKBUS_METRICS_PORT`) and a TOML key (`metrics_port`): see
+tickbus.service.load_options.
 
     class Options(CommonOptions, frozen=True, kw_only=True):
         grace: Annotated[Duration, Option("wait this long for late trades")] = Duration(2 * SECOND)
@@ -18,58 +19,59 @@ from tickbus.writer.retention_policy import Retention
 
 
 class Option(msgspec.Struct, frozen=True):
-    """What an option says of itself."""
+    """The description of an option."""
 
     help: str
-    """For `--help`."""
+    """Text for `--help`."""
     secret: bool = False
-    """Can stand in a file too, and is never shown."""
+    """Whether it can also be read from a file, and is never shown."""
     minimum: int | None = None
-    """Of a number."""
+    """Limits of a number."""
     maximum: int | None = None
     group: str = ""
-    """Under which heading of `--help` it stands; empty: under the common one."""
-    chooses: bool = False
-    """Whether its value is the one group that applies: `--help` leaves out the others."""
+    """Heading in `--help`; empty: the common one."""
+    selects_group: bool = False
+    """Whether its value names the only group that applies: `--help` leaves out the others."""
 
 
 class CommonOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What every part of tickbus takes."""
+    """Options of every command."""
 
     redis: Annotated[
         str,
         Option(
-            "Redis or Valkey >= 7: redis://[user:password@]host:port/db, rediss:// (TLS; ?ssl_ca_certs=FILE) or unix://path; "
-            "redis+sentinel://[user:password@]host:port,host:port/<master name>/db[?sentinel_password=...&sentinel_username=...]; "
+            "Redis or Valkey >= 7: redis://[user:password@]host:port/db, rediss:// (TLS; ?ssl_ca_certs=FILE) "
+            "or unix://path; redis+sentinel://[user:password@]host:port,host:port/<master name>/db"
+            "[?sentinel_password=...&sentinel_username=...]; "
             "redis+cluster://[user:password@]host:port,host:port; with TLS rediss+sentinel://, rediss+cluster://",
             secret=True,
         ),
     ] = "redis://127.0.0.1:6379/0"
-    prefix: Annotated[str, Option("first part of every key on the bus")] = DEFAULT_PREFIX
+    prefix: Annotated[str, Option("prefix of every key on the bus")] = DEFAULT_PREFIX
     shards: Annotated[
         int, Option("number of shards; fixed by the first process that uses a bus", minimum=1, maximum=1000)
     ] = DEFAULT_SHARDS
     log_level: Annotated[
-        Literal["debug", "info", "warning", "error"], Option("how much is logged to standard error")
+        Literal["debug", "info", "warning", "error"], Option("lowest level that is logged to standard error")
     ] = "info"
 
 
 class ServiceOptions(CommonOptions, frozen=True, kw_only=True):
-    """What every long-running service takes besides."""
+    """Further options of every long-running service."""
 
     metrics_host: Annotated[
         str, Option("address for /metrics, /healthz and /readyz; 0.0.0.0 in a container")
     ] = "127.0.0.1"
     metrics_port: Annotated[
-        int, Option("port for the same; 0 picks a free one, -1 switches it off", minimum=-1, maximum=65535)
+        int, Option("port for these; 0 picks a free one, -1 disables them", minimum=-1, maximum=65535)
     ] = 0
-    stop_deadline: Annotated[Duration, Option("after SIGTERM, how long to try to write what is held")] = (
+    stop_deadline: Annotated[Duration, Option("time limit after SIGTERM for writing what is buffered")] = (
         Duration(10_000_000_000)
     )
 
 
 class OwnerOptions(ServiceOptions, frozen=True, kw_only=True):
-    """What every part takes that at most one process may do at a time."""
+    """Further options of services whose work must be owned by one process at a time."""
 
     lease_ttl: Annotated[
         Duration,
@@ -81,22 +83,22 @@ class OwnerOptions(ServiceOptions, frozen=True, kw_only=True):
 
 
 class WriterOptions(OwnerOptions, frozen=True, kw_only=True):
-    """What every part takes that writes streams of its own."""
+    """Further options of services that write streams of their own."""
 
-    retention: Annotated[Duration, Option("age at which entries leave the streams", minimum=SECOND)] = (
-        Duration(24 * HOUR)
-    )
-    retention_entries: Annotated[int, Option("most entries per stream", minimum=1)] = 1_000_000
+    retention: Annotated[
+        Duration, Option("age at which entries are removed from the streams", minimum=SECOND)
+    ] = Duration(24 * HOUR)
+    retention_entries: Annotated[int, Option("maximum entries per stream", minimum=1)] = 1_000_000
     retention_bytes: Annotated[
-        Size, Option("memory in Redis for all streams of this part together; 0 = no bound")
+        Size, Option("memory in Redis for all streams of this service together; 0 = no limit")
     ] = Size(0)
     replay_window: Annotated[
-        Duration, Option("what Redis acknowledged is kept this long, to be sent again should it lose it")
+        Duration, Option("keep acknowledged entries this long, to resend them if Redis loses them")
     ] = Duration(30 * SECOND)
-    replay_bytes: Annotated[Size, Option("memory for that")] = Size(64 << 20)
-    retention_interval: Annotated[Duration, Option("how often is swept", minimum=100 * MILLISECOND)] = (
-        Duration(30 * SECOND)
-    )
+    replay_bytes: Annotated[Size, Option("memory limit for them")] = Size(64 << 20)
+    retention_interval: Annotated[
+        Duration, Option("how often retention is enforced", minimum=100 * MILLISECOND)
+    ] = Duration(30 * SECOND)
 
     @property
     def retention_policy(self) -> Retention:
@@ -110,6 +112,6 @@ class WriterOptions(OwnerOptions, frozen=True, kw_only=True):
 
 
 MirrorGroups = Annotated[
-    bool, Option("show positions as Redis consumer groups too, for tools that know no others")
+    bool, Option("show positions as Redis consumer groups too, for tools that know only these")
 ]
-"""Of a consumer service: `mirror_groups: MirrorGroups = False`."""
+"""For a consumer service: `mirror_groups: MirrorGroups = False`."""

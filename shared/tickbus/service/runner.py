@@ -1,13 +1,14 @@
-"""One runner for every service: signals, exit code, logs, /metrics, /healthz, /readyz. Needs the `service` extra.
+"""The runner of every service: signals, exit code, logs, metrics, health. Needs the extra `tickbus[service]`.
 
     async def main(service: Service) -> None:
         service.ready = True
         await service.stopping.wait()
 
-    raise SystemExit(run(main, options, part="bars"))
+    raise SystemExit(run(main, options, name="bars"))
 
-SIGTERM and Ctrl-C set `service.stopping`; `main` then closes its intake, writes what it holds and returns. A second signal
-ends the process at once. The exit code is 0, or that of the TickbusError that ended `main` (see tickbus.errors).
+SIGTERM and Ctrl-C set `service.stopping`; `main` then closes its intake, writes what is buffered and
+returns. A second signal ends the process immediately. The exit code is 0, or that of the TickbusError that
+ended `main` (see tickbus.errors).
 """
 
 import asyncio
@@ -39,38 +40,38 @@ from tickbus.version import VERSION
 log = logging.getLogger("tickbus")
 
 _STUCK_SECONDS = 10.0
-"""A loop that has not turned for this long is not alive."""
+"""An event loop that has been blocked for this long is not alive."""
 
 
 class Service:
     """What a running service shares with its runner."""
 
-    def __init__(self, part: str) -> None:
-        self.part = part
+    def __init__(self, name: str) -> None:
+        self.name = name
         self.stopping = asyncio.Event()
         self.ready = False
-        """Whether it does its job now; /readyz says so."""
+        """Whether it does its job now; reported by /readyz."""
         self.why_not_ready = "starting"
-        disable_created_metrics()  # type: ignore[no-untyped-call]  # they double the number of series and say nothing
+        disable_created_metrics()  # type: ignore[no-untyped-call]  # twice the series, no information
         registry = CollectorRegistry()
         ProcessCollector(registry=registry)
         PlatformCollector(registry=registry)
         GCCollector(registry=registry)
         self.meters = Meters(registry)
-        self.meters.gauge(BUILD_INFO).labels(VERSION, part).set(1)
-        self._last_turn = time.monotonic()
+        self.meters.gauge(BUILD_INFO).labels(VERSION, name).set(1)
+        self._last_beat = time.monotonic()
 
     @property
     def alive(self) -> bool:
-        return time.monotonic() - self._last_turn < _STUCK_SECONDS
+        return time.monotonic() - self._last_beat < _STUCK_SECONDS
 
-    async def _turn(self) -> None:
+    async def _beat(self) -> None:
         while True:
-            self._last_turn = time.monotonic()
+            self._last_beat = time.monotonic()
             await asyncio.sleep(0.5)
 
     async def until_stopping(self, work: Awaitable[None]) -> None:
-        """Run `work` until it ends or the service is told to stop; then it is cancelled. Its error is raised."""
+        """Run `work` until it ends; cancel it when the service is to stop. Its error is raised."""
         task = asyncio.ensure_future(work)
         stop = asyncio.create_task(self.stopping.wait())
         try:
@@ -83,26 +84,26 @@ class Service:
             await asyncio.gather(task, stop, return_exceptions=True)
 
 
-def run(main: Callable[[Service], Awaitable[None]], options: CommonOptions, part: str) -> int:
-    """Run `main` to its end; -> the exit code. Errors meant for the operator are one line on standard error."""
+def run(main: Callable[[Service], Awaitable[None]], options: CommonOptions, name: str) -> int:
+    """Run `main` to its end. Return the exit code. Errors for the operator are one line on standard error."""
     logging.basicConfig(
         level=options.log_level.upper(),
         format="%(asctime)s %(levelname)-7s %(name)s: %(message)s",
         stream=sys.stderr,
     )
     try:
-        asyncio.run(_serve(main, options, part))
+        asyncio.run(_serve(main, options, name))
     except BaseExceptionGroup as group:
-        return _say(group)
+        return _report_error(group)
     except TickbusError as error:
-        return _say(error)
+        return _report_error(error)
     except KeyboardInterrupt:
         return 130
     return 0
 
 
-def _say(error: BaseException) -> int:
-    """Print what ended the service; of a group, the error that says most: one of ours before a bug's echo."""
+def _report_error(error: BaseException) -> int:
+    """Print the error that ended the service. Return its exit code. A group that contains a bug is raised."""
     if isinstance(error, BaseExceptionGroup):
         ours, others = error.split(TickbusError)
         if others is not None:
@@ -115,11 +116,11 @@ def _say(error: BaseException) -> int:
     return error.exit_code if isinstance(error, TickbusError) else 1
 
 
-async def _serve(main: Callable[[Service], Awaitable[None]], options: CommonOptions, part: str) -> None:
-    service = Service(part)
+async def _serve(main: Callable[[Service], Awaitable[None]], options: CommonOptions, name: str) -> None:
+    service = Service(name)
     _catch_signals(service)
-    spare_the_collector()
-    turning = asyncio.create_task(service._turn())
+    tune_gc()
+    beating = asyncio.create_task(service._beat())
     server = (
         _open_http(service, options)
         if isinstance(options, ServiceOptions) and options.metrics_port >= 0
@@ -128,19 +129,20 @@ async def _serve(main: Callable[[Service], Awaitable[None]], options: CommonOpti
     try:
         await main(service)
     finally:
-        turning.cancel()
+        beating.cancel()
         if server is not None:
-            # shutdown waits for the serving thread, up to half a second: the loop is done, so nothing else waits with it
+            # shutdown waits for the serving thread, up to half a second: the loop is done, nothing else waits
             server.shutdown()
             server.server_close()
-        # it is ending: a signal that comes now must not change the exit code
+        # the process is ending: a signal that arrives now must not change the exit code
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().remove_signal_handler(number)
             signal.signal(number, signal.SIG_IGN)
 
 
-def spare_the_collector() -> None:
-    """Ticks hold no cycles, yet each allocation counts towards a collection that walks everything: 15 % of a busy gateway."""
+def tune_gc() -> None:
+    """Tune the garbage collector down: ticks contain no cycles, yet every allocation counts towards a
+    collection that walks everything, which takes 15 percent of a busy gateway."""
     gc.freeze()
     gc.set_threshold(50_000, 20, 100)
 
@@ -148,17 +150,18 @@ def spare_the_collector() -> None:
 def _catch_signals(service: Service) -> None:
     loop = asyncio.get_running_loop()
 
-    def caught(number: int) -> None:
+    def on_signal(number: int) -> None:
         if service.stopping.is_set():
-            # the operator does not want to wait: no cleaning up, what is stored is stored
+            # the operator does not want to wait: no cleanup, what is stored is stored
             os._exit(128 + number)
         log.info(
-            "%s: stopping, as told by %s; once more to end at once", service.part, signal.Signals(number).name
-        )
+            "%s: received %s, stopping; send it again to exit immediately",
+            service.name, signal.Signals(number).name,
+        )  # fmt: skip
         service.stopping.set()
 
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, caught, number)
+        loop.add_signal_handler(number, on_signal, number)
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -169,17 +172,17 @@ class _Handler(BaseHTTPRequestHandler):
         path = self.path.partition("?")[0]
         if path == "/metrics":
             service.meters.refresh()
-            self._answer(200, CONTENT_TYPE_LATEST, generate_latest(service.meters.registry))
+            self._respond(200, CONTENT_TYPE_LATEST, generate_latest(service.meters.registry))
         elif path == "/healthz":
-            self._answer(
+            self._respond(
                 *(
                     (200, "text/plain", b"alive\n")
                     if service.alive
-                    else (503, "text/plain", b"the event loop stands still\n")
+                    else (503, "text/plain", b"the event loop is stalled\n")
                 )
             )
         elif path == "/readyz":
-            self._answer(
+            self._respond(
                 *(
                     (200, "text/plain", b"ready\n")
                     if service.ready
@@ -187,9 +190,9 @@ class _Handler(BaseHTTPRequestHandler):
                 )
             )
         else:
-            self._answer(404, "text/plain", b"there are /metrics, /healthz and /readyz\n")
+            self._respond(404, "text/plain", b"not found: expected /metrics, /healthz or /readyz\n")
 
-    def _answer(self, status: int, content_type: str, body: bytes) -> None:
+    def _respond(self, status: int, content_type: str, body: bytes) -> None:
         self.send_response(status)
         self.send_header("Content-Type", content_type)
         self.send_header("Content-Length", str(len(body)))
@@ -197,23 +200,24 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def log_message(self, format: str, *args: object) -> None:
-        """Scrapes are not news."""
+        """Scrapes are not logged."""
 
 
 def _open_http(service: Service, options: ServiceOptions) -> ThreadingHTTPServer:
-    # threads, so that /healthz answers (503) even when the loop stands still
+    # threads, so that /healthz answers (503) even when the loop is stalled
     handler = type("Handler", (_Handler,), {"service": service})
     try:
         server = ThreadingHTTPServer((options.metrics_host, options.metrics_port), handler)
     except OSError as error:
         raise ConfigError(
-            f"--metrics-host {options.metrics_host}, --metrics-port {options.metrics_port}: cannot listen there: {error.strerror}; choose another"
+            f"--metrics-host {options.metrics_host}, --metrics-port {options.metrics_port}: "
+            f"cannot listen there: {error.strerror}; choose another"
         ) from None
     server.daemon_threads = True
     threading.Thread(
         target=server.serve_forever, kwargs={"poll_interval": 0.1}, name="metrics", daemon=True
     ).start()
     log.info(
-        "%s: metrics on http://%s:%d/metrics", service.part, options.metrics_host, server.server_address[1]
+        "%s: metrics on http://%s:%d/metrics", service.name, options.metrics_host, server.server_address[1]
     )
     return server

@@ -1,4 +1,4 @@
-"""A stream as its writer sees it: the key, packed, and the entries to add. Pure."""
+"""A stream as its writer sees it: its packed key, and the entries to add. Pure."""
 
 import msgspec
 
@@ -6,7 +6,7 @@ from tickbus.protocol.names import Keys, Stream, StreamId
 
 
 class StreamWriter:
-    """What a writer keeps of one of its streams, ready for packing."""
+    """A stream of a writer, with its names packed for commands."""
 
     __slots__ = ("key", "name", "name_packed", "shard", "stream", "xadd")
 
@@ -22,8 +22,12 @@ class StreamWriter:
 
 
 class Entry(msgspec.Struct, frozen=True, gc=False):
-    """An entry to add. Hundreds of thousands are made each second, and those of the last half minute are kept: the garbage collector
-    must not walk over them, it would hold up the process for tens of milliseconds (docs/decisions/0013)."""
+    """An entry to add.
+
+    Hundreds of thousands are created per second, and those of the last half minute are retained: the garbage
+    collector must not walk over them, or it would pause the process for tens of milliseconds
+    (docs/decisions/0013).
+    """
 
     stream: StreamWriter
     ms: int
@@ -32,7 +36,7 @@ class Entry(msgspec.Struct, frozen=True, gc=False):
     field: bytes
     payload: bytes
     vendor_id: int = -1
-    """For the head of its stream: the highest contiguous vendor id so far; -1: none."""
+    """For the head of its stream: the highest contiguous vendor id so far; -1 for none."""
     recv: int = 0
     """For the head: receive time."""
 

@@ -1,9 +1,10 @@
 """Fences: which process may write a shard of an owner, a feed or a service. Pure.
 
-Per shard stand the epoch (`fence:<owner>`) and the process that raised it (`holder:<owner>`; empty = it ended cleanly). Both
-are set in one transaction that is void if anybody else touched them since they were looked at. A writer owns the shard while it
-finds its own pair there. A higher epoch, or its own epoch raised by another process, means that it was replaced. A lower one, or
-none, means that Redis lost history (a failover, a flush) and that nobody else wrote since: it is set again.
+Redis stores per shard the epoch (`fence:<owner>`) and the process that raised it (`holder:<owner>`; empty
+after a clean exit). Both are set in one transaction, which is void if they were modified since they were
+read. A writer owns the shard while it finds its own pair there. A higher epoch, or its own epoch raised by
+another process, means that it was replaced. A lower epoch, or none, means that Redis lost history (a
+failover, a flush) and that no other process wrote since: the fence is set again.
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -15,16 +16,16 @@ from tickbus.redis.resp import command_prefix, pack, pack_bulk
 
 
 class Fence(NamedTuple):
-    """What stands in Redis for one shard."""
+    """The fence of one shard as stored in Redis."""
 
     epoch: int
-    """0: none."""
+    """0 for none."""
     holder: str
-    """Empty: it was released, or never held."""
+    """Empty if it was released, or never held."""
 
 
 class Fences:
-    """The fences of one owner, and those of them that this process holds."""
+    """The fences of one owner, and which of them this process holds."""
 
     def __init__(self, keys: Keys, owner: str, holder: str) -> None:
         self.owner = owner
@@ -41,8 +42,10 @@ class Fences:
         self._holder = holder.encode()
 
     def arm(self, shards: Collection[int]) -> bytes:
-        """WATCH and a look, two commands; `read` understands the reply to the look. In this order: a fence that is raised after the
-        look must void the transaction."""
+        """Return two commands: WATCH, and an MGET whose reply `parse` understands.
+
+        In this order: a fence raised after the MGET must void the transaction.
+        """
         return self._arm_one[next(iter(shards))] if len(shards) == 1 else self._arm(shards)
 
     def _arm(self, shards: Collection[int]) -> bytes:
@@ -51,7 +54,7 @@ class Fences:
             [command_prefix("WATCH", len(shards)), *fences, command_prefix("MGET", 2 * len(shards)), *pairs]
         )
 
-    def read(self, shards: Collection[int], reply: Sequence[bytes | None]) -> dict[int, Fence]:
+    def parse(self, shards: Collection[int], reply: Sequence[bytes | None]) -> dict[int, Fence]:
         epochs, holders = reply[::2], reply[1::2]
         return {
             shard: Fence(int(epoch or 0), (holder or b"").decode())
@@ -59,7 +62,7 @@ class Fences:
         }
 
     def set(self, epochs: Mapping[int, int], holder: str | None = None) -> list[bytes]:
-        """The commands that raise fences to these epochs; `holder=""` releases them."""
+        """Return the commands that raise fences to these epochs; `holder=""` releases them."""
         by = self.holder if holder is None else holder
         return [
             pack(
@@ -69,11 +72,11 @@ class Fences:
         ]
 
     def expected(self, shards: Collection[int]) -> list[bytes]:
-        """The reply to the look while nobody else took these shards."""
+        """Return the reply to the MGET while no other process has taken these shards."""
         return [value for shard in shards for value in (b"%d" % self.held[shard], self._holder)]
 
-    def judge(self, found: Mapping[int, Fence]) -> list[int]:
-        """-> shards of ours whose fence is gone or older than ours. Fenced if a shard was taken over by another process."""
+    def check(self, found: Mapping[int, Fence]) -> list[int]:
+        """Return the held shards whose fence is missing or older. Fenced if another process took one over."""
         taken = {
             shard: fence
             for shard, fence in found.items()
@@ -83,7 +86,8 @@ class Fences:
         if taken:
             shard, fence = next(iter(taken.items()))
             raise Fenced(
-                f"{self.owner}: epoch {fence.epoch} writes now, this process had epoch {self.held[shard]}; what it still held is not merged",
+                f"{self.owner}: fenced by epoch {fence.epoch}, this process had epoch {self.held[shard]};"
+                " its pending entries are not merged",
                 taken,
             )
         return [shard for shard, fence in found.items() if fence != (self.held[shard], self.holder)]

@@ -1,8 +1,8 @@
-"""The head of a stream, advanced entry by entry: what `last` says of it after them. Pure.
+"""The head of a stream, advanced entry by entry: what `last` stores for it after them. Pure.
 
-One arithmetic for every writer: the gateway's sender, the recovery of its spill, the outputs of services, replay. What it keeps
-of holes and Gaps follows from the Gap messages alone, so that a head made again from stored entries equals the one that the
-live writer made.
+One arithmetic for every writer: the gateway's sender, the recovery of its spill, the outputs of services,
+replay. What it stores about holes and Gaps follows from the Gap messages alone, so that a head rebuilt from
+stored entries equals the one of the live writer.
 """
 
 from collections.abc import Sequence
@@ -15,11 +15,11 @@ from tickbus.protocol.names import StreamId
 from tickbus.writer.entry import Entry
 
 EMPTY_HEAD = Head("0-0", None, 0, NIL)
-"""Of a stream that has no entry yet."""
+"""The head of a stream without entries."""
 MAX_HOLES = 64
-"""Reported holes that a head remembers, the newest."""
+"""How many reported holes a head retains, the newest."""
 MAX_EPOCHS = 16
-"""Writers that a head remembers, the newest."""
+"""How many writers a head retains, the newest."""
 
 
 class GapCounts:
@@ -29,10 +29,10 @@ class GapCounts:
 
     def __init__(self, head: Head = EMPTY_HEAD) -> None:
         self.by_kind = dict(head.gaps)
-        """With repaired = false."""
+        """Those with repaired = false."""
         self.repaired = head.repaired
         self.missing = head.missing
-        """Ticks that these Gaps count as missing, less the repaired ones."""
+        """Ticks that these Gaps report missing, minus the repaired ones."""
 
     def add(self, gap: Gap) -> None:
         if gap.repaired:
@@ -47,16 +47,18 @@ class GapCounts:
 class HeadBuilder:
     """The head of one stream while its writer adds entries.
 
-    `add` takes them one by one. A writer with many per transaction sets `tick`, calls `add_gap`, and packs with the newest entry.
+    `add` accepts them one by one. A writer with many entries per transaction sets `tick`, calls `add_gap`,
+    and packs with the newest entry.
     """
 
     __slots__ = (
-        "_packed_epochs", "_packed_holes", "counts", "epochs", "holes", "ms", "seq", "tick", "ts_event", "ts_recv", "vendor_id",
+        "_packed_epochs", "_packed_holes", "counts", "epochs", "holes", "ms", "seq", "tick", "ts_event",
+        "ts_recv", "vendor_id",
     )  # fmt: skip
 
     def __init__(self, head: Head = EMPTY_HEAD) -> None:
         self.ms, self.seq = StreamId.parse(head.id)
-        """Of the newest entry."""
+        """ID of the newest entry."""
         self.vendor_id = -1 if head.vendor_id is None else head.vendor_id
         self.ts_recv = head.ts_recv
         self.tick = bytes(head.tick)
@@ -69,13 +71,13 @@ class HeadBuilder:
         self._packed_epochs = pack_epochs(self.epochs)
 
     def begin(self, epoch: int) -> None:
-        """`epoch` writes from here on, unless it does already."""
+        """Record `epoch` as the writer of the following entries, unless it is already."""
         if not self.epochs or self.epochs[-1][0] != epoch:
             self.epochs = [*self.epochs, (epoch, self.seq + 1)][-MAX_EPOCHS:]
             self._packed_epochs = pack_epochs(self.epochs)
 
     def add(self, entry: Entry, message: Message) -> None:
-        """The next entry, which holds `message`."""
+        """Add the next entry, with its decoded message."""
         self.advance(entry)
         if isinstance(message, Gap):
             self.add_gap(message)
@@ -90,18 +92,19 @@ class HeadBuilder:
         self._packed_holes = self._pack_holes()
 
     def advance(self, entry: Entry) -> None:
-        """`entry` is the newest one."""
+        """Make `entry` the newest one."""
         self.ms, self.seq, self.vendor_id, self.ts_recv = entry.ms, entry.seq, entry.vendor_id, entry.recv
 
     def pack(self) -> bytes:
-        """The head as `last` holds it."""
+        """Return the head packed, as `last` stores it."""
         vendor_id = self.vendor_id
         return pack_head(
-            f"{self.ms}-{self.seq}", None if vendor_id < 0 else vendor_id, self.ts_recv, self.tick, self.ts_event, self._packed_holes, self._packed_epochs,
+            f"{self.ms}-{self.seq}", None if vendor_id < 0 else vendor_id, self.ts_recv, self.tick,
+            self.ts_event, self._packed_holes, self._packed_epochs,
         )  # fmt: skip
 
     def build(self) -> Head:
-        """The same, not packed."""
+        """Return the head, not packed."""
         return Head(
             f"{self.ms}-{self.seq}",
             None if self.vendor_id < 0 else self.vendor_id,
@@ -120,19 +123,22 @@ class HeadBuilder:
 
 
 def newest_tick(head: Head, kind: str) -> Trade | Quote | None:
-    """Of a gateway's stream; None before the first. WireError if it is none."""
+    """Return the newest tick of a gateway's stream; None before the first. Errors as for `head_tick`."""
     tick = head_tick(head, kind)
     return tick if isinstance(tick, Trade | Quote) else None
 
 
 def stored_event(head: Head, kind: str) -> int:
-    """ts_event of the newest tick that is stored. What the head says may be of a later one, which died with its gateway."""
+    """Return ts_event of the newest stored tick.
+
+    The head's own value may come from a later tick, which was lost with its gateway.
+    """
     tick = newest_tick(head, kind)
     return head.ts_event if tick is None or tick.flags else tick.ts_event
 
 
 def holes_after(holes: Sequence[Hole], gap: Gap) -> Sequence[Hole]:
-    """The open holes after a Gap: one more, one less the repaired id, or none after a reset."""
+    """Return the open holes after a Gap: one more, one without the repaired id, or none after a reset."""
     if gap.kind is GapKind.RESET:
         return ()
     if gap.from_id is None or gap.to_id is None or not (gap.from_id.isdecimal() and gap.to_id.isdecimal()):
@@ -143,7 +149,7 @@ def holes_after(holes: Sequence[Hole], gap: Gap) -> Sequence[Hole]:
 
 
 def holes_without(holes: Sequence[Hole], vendor_id: int) -> Sequence[Hole]:
-    """A hole that holds the id becomes what is left of it on both sides."""
+    """Return the holes without this id: the hole that contains it is split in two, or shrinks."""
     for at, hole in enumerate(holes):
         if hole.first <= vendor_id <= hole.last:
             parts = [

@@ -1,4 +1,4 @@
-"""Who holds a lease or a fence."""
+"""Identifies the process that holds a lease or a fence."""
 
 import os
 import secrets
@@ -6,5 +6,5 @@ import socket
 
 
 def new_holder() -> str:
-    """Return a name for this process that no other ever has: `host:pid:token`."""
+    """Return a name for this process that is unique forever: `host:pid:token`."""
     return f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"

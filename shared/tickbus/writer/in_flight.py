@@ -1,6 +1,6 @@
-"""Parts of commits whose master is away: they go on by themselves while the other shards are worked.
+"""Parts of commits whose master is unavailable: they complete in the background while other shards continue.
 
-Of a shard one part is on its way; what is committed of it meanwhile gathers behind that one. If a part fails nothing follows it.
+Each shard has one part in flight; later ones are queued behind it. If a part fails, nothing follows it.
 """
 
 import asyncio
@@ -10,52 +10,53 @@ from typing import Any
 from tickbus.errors import Fenced
 from tickbus.writer.transaction import Transaction
 
-_MOST = 10_000
-"""Entries that gather behind a part; then the next commit waits."""
+_MAX_QUEUED = 10_000
+"""Entries queued behind a part; beyond that the next commit waits."""
 
 
 class InFlight:
+    """The parts of one publisher's commits that are not stored yet."""
+
     def __init__(self, commit: Callable[[int, Transaction], Awaitable[None]]) -> None:
-        """`commit` stores a part of a shard, however long that takes."""
+        """`commit` stores a part of a shard, however long it takes."""
         self._commit = commit
         self._parts: dict[int, asyncio.Task[None]] = {}
-        self._behind: dict[int, Transaction] = {}
+        self._queued: dict[int, Transaction] = {}
 
     @property
     def shards(self) -> Collection[int]:
-        """Those with something that is not stored, also if it never will be."""
+        """Shards with a part that is not stored, including those that failed."""
         return self._parts.keys()
 
     def __bool__(self) -> bool:
         return bool(self._parts)
 
     def begin(self, shard: int, part: Transaction) -> "asyncio.Task[None]":
-        """Store a part, or put it behind the one that is on its way; -> what to wait for before another one may come."""
+        """Store a part, or queue it behind the one in flight. Return the task to await before the next."""
         running = self._parts.get(shard)
         if running is None:
             running = self._parts[shard] = asyncio.ensure_future(self._store(shard, part))
-            running.add_done_callback(
-                lambda ended: ended.cancelled() or ended.exception()
-            )  # seen, also if nobody asks any more
-        elif (behind := self._behind.get(shard)) is None:
-            self._behind[shard] = part
+            # retrieved, even if nobody awaits it any more
+            running.add_done_callback(lambda ended: ended.cancelled() or ended.exception())
+        elif (queued := self._queued.get(shard)) is None:
+            self._queued[shard] = part
         else:
-            behind.add(part)
+            queued.add(part)
         return running
 
     def is_full(self, shard: int) -> bool:
-        return shard in self._behind and len(self._behind[shard].entries) > _MOST
+        return shard in self._queued and len(self._queued[shard].entries) > _MAX_QUEUED
 
     async def _store(self, shard: int, part: Transaction) -> None:
         while True:
             await self._commit(shard, part)
-            if shard not in self._behind:
+            if shard not in self._queued:
                 break
-            part = self._behind.pop(shard)
+            part = self._queued.pop(shard)
         del self._parts[shard]
 
     def check(self) -> None:
-        """Raise what went wrong; of the shards in a Fenced nothing is on its way any more."""
+        """Raise the error of a failed part. The shards of a Fenced have nothing in flight any more."""
         failed = {shard: part for shard, part in self._parts.items() if part.done()}
         for shard in failed:
             self.forget(shard)
@@ -63,15 +64,15 @@ class InFlight:
 
     def forget(self, shard: int) -> None:
         self._parts.pop(shard, None)
-        self._behind.pop(shard, None)
+        self._queued.pop(shard, None)
 
-    async def finish(self, seconds: float) -> None:
-        """Wait for all, so long at most."""
+    async def finish(self, timeout: float) -> None:
+        """Wait for all parts, at most `timeout` seconds."""
         if parts := list(self._parts.values()):
-            await asyncio.wait(parts, timeout=seconds)
+            await asyncio.wait(parts, timeout=timeout)
 
     def cancel(self, shards: Collection[int]) -> "list[asyncio.Task[None]]":
-        """Whoever works these shards next begins with what is stored; -> what is still to be awaited."""
+        """Cancel and return the parts of these shards: their next owner resumes from what is stored."""
         parts = [self._parts[shard] for shard in shards if shard in self._parts]
         for shard in shards:
             self.forget(shard)
@@ -81,7 +82,7 @@ class InFlight:
 
 
 def raise_failed(parts: "Iterable[asyncio.Task[Any]]") -> None:
-    """What went wrong with parts that have ended; Fenced, with the shards of all, only if nothing else did."""
+    """Raise the error of finished parts: Fenced, with the shards of all, only if there is no other error."""
     errors = [error for part in parts if not part.cancelled() and (error := part.exception()) is not None]
     if other := next((error for error in errors if not (isinstance(error, Fenced) and error.shards)), None):
         raise other

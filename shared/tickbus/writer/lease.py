@@ -1,10 +1,12 @@
-"""A lease: at most one process at a time is the one that should write for an owner (a feed or a service).
+"""A lease: at most one process at a time should write for an owner (a feed or a service).
 
-It only says who should; the fences say who may (tickbus.writer.fences). So an expired lease takes nothing away from its holder
-until somebody else takes over, and a holder that was cut off from Redis goes on if nobody did.
+It decides who should write; the fences decide who may (tickbus.writer.fences). So an expired lease costs
+its holder nothing until another process takes over, and a holder that was cut off from Redis continues if
+none did.
 
-A lease that is gone proves nothing by itself: a failover of Redis may have lost it. So a standby takes it only after it has
-watched for a whole TTL, on one connection, that nobody renews it; at once where the holder said that it ended.
+A missing lease proves nothing by itself: a failover of Redis may have lost it. So a standby takes it only
+after it has observed for a whole TTL, on one connection, that it is not renewed; or at once if the holder
+released it.
 """
 
 import asyncio
@@ -20,10 +22,12 @@ from tickbus.writer.holder import new_holder
 
 log = logging.getLogger("tickbus.lease")
 
-_WILL_NOT_PASS = ("NOPERM", "WRONGTYPE")
+_PERMANENT = ("NOPERM", "WRONGTYPE")
 
 
 class Lease:
+    """The lease of one owner, as seen by one process."""
+
     def __init__(
         self,
         connect: Callable[[], Awaitable[Link]],
@@ -38,66 +42,67 @@ class Lease:
         self._ttl = ttl
         self._link: Link | None = None
         self._watching_since = 0.0
-        self._looked_at = 0.0
+        self._checked_at = 0.0
         self._renewed_at = 0.0
-        """When the holder renewed it last, as far as could be seen."""
+        """When the holder last renewed it, as far as observed."""
         self._fences_seen_at = float("-inf")
         self.holder = holder or new_holder()
 
     async def acquire(self, released: Callable[[], Awaitable[bool]] | None = None) -> bool:
-        """Wait until nobody holds it, then hold it. A holder that is alive is waited for, for ever: that is a standby.
+        """Wait until no process holds it, then take it. A standby waits forever for a holder that is alive.
 
-        `released`: whether the last holder said that it ended, or there never was one; without it a free lease is taken at once.
-        -> whether it was taken from a holder that did not say so: it died, or stands still.
+        `released`: whether the last holder released it, or there never was one; without this a free lease
+        is taken at once. Return whether it was taken from a holder that did not release it: that process
+        died or stalled.
         """
-        said = ""
+        logged = ""
         while True:
             try:
                 link = await self._linked()
                 held, left = await link.ask_all([("GET", self._key), ("PTTL", self._key)])
-                self._look(held, left)
+                self._observe(held, left)
                 if held is None:
-                    ended = released is None or await released()
-                    if (ended or self._watched_a_ttl) and await self._take(link) is None:
-                        return not ended
-                elif released is not None and self._looked_at - self._fences_seen_at > self._ttl / SECOND:
-                    self._fences_seen_at = self._looked_at
-                    await (
-                        released()
-                    )  # not for the answer: what stands in the fences must be known, should they be lost
-                waits_for = (
-                    "the lease was not given back; waiting whether it is renewed"
+                    is_released = released is None or await released()
+                    if (is_released or self._watched_full_ttl) and await self._take(link) is None:
+                        return not is_released
+                elif released is not None and self._checked_at - self._fences_seen_at > self._ttl / SECOND:
+                    self._fences_seen_at = self._checked_at
+                    # not for its result: the fences must be known in case Redis loses them
+                    await released()
+                status = (
+                    "lease is missing but was not released; waiting to see whether it is renewed"
                     if held is None
                     else f"{held.decode()} holds the lease; standing by"
                 )
             except (RedisError, ReplyError) as error:
-                waits_for = str(error)
+                status = str(error)
                 self.close()
-                if isinstance(error, RedisMisconfigured) and any(
-                    sign in waits_for for sign in _WILL_NOT_PASS
-                ):
+                if isinstance(error, RedisMisconfigured) and any(sign in status for sign in _PERMANENT):
                     raise
-            if waits_for != said:
-                log.info("%s: %s", self._owner, waits_for)
-                said = waits_for
+            if status != logged:
+                log.info("%s: %s", self._owner, status)
+                logged = status
             await asyncio.sleep(self._ttl / SECOND / 6)
 
-    def _look(self, held: bytes | None, left: int) -> None:
-        """`left`: ms until it ends. A process that stood still has not watched."""
+    def _observe(self, held: bytes | None, left: int) -> None:
+        """Record one check. `left`: ms until it expires. A process that stalled has not watched meanwhile."""
         now = time.monotonic()
         if held is not None:
             self._renewed_at = now - max(0, self._ttl // MILLISECOND - left) / 1000 if left >= 0 else now
-        if now - self._looked_at > self._ttl / SECOND / 2:
+        if now - self._checked_at > self._ttl / SECOND / 2:
             self._watching_since = now
-        self._looked_at = now
+        self._checked_at = now
 
     @property
-    def _watched_a_ttl(self) -> bool:
-        """Whether nobody renewed it for so long. One that is gone before its time was flushed: its holder may be well."""
-        return self._looked_at - max(self._watching_since, self._renewed_at) >= self._ttl / SECOND
+    def _watched_full_ttl(self) -> bool:
+        """Whether it was not renewed for a whole TTL.
+
+        If it vanished before its TTL, it was flushed: its holder may be alive.
+        """
+        return self._checked_at - max(self._watching_since, self._renewed_at) >= self._ttl / SECOND
 
     async def keep(self) -> None:
-        """Renew it, for ever. Fenced if another process holds it."""
+        """Renew it forever. Fenced if another process holds it."""
         while True:
             await asyncio.sleep(self._ttl / SECOND / 3)
             try:
@@ -106,7 +111,7 @@ class Lease:
                 if held == self.holder.encode():
                     await link.ask("PEXPIRE", self._key, self._ttl // MILLISECOND)
                 else:
-                    # expired while we were away: ours again unless somebody took it
+                    # expired while Redis was unavailable: taken again unless another process has it
                     held = await self._take(link)
                     if held is not None:
                         raise Fenced(
@@ -123,7 +128,7 @@ class Lease:
                 await link.ask("DEL", self._key)
         except (RedisError, ReplyError) as error:
             log.info(
-                "%s: lease not released, it ends by itself in %s: %s",
+                "%s: lease not released, it expires in %s: %s",
                 self._owner,
                 format_duration(self._ttl),
                 error,
@@ -135,14 +140,14 @@ class Lease:
             self._link.close()
 
     async def _take(self, link: Link) -> bytes | None:
-        """-> None if it is ours now, else who holds it."""
+        """Take it. Return None on success, else its holder."""
         if await link.ask("SET", self._key, self.holder, "NX", "PX", self._ttl // MILLISECOND):
             return None
         held: bytes | None = await link.ask("GET", self._key)
-        return b"somebody" if held is None else (None if held == self.holder.encode() else held)
+        return b"another process" if held is None else (None if held == self.holder.encode() else held)
 
     async def _linked(self) -> Link:
         if self._link is None or self._link.closed:
             self._link = await self._connect()
-            self._looked_at = 0.0  # an interrupted watch begins again
+            self._checked_at = 0.0  # an interrupted watch starts over
         return self._link

@@ -1,7 +1,8 @@
-"""Writing to the bus for one owner, a feed or a service: whole transactions, once, by one process.
+"""Writes to the bus for one owner, a feed or a service: whole transactions, exactly once, by one process.
 
-On one server everything goes over one lane (tickbus.writer.lane). On a cluster a transaction can hold one shard only, so each shard
-has a lane of its own: a shard whose node is away is held, the others go on.
+On one server everything goes over one lane (tickbus.writer.lane). On a cluster a transaction can include
+only one shard, so each shard has its own lane: a shard whose node is unavailable is buffered, the others
+continue.
 """
 
 import asyncio
@@ -15,15 +16,18 @@ from tickbus.writer.fences import Fence, Fences
 from tickbus.writer.holder import new_holder
 from tickbus.writer.in_flight import InFlight, raise_failed
 from tickbus.writer.lane import Choose, Lane, Outage
-from tickbus.writer.replay_buffer import DEFAULT_WINDOW, ReplayRing, Window
+from tickbus.writer.replay_buffer import DEFAULT_WINDOW, ReplayBuffer, Window
 from tickbus.writer.transaction import Field, Transaction
 
 
 class Publisher:
+    """The writer of one owner: its fences and its lanes."""
+
     def __init__(
-        self, redis: Redis, keys: Keys, owner: str, clock: BusClock, *, home: int | None = None, window: Window = DEFAULT_WINDOW, holder: str | None = None,
+        self, redis: Redis, keys: Keys, owner: str, clock: BusClock, *, home: int | None = None,
+        window: Window = DEFAULT_WINDOW, holder: str | None = None,
     ) -> None:  # fmt: skip
-        """`home`: for an owner that always holds all shards, one that it writes to: docs/decisions/0003-fences.md."""
+        """`home`: a shard that it writes to, if it always owns all shards: docs/decisions/0003-fences.md."""
         self.fences = Fences(keys, owner, holder or new_holder())
         outage = Outage(owner)
         groups: list[Collection[int]] = (
@@ -31,28 +35,29 @@ class Publisher:
         )
         self.lanes = [
             Lane(
-                partial(redis.link, keys.bell(next(iter(shards)))), keys, self.fences, clock, ReplayRing(_share(window, len(groups))), shards, outage,
+                partial(redis.link, keys.bell(next(iter(shards)))), keys, self.fences, clock,
+                ReplayBuffer(_share(window, len(groups))), shards, outage,
                 next(iter(shards)) if redis.sharded else home,
             )
             for shards in groups
         ]  # fmt: skip
         self.in_flight = InFlight(lambda shard, part: self._by_shard[shard].commit(part))
-        """What of commits is still on its way, on a cluster."""
-        self._seen = 0
-        """Highest epoch that was found in a fence."""
+        """Parts of commits that are still in flight, on a cluster."""
+        self._highest_epoch = 0
+        """The highest epoch ever seen in a fence."""
         self._by_shard = {
             shard: lane for lane, shards in zip(self.lanes, groups, strict=True) for shard in shards
         }
 
     @property
     def epoch(self) -> int:
-        """The newest under which this process writes; 0: it holds nothing."""
+        """The newest epoch under which this process writes; 0 if it owns nothing."""
         return max(self.fences.held.values(), default=0)
 
     @property
     def up(self) -> bool:
-        """Whether every lane that was used has a connection."""
-        return all(lane.up for lane in self.lanes if lane.held)
+        """Whether every lane with owned shards has a connection."""
+        return all(lane.up for lane in self.lanes if lane.owned)
 
     @property
     def retries(self) -> int:
@@ -68,44 +73,47 @@ class Publisher:
 
     @property
     def histories_lost(self) -> int:
-        """How often Redis was found without what it held: the owner then says again what stands in no stream (tickbus:meta)."""
+        """How often Redis lost its data: the owner then rewrites what is in no stream (tickbus:meta)."""
         return sum(lane.histories_lost for lane in self.lanes)
 
     def lane(self, shard: int) -> Lane:
         return self._by_shard[shard]
 
     async def take_over(self) -> dict[int, Fence]:
-        """Raise all fences to a new epoch, the same everywhere; -> the fences as they stood before."""
+        """Raise all fences to the same new epoch. Return the previous fences."""
         before: dict[int, Fence] = {}
 
         def higher(found: Mapping[int, Fence]) -> dict[int, int]:
             before.update(found)
-            return dict.fromkeys(found, 1 + max(self._seen, *(fence.epoch for fence in found.values())))
+            highest = max(self._highest_epoch, *(fence.epoch for fence in found.values()))
+            return dict.fromkeys(found, 1 + highest)
 
-        await self.look()
-        await self._all(higher)
+        await self.read_fences()
+        await self._claim_all(higher)
         return before
 
-    async def look(self) -> dict[int, Fence]:
-        """The fences of all shards as they stand; an epoch that was seen once is never given out again."""
+    async def read_fences(self) -> dict[int, Fence]:
+        """Return the stored fences of all shards. An epoch seen once is never assigned again."""
         found: dict[int, Fence] = {}
 
-        def note(stands: Mapping[int, Fence]) -> dict[int, int]:
-            found.update(stands)
+        def note(stored: Mapping[int, Fence]) -> dict[int, int]:
+            found.update(stored)
             return {}
 
-        await self._all(note)
-        self._seen = max(self._seen, *(fence.epoch for fence in found.values()))
+        await self._claim_all(note)
+        self._highest_epoch = max(self._highest_epoch, *(fence.epoch for fence in found.values()))
         return found
 
     async def released(self) -> bool:
-        """Whether nobody writes for this owner: whoever did said that it ended. Fences that are gone, or older than before, do not say so."""
-        fences = (await self.look()).values()
-        return (
-            not any(fence.holder for fence in fences) and max(fence.epoch for fence in fences) == self._seen
-        )
+        """Return whether the last writer of this owner released its fences.
 
-    async def _all(self, choose: Choose) -> None:
+        Fences that are missing, or older than before, do not prove that.
+        """
+        fences = (await self.read_fences()).values()
+        highest = max(fence.epoch for fence in fences)
+        return not any(fence.holder for fence in fences) and highest == self._highest_epoch
+
+    async def _claim_all(self, choose: Choose) -> None:
         await asyncio.gather(
             *(lane.claim(shards, choose) for lane, shards in self._groups(self._by_shard).items())
         )
@@ -117,10 +125,11 @@ class Publisher:
         first: Sequence[Field] = (),
         timeout: float | None = None,
     ) -> dict[int, Fence]:
-        """Take over those of `shards` that `choose` chooses when it sees their fences; -> these, with their fences before.
+        """Take over those of `shards` that `choose` returns. Return these with their previous fences.
 
-        `first`: what is set together with the fence of a shard that nobody ever had. `timeout`: seconds after which shards of a cluster
-        whose master does not answer are let be; their fences may stand in our name."""
+        `first`: fields to set together with the fence of a shard that never had an owner. `timeout`: seconds
+        after which cluster shards whose master does not respond are skipped; their fences may be ours anyway.
+        """
         claims = [
             asyncio.ensure_future(lane.claim(group, choose, first))
             for lane, group in self._groups(shards).items()
@@ -138,27 +147,31 @@ class Publisher:
         }
 
     def inherit(self, written: Transaction) -> None:
-        """What our predecessor stored lately: should Redis lose it, we send it again."""
+        """Retain what the previous owner stored recently: it is resent if Redis loses it."""
         for shard, part in _split(written).items():
-            self._by_shard[shard].ring.inherit(part, monotonic_ns())
+            self._by_shard[shard].replay.inherit(part, monotonic_ns())
 
     async def release(self, shards: Collection[int] | None = None) -> None:
-        """Give shards back, or all that are held: who wants them next need not wait. Best effort. What of them is not stored never will be."""
-        given = list(self.fences.held) if shards is None else shards
-        await asyncio.gather(*self.in_flight.cancel(given), return_exceptions=True)
-        await asyncio.gather(*(lane.release(group) for lane, group in self._groups(given).items()))
+        """Release shards, or all owned ones, so that their next owner need not wait. Best effort.
+
+        Whatever of them is not stored yet never will be.
+        """
+        leaving = list(self.fences.held) if shards is None else shards
+        await asyncio.gather(*self.in_flight.cancel(leaving), return_exceptions=True)
+        await asyncio.gather(*(lane.release(group) for lane, group in self._groups(leaving).items()))
 
     def drop(self, shards: Collection[int]) -> None:
-        """Shards that somebody else took over."""
+        """Forget shards that another process took over."""
         self.in_flight.cancel(shards)
         for lane, group in self._groups(shards).items():
             lane.drop(group)
 
     async def commit(self, transaction: Transaction, timeout: float | None = None) -> None:
-        """Store it; returns when it is stored, however long Redis is away. On a cluster it is one transaction per shard.
+        """Store it, however long Redis is unavailable. On a cluster it is one transaction per shard.
 
-        `timeout`: seconds after which the shards of a cluster that have not stored their part yet hold up the others no longer: `in_flight`.
-        Fenced if another process took over one of its shards; `shards` of the error says which. Of these nothing is stored.
+        `timeout`: seconds after which cluster shards that have not stored their part no longer delay the
+        others: see `in_flight`. Fenced if another process took over shards of it, named in `Fenced.shards`:
+        nothing of these is stored.
         """
         if len(self.lanes) == 1:
             await self.lanes[0].commit(transaction)
@@ -187,7 +200,7 @@ class Publisher:
 
 
 def _share(window: Window, lanes: int) -> Window:
-    """Of the memory for replays that one lane may take."""
+    """Return the share of the replay memory that one lane may use."""
     return (
         window
         if lanes == 1
@@ -196,7 +209,7 @@ def _share(window: Window, lanes: int) -> Window:
 
 
 def _split(transaction: Transaction) -> dict[int, Transaction]:
-    """Its part of each shard."""
+    """Split a transaction into one part per shard."""
     parts: dict[int, Transaction] = {}
 
     def part(shard: int) -> Transaction:

@@ -1,8 +1,8 @@
-"""What Redis has acknowledged lately, to be sent again should it lose it. Pure.
+"""What Redis has acknowledged recently, to be resent if Redis loses it. Pure.
 
-A failover drops acknowledged entries without an error, and a killed server the last second of its file: always a tail of what
-was written. So the newest entries are kept until they are old enough, with the newest head of each stream and the newest value
-of each hash field, which may be lost with them.
+A failover drops acknowledged entries without an error, and a killed server the last second of its file:
+always the tail of what was written. So the newest entries are retained until they are old enough, with the
+newest head of each stream and the newest value of each hash field, which may be lost with them.
 """
 
 from collections import deque
@@ -17,13 +17,13 @@ from tickbus.writer.entry import Entry, StreamWriter
 from tickbus.writer.transaction import Field, Transaction
 
 OVERHEAD = 250
-"""Bytes that an entry takes besides its payload, about."""
-_PIECE = 100
-"""Inherited entries that are kept or forgotten together."""
+"""Approximate bytes per entry besides its payload."""
+_CHUNK = 100
+"""Inherited entries that are retained or dropped together."""
 
 
 class Window(NamedTuple):
-    """How much is kept: at most this old and this big."""
+    """How much is retained: the maximum age and size."""
 
     age: Duration = Duration(30 * SECOND)
     bytes: Size = Size(64 << 20)
@@ -32,7 +32,9 @@ class Window(NamedTuple):
 DEFAULT_WINDOW = Window()
 
 
-class ReplayRing:
+class ReplayBuffer:
+    """The recently acknowledged entries of one lane, with its heads and fields."""
+
     def __init__(self, window: Window) -> None:
         self.heads: dict[StreamWriter, bytes] = {}
         """The newest acknowledged head of every stream, packed, however old."""
@@ -46,56 +48,57 @@ class ReplayRing:
     def __len__(self) -> int:
         return sum(len(entries) for _, _, entries in self._batches)
 
-    def keep(self, transaction: Transaction, size: int, now: int) -> None:
-        """It is acknowledged. `size`: of its commands; `now`: monotonic ns."""
+    def add(self, transaction: Transaction, size: int, now: int) -> None:
+        """Add an acknowledged transaction. `size`: bytes of its commands; `now`: monotonic ns."""
         self.heads.update(transaction.heads)
         for field in transaction.fields:
             self._fields[field.key, field.name] = field
-        batches, (age, most) = self._batches, self._window
+        batches, (max_age, max_bytes) = self._batches, self._window
         if transaction.entries:
             size += OVERHEAD * len(transaction.entries)
             batches.append((now, size, transaction.entries))
             self.bytes += size
-        while batches and (batches[0][0] < now - age or self.bytes > most):
+        while batches and (batches[0][0] < now - max_age or self.bytes > max_bytes):
             self.bytes -= batches.popleft()[1]
 
     def inherit(self, written: Transaction, now: int) -> None:
-        """Another process had it acknowledged. What there is no room for is its oldest: in front of what we keep of our own."""
+        """Add what another process stored, before our own entries; its oldest are dropped if out of room."""
         self.heads.update(written.heads)
         for field in written.fields:
             self._fields[field.key, field.name] = field
         entries = sorted(written.entries, key=attrgetter("id"))
-        for first in reversed(range(0, len(entries), _PIECE)):
-            piece = entries[first : first + _PIECE]
-            size = sum(len(entry.payload) + OVERHEAD for entry in piece)
+        for first in reversed(range(0, len(entries), _CHUNK)):
+            chunk = entries[first : first + _CHUNK]
+            size = sum(len(entry.payload) + OVERHEAD for entry in chunk)
             if self.bytes + size > self._window.bytes:
                 break
-            self._batches.appendleft((now, size, piece))
+            self._batches.appendleft((now, size, chunk))
             self.bytes += size
 
     @property
     def entries(self) -> list[Entry]:
-        """In the order in which they were written."""
+        """All entries, in the order in which they were written."""
         return list(chain.from_iterable(entries for _, _, entries in self._batches))
 
     def after(self, ends: Mapping[StreamWriter, StreamId]) -> list[Entry]:
-        """The entries that lie behind the ends of their streams."""
+        """Return the entries after the ends of their streams."""
         return [entry for entry in self.entries if entry.id > ends[entry.stream]]
 
-    def whole(
-        self, entries: Sequence[Entry], bus_ms: int, newer: Collection[StreamWriter] = ()
+    def recovery(
+        self, entries: Sequence[Entry], bus_ms: int, rewritten: Collection[StreamWriter] = ()
     ) -> Transaction:
-        """The transaction that makes good a loss: these entries, and all heads and fields as they were acknowledged last.
+        """Return the transaction that recovers a loss: these entries, and all acknowledged heads and fields.
 
-        `newer`: streams whose head in Redis is newer than ours: they have another writer by now."""
+        `rewritten`: streams whose head in Redis is newer than ours: they have another writer by now.
+        """
         transaction = Transaction(bus_ms)
         transaction.entries = entries
-        transaction.heads = {stream: head for stream, head in self.heads.items() if stream not in newer}
+        transaction.heads = {stream: head for stream, head in self.heads.items() if stream not in rewritten}
         transaction.fields = list(self._fields.values())
         return transaction
 
     def forget(self, shards: Collection[int]) -> None:
-        """These are another writer's now."""
+        """Drop everything of these shards: they have another writer now."""
         self._batches = deque(
             (at, size, kept)
             for at, size, entries in self._batches

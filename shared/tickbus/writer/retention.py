@@ -1,6 +1,6 @@
-"""The retention sweep: entries leave the streams by age, by number, and by a byte budget for all streams together.
+"""The retention sweep: removes entries by age, by number, and by a byte budget for all streams together.
 
-A sweep of its own, outside the transactions: at maxmemory Redis refuses XADD, but takes XTRIM.
+It runs outside the transactions: at maxmemory Redis rejects XADD, but accepts XTRIM.
 """
 
 import asyncio
@@ -17,17 +17,17 @@ from tickbus.writer.retention_policy import Retention
 
 log = logging.getLogger("tickbus.retention")
 
-_PIECE = 200
-"""Streams per round trip: a sweep must not hold up Redis."""
+_CHUNK = 200
+"""Streams per round trip: a sweep must not block Redis."""
 
 
 @dataclass
-class Swept:
-    """What one sweep did, or all of them so far."""
+class SweepResult:
+    """The result of one sweep, or the total so far."""
 
     removed: int = 0
     bytes: int = 0
-    """Memory of the streams, about, after the newest sweep."""
+    """Approximate memory of the streams after the newest sweep."""
 
 
 class Sweeper:
@@ -41,20 +41,20 @@ class Sweeper:
         connect: Callable[[], Awaitable[Connection]],
         streams: Callable[[], Sequence[bytes]],
     ) -> None:
-        self.total = Swept()
+        self.total = SweepResult()
         self._policy = policy
         self._owner = owner
         self._keys = keys
         self._connect = connect
         self._streams = streams
 
-    async def declare(self) -> None:
-        """Tell others how long the entries stay: the headroom of a reader is measured by it."""
+    async def announce(self) -> None:
+        """Announce how long entries are retained: the headroom of a reader is computed from it."""
         link = await self._connect()
-        await self._declare(link)
+        await self._announce(link)
         link.close()
 
-    async def _declare(self, link: Connection) -> None:
+    async def _announce(self, link: Connection) -> None:
         await link.ask(
             "HSET",
             self._keys.meta,
@@ -63,82 +63,85 @@ class Sweeper:
         )
 
     async def run(self) -> None:
-        """For ever. Redis away is no error: the next sweep does it."""
+        """Sweep forever. Redis being unavailable is not an error: the next sweep catches up."""
         link: Connection | None = None
         while True:
             await asyncio.sleep(self._policy.interval / SECOND)
             try:
                 if link is None or link.closed:
                     link = await self._connect()
-                await self._declare(link)  # again: Redis may have been flushed since
-                swept = await sweep(link, self._streams(), self._policy)
-                self.total.removed += swept.removed
-                self.total.bytes = swept.bytes
+                await self._announce(link)  # again: Redis may have been flushed since
+                result = await sweep(link, self._streams(), self._policy)
+                self.total.removed += result.removed
+                self.total.bytes = result.bytes
             except (RedisError, ReplyError) as error:
                 log.debug("retention sweep: %s", error)
 
 
-async def sweep(link: Connection, keys: Sequence[bytes], policy: Retention) -> Swept:
-    """Trim every stream of `keys`, quiet ones too, by the server's own time. By number whole nodes only: a little more may stay."""
+async def sweep(link: Connection, keys: Sequence[bytes], policy: Retention) -> SweepResult:
+    """Trim all streams of `keys`, quiet ones too, by the server's own time.
+
+    By number only whole nodes are trimmed: slightly more entries may stay.
+    """
     now_ms = milliseconds(await link.ask("TIME"))
     age_ms = policy.age // MILLISECOND
-    swept = Swept()
-    for start in range(0, len(keys), _PIECE):
-        piece = keys[start : start + _PIECE]
-        # exact by age: else up to 100 entries of a quiet stream stay for ever
-        removed = await link.ask_all([("XTRIM", key, "MINID", max(0, now_ms - age_ms)) for key in piece])
-        # without LIMIT 0 it ends after 10,000 entries, and a busy stream grows by more than that between two sweeps
+    result = SweepResult()
+    for start in range(0, len(keys), _CHUNK):
+        chunk = keys[start : start + _CHUNK]
+        # exact by age: otherwise up to 100 entries of a quiet stream stay forever
+        removed = await link.ask_all([("XTRIM", key, "MINID", max(0, now_ms - age_ms)) for key in chunk])
+        # without LIMIT 0 it stops after 10,000 entries, and a busy stream grows faster than that per sweep
         removed += await link.ask_all(
-            [("XTRIM", key, "MAXLEN", "~", policy.entries, "LIMIT", 0) for key in piece]
+            [("XTRIM", key, "MAXLEN", "~", policy.entries, "LIMIT", 0) for key in chunk]
         )
-        swept.removed += sum(removed)
-    swept.bytes = await _memory(link, keys)
+        result.removed += sum(removed)
+    result.bytes = await _memory(link, keys)
     if policy.bytes:
-        await _shrink(link, keys, policy, now_ms, swept)
-    return swept
+        await _shrink(link, keys, policy, now_ms, result)
+    return result
 
 
 async def _shrink(
-    link: Connection, keys: Sequence[bytes], policy: Retention, now_ms: int, swept: Swept
+    link: Connection, keys: Sequence[bytes], policy: Retention, now_ms: int, result: SweepResult
 ) -> None:
-    """While the streams take more than the budget, remove their older half-lives: the oldest time goes first, from all alike."""
+    """While the streams exceed the budget, remove the oldest part of their time span, from all alike."""
     for _ in range(20):
-        if swept.bytes <= policy.bytes:
+        if result.bytes <= policy.bytes:
             return
         oldest = await _oldest_ms(link, keys)
         if oldest is None:
             return
-        # drop the share of the time span that is over the budget, a little more so that this ends
-        over = 1 - policy.bytes / swept.bytes
+        # drop the share of the time span that is over budget, and slightly more so that this terminates
+        over = 1 - policy.bytes / result.bytes
         cut = oldest + int((now_ms - oldest) * min(1.0, over + 0.05)) + 1
         log.info(
-            "streams take %d bytes, %d are allowed: removing what is older than %d ms",
-            swept.bytes,
+            "streams use %d bytes, budget is %d: removing entries older than %d ms",
+            result.bytes,
             policy.bytes,
             now_ms - cut,
         )
-        for start in range(0, len(keys), _PIECE):
-            swept.removed += sum(
-                await link.ask_all([("XTRIM", key, "MINID", cut) for key in keys[start : start + _PIECE]])
+        for start in range(0, len(keys), _CHUNK):
+            result.removed += sum(
+                await link.ask_all([("XTRIM", key, "MINID", cut) for key in keys[start : start + _CHUNK]])
             )
-        swept.bytes = await _memory(link, keys)
+        result.bytes = await _memory(link, keys)
 
 
 async def _memory(link: Connection, keys: Sequence[bytes]) -> int:
     total = 0
-    for start in range(0, len(keys), _PIECE):
+    for start in range(0, len(keys), _CHUNK):
         total += sum(
             size or 0
-            for size in await link.ask_all([("MEMORY", "USAGE", key) for key in keys[start : start + _PIECE]])
+            for size in await link.ask_all([("MEMORY", "USAGE", key) for key in keys[start : start + _CHUNK]])
         )
     return total
 
 
 async def _oldest_ms(link: Connection, keys: Sequence[bytes]) -> int | None:
     oldest = None
-    for start in range(0, len(keys), _PIECE):
+    for start in range(0, len(keys), _CHUNK):
         for rows in await link.ask_all(
-            [("XRANGE", key, "-", "+", "COUNT", 1) for key in keys[start : start + _PIECE]]
+            [("XRANGE", key, "-", "+", "COUNT", 1) for key in keys[start : start + _CHUNK]]
         ):
             if rows:
                 ms = int(rows[0][0].partition(b"-")[0])

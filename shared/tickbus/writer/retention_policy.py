@@ -1,4 +1,4 @@
-"""How long entries stay on the bus. Pure."""
+"""How long entries are retained on the bus. Pure."""
 
 from dataclasses import dataclass
 
@@ -7,12 +7,12 @@ from tickbus.units import SECOND, Duration, Size
 
 @dataclass(frozen=True)
 class Retention:
-    """How long a writer keeps the entries of its streams."""
+    """How long a writer retains the entries of its streams."""
 
     age: Duration
     entries: int
     """Per stream."""
     bytes: Size = Size(0)
-    """For all streams together; 0 = no bound."""
+    """For all streams together; 0 = unlimited."""
     interval: Duration = Duration(30 * SECOND)
-    """How often they are swept."""
+    """Time between two sweeps."""

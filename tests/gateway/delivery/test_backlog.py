@@ -22,7 +22,7 @@ def entry(seq: int, size: int = 10) -> Entry:
         max_size=60,
     )
 )
-def test_what_goes_in_comes_out_in_order_and_the_bytes_return_to_zero(steps: list[tuple[str, int]]) -> None:
+def test_entries_come_out_in_order_and_bytes_return_to_zero(steps: list[tuple[str, int]]) -> None:
     backlog, put, taken = Backlog(1 << 30), 0, []
     for step, number in steps:
         if step == "put":
@@ -31,10 +31,10 @@ def test_what_goes_in_comes_out_in_order_and_the_bytes_return_to_zero(steps: lis
             backlog.settle()
             assert backlog.bytes > number
         else:
-            held = backlog.bytes
+            buffered = backlog.bytes
             batch = backlog.take(number)
             taken += [one.seq for one in batch]
-            assert len(batch) <= number and backlog.bytes == held  # held until it is acknowledged
+            assert len(batch) <= number and backlog.bytes == buffered  # until it is acknowledged
             assert backlog.oldest_waiting_ms == (
                 1_800_000_000_000 + len(taken) + 1 if len(taken) < put else None
             )
@@ -44,19 +44,19 @@ def test_what_goes_in_comes_out_in_order_and_the_bytes_return_to_zero(steps: lis
     assert taken == list(range(1, len(taken) + 1))
 
 
-def test_news_is_set_until_everything_is_taken() -> None:
+def test_wakeup_is_set_until_everything_is_taken() -> None:
     backlog = Backlog(1 << 20)
     for seq in (1, 2, 3):
         backlog.put(entry(seq))
     backlog.settle()
     for waiting in (True, False):
-        assert backlog.news.is_set()
+        assert backlog.wakeup.is_set()
         backlog.take(2)
         backlog.release()
-        assert backlog.news.is_set() is waiting
+        assert backlog.wakeup.is_set() is waiting
 
 
-def test_full() -> None:
+def test_backlog_is_full_until_release() -> None:
     backlog = Backlog(1000)
     for seq in range(1, 10):
         backlog.put(entry(seq))
@@ -68,7 +68,7 @@ def test_full() -> None:
     assert not backlog.full
 
 
-def test_a_late_tick_and_its_gap_are_never_parted() -> None:
+def test_late_tick_and_its_gap_are_never_separated() -> None:
     keys, backlog = Keys(), Backlog(1 << 20)
     one, other = (StreamWriter(keys, Stream("trade", "x", symbol)) for symbol in ("A", "B"))
     for seq, (stream, field) in enumerate(
@@ -76,9 +76,9 @@ def test_a_late_tick_and_its_gap_are_never_parted() -> None:
     ):
         backlog.put(Entry(stream, 1, seq, field, b""))
     taken = []
-    for most in (1, 1, 1, 1, 1):
-        seen = backlog.oldest(most)
-        batch = backlog.take(most)
+    for limit in (1, 1, 1, 1, 1):
+        seen = backlog.oldest(limit)
+        batch = backlog.take(limit)
         assert batch == seen
         taken.append([entry.seq for entry in batch])
         backlog.release()

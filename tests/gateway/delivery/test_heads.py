@@ -1,4 +1,4 @@
-"""Heads that the recovery of a spill folds from stored entries, against those that the live sender made of them."""
+"""Heads that spill recovery folds from stored entries, against those built by the live sender."""
 
 from dataclasses import dataclass, field
 
@@ -13,17 +13,17 @@ from tickbus.writer.heads import HeadBuilder, stored_event
 
 @dataclass
 class Point:
-    """What Redis holds after a transaction, or after a start."""
+    """What Redis contains after a transaction, or after a start."""
 
     epoch: int
     stored: int
     heads: dict[str, Head]
     waiting: set[str]
-    """Streams of which entries are held behind it."""
+    """Streams with entries still waiting behind it."""
 
 
 @dataclass
-class Witness(Bench):
+class RecordingBench(Bench):
     points: list[Point] = field(default_factory=list)
 
     def start(self) -> int:
@@ -34,8 +34,8 @@ class Witness(Bench):
         self._note()
         return restored
 
-    def store(self, most: int = 1 << 30) -> None:
-        super().store(most)
+    def store(self, limit: int = 1 << 30) -> None:
+        super().store(limit)
         self._note()
 
     def _note(self) -> None:
@@ -46,8 +46,8 @@ class Witness(Bench):
         )
 
 
-def folded(head: Head, entries: list[Entry], epoch: int) -> Head:
-    """As the recovery of a spill makes it: from the stored head and the entries behind it."""
+def fold(head: Head, entries: list[Entry], epoch: int) -> Head:
+    """Return the head as spill recovery makes it: from the stored head and the entries behind it."""
     builder = HeadBuilder(head)
     if not head.epochs or head.epochs[-1][0] != epoch:
         builder.ts_event = stored_event(head, entries[0].stream.stream.kind)
@@ -59,8 +59,8 @@ def folded(head: Head, entries: list[Entry], epoch: int) -> Head:
     return decode_head(builder.pack())
 
 
-def compare(bench: Witness) -> None:
-    """From every head that was ever stored, over what was stored in that life behind it."""
+def compare(bench: RecordingBench) -> None:
+    """Fold from every head ever stored, over the entries stored behind it in the same epoch."""
     for at, base in enumerate(bench.points):
         for point in bench.points[at + 1 :]:
             if point.epoch != base.epoch:
@@ -73,7 +73,7 @@ def compare(bench: Witness) -> None:
                 ]
                 if not entries:
                     continue
-                found = folded(base.heads[name], entries, point.epoch)
+                found = fold(base.heads[name], entries, point.epoch)
                 assert found.ts_event == head.ts_event or (
                     name in point.waiting and found.ts_event < head.ts_event
                 )
@@ -82,14 +82,14 @@ def compare(bench: Witness) -> None:
 
 @settings(max_examples=200, deadline=None)
 @given(STEPS)
-def test_the_fold_is_what_the_live_gateway_writes(steps: list[tuple[str, int]]) -> None:
-    bench = Witness()
+def test_folded_heads_equal_live_heads(steps: list[tuple[str, int]]) -> None:
+    bench = RecordingBench()
     play(steps, bench)
     compare(bench)
 
 
-def test_more_holes_and_more_lives_than_a_head_remembers() -> None:
-    bench = Witness()
+def test_folded_heads_equal_live_heads_beyond_remembered_holes_and_epochs() -> None:
+    bench = RecordingBench()
     for life in range(20):
         for hole in range(5):
             bench.send(10_000 + life * 100 + hole * 10)
@@ -106,8 +106,8 @@ def test_more_holes_and_more_lives_than_a_head_remembers() -> None:
     assert len(bench.heads[QUOTES.name].epochs) == 2
 
 
-def test_heads_from_the_very_first_to_the_last_over_all_lives() -> None:
-    bench = Witness()
+def test_folded_heads_equal_live_heads_across_all_restarts() -> None:
+    bench = RecordingBench()
     for _ in range(3):
         for vendor_id in (5, 9, 7, 12):
             bench.send(vendor_id + 100 * bench.epoch)
@@ -122,6 +122,6 @@ def test_heads_from_the_very_first_to_the_last_over_all_lives() -> None:
         if entries := [
             entry for entry, _ in bench.stored[done : point.stored] if entry.stream.stream == TRADES
         ]:
-            head = folded(head, entries, point.epoch)
+            head = fold(head, entries, point.epoch)
         done = point.stored
         assert head == point.heads[TRADES.name]

@@ -1,4 +1,4 @@
-"""The sequencer against a model: a random vendor tape, a gateway that may be killed anywhere, and what must hold in the streams."""
+"""The sequencer against a model: a random vendor tape, and a gateway that may be killed anywhere."""
 
 from dataclasses import dataclass, field
 
@@ -11,7 +11,7 @@ from services.gateway.batching import keep_pairs
 from services.gateway.delivery.sender import StreamHead
 from services.gateway.sequencing.sequencer import Sequencer
 from services.gateway.sequencing.stream_state import StreamState
-from services.vendors.feed import NO_ID, Mapped, Rejected
+from services.vendors.feed import NO_ID, MappedTick, Rejected
 from tickbus.protocol.codec import NIL, Head, decode, decode_head
 from tickbus.protocol.messages import Flag, Gap, GapKind, Message, Quote, Side, StreamKind, Trade
 from tickbus.protocol.names import Keys, Stream
@@ -25,13 +25,15 @@ QUOTES = Stream("quote", "vendor", "A")
 START = 1_800_000_000 * SECOND
 
 
-def trade(vendor_id: int, ts_event: int, recv: int) -> Mapped:
+def trade(vendor_id: int, ts_event: int, recv: int) -> MappedTick:
     return Trade("A", "1", "1", Side.BUY, str(vendor_id), ts_event, recv), vendor_id
 
 
 @dataclass
 class Bench:
     """A sequencer whose entries are stored by hand, in order, as the gateway's transactions do it."""
+
+    sequencer: Sequencer = field(init=False)
 
     stored: list[tuple[Entry, Message]] = field(default_factory=list)
     heads: dict[str, Head] = field(default_factory=dict)
@@ -44,8 +46,8 @@ class Bench:
         self.start()
 
     def start(self) -> int:
-        """A new process: what was not stored is gone. -> how many streams had a history."""
-        if self.epoch and self.sequencer.latency.observed is not None:  # the gateway says it each second
+        """Start a new process: what was not stored is lost. Return how many streams had a history."""
+        if self.epoch and self.sequencer.latency.observed is not None:  # the gateway stores it every second
             self.observed = self.sequencer.latency.observed
         self.waiting: list[Entry] = []
         self.states = [StreamState(KEYS, TRADES, True), StreamState(KEYS, QUOTES, False)]
@@ -59,10 +61,10 @@ class Bench:
             builder.begin(self.epoch)
         return restored
 
-    def store(self, most: int = 1 << 30) -> None:
-        most = keep_pairs(self.waiting, most)
-        batch = self.waiting[:most]
-        del self.waiting[:most]
+    def store(self, limit: int = 1 << 30) -> None:
+        limit = keep_pairs(self.waiting, limit)
+        batch = self.waiting[:limit]
+        del self.waiting[:limit]
         newest = {entry.stream: entry for entry in batch}
         for state, builder in self.builders.items():
             if state not in newest:
@@ -93,7 +95,7 @@ class Bench:
         self.sequencer.resumed(self.now())
 
     def messages(self, stream: Stream = TRADES) -> list[Message]:
-        """All of a stream, stored or waiting."""
+        """Return all messages of a stream, stored or waiting."""
         entries = [entry for entry, _ in self.stored] + self.waiting
         return [decode(entry.field, entry.payload) for entry in entries if entry.stream.stream == stream]
 
@@ -108,7 +110,7 @@ class Bench:
         return [int(m.trade_id or 0) for m in self.messages() if isinstance(m, Trade)]
 
 
-def numbers(stream: list[tuple[Entry, Message]]) -> list[tuple[int, int]]:
+def entry_ids(stream: list[tuple[Entry, Message]]) -> list[tuple[int, int]]:
     return [(entry.ms, entry.seq) for entry, _ in stream]
 
 
@@ -117,7 +119,7 @@ def numbers(stream: list[tuple[Entry, Message]]) -> list[tuple[int, int]]:
 
 @dataclass
 class Vendor:
-    """The truth: which ids there are, what was sent, and when each happened."""
+    """The truth: which ids exist, what was dropped, and when each happened."""
 
     next_id: int = 10**9
     first: int = 10**9
@@ -158,7 +160,7 @@ STEPS = st.lists(
 
 
 def play(steps: list[tuple[str, int]], bench: Bench | None = None) -> tuple[Bench, set[int]]:
-    """-> the bench, with all stored, and the ids that the sequencer was given and that no kill took."""
+    """Return the bench, with all stored, and the ids that the sequencer was given and no kill lost."""
     bench, vendor = bench or Bench(), Vendor()
     given_ids: set[int] = set()
 
@@ -177,7 +179,7 @@ def play(steps: list[tuple[str, int]], bench: Bench | None = None) -> tuple[Benc
             case "drop":
                 vendor.drop(number, at)
             case "late" if trades := eras(bench.messages())[-1][0]:
-                # what came before the first tick was never promised: it has a test of its own
+                # nothing is promised about what came before the first tick: that has its own test
                 late = [one for one in vendor.dropped if one > int(trades[0].trade_id or 0)]
                 if late:
                     vendor.dropped.remove(late[number % len(late)])
@@ -205,7 +207,7 @@ def play(steps: list[tuple[str, int]], bench: Bench | None = None) -> tuple[Benc
                 first = vendor.next_id
                 vendor.drop(number, at)
                 bench.sequencer.overflow([trade(first + i, at, bench.now()) for i in range(number)])
-                bench.sequencer.tell_overflow(bench.now())
+                bench.sequencer.report_overflow(bench.now())
             case "store":
                 bench.store(number)
             case "restart":
@@ -234,7 +236,7 @@ def bench_gap(entry: Entry) -> tuple[str] | None:
 
 
 def eras(messages: list[Message]) -> list[tuple[list[Trade], list[Gap]]]:
-    """Trades and Gaps between one reset and the next."""
+    """Return trades and Gaps between one reset and the next."""
     found: list[tuple[list[Trade], list[Gap]]] = [([], [])]
     for message in messages:
         if isinstance(message, Gap) and message.kind is GapKind.RESET:
@@ -253,43 +255,43 @@ def span(gap: Gap) -> set[int]:
 
 @settings(max_examples=200, deadline=None)
 @given(STEPS)
-def test_counters_are_dense_and_ids_never_fall(steps: list[tuple[str, int]]) -> None:
+def test_counters_are_dense_and_ids_never_decrease(steps: list[tuple[str, int]]) -> None:
     bench, _ = play(steps)
     for stream in (TRADES, QUOTES):
-        found = numbers([pair for pair in bench.stored if pair[0].stream.stream == stream])
+        found = entry_ids([pair for pair in bench.stored if pair[0].stream.stream == stream])
         assert [seq for _, seq in found] == list(range(1, len(found) + 1))
         assert found == sorted(found)
 
 
 @settings(max_examples=300, deadline=None)
 @given(STEPS)
-def test_every_id_is_either_stored_once_or_told_as_missing(steps: list[tuple[str, int]]) -> None:
+def test_every_id_is_either_stored_once_or_reported_missing(steps: list[tuple[str, int]]) -> None:
     bench, _ = play(steps)
     for trades, gaps in eras(bench.messages()):
         ids = [int(one.trade_id or 0) for one in trades]
-        assert len(ids) == len(set(ids)), "a tick twice"
-        told: set[int] = set()
+        assert len(ids) == len(set(ids)), "a tick stored twice"
+        reported: set[int] = set()
         for gap in gaps:
             if gap.from_id is None:  # subscribed before a restart, and no id known
                 continue
             assert gap.count == len(span(gap))
             if gap.repaired:
-                assert span(gap) <= told
-                told -= span(gap)
+                assert span(gap) <= reported
+                reported -= span(gap)
             else:
-                assert not span(gap) & told, "told twice"
-                told |= span(gap)
-        assert not told & set(ids)
+                assert not span(gap) & reported, "reported twice"
+                reported |= span(gap)
+        assert not reported & set(ids)
         if ids:
-            # what is below the first one came from before the start
-            assert told | {one for one in ids if one >= ids[0]} == set(
-                range(ids[0], max(told | set(ids)) + 1)
+            # ids below the first one are from before the start
+            assert reported | {one for one in ids if one >= ids[0]} == set(
+                range(ids[0], max(reported | set(ids)) + 1)
             )
 
 
 @settings(max_examples=300, deadline=None)
 @given(STEPS)
-def test_every_tick_that_was_given_is_stored(steps: list[tuple[str, int]]) -> None:
+def test_every_given_tick_is_stored(steps: list[tuple[str, int]]) -> None:
     bench, given_ids = play(steps)
     assert {
         one for trades, _ in eras(bench.messages()) for one in (int(t.trade_id or 0) for t in trades)
@@ -298,23 +300,23 @@ def test_every_tick_that_was_given_is_stored(steps: list[tuple[str, int]]) -> No
 
 @settings(max_examples=200, deadline=None)
 @given(STEPS)
-def test_totals_are_those_of_the_gap_messages(steps: list[tuple[str, int]]) -> None:
+def test_totals_match_gap_messages(steps: list[tuple[str, int]]) -> None:
     bench, _ = play(steps)
     for state, stream in zip(bench.states, (TRADES, QUOTES), strict=True):
         gaps = [message for message in bench.messages(stream) if isinstance(message, Gap)]
-        told: dict[str, int] = {}
+        reported: dict[str, int] = {}
         for gap in gaps:
             if not gap.repaired:
-                told[gap.kind.name.lower()] = told.get(gap.kind.name.lower(), 0) + 1
+                reported[gap.kind.name.lower()] = reported.get(gap.kind.name.lower(), 0) + 1
         missing = sum((gap.count or 0) * (-1 if gap.repaired else 1) for gap in gaps)
         assert (state.counts.by_kind, state.counts.repaired, state.counts.missing) == (
-            told,
+            reported,
             sum(gap.repaired for gap in gaps),
             missing,
         )
         if head := bench.heads.get(stream.name):
             assert (head.gaps, head.repaired, head.missing) == (
-                told,
+                reported,
                 sum(gap.repaired for gap in gaps),
                 missing,
             )
@@ -330,7 +332,7 @@ def test_totals_are_those_of_the_gap_messages(steps: list[tuple[str, int]]) -> N
         )
     )
 )
-def test_nothing_missing_leaves_no_gap_where_there_are_ids(steps: list[tuple[str, int]]) -> None:
+def test_outage_without_missing_ids_leaves_no_gap(steps: list[tuple[str, int]]) -> None:
     bench, _ = play([("tick", 1), *steps])
     assert bench.gaps() == []
     assert len(bench.gaps(QUOTES)) == sum(step == "outage" for step, _ in steps)
@@ -339,7 +341,7 @@ def test_nothing_missing_leaves_no_gap_where_there_are_ids(steps: list[tuple[str
 # one rule each
 
 
-def test_a_jump_is_told_before_the_tick_after_it() -> None:
+def test_jump_is_reported_before_the_tick_after_it() -> None:
     bench = Bench()
     bench.send(5)
     before = bench.recv
@@ -362,7 +364,7 @@ def test_a_jump_is_told_before_the_tick_after_it() -> None:
     assert [entry.vendor_id for entry in bench.waiting] == [5, 8, 9]
 
 
-def test_a_late_tick_is_flagged_and_its_part_of_the_hole_told_as_repaired() -> None:
+def test_late_tick_is_flagged_and_reported_as_repaired() -> None:
     bench = Bench()
     for vendor_id in (5, 9, 7, 7, 6, 8, 10):
         bench.send(vendor_id)
@@ -376,14 +378,17 @@ def test_a_late_tick_is_flagged_and_its_part_of_the_hole_told_as_repaired() -> N
         0,
     ]
     assert bench.gaps() == [
-        ("SEQUENCE", "6", "8", 3, False), ("SEQUENCE", "7", "7", 1, True), ("SEQUENCE", "6", "6", 1, True), ("SEQUENCE", "8", "8", 1, True)
-    ]  # fmt: skip
+        ("SEQUENCE", "6", "8", 3, False),
+        ("SEQUENCE", "7", "7", 1, True),
+        ("SEQUENCE", "6", "6", 1, True),
+        ("SEQUENCE", "8", "8", 1, True),
+    ]
     assert bench.states[0].counts.missing == 0
     assert bench.sequencer.duplicates == 1
 
 
 @pytest.mark.parametrize(("kind", "name"), [(GapKind.DISCONNECT, "DISCONNECT"), (GapKind.STALE, "STALE")])
-def test_an_outage_gives_its_kind_to_the_hole_and_only_to_the_first(kind: GapKind, name: str) -> None:
+def test_outage_kind_applies_to_first_hole_only(kind: GapKind, name: str) -> None:
     bench = Bench()
     bench.send(1)
     bench.outage(kind)
@@ -394,7 +399,7 @@ def test_an_outage_gives_its_kind_to_the_hole_and_only_to_the_first(kind: GapKin
     assert bench.gaps(QUOTES) == [(name, None, None, None, False)]
 
 
-def test_a_large_fall_is_a_reset_and_the_sequence_goes_on() -> None:
+def test_large_jump_back_is_reset_and_sequence_continues() -> None:
     bench = Bench()
     for vendor_id in (500_000, 500_001, 3, 4, 6, 5):
         bench.send(vendor_id)
@@ -406,7 +411,7 @@ def test_a_large_fall_is_a_reset_and_the_sequence_goes_on() -> None:
     ]
 
 
-def test_a_smaller_fall_is_a_reset_if_its_times_go_on() -> None:
+def test_smaller_jump_back_is_reset_if_times_continue() -> None:
     bench = Bench()
     for vendor_id in range(1000, 1200):
         bench.send(vendor_id)
@@ -416,8 +421,8 @@ def test_a_smaller_fall_is_a_reset_if_its_times_go_on() -> None:
     assert [gap[0] for gap in bench.gaps()] == ["RESET"]
 
 
-def test_ticks_from_just_before_the_start_are_kept_once_and_are_no_reset() -> None:
-    """A vendor sends its last ticks again after a reconnect: also those from before our first."""
+def test_ticks_from_just_before_the_start_are_stored_once_without_reset() -> None:
+    """A vendor resends its last ticks after a reconnect, including those from before our first."""
     bench = Bench()
     times = {}
     for vendor_id in (1000, 1001, 1002):
@@ -433,7 +438,7 @@ def test_ticks_from_just_before_the_start_are_kept_once_and_are_no_reset() -> No
     assert bench.sequencer.duplicates == 4
 
 
-def test_a_repeat_of_thousands_over_a_restart_is_dropped() -> None:
+def test_repeat_of_thousands_across_restart_is_dropped() -> None:
     bench = Bench()
     times = {}
     for vendor_id in range(1, 3000):
@@ -449,7 +454,7 @@ def test_a_repeat_of_thousands_over_a_restart_is_dropped() -> None:
     assert bench.gaps() == []
 
 
-def test_after_a_kill_the_hole_begins_where_storing_ended() -> None:
+def test_hole_after_kill_begins_where_storing_ended() -> None:
     bench = Bench()
     bench.send(1)
     at = bench.recv - bench.delay
@@ -468,19 +473,18 @@ def test_after_a_kill_the_hole_begins_where_storing_ended() -> None:
     assert (bench.states[0].counts.by_kind, bench.states[0].counts.missing) == ({"disconnect": 1}, 4)
 
 
-def test_a_symbol_added_at_a_restart_has_missed_nothing() -> None:
+def test_symbol_added_at_restart_has_no_gap() -> None:
     bench = Bench()
     bench.send(1)
     bench.store()
-    assert (
-        QUOTES.name not in bench.heads
-    )  # a gateway without it, as the one before would have made its first head
+    # a gateway without this stream: one with it would have stored its first head
+    assert QUOTES.name not in bench.heads
     bench.start()
     bench.resumed()
     assert bench.gaps(QUOTES) == []
 
 
-def test_the_first_start_ever_leaves_no_gap() -> None:
+def test_very_first_start_leaves_no_gap() -> None:
     bench = Bench()
     bench.resumed()
     bench.send(1)
@@ -488,7 +492,7 @@ def test_the_first_start_ever_leaves_no_gap() -> None:
     assert bench.gaps() == bench.gaps(QUOTES) == []
 
 
-def test_a_stream_that_was_subscribed_and_never_ticked_has_an_outage_at_a_restart() -> None:
+def test_subscribed_stream_without_ticks_has_gap_at_restart() -> None:
     bench = Bench()
     bench.heads = {
         name: msgspec.structs.replace(EMPTY_HEAD, ts_recv=START) for name in (TRADES.name, QUOTES.name)
@@ -500,7 +504,7 @@ def test_a_stream_that_was_subscribed_and_never_ticked_has_an_outage_at_a_restar
     assert [entry.seq for entry in bench.waiting if entry.stream.stream == TRADES] == [1, 2]
 
 
-def test_rejected_ticks() -> None:
+def test_rejected_ticks_become_gaps() -> None:
     bench = Bench()
     bench.send(1)
     bench.quote()
@@ -519,12 +523,12 @@ def test_rejected_ticks() -> None:
     assert bench.gaps(QUOTES) == [("REJECTED", None, None, 1, False), ("REJECTED", None, None, None, False)]
 
 
-def test_overflow_is_told_by_ids_where_there_are_any_and_else_by_number() -> None:
+def test_overflow_is_reported_by_ids_or_else_by_count() -> None:
     bench = Bench()
     bench.send(1)
     quotes = [(Quote("A", "1", "1", "2", "2", bench.recv + i, bench.recv + i), NO_ID) for i in range(3)]
     bench.sequencer.overflow([trade(2, bench.recv, bench.recv), *quotes])
-    bench.sequencer.tell_overflow(bench.now())
+    bench.sequencer.report_overflow(bench.now())
     bench.send(3)
     assert bench.gaps() == [("OVERFLOW", "2", "2", 1, False)]
     assert bench.gaps(QUOTES) == [("OVERFLOW", None, None, 3, False)]
@@ -532,14 +536,14 @@ def test_overflow_is_told_by_ids_where_there_are_any_and_else_by_number() -> Non
     assert (gap.from_ts, gap.to_ts) == (quotes[0][0].ts_event, quotes[2][0].ts_event)
 
 
-def test_equal_ticks_without_ids_are_all_kept() -> None:
+def test_equal_ticks_without_ids_are_all_stored() -> None:
     bench = Bench()
     for _ in range(26):
         bench.sequencer.accept([(Quote("A", "1", "1", "2", "2", START, START), NO_ID)])
     assert len(bench.messages(QUOTES)) == 26
 
 
-def test_a_time_ahead_of_the_clock_is_not_the_streams_newest() -> None:
+def test_time_ahead_of_clock_is_not_newest_event() -> None:
     bench = Bench()
     bench.send(1)
     newest = bench.states[0].last_event
@@ -551,9 +555,10 @@ def test_a_time_ahead_of_the_clock_is_not_the_streams_newest() -> None:
 
 @pytest.mark.parametrize("restart", [True, False])
 @pytest.mark.parametrize("ahead", [0, 10 * SECOND])
-def test_a_vendor_whose_clock_is_ahead_for_good(ahead: int, restart: bool) -> None:
-    """Every tick is flagged, and none moves `last_event`: yet its repeats are repeats, and its Gaps have its times."""
-    bench, flags, sent = Bench(), Flag.FUTURE_TIME if ahead else 0, {}
+def test_permanently_fast_vendor_clock_keeps_repeats_and_gap_times(ahead: int, restart: bool) -> None:
+    """Every tick is flagged, none moves `last_event`: still, repeats are dropped, and Gaps have its times."""
+    bench, flags = Bench(), Flag.FUTURE_TIME if ahead else 0
+    sent: dict[int, int] = {}
 
     def send(vendor_id: int) -> None:
         recv = bench.now()
@@ -593,7 +598,7 @@ def test_a_vendor_whose_clock_is_ahead_for_good(ahead: int, restart: bool) -> No
     )
 
 
-def test_one_time_far_ahead_does_not_make_a_fallen_sequence_a_repeat() -> None:
+def test_single_time_far_ahead_does_not_hide_reset() -> None:
     bench = Bench()
     for vendor_id in range(1001, 1101):
         bench.send(vendor_id)
@@ -609,7 +614,7 @@ def test_one_time_far_ahead_does_not_make_a_fallen_sequence_a_repeat() -> None:
     ]
 
 
-def test_what_a_head_says_of_who_wrote() -> None:
+def test_head_remembers_newest_epochs() -> None:
     bench = Bench()
     for _ in range(20):
         bench.send(bench.states[0].next_id or 1)
@@ -621,19 +626,19 @@ def test_what_a_head_says_of_who_wrote() -> None:
     assert bench.heads[TRADES.name].epochs == [(epoch, epoch) for epoch in range(6, 22)]
 
 
-def test_a_kind_that_was_not_asked_for_is_counted_and_left_out() -> None:
+def test_unrequested_kind_is_counted_and_skipped() -> None:
     entries: list[Entry] = []
     sequencer = Sequencer([StreamState(KEYS, QUOTES, False)], entries.append)
     quote = Quote("A", "1", "1", "2", "2", START, START)
     sequencer.accept([trade(1, START, START), (quote, NO_ID)])
     sequencer.overflow([trade(2, START, START)])
-    sequencer.tell_overflow(START)
+    sequencer.report_overflow(START)
     assert [decode(entry.field, entry.payload) for entry in entries] == [quote]
     assert sequencer.unwanted == 2
 
 
-def test_what_one_lane_stored_says_nothing_of_another() -> None:
-    """On a cluster a shard may have been held for long when the gateway died."""
+def test_outage_begins_per_lane() -> None:
+    """On a cluster, a shard may have been blocked for long when the gateway died."""
     streams = [Stream("quote", "vendor", symbol) for symbol in ("A", "B")]
     heads = {
         stream.name: Head("1-1", None, START + at * SECOND, NIL, epochs=[(1, 1)])
@@ -648,36 +653,38 @@ def test_what_one_lane_stored_says_nothing_of_another() -> None:
         assert [(gap.from_ts - START) // SECOND for gap in gaps if isinstance(gap, Gap)] == since
 
 
-@pytest.mark.parametrize("told", [True, False])
-def test_a_gateway_that_stood_still_and_ended_before_a_fresh_tick_came(told: bool) -> None:
-    """It read what was old by 29 s in its socket, told the hole behind that, or not even that, and ended: the next hole begins where that
-    Gap ends, or the ticks end, and ends when the vendor's next ticks are made."""
-    bench, still = Bench(), 29 * SECOND
+@pytest.mark.parametrize("reported", [True, False])
+def test_gap_times_when_stalled_gateway_ended_before_a_fresh_tick(reported: bool) -> None:
+    """It read 29 s old ticks from its socket, reported the hole behind them, or not even that, and ended.
+
+    The next hole begins where that Gap ends, or else the ticks; it ends when the next ticks are made.
+    """
+    bench, stall = Bench(), 29 * SECOND
 
     def quote(event: int, recv: int) -> None:
         bench.sequencer.accept([(Quote("A", "1", "1", "2", "1", event, recv), NO_ID)])
 
     quote(START, START + bench.delay)
     bench.sequencer.latency.note(START, START + bench.delay)  # the intake does
-    quote(START + SECOND, START + still)
-    if told:
-        bench.sequencer.outage(GapKind.DISCONNECT, START + still)
-        bench.sequencer.resumed(START + still + SECOND)
+    quote(START + SECOND, START + stall)
+    if reported:
+        bench.sequencer.outage(GapKind.DISCONNECT, START + stall)
+        bench.sequencer.resumed(START + stall + SECOND)
     bench.store()
     bench.start()
-    bench.sequencer.resumed(START + still + 4 * SECOND)
+    bench.sequencer.resumed(START + stall + 4 * SECOND)
     bench.store()
     gaps = [
         (message.from_ts - START, message.to_ts - START)
         for _, message in bench.stored
         if isinstance(message, Gap)
     ]
-    first, last = still + SECOND - bench.delay, still + 4 * SECOND - bench.delay
-    assert gaps == ([(SECOND, first), (first, last)] if told else [(SECOND, last)])
+    first, last = stall + SECOND - bench.delay, stall + 4 * SECOND - bench.delay
+    assert gaps == ([(SECOND, first), (first, last)] if reported else [(SECOND, last)])
 
 
-def test_a_vendor_that_became_slower_is_believed_from_the_next_start_but_one() -> None:
-    """A delay is inherited once: what a gateway hands on is what it saw itself, its predecessor's last ticks among it."""
+def test_slower_vendor_latency_counts_from_second_restart() -> None:
+    """A latency is inherited once: a gateway hands on what it saw itself and its predecessor's last ticks."""
     bench = Bench()
     for delay in (5, 900 * SECOND, 900 * SECOND):
         at = bench.recv = bench.recv + 3600 * SECOND

@@ -22,9 +22,12 @@ def stream_of(name: str) -> StreamWriter:
 
 
 def entries(first: int, last: int, size: int = 20) -> list[Entry]:
-    """Those with the counters first .. last, of all streams in turn: each is like no other."""
+    """Return entries with the counters first .. last, of all streams in turn, no two alike."""
     return [
-        Entry(STREAMS[NAMES[seq % len(NAMES)]], 1_800_000_000_000 + seq, seq, b"g" if seq % 7 == 0 else b"t", b"%d." % seq * (size // 4), seq % 5 - 1, seq * 10)
+        Entry(
+            STREAMS[NAMES[seq % len(NAMES)]], 1_800_000_000_000 + seq, seq, b"g" if seq % 7 == 0 else b"t",
+            b"%d." % seq * (size // 4), seq % 5 - 1, seq * 10,
+        )
         for seq in range(first, last + 1)
     ]  # fmt: skip
 
@@ -33,13 +36,15 @@ def seqs(found: list[Entry]) -> list[int]:
     return [entry.seq for entry in found]
 
 
-def opened(tmp_path: Path, bound: int = 1 << 30, segment_bytes: int = 2_000, owner: Owner = OWNER) -> Spill:
-    return Spill(tmp_path, owner, Budget(bound), stream_of, segment_bytes)
+def opened(
+    tmp_path: Path, max_bytes: int = 1 << 30, segment_bytes: int = 2_000, owner: Owner = OWNER
+) -> Spill:
+    return Spill(tmp_path, owner, Budget(max_bytes), stream_of, segment_bytes)
 
 
-def drained(spill: Spill, most: int = 100) -> list[Entry]:
-    found = []
-    while some := spill.peek(most):
+def drained(spill: Spill, limit: int = 100) -> list[Entry]:
+    found: list[Entry] = []
+    while some := spill.peek(limit):
         found += some
         spill.release(len(some))
     return found

@@ -1,5 +1,7 @@
-"""Writers that are killed: `python spilling.py DIR SEED LIVES`. Each life appends batches to a spill of its own epoch, releasing some,
-and reports each append and release that returned; it gets SIGKILL at a random moment. Prints `epoch appended released` per life.
+"""Writers that are killed: `python spilling.py DIR SEED LIVES`.
+
+Each life appends batches to a spill of its own epoch, releases some, and reports each append that returned
+and each release that begins; it gets SIGKILL at a random moment. Prints `epoch appended released` per life.
 """
 
 import os
@@ -17,8 +19,8 @@ from services.gateway.spill.segment import Owner
 from services.gateway.spill.spill import Budget, Spill
 
 REPORT = struct.Struct("=II")
-MOST = 400
-"""Entries in one batch."""
+MAX_BATCH = 400
+"""Maximum entries in one batch."""
 
 
 def live(spill_dir: Path, epoch: int, report: int) -> None:
@@ -26,20 +28,20 @@ def live(spill_dir: Path, epoch: int, report: int) -> None:
     spill = Spill(spill_dir, Owner("vendor", epoch, "host:1:ab"), Budget(1 << 30), stream_of, 40_000)
     appended = released = 0
     while True:
-        count = chance.randint(1, MOST)
+        count = chance.randint(1, MAX_BATCH)
         assert spill.append(entries(appended + 1, appended + count))
         appended += count
         os.write(report, REPORT.pack(appended, released))
         if chance.random() < 0.5:
-            some = spill.peek(chance.randint(1, MOST))
-            # told first: what is released may be gone from then on
+            some = spill.peek(chance.randint(1, MAX_BATCH))
+            # reported first: what is released may be gone from then on
             released += len(some)
             os.write(report, REPORT.pack(appended, released))
             spill.release(len(some))
 
 
 def killed(spill_dir: Path, epoch: int, chance: random.Random) -> tuple[int, int]:
-    """-> entries whose append had returned, entries whose release had begun."""
+    """Return the number of entries whose append had returned, and of those whose release had begun."""
     reading, writing = os.pipe()
     child = os.fork()
     if not child:
@@ -47,7 +49,7 @@ def killed(spill_dir: Path, epoch: int, chance: random.Random) -> tuple[int, int
         live(spill_dir, epoch, writing)
     os.close(writing)
     reports = os.read(reading, REPORT.size)
-    # the moment is what is random here: anywhere in the next some appends
+    # the moment is random: anywhere in the next few appends
     until = time.monotonic_ns() + chance.randrange(8_000_000)
     while time.monotonic_ns() < until:
         pass

@@ -1,9 +1,9 @@
-"""The bytes of a segment: what goes in comes out, and of anything else a prefix of whole records or the documented error."""
+"""The bytes of a segment: they round-trip; others yield a prefix of whole records or the documented error."""
 
 from contextlib import suppress
 
 import pytest
-from gateway.spill.spilled import OWNER, A, entries, stream_of
+from gateway.spill.spilled import OWNER, STREAMS, A, entries, stream_of
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
@@ -32,13 +32,18 @@ COUNTS = [0, 5, 6, 30]
 INT = st.integers(-(1 << 63), (1 << 64) - 1)
 ENTRY = st.builds(
     Entry,
-    st.integers(0, 3).map(lambda at: stream_of(["trade:vendor:A", "trade:vendor:B", "quote:vendor:A", "quote:vendor:B"][at])),
-    INT.filter(lambda ms: ms >= 0), INT, st.sampled_from([b"t", b"q", b"g", b"", b"other"]), st.binary(max_size=50), INT, INT,
-)  # fmt: skip
+    st.sampled_from(list(STREAMS.values())),
+    INT.filter(lambda ms: ms >= 0),
+    INT,
+    st.sampled_from([b"t", b"q", b"g", b"", b"other"]),
+    st.binary(max_size=50),
+    INT,
+    INT,
+)
 
 
 def read(data: bytes) -> list[Entry]:
-    """Everything that `survey` vouches for."""
+    """Return all entries that `survey` counts."""
     found = survey(data)
     at, read = found.start, []
     while at < found.end:
@@ -51,7 +56,7 @@ def read(data: bytes) -> list[Entry]:
 
 
 @given(st.lists(ENTRY, max_size=30))
-def test_what_goes_in_comes_out(batch: list[Entry]) -> None:
+def test_entries_round_trip(batch: list[Entry]) -> None:
     assert read(HEADER + encode_entries(batch)) == batch
 
 
@@ -59,13 +64,13 @@ TEXT = st.text(st.sampled_from("aZ0:-/é€\n"), max_size=50)
 
 
 @given(TEXT, st.integers(0, 1 << 40), TEXT, TEXT, st.integers(0, 1 << 60))
-def test_the_header_comes_out(feed: str, epoch: int, holder: str, lane: str, first: int) -> None:
+def test_header_round_trips(feed: str, epoch: int, holder: str, lane: str, first: int) -> None:
     header = Header(Owner(feed, epoch, holder, lane), first)
     encoded = encode_header(header)
     assert read_header(encoded + b"more") == (header, len(encoded))
 
 
-def test_records_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_records_are_limited_in_entries_and_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(segment, "_RECORD_ENTRIES", 8)
     monkeypatch.setattr(segment, "_RECORD_BYTES", 100)
     batch = [*entries(1, 20), Entry(A, 1, 21, b"t", b"x" * 1000), *entries(22, 30)]
@@ -82,7 +87,7 @@ def test_records_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @given(st.integers(0, len(SEGMENT)))
-def test_cut_anywhere_the_whole_records_before_are_there(length: int) -> None:
+def test_segment_cut_anywhere_keeps_the_whole_records_before(length: int) -> None:
     found = survey(SEGMENT[:length])
     whole = max((at for at, end in enumerate(ENDS) if end <= length), default=None)
     assert not found.damaged
@@ -96,8 +101,8 @@ def test_cut_anywhere_the_whole_records_before_are_there(length: int) -> None:
 @settings(max_examples=300)
 @given(st.integers(0, len(SEGMENT) * 8 - 1), st.integers(0, len(SEGMENT)))
 @example(0, 0)
-def test_a_flipped_bit_ends_it_before_its_record(bit: int, cut: int) -> None:
-    """And it is known as damage if a whole record stands behind."""
+def test_flipped_bit_ends_segment_before_its_record(bit: int, cut: int) -> None:
+    """It is recognized as damage if a whole record follows."""
     data = bytearray(SEGMENT)
     data[bit // 8] ^= 1 << bit % 8
     found = survey(bytes(data))
@@ -112,16 +117,16 @@ def test_a_flipped_bit_ends_it_before_its_record(bit: int, cut: int) -> None:
 
 
 @given(st.binary(max_size=300), st.booleans(), st.booleans())
-def test_any_bytes_are_no_entries(junk: bytes, headed: bool, marked: bool) -> None:
-    data = (HEADER if headed else b"") + (b"\xc1tbs" if marked else b"") + junk
+def test_arbitrary_bytes_yield_no_entries(junk: bytes, with_header: bool, with_mark: bool) -> None:
+    data = (HEADER if with_header else b"") + (b"\xc1tbs" if with_mark else b"") + junk
     assert read(data) == []
     with pytest.raises(SpillError):
         decode_entries(data, stream_of)
 
 
 @given(st.binary(max_size=60), st.integers(0, 3))
-def test_a_sound_record_of_something_else(body: bytes, count: int) -> None:
-    """No writer of ours makes it: told, or it really is a body."""
+def test_intact_record_with_foreign_body_is_rejected_or_decoded(body: bytes, count: int) -> None:
+    """No writer of ours makes one: either SpillError, or it really is a body."""
     data = segment._record(count, body)
     with suppress(SpillError):
         assert len(decode_entries(data, stream_of)) == count
@@ -130,13 +135,13 @@ def test_a_sound_record_of_something_else(body: bytes, count: int) -> None:
 @pytest.mark.parametrize(
     "body", [b"\x92\x90\x90", b"\x92\x91\xaetrade:vendor:A\x91\x97\x01\x01\x01\xc4\x01t\xc4\x00\x01\x01"]
 )
-def test_numbers_that_do_not_agree(body: bytes) -> None:
+def test_inconsistent_numbers_are_rejected(body: bytes) -> None:
     with pytest.raises(SpillError, match="do not agree"):
         decode_entries(segment._record(1, body), stream_of)
 
 
-def test_what_a_failed_write_left_does_not_count() -> None:
-    """The segment after it says how many there were."""
+def test_leftovers_of_failed_write_do_not_count() -> None:
+    """The next segment says how many entries there were."""
     assert survey(SEGMENT, 106) == (Header(OWNER, 100), ENDS[0], 6, ENDS[2], False)
     assert survey(SEGMENT, 130) == (Header(OWNER, 100), ENDS[0], 30, ENDS[3], False)
     assert survey(SEGMENT, 107).damaged
@@ -144,7 +149,7 @@ def test_what_a_failed_write_left_does_not_count() -> None:
     assert survey(SEGMENT, 99).damaged
 
 
-def test_a_later_version_is_left_alone() -> None:
+def test_later_version_is_left_alone() -> None:
     found = survey(SEGMENT.replace(b"SPILL-1", b"SPILL-2"))
     assert (found.header, found.damaged) == (None, True)
     with pytest.raises(SpillError, match="of this version"):

@@ -1,4 +1,4 @@
-"""Killed at any moment: what append had returned True for is there, in order, behind nothing that was not delivered."""
+"""After a kill at any moment, every entry whose append returned True is there, in order, or was released."""
 
 import random
 import subprocess
@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 from gateway.spill.spilled import entries, files, seqs, stream_of
-from gateway.spill.spilling import MOST
+from gateway.spill.spilling import MAX_BATCH
 from support.paths import ROOT
 
 from services.gateway.spill.spill import Budget, Spill
@@ -15,10 +15,9 @@ from services.gateway.spill.spill_folder import find
 LIVES = 60
 
 
-def test_what_was_appended_outlives_a_kill(tmp_path: Path) -> None:
+def test_appended_entries_survive_kill(tmp_path: Path) -> None:
     seed = random.randrange(1 << 30)
     print("seed", seed)
-    root = ROOT
     command = [
         sys.executable,
         str(Path(__file__).with_name("spilling.py")),
@@ -28,32 +27,32 @@ def test_what_was_appended_outlives_a_kill(tmp_path: Path) -> None:
     ]
     done = subprocess.run(
         command,
-        cwd=root,
-        env={"PYTHONPATH": str(root)},
+        cwd=ROOT,
+        env={"PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
         timeout=50,
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    found = {held.owner.epoch: held for held in find(tmp_path, "vendor") if held.owner}
-    kept = 0
+    found = {folder.owner.epoch: folder for folder in find(tmp_path, "vendor") if folder.owner}
+    nonempty = 0
     for line in done.stdout.splitlines():
         epoch, appended, released = map(int, line.split())
         if epoch not in found:
             assert released == appended
             continue
-        held = found[epoch]
-        assert held.damage is None and not held.locked
-        spill = Spill.reopen(held, Budget(1 << 30), stream_of)
+        folder = found[epoch]
+        assert folder.damage is None and not folder.locked
+        spill = Spill.reopen(folder, Budget(1 << 30), stream_of)
         rest = spill.peek(1 << 30)
         if rest:
-            kept += 1
+            nonempty += 1
             first, last = seqs(rest)[0], seqs(rest)[-1]
-            # one append may have been under way; of what was released, only whole segments are gone
+            # one append may have been in progress; only whole segments of what was released are gone
             assert first <= released + 1
-            assert appended <= last <= appended + MOST
+            assert appended <= last <= appended + MAX_BATCH
             assert rest == entries(first, last)
         spill.release(len(rest))
-    assert kept > LIVES // 2
+    assert nonempty > LIVES // 2
     assert files(tmp_path) == []

@@ -1,4 +1,4 @@
-"""A full or failing disk: nothing half-written counts, what was there stays, and it goes on when there is room."""
+"""A full or failing disk: half-written data does not count, existing data stays, appends resume with room."""
 
 import errno
 import os
@@ -25,13 +25,13 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
         check=False,
     )
     if mounted.returncode:
-        pytest.skip(f"a small disk needs the right to mount: {mounted.stderr.strip()}")
+        pytest.skip(f"a small disk needs permission to mount: {mounted.stderr.strip()}")
     yield tmp_path
     subprocess.run(["umount", str(tmp_path)], check=True)
 
 
 def fill(disk: Path, leave: int) -> Path:
-    """Take all room but so many bytes."""
+    """Use up all space but `leave` bytes. Return the file that does."""
     space = os.statvfs(disk)
     ballast = disk / "ballast"
     ballast.write_bytes(bytes(max(0, space.f_bavail * space.f_frsize - leave)))
@@ -43,27 +43,27 @@ def contents(disk: Path) -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize("segment_bytes", [1 << 20, 100], ids=["in a segment", "at a new segment"])
-def test_a_full_disk_refuses_whole_appends(small_disk: Path, segment_bytes: int) -> None:
+def test_full_disk_refuses_whole_appends(small_disk: Path, segment_bytes: int) -> None:
     spill = opened(small_disk, segment_bytes=segment_bytes)
     assert spill.append(entries(1, 100))
     ballast = fill(small_disk, 8192)
     before, state = contents(small_disk), (len(spill), spill.bytes)
     for _ in range(3):
         assert not spill.append(entries(101, 1000))
-        assert spill.trouble == f"{spill.folder}: No space left on device"
+        assert spill.last_error == f"{spill.folder}: No space left on device"
         assert (contents(small_disk), (len(spill), spill.bytes)) == (before, state)
     assert spill.append(entries(101, 110))
     assert not spill.append(entries(111, 1000))
-    [held] = find(small_disk, "vendor")
-    assert (held.entries, held.torn, held.damage) == (110, 0, None)
+    [folder] = find(small_disk, "vendor")
+    assert (folder.entries, folder.torn, folder.damage) == (110, 0, None)
     ballast.unlink()
     assert spill.append(entries(111, 1000))
-    assert spill.trouble == ""
+    assert spill.last_error == ""
     assert drained(spill) == entries(1, 1000)
     assert files(small_disk) == []
 
 
-def test_a_disk_without_any_room_leaves_no_folder(small_disk: Path) -> None:
+def test_disk_without_any_room_leaves_no_folder(small_disk: Path) -> None:
     budget = Budget(1 << 30)
     spill = Spill(small_disk, opened(small_disk).owner, budget, stream_of)
     ballast = fill(small_disk, 0)
@@ -80,7 +80,7 @@ def test_a_disk_without_any_room_leaves_no_folder(small_disk: Path) -> None:
     assert drained(spill) == entries(1, 10)
 
 
-def test_a_full_disk_still_drains(small_disk: Path) -> None:
+def test_full_disk_still_drains(small_disk: Path) -> None:
     spill = opened(small_disk)
     spill.append(entries(1, 500))
     fill(small_disk, 0)
@@ -89,7 +89,7 @@ def test_a_full_disk_still_drains(small_disk: Path) -> None:
     assert files(small_disk) == ["ballast"]
 
 
-def test_a_read_only_disk_refuses_and_keeps(small_disk: Path) -> None:
+def test_read_only_disk_refuses_appends_and_keeps_entries(small_disk: Path) -> None:
     spill = opened(small_disk)
     spill.append(entries(1, 10))
     spill.close()
@@ -100,11 +100,11 @@ def test_a_read_only_disk_refuses_and_keeps(small_disk: Path) -> None:
         check_spill_dir(small_disk)
     other = opened(small_disk / "other")
     assert not other.append(entries(1, 10))
-    assert other.trouble == f"{other.folder}: Read-only file system"
-    assert [held.entries for held in find(small_disk, "vendor")] == [10]
+    assert other.last_error == f"{other.folder}: Read-only file system"
+    assert [folder.entries for folder in find(small_disk, "vendor")] == [10]
 
 
-def test_the_folder_is_tried_at_the_start(tmp_path: Path) -> None:
+def test_check_spill_dir_reports_unusable_folder(tmp_path: Path) -> None:
     check_spill_dir(tmp_path / "new/spill")
     assert list((tmp_path / "new/spill").iterdir()) == []
     (tmp_path / "file").write_text("")
@@ -115,25 +115,25 @@ def test_the_folder_is_tried_at_the_start(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("fails", ["fsync", "fsync and ftruncate"])
-def test_a_write_that_is_not_durable_does_not_count(
+def test_write_that_is_not_durable_does_not_count(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fails: str
 ) -> None:
     """The bytes may all be in the file; after a restart they are not taken for entries."""
     spill = opened(tmp_path, segment_bytes=1 << 20)
     assert spill.append(entries(1, 10))
 
-    def trouble(*args: object) -> None:
+    def fail(*args: object) -> None:
         raise OSError(errno.EIO, "Input/output error")
 
     with monkeypatch.context() as patched:
         for name in fails.split(" and "):
-            patched.setattr(os, name, trouble)
+            patched.setattr(os, name, fail)
         assert not spill.append(entries(11, 20))
-        assert spill.trouble == f"{spill.folder}: Input/output error"
+        assert spill.last_error == f"{spill.folder}: Input/output error"
     # another batch in its place, as the gateway may have dropped the first one
     assert spill.append(entries(21, 25))
     spill.close()
-    [held] = find(tmp_path, "vendor")
-    assert (held.entries, held.torn, held.damage) == (15, 0, None)
-    assert drained(Spill.reopen(held, Budget(1 << 30), stream_of)) == [*entries(1, 10), *entries(21, 25)]
+    [folder] = find(tmp_path, "vendor")
+    assert (folder.entries, folder.torn, folder.damage) == (15, 0, None)
+    assert drained(Spill.reopen(folder, Budget(1 << 30), stream_of)) == [*entries(1, 10), *entries(21, 25)]
     assert files(tmp_path) == []

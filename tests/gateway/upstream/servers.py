@@ -1,4 +1,4 @@
-"""A WebSocket server byte by byte, for what a well-behaved one never does."""
+"""A raw WebSocket server, for what a well-behaved one never does."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -12,7 +12,7 @@ from websockets.utils import accept_key
 async def raw(
     talk: Callable[[asyncio.StreamReader, asyncio.StreamWriter, bytes], Awaitable[None]],
 ) -> AsyncIterator[int]:
-    """A TCP server that reads the request and leaves the answer to `talk`."""
+    """A TCP server that reads the request and leaves the response to `talk`. Yields its port."""
     writers: list[asyncio.StreamWriter] = []
     talks: set[asyncio.Task[None] | None] = set()
 
@@ -37,18 +37,18 @@ async def raw(
 
 
 def accepted(request: bytes) -> bytes:
-    """The answer to a handshake."""
+    """Return the response that accepts a handshake."""
     key = next(
         line.split(b": ")[1]
         for line in request.split(b"\r\n")
         if line.lower().startswith(b"sec-websocket-key")
     )
     return (
-        b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: "
-        + accept_key(key.decode()).encode()
-        + b"\r\n\r\n"
+        b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+        b"Sec-WebSocket-Accept: " + accept_key(key.decode()).encode() + b"\r\n\r\n"
     )
 
 
 def text(payload: bytes) -> bytes:
+    """Return a text frame."""
     return Frame(Opcode.TEXT, payload).serialize(mask=False)

@@ -1,4 +1,4 @@
-"""The frame splitter: all at once, byte by byte, against the websockets library's own parser, and under fuzz."""
+"""The frame splitter: all at once, byte by byte, against the websockets library's parser, and under fuzz."""
 
 from collections.abc import Iterable
 
@@ -11,16 +11,16 @@ from websockets.uri import parse_uri
 
 from services.gateway.upstream.frames import FrameSplitter
 
-MOST = 1000
+MAX_BYTES = 1000
 
 
 def frame(opcode: Opcode, payload: bytes, fin: bool = True) -> bytes:
     return Frame(opcode, payload, fin).serialize(mask=False)
 
 
-def split(pieces: Iterable[bytes], most: int = MOST) -> tuple[list[bytes], list[bytes], list[int]]:
-    """-> messages, control frames, and how many messages come before each one that was skipped."""
-    splitter = FrameSplitter(most)
+def split(pieces: Iterable[bytes], max_bytes: int = MAX_BYTES) -> tuple[list[bytes], list[bytes], list[int]]:
+    """Return messages, control frames, and how many messages come before each skipped one."""
+    splitter = FrameSplitter(max_bytes)
     messages: list[bytes] = []
     controls: list[bytes] = []
     skipped: list[int] = []
@@ -32,8 +32,8 @@ def split(pieces: Iterable[bytes], most: int = MOST) -> tuple[list[bytes], list[
     return messages, controls, skipped
 
 
-def library(data: bytes) -> tuple[list[bytes], list[bytes]]:
-    """-> messages and control frames as the websockets library reads them."""
+def read_with_library(data: bytes) -> tuple[list[bytes], list[bytes]]:
+    """Return messages and control frames as the websockets library reads them."""
     protocol = ClientProtocol(parse_uri("ws://x/"), max_size=None, state=State.OPEN)
     protocol.receive_data(data)
     assert protocol.parser_exc is None
@@ -73,7 +73,7 @@ def conversations(draw: st.DrawFn) -> bytes:
 
 @settings(max_examples=150, deadline=None)
 @given(conversations(), st.data())
-def test_any_cuts_give_the_same(data: bytes, chance: st.DataObject) -> None:
+def test_result_does_not_depend_on_cuts(data: bytes, chance: st.DataObject) -> None:
     whole = split([data])
     cuts = sorted(chance.draw(st.lists(st.integers(0, len(data)), max_size=12)))
     assert (
@@ -84,48 +84,48 @@ def test_any_cuts_give_the_same(data: bytes, chance: st.DataObject) -> None:
 
 @settings(max_examples=60, deadline=None)
 @given(conversations().filter(lambda data: len(data) < 10_000))
-def test_byte_by_byte_gives_the_same(data: bytes) -> None:
+def test_byte_by_byte_result_is_the_same(data: bytes) -> None:
     assert split(data[at : at + 1] for at in range(len(data))) == split([data])
 
 
 @settings(max_examples=150, deadline=None)
 @given(conversations())
-def test_it_reads_what_the_websockets_library_reads(data: bytes) -> None:
-    expected, controls = library(data)
-    assert split([data], most=1 << 30) == (expected, controls, [])
-    kept = [message for message in expected if len(message) <= MOST]
+def test_splitter_agrees_with_websockets_library(data: bytes) -> None:
+    expected, controls = read_with_library(data)
+    assert split([data], max_bytes=1 << 30) == (expected, controls, [])
+    expected_messages = [message for message in expected if len(message) <= MAX_BYTES]
     skipped = [
-        sum(len(other) <= MOST for other in expected[:at])
+        sum(len(other) <= MAX_BYTES for other in expected[:at])
         for at, message in enumerate(expected)
-        if len(message) > MOST
+        if len(message) > MAX_BYTES
     ]
-    assert split([data]) == (kept, controls, skipped)
+    assert split([data]) == (expected_messages, controls, skipped)
 
 
 @settings(max_examples=300, deadline=None)
 @given(st.lists(st.binary(max_size=40), max_size=8))
-def test_any_bytes_are_taken_and_kept_within_bounds(pieces: list[bytes]) -> None:
-    splitter = FrameSplitter(MOST)
+def test_arbitrary_bytes_are_accepted_within_memory_limit(pieces: list[bytes]) -> None:
+    splitter = FrameSplitter(MAX_BYTES)
     for piece in pieces:
         messages, _ = splitter.feed(piece)
-        assert all(len(message) <= MOST for message in messages)
-        assert len(splitter._rest) <= MOST + 40 + 10
+        assert all(len(message) <= MAX_BYTES for message in messages)
+        assert len(splitter._rest) <= MAX_BYTES + 40 + 10
 
 
-def test_a_frame_that_is_too_long_is_never_stored() -> None:
-    splitter = FrameSplitter(MOST)
+def test_oversized_frame_is_never_stored() -> None:
+    splitter = FrameSplitter(MAX_BYTES)
     whole = frame(Opcode.TEXT, b"x" * 1_000_000) + frame(Opcode.TEXT, b"after")
     found: list[bytes] = []
     skipped = 0
     for at in range(0, len(whole), 1000):
         found += splitter.feed(whole[at : at + 1000])[0]
         skipped += len(splitter.skipped)
-        assert len(splitter._rest) <= MOST + 10
+        assert len(splitter._rest) <= MAX_BYTES + 10
     assert (found, skipped) == ([b"after"], 1)
 
 
-def test_control_frames_that_are_too_long_are_given_on_at_once() -> None:
-    """They break the protocol, as do unknown opcodes and masked frames: the library says so and ends the connection."""
+def test_oversized_control_frame_is_passed_on_at_once() -> None:
+    """It violates the protocol, as do unknown opcodes and masked frames: the library ends the connection."""
     for head in (
         b"\x89\x7e\x10\x00",
         b"\x8a\x7f" + b"\x00\x00\x00\x01\x00\x00\x00\x00",
@@ -133,7 +133,7 @@ def test_control_frames_that_are_too_long_are_given_on_at_once() -> None:
         b"\x81\x85abcd",
         b"\xc1\x7e\x03\x00",
     ):
-        splitter = FrameSplitter(MOST)
+        splitter = FrameSplitter(MAX_BYTES)
         messages, controls = splitter.feed(head + b"x" * 50)
         assert (messages, controls) == ([], [head + b"x" * 50])
         assert splitter._rest == b""

@@ -1,4 +1,4 @@
-"""Stamps and order: what one read from the socket becomes, on a clock that moves between any two looks at it."""
+"""Stamps and order of what one read from the socket becomes, on a clock that moves each time it is read."""
 
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from vendors.examples import TOLERANCE, feed
 
 from services.gateway.delivery.backlog import Backlog
-from services.gateway.sequencing.sequencer import Sequencer, StreamState
+from services.gateway.sequencing.sequencer import Sequencer
+from services.gateway.sequencing.stream_state import StreamState
 from services.gateway.upstream.intake import Intake
 from services.vendors.feed import Rejected
 from tickbus.clock import BusClock
@@ -22,7 +23,7 @@ START = 1_800_000_000_000_000_000
 
 
 class Clock(BusClock):
-    """Jumps by what the test says at each look."""
+    """Advances by the test's steps each time it is read."""
 
     def __init__(self, steps: list[int]) -> None:
         super().__init__()
@@ -37,11 +38,11 @@ class Clock(BusClock):
 
 
 @dataclass
-class Desk:
-    """An intake for the json feed, with everything that came out of it."""
+class Bench:
+    """An intake for the json feed, with all of its output."""
 
     steps: list[int] = field(default_factory=lambda: [1000])
-    bound: int = 1 << 20
+    max_bytes: int = 1 << 20
 
     def __post_init__(self) -> None:
         self.feed = feed("json")
@@ -51,7 +52,7 @@ class Desk:
             for symbol in ("AAPL", "MSFT")
             for kind in ("trade", "quote")
         ]
-        self.backlog = Backlog(self.bound)
+        self.backlog = Backlog(self.max_bytes)
         self.intake = Intake(Clock(self.steps), Sequencer(states, self.backlog.put), self.backlog)
         self.entries: list[Entry] = []
 
@@ -84,19 +85,19 @@ READS = st.lists(
 
 @settings(max_examples=150, deadline=None)
 @given(READS, st.lists(st.sampled_from([0, 1, 1000, 999_999, 3_000_000]), min_size=1, max_size=5), st.data())
-def test_ids_never_fall_and_receive_times_increase(
+def test_ids_never_decrease_and_receive_times_increase(
     reads: list[list[bytes]], steps: list[int], data: st.DataObject
 ) -> None:
-    desk = Desk(steps)
+    bench = Bench(steps)
     for frames in reads:
         match data.draw(st.sampled_from(["", "", "outage", "oversize"])):
             case "outage":
-                desk.intake.outage(GapKind.DISCONNECT, desk.intake.last_frame or desk.intake.stamp())
-                desk.intake.resumed()
+                bench.intake.outage(GapKind.DISCONNECT, bench.intake.last_frame or bench.intake.stamp())
+                bench.intake.resumed()
             case "oversize":
-                desk.intake.reject(Rejected("oversize", "a frame"))
-        desk.take(*frames)
-    entries = desk.stored()
+                bench.intake.reject(Rejected("oversize", "a frame"))
+        bench.take(*frames)
+    entries = bench.stored()
     by_stream: dict[str, list[tuple[int, int]]] = {}
     for entry in entries:
         by_stream.setdefault(entry.stream.name, []).append((entry.ms, entry.seq))
@@ -111,57 +112,62 @@ def test_ids_never_fall_and_receive_times_increase(
     assert all(entry.ms == entry.recv // 1_000_000 for entry in entries)
 
 
-def test_counts_and_notices() -> None:
-    desk = Desk()
-    assert desk.take(TRADE, HELLO, GARBAGE) == []
-    (refused,) = desk.take(b'{"error":"slow down"}')
+def test_take_counts_frames_and_returns_notices() -> None:
+    bench = Bench()
+    assert bench.take(TRADE, HELLO, GARBAGE) == []
+    (refused,) = bench.take(b'{"error":"slow down"}')
     assert "slow down" in refused.text
-    intake = desk.intake
+    intake = bench.intake
     assert (intake.frames, intake.ignored, dict(intake.rejected)) == (4, 1, {"garbage": 1})
     assert intake.last_tick < intake.last_frame
 
 
-def test_a_heartbeat_is_no_tick() -> None:
-    desk = Desk()
-    desk.take(TRADE)
-    before = desk.intake.last_tick
-    desk.take(HELLO)
-    assert desk.intake.last_tick == before < desk.intake.last_frame
+def test_heartbeat_is_not_a_tick() -> None:
+    bench = Bench()
+    bench.take(TRADE)
+    before = bench.intake.last_tick
+    bench.take(HELLO)
+    assert bench.intake.last_tick == before < bench.intake.last_frame
 
 
-def test_what_finds_no_room_is_counted_and_told_when_there_is() -> None:
-    desk = Desk(bound=3000)
+def test_overflowing_ticks_are_counted_and_reported_once_there_is_room() -> None:
+    bench = Bench(max_bytes=3000)
     for _ in range(40):
-        desk.take(TWO)
-    kept = len(desk.backlog)
-    assert 0 < kept < 80
-    lost = 80 - kept
-    desk.stored()
-    desk.take(TWO)
-    assert desk.gaps() == [("AAPL", "OVERFLOW", lost // 2), ("MSFT", "OVERFLOW", lost // 2)]
-    *_, last, after = desk.stored()
+        bench.take(TWO)
+    buffered = len(bench.backlog)
+    assert 0 < buffered < 80
+    lost = 80 - buffered
+    bench.stored()
+    bench.take(TWO)
+    assert bench.gaps() == [("AAPL", "OVERFLOW", lost // 2), ("MSFT", "OVERFLOW", lost // 2)]
+    *_, last, after = bench.stored()
     assert [decode(entry.field, entry.payload).symbol for entry in (last, after)] == ["AAPL", "MSFT"]
-    assert desk.backlog.bytes == 0
+    assert bench.backlog.bytes == 0
 
 
-def test_what_is_rejected_is_told_where_it_stood_in_its_frame() -> None:
-    desk = Desk()
-    items = [f'{{"symbol":"{symbol}","price":"{price}","volume":{size}}}' for size, (symbol, price) in enumerate(
-        [("AAPL", 1), ("AAPL", "x"), ("MSFT", 1), ("AAPL", 1), ("XXXX", 1), ("MSFT", "y"), ("MSFT", 1), ("AAPL", "z")], 1)
+def test_rejects_are_reported_at_their_place_in_the_frame() -> None:
+    bench = Bench()
+    ticks = [
+        ("AAPL", 1), ("AAPL", "x"), ("MSFT", 1), ("AAPL", 1),
+        ("XXXX", 1), ("MSFT", "y"), ("MSFT", 1), ("AAPL", "z"),
     ]  # fmt: skip
-    desk.take(b'{"trades":[' + ",".join(items).encode() + b"]}")
-    messages = [decode(entry.field, entry.payload) for entry in desk.stored()]
-    told = [
+    items = [
+        f'{{"symbol":"{symbol}","price":"{price}","volume":{size}}}'
+        for size, (symbol, price) in enumerate(ticks, 1)
+    ]
+    bench.take(b'{"trades":[' + ",".join(items).encode() + b"]}")
+    messages = [decode(entry.field, entry.payload) for entry in bench.stored()]
+    reported = [
         message.kind.name if isinstance(message, Gap) else message.size_text
         for message in messages
         if isinstance(message, Gap | Trade)
     ]
-    assert told == ["1", "REJECTED", "3", "4", "REJECTED", "7", "REJECTED"]
+    assert reported == ["1", "REJECTED", "3", "4", "REJECTED", "7", "REJECTED"]
     assert [message.symbol for message in messages if isinstance(message, Gap)] == ["AAPL", "MSFT", "AAPL"]
-    assert desk.intake.rejected == {"field": 3, "unknown_symbol": 1}
+    assert bench.intake.rejected == {"field": 3, "unknown_symbol": 1}
 
 
-def test_garbage_leaves_one_gap_in_each_stream_at_the_next_tick() -> None:
-    desk = Desk()
-    desk.take(TRADE, GARBAGE, GARBAGE, TRADE, TRADE)
-    assert sorted(desk.gaps()) == [("AAPL", "REJECTED", None)] * 2 + [("MSFT", "REJECTED", None)] * 2
+def test_garbage_leaves_one_gap_per_stream_at_next_tick() -> None:
+    bench = Bench()
+    bench.take(TRADE, GARBAGE, GARBAGE, TRADE, TRADE)
+    assert sorted(bench.gaps()) == [("AAPL", "REJECTED", None)] * 2 + [("MSFT", "REJECTED", None)] * 2

@@ -1,4 +1,4 @@
-"""One connection to the vendor, at its beginning and its end."""
+"""One connection to the vendor: how it begins and ends."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -9,7 +9,8 @@ from support.waiting import until_async
 from vendors.examples import TOLERANCE, feed
 
 from services.gateway.delivery.backlog import Backlog
-from services.gateway.sequencing.sequencer import Sequencer, StreamState
+from services.gateway.sequencing.sequencer import Sequencer
+from services.gateway.sequencing.stream_state import StreamState
 from services.gateway.upstream.intake import Intake
 from services.gateway.upstream.session import Connection
 from services.gateway.upstream.upstream import Upstream
@@ -20,14 +21,14 @@ from tickbus.protocol.names import Keys, Stream
 from tickbus.units import SECOND, Duration
 
 QUOTE = '{"quotes":[{"symbol":"AAPL","bid":"1","bid_size":"1","ask":"2","ask_size":"1","time":1}]}'
-MOST = 1 << 20
+MAX_FRAME = 1 << 20
 
 
-class Line:
-    """A connection of the json feed to a port, and what it brought."""
+class Harness:
+    """A connection of the json feed to a port, and what it received."""
 
     def __init__(self, port: int) -> None:
-        self.backlog, clock = Backlog(MOST), BusClock()
+        self.backlog, clock = Backlog(MAX_FRAME), BusClock()
         self.intake = Intake(
             clock,
             Sequencer([StreamState(Keys(), Stream("quote", "json", "AAPL"), False)], self.backlog.put),
@@ -39,12 +40,12 @@ class Line:
             self.intake,
             clock,
             tolerance=TOLERANCE,
-            most=MOST,
+            max_frame=MAX_FRAME,
             silence=Duration(3 * SECOND),
             session=None,
             max_age=None,
         )
-        self.connection = Connection(self.feed, self.intake, TOLERANCE, MOST, holding=False)
+        self.connection = Connection(self.feed, self.intake, TOLERANCE, MAX_FRAME, buffering=False)
 
     @property
     def messages(self) -> list[Message]:
@@ -64,73 +65,76 @@ def vendor(
     return talk
 
 
-async def test_a_vendor_that_speaks_with_the_answer_to_the_handshake() -> None:
+async def test_frames_sent_with_handshake_response_are_received() -> None:
     now = asyncio.Event()
     async with raw(vendor(text(b'{"welcome":1}') + text(QUOTE.encode()), text(QUOTE.encode()), now)) as port:
-        line = Line(port)
-        await line.connection.open()
+        harness = Harness(port)
+        await harness.connection.open()
         now.set()
-        await until_async(lambda: len(line.messages) == 2)
-        assert line.intake.ignored == 1
-        await line.connection.close("left")
+        await until_async(lambda: len(harness.messages) == 2)
+        assert harness.intake.ignored == 1
+        await harness.connection.close("left")
 
 
-async def test_a_frame_that_is_too_long_is_told_where_it_stood() -> None:
+async def test_oversized_frame_is_reported_in_order() -> None:
     now = asyncio.Event()
-    long = text(b"x" * (MOST + 1))
+    long = text(b"x" * (MAX_FRAME + 1))
     async with raw(vendor(text(QUOTE.encode()) + long + text(QUOTE.encode()) + long, long, now)) as port:
-        line = Line(port)
-        await line.connection.open()
-        await until_async(lambda: line.intake.rejected["oversize"] == 2)
-        assert [type(message) for message in line.messages] == [Quote, Gap, Quote]
+        harness = Harness(port)
+        await harness.connection.open()
+        await until_async(lambda: harness.intake.rejected["oversize"] == 2)
+        assert [type(message) for message in harness.messages] == [Quote, Gap, Quote]
         now.set()
         await until_async(
-            lambda: line.intake.rejected["oversize"] == 3, what="also where no other message follows"
+            lambda: harness.intake.rejected["oversize"] == 3, what="also where no other message follows"
         )
-        await line.connection.close("left")
+        await harness.connection.close("left")
 
 
-async def test_one_that_refuses_with_the_answer_to_the_handshake() -> None:
+async def test_refusal_sent_with_handshake_response_closes_connection() -> None:
     now = asyncio.Event()
     now.set()
     async with raw(vendor(text(b'{"error":"no such token"}'), b"", now)) as port:
-        line = Line(port)
-        await line.connection.open()
-        assert line.connection.refused is not None and "no such token" in line.connection.refused.text
-        assert await line.connection.socket.closed == line.connection.refused.text
-        await line.connection.close("left")
+        harness = Harness(port)
+        await harness.connection.open()
+        assert harness.connection.refused is not None and "no such token" in harness.connection.refused.text
+        assert await harness.connection.socket.closed == harness.connection.refused.text
+        await harness.connection.close("left")
 
 
-async def test_what_comes_after_the_outage_was_declared_is_part_of_it() -> None:
-    """A loop that stood still judges the silence before it has read its socket. Ticks that it found there afterwards ended the outage:
-    its Gap ended with them, and what was missing until the next connection was told by nobody."""
+async def test_frames_after_declared_outage_do_not_end_it() -> None:
+    """A stalled loop judges the silence before it has read its socket.
+
+    Ticks that it then found there ended the outage: its Gap ended with them, and nobody reported what was
+    missing until the next connection.
+    """
     now = asyncio.Event()
     async with raw(vendor(text(QUOTE.encode()), text(QUOTE.encode()), now)) as port:
-        line = Line(port)
-        await line.connection.open()
-        await until_async(lambda: len(line.messages) == 1)
-        received = line.connection.socket.bytes_received
-        line.upstream._lost(line.connection, "silence", "no tick")
+        harness = Harness(port)
+        await harness.connection.open()
+        await until_async(lambda: len(harness.messages) == 1)
+        received = harness.connection.socket.bytes_received
+        harness.upstream._lost(harness.connection, "silence", "no tick")
         now.set()
-        await until_async(lambda: line.connection.socket.bytes_received > received)
-        assert len(line.messages) == 1
-        await line.connection.close("left")
-        line.intake.resumed()
-        first, gap = line.messages
+        await until_async(lambda: harness.connection.socket.bytes_received > received)
+        assert len(harness.messages) == 1
+        await harness.connection.close("left")
+        harness.intake.resumed()
+        first, gap = harness.messages
         assert isinstance(first, Quote) and isinstance(gap, Gap)
         assert gap.kind is GapKind.STALE
 
 
-async def test_ticks_before_the_subscription_is_acknowledged_may_be_followed_by_a_hole() -> None:
+async def test_disconnect_before_ack_leaves_gap_if_ticks_came() -> None:
     now = asyncio.Event()
     async with raw(vendor(text(QUOTE.encode()), b"", now)) as port:
-        line = Line(port)
-        line.feed.acknowledged = True  # type: ignore[misc]  # waits for an answer that does not come
-        await line.connection.open()
-        await until_async(lambda: len(line.messages) == 1)
-        assert not line.connection.subscribed.is_set()
-        line.upstream._lost(line.connection, "closed", "by the server")
+        harness = Harness(port)
+        harness.feed.acks_subscribe = True  # waits for an ack that does not come
+        await harness.connection.open()
+        await until_async(lambda: len(harness.messages) == 1)
+        assert not harness.connection.subscribed.is_set()
+        harness.upstream._lost(harness.connection, "closed", "by the server")
         now.set()
-        await line.connection.close("left")
-        line.intake.resumed()
-        assert isinstance(line.messages[1], Gap)
+        await harness.connection.close("left")
+        harness.intake.resumed()
+        assert isinstance(harness.messages[1], Gap)

@@ -1,4 +1,4 @@
-"""The connection that delivers is kept until another one can take its place; real WebSockets."""
+"""A delivering connection is kept until another one can replace it; real WebSockets."""
 
 import asyncio
 import json
@@ -13,7 +13,8 @@ from websockets.asyncio.server import ServerConnection, serve
 from websockets.http11 import Request, Response
 
 from services.gateway.delivery.backlog import Backlog
-from services.gateway.sequencing.sequencer import Sequencer, StreamState
+from services.gateway.sequencing.sequencer import Sequencer
+from services.gateway.sequencing.stream_state import StreamState
 from services.gateway.upstream import upstream as module
 from services.gateway.upstream.intake import Intake
 from services.gateway.upstream.upstream import Upstream
@@ -23,11 +24,11 @@ from tickbus.protocol.messages import Message, Trade
 from tickbus.protocol.names import Keys, Stream
 from tickbus.units import SECOND, Duration
 
-MOST = 1 << 20
+MAX_FRAME = 1 << 20
 
 
 class Vendor:
-    """Binance, with an answer of our choice to each handshake; trades go to all who are connected."""
+    """Binance, with a chosen answer to each handshake; trades go to all connections."""
 
     def __init__(self, *answers: HTTPStatus | None) -> None:
         self._answers = list(answers)
@@ -66,18 +67,18 @@ class Vendor:
 
 
 class Gateway:
-    """The upstream side of one."""
+    """The upstream side of a gateway."""
 
     def __init__(self, url: str) -> None:
-        self.backlog, clock = Backlog(MOST), BusClock()
+        self.backlog, clock = Backlog(MAX_FRAME), BusClock()
         intake = Intake(
             clock,
             Sequencer([StreamState(Keys(), Stream("trade", "binance", "BNB-BTC"), True)], self.backlog.put),
             self.backlog,
         )
         self.upstream = Upstream(
-            lambda: feed("binance", ("trade",), url=url), intake, clock, tolerance=TOLERANCE, most=MOST,
-            silence=Duration(60 * SECOND), session=None, max_age=None,
+            lambda: feed("binance", ("trade",), url=url), intake, clock, tolerance=TOLERANCE,
+            max_frame=MAX_FRAME, silence=Duration(60 * SECOND), session=None, max_age=None,
         )  # fmt: skip
 
     @property
@@ -102,11 +103,11 @@ async def running(vendor: Vendor) -> AsyncIterator[Gateway]:
 @pytest.mark.parametrize(
     "status", [HTTPStatus.FORBIDDEN, HTTPStatus.NOT_FOUND, HTTPStatus.SERVICE_UNAVAILABLE]
 )
-async def test_a_replacement_that_is_refused_leaves_the_one_that_delivers(
+async def test_refused_replacement_keeps_current_connection(
     status: HTTPStatus, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "_LEAVE_AGAIN_SECONDS", 0.1)
-    monkeypatch.setattr(module, "_ROTATE_AGAIN_SECONDS", 0.1)
+    monkeypatch.setattr(module, "_CLOSING_RETRY_SECONDS", 0.1)
+    monkeypatch.setattr(module, "_ROTATE_RETRY_SECONDS", 0.1)
     vendor = Vendor(None, status, status)
     async with running(vendor) as gateway:
         await vendor.trade()
@@ -121,8 +122,8 @@ async def test_a_replacement_that_is_refused_leaves_the_one_that_delivers(
     assert vendor.attempts == 4
 
 
-async def test_a_vendor_who_asks_for_patience_is_not_asked_again_at_once() -> None:
-    """Binance bans who connects more than 300 times in 5 minutes."""
+async def test_rate_limited_replacement_is_not_retried_at_once() -> None:
+    """Binance bans clients that connect more than 300 times in 5 minutes."""
     vendor = Vendor(None, HTTPStatus.TOO_MANY_REQUESTS)
     async with running(vendor) as gateway:
         current = gateway.upstream.current
@@ -135,7 +136,7 @@ async def test_a_vendor_who_asks_for_patience_is_not_asked_again_at_once() -> No
         assert gateway.upstream.current is current
 
 
-async def test_a_connection_that_delivered_resets_the_backoff_however_short_it_was() -> None:
+async def test_delivering_connection_resets_backoff_however_short() -> None:
     vendor = Vendor()
     async with running(vendor) as gateway:
         gateway.upstream._backoff.next()

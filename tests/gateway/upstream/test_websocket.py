@@ -1,4 +1,4 @@
-"""The WebSocket client against real servers: the `websockets` library's, and a raw one for what that would never do."""
+"""The WebSocket client against real servers: the `websockets` one, and a raw one for what that never does."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -9,17 +9,18 @@ import pytest
 from gateway.upstream.servers import accepted, raw, text
 from support.waiting import until_async
 from websockets.asyncio.server import ServerConnection, serve
+from websockets.exceptions import InvalidHandshake
 from websockets.http11 import Request, Response
 
 from services.gateway.upstream import websocket
 from services.gateway.upstream.websocket import HandshakeRefused, WebSocket
 from tickbus.errors import ConfigError
 
-MOST = 100_000
+MAX_BYTES = 100_000
 
 
 class Client:
-    """What arrived, read by read."""
+    """Collects what arrives, read by read."""
 
     def __init__(self) -> None:
         self.reads: list[list[bytes]] = []
@@ -35,7 +36,7 @@ class Client:
         return [message for read in self.reads for message in read]
 
     async def open(self, port: int) -> WebSocket:
-        self.socket = WebSocket(f"ws://127.0.0.1:{port}/ws", self, MOST)
+        self.socket = WebSocket(f"ws://127.0.0.1:{port}/ws", self, MAX_BYTES)
         await self.socket.open()
         return self.socket
 
@@ -53,13 +54,13 @@ async def ended(client: Client) -> str:
         return await client.socket.closed
 
 
-async def test_messages_both_ways_and_a_close_from_here() -> None:
-    heard: list[str | bytes] = []
+async def test_messages_travel_both_ways_until_client_closes() -> None:
+    received: list[str | bytes] = []
     codes: list[int | None] = []
 
     async def talk(connection: ServerConnection) -> None:
         async for message in connection:
-            heard.append(message)
+            received.append(message)
             await connection.send(message)
         codes.append(connection.close_code)
 
@@ -69,12 +70,12 @@ async def test_messages_both_ways_and_a_close_from_here() -> None:
         for message in ("a", "ä" * 200, "x" * 70_000):
             socket.send(message)
         await until_async(lambda: len(client.messages) == 3)
-        assert [message.decode() for message in client.messages] == heard == ["a", "ä" * 200, "x" * 70_000]
+        assert [message.decode() for message in client.messages] == received == ["a", "ä" * 200, "x" * 70_000]
         assert socket.bytes_received > 70_000
         socket.close()
         assert await ended(client) == "closed by us"
         await until_async(lambda: codes == [1000])
-        socket.send("too late")  # nobody hears it, and it does not raise
+        socket.send("too late")  # nobody receives it, and it does not raise
         socket.ping()
 
 
@@ -82,7 +83,7 @@ async def test_messages_both_ways_and_a_close_from_here() -> None:
     ("code", "reason"),
     [(1000, "bye"), (1008, "Too many requests"), (1011, ""), (1013, "try again later"), (4001, "own code")],
 )
-async def test_close_codes_are_told(code: int, reason: str) -> None:
+async def test_close_code_and_reason_are_reported(code: int, reason: str) -> None:
     async def talk(connection: ServerConnection) -> None:
         await connection.send("last")
         await connection.close(code, reason)
@@ -109,7 +110,7 @@ async def test_pings_are_answered_with_their_payload() -> None:
         assert answered == [True] * 3
 
 
-async def test_our_pings_are_heard() -> None:
+async def test_server_answers_our_pings() -> None:
     async def talk(connection: ServerConnection) -> None:
         await connection.wait_closed()
 
@@ -122,7 +123,7 @@ async def test_our_pings_are_heard() -> None:
         socket.close()
 
 
-async def test_fragments_with_control_frames_between_them() -> None:
+async def test_fragments_with_control_frames_between_are_joined() -> None:
     async def talk(connection: ServerConnection) -> None:
         async def pieces() -> AsyncIterator[str]:
             for piece in ("one ", "two ", "three"):
@@ -145,7 +146,7 @@ async def test_fragments_with_control_frames_between_them() -> None:
     ("status", "body"),
     [(401, '{"msg":"token is required","ret":401}'), (404, "no such path"), (429, "slow down"), (503, "")],
 )
-async def test_a_refused_handshake_gives_status_and_body(status: int, body: str) -> None:
+async def test_refused_handshake_reports_status_and_body(status: int, body: str) -> None:
     def refuse(connection: ServerConnection, request: Request) -> Response:
         return connection.respond(HTTPStatus(status), body)
 
@@ -153,22 +154,23 @@ async def test_a_refused_handshake_gives_status_and_body(status: int, body: str)
         raise AssertionError("it was refused")
 
     async with server(talk, process_request=refuse) as port:
-        with pytest.raises(HandshakeRefused) as told:
+        with pytest.raises(HandshakeRefused) as raised:
             await Client().open(port)
-        assert (told.value.status, told.value.body) == (status, body)
+        assert (raised.value.status, raised.value.body) == (status, body)
 
 
-async def test_what_else_a_refusal_says() -> None:
+async def test_refusal_reports_redirect_target_and_retry_after() -> None:
     async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, request: bytes) -> None:
         writer.write(
-            b"HTTP/1.1 307 Temporary Redirect\r\nLOCATION: wss://elsewhere/ws\r\nRetry-After: 120\r\nContent-Length: 12\r\n\r\nnot\r\n here\r\n"
+            b"HTTP/1.1 307 Temporary Redirect\r\nLOCATION: wss://elsewhere/ws\r\nRetry-After: 120\r\n"
+            b"Content-Length: 12\r\n\r\nnot\r\n here\r\n"
         )
         await reader.read()
 
     async with raw(talk) as port:
-        with pytest.raises(HandshakeRefused) as told:
+        with pytest.raises(HandshakeRefused) as raised:
             await Client().open(port)
-    assert (told.value.status, told.value.body, told.value.retry_after) == (
+    assert (raised.value.status, raised.value.body, raised.value.retry_after) == (
         307,
         "moved to wss://elsewhere/ws",
         120,
@@ -192,9 +194,9 @@ async def test_what_else_a_refusal_says() -> None:
         (b"HTTP/1.1 204 No Content\r\n\r\n", 204, ""),
         (b"SSH-2.0-OpenSSH_9.2\r\n\r\n", 0, ""),
     ],
-    ids=["keep-alive", "chunked", "bad length", "no body", "no HTTP"],
+    ids=["keep-alive", "chunked", "bad length", "no body", "not HTTP"],
 )
-async def test_refusals_of_servers_that_keep_the_connection_open(
+async def test_refusal_is_reported_when_server_keeps_connection_open(
     answer: bytes, status: int, body: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(websocket, "_OPEN_SECONDS", 0.5)
@@ -204,13 +206,13 @@ async def test_refusals_of_servers_that_keep_the_connection_open(
         await reader.read()
 
     async with raw(talk) as port:
-        with pytest.raises(HandshakeRefused) as told:
+        with pytest.raises(HandshakeRefused) as raised:
             await Client().open(port)
-        assert told.value.status == status
-        assert body in told.value.body
+        assert raised.value.status == status
+        assert body in raised.value.body
 
 
-async def test_frames_in_the_same_segment_as_the_answer_are_not_lost() -> None:
+async def test_frames_in_same_segment_as_response_are_not_lost() -> None:
     async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, request: bytes) -> None:
         writer.write(accepted(request) + text(b"first") + text(b"second")[:3])
         await writer.drain()
@@ -224,7 +226,7 @@ async def test_frames_in_the_same_segment_as_the_answer_are_not_lost() -> None:
         client.socket.close()
 
 
-async def test_an_answer_in_pieces() -> None:
+async def test_response_in_pieces_is_accepted() -> None:
     async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, request: bytes) -> None:
         answer = accepted(request) + text(b"first")
         for at in range(len(answer)):
@@ -240,7 +242,7 @@ async def test_an_answer_in_pieces() -> None:
         client.socket.close()
 
 
-async def test_a_server_that_accepts_and_never_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_server_that_never_answers_times_out(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(websocket, "_OPEN_SECONDS", 0.2)
 
     async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, request: bytes) -> None:
@@ -251,7 +253,7 @@ async def test_a_server_that_accepts_and_never_answers(monkeypatch: pytest.Monke
             await Client().open(port)
 
 
-async def test_a_server_that_closes_before_it_answers() -> None:
+async def test_server_closing_before_response_raises_connection_error() -> None:
     async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, request: bytes) -> None:
         """Nothing."""
 
@@ -260,35 +262,35 @@ async def test_a_server_that_closes_before_it_answers() -> None:
             await Client().open(port)
 
 
-async def test_a_wrong_key_is_no_handshake() -> None:
+async def test_wrong_accept_key_is_refused() -> None:
     async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, request: bytes) -> None:
         writer.write(accepted(request.replace(b"Sec-WebSocket-Key: ", b"Sec-WebSocket-Key: x")))
         await reader.read()
 
     async with raw(talk) as port:
-        with pytest.raises(websocket.InvalidHandshake):
+        with pytest.raises(InvalidHandshake):
             await Client().open(port)
 
 
 @pytest.mark.parametrize(
     "url", ["ws://" + "a" * 70, "ws://a..b", "ws://x:99999", "http://x", "ws://[::1", "ws://", "nonsense"]
 )
-async def test_addresses_that_are_none(url: str) -> None:
+async def test_invalid_address_is_config_error(url: str) -> None:
     with pytest.raises(ConfigError, match="--url"):
-        await WebSocket(url, Client(), MOST).open()
+        await WebSocket(url, Client(), MAX_BYTES).open()
 
 
-async def test_nobody_listens() -> None:
+async def test_port_without_listener_raises_oserror() -> None:
     async with raw(lambda *_: asyncio.sleep(0)) as port:
         pass
     with pytest.raises(OSError):
         await Client().open(port)
 
 
-# what comes later
+# after the handshake
 
 
-async def test_a_huge_message_is_skipped_and_the_connection_lives() -> None:
+async def test_huge_message_is_skipped_and_connection_survives() -> None:
     async def talk(connection: ServerConnection) -> None:
         await connection.send("before")
         await connection.send("x" * (10 << 20))
@@ -315,7 +317,7 @@ async def test_a_huge_message_is_skipped_and_the_connection_lives() -> None:
     ],
     ids=["unknown opcode", "long ping", "endless pong", "masked", "reserved bit", "fragmented ping"],
 )
-async def test_a_broken_protocol_ends_the_connection(broken: bytes) -> None:
+async def test_protocol_violation_ends_connection(broken: bytes) -> None:
     async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, request: bytes) -> None:
         writer.write(accepted(request) + text(b"good") + broken)
         await reader.read()
@@ -327,7 +329,7 @@ async def test_a_broken_protocol_ends_the_connection(broken: bytes) -> None:
         assert client.messages == [b"good"]
 
 
-async def test_a_connection_that_is_cut_says_so() -> None:
+async def test_cut_connection_is_reported() -> None:
     async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, request: bytes) -> None:
         writer.write(accepted(request) + text(b"x" * 1000)[:500])
         await writer.drain()
@@ -339,7 +341,7 @@ async def test_a_connection_that_is_cut_says_so() -> None:
         assert client.messages == []
 
 
-async def test_pausing_holds_the_server_back_and_loses_nothing() -> None:
+async def test_pause_slows_server_down_and_loses_nothing() -> None:
     sent = 0
 
     async def talk(connection: ServerConnection) -> None:
@@ -353,12 +355,12 @@ async def test_pausing_holds_the_server_back_and_loses_nothing() -> None:
         socket = await client.open(port)
         socket.pause()
 
-        async def standing() -> bool:
+        async def stalled() -> bool:
             before = sent
             await asyncio.sleep(0.1)
             return sent == before
 
-        await until_async(standing)
+        await until_async(stalled)
         assert sent < 2000
         socket.resume()
         await ended(client)

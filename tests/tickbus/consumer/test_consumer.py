@@ -1,4 +1,4 @@
-"""`bus.consume` on a real Redis: whole shards, each worked by one; position, state and output are one thing."""
+"""`bus.consume` on a real Redis: whole shards, one owner each; position, state and output are one unit."""
 
 import asyncio
 import sqlite3
@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager, closing, suppress
 from itertools import chain
 from pathlib import Path
+from typing import Any, Literal
 
 import pytest
 from support.cluster import RedisCluster
@@ -38,11 +39,14 @@ def signal(symbol: str, ms: int, value: int) -> Output:
 
 
 class App:
-    """A small service: per symbol it sums the prices, as state, and puts each sum out as a signal. Commits every batch unless told not to."""
+    """A small service: it sums the prices per symbol, as state, and emits each sum as a signal.
+
+    `commits`: whether it commits every batch.
+    """
 
     def __init__(self, bus: Bus, name: str = "app", commits: bool = True, **reads: object) -> None:
         self.commits = commits
-        self.consuming = bus.consume(name, lease_ttl=TTL, **({"start": "start"} | reads))  # type: ignore[arg-type]
+        self.consumer = bus.consume(name, lease_ttl=TTL, **({"start": "start"} | reads))  # type: ignore[arg-type]
         self.seen: list[tuple[str, int]] = []
         self.sums: dict[Stream, int] = {}
         self.shards: set[int] = set()
@@ -52,7 +56,7 @@ class App:
         self._task = asyncio.create_task(self._run())
 
     async def _run(self) -> None:
-        async for batch in self.consuming:
+        async for batch in self.consumer:
             self.batches.append(batch)
             if batch.gained:
                 self.gained.append(set(batch.gained))
@@ -78,30 +82,34 @@ class App:
                     if KEYS.shard(stream.symbol) not in batch.lost
                 }
 
-    async def has(self, shards: Iterable[int]) -> "App":
-        await until_async(lambda: self._check() or self.shards == set(shards))
+    async def wait_owns(self, shards: Iterable[int]) -> "App":
+        """Wait until it owns exactly these shards."""
+        await until_async(lambda: self.check() and self.shards == set(shards))
         return self
 
-    async def saw(self, count: int) -> None:
+    async def wait_seen(self, count: int) -> None:
+        """Wait until it has seen this many trades."""
         await until_async(
-            lambda: self._check() or len(self.seen) >= count, what=f"{count} trades, {len(self.seen)} there"
+            lambda: self.check() and len(self.seen) >= count, what=f"{count} trades, {len(self.seen)} seen"
         )
 
-    def _check(self) -> None:
+    def check(self) -> Literal[True]:
+        """Raise the error that ended it, if any."""
         if self._task.done():
             self._task.result()
+        return True
 
     async def stop(self) -> None:
-        """Clean."""
+        """Stop cleanly."""
         self._task.cancel()
         await asyncio.gather(self._task, return_exceptions=True)
-        await self.consuming.close()
+        await self.consumer.close()
 
     async def crash(self) -> None:
-        """As a kill -9: nothing is given back, nobody is told."""
-        consumer = self.consuming._shard_consumer
+        """Stop as by kill -9: nothing is released, nothing announced."""
+        consumer = self.consumer._shard_consumer
         assert consumer is not None
-        self.consuming._shard_consumer = None
+        self.consumer._shard_consumer = None
         for task in (self._task, *consumer._tasks):
             task.cancel()
         consumer.publisher.close()
@@ -116,7 +124,7 @@ class App:
 
 
 @asynccontextmanager
-async def bench(server: "RedisServer | RedisCluster") -> AsyncIterator[tuple[Writer, Bus]]:
+async def writer_and_bus(server: "RedisServer | RedisCluster") -> AsyncIterator[tuple[Writer, Bus]]:
     writer = await Writer(server.url).open()
     async with tickbus.connect(server.url) as bus:
         yield writer, bus
@@ -129,7 +137,7 @@ async def write_all(writer: Writer, *numbers: int) -> None:
 
 
 def sums(server: "RedisServer | RedisCluster", symbols: Iterable[str] = SYMBOLS) -> dict[str, list[int]]:
-    """What the app has put out; counters dense, checked."""
+    """Return the sums that the app has emitted, after checking that the counters are dense."""
     found, client = {}, server.client
     for symbol in symbols:
         rows = stored(client, KEYS.stream(Stream("signal", "app", symbol)))
@@ -138,21 +146,21 @@ def sums(server: "RedisServer | RedisCluster", symbols: Iterable[str] = SYMBOLS)
     return found
 
 
-def pending(app: App) -> frozenset[int]:
-    """Shards whose commits are on their way."""
-    assert app.consuming._shard_consumer is not None
-    return app.consuming._shard_consumer.publisher.in_flight.shards
+def in_flight(app: App) -> set[int]:
+    """Return the shards whose commits are in flight."""
+    assert app.consumer._shard_consumer is not None
+    return set(app.consumer._shard_consumer.publisher.in_flight.shards)
 
 
 def everywhere(expected: list[int]) -> dict[str, list[int]]:
     return dict.fromkeys(SYMBOLS, expected)
 
 
-async def test_one_replica_works_everything_at_once_and_commits(redis_server: RedisServer) -> None:
-    async with bench(redis_server) as (writer, bus):
+async def test_single_replica_owns_all_shards_at_once_and_commits(redis_server: RedisServer) -> None:
+    async with writer_and_bus(redis_server) as (writer, bus):
         await write_all(writer, 1, 2, 3)
-        app = await App(bus).has(range(8))
-        await app.saw(72)
+        app = await App(bus).wait_owns(range(8))
+        await app.wait_seen(72)
         await until_async(lambda: sums(redis_server) == everywhere([1, 3, 6]))
         assert redis_server.client.hget(KEYS.state(KEYS.shard("S3"), "app"), "trade:test:S3") == b"6"
         assert redis_server.client.hgetall(KEYS.position(KEYS.shard("S3"), "app"))[b"trade:test:S3"].endswith(
@@ -160,34 +168,36 @@ async def test_one_replica_works_everything_at_once_and_commits(redis_server: Re
         )
         await app.stop()
         assert redis_server.client.mget([KEYS.holder(shard, "app") for shard in range(8)]) == [b""] * 8
-        again = await App(bus).has(range(8))
+        again = await App(bus).wait_owns(range(8))
         await write_all(writer, 10)
-        await again.saw(24)
+        await again.wait_seen(24)
         await until_async(lambda: sums(redis_server) == everywhere([1, 3, 6, 16]))
         assert sorted(again.seen) == sorted((symbol, 10) for symbol in SYMBOLS)
         await again.stop()
 
 
-async def test_a_crash_between_read_and_commit(redis_server: RedisServer) -> None:
-    async with bench(redis_server) as (writer, bus):
+async def test_uncommitted_entries_are_read_again_after_a_crash(redis_server: RedisServer) -> None:
+    async with writer_and_bus(redis_server) as (writer, bus):
         await write_all(writer, 1)
         app = App(bus)
         await until_async(lambda: sums(redis_server) == everywhere([1]))
         app.commits = False
         await write_all(writer, 2)
-        await app.saw(48)
+        await app.wait_seen(48)
         await app.crash()
         again = App(bus)
-        await again.saw(24)
+        await again.wait_seen(24)
         await until_async(lambda: sums(redis_server) == everywhere([1, 3]))
         assert sorted(again.seen) == sorted((symbol, 2) for symbol in SYMBOLS)
         await again.stop()
 
 
-async def test_replicas_that_join_leave_and_die(redis_server: RedisServer) -> None:
-    """Every trade is summed exactly once, in order, whoever does it; joining moves shards only to the one that joins."""
-    async with bench(redis_server) as (writer, bus), AsyncExitStack() as stack:
-        first = await App(bus).has(range(8))
+async def test_every_trade_is_summed_once_while_replicas_join_leave_and_die(
+    redis_server: RedisServer,
+) -> None:
+    """In order, whichever replica does it; joining moves shards only to the replica that joins."""
+    async with writer_and_bus(redis_server) as (writer, bus), AsyncExitStack() as stack:
+        first = await App(bus).wait_owns(range(8))
         written = 0
 
         async def write() -> None:
@@ -200,7 +210,7 @@ async def test_replicas_that_join_leave_and_die(redis_server: RedisServer) -> No
         stack.callback(writing.cancel)
         second, third = App(bus), App(bus)
         apps = [first, second, third]
-        # with eight shards one of three may get none: which, is drawn with their tokens
+        # with eight shards one of three may get none; their random tokens decide which
         await until_async(
             lambda: (
                 redis_server.client.hlen(KEYS.members("app")) == 3
@@ -213,24 +223,24 @@ async def test_replicas_that_join_leave_and_die(redis_server: RedisServer) -> No
         await second.crash()
         await until_async(lambda: first.shards | third.shards == set(range(8)))
         await first.stop()
-        await third.has(range(8))
+        await third.wait_owns(range(8))
         goal = written + 20
         await until_async(lambda: written >= goal)
         writing.cancel()
         await asyncio.gather(writing, return_exceptions=True)
-        ends = {symbol: writer.seqs[writer.of(symbol)] for symbol in SYMBOLS}
+        ends = {symbol: writer.seqs[writer.stream(symbol)] for symbol in SYMBOLS}
         expected = {symbol: [n * (n + 1) // 2 for n in range(1, end + 1)] for symbol, end in ends.items()}
         await until_async(lambda: {symbol: len(of) for symbol, of in sums(redis_server).items()} == ends)
         assert sums(redis_server) == expected
         await third.stop()
 
 
-async def test_one_that_stood_still_drops_what_others_took_and_goes_on(redis_server: RedisServer) -> None:
-    async with bench(redis_server) as (writer, bus):
+async def test_stalled_replica_drops_shards_taken_over_and_continues(redis_server: RedisServer) -> None:
+    async with writer_and_bus(redis_server) as (writer, bus):
         await write_all(writer, 1)
         app = App(bus)
         await until_async(lambda: sums(redis_server) == everywhere([1]))
-        # somebody raises two fences, as a successor would, and is gone again
+        # another process raises two fences, as a successor would, and is gone again
         taken = {0, 3}
         for shard in taken:
             redis_server.client.mset({KEYS.fence(shard, "app"): 7, KEYS.holder(shard, "app"): "other:1:x"})
@@ -238,44 +248,46 @@ async def test_one_that_stood_still_drops_what_others_took_and_goes_on(redis_ser
         await until_async(lambda: app.lost and app.lost[0] == taken)
         untouched = [symbol for symbol in SYMBOLS if KEYS.shard(symbol) not in taken]
         await until_async(lambda: all(sums(redis_server)[symbol] == [1, 3] for symbol in untouched))
-        # nobody says that he is alive under that name: after a while these are free
-        await app.has(range(8))
+        # that holder sends no heartbeat: after a while these shards are free
+        await app.wait_owns(range(8))
         await until_async(lambda: sums(redis_server) == everywhere([1, 3]))
         assert redis_server.client.get(KEYS.fence(0, "app")) == b"8"
         await app.stop()
 
 
-async def test_a_batch_of_before_does_not_commit_into_what_was_won_again(redis_server: RedisServer) -> None:
-    async with bench(redis_server) as (writer, bus):
+async def test_batch_from_before_a_loss_does_not_commit_into_a_regained_shard(
+    redis_server: RedisServer,
+) -> None:
+    async with writer_and_bus(redis_server) as (writer, bus):
         await writer.write(1, 2)
         app = App(bus, commits=False)
-        await app.saw(2)
+        await app.wait_seen(2)
         old = next(batch for batch in app.batches if batch.positions)
         shard = KEYS.shard("A")
         redis_server.client.mset({KEYS.fence(shard, "app"): 7, KEYS.holder(shard, "app"): ""})
-        await app.saw(4)  # lost, won again, read again
-        await old.commit((), {writer.of(): b"old"})
+        await app.wait_seen(4)  # lost, gained again, read again
+        await old.commit((), {writer.stream(): b"old"})
         assert not redis_server.client.exists(KEYS.position(shard, "app"), KEYS.state(shard, "app"))
         await next(batch for batch in reversed(app.batches) if batch.positions).commit(
-            (), {writer.of(): b"new"}
+            (), {writer.stream(): b"new"}
         )
         assert redis_server.client.hgetall(KEYS.state(shard, "app")) == {b"trade:test:A": b"new"}
         await app.stop()
 
 
-async def test_a_commit_covers_all_before_it_and_an_output_elsewhere_is_refused(
+async def test_commit_covers_all_batches_before_it_and_refuses_outputs_of_foreign_shards(
     redis_server: RedisServer,
 ) -> None:
-    async with bench(redis_server) as (writer, bus):
+    async with writer_and_bus(redis_server) as (writer, bus):
         app = App(bus, commits=False)
         await write_all(writer, 1)
-        await app.saw(24)
+        await app.wait_seen(24)
         with pytest.raises(ValueError, match="its shard is not owned by this process"):
             batch = app.batches[-1]
             batch._epochs.clear()
             await batch.commit([signal("S1", NOON, 1)])
         await write_all(writer, 2)
-        await app.saw(48)
+        await app.wait_seen(48)
         await app.batches[-1].commit()
         positions = {
             name: id
@@ -288,25 +300,25 @@ async def test_a_commit_covers_all_before_it_and_an_output_elsewhere_is_refused(
         await app.stop()
 
 
-async def test_from_now_means_now_for_whoever_works_the_shard_next(redis_server: RedisServer) -> None:
-    async with bench(redis_server) as (writer, bus):
+async def test_start_now_keeps_its_moment_for_the_next_owner_of_the_shard(redis_server: RedisServer) -> None:
+    async with writer_and_bus(redis_server) as (writer, bus):
         await write_all(writer, 1)
-        app = await App(bus, start="now", commits=False).has(range(8))
+        app = await App(bus, start="now", commits=False).wait_owns(range(8))
         await write_all(writer, 2)
-        await app.saw(24)
+        await app.wait_seen(24)
         await app.crash()
         await writer.write(7, symbol="LATER")
         again = App(bus, start="now")
-        await again.saw(25)
+        await again.wait_seen(25)
         assert sorted(again.seen) == sorted([("LATER", 7)] + [(symbol, 2) for symbol in SYMBOLS])
         await again.stop()
 
 
-async def test_what_was_trimmed_is_a_gap_in_the_batch(redis_server: RedisServer) -> None:
-    async with bench(redis_server) as (writer, bus):
+async def test_trimmed_entries_are_a_gap_in_the_batch(redis_server: RedisServer) -> None:
+    async with writer_and_bus(redis_server) as (writer, bus):
         await writer.write(1, 2)
         app = App(bus, kind=("trade", "quote"))
-        await app.saw(2)
+        await app.wait_seen(2)
         await until_async(
             lambda: redis_server.client.hget(KEYS.position(KEYS.shard("A"), "app"), "trade:test:A")
         )
@@ -318,14 +330,14 @@ async def test_what_was_trimmed_is_a_gap_in_the_batch(redis_server: RedisServer)
                 (_, after, gap), (stream, id, last) = list(batch)
                 assert isinstance(gap, Gap)
                 assert (gap.kind, gap.count, gap.source, after.seq) == (GapKind.TRIMMED, 2, "app", 2)
-                assert (stream, id.seq, last) == (writer.of(), 5, trade(5))
+                assert (stream, id.seq, last) == (writer.stream(), 5, trade(5))
                 break
 
 
 @pytest.mark.parametrize("idle", [False, True])
-async def test_flushed_under_a_consumer(idle: bool, redis_server: RedisServer) -> None:
-    """The gateway sends its newest again, and so does the consumer: positions, states and outputs."""
-    async with bench(redis_server) as (writer, bus):
+async def test_consumer_survives_a_flush(idle: bool, redis_server: RedisServer) -> None:
+    """The gateway resends its newest entries, and so does the consumer: positions, states and outputs."""
+    async with writer_and_bus(redis_server) as (writer, bus):
         app = App(bus)
         await write_all(writer, 1, 2)
         await until_async(lambda: sums(redis_server) == everywhere([1, 3]))
@@ -334,7 +346,7 @@ async def test_flushed_under_a_consumer(idle: bool, redis_server: RedisServer) -
         else:
             redis_server.client.flushall()
             await write_all(writer, 3)
-            await app.saw(72)
+            await app.wait_seen(72)
         await write_all(writer, 4)
         expected = [1, 3, 7] if idle else [1, 3, 6, 10]
         await until_async(lambda: sums(redis_server) == everywhere(expected), what="all sums")
@@ -345,18 +357,18 @@ async def test_flushed_under_a_consumer(idle: bool, redis_server: RedisServer) -
 
 @pytest.mark.parametrize("crashed", [False, True])
 @pytest.mark.parametrize("flushed", [False, True])
-async def test_what_a_replica_wrote_before_it_was_replaced_is_sent_again_by_its_successor(
+async def test_successor_resends_what_its_predecessor_wrote(
     crashed: bool, flushed: bool, redis_server: RedisServer
 ) -> None:
-    async with bench(redis_server) as (writer, bus):
+    async with writer_and_bus(redis_server) as (writer, bus):
         await write_all(writer, 1)
-        first = await App(bus).has(range(8))
+        first = await App(bus).wait_owns(range(8))
         await until_async(lambda: sums(redis_server) == everywhere([1]))
         size = redis_server.log_size()
         await write_all(writer, 2, 3)
         await until_async(lambda: sums(redis_server) == everywhere([1, 3, 6]))
         await (first.crash() if crashed else first.stop())
-        second = await App(bus).has(range(8))
+        second = await App(bus).wait_owns(range(8))
         if flushed:
             redis_server.client.flushall()
         else:
@@ -365,16 +377,16 @@ async def test_what_a_replica_wrote_before_it_was_replaced_is_sent_again_by_its_
             redis_server.start()
         await write_all(writer, 4)
         await until_async(
-            lambda: second._check() or sums(redis_server) == everywhere([1, 3, 6, 10]), what="all sums"
+            lambda: second.check() and sums(redis_server) == everywhere([1, 3, 6, 10]), what="all sums"
         )
         await second.stop()
 
 
-async def test_consumer_groups_show_the_lag(redis_server: RedisServer) -> None:
-    async with bench(redis_server) as (writer, bus):
+async def test_mirrored_consumer_groups_show_the_lag(redis_server: RedisServer) -> None:
+    async with writer_and_bus(redis_server) as (writer, bus):
         await writer.write(*range(1, 301))
         app = App(bus, mirror_groups=True)
-        await app.saw(300)
+        await app.wait_seen(300)
 
         def group() -> tuple[int | None, int | None, bytes] | None:
             found = redis_server.client.xinfo_groups(writer.key())
@@ -394,76 +406,77 @@ async def test_consumer_groups_show_the_lag(redis_server: RedisServer) -> None:
         assert group()[:2] == (300, 20)  # type: ignore[index]
         app.commits = True
         redis_server.client.delete(writer.key())  # and its groups with it
-        writer.seqs[writer.of()] = 400
+        writer.seqs[writer.stream()] = 400
         await writer.write(401, 402)
-        await until_async(lambda: (now := group()) is not None and now[1] == 0 and now[2].endswith(b"-402"))
+        await until_async(
+            lambda: (shown := group()) is not None and shown[1] == 0 and shown[2].endswith(b"-402")
+        )
         await app.stop()
 
 
-async def test_a_bus_that_nobody_has_written_to_and_arguments_that_are_none(
+async def test_consume_refuses_invalid_arguments_and_waits_for_the_first_writer(
     redis_server: RedisServer,
 ) -> None:
+    invalid_arguments: list[dict[str, Any]] = [
+        {"service": "No Name"},
+        {"service": "x", "kind": "ticks"},
+        {"service": "x", "symbols": []},
+        {"service": "x", "lease_ttl": "soon"},
+    ]
     async with tickbus.connect(redis_server.url) as bus:
-        for wrong in (
-            {"service": "No Name"},
-            {"service": "x", "kind": "ticks"},
-            {"service": "x", "symbols": []},
-            {"service": "x", "lease_ttl": "soon"},
-        ):
+        for invalid in invalid_arguments:
             with pytest.raises(ConfigError):
-                bus.consume(**wrong)  # type: ignore[arg-type]
+                bus.consume(**invalid)
         app = App(bus)
         await until_async(lambda: len(redis_server.client.client_list()) > 1)
         writer = await Writer(redis_server.url).open()
         await writer.write(1)
-        await app.saw(1)
+        await app.wait_seen(1)
         assert app.seen == [("A", 1)]
         await app.stop()
         writer.close()
 
 
-async def test_redis_stands_still_and_a_commit_is_cancelled(redis_server: RedisServer) -> None:
-    """The commit goes on by itself: its outputs are there once, and the next commit comes after it."""
-    async with bench(redis_server) as (writer, bus):
+async def test_commit_cancelled_while_redis_is_stalled_is_stored_once(redis_server: RedisServer) -> None:
+    """The commit continues in the background: its outputs are stored once, and the next commit follows it."""
+    async with writer_and_bus(redis_server) as (writer, bus):
         app = App(bus, commits=False)
         await writer.write(1)
-        await app.saw(1)
+        await app.wait_seen(1)
         batch = next(batch for batch in app.batches if batch.positions)
         output = signal("A", NOON, 1)
         redis_server.pause()
         with pytest.raises(TimeoutError):
             await asyncio.wait_for(batch.commit([output]), 0.05)
-        redis_server.go_on()
+        redis_server.resume()
         await batch.commit([signal("A", NOON, 2)])
         rows = stored(redis_server.client, KEYS.stream(output.stream))
-        assert [(id, message.value) for id, message in rows if isinstance(message, Signal)] == [
+        assert [(id, int(message.value)) for id, message in rows if isinstance(message, Signal)] == [
             (StreamId(NOON, 1), 1),
             (StreamId(NOON, 2), 2),
         ]
         await app.stop()
 
 
-async def test_the_example_app_started_twice_and_killed(redis_server: RedisServer) -> None:
-    """Two processes of it; one is killed; every record is told once."""
+async def test_spread_example_reports_each_record_once_despite_a_kill(redis_server: RedisServer) -> None:
+    """Two processes run; one is killed."""
     script = ROOT / "examples" / "spread_app.py"
     widths = [1, 2, 2, 5, 3, 7]
-    async with bench(redis_server) as (writer, _):
+    holders = [KEYS.holder(shard, "widest") for shard in range(8)]
+    async with writer_and_bus(redis_server) as (writer, _):
         apps = [
             await asyncio.create_subprocess_exec(sys.executable, str(script), redis_server.url)
             for _ in range(2)
         ]
         try:
-            for at, width in enumerate(widths):
+            for index, width in enumerate(widths):
                 for symbol in SYMBOLS:
                     quote = Quote(symbol, "100", "1", str(100 + width), "1", 7, 8)
                     await writer.publisher.commit(
                         writer.transaction([writer.entry(Stream("quote", "test", symbol), quote)])
                     )
-                if at == 2:
-                    holders = [KEYS.holder(shard, "widest") for shard in range(8)]
-                    await until_async(
-                        lambda holders=holders: len(set(redis_server.client.mget(holders))) == 2
-                    )  # type: ignore[misc]
+                if index == 2:
+                    await until_async(lambda: len(set(redis_server.client.mget(holders))) == 2)
                     apps[0].kill()
             signals = [KEYS.stream(Stream("signal", "test", symbol)) for symbol in SYMBOLS]
             await until_async(lambda: all(redis_server.client.xlen(key) >= 4 for key in signals))
@@ -480,14 +493,14 @@ async def test_the_example_app_started_twice_and_killed(redis_server: RedisServe
                 await app.wait()
 
 
-async def test_the_example_with_a_database_started_twice_and_killed(
+async def test_sqlite_example_counts_each_trade_once_despite_kills(
     redis_server: RedisServer, tmp_path: Path
 ) -> None:
-    """Two processes of it on one file; both are killed in turns, anywhere; every trade is in the sums once."""
+    """Two processes share one file; they are killed in turn, at any point."""
     script = ROOT / "examples" / "sqlite_app.py"
     file = tmp_path / "volume.db"
 
-    async def begin() -> asyncio.subprocess.Process:
+    async def start() -> asyncio.subprocess.Process:
         return await asyncio.create_subprocess_exec(sys.executable, str(script), redis_server.url, str(file))
 
     def sums() -> set[tuple[str, str, int]]:
@@ -501,16 +514,16 @@ async def test_the_example_with_a_database_started_twice_and_killed(
             }
         return set()
 
-    async with bench(redis_server) as (writer, _):
-        apps = [await begin() for _ in range(2)]
+    async with writer_and_bus(redis_server) as (writer, _):
+        apps = [await start() for _ in range(2)]
         try:
             for value in range(1, 41):
                 await write_all(writer, value)
                 if value % 10 == 0:
-                    at = value // 10 % 2
-                    apps[at].kill()
-                    await apps[at].wait()
-                    apps[at] = await begin()
+                    index = value // 10 % 2
+                    apps[index].kill()
+                    await apps[index].wait()
+                    apps[index] = await start()
             await until_async(lambda: sums() == {(symbol, "40", 40) for symbol in SYMBOLS}, 40)
         finally:
             for app in apps:
@@ -519,12 +532,12 @@ async def test_the_example_with_a_database_started_twice_and_killed(
                 await app.wait()
 
 
-async def test_on_a_cluster_replicas_join_and_die_and_a_master_is_replaced(
+async def test_cluster_consumers_survive_joins_deaths_and_a_failover(
     redis_cluster: RedisCluster,
 ) -> None:
-    async with bench(redis_cluster) as (writer, bus):
+    async with writer_and_bus(redis_cluster) as (writer, bus):
         await write_all(writer, 1)
-        first = await App(bus).has(range(8))
+        first = await App(bus).wait_owns(range(8))
         second, client = App(bus), redis_cluster.client
         await until_async(
             lambda: client.hlen(KEYS.members("app")) == 2 and first.shards | second.shards == set(range(8))
@@ -536,109 +549,113 @@ async def test_on_a_cluster_replicas_join_and_die_and_a_master_is_replaced(
         await until_async(lambda: sums(redis_cluster) == everywhere([1, 3, 6]))
         await second.crash()
         await write_all(writer, 4)
-        await first.has(range(8))
+        await first.wait_owns(range(8))
         await until_async(lambda: sums(redis_cluster) == everywhere([1, 3, 6, 10]))
         await first.stop()
 
 
-async def with_a_batch_to_commit(writer: Writer, bus: Bus, cluster: RedisCluster) -> App:
-    """It has committed 1, and read 2 everywhere."""
+async def app_with_uncommitted_batch(writer: Writer, bus: Bus, cluster: RedisCluster) -> App:
+    """Return an app that has committed 1, and read 2, for every symbol."""
     app = App(bus)
     await write_all(writer, 1)
     await until_async(lambda: sums(cluster) == everywhere([1]))
     app.commits = False
     await write_all(writer, 2)
-    await app.saw(48)
+    await app.wait_seen(48)
     return app
 
 
-async def commit_it(app: App) -> None:
+async def commit_last_batch(app: App) -> None:
     app.commits = True
     outputs = [signal(symbol, NOON, 3) for symbol in SYMBOLS]
     await app.batches[-1].commit(outputs, {Stream("trade", "test", symbol): b"3" for symbol in SYMBOLS})
 
 
-async def test_on_a_cluster_a_slot_that_moves_holds_its_own_shard_only(redis_cluster: RedisCluster) -> None:
-    """The commit is held for the shard whose keys lie on two nodes; the others are worked on, and this one goes on where it was."""
-    async with bench(redis_cluster) as (writer, bus):
-        app = await with_a_batch_to_commit(writer, bus, redis_cluster)
+async def test_cluster_slot_migration_delays_commits_of_its_own_shard_only(
+    redis_cluster: RedisCluster,
+) -> None:
+    """Only the shard whose keys are on two nodes waits; the others proceed, and it continues where it was."""
+    async with writer_and_bus(redis_cluster) as (writer, bus):
+        app = await app_with_uncommitted_batch(writer, bus, redis_cluster)
         bell = KEYS.bell(KEYS.shard("S1"))
         here = {symbol for symbol in SYMBOLS if KEYS.shard(symbol) == KEYS.shard("S1")}
         target = next(node for node in redis_cluster.masters() if node is not redis_cluster.master(bell))
         split, joined = threading.Event(), threading.Event()
-        moving = asyncio.create_task(
-            asyncio.to_thread(
-                redis_cluster.move, key_slot(bell), target, lambda: split.set() or joined.wait(60)
-            )
-        )
+
+        def between() -> None:
+            split.set()
+            joined.wait(60)
+
+        moving = asyncio.create_task(asyncio.to_thread(redis_cluster.move, key_slot(bell), target, between))
         await asyncio.to_thread(split.wait, 60)
-        await commit_it(app)
-        assert KEYS.shard("S1") in pending(app)
+        await commit_last_batch(app)
+        assert KEYS.shard("S1") in in_flight(app)
         others = [symbol for symbol in SYMBOLS if symbol not in here]
         for symbol in others:
             await writer.write(3, symbol=symbol)
         await until_async(
             lambda: (
-                app._check() or all(sums(redis_cluster, others)[symbol] == [1, 3, 6] for symbol in others)
+                app.check() and all(sums(redis_cluster, others)[symbol] == [1, 3, 6] for symbol in others)
             ),
-            what="the others go on",
+            what="the others continue",
         )
         assert not moving.done()
         await until_async(
-            lambda: app._check() or pending(app) == {KEYS.shard("S1")},
-            what="a slow one of the others is stored",
+            lambda: app.check() and in_flight(app) == {KEYS.shard("S1")},
+            what="even the slowest of the others is stored",
         )
         joined.set()
         await moving
         for symbol in here:
             await writer.write(3, symbol=symbol)
         await until_async(
-            lambda: app._check() or sums(redis_cluster) == everywhere([1, 3, 6]),
-            what="the one that was held goes on",
+            lambda: app.check() and sums(redis_cluster) == everywhere([1, 3, 6]),
+            what="the delayed one continues",
         )
         assert sorted(app.seen) == sorted((symbol, number) for symbol in SYMBOLS for number in (1, 2, 3))
         await app.stop()
 
 
-async def test_on_a_cluster_a_master_is_killed_between_read_and_commit(redis_cluster: RedisCluster) -> None:
-    async with bench(redis_cluster) as (writer, bus):
-        app = await with_a_batch_to_commit(writer, bus, redis_cluster)
+async def test_cluster_master_killed_between_read_and_commit_loses_nothing(
+    redis_cluster: RedisCluster,
+) -> None:
+    async with writer_and_bus(redis_cluster) as (writer, bus):
+        app = await app_with_uncommitted_batch(writer, bus, redis_cluster)
         master = redis_cluster.master(KEYS.bell(KEYS.shard("S1")))
         master.kill()
-        await commit_it(app)
+        await commit_last_batch(app)
         await write_all(writer, 3)
         await until_async(
-            lambda: app._check() or sums(redis_cluster) == everywhere([1, 3, 6]), 30, "all sums"
+            lambda: app.check() and sums(redis_cluster) == everywhere([1, 3, 6]), 30, "all sums"
         )
-        await until_async(lambda: not pending(app))
+        await until_async(lambda: not in_flight(app))
         await app.stop()
         await asyncio.to_thread(redis_cluster.heal)
 
 
-async def test_on_a_cluster_a_shard_is_taken_over_while_its_commit_is_held(
+async def test_cluster_shard_taken_over_while_its_commit_is_in_flight_is_reported_lost(
     redis_cluster: RedisCluster,
 ) -> None:
-    async with bench(redis_cluster) as (writer, bus):
+    async with writer_and_bus(redis_cluster) as (writer, bus):
         app = App(bus)
         await write_all(writer, 1)
         await until_async(lambda: sums(redis_cluster) == everywhere([1]))
         shard = KEYS.shard("S1")
-        assert app.consuming._shard_consumer is not None
+        assert app.consumer._shard_consumer is not None
         thief = Publisher(locate(redis_cluster.url), KEYS, "app", BusClock())
-        async with app.consuming._shard_consumer.publisher.lane(
-            shard
-        )._lock:  # as if its master did not answer
+        lane = app.consumer._shard_consumer.publisher.lane(shard)
+        async with lane._lock:  # as if its master did not reply
             await write_all(writer, 2)
-            await until_async(lambda: app._check() or shard in pending(app))
+            await until_async(lambda: app.check() and shard in in_flight(app))
             await thief.claim(
                 [shard], lambda found: {shard: fence.epoch + 1 for shard, fence in found.items()}
             )
-        await until_async(lambda: app._check() or {shard} in app.lost, what="what was taken is told")
+        await until_async(lambda: app.check() and {shard} in app.lost, what="the loss is reported")
         await thief.release()
         thief.close()
-        await app.has(range(8))
+        await app.wait_owns(range(8))
         await write_all(writer, 3)
         await until_async(
-            lambda: app._check() or sums(redis_cluster) == everywhere([1, 3, 6]), what="all sums"
+            lambda: app.check() and sums(redis_cluster) == everywhere([1, 3, 6]), what="all sums"
         )
         await app.stop()

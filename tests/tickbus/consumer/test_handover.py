@@ -11,6 +11,7 @@ from support.writing import KEYS, Writer, trade
 
 from tickbus.consumer.handover import Handover, read_handover
 from tickbus.protocol.codec import decode
+from tickbus.protocol.messages import Message, Trade
 from tickbus.protocol.names import Stream
 from tickbus.protocol.stream_filter import StreamFilter
 from tickbus.redis.link import Link, Reply
@@ -22,106 +23,113 @@ OTHERS = StreamFilter.of(("trade",), ["other"])
 WINDOW = 5
 PLENTY = 1 << 20
 
-look = partial(read_handover, keys=KEYS, shards=range(KEYS.shards), window_ms=WINDOW, most=PLENTY)
+read = partial(read_handover, keys=KEYS, shards=range(KEYS.shards), window_ms=WINDOW, max_bytes=PLENTY)
 
 
-def numbers(found: Handover) -> dict[str, list[int]]:
-    """Stream -> the trades that were found, by number."""
+def numbers(handover: Handover) -> dict[str, list[int]]:
+    """Return stream -> the numbers of the trades found."""
     return {
-        name: [int(decode(field, payload).price_text) for _, (field, payload) in rows]
-        for name, rows in found.written.items()
-    }  # type: ignore[union-attr]
+        name: [number(decode(field, payload)) for _, (field, payload) in rows]
+        for name, rows in handover.written.items()
+    }
 
 
-async def later(writer: Writer) -> int:
-    """-> bus ms, when all that was written is older than the window."""
+def number(message: Message) -> int:
+    assert isinstance(message, Trade)
+    return int(message.price_text)
+
+
+async def wait_out_window(writer: Writer) -> int:
+    """Wait until everything written so far is older than the window. Return the bus ms then."""
     begun = writer.clock.now_ms()
     await until_async(lambda: writer.clock.now_ms() > begun + 2 * WINDOW)
     return writer.clock.now_ms()
 
 
-async def test_entries_of_the_window_of_streams_that_it_writes(redis_server: RedisServer) -> None:
+async def test_handover_has_recent_entries_of_the_streams_that_the_service_writes(
+    redis_server: RedisServer,
+) -> None:
     writer, other = await Writer(redis_server.url).open(), await Writer(redis_server.url, "other").open()
     link = await Link.open(redis_server.url)
     await writer.write(1, 2, symbol="OLD")
     await writer.write(1)
-    now = await later(writer)
+    now = await wait_out_window(writer)
     await writer.write(2, 3)
     await other.write(7)
-    declared = await look(link, service="test", writes=TRADES, now_ms=now)
+    declared = await read(link, service="test", writes=TRADES, now_ms=now)
     assert numbers(declared) == {"trade:test:A": [2, 3], "trade:test:OLD": []}
     assert declared.heads.keys() == {"trade:test:A", "trade:test:OLD", "trade:other:A"}
-    assert numbers(await look(link, service="test", writes=None, now_ms=now)) == {"trade:test:A": [2, 3]}
-    # what it rang for and says it does not write any more is another's by now
-    assert numbers(await look(link, service="test", writes=OTHERS, now_ms=now)) == {"trade:other:A": [7]}
-    assert numbers(await look(link, service="nobody", writes=None, now_ms=now)) == {}
+    assert numbers(await read(link, service="test", writes=None, now_ms=now)) == {"trade:test:A": [2, 3]}
+    # streams that it rang for, but declares that it no longer writes, belong to another service by now
+    assert numbers(await read(link, service="test", writes=OTHERS, now_ms=now)) == {"trade:other:A": [7]}
+    assert numbers(await read(link, service="nobody", writes=None, now_ms=now)) == {}
     for end in (writer, other, link):
         end.close()
 
 
 @pytest.mark.parametrize("behind", [3, 3_600_000])
-async def test_entries_that_bear_older_times_than_the_moment_they_were_written(
+async def test_handover_has_entries_with_ids_older_than_their_writing(
     behind: int, redis_server: RedisServer
 ) -> None:
-    """A service that lags, or catches up: the times in its IDs are those of what it read."""
+    """While a service lags, or catches up, the times in its IDs are those of the entries it read."""
     writer, link = await Writer(redis_server.url).open(), await Link.open(redis_server.url)
     now = writer.clock.now_ms()
     entries = [
         replace(entry, ms=now - behind)
-        for entry in (writer.entry(writer.of(), trade(number)) for number in (1, 2, 3))
+        for entry in [writer.entry(writer.stream(), trade(number)) for number in (1, 2, 3)]
     ]
     await writer.publisher.commit(writer.transaction(entries))
     for writes in (None, TRADES):
-        assert numbers(await look(link, service="test", writes=writes, now_ms=now)) == {
+        assert numbers(await read(link, service="test", writes=writes, now_ms=now)) == {
             "trade:test:A": [1, 2, 3]
         }
     writer.close()
     link.close()
 
 
-async def test_no_more_than_there_is_room_for_and_the_newest_first(redis_server: RedisServer) -> None:
+async def test_handover_is_limited_in_bytes_and_prefers_the_newest(redis_server: RedisServer) -> None:
     writer, link = await Writer(redis_server.url).open(), await Link.open(redis_server.url)
     symbols = [f"S{number}" for number in range(450)]
     for symbol in symbols:
         await writer.write(1, symbol=symbol)
-    found = await look(
-        link, service="test", writes=TRADES, now_ms=writer.clock.now_ms(), window_ms=3_600_000, most=1
+    found = await read(
+        link, service="test", writes=TRADES, now_ms=writer.clock.now_ms(), window_ms=3_600_000, max_bytes=1
     )
-    assert sorted(found.written) == sorted(writer.of(symbol).name for symbol in symbols)
-    there = {Stream.parse(name).symbol for name, rows in found.written.items() if rows}
-    assert len(there) == 200
-    assert "S449" in there
-    assert "S0" not in there
+    assert sorted(found.written) == sorted(writer.stream(symbol).name for symbol in symbols)
+    symbols_found = {Stream.parse(name).symbol for name, rows in found.written.items() if rows}
+    assert len(symbols_found) == 200
+    assert "S449" in symbols_found
+    assert "S0" not in symbols_found
     writer.close()
     link.close()
 
 
-@pytest.mark.parametrize("question", range(1, 6))
-async def test_redis_loses_everything_between_two_questions(
-    question: int, redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("query", range(1, 6))
+async def test_handover_is_consistent_if_redis_is_flushed_between_two_queries(
+    query: int, redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Positions without the outputs that went with them, or the other way round, are never taken for what stands in Redis."""
+    """Positions are never returned without the outputs committed with them, nor the other way round."""
     writer, link = await Writer(redis_server.url).open(), await Link.open(redis_server.url)
-    transaction = writer.transaction([writer.entry(writer.of(), trade(1))])
+    transaction = writer.transaction([writer.entry(writer.stream(), trade(1))])
     transaction.fields = [
         Field(shard := KEYS.shard("A"), KEYS.position(shard, "test"), "trade:source:A", b"1700000000000-1")
     ]
     await writer.publisher.commit(transaction)
-    ask_all, asked = link.ask_all, 0
+    ask_all, queries = link.ask_all, 0
 
-    async def flushed_at_some_time(commands: Iterable[Command]) -> list[Reply]:
-        nonlocal asked
-        asked += 1
-        if asked == question + 1:
+    async def ask_all_or_flush(commands: Iterable[Command]) -> list[Reply]:
+        nonlocal queries
+        queries += 1
+        if queries == query + 1:
             redis_server.client.flushall()
         return await ask_all(commands)
 
-    monkeypatch.setattr(link, "ask_all", flushed_at_some_time)
-    found = await look(link, service="test", writes=TRADES, now_ms=writer.clock.now_ms())
+    monkeypatch.setattr(link, "ask_all", ask_all_or_flush)
+    found = await read(link, service="test", writes=TRADES, now_ms=writer.clock.now_ms())
     assert (bool(found.positions), bool(found.heads), bool(found.written)) in (
         (True, True, True),
         (False, False, False),
     )
-    assert asked > 6  # it has looked again
+    assert queries > 6  # it has read again
     writer.close()
     link.close()

@@ -1,11 +1,11 @@
-"""What a service may put onto the bus: nothing that a reader could not read."""
+"""What a service may write to the bus: nothing that a reader could not read."""
 
 import pytest
 from msgspec.structs import replace
 
 from tickbus.consumer.outputs import Output, OutputStreams
 from tickbus.protocol.codec import decode
-from tickbus.protocol.messages import Bar, Gap, GapKind, Message, Side, Signal, StreamKind, Trade
+from tickbus.protocol.messages import Gap, GapKind, Message, Side, Signal, StreamKind, Trade
 from tickbus.protocol.names import Keys, Stream, StreamId
 from tickbus.writer.entry import StreamWriter
 from tickbus.writer.heads import HeadBuilder
@@ -19,42 +19,43 @@ OWN = Stream("signal", "app", "A")
 @pytest.mark.parametrize(
     ("stream", "message"), [(OWN, SIGNAL), (OWN, GAP), (Stream("bar", "app", "A", "time:1m"), GAP)]
 )
-def test_outputs(stream: Stream, message: Message) -> None:
+def test_output_accepts_what_belongs_to_its_stream(stream: Stream, message: Message) -> None:
     assert Output(stream, NOON, message).message == message
 
 
 @pytest.mark.parametrize(
-    ("stream", "message", "told"),
+    ("stream", "message", "error"),
     [
         (Stream("signal", "my:app", "A"), SIGNAL, "its feed is 'my:app'"),
         (Stream("signal", "App One", "A"), SIGNAL, "its feed is 'App One'"),
         (Stream("signal", "app", "a"), SIGNAL, "its symbol is 'a'"),
-        (Stream("signal", "app", "A", "time:1m"), SIGNAL, "is no stream name"),
+        (Stream("signal", "app", "A", "time:1m"), SIGNAL, "invalid stream name"),
         (Stream("bar", "app", "A"), GAP, "its spec is ''"),
-        (Stream("foo", "app", "A"), SIGNAL, "is no stream name"),
+        (Stream("foo", "app", "A"), SIGNAL, "invalid stream name"),
         (
             Stream("trade", "app", "A"),
             Trade("A", "1", "1", Side.BUY, None, 1, 1),
-            "outputs are bars and signals",
+            "expected a bar or signal",
         ),
-        (OWN, Trade("A", "1", "1", Side.BUY, None, 1, 1), "a Trade of 'A' does not belong there"),
-        (OWN, Signal("sum", "1", "0", "", "", "B"), "a Signal of 'B' does not belong there"),
-        (OWN, Signal("sum", 1.5, "0", "", "", "A"), "is no Signal"),  # type: ignore[arg-type]
-        (Stream("bar", "app", "A", "time:1m"), SIGNAL, "a Signal of 'A' does not belong there"),
+        (OWN, Trade("A", "1", "1", Side.BUY, None, 1, 1), "invalid output, a Trade of 'A': expected"),
+        (OWN, Signal("sum", "1", "0", "", "", "B"), "invalid output, a Signal of 'B': expected"),
+        (OWN, Signal("sum", 1.5, "0", "", "", "A"), "invalid Signal"),  # type: ignore[arg-type]
+        (Stream("bar", "app", "A", "time:1m"), SIGNAL, "invalid output, a Signal of 'A': expected"),
     ],
 )
-def test_what_no_reader_could_read(stream: Stream, message: "Message | Bar", told: str) -> None:
-    with pytest.raises(ValueError, match=told):
+def test_output_refuses_what_no_reader_could_read(stream: Stream, message: Message, error: str) -> None:
+    with pytest.raises(ValueError, match=error):
         Output(stream, NOON, message)
 
 
-def test_the_head_counts_its_gaps_and_what_became_of_them() -> None:
+def test_head_counts_gaps_repairs_and_missing_entries() -> None:
     keys, stream = Keys(), Stream("bar", "app", "A", "time:1m")
     streams = OutputStreams(keys)
-    for at, gap in enumerate([GAP, replace(GAP, count=3), replace(GAP, count=2, repaired=True)]):
-        draft: dict[StreamWriter, HeadBuilder] = {}
-        entry = streams.entry(Output(stream, NOON + at, gap), 7, draft)
-        assert (entry.id, decode(entry.field, entry.payload)) == (StreamId(NOON + at, at + 1), gap)
+    draft: dict[StreamWriter, HeadBuilder] = {}
+    for index, gap in enumerate([GAP, replace(GAP, count=3), replace(GAP, count=2, repaired=True)]):
+        draft = {}
+        entry = streams.entry(Output(stream, NOON + index, gap), 7, draft)
+        assert (entry.id, decode(entry.field, entry.payload)) == (StreamId(NOON + index, index + 1), gap)
         streams.stored(draft)
     (builder,) = draft.values()
     head = builder.build()

@@ -1,4 +1,4 @@
-"""How far a service is behind, against numbers worked out by hand."""
+"""How far a service is behind, compared with numbers computed by hand."""
 
 from support.redis_server import RedisServer
 from support.writing import KEYS, Writer, stored
@@ -21,7 +21,7 @@ async def lags(
     return {lag.stream.name: lag for lag in found}
 
 
-async def test_lag_in_ticks_is_exact_also_after_trimming(redis_server: RedisServer) -> None:
+async def test_lag_in_ticks_is_exact_even_after_trimming(redis_server: RedisServer) -> None:
     writer = await Writer(redis_server.url).open()
     await writer.write(*range(1, 21))
     await writer.write(1, 2, symbol="B")
@@ -33,7 +33,7 @@ async def test_lag_in_ticks_is_exact_also_after_trimming(redis_server: RedisServ
     a = found["trade:test:A"]
     assert (a.ticks, a.lost) == (15, 0)
     assert 0 <= a.seconds < 5 and 0 < a.headroom <= 10 - a.seconds + 0.1
-    assert found["trade:test:B"] == StreamLag(writer.of("B"), 0, 0, 0.0, 10.0)
+    assert found["trade:test:B"] == StreamLag(writer.stream("B"), 0, 0, 0.0, 10.0)
 
     redis_server.client.xtrim(writer.key(), maxlen=8, approximate=False)
     a = (await lags(redis_server, {"trade:test:A": ids[4]}))["trade:test:A"]
@@ -45,7 +45,7 @@ async def test_lag_in_ticks_is_exact_also_after_trimming(redis_server: RedisServ
     writer.close()
 
 
-async def test_a_service_without_a_position_is_behind_by_everything(redis_server: RedisServer) -> None:
+async def test_service_without_a_position_lags_by_everything(redis_server: RedisServer) -> None:
     writer = await Writer(redis_server.url).open()
     await writer.write(1, 2, 3)
     assert {name: lag.ticks for name, lag in (await lags(redis_server, {})).items()} == {"trade:test:A": 3}
@@ -54,7 +54,7 @@ async def test_a_service_without_a_position_is_behind_by_everything(redis_server
     writer.close()
 
 
-async def test_the_age_is_that_of_the_oldest_unread_entry(redis_server: RedisServer) -> None:
+async def test_lag_in_seconds_is_the_age_of_the_oldest_unread_entry(redis_server: RedisServer) -> None:
     writer = await Writer(redis_server.url).open()
     await writer.write(1)
     client = redis_server.client
@@ -69,17 +69,17 @@ async def test_the_age_is_that_of_the_oldest_unread_entry(redis_server: RedisSer
     lag = (await lags(redis_server, {"trade:test:A": StreamId(now - 90_000, 1)}))["trade:test:A"]
     assert (lag.ticks, lag.lost) == (2, 0)
     assert 60 <= lag.seconds < 65
-    # by age 100 - 60 s are left; by number: 5 may be kept, 2 are unread and came within 30 s, so 3 more take 45 s
+    # by age, 100 - 60 s are left; by number: 5 are kept, 2 are unread and came in 30 s, so 3 more take 45 s
     assert 35 < lag.headroom <= 40
     writer.close()
 
 
-async def test_headroom_is_by_what_the_writer_of_the_stream_keeps(redis_server: RedisServer) -> None:
-    """Of bars that is the service that makes them, whatever its name; else a day."""
+async def test_headroom_follows_the_retention_of_the_stream_writer(redis_server: RedisServer) -> None:
+    """For bars that is the service that builds them, whatever its name; otherwise a day."""
     client, empty = redis_server.client, encode(Head("0-0", None, 0, NIL))
     for name in ("bar:time:1m:test:A", "bar:time:1h:test:A", "signal:spread:A"):
         client.hset(KEYS.last(KEYS.shard("A")), name, empty)
-    meta = {
+    meta: dict[str, str | bytes] = {
         "retention:minutes": "60000,5",
         "retention:test": "1000,5",
         "writes:minutes": encode_filter(StreamFilter.of(["bar"], specs=["time:1m"])),

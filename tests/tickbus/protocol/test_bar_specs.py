@@ -24,21 +24,22 @@ CANONICAL = {
 
 
 @pytest.mark.parametrize(("text", "canonical"), CANONICAL.items())
-def test_text_is_canonical(text, canonical):
+def test_spec_text_is_canonical(text: str, canonical: str) -> None:
     assert parse(text).text == canonical
     assert parse(canonical) == parse(text)
 
 
 @pytest.mark.parametrize(
     "text",
-    ["", "time", "time:", "time:1", "time:0s", "time:500ms", "time:1.5h", "time:-1s", "time:1M", "time:367d", "time:99999999d", "1m", "TIME:1m",
-     "tick:0", "tick:-1", "tick:1.5", "tick:1e3", "volume:", "volume:0.0", "volume:x", "value:NaN", "value:inf", "renko:5", "time:1m:2", "tick:１"],
+    ["", "time", "time:", "time:1", "time:0s", "time:500ms", "time:1.5h", "time:-1s", "time:1M", "time:367d",
+     "time:99999999d", "1m", "TIME:1m", "tick:0", "tick:-1", "tick:1.5", "tick:1e3", "volume:", "volume:0.0",
+     "volume:x", "value:NaN", "value:inf", "renko:5", "time:1m:2", "tick:１"],
 )  # fmt: skip
-def test_what_is_no_spec_is_refused_in_one_line(text):
-    with pytest.raises(ConfigError) as refused:
+def test_invalid_spec_is_rejected_in_one_line(text: str) -> None:
+    with pytest.raises(ConfigError) as rejected:
         parse(text)
-    assert "\n" not in str(refused.value)
-    assert repr(text) in str(refused.value)
+    assert "\n" not in str(rejected.value)
+    assert repr(text) in str(rejected.value)
 
 
 @given(
@@ -46,7 +47,7 @@ def test_what_is_no_spec_is_refused_in_one_line(text):
         st.text(max_size=20), st.from_regex(r"(time|tick|volume|value):[0-9.]{1,40}[smhd]?", fullmatch=True)
     )
 )
-def test_any_text_is_a_spec_or_a_config_error(text):
+def test_any_text_parses_or_raises_config_error(text: str) -> None:
     try:
         spec = parse(text)
     except ConfigError:
@@ -55,5 +56,5 @@ def test_any_text_is_a_spec_or_a_config_error(text):
     assert spec.size > 0
 
 
-def test_equal_specs_are_one():
+def test_equal_specs_are_merged() -> None:
     assert [spec.text for spec in parse_all(["time:60s", "tick:5", "time:1m"])] == ["time:1m", "tick:5"]

@@ -1,10 +1,12 @@
-"""Subscription from a real cluster: every entry once, in order per stream, whatever becomes of one of its masters."""
+"""Reading from a real cluster: every entry once, in order per stream, whatever happens to a master."""
 
 import asyncio
 import gc
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
+from typing import cast
 
 import pytest
 from support.cluster import RedisCluster
@@ -27,10 +29,10 @@ KEYS = Keys(shards=8)
 
 
 def symbols_on_all_masters() -> list[str]:
-    """One symbol of every shard."""
+    """Return one symbol of every shard."""
     found: dict[int, str] = {}
-    for at in range(100):
-        found.setdefault(KEYS.shard(f"S{at}"), f"S{at}")
+    for number in range(100):
+        found.setdefault(KEYS.shard(f"S{number}"), f"S{number}")
     assert len({key_slot(KEYS.bell(shard)) * 3 // 16384 for shard in found}) == 3
     return list(found.values())
 
@@ -51,26 +53,26 @@ async def bench(cluster: RedisCluster) -> AsyncIterator[tuple[Redis, list[ShardW
         writer.close()
 
 
-class Taken:
-    """What was given out: the numbers of the trades by symbol."""
+class Delivered:
+    """What was delivered: the numbers of the trades by symbol."""
 
     def __init__(self) -> None:
         self.numbers: dict[str, list[int]] = {}
         self.clocks: dict[tuple[int, str], int] = {}
         self.lost: list[object] = []
 
-    def take(self, result: Poll) -> None:
-        self.clocks |= result.clocks
-        for read in result.reads:
+    def add(self, poll: Poll) -> None:
+        self.clocks |= poll.clocks
+        for read in poll.reads:
             self.lost += [read.lost] if read.lost is not None else []
-            trades = [decode(field, payload) for _, (field, payload) in read.entries]
+            messages = [decode(field, payload) for _, (field, payload) in read.entries]
             self.numbers.setdefault(read.stream.symbol, []).extend(
-                int(one.price_text) for one in trades if isinstance(one, Trade)
+                int(message.price_text) for message in messages if isinstance(message, Trade)
             )
 
 
-class Collecting(Taken):
-    """A reader that runs beside the test."""
+class LiveReader(Delivered):
+    """A reader that runs in the background."""
 
     def __init__(self, reader: Reader | MergedReader) -> None:
         super().__init__()
@@ -78,18 +80,18 @@ class Collecting(Taken):
         self._task = asyncio.create_task(self._collect())
 
     async def _collect(self) -> None:
-        async for result in self.reader.polls():
-            self.take(result)
+        async for poll in self.reader.polls():
+            self.add(poll)
 
-    async def have(self, wanted: dict[str, int]) -> None:
-        """Exactly so many of each, 1, 2, 3, ..."""
+    async def expect(self, wanted: dict[str, int]) -> None:
+        """Wait for exactly this many trades of each symbol, numbered 1, 2, 3, ..."""
 
-        def there() -> bool:
+        def complete() -> bool:
             if self._task.done():
                 self._task.result()
             return all(len(self.numbers.get(symbol, ())) >= count for symbol, count in wanted.items())
 
-        await until_async(there, 30)
+        await until_async(complete, 30)
         assert self.numbers == {symbol: list(range(1, count + 1)) for symbol, count in wanted.items()}
         assert not self.lost
 
@@ -99,17 +101,19 @@ class Collecting(Taken):
         self.reader.close()
 
 
-async def test_one_server_has_one_reader_and_a_cluster_one_per_shard(redis_server: RedisServer) -> None:
+async def test_single_server_gets_one_reader_and_cluster_one_per_shard(redis_server: RedisServer) -> None:
     assert isinstance(open_reader(locate(redis_server.url), KEYS, all_trades), Reader)
     assert isinstance(open_reader(locate("redis+cluster://h:1"), KEYS, all_trades), MergedReader)
 
 
-async def test_everything_in_order_positions_heads_and_clocks(redis_cluster: RedisCluster) -> None:
+async def test_cluster_reader_delivers_in_order_with_positions_heads_and_clocks(
+    redis_cluster: RedisCluster,
+) -> None:
     async with bench(redis_cluster) as (redis, writers):
         for writer in writers:
             await writer.write(5)
-        first = Collecting(open_reader(redis, KEYS, all_trades, FROM_START))
-        await first.have({writer.symbol: 5 for writer in writers})
+        first = LiveReader(open_reader(redis, KEYS, all_trades, FROM_START))
+        await first.expect({writer.symbol: 5 for writer in writers})
         await first.stop()
         positions = first.reader.positions
         assert {name: position.seq for name, position in positions.items()} == {
@@ -119,21 +123,21 @@ async def test_everything_in_order_positions_heads_and_clocks(redis_cluster: Red
         for writer in writers:
             await writer.write(3)
         half = [writer for writer in writers if writer.shard % 2]
-        second = Collecting(
+        second = LiveReader(
             open_reader(
                 redis, KEYS, all_trades, positions=positions, shards={writer.shard for writer in half}
             )
         )
         second.numbers = {writer.symbol: [1, 2, 3, 4, 5] for writer in half}
-        await second.have({writer.symbol: 8 for writer in half})
+        await second.expect({writer.symbol: 8 for writer in half})
         for writer in writers:
             await writer.write(1)
-        await second.have({writer.symbol: 9 for writer in half})
+        await second.expect({writer.symbol: 9 for writer in half})
         await until_async(lambda: set(second.clocks) == {(writer.shard, "test") for writer in half})
         await second.stop()
 
 
-async def test_a_reading_that_is_left_ends_without_a_word(
+async def test_abandoned_subscription_ends_silently(
     redis_cluster: RedisCluster, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with bench(redis_cluster) as (_, writers), tickbus.connect(redis_cluster.url) as bus:
@@ -141,13 +145,13 @@ async def test_a_reading_that_is_left_ends_without_a_word(
             await writer.write(3)
         async for _ in bus.read("trade", start="start"):
             break
-    await until_async(lambda: asyncio.all_tasks() == {asyncio.current_task()}, what="all of it has ended")
+    await until_async(lambda: asyncio.all_tasks() == {asyncio.current_task()}, what="all tasks have ended")
     gc.collect()
-    said = [record.getMessage() for record in caplog.records]
-    assert not [text for text in said if "trying again" in text or "never retrieved" in text]
+    logged = [record.getMessage() for record in caplog.records]
+    assert not [text for text in logged if "retrying" in text or "never retrieved" in text]
 
 
-async def test_now_is_the_moment_of_prepare_and_a_new_stream_is_read_whole(
+async def test_now_means_the_call_of_prepare_and_new_streams_are_read_from_their_start(
     redis_cluster: RedisCluster,
 ) -> None:
     async with bench(redis_cluster) as (redis, writers):
@@ -158,15 +162,19 @@ async def test_now_is_the_moment_of_prepare_and_a_new_stream_is_read_whole(
         assert {name: position.seq for name, position in reader.positions.items()} == {old.stream.name: 4}
         for writer in (old, *others):
             await writer.write(2)
-        live = Collecting(reader)
+        live = LiveReader(reader)
         live.numbers = {old.symbol: [1, 2, 3, 4]}
-        await live.have({old.symbol: 6} | {writer.symbol: 2 for writer in others})
+        await live.expect({old.symbol: 6} | {writer.symbol: 2 for writer in others})
         await live.stop()
 
 
-async def test_through_failovers_under_load(redis_cluster: RedisCluster) -> None:
+def is_past(writer: ShardWriter, seq: int) -> bool:
+    return writer.seq > seq
+
+
+async def test_cluster_reader_survives_failovers_under_load(redis_cluster: RedisCluster) -> None:
     async with bench(redis_cluster) as (redis, writers):
-        live = Collecting(open_reader(redis, KEYS, all_trades, FROM_START))
+        live = LiveReader(open_reader(redis, KEYS, all_trades, FROM_START))
         stop = asyncio.Event()
 
         async def load(writer: ShardWriter) -> None:
@@ -175,71 +183,73 @@ async def test_through_failovers_under_load(redis_cluster: RedisCluster) -> None
 
         loads = [asyncio.create_task(load(writer)) for writer in writers]
         for writer in writers[:3]:
-            at = writer.seq
+            goal = writer.seq + 70
             await asyncio.to_thread(redis_cluster.fail_over, KEYS.bell(writer.shard))
-            await until_async(lambda writer=writer, at=at: writer.seq > at + 70)  # type: ignore[misc]
+            await until_async(partial(is_past, writer, goal))
         stop.set()
         await asyncio.gather(*loads)
-        await live.have({writer.symbol: writer.seq for writer in writers})
+        await live.expect({writer.symbol: writer.seq for writer in writers})
         assert live.reader.reconnects > 0
         await live.stop()
 
 
-async def test_while_a_slot_is_on_its_way_its_shard_is_held_and_the_others_go_on(
+async def test_slot_migration_delays_only_its_own_shard(
     redis_cluster: RedisCluster,
 ) -> None:
     async with bench(redis_cluster) as (redis, writers):
-        live = Collecting(open_reader(redis, KEYS, all_trades, FROM_START))
+        live = LiveReader(open_reader(redis, KEYS, all_trades, FROM_START))
         moved, *others = writers
         for writer in writers:
             await writer.write(5)
-        await live.have({writer.symbol: 5 for writer in writers})
+        await live.expect({writer.symbol: 5 for writer in writers})
         to = next(
             node
             for node in redis_cluster.masters()
             if node is not redis_cluster.master(KEYS.bell(moved.shard))
         )
-        loop, half, go_on = asyncio.get_running_loop(), asyncio.Event(), asyncio.Event()
+        loop, halfway, finish = asyncio.get_running_loop(), asyncio.Event(), asyncio.Event()
 
         def between() -> None:
-            loop.call_soon_threadsafe(half.set)
-            asyncio.run_coroutine_threadsafe(go_on.wait(), loop).result(20)
+            loop.call_soon_threadsafe(halfway.set)
+            asyncio.run_coroutine_threadsafe(finish.wait(), loop).result(20)
 
         moving = asyncio.create_task(
             asyncio.to_thread(redis_cluster.move, key_slot(KEYS.bell(moved.shard)), to, between)
         )
-        await half.wait()
-        held = asyncio.create_task(moved.write(5))
+        await halfway.wait()
+        delayed = asyncio.create_task(moved.write(5))
         for writer in others:
             await writer.write(5)
-        await live.have({writer.symbol: 10 for writer in others} | {moved.symbol: 5})
-        assert not held.done()
-        go_on.set()
+        await live.expect({writer.symbol: 10 for writer in others} | {moved.symbol: 5})
+        assert not delayed.done()
+        finish.set()
         await moving
-        await held
-        await live.have({writer.symbol: 10 for writer in writers})
+        await delayed
+        await live.expect({writer.symbol: 10 for writer in writers})
         await live.stop()
 
 
-async def test_a_master_that_hangs_delays_only_its_own_shards(redis_cluster: RedisCluster) -> None:
+async def test_stalled_master_delays_only_its_own_shards(redis_cluster: RedisCluster) -> None:
     async with bench(redis_cluster) as (redis, writers):
         for writer in writers:
             await writer.write(1)
-        live = Collecting(open_reader(redis, KEYS, all_trades, FROM_START))
-        await live.have({writer.symbol: 1 for writer in writers})
-        hung = redis_cluster.master(KEYS.bell(writers[0].shard))
-        others = [writer for writer in writers if redis_cluster.master(KEYS.bell(writer.shard)) is not hung]
-        hung.pause()
+        live = LiveReader(open_reader(redis, KEYS, all_trades, FROM_START))
+        await live.expect({writer.symbol: 1 for writer in writers})
+        stalled = redis_cluster.master(KEYS.bell(writers[0].shard))
+        others = [
+            writer for writer in writers if redis_cluster.master(KEYS.bell(writer.shard)) is not stalled
+        ]
+        stalled.pause()
         try:
             for writer in others:
                 await writer.write(1)
-            await live.have({writer.symbol: 1 + (writer in others) for writer in writers})
+            await live.expect({writer.symbol: 1 + (writer in others) for writer in writers})
         finally:
-            hung.go_on()
+            stalled.resume()
         await live.stop()
 
 
-async def test_a_slow_consumer_stops_the_reading(redis_cluster: RedisCluster) -> None:
+async def test_slow_consumer_applies_backpressure_to_the_reader(redis_cluster: RedisCluster) -> None:
     async with bench(redis_cluster) as (redis, writers):
         some = writers[:4]
         for writer in some:
@@ -247,31 +257,30 @@ async def test_a_slow_consumer_stops_the_reading(redis_cluster: RedisCluster) ->
                 await writer.write(1_000)
         reader = open_reader(redis, KEYS, all_trades, FROM_START)
         assert isinstance(reader, MergedReader)
-        taken, rounds = Taken(), reader.polls()
+        delivered, polls = Delivered(), cast(AsyncGenerator[Poll, None], reader.polls())
 
-        def left(shard: int) -> bool:
+        def incomplete(shard: int) -> bool:
             return any(
-                writer.shard == shard and len(taken.numbers.get(writer.symbol, ())) < 6_000 for writer in some
+                writer.shard == shard and len(delivered.numbers.get(writer.symbol, ())) < 6_000
+                for writer in some
             )
 
-        while any(left(writer.shard) for writer in some):
-            taken.take(await anext(rounds))
-            # one round of each shard comes up meanwhile, and then no more
+        while any(incomplete(writer.shard) for writer in some):
+            delivered.add(await anext(polls))
+            # one poll of each shard arrives in the meantime, and then no more
             await until_async(
-                lambda: all(shard in reader._brought for shard in reader._readers if left(shard)), 10
+                lambda: all(shard in reader._buffered for shard in reader._readers if incomplete(shard)), 10
             )
-            for one in reader._readers.values():
-                for name, position in one.positions.items():
-                    assert (
-                        position.seq - len(taken.numbers.get(Stream.parse(name).symbol, ()))
-                        <= PER_READ // KEYS.shards
-                    )
-        assert taken.numbers == {writer.symbol: list(range(1, 6_001)) for writer in some}
-        await rounds.aclose()  # type: ignore[attr-defined]
+            for shard_reader in reader._readers.values():
+                for name, position in shard_reader.positions.items():
+                    count = len(delivered.numbers.get(Stream.parse(name).symbol, ()))
+                    assert position.seq - count <= PER_READ // KEYS.shards
+        assert delivered.numbers == {writer.symbol: list(range(1, 6_001)) for writer in some}
+        await polls.aclose()
         reader.close()
 
 
-async def test_a_bus_on_a_cluster_for_both_kinds_of_loop(redis_cluster: RedisCluster) -> None:
+async def test_bus_on_a_cluster_serves_sync_and_async_programs(redis_cluster: RedisCluster) -> None:
     async with bench(redis_cluster) as (_, writers):
         for writer in writers:
             await writer.write(3)
@@ -291,6 +300,6 @@ async def test_a_bus_on_a_cluster_for_both_kinds_of_loop(redis_cluster: RedisClu
         assert sorted(found) == sorted((writer.symbol, number) for writer in writers for number in (1, 2, 3))
         async with tickbus.connect(redis_cluster.url) as bus:
             newest = await bus.snapshot("trade")
-        assert {stream.symbol: one.price_text for stream, (_, one) in newest.items()} == {
-            w.symbol: "3" for w in writers
+        assert {stream.symbol: trade.price_text for stream, (_, trade) in newest.items()} == {
+            writer.symbol: "3" for writer in writers
         }

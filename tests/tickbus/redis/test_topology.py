@@ -1,4 +1,4 @@
-"""One server, Sentinel and Cluster as they really behave: who is master, after whom nothing is left, where a command goes."""
+"""One server, Sentinel and Cluster as they really behave: who is master, failovers, where a command goes."""
 
 import asyncio
 
@@ -20,15 +20,15 @@ async def port_of(link: Link) -> int:
     return next(int(line.split(b":")[1]) for line in info.splitlines() if line.startswith(b"tcp_port:"))
 
 
-async def answers(connection: Connection, *command: str) -> Reply:
-    """None while the bus is away."""
+async def try_ask(connection: Connection, *command: str) -> Reply:
+    """Return the reply; None while the bus is unavailable."""
     try:
         return await connection.ask(*command)
     except RedisUnavailable:
         return None
 
 
-async def linked(redis: Redis, key: str) -> Link | None:
+async def try_link(redis: Redis, key: str) -> Link | None:
     try:
         return await redis.link(key)
     except RedisUnavailable:
@@ -38,7 +38,7 @@ async def linked(redis: Redis, key: str) -> Link | None:
 # one server
 
 
-async def test_one_server_is_linked_whatever_the_key(redis_server: RedisServer) -> None:
+async def test_single_server_is_linked_for_any_key(redis_server: RedisServer) -> None:
     redis = locate(redis_server.url)
     assert not redis.sharded and str(redis) == redis_server.url
     link, connection, checked = await redis.link("any"), await redis.connect(), await redis.open_checked()
@@ -49,20 +49,20 @@ async def test_one_server_is_linked_whatever_the_key(redis_server: RedisServer) 
 
 
 @pytest.mark.parametrize(
-    ("url", "said"),
+    ("url", "message"),
     [
-        ("redis://h:1/0?foo=1", "unknown option 'foo'; there are ssl_..., client_name"),
+        ("redis://h:1/0?foo=1", "unknown option 'foo': expected one of ssl_..., client_name"),
         ("redis://h:1/0?protocol=3", "unknown option 'protocol'"),
         ("redis+cluster://h?foo=1", "unknown option 'foo'"),
-        ("redis+sentinel://h/m?ssl_ca_certs=/ca", "ssl_ca_certs is for TLS; write rediss instead of redis"),
+        ("redis+sentinel://h/m?ssl_ca_certs=/ca", "ssl_ca_certs requires TLS; use rediss instead of redis"),
         ("rediss://h:1/0?ssl_ca_certs=/not/there", "ssl_ca_certs: cannot read /not/there: No such file"),
         ("rediss+cluster://h?ssl_nonsense=1", "unexpected keyword argument 'ssl_nonsense'"),
         ("rediss://h:1/0?ssl_cert_reqs=bogus", "Invalid SSL Certificate Requirements Flag: bogus"),
-        ("redis://ann:se/cr@t@h:1/0", "write / [?] # @ in user and password as %2F"),
+        ("redis://ann:se/cr@t@h:1/0", "percent-encode / [?] # @ in user and password as %2F"),
     ],
 )
-def test_what_a_url_asks_for_and_cannot_have(url: str, said: str) -> None:
-    with pytest.raises(ConfigError, match=said) as error:
+def test_invalid_url_option_is_rejected(url: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message) as error:
         locate(url)
     assert "cr@t" not in str(error.value) and "t@h" not in str(error.value)
 
@@ -71,7 +71,7 @@ def test_what_a_url_asks_for_and_cannot_have(url: str, said: str) -> None:
     "url",
     ["http://host", "redis://host:1/one", "redis+sentinel://host", "redis+cluster://host/1", "nothing", ""],
 )
-def test_what_is_no_address_is_refused_before_anything_is_connected(url: str) -> None:
+def test_invalid_url_is_rejected_before_connecting(url: str) -> None:
     with pytest.raises(ConfigError, match="--redis"):
         locate(url)
 
@@ -79,20 +79,20 @@ def test_what_is_no_address_is_refused_before_anything_is_connected(url: str) ->
 # Cluster
 
 
-async def test_the_wrong_form_of_url_is_told(redis_cluster: RedisCluster, redis_server: RedisServer) -> None:
-    with pytest.raises(RedisMisconfigured, match=r"is a node of a cluster; write redis\+cluster://"):
+async def test_wrong_kind_of_url_names_the_right_one(
+    redis_cluster: RedisCluster, redis_server: RedisServer
+) -> None:
+    with pytest.raises(RedisMisconfigured, match=r"is a cluster node; use redis\+cluster://"):
         await locate(redis_cluster.nodes[0].url).open_checked()
-    with pytest.raises(
-        RedisMisconfigured, match=r"is a node of a cluster; write redis\+cluster://"
-    ):  # a reader's
-        await locate(redis_cluster.nodes[0].url).connect()
-    with pytest.raises(RedisMisconfigured, match=r"is no sentinel .*; write redis://"):
+    with pytest.raises(RedisMisconfigured, match=r"is a cluster node; use redis\+cluster://"):
+        await locate(redis_cluster.nodes[0].url).connect()  # as a reader does
+    with pytest.raises(RedisMisconfigured, match=r"is not a sentinel .*; use redis://"):
         await locate(f"redis+sentinel://127.0.0.1:{redis_server.port}/{MASTER}").connect()
-    with pytest.raises(RedisMisconfigured, match=r"is no node of a cluster .*; write redis://"):
+    with pytest.raises(RedisMisconfigured, match=r"is not a cluster node .*; use redis://"):
         await locate(f"redis+cluster://127.0.0.1:{redis_server.port}").connect()
 
 
-async def test_every_master_is_checked(redis_cluster: RedisCluster) -> None:
+async def test_open_checked_checks_every_master(redis_cluster: RedisCluster) -> None:
     odd = redis_cluster.master("any")
     odd.client.config_set("maxmemory-policy", "allkeys-lru")
     try:
@@ -104,7 +104,7 @@ async def test_every_master_is_checked(redis_cluster: RedisCluster) -> None:
         odd.client.config_set("maxmemory-policy", "noeviction")
 
 
-async def test_a_link_leads_to_the_master_of_its_key_whichever_node_is_named(
+async def test_link_reaches_the_master_of_its_key_from_any_node(
     redis_cluster: RedisCluster,
 ) -> None:
     for named in redis_cluster.nodes[::2]:
@@ -116,7 +116,7 @@ async def test_a_link_leads_to_the_master_of_its_key_whichever_node_is_named(
             link.close()
 
 
-async def test_commands_find_their_nodes_and_answers_their_order(redis_cluster: RedisCluster) -> None:
+async def test_commands_reach_their_nodes_and_replies_keep_their_order(redis_cluster: RedisCluster) -> None:
     link = await locate(redis_cluster.url).open_checked()
     keys = [f"k{at}" for at in range(200)]
     assert await link.ask_all([("SET", key, at) for at, key in enumerate(keys)]) == [b"OK"] * 200
@@ -143,7 +143,7 @@ async def test_commands_find_their_nodes_and_answers_their_order(redis_cluster: 
         await link.ask("GET", "k1")
 
 
-async def test_after_a_failover_all_goes_to_the_new_master(redis_cluster: RedisCluster) -> None:
+async def test_failover_moves_commands_to_the_new_master(redis_cluster: RedisCluster) -> None:
     redis = locate(redis_cluster.url)
     connection, old = await redis.connect(), await redis.link("a")
     await connection.ask("SET", "a", 1)
@@ -157,30 +157,29 @@ async def test_after_a_failover_all_goes_to_the_new_master(redis_cluster: RedisC
         one.close()
 
 
-async def test_a_slot_on_its_way(redis_cluster: RedisCluster) -> None:
+async def test_migrating_slot_is_served_by_both_nodes(redis_cluster: RedisCluster) -> None:
     redis = locate(redis_cluster.url)
     connection, raw = await redis.connect(), await redis.link("{x}")
     keys = [f"{{x}}{at}" for at in range(10)]
     await connection.ask_all([("SET", key, key) for key in keys])
     to = next(node for node in redis_cluster.masters() if node is not redis_cluster.master("{x}"))
-    half = asyncio.Event()
-    loop, going = asyncio.get_running_loop(), asyncio.Event()
+    halfway = asyncio.Event()
+    loop, resumed = asyncio.get_running_loop(), asyncio.Event()
 
     def between() -> None:
-        loop.call_soon_threadsafe(half.set)
-        asyncio.run_coroutine_threadsafe(going.wait(), loop).result(20)
+        loop.call_soon_threadsafe(halfway.set)
+        asyncio.run_coroutine_threadsafe(resumed.wait(), loop).result(20)
 
     moving = asyncio.create_task(asyncio.to_thread(redis_cluster.move, key_slot("{x}"), to, between))
-    await half.wait()
+    await halfway.wait()
     assert await connection.ask_all([("GET", key) for key in keys]) == [key.encode() for key in keys]
     assert await connection.ask("SET", "{x}new", 1) == b"OK"
     with pytest.raises(RedisUnavailable, match="TRYAGAIN"):
         await raw.ask("MGET", *keys)
-    with pytest.raises(
-        RedisUnavailable, match="ASK"
-    ):  # never "nil": what is not there may be at the other one
+    # never "nil": a key that is missing here may be on the other node
+    with pytest.raises(RedisUnavailable, match="ASK"):
         await raw.ask_all([("GET", key) for key in keys])
-    going.set()
+    resumed.set()
     await moving
     with pytest.raises(RedisUnavailable, match="MOVED"):
         await raw.ask("GET", keys[0])
@@ -192,33 +191,33 @@ async def test_a_slot_on_its_way(redis_cluster: RedisCluster) -> None:
         one.close()
 
 
-async def test_a_killed_master(redis_cluster: RedisCluster) -> None:
+async def test_killed_cluster_master_is_replaced(redis_cluster: RedisCluster) -> None:
     redis = locate(redis_cluster.url)
     connection, raw = await redis.connect(), await redis.link("a")
     await connection.ask("SET", "a", 1)
     redis_cluster.master("a").kill()
     with pytest.raises(RedisUnavailable):
         await raw.ask("GET", "a")
-    assert await until_async(lambda: answers(connection, "GET", "a")) == b"1"
-    link = await until_async(lambda: linked(redis, "a"))
+    assert await until_async(lambda: try_ask(connection, "GET", "a")) == b"1"
+    link = await until_async(lambda: try_link(redis, "a"))
     assert await link.ask("GET", "a") == b"1"
     for one in (connection, raw, link):
         one.close()
 
 
-async def test_no_node_answers() -> None:
+async def test_cluster_without_a_reachable_node_is_unavailable() -> None:
     with pytest.raises(
-        RedisUnavailable, match=r"no node of the cluster at redis\+cluster://\*\*\*@127.0.0.1:1 answers"
+        RedisUnavailable, match=r"no node of the cluster at redis\+cluster://\*\*\*@127.0.0.1:1 responded"
     ):
         await locate("redis+cluster://ann:secret@127.0.0.1:1").connect()
 
 
-async def test_64_shards_whose_cluster_is_gone_ask_its_nodes_once() -> None:
-    asked = 0
+async def test_shards_of_a_dead_cluster_share_one_refresh() -> None:
+    connections = 0
 
     async def refuse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        nonlocal asked
-        asked += 1
+        nonlocal connections
+        connections += 1
         writer.close()
 
     async with await asyncio.start_server(refuse, "127.0.0.1", 0) as server:
@@ -227,13 +226,13 @@ async def test_64_shards_whose_cluster_is_gone_ask_its_nodes_once() -> None:
             *(cluster.link(Keys().bell(shard)) for shard in range(64)), return_exceptions=True
         )
         assert {type(end) for end in ends} == {RedisUnavailable}
-        assert asked < 10  # a machine that stands still in between lets it be asked again
+        assert connections < 10  # a machine that stalls in between causes another refresh
 
 
 # Sentinel
 
 
-async def test_the_login_of_the_servers_and_that_of_the_sentinels(
+async def test_servers_and_sentinels_have_separate_logins(
     redis_sentinels: RedisWithSentinels,
 ) -> None:
     for server in redis_sentinels.servers:
@@ -241,28 +240,28 @@ async def test_the_login_of_the_servers_and_that_of_the_sentinels(
     for sentinel in redis_sentinels.sentinels:
         sentinel.client.execute_command("ACL", "SETUSER", "default", "resetpass", ">wa&tch")
     try:
-        with pytest.raises(RedisMisconfigured, match=r"wants a password|refuses the login"):
+        with pytest.raises(RedisMisconfigured, match=r"requires a password|rejected the login"):
             await locate(redis_sentinels.url).connect()
         url = redis_sentinels.url.replace("://", "://ann:p%40ss%2Fw%3Frd@") + "?sentinel_password=wa%26tch"
         link = await locate(url).open_checked()
         assert await link.ask("ACL", "WHOAMI") == b"ann"
         link.close()
-        with pytest.raises(RedisMisconfigured, match="refuses the login"):
+        with pytest.raises(RedisMisconfigured, match="rejected the login"):
             await locate(url.replace("w%3Frd", "wrong")).connect()
     finally:
         for sentinel in redis_sentinels.sentinels:
             sentinel.client.execute_command("ACL", "SETUSER", "default", "nopass")
 
 
-async def test_a_master_that_the_sentinels_do_not_know(redis_sentinels: RedisWithSentinels) -> None:
-    with pytest.raises(RedisMisconfigured, match="knows no master 'nobody'"):
+async def test_unknown_master_name_is_rejected(redis_sentinels: RedisWithSentinels) -> None:
+    with pytest.raises(RedisMisconfigured, match="does not know master 'nobody'"):
         await locate(redis_sentinels.url.replace(MASTER, "nobody")).connect()
     with pytest.raises(RedisUnavailable, match="no master at"):
         await locate(f"redis+sentinel://127.0.0.1:1/{MASTER}").connect()
 
 
-async def test_a_killed_master_is_replaced(redis_sentinels: RedisWithSentinels) -> None:
-    # the first sentinel is down: the next one is asked
+async def test_killed_sentinel_master_is_replaced(redis_sentinels: RedisWithSentinels) -> None:
+    # the first sentinel is down: the next one is queried
     url = redis_sentinels.url.replace("redis+sentinel://", "redis+sentinel://127.0.0.1:1,")
     redis = locate(url)
     link = await redis.open_checked()
@@ -271,12 +270,12 @@ async def test_a_killed_master_is_replaced(redis_sentinels: RedisWithSentinels) 
     redis_sentinels.master().kill()
     with pytest.raises(RedisError):
         await link.ask("GET", "a")
-    again = await until_async(lambda: linked(redis, "a"))
+    again = await until_async(lambda: try_link(redis, "a"))
     assert await again.ask("GET", "a") == b"1"
     again.close()
 
 
-async def test_links_to_a_master_that_was_replaced_are_closed_though_it_still_answers(
+async def test_links_to_a_replaced_master_are_closed_although_it_still_responds(
     redis_sentinels: RedisWithSentinels,
 ) -> None:
     redis = locate(redis_sentinels.url)

@@ -1,4 +1,4 @@
-"""The lease on a real Redis: one holder, handed on when it ends, kept over a server that was away."""
+"""The lease on a real Redis: one holder, passed on when it ends, kept while a server is unavailable."""
 
 import asyncio
 from functools import partial
@@ -27,7 +27,7 @@ async def end(task: "asyncio.Task[None]") -> None:
     await asyncio.gather(task, return_exceptions=True)
 
 
-async def test_one_holds_it_and_the_next_waits_until_it_is_released(redis_server: RedisServer) -> None:
+async def test_standby_waits_until_the_lease_is_released(redis_server: RedisServer) -> None:
     first, second, other = lease(redis_server), lease(redis_server), lease(redis_server, "y")
     await asyncio.wait_for(first.acquire(), 5)
     await asyncio.wait_for(other.acquire(), 5)
@@ -45,19 +45,19 @@ async def test_one_holds_it_and_the_next_waits_until_it_is_released(redis_server
     await other.release()
 
 
-async def test_one_that_died_is_replaced_when_its_time_is_over(redis_server: RedisServer) -> None:
+async def test_dead_holder_is_replaced_after_the_ttl(redis_server: RedisServer) -> None:
     first, second = lease(redis_server), lease(redis_server)
     await first.acquire()
     await asyncio.wait_for(second.acquire(), 5)
     assert redis_server.client.get(KEY) == second.holder.encode()
     with pytest.raises(Fenced, match="holds the lease now"):
         await asyncio.wait_for(first.keep(), 5)
-    await first.release()  # not its own any more: it stays
+    await first.release()  # it does not own the lease any more: a no-op
     assert redis_server.client.get(KEY) == second.holder.encode()
     await second.release()
 
 
-async def test_one_that_was_cut_off_goes_on_if_nobody_took_over(redis_server: RedisServer) -> None:
+async def test_holder_that_was_cut_off_continues_if_nobody_took_over(redis_server: RedisServer) -> None:
     first = lease(redis_server)
     await first.acquire()
     keeping = asyncio.create_task(first.keep())
@@ -81,8 +81,8 @@ async def test_releasing_without_a_server_does_not_raise(redis_server: RedisServ
     await first.release()
 
 
-async def test_a_flush_takes_it_from_nobody_who_is_alive(redis_server: RedisServer) -> None:
-    """A standby that has watched for long sees it gone before its holder could put it back."""
+async def test_flush_does_not_take_the_lease_from_a_live_holder(redis_server: RedisServer) -> None:
+    """A standby that has long been watching sees the lease gone before its holder can set it again."""
     leader, standby = Writer(redis_server.url), Writer(redis_server.url)
     first = lease(redis_server, "test", leader.publisher.fences.holder)
     second = lease(redis_server, "test", standby.publisher.fences.holder)
@@ -92,17 +92,17 @@ async def test_a_flush_takes_it_from_nobody_who_is_alive(redis_server: RedisServ
     waiting = asyncio.create_task(second.acquire(standby.publisher.released))
     for _ in range(3):
         await asyncio.wait((waiting,), timeout=1.2 * TTL / 1e9)
-        # no renewal in between: the standby looks first
+        # no renewal in between: the standby checks first
         await end(keeping)
         redis_server.client.flushall()
-        looks = second._looked_at
-        await until_async(lambda looks=looks: second._looked_at > looks)  # type: ignore[misc]
+        checked_at = second._checked_at
+        await until_async(lambda checked_at=checked_at: second._checked_at > checked_at)  # type: ignore[misc]
         keeping = asyncio.create_task(first.keep())
         await until_async(lambda: redis_server.client.get(first._key) is not None)
     assert redis_server.client.get(first._key) == first.holder.encode()
     assert not waiting.done()
     assert not keeping.done()
-    await end(keeping)  # it dies: after its time the standby has it
+    await end(keeping)  # it dies: after the TTL the standby takes over
     assert await asyncio.wait_for(waiting, 5)
     for one in (leader, standby):
         one.close()

@@ -1,4 +1,7 @@
-"""Redis loses what it had acknowledged: what is sent again, and what the bus clock says meanwhile. Both were found by the soak."""
+"""Redis loses acknowledged entries: what is resent, and what the bus clock shows meanwhile.
+
+Bugs in both were found by the soak.
+"""
 
 from collections.abc import Iterable
 
@@ -19,15 +22,15 @@ def lose_power(redis_server: RedisServer, size: int) -> None:
     redis_server.start()
 
 
-async def test_the_bus_clock_does_not_pass_what_waits_behind_a_lost_tail(redis_server: RedisServer) -> None:
+async def test_bus_clock_does_not_pass_entries_waiting_behind_a_lost_tail(redis_server: RedisServer) -> None:
     writer = await Writer(redis_server.url).open()
     await writer.write(1)
     size = redis_server.log_size()
     await writer.write(2)
-    waiting = writer.transaction([writer.entry(writer.of(), trade(3))])
+    waiting = writer.transaction([writer.entry(writer.stream(), trade(3))])
     lose_power(redis_server, size)
     received = waiting.bus_ms
-    await until_async(lambda: writer.clock.now_ms() > received + 10, what="time goes by")
+    await until_async(lambda: writer.clock.now_ms() > received + 10, what="time to pass")
     await writer.publisher.commit(waiting)
     bells = [
         decode_bell(fields[b"d"]) for _, fields in redis_server.client.xrange(KEYS.bell(KEYS.shard("A")))
@@ -37,7 +40,7 @@ async def test_the_bus_clock_does_not_pass_what_waits_behind_a_lost_tail(redis_s
     writer.close()
 
 
-async def test_what_was_sent_again_once_is_sent_again_once_the_next_time(redis_server: RedisServer) -> None:
+async def test_resent_entries_are_resent_once_per_loss(redis_server: RedisServer) -> None:
     writer = await Writer(redis_server.url).open()
     await writer.write(1)
     size = redis_server.log_size()
@@ -52,11 +55,11 @@ async def test_what_was_sent_again_once_is_sent_again_once_the_next_time(redis_s
     writer.close()
 
 
-async def test_a_flush_between_two_questions_is_no_foreign_hand(
+async def test_flush_between_two_queries_is_not_taken_for_a_foreign_writer(
     redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     writer = await Writer(redis_server.url).open()
-    transaction = writer.transaction([writer.entry(writer.of(), trade(number)) for number in (1, 2, 3)])
+    transaction = writer.transaction([writer.entry(writer.stream(), trade(number)) for number in (1, 2, 3)])
     await writer.publisher.commit(transaction)
     link = await Link.open(redis_server.url)
     ask_all = link.ask_all
@@ -72,21 +75,21 @@ async def test_a_flush_between_two_questions_is_no_foreign_hand(
     writer.close()
 
 
-async def test_a_stream_that_has_another_writer_by_now_keeps_its_head(redis_server: RedisServer) -> None:
-    """A service was told to write other streams, and a second one writes what it wrote before."""
+async def test_stream_with_a_new_writer_keeps_its_head(redis_server: RedisServer) -> None:
+    """A service was reconfigured to write other streams, and a second one now writes its former streams."""
     first, second = await Writer(redis_server.url).open(), await Writer(redis_server.url, "second").open()
     await first.write(1, 2)
-    second.seqs = {first.of(): 2}
+    second.seqs = {first.stream(): 2}
     await second.publisher.commit(
-        second.transaction([second.entry(first.of(), trade(number)) for number in (3, 4)])
+        second.transaction([second.entry(first.stream(), trade(number)) for number in (3, 4)])
     )
-    head = redis_server.client.hget(KEYS.last(KEYS.shard("A")), first.of().name)
+    head = redis_server.client.hget(KEYS.last(KEYS.shard("A")), first.stream().name)
     size = redis_server.log_size()
     await first.write(1, symbol="B")
     lose_power(redis_server, size)
     await first.write(2, symbol="B")
     assert numbers(redis_server.client, first.key("B")) == [1, 2]
     assert numbers(redis_server.client, first.key()) == [1, 2, 3, 4]
-    assert redis_server.client.hget(KEYS.last(KEYS.shard("A")), first.of().name) == head
+    assert redis_server.client.hget(KEYS.last(KEYS.shard("A")), first.stream().name) == head
     first.close()
     second.close()

@@ -1,4 +1,4 @@
-"""Transactions on a real Redis: stored whole, once, by one owner, whatever happens to the server and the connection."""
+"""Transactions on a real Redis: stored whole, once, by one owner, whatever happens to the server."""
 
 import asyncio
 
@@ -15,7 +15,7 @@ from tickbus.writer.lane import stream_ends
 from tickbus.writer.transaction import Field, Transaction
 
 
-async def test_a_transaction_brings_entries_heads_and_a_ring(redis_server: RedisServer) -> None:
+async def test_transaction_stores_entries_heads_and_a_ring(redis_server: RedisServer) -> None:
     writer = await Writer(redis_server.url).open()
     sent = await writer.write(1, 2, 3)
     await writer.write(7, symbol="B")
@@ -29,7 +29,7 @@ async def test_a_transaction_brings_entries_heads_and_a_ring(redis_server: Redis
     writer.close()
 
 
-async def test_bells_are_dense_on_every_shard(redis_server: RedisServer) -> None:
+async def test_bell_counters_are_dense_on_every_shard(redis_server: RedisServer) -> None:
     writer = await Writer(redis_server.url).open()
     for number in range(1, 30):
         await (writer.ring() if number % 3 == 0 else writer.write(number, symbol="ABCDEFGH"[number % 8]))
@@ -41,7 +41,7 @@ async def test_bells_are_dense_on_every_shard(redis_server: RedisServer) -> None
     writer.close()
 
 
-async def test_hashes_are_set_and_emptied(redis_server: RedisServer) -> None:
+async def test_hash_fields_are_set_and_deleted(redis_server: RedisServer) -> None:
     writer = await Writer(redis_server.url).open()
     for fields in ({"a": b"1", "b": b"2"}, {"a": b"", "c": b"3"}):
         transaction = writer.transaction([])
@@ -51,12 +51,12 @@ async def test_hashes_are_set_and_emptied(redis_server: RedisServer) -> None:
     writer.close()
 
 
-async def test_without_memory_it_holds_and_then_stores_the_same_ids(redis_server: RedisServer) -> None:
+async def test_redis_out_of_memory_delays_entries_but_keeps_their_ids(redis_server: RedisServer) -> None:
     writer = await Writer(redis_server.url).open()
     await writer.write(1)
     redis_server.client.config_set("maxmemory", 1)
     entries = [
-        writer.entry(writer.of(symbol), trade(number, symbol))
+        writer.entry(writer.stream(symbol), trade(number, symbol))
         for number, symbol in ((2, "A"), (3, "B"), (4, "A"))
     ]
     committing = asyncio.create_task(writer.publisher.commit(writer.transaction(entries)))
@@ -72,14 +72,14 @@ async def test_without_memory_it_holds_and_then_stores_the_same_ids(redis_server
     writer.close()
 
 
-async def test_a_key_that_another_program_uses_is_named(
+async def test_key_used_by_another_program_is_named_in_the_log(
     redis_server: RedisServer, caplog: pytest.LogCaptureFixture
 ) -> None:
     writer = await Writer(redis_server.url).open()
     redis_server.client.set(writer.key("B"), "mine")
     committing = asyncio.create_task(
         writer.publisher.commit(
-            writer.transaction([writer.entry(writer.of(one), trade(1, one)) for one in "AB"])
+            writer.transaction([writer.entry(writer.stream(one), trade(1, one)) for one in "AB"])
         )
     )
     await until_async(lambda: f"{writer.key('B')}: WRONGTYPE" in caplog.text)
@@ -89,7 +89,7 @@ async def test_a_key_that_another_program_uses_is_named(
     writer.close()
 
 
-async def test_without_memory_and_flushed_it_holds_too(redis_server: RedisServer) -> None:
+async def test_flushed_redis_out_of_memory_delays_entries(redis_server: RedisServer) -> None:
     writer = await Writer(redis_server.url).open()
     await writer.write(1)
     redis_server.client.flushall()
@@ -102,27 +102,27 @@ async def test_without_memory_and_flushed_it_holds_too(redis_server: RedisServer
     writer.close()
 
 
-async def test_a_raised_fence_ends_the_old_writer_and_stores_nothing_of_it(redis_server: RedisServer) -> None:
+async def test_raised_fence_stops_the_old_writer_and_stores_nothing_of_it(redis_server: RedisServer) -> None:
     old = await Writer(redis_server.url).open()
     await old.write(1)
     new = await Writer(redis_server.url).open()
     assert (old.publisher.epoch, new.publisher.epoch) == (1, 2)
-    with pytest.raises(Fenced, match="epoch 2 writes now, this process had epoch 1"):
+    with pytest.raises(Fenced, match="fenced by epoch 2, this process had epoch 1"):
         await old.write(2, 3)
     assert numbers(redis_server.client, old.key()) == [1]
     new.seqs = dict(old.seqs)
-    new.seqs[new.of()] = 1
+    new.seqs[new.stream()] = 1
     await new.write(4)
     assert numbers(redis_server.client, old.key()) == [1, 4]
     with pytest.raises(Fenced):
         await old.write(5)
     other = await Writer(redis_server.url, "other").open()
-    await other.write(1)  # another owner's fences are its own
+    await other.write(1)  # another owner has its own fences
     for writer in (old, new, other):
         writer.close()
 
 
-async def test_a_fence_raised_while_the_old_writer_is_busy(redis_server: RedisServer) -> None:
+async def test_fence_raised_while_the_old_writer_is_busy(redis_server: RedisServer) -> None:
     old, new = await Writer(redis_server.url).open(), Writer(redis_server.url)
 
     async def write_on() -> None:
@@ -132,9 +132,9 @@ async def test_a_fence_raised_while_the_old_writer_is_busy(redis_server: RedisSe
             await old.write(number)
 
     writing = asyncio.create_task(write_on())
-    await until_async(lambda: old.seqs.get(old.of(), 0) > 50)
+    await until_async(lambda: old.seqs.get(old.stream(), 0) > 50)
     await new.open()
-    found = numbers(redis_server.client, old.key())  # all that the old one will ever have stored
+    found = numbers(redis_server.client, old.key())  # the old writer must not store anything more
     with pytest.raises(Fenced):
         await asyncio.wait_for(writing, 10)
     assert numbers(redis_server.client, old.key()) == found == list(range(1, len(found) + 1))
@@ -142,10 +142,12 @@ async def test_a_fence_raised_while_the_old_writer_is_busy(redis_server: RedisSe
     new.close()
 
 
-async def test_many_that_take_over_at_once_get_different_epochs(redis_server: RedisServer) -> None:
+async def test_concurrent_takeovers_get_different_epochs(redis_server: RedisServer) -> None:
     writers = [Writer(redis_server.url) for _ in range(6)]
     errors = await asyncio.gather(*(writer.open() for writer in writers), return_exceptions=True)
-    assert all(isinstance(error, Writer | Fenced) for error in errors)  # one may be overtaken while it looks
+    assert all(
+        isinstance(error, Writer | Fenced) for error in errors
+    )  # one may be overtaken during its takeover
     assert sorted(writer.publisher.epoch for writer in writers) == [1, 2, 3, 4, 5, 6]
     best = max(writers, key=lambda writer: writer.publisher.epoch)
     for writer in writers:
@@ -158,8 +160,8 @@ async def test_many_that_take_over_at_once_get_different_epochs(redis_server: Re
         writer.close()
 
 
-async def test_a_server_that_is_killed_and_started_again(redis_server: RedisServer) -> None:
-    # everysec may put off even the write() of what it has acknowledged while the disk is busy: a killed server loses that
+async def test_killed_and_restarted_server_loses_nothing(redis_server: RedisServer) -> None:
+    # with everysec even the write() of acknowledged data may be delayed by a busy disk: a kill loses it
     redis_server.client.config_set("appendfsync", "always")
     redis_server._options += ("--appendfsync", "always")
     writer = await Writer(redis_server.url).open()
@@ -170,7 +172,7 @@ async def test_a_server_that_is_killed_and_started_again(redis_server: RedisServ
 
     writing = asyncio.create_task(write_all())
     for at in (300, 1000):
-        await until_async(lambda at=at: writer.seqs.get(writer.of(), 0) > at)  # type: ignore[misc]
+        await until_async(lambda at=at: writer.seqs.get(writer.stream(), 0) > at)  # type: ignore[misc]
         redis_server.kill()
         redis_server.client.close()
         await asyncio.to_thread(redis_server.start)
@@ -180,7 +182,7 @@ async def test_a_server_that_is_killed_and_started_again(redis_server: RedisServ
     writer.close()
 
 
-async def test_a_connection_that_is_cut_again_and_again(redis_server: RedisServer) -> None:
+async def test_repeatedly_cut_connection_loses_nothing(redis_server: RedisServer) -> None:
     writer = await Writer(redis_server.url).open()
 
     async def write_all() -> None:
@@ -189,7 +191,7 @@ async def test_a_connection_that_is_cut_again_and_again(redis_server: RedisServe
 
     writing = asyncio.create_task(write_all())
     for at in range(100, 1000, 100):
-        await until_async(lambda at=at: writer.seqs.get(writer.of(), 0) > at)  # type: ignore[misc]
+        await until_async(lambda at=at: writer.seqs.get(writer.stream(), 0) > at)  # type: ignore[misc]
         redis_server.client.client_kill_filter(_type="normal", skipme=True)
     await asyncio.wait_for(writing, 30)
     assert writer.publisher.reconnects >= 9
@@ -197,20 +199,20 @@ async def test_a_connection_that_is_cut_again_and_again(redis_server: RedisServe
     writer.close()
 
 
-async def test_a_server_that_stands_still_for_a_moment(redis_server: RedisServer) -> None:
+async def test_paused_server_delays_a_commit(redis_server: RedisServer) -> None:
     writer = await Writer(redis_server.url).open()
     await writer.write(1)
     redis_server.pause()
     committing = asyncio.create_task(writer.write(2))
     await asyncio.sleep(0)
     assert not committing.done()
-    redis_server.go_on()
+    redis_server.resume()
     await asyncio.wait_for(committing, 10)
     assert numbers(redis_server.client, writer.key()) == [1, 2]
     writer.close()
 
 
-async def test_a_server_that_is_flushed(redis_server: RedisServer) -> None:
+async def test_flushed_server_gets_recent_entries_again(redis_server: RedisServer) -> None:
     writer = await Writer(redis_server.url).open()
     await writer.write(1, 2)
     before = stored(redis_server.client, writer.key())
@@ -231,7 +233,7 @@ async def test_a_server_that_is_flushed(redis_server: RedisServer) -> None:
     new.close()
 
 
-async def test_somebody_else_in_our_stream(redis_server: RedisServer) -> None:
+async def test_foreign_entry_in_a_stream_fences_the_writer(redis_server: RedisServer) -> None:
     writer = await Writer(redis_server.url).open()
     await writer.write(1)
     redis_server.client.xadd(writer.key(), {"t": b"x"}, id=f"{writer.clock.now_ms() + 60_000}-2")
@@ -240,7 +242,7 @@ async def test_somebody_else_in_our_stream(redis_server: RedisServer) -> None:
     writer.close()
 
 
-async def test_while_the_server_loads_its_data_it_waits(redis_server: RedisServer) -> None:
+async def test_commit_waits_while_the_server_loads_its_data(redis_server: RedisServer) -> None:
     writer = await Writer(redis_server.url).open()
     for number in range(1, 151):
         await writer.write(number)
@@ -260,7 +262,7 @@ async def test_while_the_server_loads_its_data_it_waits(redis_server: RedisServe
         slow.close()
 
 
-async def test_ends_of_streams_that_are_empty_or_not_there(redis_server: RedisServer) -> None:
+async def test_stream_ends_of_empty_and_missing_streams(redis_server: RedisServer) -> None:
     for id in ("5-7", "6-8"):
         for key in ("a", "b"):
             redis_server.client.xadd(key, {"t": b"x"}, id=id)
@@ -272,11 +274,11 @@ async def test_ends_of_streams_that_are_empty_or_not_there(redis_server: RedisSe
     link.close()
 
 
-async def test_what_was_stored_and_trimmed_before_its_outcome_is_known_is_no_foreign_hand(
+async def test_entries_trimmed_before_their_outcome_is_known_are_not_taken_for_a_foreign_writer(
     redis_server: RedisServer,
 ) -> None:
     writer = await Writer(redis_server.url).open()
-    transaction = writer.transaction([writer.entry(writer.of(), trade(number)) for number in (1, 2, 3)])
+    transaction = writer.transaction([writer.entry(writer.stream(), trade(number)) for number in (1, 2, 3)])
     await writer.publisher.commit(transaction)
     redis_server.client.xtrim(writer.key(), maxlen=1, approximate=False)
     link = await Link.open(redis_server.url)
@@ -285,7 +287,7 @@ async def test_what_was_stored_and_trimmed_before_its_outcome_is_known_is_no_for
     writer.close()
 
 
-async def test_nothing_is_lost_when_the_server_is_away_at_the_start(redis_server: RedisServer) -> None:
+async def test_takeover_waits_while_the_server_rejects_writes(redis_server: RedisServer) -> None:
     writer = Writer(redis_server.url)
     redis_server.client.config_set("maxmemory", 1)
     opening = asyncio.create_task(writer.publisher.take_over())
@@ -297,25 +299,25 @@ async def test_nothing_is_lost_when_the_server_is_away_at_the_start(redis_server
     writer.close()
 
 
-async def test_a_flush_gives_no_standby_the_idea_that_the_writer_ended(redis_server: RedisServer) -> None:
+async def test_flush_does_not_look_like_a_release(redis_server: RedisServer) -> None:
     writer = await Writer(redis_server.url).open()
     await writer.write(1)
     standby = Writer(redis_server.url)
     assert not await standby.publisher.released()
     redis_server.client.flushall()
     assert not await standby.publisher.released()
-    await writer.write(2)  # the writer is alive, and heals
+    await writer.write(2)  # the writer is alive, and recovers
     assert numbers(redis_server.client, writer.key()) == [1, 2]
     redis_server.client.flushall()
     await standby.publisher.take_over()
-    assert standby.publisher.epoch == 2  # an epoch that was seen is not given out again
+    assert standby.publisher.epoch == 2  # an epoch once seen is not assigned again
     with pytest.raises(Fenced):
         await writer.write(3)
     writer.close()
     standby.close()
 
 
-async def test_one_that_ended_cleanly_says_so(redis_server: RedisServer) -> None:
+async def test_clean_exit_releases_the_fences(redis_server: RedisServer) -> None:
     writer = await Writer(redis_server.url).open()
     standby = Writer(redis_server.url)
     assert not await standby.publisher.released()
@@ -326,7 +328,7 @@ async def test_one_that_ended_cleanly_says_so(redis_server: RedisServer) -> None
 
 
 @pytest.mark.parametrize("lost", ["before it is acknowledged", "after that"])
-async def test_what_was_stored_before_its_outcome_was_known_is_sent_again_if_it_is_lost(
+async def test_entries_lost_around_an_unknown_outcome_are_resent(
     lost: str, redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     writer = await Writer(redis_server.url).open()
@@ -334,21 +336,21 @@ async def test_what_was_stored_before_its_outcome_was_known_is_sent_again_if_it_
     (lane,), tries = writer.publisher.lanes, 0
     send = lane._send
 
-    async def unheard(link: Link, transaction: Transaction, keep: Transaction | None) -> str | None:
-        """The first try is stored, and its answer lost; the second finds it stored."""
+    async def lose_reply(link: Link, transaction: Transaction, retained: Transaction | None) -> str | None:
+        """The first try is stored, but its reply is lost; the second finds it stored."""
         nonlocal tries
-        if keep is None:
+        if retained is None:
             return await send(link, transaction, None)
         tries += 1
         if tries == 1:
             await send(link, transaction, None)
-            return "the answer was lost"
+            return "the reply was lost"
         if tries == 2 and lost == "before it is acknowledged":
             redis_server.client.delete(writer.key())
             return "another server is master, and lacks it"
-        return await send(link, transaction, keep)
+        return await send(link, transaction, retained)
 
-    monkeypatch.setattr(lane, "_send", unheard)
+    monkeypatch.setattr(lane, "_send", lose_reply)
     await asyncio.wait_for(writer.write(2, 3), 10)
     assert numbers(redis_server.client, writer.key()) == [1, 2, 3]
     redis_server.client.delete(writer.key())
@@ -358,14 +360,14 @@ async def test_what_was_stored_before_its_outcome_was_known_is_sent_again_if_it_
     writer.close()
 
 
-async def test_what_a_shard_begins_with_is_set_by_the_first_who_has_it(redis_server: RedisServer) -> None:
-    """Were it set later, nothing would tell a successor of one that died in between."""
+async def test_initial_fields_of_a_shard_are_set_by_its_first_owner(redis_server: RedisServer) -> None:
+    """If they were set later, a successor of an owner that died in between would never know them."""
     hashes = {shard: f"tickbus:{{0{shard}}}:position:x" for shard in (1, 2)}
     first, second = Writer(redis_server.url), Writer(redis_server.url)
     fields = [Field(shard, key, "trade:test:A", b"5-5") for shard, key in hashes.items()]
     await first.publisher.claim([1], lambda found: dict.fromkeys(found, 1), fields)
     assert [redis_server.client.hgetall(key) for key in hashes.values()] == [{b"trade:test:A": b"5-5"}, {}]
-    assert first.publisher.lane(1).ring.whole([], 0).fields == fields[:1]  # sent again should Redis lose it
+    assert first.publisher.lane(1).replay.recovery([], 0).fields == fields[:1]  # resent if Redis loses it
     later = [field._replace(value=b"9-9") for field in fields]
     await second.publisher.claim([1, 2], lambda found: dict.fromkeys(found, 2), later)
     assert [redis_server.client.hgetall(key) for key in hashes.values()] == [

@@ -1,4 +1,4 @@
-"""What is kept of what a process wrote itself, and of what it took over."""
+"""What is retained of the entries that a process wrote itself, and of those it inherited."""
 
 import gc
 
@@ -7,7 +7,7 @@ from support.writing import KEYS
 from tickbus.protocol.names import Stream
 from tickbus.units import Duration, Size
 from tickbus.writer.entry import Entry, StreamWriter
-from tickbus.writer.replay_buffer import OVERHEAD, ReplayRing, Window
+from tickbus.writer.replay_buffer import OVERHEAD, ReplayBuffer, Window
 from tickbus.writer.transaction import Transaction
 
 A, B = (StreamWriter(KEYS, Stream("trade", "test", symbol)) for symbol in "AB")
@@ -17,49 +17,49 @@ def entries(stream: StreamWriter, *seqs: int) -> list[Entry]:
     return [Entry(stream, 1_700_000_000_000 + seq, seq, b"t", b"x") for seq in seqs]
 
 
-def of(*lists: list[Entry]) -> Transaction:
+def transaction_of(*lists: list[Entry]) -> Transaction:
     transaction = Transaction(0)
     transaction.entries = [entry for one in lists for entry in one]
     transaction.heads = {entry.stream: b"head" for entry in transaction.entries}
     return transaction
 
 
-def ring(room: int) -> ReplayRing:
-    """For so many entries."""
-    return ReplayRing(Window(Duration(1000), Size(room * (OVERHEAD + 1))))
+def buffer_for(count: int) -> ReplayBuffer:
+    """Return a buffer with room for `count` entries."""
+    return ReplayBuffer(Window(Duration(1000), Size(count * (OVERHEAD + 1))))
 
 
-def test_what_was_taken_over_stands_before_our_own_in_the_order_of_each_stream() -> None:
-    kept = ring(2000)
-    kept.keep(of(entries(A, 451, 452)), 2, 0)
-    kept.inherit(of(entries(B, *range(1, 301)), entries(A, *range(1, 451))), 0)
-    assert [entry.seq for entry in kept.entries if entry.stream is A] == list(range(1, 453))
-    assert [entry.seq for entry in kept.entries if entry.stream is B] == list(range(1, 301))
-    assert kept.heads.keys() == {A, B}
+def test_inherited_entries_precede_own_entries_in_stream_order() -> None:
+    buffer = buffer_for(2000)
+    buffer.add(transaction_of(entries(A, 451, 452)), 2, 0)
+    buffer.inherit(transaction_of(entries(B, *range(1, 301)), entries(A, *range(1, 451))), 0)
+    assert [entry.seq for entry in buffer.entries if entry.stream is A] == list(range(1, 453))
+    assert [entry.seq for entry in buffer.entries if entry.stream is B] == list(range(1, 301))
+    assert buffer.heads.keys() == {A, B}
 
 
-def test_what_finds_no_room_is_the_oldest_of_what_was_taken_over() -> None:
-    kept = ring(350)
-    kept.keep(of(entries(A, 901, 902)), 2, 0)
-    kept.inherit(of(entries(B, *range(1, 901))), 0)
-    assert [entry.seq for entry in kept.entries if entry.stream is A] == [901, 902]
-    assert [entry.seq for entry in kept.entries if entry.stream is B] == list(range(601, 901))
+def test_oldest_inherited_entries_are_dropped_when_out_of_room() -> None:
+    buffer = buffer_for(350)
+    buffer.add(transaction_of(entries(A, 901, 902)), 2, 0)
+    buffer.inherit(transaction_of(entries(B, *range(1, 901))), 0)
+    assert [entry.seq for entry in buffer.entries if entry.stream is A] == [901, 902]
+    assert [entry.seq for entry in buffer.entries if entry.stream is B] == list(range(601, 901))
     for number in range(903, 953):
-        kept.keep(of(entries(A, number)), 1, 0)
-    assert [entry.seq for entry in kept.entries if entry.stream is A] == list(range(901, 953))
-    assert [entry.seq for entry in kept.entries if entry.stream is B] == list(range(701, 901))
+        buffer.add(transaction_of(entries(A, number)), 1, 0)
+    assert [entry.seq for entry in buffer.entries if entry.stream is A] == list(range(901, 953))
+    assert [entry.seq for entry in buffer.entries if entry.stream is B] == list(range(701, 901))
 
 
-def test_they_age_like_our_own() -> None:
-    kept = ring(100)
-    kept.inherit(of(entries(B, 1)), 0)
-    kept.keep(of(entries(A, 1)), 1, 900)
-    kept.keep(of(entries(A, 2)), 1, 1001)
-    assert kept.entries == entries(A, 1, 2)
+def test_inherited_entries_expire_like_own_entries() -> None:
+    buffer = buffer_for(100)
+    buffer.inherit(transaction_of(entries(B, 1)), 0)
+    buffer.add(transaction_of(entries(A, 1)), 1, 900)
+    buffer.add(transaction_of(entries(A, 2)), 1, 1001)
+    assert buffer.entries == entries(A, 1, 2)
 
 
-def test_what_is_kept_is_no_work_for_the_garbage_collector() -> None:
-    kept = ring(2000)
-    kept.keep(of(entries(A, 1, 2), entries(B, 1)), 1, 0)
-    assert len(kept) == 3
-    assert not any(map(gc.is_tracked, kept.entries))
+def test_retained_entries_are_not_tracked_by_the_garbage_collector() -> None:
+    buffer = buffer_for(2000)
+    buffer.add(transaction_of(entries(A, 1, 2), entries(B, 1)), 1, 0)
+    assert len(buffer) == 3
+    assert not any(map(gc.is_tracked, buffer.entries))
