@@ -51,6 +51,7 @@ async def test_unknown_types_are_set_aside(
         redis_server.client.flushall()
         recorder = start(*command)
         recorder.wait_for("metrics on")
+        writer.close()
         writer = await Writer(redis_server.url).open()  # whose history is another one
         until(lambda: recorder.get("/readyz")[0] == 200)
     assert recorder.stop() == 0

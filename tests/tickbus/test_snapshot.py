@@ -24,9 +24,7 @@ async def write_until(writer: Writer, enough: asyncio.Event) -> int:
 
 async def test_reading_on_from_a_snapshot_has_neither_hole_nor_duplicate(redis_server: RedisServer) -> None:
     writer = await Writer(redis_server.url).open()
-    await writer.write(
-        0
-    )  # not the first of an empty bus: a subscription would then begin at the start anyway
+    await writer.write(0)  # a subscription to an empty bus would begin at the start anyway
     enough = asyncio.Event()
     writing = asyncio.create_task(write_until(writer, enough))
     async with tickbus.connect(redis_server.url) as bus:
