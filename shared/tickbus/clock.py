@@ -28,8 +28,10 @@ class BusClock:
         self._floor = max(self._floor, ns)
 
     def now_ns(self) -> int:
+        """Return the bus time in ns since the epoch; never less than before."""
         self._floor = now = max(self._floor, monotonic_ns() + self._offset)
         return now
 
     def now_ms(self) -> int:
+        """Return the bus time in ms, as in stream IDs."""
         return self.now_ns() // MILLISECOND

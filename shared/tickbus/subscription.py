@@ -29,6 +29,8 @@ _QUEUED_POLLS = 16
 
 
 class OpenReader(Protocol):
+    """How a subscription gets its reader, at each iteration."""
+
     async def __call__(self, start: str | StreamId, positions: Mapping[str, StreamId]) -> AnyReader:
         """Return a reader that resumes at `positions`, and begins at `start` in other streams."""
         ...

@@ -50,6 +50,7 @@ def parse_size(text: str) -> Size:
 
 
 def format_size(value: int) -> str:
+    """Return a size as an option takes it, in its largest whole unit: `64MB`."""
     for unit in ("GB", "MB", "KB"):
         if value and value % _SIZES[unit] == 0:
             return f"{value // _SIZES[unit]}{unit}"

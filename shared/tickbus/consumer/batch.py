@@ -18,11 +18,15 @@ class Committer(Protocol):
     @property
     def epochs(self) -> Mapping[int, int]: ...
 
-    def state(self, stream: Stream) -> bytes | None: ...
+    def state(self, stream: Stream) -> bytes | None:
+        """As `Batch.state`."""
+        ...
 
     async def commit_batch(
         self, number: int, epochs: Mapping[int, int], outputs: Sequence[Output], state: Mapping[Stream, bytes]
-    ) -> None: ...
+    ) -> None:
+        """As `Batch.commit`, for batch `number`, under the epochs in which it was delivered."""
+        ...
 
 
 class Batch:

@@ -56,6 +56,8 @@ class Output:
 
 
 class OutputStreams:
+    """The streams that a service writes, in the shards that it owns."""
+
     def __init__(self, keys: Keys) -> None:
         self._keys = keys
         self._writers: dict[str, StreamWriter] = {}
@@ -100,6 +102,7 @@ class OutputStreams:
         return [writer.key for writer in self._writers.values()]
 
     def writer(self, stream: Stream) -> StreamWriter:
+        """Return the writer of a stream; the same one each time."""
         writer = self._writers.get(stream.name)
         if writer is None:
             writer = self._writers[stream.name] = StreamWriter(self._keys, stream)

@@ -23,6 +23,8 @@ _NUMBER = re.compile(r"\d{1,30}(?:\.\d{1,18})?", re.ASCII)
 
 @dataclass(frozen=True)
 class Spec:
+    """What fills a bar: a time, or a number of trades, a volume, a value."""
+
     text: str
     """Canonical; two specs are the same bars if and only if their texts are equal."""
     measure: Measure

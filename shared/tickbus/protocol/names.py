@@ -134,6 +134,7 @@ class Keys:
             )
 
     def shard(self, symbol: str) -> int:
+        """Return the shard of all streams of a symbol."""
         return zlib.crc32(symbol.encode()) % self.shards
 
     def tag(self, shard: int) -> str:
@@ -144,15 +145,19 @@ class Keys:
         return f"{self.prefix}:{{{self.tag(shard)}}}:{suffix}"
 
     def stream(self, stream: Stream) -> str:
+        """Key of a stream: its entries."""
         return self._shard_key(self.shard(stream.symbol), stream.name)
 
     def bell(self, shard: int) -> str:
+        """Key of the doorbell stream of a shard."""
         return self._shard_key(shard, "bell")
 
     def last(self, shard: int) -> str:
+        """Key of the heads: a hash by stream name."""
         return self._shard_key(shard, "last")
 
     def era(self, shard: int) -> str:
+        """Key of the shard's history id."""
         return self._shard_key(shard, "era")
 
     def fence(self, shard: int, owner: str) -> str:
@@ -164,9 +169,11 @@ class Keys:
         return self._shard_key(shard, f"holder:{owner}")
 
     def position(self, shard: int, service: str) -> str:
+        """Key of the committed positions: a hash by stream name."""
         return self._shard_key(shard, f"position:{service}")
 
     def state(self, shard: int, service: str) -> str:
+        """Key of the committed states: a hash by stream name."""
         return self._shard_key(shard, f"state:{service}")
 
     @property
@@ -174,7 +181,9 @@ class Keys:
         return f"{self.prefix}:meta"
 
     def lease(self, owner: str) -> str:
+        """Key of the lease of a feed."""
         return f"{self.prefix}:lease:{owner}"
 
     def members(self, service: str) -> str:
+        """Key of the heartbeats of the replicas: a hash by process."""
         return f"{self.prefix}:members:{service}"

@@ -26,9 +26,11 @@ class StreamFilter(msgspec.Struct, frozen=True, omit_defaults=True):
         symbols: Collection[str] = (),
         specs: Collection[str] = (),
     ) -> "StreamFilter":
+        """Return the filter for these; empty means all."""
         return cls(frozenset(kinds), frozenset(feeds), frozenset(symbols), frozenset(specs))
 
     def __call__(self, stream: Stream) -> bool:
+        """Whether the stream matches."""
         return (
             (not self.kinds or stream.kind in self.kinds)
             and (not self.feeds or stream.feed in self.feeds)
