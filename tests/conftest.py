@@ -10,6 +10,7 @@ from support.paths import DATA
 from support.processes import Process
 from support.redis_server import RedisServer
 from support.sentinel import RedisWithSentinels
+from support.small_disk import mounted_at
 
 # machines are shared: the duration of an example means nothing
 settings.register_profile("tickbus", deadline=None)
@@ -97,6 +98,12 @@ def start(tmp_path: Path) -> Iterator[Callable[..., Process]]:
     yield begin
     for process in processes:
         process.close()
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    with mounted_at(tmp_path) as disk:
+        yield disk
 
 
 @pytest.fixture

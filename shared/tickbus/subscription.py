@@ -3,7 +3,7 @@
 import asyncio
 import queue
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import suppress
 from operator import length_hint
 from typing import Generic, Protocol, TypeVar, cast
@@ -102,7 +102,7 @@ class Subscription(Generic[T_co]):
             left = max(0, left - len(entries) - self._reports_loss(read))
         return positions | newest
 
-    async def __aiter__(self) -> AsyncIterator[T_co]:
+    async def __aiter__(self) -> AsyncGenerator[T_co, None]:
         async for reads in self._polls():
             for messages in self._deliver(reads):
                 for message in messages:
@@ -117,7 +117,7 @@ class Subscription(Generic[T_co]):
         finally:
             thread.stop()
 
-    async def entries(self) -> AsyncIterator[tuple[Stream, StreamId, T_co]]:
+    async def entries(self) -> AsyncGenerator[tuple[Stream, StreamId, T_co], None]:
         """Iterate over stream, ID and message.
 
         A Gap for trimmed entries has the ID after which they are missing.

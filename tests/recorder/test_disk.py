@@ -5,39 +5,15 @@ import errno
 import os
 import random
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from recorder.recorded import BTC, add, files_of, open_store, open_store_at, plain_files, seqs, trade
+from support.small_disk import fill
 
 from services.recorder.files import check_writable
 from services.recorder.shard_store import ShardStore
 from tickbus.errors import ConfigError
-
-
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A disk of 256 KB."""
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=256k", "none", str(tmp_path)],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if mounted.returncode:
-        pytest.skip(f"a small disk requires permission to mount: {mounted.stderr.strip()}")
-    yield tmp_path
-    # lazily: a failed test may have a file open
-    subprocess.run(["umount", "--lazy", str(tmp_path)], check=True)
-
-
-def fill(disk: Path, leave: int) -> Path:
-    """Fill the disk except for `leave` bytes."""
-    space = os.statvfs(disk)
-    ballast = disk / "ballast"
-    ballast.write_bytes(bytes(max(0, space.f_bavail * space.f_frsize - leave)))
-    return ballast
 
 
 def add_incompressible(store: ShardStore, start: int, end: int) -> None:

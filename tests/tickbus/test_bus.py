@@ -5,7 +5,7 @@ import threading
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
 from datetime import UTC, datetime
-from typing import Any, cast
+from typing import Any
 
 import pytest
 from msgspec.structs import replace
@@ -40,7 +40,7 @@ def number(message: Message) -> int | str:
 
 def iterate(subscription: Subscription[Any]) -> AbstractAsyncContextManager[AsyncGenerator[Any, None]]:
     """Iterate over a subscription, and close the iteration on leaving."""
-    return aclosing(cast(AsyncGenerator[Any, None], aiter(subscription)))
+    return aclosing(aiter(subscription))
 
 
 async def take(subscription: Subscription[Any], count: int) -> list[int | str]:
@@ -405,7 +405,7 @@ async def test_entries_have_stream_and_id_of_each_message(redis_server: RedisSer
         redis_server.client.xtrim(writer.key(), maxlen=1, approximate=False)
         subscription = bus.read("trade", cursor={"trade:test:A": str(ids[0])})
         found = []
-        async with aclosing(cast(AsyncGenerator[Any, None], subscription.entries())) as entries:
+        async with aclosing(subscription.entries()) as entries:
             async for stream, id, message in entries:
                 found.append((stream.name, id, number(message)))
                 if len(found) == 2:

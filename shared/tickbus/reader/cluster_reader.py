@@ -5,7 +5,7 @@ backpressure, and buffering is bounded. A shard whose master is unavailable dela
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 
@@ -69,7 +69,7 @@ class MergedReader:
         for reader in self._readers.values():
             self._positions |= reader.positions
 
-    async def polls(self) -> AsyncIterator[Poll]:
+    async def polls(self) -> AsyncGenerator[Poll, None]:
         """Yield polls forever, over reconnects; at least one a second, more often while a shard is paused."""
         pulling = [asyncio.create_task(self._pull(shard, reader)) for shard, reader in self._readers.items()]
         try:

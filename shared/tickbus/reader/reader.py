@@ -14,7 +14,7 @@ below it; its bell shows that, and then the position is lowered.
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from itertools import islice
 from typing import NamedTuple
 
@@ -113,7 +113,7 @@ class Reader:
         """Those of all streams that are followed."""
         return list(self._tracked.values())
 
-    async def polls(self) -> AsyncIterator[Poll]:
+    async def polls(self) -> AsyncGenerator[Poll, None]:
         """Yield polls until `close`, over reconnects; at least one a second, even if empty: time goes on."""
         wait = _RETRY_SECONDS[0]
         logged = False

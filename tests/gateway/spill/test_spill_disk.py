@@ -3,39 +3,16 @@
 import errno
 import os
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from gateway.spill.spilled import drained, entries, files, opened, stream_of
+from support.small_disk import fill
 
 from services.gateway.spill.dir_lock import check_spill_dir
 from services.gateway.spill.spill import Budget, Spill
 from services.gateway.spill.spill_folder import find
 from tickbus.errors import ConfigError
-
-
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A disk of 256 KB."""
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=256k", "none", str(tmp_path)],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if mounted.returncode:
-        pytest.skip(f"a small disk needs permission to mount: {mounted.stderr.strip()}")
-    yield tmp_path
-    subprocess.run(["umount", str(tmp_path)], check=True)
-
-
-def fill(disk: Path, leave: int) -> Path:
-    """Use up all space but `leave` bytes. Return the file that does."""
-    space = os.statvfs(disk)
-    ballast = disk / "ballast"
-    ballast.write_bytes(bytes(max(0, space.f_bavail * space.f_frsize - leave)))
-    return ballast
 
 
 def contents(disk: Path) -> dict[str, bytes]:

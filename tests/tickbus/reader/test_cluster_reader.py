@@ -3,10 +3,9 @@
 import asyncio
 import gc
 import threading
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
-from typing import cast
 
 import pytest
 from support.cluster import RedisCluster
@@ -257,7 +256,7 @@ async def test_slow_consumer_applies_backpressure_to_the_reader(redis_cluster: R
                 await writer.write(1_000)
         reader = open_reader(redis, KEYS, all_trades, FROM_START)
         assert isinstance(reader, MergedReader)
-        delivered, polls = Delivered(), cast(AsyncGenerator[Poll, None], reader.polls())
+        delivered, polls = Delivered(), reader.polls()
 
         def incomplete(shard: int) -> bool:
             return any(

@@ -2,7 +2,6 @@
 
 from collections.abc import AsyncGenerator
 from functools import partial
-from typing import cast
 
 from support.redis_server import RedisServer
 from support.writing import KEYS, Writer
@@ -14,7 +13,7 @@ from tickbus.redis.topology import locate
 
 def start_reading(server: RedisServer) -> tuple[Reader, AsyncGenerator[Poll, None]]:
     reader = Reader(partial(locate(server.url).link, KEYS.meta), KEYS, lambda stream: True, FROM_START)
-    return reader, cast(AsyncGenerator[Poll, None], reader.polls())
+    return reader, reader.polls()
 
 
 async def test_bell_without_new_entries_reports_its_clock_at_once(redis_server: RedisServer) -> None:

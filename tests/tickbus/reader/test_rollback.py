@@ -5,10 +5,10 @@ Entries that were read are not read again, new ones are read, and a different hi
 
 import asyncio
 import shutil
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import pytest
 from support.redis_server import RedisServer
@@ -18,7 +18,7 @@ from support.writing import KEYS, Writer, trade
 import tickbus
 from tickbus.protocol.codec import Bell, encode
 from tickbus.protocol.messages import Gap, GapKind, StreamKind, Trade
-from tickbus.protocol.names import Stream, StreamId
+from tickbus.protocol.names import StreamId
 from tickbus.redis.link import Link
 from tickbus.redis.registry import check_meta
 from tickbus.subscription import Subscription
@@ -170,7 +170,7 @@ async def test_reset_gap_gives_position_and_times(redis_server: RedisServer, sta
     cursor = {NAME: f"{one.ms}-7"}
     async with tickbus.connect(redis_server.url) as bus:
         subscription = bus.read("trade", cursor=cursor)
-        entries = cast(AsyncGenerator[tuple[Stream, StreamId, Trade | Gap], None], subscription.entries())
+        entries = subscription.entries()
         await until_async(lambda: writer.clock.now_ms() > one.ms)
         (two,) = await writer.send(2)
         async with asyncio.timeout(10):
