@@ -134,7 +134,7 @@ ACTIONS: dict[str, Action] = {
     "shutdown": Action(
         "[DURATION]",
         parse_duration,
-        "announce serverShutdown (binance), close with 1001 after this time",
+        "announce a shutdown as the vendor does, close with 1001 after this time",
         default=0,
         format=format_duration,
     ),
