@@ -15,6 +15,7 @@ from tickbus.protocol.codec import (
     pack_epochs,
     pack_head,
     pack_holes,
+    pack_origin,
 )
 
 COUNTS = st.integers(0, (1 << 63) - 1)
@@ -25,16 +26,27 @@ COUNTS = st.integers(0, (1 << 63) - 1)
     st.binary(max_size=300), COUNTS, st.lists(st.builds(Hole, COUNTS, COUNTS), max_size=64),
     st.dictionaries(st.sampled_from(["sequence", "disconnect", "overflow"]), COUNTS), COUNTS,
     st.integers(-(1 << 40), 1 << 40), st.lists(st.tuples(COUNTS, COUNTS), max_size=16),
+    st.tuples(COUNTS, COUNTS, COUNTS),
 )  # fmt: skip
 def test_head_of_packed_parts(
     id: str, vendor_id: int | None, recv: int, text: bytes, event: int, holes: list[Hole],
     gaps: dict[str, int], repaired: int, missing: int, epochs: list[tuple[int, int]],
+    origin: tuple[int, int, int],
 ) -> None:  # fmt: skip
     tick = encode(text)
     packed = pack_head(
-        id, vendor_id, recv, tick, event, pack_holes(holes, gaps, repaired, missing), pack_epochs(epochs)
+        id,
+        vendor_id,
+        recv,
+        tick,
+        event,
+        pack_holes(holes, gaps, repaired, missing),
+        pack_epochs(epochs),
+        pack_origin(*origin),
     )
-    head = Head(id, vendor_id, recv, msgspec.Raw(tick), event, holes, gaps, repaired, missing, epochs)
+    head = Head(
+        id, vendor_id, recv, msgspec.Raw(tick), event, holes, gaps, repaired, missing, epochs, *origin
+    )
     assert packed == encode(head)
     assert encode(decode_head(packed)) == packed
 

@@ -50,7 +50,7 @@ class Head(msgspec.Struct, array_like=True, gc=False):
     ts_event: int = 0
     """Newest ts_event of the stream."""
     holes: list[Hole] = []
-    """Reported and not yet repaired, the newest 64."""
+    """Reported and not yet repaired, the newest 256."""
     gaps: dict[str, int] = {}
     """Number of Gap messages with repaired = false ever in this stream, by kind."""
     repaired: int = 0
@@ -59,16 +59,29 @@ class Head(msgspec.Struct, array_like=True, gc=False):
     """Ticks that these Gaps report missing, minus the repaired ones."""
     epochs: list[tuple[int, int]] = []
     """(epoch, counter of its first entry) of the newest 16 writers, ascending: who wrote which entry."""
+    subscribed: int = 0
+    """When the vendor first acknowledged the subscription, ns; 0 if unknown."""
+    peak: int = 0
+    """Most vendor ids in one second so far; 0 if unknown, or where the vendor has none."""
+    forgotten: int = 0
+    """Holes that are no longer in `holes` because there were too many."""
 
 
 NIL = msgspec.Raw(b"\xc0")
 
 
 def pack_head(
-    id: str, vendor_id: int | None, ts_recv: int, tick: bytes, ts_event: int, holes: bytes, epochs: bytes
+    id: str,
+    vendor_id: int | None,
+    ts_recv: int,
+    tick: bytes,
+    ts_event: int,
+    holes: bytes,
+    epochs: bytes,
+    origin: bytes,
 ) -> bytes:
     """Like `encode(Head(...))`, from parts already packed: a gateway makes nearly as many heads as ticks."""
-    return b"\x9a%b%b%b%b%b%b%b" % (
+    return b"\x9d%b%b%b%b%b%b%b%b" % (
         encode(id),
         encode(vendor_id),
         encode(ts_recv),
@@ -76,6 +89,7 @@ def pack_head(
         encode(ts_event),
         holes,
         epochs,
+        origin,
     )
 
 
@@ -87,6 +101,11 @@ def pack_holes(holes: Sequence[Hole], gaps: Mapping[str, int], repaired: int, mi
 def pack_epochs(epochs: Sequence[tuple[int, int]]) -> bytes:
     """Pack this field of a Head."""
     return encode(epochs)
+
+
+def pack_origin(subscribed: int, peak: int, forgotten: int) -> bytes:
+    """Pack these fields of a Head."""
+    return encode((subscribed, peak, forgotten))[1:]
 
 
 def pack_bell(writer: bytes, counter: int, status: bytes, streams: Sequence[str]) -> bytes:

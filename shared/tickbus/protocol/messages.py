@@ -41,6 +41,10 @@ class Flag(IntFlag):
     """ts_event is further in the future than clocks differ: must not be used as a clock."""
     BACKFILLED = 64
     """Fetched later from the vendor's history."""
+    BAD_TIME = 128
+    """The vendor gave no time, or an impossible one: ts_event is ts_recv."""
+    DOUBTFUL_ID = 256
+    """Its id was seen before with other values: stored once, without effect on the sequence of ids."""
 
 
 class GapKind(IntEnum):
@@ -60,6 +64,10 @@ class GapKind(IntEnum):
     """Arrived but could not be decoded."""
     TRIMMED = 6
     """Removed by retention before this service read it."""
+    VOID = 7
+    """Ids that never existed: nothing of the range is missing. Always with repaired = true."""
+    UNSUBSCRIBED = 8
+    """The symbol was not subscribed: never counted as missing, never repairable."""
     UNKNOWN = 255
     """From a newer writer. Never written."""
 
@@ -219,7 +227,7 @@ class Bar(_Message, frozen=True):
     sell_volume_text: str
     revision: int = 0
     quality: tuple[str, ...] = ()
-    """Any of `partial`, `has_gap`, `repaired`; empty = complete."""
+    """Any of `partial`, `has_gap`, `repaired`, `clock_ahead`; empty = complete."""
     symbol: str = ""
 
     @property

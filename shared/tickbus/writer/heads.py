@@ -9,14 +9,14 @@ from collections.abc import Sequence
 
 import msgspec
 
-from tickbus.protocol.codec import NIL, Head, Hole, head_tick, pack_epochs, pack_head, pack_holes
+from tickbus.protocol.codec import NIL, Head, Hole, head_tick, pack_epochs, pack_head, pack_holes, pack_origin
 from tickbus.protocol.messages import Gap, GapKind, Message, Quote, Trade
 from tickbus.protocol.names import StreamId
 from tickbus.writer.entry import Entry
 
 EMPTY_HEAD = Head("0-0", None, 0, NIL)
 """The head of a stream without entries."""
-MAX_HOLES = 64
+MAX_HOLES = 256
 """How many reported holes a head retains, the newest."""
 MAX_EPOCHS = 16
 """How many writers a head retains, the newest."""
@@ -52,8 +52,8 @@ class HeadBuilder:
     """
 
     __slots__ = (
-        "_packed_epochs", "_packed_holes", "counts", "epochs", "holes", "ms", "seq", "tick", "ts_event",
-        "ts_recv", "vendor_id",
+        "_packed_epochs", "_packed_holes", "_packed_origin", "counts", "epochs", "forgotten", "holes", "ms",
+        "peak", "seq", "subscribed", "tick", "ts_event", "ts_recv", "vendor_id",
     )  # fmt: skip
 
     def __init__(self, head: Head = EMPTY_HEAD) -> None:
@@ -67,8 +67,10 @@ class HeadBuilder:
         self.holes: Sequence[Hole] = head.holes
         self.counts = GapCounts(head)
         self.epochs: Sequence[tuple[int, int]] = head.epochs
+        self.subscribed, self.peak, self.forgotten = head.subscribed, head.peak, head.forgotten
         self._packed_holes = self._pack_holes()
         self._packed_epochs = pack_epochs(self.epochs)
+        self._packed_origin = pack_origin(self.subscribed, self.peak, self.forgotten)
 
     def begin(self, epoch: int) -> None:
         """Record `epoch` as the writer of the following entries, unless it is already."""
@@ -91,6 +93,12 @@ class HeadBuilder:
         self.holes = holes_after(self.holes, gap)
         self._packed_holes = self._pack_holes()
 
+    def set_origin(self, subscribed: int, peak: int, forgotten: int) -> None:
+        """Set these fields of the head."""
+        if (subscribed, peak, forgotten) != (self.subscribed, self.peak, self.forgotten):
+            self.subscribed, self.peak, self.forgotten = subscribed, peak, forgotten
+            self._packed_origin = pack_origin(subscribed, peak, forgotten)
+
     def advance(self, entry: Entry) -> None:
         """Make `entry` the newest one."""
         self.ms, self.seq, self.vendor_id, self.ts_recv = entry.ms, entry.seq, entry.vendor_id, entry.recv
@@ -100,7 +108,7 @@ class HeadBuilder:
         vendor_id = self.vendor_id
         return pack_head(
             f"{self.ms}-{self.seq}", None if vendor_id < 0 else vendor_id, self.ts_recv, self.tick,
-            self.ts_event, self._packed_holes, self._packed_epochs,
+            self.ts_event, self._packed_holes, self._packed_epochs, self._packed_origin,
         )  # fmt: skip
 
     def build(self) -> Head:
@@ -116,6 +124,9 @@ class HeadBuilder:
             self.counts.repaired,
             self.counts.missing,
             list(self.epochs),
+            self.subscribed,
+            self.peak,
+            self.forgotten,
         )
 
     def _pack_holes(self) -> bytes:

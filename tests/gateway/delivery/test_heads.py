@@ -91,18 +91,18 @@ def test_folded_heads_equal_live_heads(steps: list[tuple[str, int]]) -> None:
 def test_folded_heads_equal_live_heads_beyond_remembered_holes_and_epochs() -> None:
     bench = RecordingBench()
     for life in range(20):
-        for hole in range(5):
-            bench.send(10_000 + life * 100 + hole * 10)
+        for hole in range(15):
+            bench.send(10_000 + life * 200 + hole * 10)
             bench.store()
         bench.start()
-    for vendor_id in (11_945, 11_942, 11_944, 11_932):
+    for vendor_id in (13_945, 13_942, 13_944, 13_932):
         bench.send(vendor_id)
         bench.store()
     bench.quote()
     bench.store()
     compare(bench)
     head = bench.heads[TRADES.name]
-    assert (len(head.epochs), len(head.holes)) == (16, 66)
+    assert (len(head.epochs), len(head.holes)) == (16, 258)
     assert len(bench.heads[QUOTES.name].epochs) == 2
 
 

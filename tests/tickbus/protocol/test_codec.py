@@ -150,7 +150,7 @@ def test_quote_and_bar_byte_by_byte() -> None:
 def test_gap_kinds_of_newer_writers_are_unknown() -> None:
     gap = Gap(StreamKind.TRADE, "gateway", GapKind.SEQUENCE, 1, 2, "5", "9", 5, False, False, "A")
     fields = msgspec.msgpack.decode(encode(gap))
-    for kind in (7, 8, 99):
+    for kind in (9, 10, 99):
         fields[2] = kind
         assert decode(b"g", msgspec.msgpack.encode(fields)) == replace(gap, kind=GapKind.UNKNOWN)
 
@@ -160,9 +160,9 @@ def test_enum_values_never_change() -> None:
     assert {one.name: int(one) for one in StreamKind} == {"TRADE": 0, "QUOTE": 1, "BAR": 2, "SIGNAL": 3}
     assert {one.name: int(one) for one in GapKind} == {
         "DISCONNECT": 0, "SEQUENCE": 1, "RESET": 2, "STALE": 3, "OVERFLOW": 4, "REJECTED": 5, "TRIMMED": 6,
-        "UNKNOWN": 255,
+        "VOID": 7, "UNSUBSCRIBED": 8, "UNKNOWN": 255,
     }  # fmt: skip
     assert {one.name: int(one) for one in Flag} == {
         "LATE": 1, "REPLAYED": 2, "OFF_BOOK": 4, "CORRECTED": 8, "CANCELLED": 16, "FUTURE_TIME": 32,
-        "BACKFILLED": 64,
+        "BACKFILLED": 64, "BAD_TIME": 128, "DOUBTFUL_ID": 256,
     }  # fmt: skip
