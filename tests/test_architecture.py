@@ -25,12 +25,17 @@ tickbus.subscription tickbus.monitoring
 tickbus.bus
 tickbus
 tickbus.service
-services.vendors services.archive services.output services.trading_hours
+services.vendors services.archive services.output services.trading_hours services.frames
 services.gateway.batching services.gateway.sequencing
 services.gateway.spill
 services.gateway.delivery
 services.gateway.upstream
-services.gateway services.bars services.recorder services.simulator services.demo services.tools
+services.relay.selection
+services.relay.conflation services.relay.requests services.relay.followed
+services.relay.styles
+services.relay.delivery
+services.gateway services.bars services.recorder services.relay
+services.simulator services.demo services.tools
 services.cli
 """
 

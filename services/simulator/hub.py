@@ -10,8 +10,8 @@ import time
 from collections.abc import Callable, Hashable, Iterable, Mapping
 from dataclasses import dataclass, field
 
+from services.frames import binary_frame, text_frame, text_frames
 from services.simulator.connection import Connection
-from services.simulator.frames import binary_frame, text_frame, text_frames
 from services.simulator.ledger import Ledger
 from services.simulator.tick import Tick
 from services.simulator.tick_faults import render_with_fault

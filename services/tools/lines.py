@@ -3,28 +3,18 @@
 from collections.abc import Callable
 from typing import Any
 
-import msgspec
-
-from tickbus.protocol.messages import Bar, Flag, Gap, Message, Quote, Side, Signal, Trade, as_json
+from tickbus.protocol.json_form import flag_names, json_object
+from tickbus.protocol.messages import Bar, Gap, Message, Quote, Side, Signal, Trade
 from tickbus.protocol.names import Stream, StreamId
 from tickbus.units import MILLISECOND, SECOND, format_time
 
-_encode = msgspec.json.Encoder().encode
 _GREEN, _RED, _YELLOW, _PLAIN = "\x1b[32m", "\x1b[31m", "\x1b[33m", "\x1b[0m"
 _SIDES = {Side.BUY: ("buy", _GREEN), Side.SELL: ("sell", _RED), Side.UNKNOWN: ("-", "")}
 
 
 def json_line(stream: Stream, id: StreamId, message: Message) -> str:
     """Return a JSON object: `type`, `stream`, `feed`, `id`, then the fields of the message."""
-    row: dict[str, object] = {
-        "type": type(message).__name__.lower(),
-        "stream": stream.name,
-        "feed": stream.feed,
-        "id": str(id),
-    }
-    # the `stream` field of a Gap is the first word of the stream's name, which is already there
-    row |= {name: value for name, value in as_json(message).items() if name != "stream"}
-    return _encode(row).decode()
+    return json_object(stream, str(id), message).decode()
 
 
 def human_line(stream: Stream, id: StreamId, message: Message, colour: bool = False) -> str:
@@ -86,7 +76,7 @@ def _signal(signal: Signal) -> tuple[str, str]:
 
 
 def _flags(flags: int) -> str:
-    return ",".join(flag.name.lower() for flag in Flag if flag.name and flags & flag)
+    return ",".join(flag_names(flags))
 
 
 _DETAILS: dict[type[Message], Callable[[Any], tuple[str, str]]] = {

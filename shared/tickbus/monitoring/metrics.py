@@ -317,6 +317,51 @@ RECORDER_FLUSH = Metric(
     _LATENCY,
 )
 
+# relay
+RELAY_CLIENTS = Metric("tickbus_relay_clients", "gauge", "connections", (), "WebSocket clients now")
+RELAY_SUBSCRIPTIONS = Metric(
+    "tickbus_relay_subscriptions", "gauge", "subscriptions", ("policy",), "subscriptions now, by policy"
+)
+RELAY_STREAMS = Metric("tickbus_relay_streams", "gauge", "streams", (), "streams that clients read now")
+RELAY_ENTRIES = Metric(
+    "tickbus_relay_entries_total", "counter", "entries", (), "entries read from the bus for clients"
+)
+RELAY_INVALID = Metric(
+    "tickbus_relay_invalid_entries_total",
+    "counter",
+    "entries",
+    (),
+    "entries that are no messages of this version: not delivered",
+)
+RELAY_HISTORY = Metric(
+    "tickbus_relay_history_entries_total",
+    "counter",
+    "entries",
+    (),
+    "entries of history sent to clients that have gone or caught up",
+)
+RELAY_IN_FLIGHT = Metric(
+    "tickbus_relay_in_flight_bytes",
+    "gauge",
+    "bytes",
+    (),
+    "bytes on their way to clients, the kernel's not counted",
+)
+RELAY_RING = Metric(
+    "tickbus_relay_ring_bytes", "gauge", "bytes", (), "newest entries kept for clients that catch up"
+)
+RELAY_REFUSED = Metric(
+    "tickbus_relay_refused_total",
+    "counter",
+    "requests",
+    ("reason",),
+    "requests refused before a WebSocket was open: address, host, method, origin, path, token, total, "
+    "unauthorized",
+)
+RELAY_CLOSED = Metric(
+    "tickbus_relay_closed_total", "counter", "connections", ("code",), "connections that the relay closed"
+)
+
 # every process
 REDIS_UP = Metric("tickbus_redis_up", "gauge", "bool", (), "1 while the connection to Redis answers")
 REDIS_RECONNECTS = Metric(

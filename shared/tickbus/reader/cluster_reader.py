@@ -23,8 +23,14 @@ _PAUSED_SECONDS = 0.1
 class MergedReader:
     """Has the interface of a Reader."""
 
-    def __init__(self, readers: Mapping[int, Reader], paused: Callable[[], Collection[int]] = tuple) -> None:
+    def __init__(
+        self,
+        keys: Keys,
+        readers: Mapping[int, Reader],
+        paused: Callable[[], Collection[int]] = tuple,
+    ) -> None:
         """`readers`: by shard; `paused`: shards of which nothing is delivered for now."""
+        self._keys = keys
         self._readers = dict(readers)
         self._paused = paused
         self._buffered: dict[int, Poll] = {}
@@ -82,6 +88,18 @@ class MergedReader:
             for task in pulling:
                 task.cancel()
             await asyncio.gather(*pulling, return_exceptions=True)
+
+    def follow(self, stream: Stream, position: StreamId) -> Cursor:
+        """As `Reader.follow`."""
+        return self._readers[self._keys.shard(stream.symbol)].follow(stream, position)
+
+    def unfollow(self, stream: Stream) -> None:
+        """As `Reader.unfollow`."""
+        self._readers[self._keys.shard(stream.symbol)].unfollow(stream)
+
+    def history(self, shard: int) -> str | None:
+        """As `Reader.history`."""
+        return self._readers[shard].history(shard)
 
     def close(self) -> None:
         for reader in self._readers.values():
@@ -143,4 +161,4 @@ def open_reader(
         )
         for shard in selected
     }
-    return MergedReader(readers, paused)
+    return MergedReader(keys, readers, paused)

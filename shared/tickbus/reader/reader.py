@@ -140,6 +140,29 @@ class Reader:
                 await asyncio.sleep(wait)
                 wait = min(2 * wait, _RETRY_SECONDS[1])
 
+    def follow(self, stream: Stream, position: StreamId) -> Cursor:
+        """Read this stream too, whatever `wanted` says, from after `position`. Return its cursor.
+
+        Reads of an earlier `follow` have another cursor; at most one poll still contains some.
+        """
+        self._ignored.discard(stream.name)
+        is_entry = position.seq > 0 or position == START
+        tracked = TrackedStream(self._keys, stream, position, is_entry)
+        self._tracked[tracked.name] = self._pending[tracked.name] = tracked
+        return tracked
+
+    def unfollow(self, stream: Stream) -> None:
+        """Stop reading this stream until the next `follow`."""
+        name = stream.name
+        self._tracked.pop(name, None)
+        self._pending.pop(name, None)
+        self._ignored.add(name)
+
+    def history(self, shard: int) -> str | None:
+        """Return the ID of the history of a shard, as of the last sweep; None before the first writer."""
+        era = self._shards[shard].history
+        return None if era is None else era.decode()
+
     def close(self) -> None:
         self._closed = True
         if self._link is not None:
@@ -171,6 +194,7 @@ class Reader:
             bells = self._decode_bells(replies[-1])
             if self._stale_heads:
                 await self._refresh_heads(link)
+                bells = self._decode_bells(replies[-1])  # streams may have been followed or not meanwhile
             poll = Poll(self._collect(request, replies[:-1]))
             # in this order: the clocks of these bells are valid once the entries they announce are read
             if poll.reads or not self._pending:
@@ -288,6 +312,8 @@ class Reader:
                 tracked = next(streams)
                 while tracked.key != key:
                     tracked = next(streams)
+                if self._tracked.get(tracked.name) is not tracked:
+                    continue  # not followed any more
                 last = entries[-1][0]
                 seq = int(last[last.index(b"-") + 1 :])
                 # counters are dense: the last one is as expected unless something is missing before them

@@ -5,7 +5,7 @@ from websockets.frames import Frame, Opcode
 from websockets.protocol import State
 from websockets.uri import parse_uri
 
-from services.simulator.frames import binary_frame, text_frame, text_frames
+from services.frames import binary_frame, text_frame, text_frames
 
 _sizes = st.sampled_from([0, 1, 125, 126, 127, 2047, 2048, 65535, 65536, 70000])
 

@@ -6,11 +6,12 @@ more than the rest of the simulator's work on a tick.
 
 from collections.abc import Iterable
 
-_TEXT = 0x81
-_BINARY = 0x82
+TEXT = 0x81
+BINARY = 0x82
 
 
-def _header(first: int, length: int) -> bytes:
+def header(first: int, length: int) -> bytes:
+    """Return the header of a frame. first: TEXT or BINARY."""
     if length < 126:
         return bytes((first, length))
     if length < 1 << 16:
@@ -18,15 +19,15 @@ def _header(first: int, length: int) -> bytes:
     return bytes((first, 127)) + length.to_bytes(8, "big")
 
 
-_SHORT = [_header(_TEXT, length) for length in range(2048)]
+_SHORT = [header(TEXT, length) for length in range(2048)]
 
 
 def text_frame(payload: bytes) -> bytes:
-    return _header(_TEXT, len(payload)) + payload
+    return header(TEXT, len(payload)) + payload
 
 
 def binary_frame(payload: bytes) -> bytes:
-    return _header(_BINARY, len(payload)) + payload
+    return header(BINARY, len(payload)) + payload
 
 
 def text_frames(payloads: Iterable[bytes]) -> bytes:
@@ -34,6 +35,6 @@ def text_frames(payloads: Iterable[bytes]) -> bytes:
     parts: list[bytes] = []
     for payload in payloads:
         length = len(payload)
-        parts.append(_SHORT[length] if length < 2048 else _header(_TEXT, length))
+        parts.append(_SHORT[length] if length < 2048 else header(TEXT, length))
         parts.append(payload)
     return b"".join(parts)

@@ -1,0 +1,291 @@
+"""One reader for all clients: it follows what somebody subscribed to, and hands each round to the groups."""
+
+import asyncio
+import logging
+import time
+from collections import Counter
+from collections.abc import Iterable
+from itertools import count
+
+from services.relay.bus_access import BusAccess
+from services.relay.delivery import (
+    CANNOT_KEEP_UP,
+    Channel,
+    Client,
+    ConflatingSubscription,
+    DroppingSubscription,
+    Grid,
+    Group,
+    Subscription,
+)
+from services.relay.followed import FollowedStream
+from services.relay.requests import Subscribe, parse_rate, parse_symbols
+from services.relay.selection import Scope, Selection
+from services.relay.styles import News
+from tickbus.protocol.names import START, Stream, StreamId
+from tickbus.reader.cluster_reader import AnyReader, open_reader
+from tickbus.reader.reads import NOW, Read
+from tickbus.redis.topology import Redis
+
+log = logging.getLogger("tickbus.relay")
+
+PHASES = 10
+"""Clients of one rate are spread over this many phases of an interval."""
+_PASS_SECONDS = 0.002
+"""A pass over the members of a grid yields this often."""
+
+
+class Hub:
+    def __init__(
+        self, redis: Redis, access: BusAccess, ring_bytes: int, drop_bytes: int, total_bytes: int
+    ) -> None:
+        """ring_bytes: memory for the newest entries of all followed streams; drop_bytes: what waits for one
+        dropping subscription; total_bytes: in flight to all clients."""
+        self._redis = redis
+        self._access = access
+        self._ring_bytes_limit = ring_bytes
+        self._drop_bytes = drop_bytes
+        self._total_bytes = total_bytes
+        self.clients: set[Client] = set()
+        self.groups: dict[Selection, Group] = {}
+        self.followed: dict[str, FollowedStream] = {}
+        self.ring_bytes = 0
+        self._ring_order: list[FollowedStream] = []
+        self._grids: dict[tuple[float, int], Grid] = {}
+        self._beating: dict[float, asyncio.Task[None]] = {}
+        self._rate_users: Counter[float] = Counter()
+        self._reader: AnyReader | None = None
+        self._round = asyncio.Event()
+        self._phase = count()
+        self.up = False
+        """Whether the bus is being read."""
+        self.rounds = 0
+        self.entries = 0
+        self.invalid = 0
+        """Entries that are no messages of this version."""
+        self.in_flight = 0
+        """Bytes on their way to all clients, as of the last look."""
+
+    # the bus
+
+    async def run(self) -> None:
+        """Read the bus until cancelled."""
+        self._reader = reader = open_reader(
+            self._redis, self._access.keys, self._is_wanted, NOW, clocks=False
+        )
+        watching = asyncio.create_task(self._watch_total())
+        try:
+            await reader.prepare()
+            self.up = True
+            async for poll in reader.polls():
+                if poll.reads:
+                    self._deliver(poll.reads)
+                self._round.set()
+                self._round.clear()
+        finally:
+            self.up = False
+            watching.cancel()
+            for task in self._beating.values():
+                task.cancel()
+            reader.close()
+
+    async def next_round(self) -> None:
+        """Wait until something was read; at most about a second."""
+        await self._round.wait()
+
+    def _is_wanted(self, stream: Stream) -> bool:
+        """Whether a stream that has just appeared is to be read from its first entry."""
+        return any(group.selection(stream) for group in self.groups.values())
+
+    def _deliver(self, reads: Iterable[Read]) -> None:
+        self.rounds += 1
+        touched: list[FollowedStream] = []
+        channels: dict[Channel, None] = {}
+        clients: set[Client] = set()
+        for read in reads:
+            followed = self.followed.get(read.stream.name)
+            if followed is None:
+                followed = self._appeared(read)
+                if followed is None:
+                    continue
+            elif followed.cursor is not None and read.cursor is not followed.cursor:
+                continue  # of an earlier `follow`
+            self.ring_bytes += followed.append(read.entries, read.lost is not None)
+            self._ring_order.append(followed)
+            touched.append(followed)
+            news = News(read.stream, read.entries, read.lost)
+            self.entries += len(read.entries)
+            self.invalid += news.invalid
+            grids: set[Grid] = set()
+            for group in followed.users:
+                assert isinstance(group, Group)
+                for channel in group.channels.values():
+                    channel.take(news)
+                    channels[channel] = None
+                grids.update(group.grids)
+            for grid in grids:
+                grid.take(news)
+        for channel in channels:
+            clients.update(channel.flush())
+        for client in clients:
+            client.flush()
+        for followed in touched:
+            followed.previous = followed.position
+        self._bound_rings()
+
+    def _appeared(self, read: Read) -> FollowedStream | None:
+        """A stream that the reader found by itself: it begins with its first entry."""
+        stream = read.stream
+        groups = [group for group in self.groups.values() if group.selection(stream)]
+        if not groups:
+            if self._reader is not None:
+                self._reader.unfollow(stream)
+            return None
+        followed = FollowedStream(stream, START, read.cursor)
+        self.followed[followed.name] = followed
+        for group in groups:
+            self._add_to_group(group, followed)
+            for subscription in group.subscriptions:
+                if not subscription.announced:
+                    continue
+                subscription.client.say(
+                    op="stream",
+                    id=subscription.id,
+                    stream=followed.name,
+                    cursor=str(START),
+                    history=self.history(followed),
+                )
+        return followed
+
+    def _bound_rings(self) -> None:
+        """Forget the oldest entries of all rings while they are too large together."""
+        order = self._ring_order
+        at = 0
+        while self.ring_bytes > self._ring_bytes_limit and at < len(order):
+            followed = order[at]
+            at += 1
+            goal = len(followed.ring) // 2
+            while len(followed.ring) > goal and self.ring_bytes > self._ring_bytes_limit:
+                self.ring_bytes -= followed.drop_oldest()
+        if at or len(order) > 100_000:
+            remaining = dict.fromkeys(followed for followed in order[at:] if followed.ring)
+            self._ring_order = list(remaining)
+
+    def history(self, followed: FollowedStream) -> str | None:
+        """Return the ID of the history of a stream's shard."""
+        if self._reader is None:
+            return None
+        return self._reader.history(self._access.keys.shard(followed.stream.symbol))
+
+    # subscriptions
+
+    def subscribe(self, client: Client, request: Subscribe, scope: Scope) -> Subscription:
+        """Return a new subscription that has yet to catch up. BadRequest if the request is invalid."""
+        rate = parse_rate(request)
+        selection = Selection(
+            request.kind, parse_symbols(request), frozenset(request.feeds), frozenset(request.specs), scope
+        )
+        group = self.groups.get(selection)
+        if group is None:
+            group = self.groups[selection] = Group(selection)
+            group.history = self.history
+        subscription: Subscription
+        if request.policy == "conflate":
+            subscription = ConflatingSubscription(client, request.id, group, self._grid(rate))
+        elif request.policy == "drop":
+            subscription = DroppingSubscription(client, request.id, group, self._drop_bytes)
+        else:
+            subscription = Subscription(client, request.id, group)
+        group.subscriptions[subscription] = None
+        client.subscriptions[request.id] = subscription
+        return subscription
+
+    def follow(self, group: Group, stream: Stream, position: StreamId) -> FollowedStream:
+        """Follow a stream for a group, from after `position` unless it is followed already."""
+        followed = self.followed.get(stream.name)
+        if followed is None:
+            assert self._reader is not None
+            cursor = self._reader.follow(stream, position)
+            followed = self.followed[stream.name] = FollowedStream(stream, position, cursor)
+        self._add_to_group(group, followed)
+        return followed
+
+    @staticmethod
+    def _add_to_group(group: Group, followed: FollowedStream) -> None:
+        group.streams[followed.name] = followed
+        followed.users.add(group)
+
+    def leave(self, subscription: Subscription) -> None:
+        """End a subscription, and with the last one of its streams the reading of these."""
+        group = subscription.group
+        subscription.client.subscriptions.pop(subscription.id, None)
+        group.leave(subscription)
+        if isinstance(subscription, ConflatingSubscription):
+            self._leave_grid(subscription.grid)
+        if group.subscriptions:
+            return
+        del self.groups[group.selection]
+        for followed in group.streams.values():
+            followed.users.discard(group)
+            if not followed.users:
+                self.ring_bytes -= followed.clear()
+                del self.followed[followed.name]
+                if self._reader is not None:
+                    self._reader.unfollow(followed.stream)
+
+    # conflation: grids beat while somebody uses their rate
+
+    def _grid(self, rate: float) -> Grid:
+        phase = next(self._phase) % PHASES
+        grid = self._grids.get((rate, phase))
+        if grid is None:
+            grid = self._grids[rate, phase] = Grid(rate, phase)
+        self._rate_users[rate] += 1
+        if rate not in self._beating:
+            self._beating[rate] = asyncio.create_task(self._beat(rate), name=f"beat {rate:g}")
+        return grid
+
+    def _leave_grid(self, grid: Grid) -> None:
+        rate = grid.rate
+        self._rate_users[rate] -= 1
+        if not self._rate_users[rate]:
+            del self._rate_users[rate]
+            self._beating.pop(rate).cancel()
+            for phase in range(PHASES):
+                self._grids.pop((rate, phase), None)
+
+    async def _beat(self, rate: float) -> None:
+        """Beat the grids of a rate, one phase after the other."""
+        loop = asyncio.get_running_loop()
+        step = 1 / rate / PHASES
+        due = loop.time()
+        for phase in (number % PHASES for number in count()):
+            due = max(due + step, loop.time() - 1 / rate)
+            await asyncio.sleep(max(0.0, due - loop.time()))
+            grid = self._grids.get((rate, phase))
+            if grid is None or not grid.members:
+                continue
+            began = time.monotonic()
+            for member in grid.beat():
+                member.client.flush()
+                if time.monotonic() - began > _PASS_SECONDS:
+                    await asyncio.sleep(0)
+                    began = time.monotonic()
+
+    # bounds
+
+    async def _watch_total(self) -> None:
+        """End the clients with most in flight while all of them together have too much."""
+        while True:
+            await asyncio.sleep(0.1)
+            flights = {client: client.sink.buffered for client in self.clients if not client.closed}
+            self.in_flight = sum(flights.values())
+            while self.in_flight > self._total_bytes:
+                fullest = max(flights, key=flights.__getitem__)
+                self.in_flight -= flights.pop(fullest)
+                log.warning("more than %d bytes in flight: ending the slowest client", self._total_bytes)
+                for subscription in fullest.subscriptions.values():
+                    subscription.cannot_keep_up()
+                    break
+                else:
+                    fullest.close(CANNOT_KEEP_UP, "cannot keep up")

@@ -1,0 +1,122 @@
+"""`tickbus relay`: the bus for every app that does not speak Redis, over WebSocket and HTTP."""
+
+import asyncio
+import logging
+import ssl
+from functools import partial
+from ipaddress import ip_address
+
+import msgspec
+
+from services.relay.api import Api
+from services.relay.bus_access import BusAccess
+from services.relay.hub import Hub
+from services.relay.metrics import expose
+from services.relay.options import Options
+from services.relay.server import Limits, RelayServer
+from services.relay.tokens import Tokens
+from tickbus.errors import ConfigError
+from tickbus.protocol.names import Keys
+from tickbus.redis.registry import check_meta
+from tickbus.redis.topology import locate
+from tickbus.service.runner import Service, run
+from tickbus.units import SECOND
+
+log = logging.getLogger("tickbus.relay")
+
+ABOUT = """Serve the bus to any app: WebSocket (JSON, MessagePack) and a read-only HTTP API, on one port.
+
+  ws://HOST:PORT/v1          subscribe to trades, quotes, bars, signals: docs/relay.md
+  http://HOST:PORT/api/...   symbols, snapshot, history, bars, status
+
+Any number of relays may run; each client may use any of them."""
+POSITIONALS = ()
+
+__all__ = ["ABOUT", "POSITIONALS", "Options", "start"]
+
+
+def start(options: Options) -> int:
+    tokens = Tokens(options.tokens)
+    if not tokens.required and not _is_loopback(options.host):
+        raise ConfigError(
+            f"--host {options.host} without --tokens: everybody could read everything; "
+            "name a file of tokens, or listen on 127.0.0.1"
+        )
+    return run(partial(_run, options, tokens, _tls(options)), options, "relay")
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _tls(options: Options) -> ssl.SSLContext | None:
+    if options.tls_cert is None:
+        if options.tls_key is not None:
+            raise ConfigError("--tls-key without --tls-cert: name the certificate too")
+        return None
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    try:
+        context.load_cert_chain(options.tls_cert, options.tls_key)
+    except (OSError, ssl.SSLError) as error:
+        raise ConfigError(f"--tls-cert {options.tls_cert}: {error}; expected PEM files") from None
+    return context
+
+
+async def _run(options: Options, tokens: Tokens, tls: ssl.SSLContext | None, service: Service) -> None:
+    redis = locate(options.redis)
+    keys = Keys(options.prefix, options.shards)
+    link = await redis.open_checked()
+    try:
+        await check_meta(link, keys)
+    finally:
+        link.close()
+    access = BusAccess(redis, keys)
+    hub = Hub(redis, access, options.ring_bytes, options.drop_bytes, options.total_bytes)
+    limits = Limits(
+        options.client_bytes, options.max_clients, options.max_clients_per_address,
+        options.auth_deadline / SECOND, frozenset(options.origins),
+        frozenset(host.lower() for host in options.public_host),
+    )  # fmt: skip
+
+    async def status() -> bytes:
+        return msgspec.json.encode({"up": hub.up, "clients": server.clients, "streams": len(hub.followed)})
+
+    server = RelayServer(hub, access, tokens, Api(access, status), limits, options.host)
+    expose(service.meters, hub, server)
+    reading = asyncio.create_task(hub.run(), name="hub")
+    watching = asyncio.create_task(server.watch_tokens(), name="tokens")
+    try:
+        while not hub.up and not reading.done():
+            await asyncio.sleep(0.01)
+        if reading.done():
+            reading.result()
+        try:
+            listener = await server.serve(options.port, tls)
+        except OSError as error:
+            raise ConfigError(
+                f"--host {options.host}, --port {options.port}: cannot listen there: {error.strerror}; "
+                "choose another"
+            ) from None
+        port = next(iter(listener.sockets)).getsockname()[1]
+        log.info("relay: serving %s://%s:%d/v1", "wss" if tls else "ws", options.host, port)
+        service.ready = True
+        await service.until_stopping(_first(reading, watching))
+        service.ready, service.why_not_ready = False, "stopping"
+        listener.close(close_connections=False)
+        await server.drain(options.stop_deadline / SECOND)
+        listener.close()
+    finally:
+        for task in (reading, watching):
+            task.cancel()
+        await asyncio.gather(reading, watching, return_exceptions=True)
+        access.close()
+
+
+async def _first(*tasks: "asyncio.Task[None]") -> None:
+    """Wait for the first task that ends, which it does only by an error."""
+    done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    for task in done:
+        task.result()

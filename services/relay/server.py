@@ -1,0 +1,319 @@
+"""The relay's port: handshakes, limits and plain HTTP; each WebSocket then has a session of its own."""
+
+import asyncio
+import http
+import logging
+import socket
+import ssl
+from base64 import urlsafe_b64decode
+from collections import Counter
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from urllib.parse import parse_qs, urlsplit
+
+import websockets.http11
+from websockets.asyncio.server import Server, serve
+from websockets.datastructures import Headers
+from websockets.exceptions import ConnectionClosed
+from websockets.http11 import Request, Response
+from websockets.typing import Subprotocol
+
+from services.relay.api import Api
+from services.relay.bus_access import BusAccess
+from services.relay.delivery import KERNEL_BYTES, Client
+from services.relay.hub import Hub
+from services.relay.session import (
+    AUTH_TIMEOUT,
+    FORBIDDEN,
+    MAX_REQUEST_BYTES,
+    UNAUTHORIZED,
+    Session,
+)
+from services.relay.sockets import RelayConnection, SocketSink
+from services.relay.styles import JSON, STYLES
+from services.relay.tokens import ANONYMOUS, Account, Tokens
+
+log = logging.getLogger("tickbus.relay")
+
+_quiet = logging.getLogger("tickbus.relay.websocket")
+_quiet.setLevel(logging.CRITICAL)  # what a client does wrong is counted, not logged with a traceback
+
+REQUEST_LINE_BYTES = 32 << 10
+"""A request may name 1,024 streams."""
+websockets.http11.MAX_LINE_LENGTH = REQUEST_LINE_BYTES
+_TOKEN_PROTOCOL = "tickbus.token."
+_OPEN_SECONDS = 10.0
+_PING_SECONDS = 20.0
+_LOOK_SECONDS = 1.0
+_RESTART = 1012
+_LOOPBACK = ("localhost", "127.0.0.1", "::1")
+
+
+@dataclass(frozen=True)
+class Limits:
+    client_bytes: int
+    max_clients: int
+    max_clients_per_address: int
+    auth_seconds: float
+    origins: frozenset[str] = frozenset()
+    """Besides those that equal the Host."""
+    hosts: frozenset[str] = frozenset()
+    """Names under which the relay may be addressed, besides loopback and its address."""
+
+
+@dataclass
+class Counts:
+    """What the metrics report."""
+
+    refused: Counter[str] = field(default_factory=Counter)
+    closed: Counter[str] = field(default_factory=Counter)
+    history: int = 0
+
+
+class RelayServer:
+    def __init__(
+        self, hub: Hub, access: BusAccess, tokens: Tokens, api: Api, limits: Limits, host: str
+    ) -> None:
+        self.hub = hub
+        self.counts = Counts()
+        self._access = access
+        self._tokens = tokens
+        self._api = api
+        self._limits = limits
+        self._host = host
+        self._addresses: Counter[str] = Counter()
+        self._accounts: Counter[str] = Counter()
+        self._sessions: dict[Session, RelayConnection] = {}
+        self._draining = False
+
+    async def serve(self, port: int, tls: ssl.SSLContext | None) -> Server:
+        """Begin to listen. OSError if that is impossible."""
+        family = socket.AF_INET6 if ":" in self._host else socket.AF_INET
+        sock = socket.create_server((self._host, port), family=family, backlog=1024)
+        # accepted sockets inherit it; the kernel doubles what it is told
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, KERNEL_BYTES // 2)
+        return await serve(
+            self._handle,  # type: ignore[arg-type]  # our kind of connection
+            sock=sock,
+            ssl=tls,
+            create_connection=RelayConnection,
+            process_request=self._process_request,  # type: ignore[arg-type]
+            select_subprotocol=self._select_subprotocol,  # type: ignore[arg-type]
+            compression=None,
+            max_size=4 * MAX_REQUEST_BYTES,
+            max_queue=16,
+            open_timeout=_OPEN_SECONDS,
+            ping_interval=_PING_SECONDS,
+            ping_timeout=None,  # a slow client answers late; a dead one ends by TCP_USER_TIMEOUT
+            close_timeout=5,
+            write_limit=(KERNEL_BYTES, 0),
+            server_header=None,
+            logger=_quiet,
+        )
+
+    @property
+    def clients(self) -> int:
+        return len(self._sessions)
+
+    def sessions(self) -> list[Session]:
+        return list(self._sessions)
+
+    async def drain(self, seconds: float) -> None:
+        """Tell all clients to connect again elsewhere, and wait until they have gone."""
+        self._draining = True
+        for session in list(self._sessions):
+            for subscription in list(session.client.subscriptions.values()):
+                self.hub.leave(subscription)
+            session.client.say(op="closing", code=_RESTART, reason="this relay stops: connect again")
+            session.client.close(_RESTART, "this relay stops: connect again")
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                while self._sessions:
+                    await asyncio.sleep(0.02)
+
+    async def watch_tokens(self) -> None:
+        """Read the tokens again when their file changes; end the connections that they no longer allow."""
+        while True:
+            await asyncio.sleep(_LOOK_SECONDS)
+            if self._tokens.changed():
+                for session in list(self._sessions):
+                    if session.account is not None and not self._tokens.is_valid(session.account):
+                        session.client.close(FORBIDDEN, "this token was changed or removed")
+
+    # handshake
+
+    async def _process_request(self, connection: RelayConnection, request: Request) -> Response | None:
+        """Answer plain HTTP; let WebSocket handshakes through that may have one."""
+        if request.method not in ("GET", "HEAD", "OPTIONS"):
+            return self._refuse(405, "only GET is served here", "method", [("Allow", "GET, HEAD, OPTIONS")])
+        if not self._is_our_host(request.headers):
+            return self._refuse(421, "unknown host: name it with --public-host", "host")
+        if not self._is_allowed_origin(request.headers):
+            return self._refuse(403, "this origin is not allowed: name it with --origins", "origin")
+        if self._addresses[connection.address] >= self._limits.max_clients_per_address:
+            return self._refuse(429, "too many connections from this address", "address")
+        if len(self._sessions) >= self._limits.max_clients or self._draining:
+            return self._refuse(503, "too many connections", "total", [("Retry-After", "5")])
+        path = urlsplit(request.path).path
+        token = _token_of(request)
+        account = self._account(token)
+        if request.headers.get("Upgrade", "").lower() != "websocket":
+            return await self._answer_http(request, path, token, account)
+        if path != "/v1":
+            return self._refuse(404, "nothing is served here: expected /v1", "path")
+        if request.method != "GET":
+            return self._refuse(405, "a WebSocket handshake is a GET", "method")
+        if token is not None and account is None:
+            connection.refusal = UNAUTHORIZED, "unknown token"
+        elif account is not None and self._accounts[account.name] >= account.max_connections:
+            return self._refuse(429, "too many connections with this token", "token")
+        connection.account = account
+        return None
+
+    def _refuse(self, status: int, text: str, why: str, headers: Sequence[tuple[str, str]] = ()) -> Response:
+        self.counts.refused[why] += 1
+        return _response(status, "text/plain; charset=utf-8", f"{text}\n".encode(), headers)
+
+    def _account(self, token: str | None) -> Account | None:
+        if not self._tokens.required:
+            return ANONYMOUS
+        return None if token is None else self._tokens.find(token)
+
+    async def _answer_http(
+        self, request: Request, path: str, token: str | None, account: Account | None
+    ) -> Response:
+        if request.method == "OPTIONS":
+            return _response(204, "text/plain", b"", [("Allow", "GET, HEAD, OPTIONS")])
+        if account is None and not self._api.is_public(path):
+            text = "unknown token" if token else "a token is needed: Authorization: Bearer TOKEN"
+            return self._refuse(401, text, "unauthorized", [("WWW-Authenticate", "Bearer")])
+        status, content_type, body = await self._api.get(
+            path, parse_qs(urlsplit(request.path).query, keep_blank_values=True), account or ANONYMOUS
+        )
+        headers = [("Retry-After", "1")] if status == 503 else []
+        response = _response(status, content_type, body, headers)
+        if request.method == "HEAD":
+            response.body = b""
+        return response
+
+    def _is_our_host(self, headers: Headers) -> bool:
+        """Whether the request was meant for us: a page may have rebound its name to our address."""
+        host = _host_name(headers.get("Host", ""))
+        return host in (*_LOOPBACK, self._host) or host in self._limits.hosts
+
+    def _is_allowed_origin(self, headers: Headers) -> bool:
+        origin = headers.get("Origin")
+        if origin is None or origin in self._limits.origins:
+            return True
+        return urlsplit(origin).netloc.lower() == headers.get("Host", "").lower()
+
+    @staticmethod
+    def _select_subprotocol(
+        connection: RelayConnection, offered: Sequence[Subprotocol]
+    ) -> Subprotocol | None:
+        return next((name for name in offered if name in STYLES), None)
+
+    # clients
+
+    async def _handle(self, connection: RelayConnection) -> None:
+        if connection.refusal is not None:
+            self.counts.closed[str(connection.refusal[0])] += 1
+            await connection.close(*connection.refusal)
+            return
+        style = STYLES.get(connection.subprotocol or "", JSON)
+        account = connection.account
+        client = Client(
+            SocketSink(connection), style, self._limits.client_bytes, account.name if account else ""
+        )
+        client.on_close = lambda code: self.counts.closed.update((str(code),))
+        session = Session(self.hub, self._access, client, account, self._authenticate)
+        connection.on_resume = lambda: _resume(client)
+        self._sessions[session] = connection
+        self.hub.clients.add(client)
+        self._addresses[connection.address] += 1
+        timer = None
+        if account is None:
+            timer = connection.loop.call_later(self._limits.auth_seconds, _close_without_token, session)
+        else:
+            self._accounts[account.name] += 1
+        try:
+            async for message in connection:
+                session.receive(message)
+                if session.account is not None and account is None:
+                    account = session.account
+                    self._accounts[account.name] += 1
+                    if self._accounts[account.name] > account.max_connections:
+                        client.close(FORBIDDEN, "too many connections with this token")
+        except ConnectionClosed:
+            pass
+        finally:
+            if timer is not None:
+                timer.cancel()
+            client.closed = True
+            session.close()
+            self.counts.history += session.history_served
+            self.hub.clients.discard(client)
+            del self._sessions[session]
+            _decrease(self._addresses, connection.address)
+            if account is not None:
+                _decrease(self._accounts, account.name)
+
+    def _authenticate(self, token: str) -> Account | None:
+        return self._tokens.find(token) if self._tokens.required else ANONYMOUS
+
+
+def _resume(client: Client) -> None:
+    if not client.closed:
+        for subscription in list(client.subscriptions.values()):
+            subscription.resume()
+        client.flush()
+
+
+def _close_without_token(session: Session) -> None:
+    if session.account is None:
+        session.client.close(AUTH_TIMEOUT, "no token was sent in time")
+
+
+def _decrease(counter: Counter[str], key: str) -> None:
+    counter[key] -= 1
+    if counter[key] <= 0:
+        del counter[key]
+
+
+def _token_of(request: Request) -> str | None:
+    """Return the token of a request: from its header, its query, or its subprotocols (browsers)."""
+    scheme, _, token = request.headers.get("Authorization", "").partition(" ")
+    if scheme.lower() == "bearer" and token.strip():
+        return token.strip()
+    if values := parse_qs(urlsplit(request.path).query).get("token"):
+        return values[0]
+    for offer in request.headers.get("Sec-WebSocket-Protocol", "").split(","):
+        if offer.strip().startswith(_TOKEN_PROTOCOL):
+            text = offer.strip().removeprefix(_TOKEN_PROTOCOL)
+            with suppress(ValueError):
+                return urlsafe_b64decode(text + "=" * (-len(text) % 4)).decode(errors="replace")
+    return None
+
+
+def _host_name(host: str) -> str:
+    """Return a Host header without its port."""
+    if host.startswith("["):
+        return host[1:].partition("]")[0].lower()
+    return host.partition(":")[0].lower()
+
+
+def _response(
+    status: int, content_type: str, body: bytes, headers: Sequence[tuple[str, str]] = ()
+) -> Response:
+    fields = Headers(
+        [
+            ("Connection", "close"),
+            ("Content-Type", content_type),
+            ("Content-Length", str(len(body))),
+            ("Cache-Control", "no-store"),
+            ("X-Content-Type-Options", "nosniff"),
+            *headers,
+        ]
+    )
+    return Response(status, http.HTTPStatus(status).phrase, fields, body)

@@ -1,0 +1,99 @@
+"""One WebSocket of the relay: the library's connection, with bounds on what it may buffer.
+
+Data frames are written straight to the transport, already framed; everything else is the library's.
+"""
+
+import asyncio
+import socket
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any, cast
+
+from websockets.asyncio.server import ServerConnection
+from websockets.protocol import State
+
+from services.relay.delivery import KERNEL_BYTES
+from services.relay.tokens import Account
+
+_CLOSE_SECONDS = 5.0
+"""How long a connection that we closed may stay open."""
+_DEAD_MS = 60_000
+"""A peer that has acknowledged nothing, or taken nothing, for this long is gone."""
+_MAX_REASON = 123
+"""Bytes of a close reason."""
+
+
+class RelayConnection(ServerConnection):
+    """Has the interface of a Sink."""
+
+    account: Account | None = None
+    """Whose token came with the handshake."""
+    refusal: tuple[int, str] | None = None
+    """With what to close it right after the handshake."""
+    address = ""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._room = asyncio.Event()
+        self._room.set()
+        self.on_resume: Callable[[], None] = lambda: None
+
+    @property
+    def buffered(self) -> int:
+        return self.transport.get_write_buffer_size()
+
+    def write(self, data: bytes) -> None:
+        if self.state is State.OPEN and not self.transport.is_closing():
+            self.transport.write(data)
+
+    async def writable(self) -> None:
+        await self._room.wait()
+        if self.state is not State.OPEN:
+            raise ConnectionResetError("the client has gone")
+
+    def close_now(self, code: int, reason: str) -> None:
+        """Send a close frame; the connection ends within seconds, whatever the client does."""
+        if self.state is State.OPEN:
+            short = reason.encode()[:_MAX_REASON].decode(errors="ignore")
+            self.protocol.send_close(code, short)
+            self.send_data()
+        self.loop.call_later(_CLOSE_SECONDS, self.transport.abort)
+
+    # asyncio.Protocol
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        sock = cast(socket.socket, transport.get_extra_info("socket"))
+        with suppress(OSError, AttributeError):  # a Unix socket has none of these
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, KERNEL_BYTES)
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, _DEAD_MS)
+        peer = transport.get_extra_info("peername")
+        self.address = peer[0] if isinstance(peer, tuple) else "local"
+        super().connection_made(transport)
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._room.clear()
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        self._room.set()
+        self.on_resume()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        self._room.set()
+
+
+class SocketSink:
+    """The Sink of a connection."""
+
+    def __init__(self, connection: RelayConnection) -> None:
+        self._connection = connection
+        self.write = connection.write
+        self.writable = connection.writable
+        self.close = connection.close_now
+
+    @property
+    def buffered(self) -> int:
+        return self._connection.buffered

@@ -1,0 +1,326 @@
+"""Policies on sockets that never drain, without a network: what a slow client costs, and what it gets."""
+
+import json
+from collections.abc import Sequence
+from decimal import Decimal
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from services.relay.conflation import Entry, Interval, TradeSummary
+from services.relay.delivery import (
+    KERNEL_BYTES,
+    Channel,
+    Client,
+    ConflatingSubscription,
+    DroppingSubscription,
+    Grid,
+    Group,
+    Subscription,
+)
+from services.relay.followed import FollowedStream
+from services.relay.selection import Scope, Selection, Symbols
+from services.relay.styles import JSON, MSGPACK, News, Style
+from tickbus.protocol.codec import encode
+from tickbus.protocol.messages import Flag, Gap, GapKind, Message, Quote, Side, StreamKind, Trade
+from tickbus.protocol.names import Stream, StreamId
+
+STREAM = Stream("trade", "binance", "BTC-USDT")
+SELECTION = Selection("trade", Symbols(), frozenset(), frozenset(), Scope())
+
+
+class FakeSink:
+    """Takes everything; hands it to the kernel only when told."""
+
+    def __init__(self) -> None:
+        self.stalled = False
+        self.buffered = 0
+        self.writes: list[bytes] = []
+        self.operations = 0
+        self.closed: tuple[int, str] | None = None
+
+    def write(self, data: bytes) -> None:
+        self.operations += 1
+        self.writes.append(data)
+        if self.stalled:
+            self.buffered += len(data)
+
+    async def writable(self) -> None: ...
+
+    def close(self, code: int, reason: str) -> None:
+        self.closed = code, reason
+
+    def messages(self) -> list[Any]:
+        """Return what was written, decoded frame by frame."""
+        data, found = b"".join(self.writes), []
+        while data:
+            first, length, start = data[0], data[1], 2
+            if length == 126:
+                length, start = int.from_bytes(data[2:4], "big"), 4
+            elif length == 127:
+                length, start = int.from_bytes(data[2:10], "big"), 10
+            payload, data = data[start : start + length], data[start + length :]
+            found.append(json.loads(payload) if first == 0x81 else msgspec.msgpack.decode(payload))
+        self.writes.clear()
+        return found
+
+
+class Bench:
+    """One group of subscriptions to one stream, fed by hand."""
+
+    def __init__(self) -> None:
+        self.group = Group(SELECTION)
+        self.followed = FollowedStream(STREAM)
+        self.group.streams[STREAM.name] = self.followed
+        self.seq = 0
+
+    def client(self, style: Style = JSON, bound: int = 1 << 20) -> tuple[Client, FakeSink]:
+        sink = FakeSink()
+        return Client(sink, style, bound), sink
+
+    def join(self, subscription: Subscription) -> None:
+        self.group.subscriptions[subscription] = None
+        subscription.client.subscriptions[subscription.id] = subscription
+        self.group.join(subscription)
+
+    def news(self, *messages: Message) -> News:
+        entries = []
+        for message in messages:
+            self.seq += 1
+            field = b"g" if isinstance(message, Gap) else b"q" if isinstance(message, Quote) else b"t"
+            entries.append([b"%d-%d" % (1000 + self.seq, self.seq), [field, encode(message)]])
+        self.followed.append(entries, lost=False)
+        return News(STREAM, entries)
+
+    def send(self, *messages: Message) -> None:
+        """One round: to the channels and to the grids."""
+        news = self.news(*messages)
+        for channel in list(self.group.channels.values()):
+            channel.take(news)
+            for client in channel.flush():
+                client.flush()
+        for grid in list(self.group.grids):
+            grid.take(news)
+        self.followed.previous = self.followed.position
+
+
+def trade(price: str, size: str = "1", flags: int = 0) -> Trade:
+    return Trade("BTC-USDT", price, size, Side.BUY, None, 1, 2, None, None, flags)
+
+
+def gap() -> Gap:
+    return Gap(StreamKind.TRADE, "gateway", GapKind.SEQUENCE, 1, 2, "5", "6", 2, symbol="BTC-USDT")
+
+
+def prices(message: Any) -> list[str]:
+    return [element["price"] for element in message["data"]]
+
+
+def test_equal_subscriptions_share_their_encoded_data() -> None:
+    bench = Bench()
+    (one, first), (two, second) = bench.client(), bench.client()
+    bench.join(Subscription(one, 1, bench.group))
+    bench.join(Subscription(two, "b", bench.group))
+    bench.send(trade("1"), trade("2"))
+    (message,), (other,) = first.messages(), second.messages()
+    assert message["id"] == 1
+    assert other["id"] == "b"
+    assert message["data"] == other["data"]
+    assert prices(message) == ["1", "2"]
+
+
+def test_lossless_client_over_its_bound_is_closed_with_its_cursors() -> None:
+    bench = Bench()
+    client, sink = bench.client(bound=KERNEL_BYTES + 2_000)
+    bench.join(Subscription(client, 1, bench.group))
+    sink.stalled = True
+    while sink.closed is None:
+        bench.send(trade(str(bench.seq + 1)))
+    *data, closing = sink.messages()
+    assert sink.closed[0] == 4429
+    received = [element for message in data for element in message["data"]]
+    assert [element["price"] for element in received] == [str(number) for number in range(1, bench.seq)]
+    assert closing["code"] == 4429
+    assert closing["cursors"] == {STREAM.name: received[-1]["cursor"]}
+    bench.send(trade("0"))
+    assert sink.writes == []
+
+
+def test_dropping_client_is_told_how_many_it_missed() -> None:
+    bench = Bench()
+    client, sink = bench.client()
+    subscription = DroppingSubscription(client, 1, bench.group, limit=1_000)
+    bench.join(subscription)
+    sink.stalled = True
+    for number in range(1, 101):
+        bench.send(trade(str(number)))
+    sink.stalled, sink.buffered = False, 0
+    subscription.resume()
+    client.flush()
+    messages = sink.messages()
+    (dropped,) = [message for message in messages if "op" in message]
+    received = [price for message in messages if "data" in message for price in prices(message)]
+    assert received == sorted(received, key=int)
+    assert received[-1] == "100"
+    assert len(received) + dropped["count"] == 100 == len(received) + subscription.dropped
+    bench.send(trade("101"))
+    (message,) = sink.messages()
+    assert prices(message) == ["101"]
+
+
+def conflating(bench: Bench, grid: Grid, style: Style = JSON) -> tuple[ConflatingSubscription, FakeSink]:
+    client, sink = bench.client(style)
+    subscription = ConflatingSubscription(client, 1, bench.group, grid)
+    bench.join(subscription)
+    return subscription, sink
+
+
+def beat(grid: Grid) -> None:
+    for member in grid.beat():
+        member.client.flush()
+
+
+def test_conflated_trades_hide_no_print() -> None:
+    bench, grid = Bench(), Grid(4, 0)
+    _, sink = conflating(bench, grid)
+    bench.send(trade("5", "1"), trade("9", "0.5"))
+    bench.send(trade("2", "2"), trade("4", "1"), trade("77", "9", Flag.LATE), trade("1", "1", Flag.OFF_BOOK))
+    beat(grid)
+    (message,) = sink.messages()
+    (element,) = message["data"]
+    assert element == {
+        "type": "summary", "stream": STREAM.name, "feed": "binance", "cursor": "1006-6", "symbol": "BTC-USDT",
+        "first": "5", "high": "9", "low": "2", "last": "4", "volume": "4.5", "value": "17.5", "count": 4,
+        "aside": 2, "ts_event": 1, "ts_recv": 2, "has_gap": False,
+    }  # fmt: skip
+    beat(grid)
+    assert sink.messages() == []
+
+
+def test_gaps_go_out_before_the_conflated_element() -> None:
+    bench, grid = Bench(), Grid(4, 0)
+    _, sink = conflating(bench, grid)
+    bench.send(trade("5"), gap(), trade("6"))
+    beat(grid)
+    (message,) = sink.messages()
+    hole, summary = message["data"]
+    assert (hole["type"], hole["count"]) == ("gap", 2)
+    assert (summary["type"], summary["count"], summary["has_gap"]) == ("summary", 2, True)
+
+
+def test_client_that_joins_within_an_interval_gets_only_what_follows() -> None:
+    bench, grid = Bench(), Grid(4, 0)
+    _, early = conflating(bench, grid)
+    bench.send(trade("1"))
+    _, late = conflating(bench, grid)
+    bench.send(trade("2"))
+    beat(grid)
+    assert [message["data"][0]["count"] for message in early.messages()] == [2]
+    (message,) = late.messages()
+    assert (message["data"][0]["count"], message["data"][0]["first"]) == (1, "2")
+
+
+@pytest.mark.parametrize("missed", [1, 3, 40])
+def test_slow_conflating_client_gets_what_it_missed_merged(missed: int) -> None:
+    bench, grid = Bench(), Grid(4, 0)
+    _, healthy = conflating(bench, grid)
+    _, slow = conflating(bench, grid)
+    slow.buffered = 1
+    for number in range(1, missed + 1):
+        bench.send(trade(str(number), "2"))
+        beat(grid)
+    assert slow.writes == []
+    slow.buffered = 0
+    bench.send(trade("1000"))
+    beat(grid)
+    (message,) = slow.messages()
+    (element,) = message["data"]
+    assert (element["first"], element["high"], element["low"], element["last"]) == ("1", "1000", "1", "1000")
+    assert (element["count"], element["volume"]) == (missed + 1, str(2 * missed + 1))
+    # and the shared intervals of the others were not touched
+    assert [message["data"][0]["count"] for message in healthy.messages()] == [1] * (missed + 1)
+
+
+def test_stalled_clients_cost_a_fixed_number_of_operations_a_round() -> None:
+    bench, grid = Bench(), Grid(4, 0)
+    client, stalled = bench.client(bound=KERNEL_BYTES + 500)
+    bench.join(Subscription(client, 1, bench.group))
+    dropping_client, dropping = bench.client()
+    bench.join(DroppingSubscription(dropping_client, 1, bench.group, 500))
+    _, conflated = conflating(bench, grid)
+    stalled.stalled = dropping.stalled = True
+    conflated.buffered = 1
+    for number in range(1_000):
+        bench.send(trade(str(number)))
+        beat(grid)
+    # the lossless one is closed, the others write nothing until their sockets drain
+    assert stalled.closed is not None
+    assert stalled.operations < 10
+    assert dropping.operations < 10
+    assert conflated.operations == 0
+
+
+@given(
+    st.lists(
+        st.lists(
+            st.tuples(st.integers(1, 99), st.integers(1, 9), st.sampled_from([0, 0, 0, Flag.LATE])),
+            max_size=6,
+        ),
+        min_size=1,
+        max_size=8,
+    )
+)
+def test_merged_intervals_equal_one_long_interval(parts: list[list[tuple[int, int, int]]]) -> None:
+    def interval(rows: Sequence[tuple[int, int, int]]) -> Interval:
+        made = Interval()
+        for price, size, flags in rows:
+            message = trade(str(price), str(size), flags)
+            made.add(Entry("1-1", message, b"t", encode(message)))
+        return made
+
+    whole = interval([row for part in parts for row in part])
+    merged = interval(parts[0]).copy()
+    for part in parts[1:]:
+        merged.merge(interval(part))
+    expected = whole.trades.row() if whole.trades is not None else None
+    assert (merged.trades.row() if merged.trades is not None else None) == expected
+    counted = [(Decimal(price), Decimal(size)) for part in parts for price, size, flags in part if not flags]
+    if counted:
+        assert merged.trades is not None
+        assert merged.trades.volume == sum(size for _, size in counted)
+        assert merged.trades.value == sum(price * size for price, size in counted)
+
+
+def test_quotes_are_replaced_by_the_next() -> None:
+    interval = Interval()
+    for bid in ("1", "2"):
+        quote = Quote("BTC-USDT", bid, "1", None, None, 1, 2)
+        interval.add(Entry("1-1", quote, b"q", encode(quote)))
+    (latest,) = interval.latest.values()
+    assert isinstance(latest.message, Quote)
+    assert latest.message.bid_text == "2"
+
+
+def test_summary_in_msgpack_has_the_documented_order() -> None:
+    bench, grid = Bench(), Grid(4, 0)
+    _, sink = conflating(bench, grid, MSGPACK)
+    bench.send(trade("5", "2"))
+    beat(grid)
+    assert sink.messages() == [
+        [1, [[STREAM.name, "1001-1", "c", ["BTC-USDT", "5", "5", "5", "5", "2", "10", 1, 0, 1, 2, False]]]]
+    ]
+    assert TradeSummary().row()[:4] == [None] * 4
+
+
+def test_channel_without_news_sends_nothing() -> None:
+    bench = Bench()
+    client, sink = bench.client()
+    bench.join(Subscription(client, 1, bench.group))
+    (channel,) = bench.group.channels.values()
+    assert isinstance(channel, Channel)
+    assert list(channel.flush()) == []
+    assert sink.writes == []
+    assert bench.followed.has(StreamId(0, 0))
