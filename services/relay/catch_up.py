@@ -61,8 +61,9 @@ class CatchUp:
             }
             for one in known
         ]
-        client.say(op="subscribed", id=subscription.id, streams=streams)
-        subscription.announced = True
+        if subscription.is_native:
+            client.say(op="subscribed", id=subscription.id, streams=streams)
+            subscription.announced = True
         for _ in range(_MAX_PASSES):
             for tracked in list(self._tracked.values()):
                 await self._read_pages(tracked)
@@ -71,7 +72,7 @@ class CatchUp:
         else:
             subscription.cannot_keep_up()
             return
-        if self._begin != FROM_NOW:
+        if self._begin != FROM_NOW and subscription.is_native:
             client.say(op="replay_completed", id=subscription.id)
 
     async def _find(self) -> list[KnownStream]:
@@ -168,15 +169,16 @@ class CatchUp:
         subscription = self._subscription
         client = subscription.client
         await client.sink.writable()
-        chunk = news.chunk(client.style)
+        chunk = news.chunk(subscription.style)
         if chunk.length:
-            client.queue(client.style.data(subscription.head, chunk))
+            client.queue(subscription.style.data(subscription.head, chunk))
             client.flush()
             subscription.sent += chunk.length
 
     async def _join(self) -> bool:
         """Take the rest of the rings and become live, if that is little; else send some and return False."""
-        group = self._subscription.group
+        subscription = self._subscription
+        group = subscription.group
         for name, followed in group.streams.items():
             if name not in self._tracked:  # it appeared meanwhile
                 self._tracked[name] = TrackedStream(self._access.keys, followed.stream, START, is_entry=True)
@@ -192,13 +194,13 @@ class CatchUp:
                 if entries:
                     await self._send(tracked, entries[:PAGE_ENTRIES])
             return False
-        client, head = self._subscription.client, self._subscription.head
+        client, head, style = subscription.client, subscription.head, subscription.style
         for tracked, entries in rests:
             if entries:
                 lost = tracked.missing(entries) if tracked.abandoned_at is not None else None
-                chunk = News(tracked.stream, entries, lost).chunk(client.style)
-                client.queue(client.style.data(head, chunk))
-                self._subscription.sent += chunk.length
-        group.join(self._subscription)
+                chunk = News(tracked.stream, entries, lost).chunk(style)
+                client.queue(style.data(head, chunk))
+                subscription.sent += chunk.length
+        group.join(subscription)
         client.flush()
         return True

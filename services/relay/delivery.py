@@ -30,6 +30,8 @@ class Sink(Protocol):
 
     def write(self, data: bytes) -> None: ...
 
+    def ping(self, payload: bytes) -> None: ...
+
     async def writable(self) -> None:
         """Wait until most of what was written has left this process. ConnectionError if it is closed."""
 
@@ -108,12 +110,15 @@ class Subscription:
     """What a client subscribed to, lossless: every entry, or the end of the connection."""
 
     policy = "lossless"
+    is_native = True
+    """Whether its client speaks `/v1`: it is told streams and cursors."""
 
     def __init__(self, client: Client, id: RequestId, group: "Group") -> None:
         self.client = client
         self.id = id
         self.group = group
-        self.head = client.style.head(id)
+        self.style = client.style
+        self.head = self.style.head(id)
         self.joined = False
         """Whether it is live: it has everything up to the newest round."""
         self.announced = False
@@ -124,7 +129,7 @@ class Subscription:
     def deliver(self, chunk: Chunk) -> None:
         """Send a round's news."""
         client = self.client
-        frame = client.style.data(self.head, chunk)
+        frame = self.style.data(self.head, chunk)
         if client.has_room(len(frame)):
             client.queue(frame)
             self.sent += chunk.length
@@ -189,7 +194,7 @@ class DroppingSubscription(Subscription):
             self._send(chunk)
 
     def _send(self, chunk: Chunk) -> None:
-        self.client.queue(self.client.style.data(self.head, chunk))
+        self.client.queue(self.style.data(self.head, chunk))
         self.sent += chunk.length
 
 
@@ -221,11 +226,11 @@ class ConflatingSubscription(Subscription):
         if self._missed:
             self._missed.append(intervals)
             merged, self._missed = self._merge(), []
-            ready = encode(merged, self.group, self.client.style)
+            ready = encode(merged, self.group, self.style)
         else:
             ready = chunk()
         if ready.length:
-            self.client.queue(self.client.style.data(self.head, ready))
+            self.client.queue(self.style.data(self.head, ready))
             self.sent += ready.length
 
     def _merge(self) -> "Intervals":
@@ -299,7 +304,7 @@ class Grid:
             first, member.first_segment = member.first_segment, 0
             if first not in merged:
                 merged[first] = _merge_segments(segments[first:])
-            intervals, group, style = merged[first], member.group, member.client.style
+            intervals, group, style = merged[first], member.group, member.style
 
             def chunk(
                 first: int = first,
@@ -382,7 +387,7 @@ class Group:
             self.grids[subscription.grid] = self.grids.get(subscription.grid, 0) + 1
             subscription.grid.join(subscription)
         else:
-            style = subscription.client.style
+            style = subscription.style
             channel = self.channels.get(style)
             if channel is None:
                 channel = self.channels[style] = Channel(style)
@@ -399,11 +404,10 @@ class Group:
             if not self.grids[grid]:
                 del self.grids[grid]
             return
-        style = subscription.client.style
-        channel = self.channels[style]
+        channel = self.channels[subscription.style]
         del channel.members[subscription]
         if not channel.members:
-            del self.channels[style]
+            del self.channels[subscription.style]
 
     def cursors(self) -> dict[str, str]:
         """Return from where each stream can be resumed if the newest round was not delivered."""

@@ -182,13 +182,15 @@ class Hub:
     def subscribe(self, client: Client, request: Subscribe, scope: Scope) -> Subscription:
         """Return a new subscription that has yet to catch up. BadRequest if the request is invalid."""
         rate = parse_rate(request)
-        selection = Selection(
-            request.kind, parse_symbols(request), frozenset(request.feeds), frozenset(request.specs), scope
+        group = self.group(
+            Selection(
+                request.kind,
+                parse_symbols(request),
+                frozenset(request.feeds),
+                frozenset(request.specs),
+                scope,
+            )
         )
-        group = self.groups.get(selection)
-        if group is None:
-            group = self.groups[selection] = Group(selection)
-            group.history = self.history
         subscription: Subscription
         if request.policy == "conflate":
             subscription = ConflatingSubscription(client, request.id, group, self._grid(rate))
@@ -196,9 +198,22 @@ class Hub:
             subscription = DroppingSubscription(client, request.id, group, self._drop_bytes)
         else:
             subscription = Subscription(client, request.id, group)
-        group.subscriptions[subscription] = None
-        client.subscriptions[request.id] = subscription
+        self.add(subscription)
         return subscription
+
+    def group(self, selection: Selection) -> Group:
+        """Return the group of a selection; it lives while it has subscriptions."""
+        group = self.groups.get(selection)
+        if group is None:
+            group = self.groups[selection] = Group(selection)
+            group.history = self.history
+        return group
+
+    @staticmethod
+    def add(subscription: Subscription) -> None:
+        """Enter a new subscription. It has yet to catch up."""
+        subscription.group.subscriptions[subscription] = None
+        subscription.client.subscriptions[subscription.id] = subscription
 
     def follow(self, group: Group, stream: Stream, position: StreamId) -> FollowedStream:
         """Follow a stream for a group, from after `position` unless it is followed already."""

@@ -10,13 +10,17 @@ import msgspec
 
 from services.relay.api import Api
 from services.relay.bus_access import BusAccess
+from services.relay.dialects import Dialects
 from services.relay.hub import Hub
 from services.relay.metrics import expose
 from services.relay.options import Options
+from services.relay.registry import Registry
 from services.relay.server import Limits, RelayServer
 from services.relay.tokens import Tokens
+from services.vendors import VENDORS
+from services.vendors.symbols import read_symbol_map
 from tickbus.errors import ConfigError
-from tickbus.protocol.names import Keys
+from tickbus.protocol.names import Keys, check_name
 from tickbus.redis.registry import check_meta
 from tickbus.redis.topology import locate
 from tickbus.service.runner import Service, run
@@ -42,7 +46,20 @@ def start(options: Options) -> int:
             f"--host {options.host} without --tokens: everybody could read everything; "
             "name a file of tokens, or listen on 127.0.0.1"
         )
-    return run(partial(_run, options, tokens, _tls(options)), options, "relay")
+    preferred = _preferred_feeds(options.dialect)
+    return run(partial(_run, options, tokens, _tls(options), preferred), options, "relay")
+
+
+def _preferred_feeds(pairs: tuple[str, ...]) -> dict[str, str]:
+    preferred = {}
+    for pair in pairs:
+        vendor, equals, feed = pair.partition("=")
+        if vendor not in VENDORS or not equals:
+            raise ConfigError(
+                f"invalid --dialect {pair}: expected VENDOR=FEED, VENDOR one of {', '.join(VENDORS)}"
+            )
+        preferred[vendor] = check_name(feed)
+    return preferred
 
 
 def _is_loopback(host: str) -> bool:
@@ -65,7 +82,13 @@ def _tls(options: Options) -> ssl.SSLContext | None:
     return context
 
 
-async def _run(options: Options, tokens: Tokens, tls: ssl.SSLContext | None, service: Service) -> None:
+async def _run(
+    options: Options,
+    tokens: Tokens,
+    tls: ssl.SSLContext | None,
+    preferred: dict[str, str],
+    service: Service,
+) -> None:
     redis = locate(options.redis)
     keys = Keys(options.prefix, options.shards)
     link = await redis.open_checked()
@@ -84,10 +107,14 @@ async def _run(options: Options, tokens: Tokens, tls: ssl.SSLContext | None, ser
     async def status() -> bytes:
         return msgspec.json.encode({"up": hub.up, "clients": server.clients, "streams": len(hub.followed)})
 
-    server = RelayServer(hub, access, tokens, Api(access, status), limits, options.host)
+    dialects = Dialects(hub, access, Registry(access, read_symbol_map(options.symbol_map), preferred))
+    server = RelayServer(hub, access, tokens, Api(access, status), dialects, limits, options.host)
     expose(service.meters, hub, server)
     reading = asyncio.create_task(hub.run(), name="hub")
-    watching = asyncio.create_task(server.watch_tokens(), name="tokens")
+    background = [
+        asyncio.create_task(coroutine)
+        for coroutine in (server.watch_tokens(), dialects.run(), dialects.registry.run())
+    ]
     try:
         while not hub.up and not reading.done():
             await asyncio.sleep(0.01)
@@ -103,15 +130,15 @@ async def _run(options: Options, tokens: Tokens, tls: ssl.SSLContext | None, ser
         port = next(iter(listener.sockets)).getsockname()[1]
         log.info("relay: serving %s://%s:%d/v1", "wss" if tls else "ws", options.host, port)
         service.ready = True
-        await service.until_stopping(_first(reading, watching))
+        await service.until_stopping(_first(reading, *background))
         service.ready, service.why_not_ready = False, "stopping"
         listener.close(close_connections=False)
         await server.drain(options.stop_deadline / SECOND)
         listener.close()
     finally:
-        for task in (reading, watching):
+        for task in (reading, *background):
             task.cancel()
-        await asyncio.gather(reading, watching, return_exceptions=True)
+        await asyncio.gather(reading, *background, return_exceptions=True)
         access.close()
 
 

@@ -2,10 +2,13 @@
 
 from services.relay.hub import Hub
 from services.relay.server import RelayServer
+from services.vendors import VENDORS
 from tickbus.monitoring import metrics as m
 from tickbus.monitoring.meters import Meters
 
-_REFUSALS = ("address", "host", "method", "origin", "path", "token", "total", "unauthorized")
+_REFUSALS = (
+    "address", "bus", "host", "method", "origin", "path", "token", "total", "unauthorized", "vendor",
+)  # fmt: skip
 _CLOSES = ("1012", "4401", "4403", "4408", "4413", "4420", "4429")
 _POLICIES = ("lossless", "conflate", "drop")
 
@@ -19,6 +22,8 @@ def expose(meters: Meters, hub: Hub, server: RelayServer) -> None:
     follow(m.RELAY_IN_FLIGHT, lambda: hub.in_flight)
     follow(m.RELAY_RING, lambda: hub.ring_bytes)
     follow(m.RELAY_HISTORY, lambda: server.counts.history)
+    meters.follow_each(m.RELAY_DIALECT_CLIENTS, server.dialects.by_vendor, VENDORS)
+    meters.follow_each(m.RELAY_UNSAID, lambda: server.dialects.unsaid, ("gap", "late"))
     meters.follow_each(m.RELAY_REFUSED, lambda: dict(server.counts.refused), _REFUSALS)
     meters.follow_each(m.RELAY_CLOSED, lambda: dict(server.counts.closed), _CLOSES)
     meters.follow_each(m.RELAY_SUBSCRIPTIONS, lambda: _by_policy(server), _POLICIES)

@@ -22,6 +22,15 @@ class Options(ServiceOptions, frozen=True, kw_only=True):
     public_host: Annotated[
         tuple[str, ...], Option("names under which clients address the relay, e.g. ticks.example")
     ] = ()
+    dialect: Annotated[
+        tuple[str, ...],
+        Option(
+            "feed that answers a vendor's clients, e.g. alltick=binance; default: the one with the symbol"
+        ),
+    ] = ()
+    symbol_map: Annotated[
+        Path | None, Option("file of lines `canonical = vendor` for symbols that vendors spell differently")
+    ] = None
     tls_cert: Annotated[Path | None, Option("certificate chain (PEM) to serve wss:// and https://")] = None
     tls_key: Annotated[Path | None, Option("its private key")] = None
     client_bytes: Annotated[

@@ -22,6 +22,8 @@ from websockets.typing import Subprotocol
 from services.relay.api import Api
 from services.relay.bus_access import BusAccess
 from services.relay.delivery import KERNEL_BYTES, Client
+from services.relay.dialect_session import DialectSession
+from services.relay.dialects import Dialects
 from services.relay.hub import Hub
 from services.relay.session import (
     AUTH_TIMEOUT,
@@ -33,6 +35,8 @@ from services.relay.session import (
 from services.relay.sockets import RelayConnection, SocketSink
 from services.relay.styles import JSON, STYLES
 from services.relay.tokens import ANONYMOUS, Account, Tokens
+from services.vendors.dialect import HttpRefusal
+from tickbus.errors import RedisError
 
 log = logging.getLogger("tickbus.relay")
 
@@ -73,9 +77,17 @@ class Counts:
 
 class RelayServer:
     def __init__(
-        self, hub: Hub, access: BusAccess, tokens: Tokens, api: Api, limits: Limits, host: str
+        self,
+        hub: Hub,
+        access: BusAccess,
+        tokens: Tokens,
+        api: Api,
+        dialects: Dialects,
+        limits: Limits,
+        host: str,
     ) -> None:
         self.hub = hub
+        self.dialects = dialects
         self.counts = Counts()
         self._access = access
         self._tokens = tokens
@@ -84,7 +96,7 @@ class RelayServer:
         self._host = host
         self._addresses: Counter[str] = Counter()
         self._accounts: Counter[str] = Counter()
-        self._sessions: dict[Session, RelayConnection] = {}
+        self._sessions: dict[Session | DialectSession, RelayConnection] = {}
         self._draining = False
 
     async def serve(self, port: int, tls: ssl.SSLContext | None) -> Server:
@@ -116,7 +128,7 @@ class RelayServer:
     def clients(self) -> int:
         return len(self._sessions)
 
-    def sessions(self) -> list[Session]:
+    def sessions(self) -> list[Session | DialectSession]:
         return list(self._sessions)
 
     async def drain(self, seconds: float) -> None:
@@ -125,7 +137,8 @@ class RelayServer:
         for session in list(self._sessions):
             for subscription in list(session.client.subscriptions.values()):
                 self.hub.leave(subscription)
-            session.client.say(op="closing", code=_RESTART, reason="this relay stops: connect again")
+            if isinstance(session, Session):
+                session.client.say(op="closing", code=_RESTART, reason="this relay stops: connect again")
             session.client.close(_RESTART, "this relay stops: connect again")
         with suppress(TimeoutError):
             async with asyncio.timeout(seconds):
@@ -160,15 +173,34 @@ class RelayServer:
         account = self._account(token)
         if request.headers.get("Upgrade", "").lower() != "websocket":
             return await self._answer_http(request, path, token, account)
-        if path != "/v1":
-            return self._refuse(404, "nothing is served here: expected /v1", "path")
         if request.method != "GET":
             return self._refuse(405, "a WebSocket handshake is a GET", "method")
+        if path != "/v1":
+            return await self._open_dialect(connection, request, account)
         if token is not None and account is None:
             connection.refusal = UNAUTHORIZED, "unknown token"
         elif account is not None and self._accounts[account.name] >= account.max_connections:
             return self._refuse(429, "too many connections with this token", "token")
         connection.account = account
+        return None
+
+    async def _open_dialect(
+        self, connection: RelayConnection, request: Request, account: Account | None
+    ) -> Response | None:
+        """Let a client of a vendor in, on one of its paths."""
+        if account is None:
+            return self._refuse(401, "a token is needed: ?token=TOKEN", "unauthorized")
+        if self._accounts[account.name] >= account.max_connections:
+            return self._refuse(429, "too many connections with this token", "token")
+        try:
+            await self.dialects.registry.refresh()
+        except RedisError:
+            return self._refuse(503, "the bus cannot be read now", "bus", [("Retry-After", "1")])
+        opened = self.dialects.open(request.path)
+        if isinstance(opened, HttpRefusal):
+            self.counts.refused["path" if opened.status == 404 else "vendor"] += 1
+            return _response(opened.status, "application/json", opened.body)
+        connection.dialect, connection.account = opened, account
         return None
 
     def _refuse(self, status: int, text: str, why: str, headers: Sequence[tuple[str, str]] = ()) -> Response:
@@ -188,6 +220,8 @@ class RelayServer:
         if account is None and not self._api.is_public(path):
             text = "unknown token" if token else "a token is needed: Authorization: Bearer TOKEN"
             return self._refuse(401, text, "unauthorized", [("WWW-Authenticate", "Bearer")])
+        if (found := self.dialects.answer_get(path)) is not None:
+            return _response(200, "application/json", found)
         status, content_type, body = await self._api.get(
             path, parse_qs(urlsplit(request.path).query, keep_blank_values=True), account or ANONYMOUS
         )
@@ -227,7 +261,12 @@ class RelayServer:
             SocketSink(connection), style, self._limits.client_bytes, account.name if account else ""
         )
         client.on_close = lambda code: self.counts.closed.update((str(code),))
-        session = Session(self.hub, self._access, client, account, self._authenticate)
+        session: Session | DialectSession
+        if connection.dialect is not None and account is not None:
+            session = self.dialects.session(client, account, connection.dialect)
+            connection.on_control = session.on_control
+        else:
+            session = Session(self.hub, self._access, client, account, self._authenticate)
         connection.on_resume = lambda: _resume(client)
         self._sessions[session] = connection
         self.hub.clients.add(client)
@@ -240,7 +279,7 @@ class RelayServer:
         try:
             async for message in connection:
                 session.receive(message)
-                if session.account is not None and account is None:
+                if account is None and session.account is not None:
                     account = session.account
                     self._accounts[account.name] += 1
                     if self._accounts[account.name] > account.max_connections:
@@ -270,7 +309,7 @@ def _resume(client: Client) -> None:
         client.flush()
 
 
-def _close_without_token(session: Session) -> None:
+def _close_without_token(session: Session | DialectSession) -> None:
     if session.account is None:
         session.client.close(AUTH_TIMEOUT, "no token was sent in time")
 

@@ -10,10 +10,12 @@ from contextlib import suppress
 from typing import Any, cast
 
 from websockets.asyncio.server import ServerConnection
-from websockets.protocol import State
+from websockets.frames import Frame, Opcode
+from websockets.protocol import Event, State
 
 from services.relay.delivery import KERNEL_BYTES
 from services.relay.tokens import Account
+from services.vendors.dialect import Dialect
 
 _CLOSE_SECONDS = 5.0
 """How long a connection that we closed may stay open."""
@@ -28,6 +30,8 @@ class RelayConnection(ServerConnection):
 
     account: Account | None = None
     """Whose token came with the handshake."""
+    dialect: Dialect | None = None
+    """The vendor's end, on a path of a vendor; None on `/v1`."""
     refusal: tuple[int, str] | None = None
     """With what to close it right after the handshake."""
     address = ""
@@ -37,6 +41,8 @@ class RelayConnection(ServerConnection):
         self._room = asyncio.Event()
         self._room.set()
         self.on_resume: Callable[[], None] = lambda: None
+        self.on_control: Callable[[Frame], None] = lambda frame: None
+        """Called with each ping and pong of the client; the library answers the pings."""
 
     @property
     def buffered(self) -> int:
@@ -45,6 +51,12 @@ class RelayConnection(ServerConnection):
     def write(self, data: bytes) -> None:
         if self.state is State.OPEN and not self.transport.is_closing():
             self.transport.write(data)
+
+    def ping_now(self, payload: bytes) -> None:
+        """Send a ping without waiting for its pong."""
+        if self.state is State.OPEN and not self.transport.is_closing():
+            self.protocol.send_ping(payload)
+            self.send_data()
 
     async def writable(self) -> None:
         await self._room.wait()
@@ -58,6 +70,11 @@ class RelayConnection(ServerConnection):
             self.protocol.send_close(code, short)
             self.send_data()
         self.loop.call_later(_CLOSE_SECONDS, self.transport.abort)
+
+    def process_event(self, event: Event) -> None:
+        if isinstance(event, Frame) and event.opcode in (Opcode.PING, Opcode.PONG):
+            self.on_control(event)
+        super().process_event(event)
 
     # asyncio.Protocol
 
@@ -91,6 +108,7 @@ class SocketSink:
     def __init__(self, connection: RelayConnection) -> None:
         self._connection = connection
         self.write = connection.write
+        self.ping = connection.ping_now
         self.writable = connection.writable
         self.close = connection.close_now
 

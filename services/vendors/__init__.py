@@ -5,7 +5,7 @@ uses `server` (a Dialect: ticks -> frames). A new vendor is one folder and one l
 docs/adding-a-feed.md.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 from urllib.parse import parse_qsl
@@ -15,7 +15,7 @@ from services.vendors.alltick.options import AllTickOptions, AllTickServerOption
 from services.vendors.alltick.server import open_alltick
 from services.vendors.binance.client import Binance
 from services.vendors.binance.options import BinanceServerOptions
-from services.vendors.binance.server import channel_of, open_binance
+from services.vendors.binance.server import answer_get, channel_of, open_binance
 from services.vendors.dialect import Dialect, HttpRefusal, VendorLimits, path_without_query
 from services.vendors.feed import Feed
 from services.vendors.json.client import Json
@@ -23,6 +23,7 @@ from services.vendors.json.options import JsonOptions, JsonServerOptions
 from services.vendors.json.server import open_json
 from services.vendors.options import VendorOptions
 from tickbus.errors import ConfigError
+from tickbus.units import DAY, Duration
 
 
 class OpenDialect(Protocol):
@@ -39,6 +40,12 @@ class ChannelOf(Protocol):
         ...
 
 
+class AnswerGet(Protocol):
+    def __call__(self, path: str, symbols: Collection[str], time_ns: int) -> bytes | None:
+        """Return the JSON body for a GET; None if the vendor has no such path. symbols: canonical."""
+        ...
+
+
 @dataclass(frozen=True)
 class Vendor:
     feed: type[Feed]
@@ -50,6 +57,14 @@ class Vendor:
     """The options of the feed."""
     server_options: type[VendorOptions] = VendorOptions
     """The options of the dialect."""
+    listener_paths: tuple[str, ...] = ()
+    """The paths on which a relay serves the dialect; empty: all that `open_dialect` accepts."""
+    relay_options: VendorOptions | None = None
+    """The options of the dialect in a relay, where they differ."""
+    refuses_unknown_symbols: bool = False
+    """Whether the vendor answers a symbol that it does not have with an error, instead of silence."""
+    answer_get: AnswerGet | None = None
+    """What the vendor's clients ask by HTTP before they connect."""
     channel_of: ChannelOf | None = None
     """Set for vendors whose recorded frames can be replayed."""
 
@@ -61,16 +76,27 @@ VENDORS: dict[str, Vendor] = {
         ("/quote-b-ws-api", "/quote-stock-b-ws-api"),
         AllTickOptions,
         AllTickServerOptions,
+        refuses_unknown_symbols=True,
     ),
     "binance": Vendor(
         Binance,
         open_binance,
         ("/ws", "/ws/STREAM", "/stream"),
         server_options=BinanceServerOptions,
+        relay_options=BinanceServerOptions(lifetime=Duration(100 * 365 * DAY)),
+        answer_get=answer_get,
         channel_of=channel_of,
     ),
     # last: it accepts every path
-    "json": Vendor(Json, open_json, ("any other path",), JsonOptions, JsonServerOptions),
+    "json": Vendor(
+        Json,
+        open_json,
+        ("any other path",),
+        JsonOptions,
+        JsonServerOptions,
+        listener_paths=("/", "/stock/ws"),
+        relay_options=JsonServerOptions(json_batch=100),
+    ),
 }
 
 

@@ -217,6 +217,11 @@ class Feed(ABC):
         """Return a canonical symbol in the vendor's spelling; --symbol-map overrides it."""
         return symbol
 
+    @staticmethod
+    def from_vendor_symbol(spelling: str) -> str:
+        """Return the canonical symbol of a vendor's spelling, as far as the text tells it."""
+        return spelling
+
     def url(self) -> str:
         """Return the full address: --url or else the vendor's own, with the vendor's path if --url has none.
 

@@ -48,6 +48,8 @@ class FakeSink:
         if self.stalled:
             self.buffered += len(data)
 
+    def ping(self, payload: bytes) -> None: ...
+
     async def writable(self) -> None: ...
 
     def close(self, code: int, reason: str) -> None:

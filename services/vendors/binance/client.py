@@ -37,6 +37,11 @@ _TIME_LIMIT = 9_000_000_000_000_000
 """A time from here on, in the year 2255, is invalid."""
 _ID_LIMIT = 1 << 53
 """An id from here on is invalid: sums of missing ticks must fit 64 bits, whatever garbage is sent."""
+_QUOTE_CURRENCIES = (
+    "FDUSD", "USDT", "USDC", "TUSD", "BUSD", "BIDR", "IDRT", "DAI", "BTC", "ETH", "BNB", "TRY", "EUR", "GBP",
+    "BRL", "JPY", "ARS", "AUD", "MXN", "PLN", "RON", "RUB", "UAH", "ZAR", "XRP", "TRX", "DOGE", "USD",
+)  # fmt: skip
+"""Longest first where one ends like another."""
 _BUY, _SELL = Side.BUY, Side.SELL
 _NO_QUOTE = (None, None)
 _SUFFIXES = {"trade": "@trade", "quote": "@bookTicker"}
@@ -199,6 +204,14 @@ class Binance(Feed):
     @staticmethod
     def to_vendor_symbol(symbol: str) -> str:
         return symbol.replace("-", "")
+
+    @staticmethod
+    def from_vendor_symbol(spelling: str) -> str:
+        for currency in _QUOTE_CURRENCIES:
+            base = spelling.removesuffix(currency)
+            if base and base != spelling:
+                return f"{base}-{currency}"
+        return spelling
 
     @staticmethod
     def canonical_vendor_symbol(spelling: str) -> str:

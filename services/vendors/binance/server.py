@@ -4,7 +4,7 @@ A recorded frame is sent unchanged to the clients of its stream; to clients of /
 vendor's page leaves the wire form of an error open; here it is the nested one that clients have seen.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import msgspec
 from msgspec.structs import replace
@@ -217,6 +217,24 @@ def open_binance(
     streams = [name for name in names.split("/") if name][: limits.symbol_cap or _MAX_STREAMS]
     return BinanceDialect(
         limits, options, now, combined=head == "stream", streams=streams, microseconds=microseconds
+    )
+
+
+def answer_get(path: str, symbols: Collection[str], time_ns: int) -> bytes | None:
+    """Return what clients ask before they connect: is it there, what time is it, which symbols are there."""
+    now = time_ns // MILLISECOND
+    if path == "/api/v3/ping":
+        return b"{}"
+    if path == "/api/v3/time":
+        return _encode({"serverTime": now})
+    if path != "/api/v3/exchangeInfo":
+        return None
+    rows = [
+        {"symbol": base + currency, "status": "TRADING", "baseAsset": base, "quoteAsset": currency}
+        for base, _, currency in (symbol.partition("-") for symbol in sorted(symbols))
+    ]
+    return _encode(
+        {"timezone": "UTC", "serverTime": now, "rateLimits": [], "exchangeFilters": [], "symbols": rows}
     )
 
 

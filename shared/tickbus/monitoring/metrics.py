@@ -358,6 +358,20 @@ RELAY_REFUSED = Metric(
     "requests refused before a WebSocket was open: address, host, method, origin, path, token, total, "
     "unauthorized",
 )
+RELAY_DIALECT_CLIENTS = Metric(
+    "tickbus_relay_dialect_clients",
+    "gauge",
+    "connections",
+    ("vendor",),
+    "clients that speak a vendor's protocol",
+)
+RELAY_UNSAID = Metric(
+    "tickbus_relay_unsaid_total",
+    "counter",
+    "entries",
+    ("reason",),
+    "entries that a vendor's protocol cannot say, and its clients do not get: gap, late",
+)
 RELAY_CLOSED = Metric(
     "tickbus_relay_closed_total", "counter", "connections", ("code",), "connections that the relay closed"
 )
