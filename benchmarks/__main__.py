@@ -10,12 +10,12 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks import bars, frames, gateway, latency, profiling, reader
+from benchmarks import bars, frames, gateway, latency, profiling, reader, relay
 from benchmarks.figures import Part, table
 from benchmarks.processes import BenchmarkError, open_lab
 from benchmarks.publishers import cryptofeed_python
 
-PARTS = ("gateway", "reader", "bars", "latency")
+PARTS = ("gateway", "reader", "bars", "relay", "latency")
 
 
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -103,6 +103,8 @@ def run(options: argparse.Namespace) -> list[Part]:
                     part = gateway.measure(file, lab, options.rounds, peer)
                 elif name == "reader" and file is not None:
                     part = reader.measure(file, lab, options.rounds)
+                elif name == "relay":
+                    part = relay.measure(options.rounds)
                 elif name == "latency":
                     part = latency.measure(
                         lab, options.rounds, options.rates, options.counts, options.seconds
