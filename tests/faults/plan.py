@@ -59,6 +59,7 @@ def draw(
         clock=chance.random() < 0.5 and clock,
         backlog=chance.choice(("1MB", "4MB", "64MB")),
         spill=chance.choice(("256KB", "8MB", "48MB")),
+        attacked=any(row.expected for row in rows),
     )
     usable = [row for row in rows if row.fits(shape)]
     # What Redis acknowledged and lost, the gateway sends again. A round has faults that make Redis lose

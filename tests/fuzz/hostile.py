@@ -90,8 +90,8 @@ INTEGERS = [
 ]
 _KEYS = """
     e s t p q T m X b B a A u E stream data result id error code msg message reason event type status method
-    ret cmd_id seq_id trace seq tick_time price volume volumn trade_direction bids asks trades quotes symbol time
-    side bid bid_size ask ask_size action channel arg params args items
+    ret cmd_id seq_id trace seq tick_time price volume volumn trade_direction bids asks trades quotes symbol
+    time side bid bid_size ask ask_size action channel arg params args items
 """
 KEYS = _KEYS.split()
 _TOKENS = [
