@@ -13,6 +13,8 @@ from decimal import Decimal
 from itertools import pairwise
 from typing import Any
 
+from support.attacker import LAST_ID
+
 from faults.bars import check_bars
 from faults.ledgers import FEED, RECORDER, Entry, Ledgers, Planted, Sent
 from tickbus.protocol.messages import Bar, Flag, Gap, Message, Quote, Side, Trade
@@ -144,6 +146,8 @@ def check_trades(
     holes = ReportedHoles([entry.message for entry in entries if isinstance(entry.message, Gap)])
     for text in holes.contradictions:
         result.add("contradicted", name, text)
+    if max(planted.foreign, default=(0, 0)) > (LAST_ID, 0) and holes.contain(LAST_ID - 1):
+        result.add("contradicted", name, f"the hole before the planted id {LAST_ID} is not withdrawn")
     if present := [key for key in stored if holes.contain(key[0])]:
         result.add(
             "contradicted", name, f"{len(present)} stored ticks are reported as missing, e.g. {present[0]}"

@@ -234,8 +234,7 @@ def value_of_msgpack(chance: Random, depth: int = 2) -> Any:
 
 def pack(value: Any) -> bytes:
     """Pack, with lone surrogates as bytes that are no UTF-8."""
-    packed: bytes = msgpack.packb(value, unicode_errors="surrogatepass")
-    return packed
+    return bytes(msgpack.packb(value, unicode_errors="surrogatepass") or b"")
 
 
 def damaged_msgpack(chance: Random, packed: bytes) -> bytes:
