@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 UV ?= $(firstword $(wildcard $(BIN)/uv) uv)
 LOCK = $(UV) pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --no-annotate \
 	--no-emit-package tickbus pyproject.toml
-.PHONY: help setup demo test lint format soak bench docs lock clean
+.PHONY: help setup demo test lint format soak fuzz bench docs lock clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):[^#]*## /\1\t/p' Makefile
@@ -38,6 +38,9 @@ format: setup ## fix what a machine can fix of lint's findings
 
 soak: setup ## inject random faults into the whole system, then check all ledgers; ARGS="--minutes 10 --seed 1234 --faults kill,pause"
 	PYTHONPATH=tests $(BIN)/python -m faults $(ARGS)
+
+fuzz: setup ## feed hostile input to everything that reads what others write; ARGS="--minutes 60 --seed 1234 --targets mapper,reader"
+	PYTHONPATH=tests $(BIN)/python -m fuzz $(ARGS)
 
 bench: setup ## measure speed as ratios to peers and lower bounds on this machine; ARGS="--help" lists the options
 	$(BIN)/python -m benchmarks $(ARGS)

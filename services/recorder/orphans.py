@@ -12,6 +12,7 @@ from tickbus.durable import fsync_dir
 from tickbus.units import SECOND
 
 _FILE = re.compile(r"s(\d+)-(\d{8,})\.parquet")
+_WRITER = re.compile(r"\d{8,}", re.ASCII)
 
 
 def quarantine(data_dir: Path, shard: str, number: int) -> list[Path]:
@@ -41,7 +42,12 @@ def _temporary(folder: Path, number: int) -> Iterator[Path]:
 
 
 def _folders_before(folder: Path, number: int) -> list[Path]:
-    return [path for path in sorted(folder.iterdir()) if int(path.name) < number]
+    """Return the folders of earlier writers; what else stands there is not ours."""
+    return [
+        path
+        for path in sorted(folder.iterdir())
+        if _WRITER.fullmatch(path.name) and int(path.name) < number and path.is_dir()
+    ]
 
 
 def _final(data_dir: Path, shard: str, number: int) -> Iterator[Path]:

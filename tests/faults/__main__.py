@@ -42,11 +42,13 @@ def options() -> argparse.Namespace:
     parser.add_argument(
         "--round",
         type=float,
-        default=25.0,
         metavar="SECONDS",
-        help="time in which the faults of a round begin (default 25)",
+        help="time in which the faults of a round begin (default 25; with --attack 100)",
     )
-    parser.add_argument("--rate", type=int, default=600, help="ticks per second (default 600)")
+    parser.add_argument("--rate", type=int, help="ticks per second (default 600; with --attack 2000)")
+    parser.add_argument(
+        "--attack", action="store_true", help="choose from the attacks: like --faults attack, in long rounds"
+    )
     parser.add_argument(
         "--folder", type=Path, help="folder for logs and ledgers (default a new temporary folder)"
     )
@@ -58,7 +60,12 @@ def options() -> argparse.Namespace:
     parser.add_argument(
         "--stop-at-first", action="store_true", help="stop after the first round with a violation"
     )
-    return parser.parse_args()
+    arguments = parser.parse_args()
+    attack = arguments.attack
+    arguments.faults = arguments.faults or ("attack" if attack else "")
+    arguments.round = arguments.round or (100.0 if attack else 25.0)
+    arguments.rate = arguments.rate or (2_000 if attack else 600)
+    return arguments
 
 
 def main() -> int:
@@ -69,7 +76,7 @@ def main() -> int:
         print(error, file=sys.stderr)
         return 2
     if arguments.list:
-        print("\n".join(row.name for row in rows))
+        print("\n".join(f"{row.name:24} {row.expected}".rstrip() for row in rows))
         return 0
     folder = arguments.folder or Path(tempfile.mkdtemp(prefix="tickbus-soak-"))
     clock = has_clock()

@@ -13,15 +13,18 @@ from decimal import Decimal
 from itertools import pairwise
 from typing import Any
 
+from support.attacker import LAST_ID
+
 from faults.bars import check_bars
-from faults.ledgers import FEED, RECORDER, Entry, Ledgers, Sent
-from tickbus.protocol.messages import Bar, Gap, Message, Quote, Side, Trade
+from faults.ledgers import FEED, RECORDER, Entry, Ledgers, Planted, Sent
+from tickbus.protocol.messages import Bar, Flag, Gap, Message, Quote, Side, Trade
 from tickbus.protocol.names import Stream
 from tickbus.units import MILLISECOND, SECOND
 
 SLACK = 2 * SECOND
 """How far the times of a Gap may be off where the vendor has no ids: the Gap has receive times, the ledger
 send times."""
+NOTHING = Planted()
 METRICS = ("tickbus_gaps_total", "tickbus_gaps_repaired_total", "tickbus_missing_ticks_total")
 RESENT = "tickbus_resent_ticks_total"
 
@@ -30,7 +33,7 @@ RESENT = "tickbus_resent_ticks_total"
 class Verdict:
     kind: str
     """lost, doubled, mistimed (the Gap is in the right place but has other times), order, invented,
-    contradicted, counter, epoch, app, recorder, bars, metrics; for the run itself: crashed, stuck,
+    contradicted, counter, epoch, app, recorder, bars, metrics; for the run itself: crashed, stuck, memory,
     harness."""
     where: str
     text: str
@@ -50,6 +53,8 @@ class Result:
     """Ticks sent that are in no stream, but reported by a Gap."""
     resent: int = 0
     """Entries that Redis acknowledged and lost, and that the gateway sent again."""
+    memory: dict[str, tuple[int, int]] = field(default_factory=dict)
+    """Role -> the most memory that one of its processes had, and its bound."""
 
     def add(self, kind: str, where: str, text: str) -> None:
         self.verdicts.append(Verdict(kind, where, text))
@@ -75,7 +80,10 @@ def check(ledgers: Ledgers, specs: Sequence[str], grace: int, horizon: int) -> R
         check_stream(result, name, entries)
     for name, ticks in sorted(by_stream.items()):
         entries = ledgers.published.get(name, [])
-        (check_trades if name.startswith("trade:") else check_quotes)(result, name, ticks, entries)
+        if name.startswith("trade:"):
+            check_trades(result, name, ticks, entries, ledgers.planted.get(name, NOTHING))
+        else:
+            check_quotes(result, name, ticks, entries)
     check_delivered(result, ledgers)
     if ledgers.recorded is not None:
         check_recorded(result, ledgers)
@@ -99,14 +107,27 @@ def check_stream(result: Result, name: str, entries: list[Entry]) -> None:
         result.add("epoch", name, f"ts_recv does not increase: {backwards}: two writers?")
 
 
-def check_trades(result: Result, name: str, sent: list[Sent], entries: list[Entry]) -> None:
-    """Check by vendor id. A repeated line counts as the tick that it repeats."""
+def check_trades(
+    result: Result, name: str, sent: list[Sent], entries: list[Entry], planted: Planted = NOTHING
+) -> None:
+    """Check by vendor id. A repeated line counts as the tick that it repeats.
+
+    What an attacker planted may be stored, each once; what it took the time of is known by its id.
+    """
     wanted = {(tick.id, tick.ts_event // MILLISECOND): tick for tick in reversed(sent)}
+    by_id = {key[0]: key for key in wanted} if planted.timeless else {}
+    foreign: list[tuple[int, int]] = []
     result.sent += len(wanted)
     stored: list[tuple[int, int]] = []
     for entry in entries:
         if isinstance(entry.message, Trade):
             key = (int(entry.message.trade_id or -1), entry.message.ts_event // MILLISECOND)
+            if key in planted.foreign and _same(_values(entry.message), planted.foreign[key]):
+                foreign.append(key)
+                continue
+            if key[0] in planted.timeless and key not in wanted:
+                _check_timeless(result, name, entry)
+                key = by_id.get(key[0], key)
             tick = wanted.get(key)
             if tick is None or tick.fault == "corrupt":
                 result.add("invented", name, f"{entry.id} was never sent: {entry.message}")
@@ -118,12 +139,15 @@ def check_trades(result: Result, name: str, sent: list[Sent], entries: list[Entr
                 stored.append(key)
     result.published += len(stored)
     result.doubles(name, stored)
+    result.doubles(name, foreign)
     numbers = [wanted[key].n for key in stored]
     if wrong := next((pair for pair in pairwise(numbers) if pair[1] < pair[0]), None):
         result.add("order", name, f"line {wrong[1]} of the sender's ledger comes after line {wrong[0]}")
     holes = ReportedHoles([entry.message for entry in entries if isinstance(entry.message, Gap)])
     for text in holes.contradictions:
         result.add("contradicted", name, text)
+    if max(planted.foreign, default=(0, 0)) > (LAST_ID, 0) and holes.contain(LAST_ID - 1):
+        result.add("contradicted", name, f"the hole before the planted id {LAST_ID} is not withdrawn")
     if present := [key for key in stored if holes.contain(key[0])]:
         result.add(
             "contradicted", name, f"{len(present)} stored ticks are reported as missing, e.g. {present[0]}"
@@ -137,6 +161,13 @@ def check_trades(result: Result, name: str, sent: list[Sent], entries: list[Entr
             else:
                 lost.append(tick)
     _add_lost(result, name, lost)
+
+
+def _check_timeless(result: Result, name: str, entry: Entry) -> None:
+    """Without a time of the vendor, a trade has that of its receipt, and says so."""
+    assert isinstance(entry.message, Trade)
+    if entry.message.ts_event != entry.message.ts_recv or not entry.message.flags & Flag.BAD_TIME:
+        result.add("mistimed", name, f"{entry.id} came without a time: {entry.message}")
 
 
 def check_quotes(result: Result, name: str, sent: list[Sent], entries: list[Entry]) -> None:

@@ -47,11 +47,23 @@ class Entry:
 
 
 @dataclass
+class Planted:
+    """What an attacker made of the trades of a stream."""
+
+    foreign: dict[tuple[int, int], tuple[str | None, ...]] = field(default_factory=dict)
+    """(id, ms) -> price, size, side of trades that the vendor never sent: they may be stored."""
+    timeless: set[int] = field(default_factory=set)
+    """Ids of trades that were passed on without their time."""
+
+
+@dataclass
 class Ledgers:
     sent: list[Sent] = field(default_factory=list)
     published: dict[str, list[Entry]] = field(default_factory=dict)
     """Stream name -> its entries, in the order of Redis."""
     heads: dict[str, Head] = field(default_factory=dict)
+    planted: dict[str, Planted] = field(default_factory=dict)
+    """Stream name -> what an attacker did to it."""
     delivered: list[list[Any]] = field(default_factory=list)
     """The app's ledger."""
     recorded: list[tuple[Any, ...]] | None = None
@@ -88,6 +100,19 @@ def read_sent(path: Path, canonical: Callable[[str], str]) -> list[Sent]:
             )
         )
     return rows
+
+
+def read_planted(path: Path, canonical: Callable[[str], str]) -> dict[str, Planted]:
+    """Return the ledger of the attacker, by stream; empty if there was none."""
+    planted: dict[str, Planted] = {}
+    for line in path.read_bytes().splitlines() if path.exists() else ():
+        row = msgspec.json.decode(line)
+        stream = planted.setdefault(Stream("trade", FEED, canonical(row["symbol"])).name, Planted())
+        if row["how"] == "timeless":
+            stream.timeless.add(row["id"])
+        else:
+            stream.foreign[row["id"], row["ms"]] = (row["price"], row["size"], row["side"])
+    return planted
 
 
 def read_published(client: Client, keys: Keys) -> tuple[dict[str, list[Entry]], dict[str, Head]]:

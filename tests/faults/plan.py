@@ -59,6 +59,7 @@ def draw(
         clock=chance.random() < 0.5 and clock,
         backlog=chance.choice(("1MB", "4MB", "64MB")),
         spill=chance.choice(("256KB", "8MB", "48MB")),
+        attacked=any(row.expected for row in rows),
     )
     usable = [row for row in rows if row.fits(shape)]
     # What Redis acknowledged and lost, the gateway sends again. A round has faults that make Redis lose
@@ -69,6 +70,8 @@ def draw(
         # a flush takes the lease too: a standby would take over
         usable = [row for row in usable if row.name != "redis-flush"] or usable
     count = max(1, round(seconds / chance.choice((1.0, 1.5, 2.5))))
+    if shape.attacked:
+        count = max(1, count // 2)  # floods take seconds each, and the vendor one at a time
     counts = {row.name: done.get(row.name, 0) for row in usable}
     chosen: list[Row] = []
     while usable and len(chosen) < count:

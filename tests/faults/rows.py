@@ -13,6 +13,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 from support.client import connect
 
+from faults import attacks
 from faults.backends import Cluster, OneServer, Sentinels
 from faults.disk import may_mount
 from faults.system import Shape, System, faketime
@@ -28,7 +29,7 @@ class Row:
     name: str
     """The fault, and what it is done to: `kill-9 gateway`."""
     target: str
-    """A role, `redis-ROLE` or `vendor-gateway` for links, `redis`, `vendor`, `disk`, `clock`."""
+    """A role, `redis-ROLE` or `vendor-gateway` for links, `http-ROLE`, `redis`, `vendor`, `disk`, `clock`."""
     seconds: tuple[float, float]
     """How long it lasts: minimum and maximum."""
     inject: Act
@@ -41,6 +42,8 @@ class Row:
     """At most once in the lifetime of a system."""
     loses: bool = False
     """Redis loses entries that it acknowledged: only the gateway still has them."""
+    expected: str = ""
+    """Of an attack: what must come of it, beside what holds for all faults."""
 
     def fits(self, shape: Shape) -> bool:
         return self.only in (None, shape.redis) and self.machine(shape)
@@ -406,6 +409,41 @@ def _machine_rows() -> list[Row]:
     ]
 
 
+def _attack_rows() -> list[Row]:
+    rows = []
+    for name, (seconds, inject, heal, expected) in attacks.VENDOR.items():
+        once = name == "jump"
+        rows.append(Row(f"attack-{name}", "vendor", seconds, inject, heal, once=once, expected=expected))
+    for name, (seconds, inject, heal, expected) in attacks.REDIS.items():
+        rows.append(Row(f"attack-{name}", "redis", seconds, inject, heal, "server", expected=expected))
+    for role in ROLES:
+        if role != "app":
+            rows.append(
+                Row(
+                    f"attack-http {role}",
+                    f"http-{role}",
+                    (4.0, 8.0),
+                    attacks.half_requests,
+                    attacks.end_requests,
+                    expected=attacks.HTTP,
+                )
+            )
+        rows.append(
+            Row(
+                f"attack-files {role}",
+                f"redis-{role}",
+                (1.0, 4.0),
+                attacks.no_files,
+                attacks.files_again,
+                "server",
+                expected=attacks.FILES,
+            )
+        )
+    return rows
+
+
+ATTACKS = {row.name: row for row in _attack_rows()}
+"""Chosen by `--attack`, or by name: they need an attacker in front of the vendor."""
 ROWS = {
     row.name: row
     for row in (
@@ -423,15 +461,15 @@ def choose(words: str) -> list[Row]:
     """Return the rows whose names begin with one of `words`, separated by commas (`kill,redis-stop,slow
     vendor`).
 
-    Empty: all rows. ValueError for a word that no name begins with.
+    Empty: all rows but the attacks. ValueError for a word that no name begins with.
     """
     if not words:
         return list(ROWS.values())
     chosen: dict[str, Row] = {}
     for word in words.split(","):
-        found = {name: row for name, row in ROWS.items() if name.startswith(word.strip())}
+        found = {name: row for name, row in (ROWS | ATTACKS).items() if name.startswith(word.strip())}
         if not found:
-            faults = ", ".join(sorted({row.fault for row in ROWS.values()}))
+            faults = ", ".join(sorted({row.fault for row in (ROWS | ATTACKS).values()}))
             raise ValueError(f"--faults: no fault begins with {word!r}; expected one of {faults}")
         chosen |= found
     return list(chosen.values())

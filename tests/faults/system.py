@@ -5,15 +5,17 @@ connection.
 """
 
 import signal
+import socket
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import redis as redis_py
+from support.attacker import AttackerProcess
 from support.processes import Process
 from support.proxy import ProxyProcess
 from support.redis_server import RedisServer
@@ -23,6 +25,7 @@ from faults import app, ledgers
 from faults.backends import OneServer, backend
 from faults.checker import METRICS, RESENT, Result, Verdict, check
 from faults.disk import SmallDisk
+from faults.memory import Memory
 from tickbus.protocol.bar_specs import parse
 from tickbus.protocol.codec import decode, decode_head
 from tickbus.protocol.messages import Bar, Trade
@@ -53,6 +56,8 @@ class Shape:
     backlog: str = "1MB"
     """A gateway's memory for entries that Redis has not taken: small, so that it spills within seconds."""
     spill: str = "64MB"
+    attacked: bool = False
+    """Whether there is an attacker in front of the vendor."""
 
     def __str__(self) -> str:
         faketime = ", faketime" if self.clock else ""
@@ -92,6 +97,10 @@ class System:
         self.restarts = 0
         self.flushed = False
         self.links: list[str] = []
+        self.held: dict[str, list[socket.socket]] = {}
+        """Connections that a fault holds open, by its target."""
+        self.limited: dict[str, int] = {}
+        """Processes whose limits a fault has lowered, by its target."""
         self._watched: dict[str, Watch] = {}
         self._delivered: dict[str, StreamId] = {}
         self._app_read = 0
@@ -99,6 +108,8 @@ class System:
         self._spelled = {symbol.replace("-", ""): symbol for symbol in self.symbols}
         self.backend = backend(shape.redis, folder / "redis")
         self.proxy = ProxyProcess(folder / "proxy.log")
+        self.attacker = AttackerProcess(folder / "attacker.log") if shape.attacked else None
+        self.memory = Memory(shape)
         self.disk = SmallDisk(folder / "data")
         self.spill_disk = SmallDisk(folder / "spill")
         self.clock_file = folder / "faketime"
@@ -112,6 +123,10 @@ class System:
             "--symbols", ",".join(self._spelled), "--ledger", str(self.folder / "sent.jsonl"),
         )  # fmt: skip
         self._vendor_port = int(simulator.wait_for(r"listening on ws://[\d.]+:(\d+)")[1])
+        if self.attacker is not None:
+            self._vendor_port = self.attacker.open(
+                "127.0.0.1", self._vendor_port, self.folder / "planted.jsonl"
+            )
         for number in range(1, self.shape.gateways + 1):
             self.add_gateway(number)
         for number in range(1, self.shape.bars + 1):
@@ -141,6 +156,7 @@ class System:
         )
         self.until(self._services_commit, 30, "bars and recorder commit positions")
         self.until(self.caught_up, 30, "everything has caught up")
+        self.memory.begin()
 
     def _services_commit(self) -> bool:
         streams = set(self.tick_streams())
@@ -202,6 +218,11 @@ class System:
         for part in self.parts.values():
             part.close()
         self.proxy.close()
+        if self.attacker is not None:
+            self.attacker.close()
+        for sockets in self.held.values():
+            for one in sockets:
+                one.close()
         self.backend.close()
         self.disk.close()
         self.spill_disk.close()
@@ -220,9 +241,9 @@ class System:
     def active_gateway(self) -> str | None:
         """Return the gateway that reports itself ready, among those that can answer."""
         able = [name for name in self.of("gateway") if name not in self.down | self.frozen]
-        return next((name for name in able if self._get(name, "/readyz")[0] == 200), None)
+        return next((name for name in able if self.get(name, "/readyz")[0] == 200), None)
 
-    def _get(self, name: str, path: str) -> tuple[int, str]:
+    def get(self, name: str, path: str) -> tuple[int, str]:
         part = self.parts[name]
         if part.process.poll() is not None or "metrics on http" not in part.output:
             return 0, ""
@@ -280,6 +301,7 @@ class System:
     def supervise(self) -> None:
         """Restart what ended by itself, half a second later."""
         now = time.monotonic()
+        self.memory.sample({name: part.process.pid for name, part in self.parts.items()}, now)
         for name, part in self.parts.items():
             if name in self.down or part.process.poll() is None:
                 continue
@@ -319,11 +341,12 @@ class System:
         with self.backend.client.pipeline(transaction=False) as pipe:
             for shard in range(self.keys.shards):
                 pipe.hgetall(self.keys.last(shard))
-            return {
-                name.decode(): StreamId.parse(decode_head(head).id)
-                for found in pipe.execute()
-                for name, head in found.items()
-            }
+            heads: dict[str, StreamId] = {}
+            for found in pipe.execute():
+                for name, head in found.items():
+                    with suppress(ValueError):  # an attack: its writer replaces it, or the fault removes it
+                        heads[name.decode()] = StreamId.parse(decode_head(head).id)
+            return heads
 
     def _behind(self, heads: dict[str, StreamId], done: dict[str, StreamId]) -> int:
         return sum(max(0, head.seq - done.get(name, StreamId(0, 0)).seq) for name, head in heads.items())
@@ -424,7 +447,7 @@ class System:
         epochs = {
             name: self.parts[name].metric("tickbus_epoch")
             for name in self.of("gateway")
-            if self._get(name, "/healthz")[0] == 200
+            if self.get(name, "/healthz")[0] == 200
         }
         return max(epochs, key=lambda name: epochs[name], default=None)
 
@@ -454,7 +477,7 @@ class System:
         """After `drain`: stop all processes, read all ledgers, check them."""
         collected, resent = ledgers.Ledgers(), 0
         if (writer := self._writer()) is not None:
-            shown = ledgers.parse_metrics(self._get(writer, "/metrics")[1], (*METRICS, RESENT))
+            shown = ledgers.parse_metrics(self.get(writer, "/metrics")[1], (*METRICS, RESENT))
             resent, collected.metrics = int(sum(shown.pop(RESENT).values())), shown
         for name in [*self.of("gateway"), *self.of("bars"), *self.of("recorder")]:
             self.terminate(name)
@@ -466,6 +489,7 @@ class System:
         if self.flushed:
             collected.published = ledgers.with_files(collected.published, self.disk.folder)
         collected.sent = ledgers.read_sent(self.folder / "sent.jsonl", self._spelled.__getitem__)
+        collected.planted = ledgers.read_planted(self.folder / "planted.jsonl", self._spelled.__getitem__)
         collected.delivered = ledgers.read_delivered(self.folder / "delivered.jsonl")
         if self.shape.recorders:
             collected.recorded = ledgers.read_recorded(self.disk.folder)
@@ -473,6 +497,8 @@ class System:
         result.resent = resent
         result.verdicts += self.verdicts
         result.verdicts += self._tracebacks()
+        result.memory = self.memory.most()
+        result.verdicts += [Verdict("memory", name, text) for name, text in self.memory.exceeded()]
         return result
 
     def _tracebacks(self) -> list[Verdict]:

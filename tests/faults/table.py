@@ -27,6 +27,8 @@ class Total:
     violations: dict[int, list[str]] = field(default_factory=dict)
     slowest: float = 0.0
     after: str = ""
+    memory: dict[str, tuple[int, int]] = field(default_factory=dict)
+    """Role -> the most memory of a process and its bound, in the round that came closest."""
 
     def add(self, number: int, outcome: Outcome) -> None:
         self.rounds += 1
@@ -35,6 +37,9 @@ class Total:
         for name in _FIGURES:
             self.figures[name] += getattr(result, name)
         self.figures["restarts"] += outcome.restarts
+        for role, found in result.memory.items():
+            if role not in self.memory or found[0] / found[1] > self.memory[role][0] / self.memory[role][1]:
+                self.memory[role] = found
         if outcome.slowest > self.slowest:
             self.slowest, self.after = outcome.slowest, outcome.after
         if result.verdicts:
@@ -50,6 +55,7 @@ class Total:
             **{name: self.figures[name] for name in (*_FIGURES, "restarts")},
             "slowest_recovery_seconds": round(self.slowest, 2),
             "slowest_after": self.after,
+            "memory_bytes_and_bound": self.memory,
             "violations": self.violations,
         }
 
@@ -72,6 +78,10 @@ def show(total: Total, rows: Sequence[Row]) -> None:
         ("lost by Redis and sent again", figures["resent"]),
         ("rounds with a violation", len(total.violations)),
         ("slowest recovery", f"{total.slowest:.1f} s ({total.after})"),
+        *(
+            (f"most memory of {role}", f"{most >> 20} of {bound >> 20} MB")
+            for role, (most, bound) in total.memory.items()
+        ),
     ):
         table.add_row(name, str(value), "")
     Console(width=120).print(table)

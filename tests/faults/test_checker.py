@@ -23,9 +23,10 @@ from faults.factories import (
     stream,
     trade,
 )
-from faults.ledgers import Entry, Ledgers
+from faults.ledgers import Entry, Ledgers, Planted
 from tickbus.protocol.messages import Flag, GapKind, Trade
 from tickbus.protocol.names import StreamId
+from tickbus.units import MILLISECOND
 
 
 def checked(ledgers: Ledgers) -> Result:
@@ -249,3 +250,54 @@ def test_bar_that_differs_is_found() -> None:
         other = healthy()
         other.published[BARS] = damaged
         assert "bars" in kinds(other)
+
+
+# what an attacker planted
+
+
+def with_trade(planted: Planted, *changes: Trade) -> set[str]:
+    """Return the kinds of verdicts on a run whose trades end with these."""
+    ledgers = healthy()
+    ticks = [entry.message for entry in ledgers.published[TRADES]]
+    changed = ledgers_of(ledgers.sent, {**ledgers.published, TRADES: stream(*ticks[:-1], *changes)})
+    changed.planted = {TRADES: planted}
+    return {verdict.kind for verdict in checked(changed).verdicts if verdict.kind != "bars"}
+
+
+def test_planted_trade_may_be_stored_once() -> None:
+    last = trade(30)
+    foreign = msgspec.structs.replace(last, trade_id="77", price_text="1", ts_recv=last.ts_recv - 1)
+    planted = Planted({(77, last.ts_event // MILLISECOND): ("1", "2", "buy")})
+    assert with_trade(planted, foreign, last) == set()
+    assert with_trade(planted, last) == set()
+    assert "invented" in with_trade(Planted(), foreign, last)
+    assert "invented" in with_trade(planted, msgspec.structs.replace(foreign, size_text="9"), last)
+    again = msgspec.structs.replace(foreign, ts_recv=last.ts_recv + 1)
+    assert "doubled" in with_trade(planted, foreign, last, again)
+
+
+def test_trade_without_a_time_must_have_that_of_its_receipt() -> None:
+    last, planted = trade(30), Planted(timeless={30})
+    received = msgspec.structs.replace(last, ts_event=last.ts_recv, flags=Flag.BAD_TIME)
+    assert with_trade(planted, received) == set()
+    assert with_trade(planted, msgspec.structs.replace(last, ts_event=0)) == {"mistimed"}
+    assert "invented" in with_trade(Planted(), msgspec.structs.replace(last, ts_event=0))
+
+
+def test_hole_before_an_id_far_ahead_must_be_withdrawn() -> None:
+    last = trade(30)
+    far = msgspec.structs.replace(last, trade_id="9007199254740991", ts_recv=last.ts_recv + 1)
+    planted = Planted({(9007199254740991, last.ts_event // MILLISECOND): ("130.5", "2", "buy")})
+    count = 9007199254740960
+    false_hole = msgspec.structs.replace(hole(31, 31), to_id="9007199254740990", count=count)
+    withdrawn = msgspec.structs.replace(false_hole, kind=GapKind.VOID, repaired=True)
+    ledgers = healthy()
+    ticks = [entry.message for entry in ledgers.published[TRADES]]
+    changed = ledgers_of(ledgers.sent, {**ledgers.published, TRADES: stream(*ticks, false_hole, far)})
+    changed.planted = {TRADES: planted}
+    assert "contradicted" in kinds(changed)
+    changed = ledgers_of(
+        ledgers.sent, {**ledgers.published, TRADES: stream(*ticks, false_hole, far, withdrawn)}
+    )
+    changed.planted = {TRADES: planted}
+    assert "contradicted" not in kinds(changed)

@@ -3,9 +3,10 @@
 from collections import Counter
 
 import pytest
+from support.paths import ROOT
 
 from faults.plan import Round, draw
-from faults.rows import ROWS, choose
+from faults.rows import ATTACKS, ROWS, choose
 
 
 def drawn(seed: int, rounds: int) -> list[Round]:
@@ -40,3 +41,18 @@ def test_rows_are_chosen_by_the_prefixes_of_their_names() -> None:
     assert choose("") == list(ROWS.values())
     with pytest.raises(ValueError, match="no fault begins with 'kil-9'"):
         choose("kil-9")
+
+
+def test_attacks_are_chosen_by_name_only_and_get_an_attacker() -> None:
+    assert not ATTACKS.keys() & ROWS.keys()
+    chosen = choose("attack")
+    assert chosen == list(ATTACKS.values())
+    assert draw(chosen, 1, 1, {}, seconds=20, rate=500, clock=False).shape.attacked
+    assert not draw(choose(""), 1, 1, {}, seconds=20, rate=500, clock=False).shape.attacked
+
+
+@pytest.mark.parametrize("name", ATTACKS)
+def test_every_attack_is_documented_with_what_is_expected(name: str) -> None:
+    page = (ROOT / "docs" / "faults.md").read_text()
+    line = next(line for line in page.splitlines() if line.startswith(f"| `{ATTACKS[name].fault}` |"))
+    assert line.endswith(f"| {ATTACKS[name].expected} |")

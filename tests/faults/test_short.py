@@ -5,14 +5,16 @@ from pathlib import Path
 import pytest
 
 from faults.plan import Injection, Round
-from faults.rows import ROWS
+from faults.rows import ATTACKS, ROWS
 from faults.run import run_round
 from faults.system import Shape
 
 
 def plan(shape: Shape, *rows: tuple[float, str, float]) -> Round:
     """Rows as (when, name of the row, duration), in seconds."""
-    return Round(shape, tuple(Injection(ROWS[name], 0, at, seconds) for at, name, seconds in rows))
+    return Round(
+        shape, tuple(Injection((ROWS | ATTACKS)[name], 0, at, seconds) for at, name, seconds in rows)
+    )
 
 
 SCENARIOS = {
@@ -44,6 +46,14 @@ SCENARIOS = {
         (7.0, "cut vendor-gateway", 0.2),
         (7.3, "redis-pause-1s", 1.0),
         (9.5, "redis-power-loss", 0.8),
+    ),
+    "a hostile vendor and hostile neighbours in Redis": plan(
+        Shape(attacked=True, backlog="4MB"),
+        (0.0, "attack-damaged", 0.1),
+        (0.3, "attack-types", 0.5),
+        (0.6, "attack-repeats", 0.1),
+        (1.0, "attack-fragments", 1.0),
+        (1.5, "attack-kill-storm", 0.1),
     ),
 }
 

@@ -226,6 +226,8 @@ def test_takeover_records_survive_kill_during_rewrite(
     assert _read_records(tmp_path) == [first, second]
     _write_records(tmp_path, [first])
     assert _read_records(tmp_path) == [first]
+    lock.write_bytes(lock.read_bytes() + b'["\xff","x"]\n')  # damaged: never acted upon
+    assert _read_records(tmp_path) == [first]
 
 
 @pytest.mark.parametrize(("blocked", "pauses"), [(False, True), (True, False)])

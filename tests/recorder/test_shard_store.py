@@ -361,17 +361,37 @@ def test_orphaned_files_are_quarantined(tmp_path: Path) -> None:
     assert seqs(tmp_path) == [1, 2]
 
 
+@pytest.mark.parametrize(
+    "content",
+    [
+        pytest.param(b'{"number": 3, "sha', id="torn"),
+        pytest.param(b'{"number": 3, "shard": "\xff"}', id="not UTF-8"),
+        pytest.param(None, id="a copy of an earlier one"),
+    ],
+)
 def test_unreadable_last_manifest_is_quarantined_with_its_files(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
+    content: bytes | None, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     store = open_store(tmp_path)
     for seq in (1, 2):
         add(store, BTC, seq, trade(seq))
         store.commit()
-    (tmp_path / "_manifests/07/00000003.json").write_text('{"number": 3, "sha')
+    manifests = tmp_path / "_manifests/07"
+    (manifests / "00000003.json").write_bytes(content or (manifests / "00000002.json").read_bytes())
     assert ShardStore(tmp_path, "07").recover() == {BTC.name: id_of(1)}
     assert "00000003.json is unreadable" in caplog.text
     assert seqs(tmp_path) == [1]
+
+
+def test_foreign_files_beside_those_of_writers_are_left_alone(tmp_path: Path) -> None:
+    store = open_store(tmp_path)
+    add(store, BTC, 1, trade(1))
+    store.commit()
+    foreign = [tmp_path / "_tmp/07" / name for name in ("notes.txt", ".DS_Store", "00000001.bak")]
+    for path in foreign:
+        path.write_text("foreign")
+    assert ShardStore(tmp_path, "07").recover() == {BTC.name: id_of(1)}
+    assert [path.read_text() for path in foreign] == ["foreign"] * 3
 
 
 def test_error_names_missing_file_of_last_commit(tmp_path: Path) -> None:

@@ -9,6 +9,8 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+
 TradeRow = tuple[str, Decimal, Decimal, str | None, int]
 """(trade_id, price, size, side, ts_event)"""
 
@@ -61,3 +63,17 @@ def _rows(path: Path) -> list[list[str]]:
     with zipfile.ZipFile(path) as archive:
         (name,) = archive.namelist()
         return list(csv.reader(io.TextIOWrapper(archive.open(name), "utf-8")))
+
+
+def frames_of_all(data: Path, limit: int) -> list[bytes]:
+    """Return the first frames of every capture, of whatever vendor: this many of each."""
+    frames = []
+    for path in [*binance_files(data), *sorted(data.glob("*.jsonl.zst"))]:
+        with pa.input_stream(str(path), compression="gzip" if path.suffix == ".gz" else "zstd") as file:
+            lines = [line for line in file.read(limit * 4_000).split(b"\n")[:-1] if line]
+        if path.suffix == ".gz":
+            frames += [line.partition(b" ")[2] for line in lines[:limit]]
+        else:
+            rows = [row for row in map(json.loads, lines) if row.get("t") == "recv"]
+            frames += [row["data"].encode() for row in rows[:limit]]
+    return frames

@@ -190,7 +190,7 @@ def _read_records(folder: Path) -> list[TakeoverRecord]:
     for line in lock.read_bytes().splitlines():
         try:
             records.append(_decode(line))
-        except msgspec.MsgspecError:
+        except (msgspec.MsgspecError, UnicodeDecodeError):
             break
     return records
 
