@@ -21,7 +21,7 @@ class Command:
 COMMANDS: dict[str, Command] = {
     "demo": Command(
         "services.demo.main",
-        "everything on this machine: server, simulator, gateway, bars, recorder, live table",
+        "everything on this machine: server, simulator, gateway, bars, relay, recorder, live table",
     ),
     "gateway": Command("services.gateway.main", "hold the one upstream connection and publish every tick"),
     "bars": Command("services.bars.main", "build time, tick, volume and value bars from the trades"),

