@@ -13,6 +13,9 @@ from tickbus.errors import (
     RedisError,
     RedisMisconfigured,
     RedisUnavailable,
+    RelayError,
+    RelayRefused,
+    RelayUnavailable,
     TickbusError,
     VendorRefused,
     WireError,
@@ -36,9 +39,9 @@ from tickbus.version import VERSION as __version__
 
 __all__ = [
     "Bar", "Batch", "Bus", "ConfigError", "Consumer", "Fenced", "Flag", "Gap", "GapKind", "Message", "Output",
-    "Quote", "RedisError", "RedisMisconfigured", "RedisUnavailable", "Side", "Signal", "Stream", "StreamId",
-    "StreamKind", "Subscription", "TickbusError", "Trade", "VendorRefused", "WireError", "__version__",
-    "as_json", "connect",
+    "Quote", "RedisError", "RedisMisconfigured", "RedisUnavailable", "RelayError", "RelayRefused",
+    "RelayUnavailable", "Side", "Signal", "Stream", "StreamId", "StreamKind", "Subscription", "TickbusError",
+    "Trade", "VendorRefused", "WireError", "__version__", "as_json", "connect",
 ]  # fmt: skip
 
 

@@ -5,6 +5,9 @@ TickbusError                what went wrong and what to do about it, in one line
 ├── RedisError              the server's fault
 │   ├── RedisMisconfigured  reachable, but must not carry a bus with its current settings (exit 3)
 │   └── RedisUnavailable    not reachable; fatal at startup, later waited for             (exit 3)
+├── RelayError              a relay does not do what is asked of it                       (exit 3)
+│   ├── RelayRefused        it refuses this client: token, origin, request
+│   └── RelayUnavailable    not reachable; later waited for
 ├── VendorRefused           the vendor refused permanently: token, entitlement, URL       (exit 4)
 ├── Fenced                  another process writes this feed or shard now                 (exit 5)
 └── WireError               bytes on the bus that this version cannot decode              (exit 1)
@@ -40,6 +43,20 @@ class RedisMisconfigured(RedisError):
 
 class RedisUnavailable(RedisError):
     """Redis is not reachable, or not ready."""
+
+
+class RelayError(TickbusError):
+    """A relay does not do what is asked of it."""
+
+    exit_code = 3
+
+
+class RelayRefused(RelayError):
+    """The relay refuses this client: its token, its origin or its request."""
+
+
+class RelayUnavailable(RelayError):
+    """No relay is reachable."""
 
 
 class VendorRefused(TickbusError):

@@ -3,7 +3,7 @@
 import asyncio
 import queue
 import threading
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from operator import length_hint
 from typing import Generic, Protocol, TypeVar, cast
@@ -16,8 +16,7 @@ from tickbus.errors import ConfigError
 from tickbus.protocol.codec import DECODE, TICK_FIELD, decode
 from tickbus.protocol.messages import Flag, Gap, Message, Quote, Trade
 from tickbus.protocol.names import Stream, StreamId, is_stream
-from tickbus.reader.cluster_reader import AnyReader
-from tickbus.reader.reads import FROM_START, Read, trimmed_gap
+from tickbus.reader.reads import FROM_START, Cursor, Poll, Read, trimmed_gap
 from tickbus.redis.link import Reply
 
 T_co = TypeVar("T_co", bound=Message, covariant=True)
@@ -28,10 +27,33 @@ _QUEUED_POLLS = 16
 """Polls queued between the reader thread and a plain `for` loop."""
 
 
+class PollReader(Protocol):
+    """What a subscription reads from: the reader of a bus, or of a relay."""
+
+    @property
+    def reconnects(self) -> int: ...
+
+    @property
+    def positions(self) -> Mapping[str, StreamId]: ...
+
+    @property
+    def cursors(self) -> Sequence[Cursor]: ...
+
+    async def prepare(self) -> None:
+        """Connect, so that "now" means the moment of this call."""
+
+    def polls(self) -> AsyncGenerator[Poll, None]:
+        """Return polls, until `close`."""
+        ...
+
+    def close(self) -> None:
+        """End the polls."""
+
+
 class OpenReader(Protocol):
     """How a subscription gets its reader, at each iteration."""
 
-    async def __call__(self, start: str | StreamId, positions: Mapping[str, StreamId]) -> AnyReader:
+    async def __call__(self, start: str | StreamId, positions: Mapping[str, StreamId]) -> PollReader:
         """Return a reader that resumes at `positions`, and begins at `start` in other streams."""
         ...
 
@@ -66,7 +88,7 @@ class Subscription(Generic[T_co]):
         self._gaps = gaps
         self._late = late
         self._field = TICK_FIELD[kind]
-        self._reader: AnyReader | None = None
+        self._reader: PollReader | None = None
         self._began: dict[str, str] | None = None
         """Stream name -> ID after which the iteration began; None before it has."""
         self._reads: list[Read] = []

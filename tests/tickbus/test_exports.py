@@ -20,7 +20,8 @@ def test_names_are_the_ones_that_users_write() -> None:
     """A change here is a change for every user: CHANGELOG, docs/releasing.md."""
     assert set(PUBLIC) == {
         "Bar", "Batch", "Bus", "ConfigError", "Consumer", "Fenced", "Flag", "Gap", "GapKind", "Message",
-        "Output", "Quote", "RedisError", "RedisMisconfigured", "RedisUnavailable", "Side", "Signal",
+        "Output", "Quote", "RedisError", "RedisMisconfigured", "RedisUnavailable",
+        "RelayError", "RelayRefused", "RelayUnavailable", "Side", "Signal",
         "Stream", "StreamId", "StreamKind", "Subscription", "TickbusError", "Trade", "VendorRefused",
         "WireError", "as_json", "connect",
     }  # fmt: skip

@@ -1,0 +1,192 @@
+"""What can be read and how it is asked for: the same from Redis (`tickbus.bus`) and from a relay
+(`tickbus.remote`)."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Collection, Mapping
+from typing import Any, Literal, TypedDict, Unpack, overload
+
+from tickbus.errors import ConfigError
+from tickbus.protocol.bar_specs import parse_all
+from tickbus.protocol.messages import Bar, Gap, Message, Quote, Signal, Trade
+from tickbus.protocol.names import KINDS, Stream, StreamId, check_name, check_symbol
+from tickbus.protocol.stream_filter import StreamFilter
+from tickbus.reader.reads import FROM_START, NOW, Start, parse_start
+from tickbus.subscription import Subscription, parse_cursor
+
+
+class _Choice(TypedDict, total=False):
+    """The options of `Bus.read` that do not change the type of its messages."""
+
+    symbols: Collection[str] | None
+    feeds: Collection[str] | None
+    specs: Collection[str] | None
+    start: Start | None
+    cursor: Mapping[str, str] | None
+    late: bool
+
+
+class _Streams(TypedDict, total=False):
+    """The options of `Bus.snapshot`."""
+
+    symbols: Collection[str] | None
+    feeds: Collection[str] | None
+    specs: Collection[str] | None
+
+
+class Readable(ABC):
+    """Streams of messages to read, and snapshots of them."""
+
+    @overload
+    def read(
+        self, kind: Literal["trade"] = ..., *, gaps: Literal[False], **choice: Unpack[_Choice]
+    ) -> Subscription[Trade]: ...
+    @overload
+    def read(
+        self, kind: Literal["trade"] = ..., *, gaps: bool = ..., **choice: Unpack[_Choice]
+    ) -> Subscription[Trade | Gap]: ...
+    @overload
+    def read(
+        self, kind: Literal["quote"], *, gaps: Literal[False], **choice: Unpack[_Choice]
+    ) -> Subscription[Quote]: ...
+    @overload
+    def read(
+        self, kind: Literal["quote"], *, gaps: bool = ..., **choice: Unpack[_Choice]
+    ) -> Subscription[Quote | Gap]: ...
+    @overload
+    def read(
+        self, kind: Literal["bar"], *, gaps: Literal[False], **choice: Unpack[_Choice]
+    ) -> Subscription[Bar]: ...
+    @overload
+    def read(
+        self, kind: Literal["bar"], *, gaps: bool = ..., **choice: Unpack[_Choice]
+    ) -> Subscription[Bar | Gap]: ...
+    @overload
+    def read(
+        self, kind: Literal["signal"], *, gaps: Literal[False], **choice: Unpack[_Choice]
+    ) -> Subscription[Signal]: ...
+    @overload
+    def read(
+        self, kind: Literal["signal"], *, gaps: bool = ..., **choice: Unpack[_Choice]
+    ) -> Subscription[Signal | Gap]: ...
+    @overload
+    def read(self, kind: str, *, gaps: bool = ..., **choice: Unpack[_Choice]) -> Subscription[Message]: ...
+    def read(
+        self,
+        kind: str = "trade",
+        *,
+        symbols: Collection[str] | None = None,
+        feeds: Collection[str] | None = None,
+        specs: Collection[str] | None = None,
+        start: Start | None = None,
+        cursor: Mapping[str, str] | None = None,
+        gaps: bool = True,
+        late: bool = True,
+    ) -> Subscription[Any]:
+        """Return messages of one kind to iterate over, in order per stream, forever and over reconnects.
+
+        kind: `trade`, `quote`, `bar` or `signal`.
+        symbols, feeds, specs (of bars, like `time:1m`): which streams; None means all. Streams that appear
+            later are read from their first entry.
+        start: `"now"` (the default), `"start"` (the oldest entry retained) or a time: a number since the
+            epoch in s, ms, us or ns, a datetime or ISO text, UTC unless it says otherwise.
+        cursor: from `Subscription.cursor` or `snapshot`: resume exactly there. Streams that are not in it
+            begin at `start`, which then defaults to `"start"`: they are new.
+        gaps: whether Gap messages are delivered too: holes that the gateway reported, and entries that were
+            trimmed before they were read.
+        late: whether ticks that arrived out of order, and the Gaps that report them as repaired, are
+            delivered too.
+
+        Errors: ConfigError for invalid arguments; while iterating, those of `Subscription`.
+
+            async for tick in bus.read("trade", symbols=["BTC-USDT"]):
+                match tick:
+                    case Trade():
+                        print(tick.price, tick.size)
+                    case Gap():
+                        print("missing:", tick.count)
+        """
+        streams = make_filter((kind,), symbols, feeds, specs)
+        begin = parse_start(start if start is not None else NOW if cursor is None else FROM_START)
+        return self._read(kind, streams, begin, parse_cursor(kind, cursor or {}), gaps, late)
+
+    @overload
+    async def snapshot(
+        self, kind: Literal["trade"] = ..., **streams: Unpack[_Streams]
+    ) -> dict[Stream, tuple[StreamId, Trade]]: ...
+    @overload
+    async def snapshot(
+        self, kind: Literal["quote"], **streams: Unpack[_Streams]
+    ) -> dict[Stream, tuple[StreamId, Quote]]: ...
+    @overload
+    async def snapshot(
+        self, kind: Literal["bar"], **streams: Unpack[_Streams]
+    ) -> dict[Stream, tuple[StreamId, Bar]]: ...
+    @overload
+    async def snapshot(
+        self, kind: Literal["signal"], **streams: Unpack[_Streams]
+    ) -> dict[Stream, tuple[StreamId, Signal]]: ...
+    @overload
+    async def snapshot(
+        self, kind: str, **streams: Unpack[_Streams]
+    ) -> dict[Stream, tuple[StreamId, Message]]: ...
+    async def snapshot(
+        self,
+        kind: str = "trade",
+        *,
+        symbols: Collection[str] | None = None,
+        feeds: Collection[str] | None = None,
+        specs: Collection[str] | None = None,
+    ) -> dict[Stream, tuple[StreamId, Any]]:
+        """Return the newest message of each stream that has one, with the ID up to which it is then known.
+
+        Message and ID of a stream are read in one step, so reading on from there has neither a hole nor a
+        duplicate. The arguments are those of `read`.
+
+        Errors: ConfigError for invalid arguments; RedisError.
+
+            newest = await bus.snapshot("quote", symbols=["BTC-USDT"])
+            cursor = {stream.name: str(id) for stream, (id, _) in newest.items()}
+            async for tick in bus.read("quote", symbols=["BTC-USDT"], cursor=cursor):
+                ...
+        """
+        return await self._snapshot(kind, make_filter((kind,), symbols, feeds, specs))
+
+    @abstractmethod
+    def _read(
+        self,
+        kind: str,
+        streams: StreamFilter,
+        begin: str | StreamId,
+        positions: dict[str, StreamId],
+        gaps: bool,
+        late: bool,
+    ) -> Subscription[Any]:
+        """Return the subscription for checked arguments."""
+
+    @abstractmethod
+    async def _snapshot(self, kind: str, streams: StreamFilter) -> dict[Stream, tuple[StreamId, Any]]:
+        """Return the newest messages for checked arguments."""
+
+
+def make_filter(
+    kinds: Collection[str],
+    symbols: Collection[str] | None,
+    feeds: Collection[str] | None,
+    specs: Collection[str] | None,
+) -> StreamFilter:
+    """Return the filter. ConfigError for invalid arguments."""
+    for kind in kinds:
+        if kind not in KINDS:
+            raise ConfigError(f"invalid kind {kind!r}: expected one of {', '.join(KINDS)}")
+    for name, chosen in (("symbols", symbols), ("feeds", feeds), ("specs", specs)):
+        if isinstance(chosen, str):
+            raise ConfigError(f"invalid {name} {chosen!r}: expected a list, e.g. {name}=[{chosen!r}]")
+        if chosen is not None and not chosen:
+            raise ConfigError(f"invalid {name} {chosen!r}: expected at least one, or leave it out for all")
+    for symbol in symbols or ():
+        check_symbol(symbol)
+    for feed in feeds or ():
+        check_name(feed)
+    if specs is not None and set(kinds) != {"bar"}:
+        raise ConfigError(f"invalid specs: only bars have a spec; leave it out for {' and '.join(kinds)}")
+    return StreamFilter.of(kinds, feeds or (), symbols or (), [spec.text for spec in parse_all(specs or ())])

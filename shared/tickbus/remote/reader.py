@@ -1,0 +1,265 @@
+"""Reading through a relay, with the interface of a `Reader`: polls, positions, cursors.
+
+It speaks `/v1` in MessagePack, so that entries arrive as they stand on the bus. After a lost connection it
+subscribes again from what it received, and drops whatever it has already.
+"""
+
+import asyncio
+import logging
+import random
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from itertools import cycle
+from typing import Any
+from urllib.parse import urlsplit
+
+import msgspec
+
+from tickbus.errors import ConfigError, RelayRefused, RelayUnavailable
+from tickbus.protocol.codec import decode
+from tickbus.protocol.messages import Gap, GapKind
+from tickbus.protocol.names import START, Stream, StreamId
+from tickbus.protocol.stream_filter import StreamFilter
+from tickbus.reader.reads import FROM_START, NOW, Cursor, Poll, Read
+from tickbus.sanitize import redact
+from tickbus.units import MILLISECOND
+
+try:
+    from websockets.asyncio.client import ClientConnection, connect
+    from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus
+    from websockets.typing import Subprotocol
+except ImportError as error:
+    raise ImportError("tickbus.remote needs websockets: pip install 'tickbus[remote]'") from error
+
+log = logging.getLogger("tickbus.remote")
+
+_SUBPROTOCOL = "tickbus.msgpack"
+_REFUSALS = (4401, 4403, 4408)
+"""Close codes that another attempt does not change."""
+_MAX_WAIT_SECONDS = 10.0
+_OPEN_SECONDS = 10.0
+_Element = tuple[str, str, str, msgspec.Raw]
+_decode_data = msgspec.msgpack.Decoder(tuple[int, list[_Element]]).decode
+_decode_answer = msgspec.msgpack.Decoder(dict[str, Any]).decode
+_encode = msgspec.msgpack.Encoder().encode
+
+
+def check_url(url: str) -> str:
+    """Return the address of `/v1` of a relay. ConfigError if it is invalid."""
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+    except ValueError as error:
+        raise ConfigError(f"invalid url {redact(url)}: {error}") from None
+    if parts.scheme not in ("ws", "wss") or not parts.hostname or port == 0:
+        raise ConfigError(f"invalid url {redact(url)}: expected ws://host:port or wss://host:port of a relay")
+    path = parts.path.rstrip("/")
+    return parts._replace(path=path if path.endswith("/v1") else f"{path}/v1").geturl()
+
+
+class _Received(Cursor):
+    """How far one stream has been received."""
+
+    __slots__ = ("history", "position")
+
+    def __init__(self, stream: Stream, position: StreamId, history: str | None) -> None:
+        super().__init__(stream)
+        self.position = position
+        self.history = history
+
+    @property
+    def resume(self) -> str:
+        return f"{self.position}@{self.history}" if self.history else str(self.position)
+
+
+class RemoteReader:
+    """One subscription at a relay, over reconnects."""
+
+    def __init__(
+        self, urls: Sequence[str], token: str | None, kind: str, streams: StreamFilter, begin: str | StreamId,
+        positions: Mapping[str, StreamId],
+    ) -> None:  # fmt: skip
+        """begin: NOW, FROM_START, `last:N` or the ID of a time; positions: where to continue, by name."""
+        if positions and begin != FROM_START:
+            raise ConfigError("start and cursor together: a relay takes one of them; leave start out")
+        self._urls = cycle(urls)
+        self._token = token
+        self._kind = kind
+        self._streams = streams
+        self._begin = begin
+        self._first_positions = dict(positions)
+        self._received: dict[str, _Received] = {}
+        self._socket: ClientConnection | None = None
+        self._closed = False
+        self._waiting: list[bytes] = []
+        self.live = False
+        """Whether all history of before has been received."""
+        self.reconnects = 0
+
+    @property
+    def positions(self) -> dict[str, StreamId]:
+        """Stream name -> ID of the last entry received, or where reading begins."""
+        return {name: received.position for name, received in self._received.items()}
+
+    @property
+    def cursors(self) -> Sequence[Cursor]:
+        return list(self._received.values())
+
+    async def prepare(self) -> None:
+        """Connect and subscribe, so that `start="now"` means the moment of this call.
+
+        RelayUnavailable if no relay answers, RelayRefused if it refuses.
+        """
+        self._socket = await self._open()
+
+    async def polls(self) -> AsyncGenerator[Poll, None]:
+        """Yield polls until `close`, over reconnects."""
+        attempt = 0
+        while True:
+            try:
+                if self._socket is None:
+                    self._socket = await self._open()
+                    self.reconnects += 1
+                    log.info("the relay is available again")
+                attempt = 0
+                while True:
+                    poll = self._take(
+                        self._waiting.pop(0) if self._waiting else await self._socket.recv(False)
+                    )
+                    if poll is not None:
+                        yield poll
+            except (ConnectionClosed, RelayUnavailable) as error:
+                if self._closed:
+                    return
+                self._check_refusal(error)
+                if attempt == 0:
+                    log.warning("the relay is lost (%s); resuming", error)
+            self._socket = None
+            attempt += 1
+            await asyncio.sleep(min(_MAX_WAIT_SECONDS, 0.25 * 2 ** min(attempt, 6)) * random.uniform(0.1, 1))
+
+    def close(self) -> None:
+        """End the polls."""
+        self._closed = True
+        if self._socket is not None:
+            # not awaited: callers are not always in a position to; the relay sees the connection end
+            self._socket.transport.abort()
+
+    async def _open(self) -> ClientConnection:
+        url = next(self._urls)
+        headers = {"Authorization": f"Bearer {self._token}"} if self._token else {}
+        try:
+            socket = await connect(
+                url,
+                subprotocols=[Subprotocol(_SUBPROTOCOL)],
+                additional_headers=headers,
+                compression=None,
+                max_size=None,
+                open_timeout=_OPEN_SECONDS,
+            )
+        except InvalidStatus as error:
+            status = error.response.status_code
+            if status in (401, 403, 404, 421):
+                raise RelayRefused(
+                    f"the relay at {redact(url)} refused the connection: HTTP {status}; check url and token"
+                ) from None
+            raise RelayUnavailable(f"the relay at {redact(url)} answers HTTP {status}") from None
+        except (OSError, TimeoutError, InvalidHandshake) as error:
+            raise RelayUnavailable(f"no relay at {redact(url)}: {str(error) or 'no answer'}") from None
+        try:
+            await socket.send(_encode(self._request()))
+            await self._await_answer(socket)
+        except ConnectionClosed as error:
+            self._check_refusal(error)
+            raise RelayUnavailable(f"the relay at {redact(url)} closed the connection: {error}") from None
+        if self._closed:
+            socket.transport.abort()
+        return socket
+
+    def _request(self) -> dict[str, Any]:
+        """Return the subscription, from where this reader is."""
+        begin: Any = self._begin
+        if self._received:
+            begin = {name: received.resume for name, received in self._received.items()}
+        elif self._first_positions:
+            begin = {name: str(position) for name, position in self._first_positions.items()}
+        elif isinstance(begin, StreamId):
+            begin = begin.ms * MILLISECOND
+        streams = self._streams
+        return {
+            "op": "subscribe",
+            "id": 1,
+            "kind": self._kind,
+            "symbols": sorted(streams.symbols),
+            "feeds": sorted(streams.feeds),
+            "specs": sorted(streams.specs),
+            "from": begin,
+        }
+
+    async def _await_answer(self, socket: ClientConnection) -> None:
+        while True:
+            message = await socket.recv(False)
+            if message[:1] == b"\x92":
+                self._waiting.append(message)
+                continue
+            answer = _decode_answer(message)
+            if answer["op"] == "error":
+                socket.transport.abort()
+                raise RelayRefused(f"the relay refused the subscription: {answer['reason']}")
+            if answer["op"] == "subscribed":
+                for row in answer["streams"]:
+                    self._note(row["stream"], row["cursor"], row["history"])
+                self.live = self.live or self._begin == NOW
+                return
+
+    def _note(self, name: str, cursor: str, history: str | None) -> None:
+        received = self._received.get(name)
+        if received is None:
+            self._received[name] = _Received(Stream.parse(name), StreamId.parse(cursor), history)
+        elif received.history != history:
+            received.history = history  # the relay reports what was lost with the old one as a reset
+
+    def _take(self, message: bytes) -> Poll | None:
+        """Return what a message holds; None if it is not data."""
+        if message[:1] != b"\x92":
+            answer = _decode_answer(message)
+            match answer["op"]:
+                case "stream":
+                    self._note(answer["stream"], answer["cursor"], answer["history"])
+                case "replay_completed":
+                    self.live = True
+                    return Poll()
+                case _:
+                    pass
+            return None
+        reads: list[Read] = []
+        name = ""
+        for element in _decode_data(message)[1]:
+            stream_name, cursor, field, payload = element
+            received = self._received.get(stream_name)
+            if received is None:
+                received = self._received[stream_name] = _Received(Stream.parse(stream_name), START, None)
+            id, raw, field_name = StreamId.parse(cursor), bytes(payload), field.encode()
+            if id <= received.position and not _begins_anew(field_name, raw):
+                continue
+            received.position = id
+            entry = [cursor.encode(), [field_name, raw]]
+            if name == stream_name:
+                reads[-1].entries.append(entry)
+            else:
+                name = stream_name
+                reads.append(Read(received.stream, [entry], None, received))
+        return Poll(reads) if reads else None
+
+    def _check_refusal(self, error: Exception) -> None:
+        if isinstance(error, ConnectionClosed) and error.rcvd is not None and error.rcvd.code in _REFUSALS:
+            raise RelayRefused(
+                f"the relay refused this client: {error.rcvd.reason}; check the token"
+            ) from None
+
+
+def _begins_anew(field: bytes, payload: bytes) -> bool:
+    """Whether this is the relay's own Gap of another history: what follows may have lower IDs."""
+    if field != b"g":
+        return False
+    gap = decode(field, payload)
+    return isinstance(gap, Gap) and gap.source == "relay" and gap.kind is GapKind.RESET
