@@ -74,7 +74,7 @@ TWO = b'{"trades":[{"symbol":"AAPL","price":1,"volume":2},{"symbol":"MSFT","pric
 QUOTE = b'{"quotes":[{"symbol":"AAPL","bid":1,"ask":2}]}'
 BAD = b'{"trades":[{"symbol":"AAPL","price":"x","volume":2}]}'
 HALF = b'{"trades":[{"symbol":"AAPL","price":"x","volume":2},{"symbol":"AAPL","price":1,"volume":2}]}'
-GARBAGE = b"garbage"
+GARBAGE = b"{garbage"
 HELLO = b'{"status":"hello"}'
 
 READS = st.lists(
