@@ -124,7 +124,9 @@ class Mapper(ABC):
 
     def __init__(self, setup: "FeedSetup", tolerance: Duration) -> None:
         self.symbols = setup.symbols.canonical
-        self.oldest = setup.oldest
+        self.oldest = max(1, setup.oldest)
+        """A time from here to `recv` is taken as it is: hot paths compare, `event_time` decides the rest."""
+        self._oldest = setup.oldest
         self.tolerance = tolerance
         """A ts_event further than this ahead of ts_recv is flagged FUTURE_TIME."""
         self.notices: list[Notice] = []
@@ -132,8 +134,8 @@ class Mapper(ABC):
         """Newest bid and ask by canonical symbol."""
         self.bad_times = 0
         """Ticks whose time was absent or implausible, since the caller looked last."""
-        self.bad_time: int | None = None
-        """The newest such time, ns; None: absent."""
+        self.bad_time = 0
+        """The newest such time, ns; 0: absent."""
         self.duplicates = 0
         """Ticks dropped because this feed delivered them before, since the caller looked last."""
         self.ticks_before = 0
@@ -151,15 +153,15 @@ class Mapper(ABC):
         """Continue from the mapper of the previous connection, including its newest quotes."""
         self.best_quotes = {**previous.best_quotes, **self.best_quotes}
 
-    def event_time(self, time: int | None, recv: int) -> tuple[int, int]:
-        """Return ts_event and the flags of a tick that has this time by the vendor (ns; None or 0: none).
+    def event_time(self, time: int, recv: int) -> tuple[int, int]:
+        """Return ts_event and the flags of a tick that has this time by the vendor (ns; 0: none).
 
         An absent or implausible time is `recv`, flagged BAD_TIME: no tick is dropped for its time.
         """
-        if time and self.oldest <= time <= recv + self._ahead:
+        if time and self._oldest <= time <= recv + self._ahead:
             return time, Flag.FUTURE_TIME.value if time > recv + self.tolerance else 0
         self.bad_times += 1
-        self.bad_time = time or None
+        self.bad_time = time
         return recv, Flag.BAD_TIME.value
 
     def reject(

@@ -101,7 +101,7 @@ def printable(text: str | bytes, limit: int) -> str:
     """Return the beginning of somebody else's text on one line, without control characters."""
     text = text[:limit] if isinstance(text, str) else text[:limit].decode(errors="backslashreplace")
     if text.isprintable():
-        return text
+        return text[:limit]
     escaped = "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
     return escaped[:limit]
 

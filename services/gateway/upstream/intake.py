@@ -123,7 +123,7 @@ class Intake:
             log.warning(
                 "ticks without a plausible time: ts_event is ts_recv, flagged bad_time (the vendor gave %s); "
                 "further ones are only counted",
-                "none" if mapper.bad_time is None else f"{mapper.bad_time} ns; see --oldest",
+                f"{mapper.bad_time} ns; see --oldest" if mapper.bad_time else "none",
             )
         mapper.duplicates = mapper.bad_times = 0
 

@@ -134,7 +134,9 @@ class AllTickMapper(Mapper):
         return ((tick, NO_ID),)
 
     def _trade(self, data: _Data, symbol: str, recv: int) -> Trade:
-        ts_event, flags = self.event_time(_time(data.tick_time), recv)
+        ts_event, flags = _time(data.tick_time), 0
+        if not self.oldest <= ts_event <= recv:
+            ts_event, flags = self.event_time(ts_event, recv)
         size = canonical_size(raw_text(data.volume) or raw_text(data.volumn))
         bid, ask = self.best_quotes.get(symbol, NO_SIDE)
         return Trade(
@@ -153,7 +155,9 @@ class AllTickMapper(Mapper):
     def _quote(self, data: _Data, symbol: str, recv: int) -> Quote:
         bid, bid_size = _top(data.bids)
         ask, ask_size = _top(data.asks)
-        ts_event, flags = self.event_time(_time(data.tick_time), recv)
+        ts_event, flags = _time(data.tick_time), 0
+        if not self.oldest <= ts_event <= recv:
+            ts_event, flags = self.event_time(ts_event, recv)
         self.best_quotes[symbol] = (bid, ask)
         return Quote(symbol, bid, bid_size, ask, ask_size, ts_event, recv, flags)
 
@@ -215,13 +219,13 @@ def _is_single_object(frame: bytes) -> bool:
     return True
 
 
-def _time(raw: _Raw) -> int | None:
-    """Return the vendor's time in ns; None if it sends none that can be understood."""
+def _time(raw: _Raw) -> int:
+    """Return the vendor's time in ns; 0 if it sends none that can be understood."""
     try:
         text = raw_text(raw)
-        return epoch_ns(int(text)) if text.isascii() and text.isdigit() and len(text) <= 19 else None
+        return epoch_ns(int(text)) if text.isascii() and text.isdigit() and len(text) <= 19 else 0
     except ValueError:
-        return None
+        return 0
 
 
 def _top(levels: list[_Level] | None) -> tuple[str | None, str | None]:

@@ -128,6 +128,8 @@ class BinanceMapper(Mapper):
         """Newest update id by symbol on this connection."""
         self._seen: dict[str, int] = {}
         """Newest update id by symbol on the connections before, until it is passed."""
+        self._in_list = False
+        """Whether an event in a list is being mapped: lists in lists are not read."""
 
     def follow(self, previous: Mapper) -> None:
         super().follow(previous)
@@ -140,9 +142,6 @@ class BinanceMapper(Mapper):
             outer = _decode(frame)
         except NOT_DECODED as error:
             return self._map_loose(frame, error, recv)
-        return self._map_decoded(outer, frame, recv)
-
-    def _map_decoded(self, outer: _Frame, frame: bytes, recv: int) -> Sequence[MappedTick]:
         event = outer.data or outer
         symbol = self.symbols.get(event.s)  # type: ignore[arg-type]  # None is never subscribed
         if symbol is None or event.e != "trade":
@@ -228,7 +227,7 @@ class BinanceMapper(Mapper):
         """Map a frame of another shape: a list of events, or one with fields of other types."""
         fields = decode_fields(frame)
         data = frame if fields is None else fields.get("data", ABSENT)
-        if data is not ABSENT and (events := decode_items(data)):
+        if data is not ABSENT and not self._in_list and (events := decode_items(data)):
             return self._map_list(events, recv)
         event = fields if data is ABSENT else decode_fields(data)
         if fields is None:
@@ -242,20 +241,11 @@ class BinanceMapper(Mapper):
     def _map_list(self, events: Sequence[msgspec.Raw], recv: int) -> Sequence[MappedTick]:
         ticks: list[MappedTick] = []
         before = len(self.notices)
-        for event in map(bytes, events):
+        self._in_list = True
+        for event in events:
             self.ticks_before = len(ticks)
-            try:
-                outer = _decode(event)
-            except NOT_DECODED as error:
-                fields = decode_fields(event)
-                data = None if fields is None else decode_fields(fields.get("data", ABSENT)) or fields
-                if data is None:
-                    self.unused(event)
-                else:
-                    ticks += self._map_event(event, data, error, recv + len(ticks))
-            else:
-                ticks += self._map_decoded(outer, event, recv + len(ticks))
-        self.ticks_before = 0
+            ticks += self.map(bytes(event), recv + len(ticks))
+        self.ticks_before, self._in_list = 0, False
         self.merge_unused(before)
         return ticks
 
@@ -273,12 +263,13 @@ class BinanceMapper(Mapper):
         else:
             usable = {name: raw for name, raw in event.items() if not _is_absent(name, raw)}
             if usable != event:
+                whole = _object(usable)
                 try:
-                    outer = _decode(_object(usable))
+                    _decode(whole)
                 except NOT_DECODED:
                     pass
                 else:
-                    return self._map_decoded(outer, frame, recv)
+                    return self.map(whole, recv)
             symbol = self.symbols.get(_text(event.get("s")))
             id = _text(event.get("t")) if kind else ""
             known = id.isascii() and id.isdigit() and len(id) <= 16

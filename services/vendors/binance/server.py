@@ -11,6 +11,7 @@ from msgspec.structs import replace
 
 from services.vendors.binance.options import BinanceServerOptions
 from services.vendors.dialect import Answer, Close, Dialect, Tick, VendorLimits
+from services.vendors.frames import NOT_DECODED
 from services.vendors.values import book_side
 from tickbus.protocol.messages import Quote, Side, Trade
 from tickbus.units import MICROSECOND, MILLISECOND, SECOND
@@ -240,7 +241,7 @@ def _request(message: bytes) -> tuple[str, list[object], int | str | None]:
     """Return method, params and id of a control message."""
     try:
         request = msgspec.json.decode(message[:_MAX_REQUEST_BYTES])
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except NOT_DECODED:
         why = (
             f"EOF while parsing a string at line 1 column {_MAX_REQUEST_BYTES}"
             if len(message) > _MAX_REQUEST_BYTES

@@ -71,6 +71,7 @@ class JsonMapper(Mapper):
         self._reader = Reader(names)
         self._decode = None if has_paths(names) else FrameDecoder(names).decode
         self._ids = ids
+        self._has_ids = ids != "none"
         self._seen = seen
 
     def map(self, frame: bytes, recv: int) -> Sequence[MappedTick]:
@@ -155,24 +156,25 @@ class JsonMapper(Mapper):
             price = canonical(_text(price))
         if not (type(size) is str and is_plain_size(size)):
             size = canonical_size(_text(size))
-        ts_event = _time(item.time)
-        flags = 0
-        if ts_event is None or not self.oldest <= ts_event <= recv:
+        ts_event, flags = _time(item.time), 0
+        if not self.oldest <= ts_event <= recv:
             ts_event, flags = self.event_time(ts_event, recv)
+        if id is not None:
+            id = trade_id(id if type(id) is str else _text(id))
         bid, ask = self.best_quotes.get(symbol, _NO_QUOTE)
         trade = Trade(
             symbol,
             price,
             size,
             Side.UNKNOWN if side is None else _SIDES.get(_text(side).lower(), Side.UNKNOWN),
-            None if id is None else trade_id(_text(id)),
+            id,
             ts_event,
             recv,
             bid,
             ask,
             flags,
         )
-        return (trade, NO_ID) if self._ids == "none" else self._with_id(trade)
+        return self._with_id(trade) if self._has_ids else (trade, NO_ID)
 
     def _with_id(self, trade: Trade) -> MappedTick | None:
         """Return a trade whose id means something; None if it is a repeat."""
@@ -198,9 +200,8 @@ class JsonMapper(Mapper):
     def _quote(self, item: Any, symbol: str, recv: int) -> MappedTick:
         bid, bid_size = book_side(_text(item.bid), _text(item.bid_size))
         ask, ask_size = book_side(_text(item.ask), _text(item.ask_size))
-        ts_event = _time(item.time)
-        flags = 0
-        if ts_event is None or not self.oldest <= ts_event <= recv:
+        ts_event, flags = _time(item.time), 0
+        if not self.oldest <= ts_event <= recv:
             ts_event, flags = self.event_time(ts_event, recv)
         self.best_quotes[symbol] = (bid, ask)
         return Quote(symbol, bid, bid_size, ask, ask_size, ts_event, recv, flags), NO_ID
@@ -217,8 +218,8 @@ def _text(value: str | int | msgspec.Raw | None) -> str:
     return "" if value is None else raw_text(value)  # type: ignore[arg-type]  # integers are times: see _time
 
 
-def _time(value: int | str | msgspec.Raw | None) -> int | None:
-    """Return a time in ns; None if the vendor sends none that can be understood.
+def _time(value: int | str | msgspec.Raw | None) -> int:
+    """Return a time in ns; 0 if the vendor sends none that can be understood.
 
     It is a number or a text, with or without a fraction, or ISO 8601.
     """
@@ -227,7 +228,7 @@ def _time(value: int | str | msgspec.Raw | None) -> int | None:
             return epoch_ns(value)
         text = str(value) if type(value) is int else _text(value).strip()
         if not text:
-            return None
+            return 0
         if text.isascii() and text.isdigit() and len(text) <= 19:
             return epoch_ns(int(text))
         try:
@@ -238,7 +239,7 @@ def _time(value: int | str | msgspec.Raw | None) -> int | None:
         unit = epoch_ns(whole) // whole if whole > 0 else SECOND
         return int(number * unit)
     except (ValueError, ArithmeticError):
-        return None
+        return 0
 
 
 def _whole(id: str) -> int:
