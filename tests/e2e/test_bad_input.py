@@ -93,8 +93,7 @@ COMMAND_LINES = [
     BadCommand("gateway --feed json --symbols A --oldest 2200-01-01", 2,
                "--oldest 2200-01-01: expected a time in the past"),
     BadCommand("gateway --feed binance --symbols A-B --url wss://fstream.binance.com", 2,
-               "invalid --url wss://fstream.binance.com/stream: an address of Binance's futures or options, and the "
-               "binance feed speaks the JSON streams of spot"),
+               "futures or options, and the binance feed speaks the JSON streams of spot"),
     BadCommand("gateway --feed json --symbols A --url ws://h:99999", 2,
                "--url ws://h:99999: Port out of range 0-65535"),
     BadCommand("gateway --feed json --symbols A --token x --token-file {file}", 2,

@@ -82,6 +82,7 @@ def test_error_code_is_fatal_or_retried_later(ret: int, fatal: bool, wait: int) 
         assert isinstance(refused, Refused)
         assert (refused.fatal, refused.wait) == (fatal, wait * SECOND)
         assert f"{ret} why" in refused.text
+        assert ("/quote-stock-b-ws-api" in refused.text) is (fatal or ret == 600)
 
 
 @pytest.mark.parametrize("data", ['""', "[]", "null", '"no"', "5"])

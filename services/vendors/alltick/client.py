@@ -43,8 +43,8 @@ _FATAL = {
 }
 _WRONG_CODE = 600
 _ADVICE = (
-    "check --token, --symbols and --url (stocks and their indices: /quote-stock-b-ws-api, everything else: "
-    "/quote-b-ws-api)"
+    "check --token, --url (stocks and their indices: /quote-stock-b-ws-api, all others: /quote-b-ws-api) "
+    "and --symbols"
 )
 _SLOW_DOWN = (429, 605, 606)
 _PLANS = {

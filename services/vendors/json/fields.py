@@ -75,9 +75,11 @@ def find(fields: Mapping[str, msgspec.Raw], path: Path) -> msgspec.Raw:
 
     A key may contain dots itself; a number in a path is a place in a list, from 0.
     """
+    inner = fields.get(path[0])
+    if len(path) == 1:
+        return ABSENT if inner is None else inner
     if (found := fields.get(".".join(path))) is not None:
         return found
-    inner = fields.get(path[0])
     for name in path[1:]:
         if inner is None:
             return ABSENT
@@ -87,7 +89,7 @@ def find(fields: Mapping[str, msgspec.Raw], path: Path) -> msgspec.Raw:
 
 def find_all(fields: Mapping[str, msgspec.Raw], path: Path) -> Iterator[msgspec.Raw]:
     """Yield the raw values at a path in an object, which leads through every item of the lists on its way."""
-    if (whole := fields.get(".".join(path))) is not None:
+    if (whole := fields.get(path[0] if len(path) == 1 else ".".join(path))) is not None:
         yield whole
     elif len(path) > 1 and (inner := fields.get(path[0])) is not None:
         yield from _find_in(inner, path[1:])

@@ -111,6 +111,7 @@ class Reader:
         self._fields = {
             kind: {name: path_of(names[name]) for name in fields} for kind, fields in LISTS.items()
         }
+        self._paths = {kind: list(paths.values()) for kind, paths in self._fields.items()}
 
     def read(self, frame: bytes, symbols: Container[str]) -> Found:
         """Return what is in a frame. Raises nothing; a frame that is not JSON contains nothing.
@@ -174,7 +175,12 @@ class Reader:
         return None
 
     def _item(self, kind: str, fields: Mapping[str, msgspec.Raw]) -> Any:
-        return _ITEMS[kind](**{name: find(fields, path) for name, path in self._fields[kind].items()})
+        return _ITEMS[kind](
+            *[
+                fields.get(path[0], ABSENT) if len(path) == 1 else find(fields, path)
+                for path in self._paths[kind]
+            ]
+        )
 
     def _search(self, frame: bytes, symbols: Container[str]) -> str:
         """Return the keys under which there is a tick of a subscribed symbol; '' if there is none."""
