@@ -18,7 +18,7 @@ from tickbus.protocol.codec import DECODE
 from tickbus.protocol.messages import Gap, GapKind, StreamKind, Trade
 from tickbus.protocol.names import Stream, StreamId
 from tickbus.reader.reads import Read, trimmed_gap
-from tickbus.units import MILLISECOND, Duration, canonical, canonical_size, in_64_bits
+from tickbus.units import MILLISECOND, Duration, in_64_bits, plain_number, plain_size
 
 log = logging.getLogger("tickbus.bars")
 
@@ -159,7 +159,7 @@ def _canonical(message: Trade | Gap) -> Trade | Gap:
         in_64_bits(message.to_ts)
         return message
     in_64_bits(message.ts_event)
-    price, size = canonical(message.price_text), canonical_size(message.size_text)
+    price, size = plain_number(message.price_text), plain_size(message.size_text)
     return (
         message
         if (price, size) == (message.price_text, message.size_text)

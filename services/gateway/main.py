@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import time
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -30,6 +31,7 @@ from tickbus.protocol.names import Keys, Stream, check_name
 from tickbus.redis.registry import check_meta, register_feed, write_delay
 from tickbus.redis.topology import locate
 from tickbus.service.runner import Service, run
+from tickbus.units import parse_time
 from tickbus.writer.entry import StreamWriter
 from tickbus.writer.lease import Lease
 from tickbus.writer.publisher import Publisher
@@ -75,9 +77,20 @@ def _setup(options: GatewayOptions) -> tuple[FeedSetup, str]:
         options.url,
         options.token,
         select_vendor_options(options, VENDOR_OPTIONS[options.feed]),
+        _oldest(options.oldest),
     )
     kind(setup).url()
     return setup, check_name(options.name or options.feed)
+
+
+def _oldest(text: str) -> int:
+    try:
+        oldest = parse_time(text)
+    except ValueError as error:
+        raise ConfigError(f"--oldest: {error}") from None
+    if oldest > time.time_ns():
+        raise ConfigError(f"--oldest {text}: expected a time in the past: every earlier tick is flagged")
+    return oldest
 
 
 async def _run(

@@ -36,6 +36,13 @@ class GatewayOptions(WriterOptions, frozen=True, kw_only=True):
     future_tolerance: Annotated[
         Duration, Option("flag ticks whose ts_event is further ahead of the clock than this")
     ] = Duration(5 * SECOND)
+    oldest: Annotated[
+        str,
+        Option(
+            "a ts_event before this date or time counts as absent, like one more than 2 days ahead: "
+            "it becomes the time of receipt, flagged bad_time"
+        ),
+    ] = "2000-01-01"
     max_frame: Annotated[Size, Option("reject longer frames", minimum=1024)] = Size(4 << 20)
     backlog_bytes: Annotated[
         Size,

@@ -15,6 +15,7 @@ from tickbus.units import DAY, Duration
 
 _ANY_TIME = Duration(100 * 365 * DAY)
 """A recording may be older or newer than the clock that received it: none of its times is flagged."""
+_NO_OLDEST = -(1 << 63)
 
 
 class Capture(RecordedSource):
@@ -84,7 +85,8 @@ class _FrameReader:
             return None if channel is None else (name, *channel, mapper)
         for name, vendor in VENDORS.items():
             if vendor.channel_of is not None and (channel := vendor.channel_of(frame)) is not None:
-                mapper = vendor.feed(FeedSetup(AnySymbol(), ("trade", "quote"))).mapper(_ANY_TIME)
+                setup = FeedSetup(AnySymbol(), ("trade", "quote"), oldest=_NO_OLDEST)
+                mapper = vendor.feed(setup).mapper(_ANY_TIME)
                 self._vendor = (name, vendor, mapper)
                 return name, *channel, mapper
         return None

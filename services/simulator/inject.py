@@ -12,9 +12,9 @@ from tickbus.units import SECOND
 _GARBAGE = (
     b"<html><body>502 Bad Gateway</body></html>",
     b'{"e":"trade","s":',
-    b"no json at all",
+    b"BTCUSDT 61837.63 0.02",
     b"[1,2",
-    b"",
+    b"{",
 )
 
 

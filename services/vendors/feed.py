@@ -7,18 +7,29 @@ one folder here and one line in the registry: docs/adding-a-feed.md.
 
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import NamedTuple, Protocol
 from urllib.parse import urlsplit
 
-import msgspec
+from msgspec.structs import replace
 
+from services.vendors.frames import (
+    decode_fields,
+    decode_items,
+    is_keepalive,
+    is_words,
+    printable,
+    shape_of,
+    vendor_error,
+)
 from services.vendors.options import NO_OPTIONS, VendorOptions
+from services.vendors.seen_ids import SeenIds
 from services.vendors.symbols import SymbolMap
 from tickbus.errors import ConfigError
 from tickbus.protocol.messages import Flag, Quote, Trade
 from tickbus.sanitize import redact
-from tickbus.units import SECOND, Duration
+from tickbus.units import DAY, SECOND, Duration
 
 MappedTick = tuple[Trade | Quote, int]
 """A tick and its vendor id; NO_ID if the vendor has no contiguous ids for this kind."""
@@ -40,7 +51,26 @@ class HeartbeatAck:
 
 @dataclass(frozen=True)
 class Skipped:
-    """A well-formed frame of a type that carries no ticks we use."""
+    """A frame that the vendor documents, or a keepalive, and that carries no ticks we use."""
+
+
+@dataclass(frozen=True)
+class Unknown:
+    """A frame that nobody here understands, and that cannot hold ticks as far as can be seen."""
+
+    head: str
+    """Its first bytes, printable."""
+    length: int
+    shape: str
+    """What frames like it have in common, so that the first of each can be logged."""
+
+
+@dataclass(frozen=True)
+class VendorError:
+    """The vendor reports an error that does not end the connection."""
+
+    text: str
+    """The vendor's words, printable."""
 
 
 @dataclass(frozen=True)
@@ -74,23 +104,43 @@ class Closing:
     """The vendor announced that it will close this connection: open another at once, then leave this one."""
 
 
-Notice = SubscribeAck | HeartbeatAck | Skipped | Rejected | Refused | Closing
+Notice = SubscribeAck | HeartbeatAck | Skipped | Unknown | VendorError | Rejected | Refused | Closing
+
+OLDEST = 946_684_800 * SECOND
+"""2000-01-01: no feed of today's has ticks from before, unless the operator says so (--oldest)."""
+_MAX_AHEAD = 2 * DAY
+"""A vendor's time further ahead of ours than this is none. Clocks and time zones differ by less."""
+_HEAD_BYTES = 100
+_TEXT = 200
+"""Longest text of the vendor in a notice."""
 
 
 class Mapper(ABC):
     """Maps the frames of one connection to ticks. Pure: no clock, no network.
 
     It remembers the newest quote per symbol. Anything that is not a tick is appended to `notices`, which the
-    caller empties.
+    caller empties; what happened to ticks without a notice is counted, and the caller resets the counts.
     """
 
-    def __init__(self, symbols: SymbolMap, tolerance: Duration) -> None:
-        self.symbols = symbols.canonical
+    def __init__(self, setup: "FeedSetup", tolerance: Duration) -> None:
+        self.symbols = setup.symbols.canonical
+        self.oldest = max(1, setup.oldest)
+        """A time from here to `recv` is taken as it is: hot paths compare, `event_time` decides the rest."""
+        self._oldest = setup.oldest
         self.tolerance = tolerance
         """A ts_event further than this ahead of ts_recv is flagged FUTURE_TIME."""
         self.notices: list[Notice] = []
         self.best_quotes: dict[str, tuple[str | None, str | None]] = {}
         """Newest bid and ask by canonical symbol."""
+        self.bad_times = 0
+        """Ticks whose time was absent or implausible, since the caller looked last."""
+        self.bad_time = 0
+        """The newest such time, ns; 0: absent."""
+        self.duplicates = 0
+        """Ticks dropped because this feed delivered them before, since the caller looked last."""
+        self.ticks_before = 0
+        """How many ticks of the frame precede the part of it that is being mapped."""
+        self._ahead = max(_MAX_AHEAD, tolerance)
 
     @abstractmethod
     def map(self, frame: bytes, recv: int) -> Sequence[MappedTick]:
@@ -103,6 +153,17 @@ class Mapper(ABC):
         """Continue from the mapper of the previous connection, including its newest quotes."""
         self.best_quotes = {**previous.best_quotes, **self.best_quotes}
 
+    def event_time(self, time: int, recv: int) -> tuple[int, int]:
+        """Return ts_event and the flags of a tick that has this time by the vendor (ns; 0: none).
+
+        An absent or implausible time is `recv`, flagged BAD_TIME: no tick is dropped for its time.
+        """
+        if time and self._oldest <= time <= recv + self._ahead:
+            return time, Flag.FUTURE_TIME.value if time > recv + self.tolerance else 0
+        self.bad_times += 1
+        self.bad_time = time
+        return recv, Flag.BAD_TIME.value
+
     def reject(
         self,
         reason: str,
@@ -112,14 +173,93 @@ class Mapper(ABC):
         symbol: str | None = None,
         vendor_id: int = NO_ID,
         lost: bool = True,
-        ticks_before: int = 0,
+        ticks_before: int | None = None,
     ) -> None:
         """Append a `Rejected` notice; its fields say what each parameter means."""
-        self.notices.append(Rejected(reason, str(detail)[:200], kind, symbol, vendor_id, lost, ticks_before))
+        before = self.ticks_before if ticks_before is None else ticks_before
+        text = printable(str(detail), _TEXT)
+        self.notices.append(Rejected(reason, text, kind, symbol, vendor_id, lost, before))
 
-    def flags(self, ts_event: int, recv: int) -> int:
-        """Return the flags of a tick with these times."""
-        return Flag.FUTURE_TIME.value if ts_event > recv + self.tolerance else 0
+    def undecodable(self, frame: bytes, error: object) -> None:
+        """Report a frame that is not of the protocol's encoding.
+
+        A keepalive (`pong`, an empty frame) and plain words cannot hold ticks, anything else may.
+        """
+        if is_keepalive(frame):
+            self.notices.append(Skipped())
+        elif is_words(frame):
+            self.unknown(frame)
+        else:
+            self.reject("garbage", error)
+
+    def unused(self, frame: bytes, *, documented: bool = False) -> None:
+        """Report a frame in which this mapper has found no ticks: an error of the vendor's, or another.
+
+        documented: the vendor documents frames of this kind, and they have no ticks for us.
+        """
+        if (words := self.error_in(frame)) is not None:
+            self.notices.append(VendorError(words))
+        elif documented or is_keepalive(frame):
+            self.notices.append(Skipped())
+        elif (shape := shape_of(frame)) is None:
+            self.undecodable(frame, "not JSON")
+        elif shape == "text" and not is_words(frame.strip()[1:-1]):
+            self.reject("garbage", "a JSON text that may hold ticks")
+        else:
+            self.unknown(frame)
+
+    def merge_unused(self, since: int) -> None:
+        """Keep one notice of each kind about parts of a list that are of no use, from notice `since` on."""
+        kept: list[Notice] = []
+        for notice in self.notices[since:]:
+            unused = isinstance(notice, Skipped | Unknown)
+            if not unused or not any(type(other) is type(notice) for other in kept):
+                kept.append(notice)
+        self.notices[since:] = kept
+
+    @staticmethod
+    def error_in(frame: bytes) -> str | None:
+        """Return the vendor's words if a frame, or one of the objects in a list, is an error; else None."""
+        if (fields := decode_fields(frame)) is not None:
+            return vendor_error(fields)
+        for item in decode_items(frame) or ():
+            if (fields := decode_fields(item)) is not None and (words := vendor_error(fields)) is not None:
+                return words
+        return None
+
+    def unknown(self, frame: bytes) -> None:
+        """Report a frame, or a part of one, that nobody here understands."""
+        shape = shape_of(frame) or "text"
+        self.notices.append(Unknown(printable(frame[:_HEAD_BYTES], 2 * _TEXT), len(frame), shape))
+
+
+def oldest_first(ticks: Sequence[MappedTick]) -> Sequence[MappedTick]:
+    """Return the ticks of a frame in the vendor's order, also if it lists the newest first.
+
+    That is the case for a symbol whose ids fall while its times do not rise: its ticks are turned round, in
+    their places and with the receive times of these. All others stay where they are.
+    """
+    places: dict[str, list[int]] = {}
+    for at, (tick, vendor_id) in enumerate(ticks):
+        if vendor_id >= 0:
+            places.setdefault(tick.symbol, []).append(at)
+    ordered = list(ticks)
+    for ats in places.values():
+        listed = [ticks[at] for at in ats]
+        if listed[0][1] > listed[-1][1] and all(_falls(*pair) for pair in pairwise(listed)):
+            for at, (tick, vendor_id) in zip(ats, reversed(listed), strict=True):
+                ordered[at] = _received_at(tick, ticks[at][0].ts_recv), vendor_id
+    return ordered
+
+
+def _falls(earlier: MappedTick, later: MappedTick) -> bool:
+    timed = not (earlier[0].flags | later[0].flags) & Flag.BAD_TIME
+    return later[1] <= earlier[1] and not (timed and later[0].ts_event > earlier[0].ts_event)
+
+
+def _received_at(tick: Trade | Quote, recv: int) -> Trade | Quote:
+    event = recv if tick.flags & Flag.BAD_TIME else tick.ts_event
+    return replace(tick, ts_recv=recv, ts_event=event)
 
 
 class Topic(NamedTuple):
@@ -160,6 +300,10 @@ class FeedSetup:
     token: str | None = None
     options: VendorOptions = NO_OPTIONS
     """The vendor's own options."""
+    oldest: int = OLDEST
+    """A time of the vendor's before this (ns) is implausible."""
+    seen_ids: SeenIds = field(default_factory=SeenIds, compare=False)
+    """The trades that this feed delivered, over all its connections, if the vendor's ids are unique."""
 
 
 class Feed(ABC):
@@ -170,6 +314,11 @@ class Feed(ABC):
     kinds: tuple[str, ...] = ("trade", "quote")
     sequenced: bool = False
     """Whether trade ids are contiguous per symbol (+1 each), so that gaps and duplicates are detected."""
+    snapshot_size: int = 64
+    """How many of a symbol's last trades the vendor sends again at most, after a subscription.
+
+    With `sequenced`: an id that is at most this much below the newest is a repeat.
+    """
     repairable: bool = False
     """Whether the vendor has a history of ticks from which a gap could be filled."""
     allows_overlap: bool = False
@@ -287,32 +436,3 @@ class Feed(ABC):
                 f"the vendor permanently refused the connection: {text}; check --url and --token", fatal=True
             )
         return Refused(text, fatal=False, wait=Duration(30 * SECOND) if status in (418, 429) else Duration(0))
-
-
-ABSENT = msgspec.Raw()
-"""Default of a raw field: the frame does not have it."""
-
-
-def has_value(raw: msgspec.Raw) -> bool:
-    """Return whether a raw field is present and not null, false, zero or empty.
-
-    Vendors write `"error":null` if there is no error.
-    """
-    return bool(bytes(raw)) and bool(msgspec.json.decode(raw))
-
-
-def raw_text(raw: msgspec.Raw) -> str:
-    """Return a JSON number or string as the text that the vendor wrote; '' for null and for an absent field.
-
-    Raises ValueError for any other JSON. Numbers keep their digits: a float never touches them.
-    """
-    if raw is ABSENT:
-        return ""
-    text = str(raw, "utf-8")  # a Raw is a buffer
-    if text[:1] == '"':
-        return text[1:-1] if "\\" not in text else str(msgspec.json.decode(text, type=str))
-    if text in ("", "null"):
-        return ""
-    if text[0] not in "-0123456789":
-        raise ValueError(f"expected a number or text, got {text[:40]}")
-    return text

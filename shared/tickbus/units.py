@@ -115,21 +115,47 @@ def format_time(ns: int) -> str:
     return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%S}.{fraction:09d}Z"
 
 
-_UNSIGNED = r"(?:0|[1-9]\d{0,30})(?:\.\d{1,30})?"
+_WHOLE_DIGITS, _PLACES = 20, 18
+_UNSIGNED = rf"(?:0|[1-9]\d{{0,{_WHOLE_DIGITS - 1}}})(?:\.\d{{1,{_PLACES}}})?"
 is_plain = re.compile(f"(?:-(?=[0.]*[1-9]))?{_UNSIGNED}", re.ASCII).fullmatch
 """Match a number that is `canonical` already, as nearly all are; else None. Hot paths call it directly."""
 is_plain_size = re.compile(_UNSIGNED, re.ASCII).fullmatch
 _MAX_DECIMAL = 64
-"""Longest decimal that is accepted: an exponent must not blow up into gigabytes of zeros."""
+"""Longest decimal that is read at all: an exponent must not blow up into gigabytes of zeros."""
 
 
 def canonical(text: str) -> str:
-    """Return a vendor's number in canonical form; ValueError if it is not a number.
+    """Return a vendor's price in canonical form; ValueError if it is no number, or out of range.
 
     The digits are the same, without exponent, plus sign, minus zero or leading zeros. Trailing zeros stay:
-    `201.187000` keeps its six places. Not cached: with many symbols few prices repeat, and a miss costs
-    more than the check.
+    `201.187000` keeps its six places. The range is that of decimal128(38, 18), so that what enters the bus
+    fits everywhere behind it: less than 10^20, at most 18 decimals (zeros behind them are left out). Not
+    cached: with many symbols few prices repeat, and a miss costs more than the check.
     """
+    if is_plain(text):
+        return text
+    whole, _, fraction = (number := plain_number(text)).partition(".")
+    if len(whole.lstrip("-")) > _WHOLE_DIGITS:
+        raise ValueError(f"invalid number {text[:80]!r}: expected less than 10^{_WHOLE_DIGITS}")
+    if len(fraction) <= _PLACES:
+        return number
+    if fraction[_PLACES:].strip("0"):
+        places = len(fraction.rstrip("0"))
+        raise ValueError(
+            f"invalid number {text[:80]!r}: it has {places} decimals, and at most {_PLACES} can be stored"
+        )
+    return f"{whole}.{fraction[:_PLACES]}"
+
+
+def canonical_size(text: str) -> str:
+    """Like `canonical`, for a number that is never negative."""
+    if is_plain_size(text):
+        return text
+    return _not_negative(canonical(text))
+
+
+def plain_number(text: str) -> str:
+    """Like `canonical`, for a stored number: of any size up to 64 digits, as earlier versions wrote it."""
     if is_plain(text):
         return text
     try:
@@ -147,13 +173,15 @@ def canonical(text: str) -> str:
     return plain(value or abs(value))
 
 
-def canonical_size(text: str) -> str:
-    """Like `canonical`, for a number that is never negative."""
-    if is_plain_size(text):
-        return text
-    if (size := canonical(text))[0] == "-":
-        raise ValueError(f"invalid size {size}: expected zero or more")
-    return size
+def plain_size(text: str) -> str:
+    """Like `plain_number`, for a number that is never negative."""
+    return _not_negative(plain_number(text))
+
+
+def _not_negative(number: str) -> str:
+    if number[0] == "-":
+        raise ValueError(f"invalid size {number}: expected zero or more")
+    return number
 
 
 def plain(value: Decimal) -> str:

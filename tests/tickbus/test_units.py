@@ -1,7 +1,8 @@
 """Text to numbers and back: exact, or a clear error."""
 
+import re
 from datetime import UTC, datetime, timedelta, timezone
-from decimal import Decimal
+from decimal import Context, Decimal
 
 import pytest
 from hypothesis import given
@@ -20,11 +21,14 @@ from tickbus.units import (
     format_duration,
     format_size,
     format_time,
+    is_plain,
+    is_plain_size,
     iso_ns,
     parse_duration,
     parse_size,
     parse_time,
     plain,
+    plain_number,
 )  # fmt: skip
 
 LAST = (1 << 63) - 1
@@ -178,19 +182,63 @@ def test_any_text_parses_as_time_or_raises_value_error(text: str) -> None:
 # decimals
 
 
-@given(
-    st.decimals(
-        allow_nan=False, allow_infinity=False, min_value=Decimal("-1e30"), max_value=Decimal("1e30")
-    ).filter(
-        lambda d: abs(d.adjusted()) < 30 and len(str(d)) <= 64  # longer ones are rejected, see below
-    )
-)
-def test_canonical_is_the_same_number_without_exponent(value: Decimal) -> None:
-    text = canonical(str(value))
+NUMBERS = st.decimals(
+    allow_nan=False, allow_infinity=False, min_value=Decimal("-1e30"), max_value=Decimal("1e30")
+).filter(lambda d: abs(d.adjusted()) < 30 and len(str(d)) <= 64)  # longer ones are rejected, see below
+
+
+@given(NUMBERS)
+def test_plain_number_is_the_same_number_without_exponent(value: Decimal) -> None:
+    text = plain_number(str(value))
     assert Decimal(text) == value
     assert "E" not in text.upper() and "+" not in text
-    assert len(text) > 64 or canonical(text) == text
+    assert len(text) > 64 or plain_number(text) == text
     assert plain(Decimal(text)) == text
+
+
+@given(NUMBERS | st.decimals(allow_nan=False, allow_infinity=False, min_value=0, max_value=10**21, places=19))
+def test_canonical_is_what_decimal128_38_18_holds_or_is_refused(value: Decimal) -> None:
+    exact = Context(prec=200)
+    fits = abs(value) < 10**20 and exact.scaleb(value, 18) == exact.to_integral_value(exact.scaleb(value, 18))
+    try:
+        text = canonical(str(value))
+    except ValueError as error:
+        assert not fits
+        assert "expected less than 10^20" in str(error) or "at most 18 can be stored" in str(error)
+        return
+    assert fits
+    assert Decimal(text) == value and canonical(text) == text
+    assert bool(is_plain(text)) and len(text) <= 40
+    assert bool(is_plain_size(text)) == (value >= 0)
+
+
+@given(st.from_regex(r"-?[0-9]{1,24}(\.[0-9]{1,22})?", fullmatch=True))
+def test_what_passes_as_plain_is_in_range(text: str) -> None:
+    """The fast path of every hot mapper: what it lets through is never looked at again."""
+    if is_plain(text) or is_plain_size(text):
+        assert canonical(text) == text
+        assert abs(Decimal(text)) < 10**20 and Decimal(text).as_tuple().exponent >= -18  # type: ignore[operator]
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("100000000000000000000", "expected less than 10^20"),
+        ("-1e20", "expected less than 10^20"),
+        ("1e64", "expected less than 10^20"),
+        ("0.1234567890123456789", "it has 19 decimals, and at most 18 can be stored"),
+        ("1e-19", "it has 19 decimals, and at most 18 can be stored"),
+    ],
+)
+def test_number_out_of_range_is_refused_with_the_reason(text: str, why: str) -> None:
+    with pytest.raises(ValueError, match=f"^invalid number '{re.escape(text)}': {re.escape(why)}$"):
+        canonical(text)
+    assert Decimal(plain_number(text)) == Decimal(text)  # as a stored number it is still read
+
+
+def test_zeros_behind_the_last_place_are_left_out() -> None:
+    assert canonical("1.50000000000000000000000") == "1.500000000000000000"
+    assert canonical("-0e-30") == "0.000000000000000000"
 
 
 @pytest.mark.parametrize(

@@ -9,9 +9,20 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from services.vendors import VENDORS
-from services.vendors.feed import Closing, Feed, FeedSetup, HeartbeatAck, Mapper, Skipped, SubscribeAck
+from services.vendors.feed import (
+    Closing,
+    Feed,
+    FeedSetup,
+    HeartbeatAck,
+    Mapper,
+    Rejected,
+    Skipped,
+    SubscribeAck,
+    Unknown,
+    VendorError,
+)
 from services.vendors.symbols import SymbolMap
-from tickbus.protocol.messages import Quote, Side, Trade
+from tickbus.protocol.messages import Flag, Quote, Side, Trade
 from tickbus.units import SECOND, Duration
 
 RECV = 1_800_000_000_000_000_123
@@ -112,6 +123,16 @@ ALLTICK = Examples(
             ],
             [-1, -1],
         ),
+        (  # no number, no time, no prices: nothing is made of zeros
+            '[{"cmd_id":22998,"data":{"code":"GOLD","seq":0,"tick_time":0,"price":"1","volume":"2"}},'
+            '{"cmd_id":22999,"data":{"code":"GOLD","tick_time":"1781166146",'
+            '"bids":[{"price":"0","volume":"0"}],"asks":[{"price":"","volume":""}]}}]',
+            [
+                Trade("GOLD", "1", "2", Side.UNKNOWN, None, RECV, RECV, flags=Flag.BAD_TIME),
+                Quote("GOLD", None, None, None, None, 1781166146 * SECOND, RECV + 1),
+            ],
+            [-1, -1],
+        ),
     ],
     notices=[
         ('{"ret":200,"msg":"ok","cmd_id":22001,"seq_id":123,"trace":"asdfsdfa","data":{}}', HeartbeatAck),
@@ -122,9 +143,9 @@ ALLTICK = Examples(
             SubscribeAck,
         ),
         ('{"ret":200,"msg":"ok","cmd_id":22007,"seq_id":2,"trace":"t2","data":{}}', Skipped),
-        ('{"cmd_id":23999,"data":{"code":"GOLD","anything":[1,{"a":null}]}}', Skipped),
-        ('{"cmd_id":22998}', Skipped),
-        ("{}", Skipped),
+        ('{"cmd_id":23999,"data":{"code":"GOLD","anything":[1,{"a":null}]}}', Unknown),
+        ('{"cmd_id":22998}', Unknown),
+        ('{"type":"error","message":"maintenance at 22:00"}', VendorError),
     ],
     trade='{"cmd_id":22998,"data":{"code":"GOLD","seq":"1","tick_time":"1781166146694",'
     '"price":%(price)s,"volume":%(size)s,"trade_direction":1}}',
@@ -158,6 +179,28 @@ BINANCE = Examples(
             '"b":"25.3","B":"31","a":"25.4","A":"40"}}',
             [Quote("BNB-USDT", "25.3", "31", "25.4", "40", RECV, RECV)],
             [-1],
+        ),
+        (  # an empty side of the book
+            '{"u":400900219,"s":"BNBUSDT","b":"0.00000000","B":"0.00000000","a":"25.4","A":"40"}',
+            [Quote("BNB-USDT", None, None, "25.4", "40", RECV, RECV)],
+            [-1],
+        ),
+        (  # no time; the first trade of a symbol has the id 0
+            '{"e":"trade","E":1,"s":"BNBBTC","t":0,"p":"1","q":"2","T":0,"m":false}',
+            [Trade("BNB-BTC", "1", "2", Side.BUY, "0", RECV, RECV, flags=Flag.BAD_TIME)],
+            [0],
+        ),
+        (  # several events in a frame, as some proxies send them
+            '{"stream":"bnbbtc@trade","data":['
+            '{"e":"trade","E":1,"s":"BNBBTC","t":7,"p":"1","q":"2","T":1672515782136,"m":false},'
+            '{"u":400900217,"s":"BNBBTC","b":"1","B":"2","a":"3","A":"4"},'
+            '{"e":"trade","E":1,"s":"BNBBTC","t":8,"p":"1","q":"2","T":1672515782136,"m":true}]}',
+            [
+                Trade("BNB-BTC", "1", "2", Side.BUY, "7", 1672515782136 * 1_000_000, RECV),
+                Quote("BNB-BTC", "1", "2", "3", "4", RECV + 1, RECV + 1),
+                Trade("BNB-BTC", "1", "2", Side.SELL, "8", 1672515782136 * 1_000_000, RECV + 2, "1", "3"),
+            ],
+            [7, -1, 8],
         ),
     ],
     notices=[
@@ -198,7 +241,9 @@ BINANCE = Examples(
         ),
         ('{"stream":"!miniTicker@arr","data":[{"e":"24hrMiniTicker","s":"BNBBTC","c":"0.0025"}]}', Skipped),
         ('{"e":"outboundAccountPosition","E":1,"u":2,"B":[{"a":"ETH","f":"1","l":"0"}]}', Skipped),
-        ('{"e":"somethingNew","s":{"base":"BNB"},"t":"text","T":[1]}', Skipped),
+        ('{"e":"somethingNew","s":{"base":"BNB"},"t":"text","T":[1]}', Unknown),
+        ('{"tick":{"e":"trade","s":"BNBBTC","t":1}}', Rejected),
+        ('{"type":"error","msg":"maintenance"}', VendorError),
     ],
     trade='{"e":"trade","E":1672515782136,"s":"BNBBTC","t":12345,"p":%(price)s,"q":%(size)s,'
     '"T":1672515782136,"m":true,"M":true}',
@@ -239,10 +284,30 @@ JSON = Examples(
         (  # the quotes of a frame come first: its trades carry them
             '{"trades":[{"symbol":"AAPL","price":1,"volume":1}],"quotes":[{"symbol":"AAPL","bid":1,"ask":2}]}',
             [
-                Quote("AAPL", "1", None, "2", None, RECV, RECV),
-                Trade("AAPL", "1", "1", Side.UNKNOWN, None, RECV + 1, RECV + 1, "1", "2"),
+                Quote("AAPL", "1", None, "2", None, RECV, RECV, Flag.BAD_TIME),
+                Trade("AAPL", "1", "1", Side.UNKNOWN, None, RECV + 1, RECV + 1, "1", "2", Flag.BAD_TIME),
             ],
             [-1, -1],
+        ),
+        (  # zeros that mean "none"
+            '{"trades":[{"symbol":"AAPL","price":1,"volume":1,"time":0,"id":0}],'
+            '"quotes":[{"symbol":"AAPL","bid":0,"bid_size":0,"ask":"2","ask_size":"","time":1723210200}]}',
+            [
+                Quote("AAPL", None, None, "2", None, 1723210200 * SECOND, RECV),
+                Trade("AAPL", "1", "1", Side.UNKNOWN, None, RECV + 1, RECV + 1, None, "2", Flag.BAD_TIME),
+            ],
+            [-1, -1],
+        ),
+        (  # lists of frames, of ticks, of lists
+            '[{"trades":[{"symbol":"AAPL","price":"1","volume":1.50,"time":1723210200}]},'
+            '{"symbol":"MSFT","price":"2","volume":"1","time":1723210200},'
+            '[{"symbol":"MSFT","bid":"3","ask":"4","time":1723210200}]]',
+            [
+                Trade("AAPL", "1", "1.50", Side.UNKNOWN, None, 1723210200 * SECOND, RECV),
+                Trade("MSFT", "2", "1", Side.UNKNOWN, None, 1723210200 * SECOND, RECV + 1),
+                Quote("MSFT", "3", None, "4", None, 1723210200 * SECOND, RECV + 2),
+            ],
+            [-1, -1, -1],
         ),
         ('{"trades":[]}', [], []),
     ],
@@ -250,8 +315,15 @@ JSON = Examples(
         ('{"type":"welcome","version":3}', Skipped),
         ('{"status":"subscribed","symbols":["AAPL"]}', Skipped),
         ("{}", Skipped),
-        ("[1,2]", Skipped),
-        ('"hello"', Skipped),
+        ("[1,2]", Unknown),
+        ('"hello"', Unknown),
+        ('{"market":"open in 5 minutes"}', Unknown),
+        ('{"type":"error","msg":"unknown symbol XX"}', VendorError),
+        ('{"STATUS":"ERROR","reason":"too many symbols","code":17}', VendorError),
+        ('[{"T":"error","code":406,"msg":"connection limit exceeded"}]', VendorError),
+        ('{"event":"auth_failed","message":"no such key"}', VendorError),
+        ('{"success":false,"ret_msg":"no such topic"}', VendorError),
+        ('{"data":[{"symbol":"AAPL","price":"1","volume":"1"}]}', Rejected),
     ],
     trade='{"trades":[{"symbol":"AAPL","price":%(price)s,"volume":%(size)s,"time":1723210200}]}',
     quote='{"quotes":[{"symbol":"AAPL","bid":%(bid)s,"bid_size":%(bid_size)s,'
@@ -260,8 +332,16 @@ JSON = Examples(
 
 EXAMPLES: dict[str, Examples] = {"alltick": ALLTICK, "binance": BINANCE, "json": JSON}
 
+KEEPALIVES = ["", "  ", "\r\n", "{}", "[]", "ping", "pong", "PONG", '"pong"', "ping 1723210200123",
+              "primus::pong::1723210200123", "heartbeat", "hb", "~h~17", "h", "o", "2", "3",
+              '{"ping":1723210200123}', '{"type":"heartbeat"}', '{"op":"pong","ts":1723210200123}',
+              '{"event":"heartbeat","data":{}}']  # fmt: skip
+"""Frames by which vendors, and the libraries that they use, keep a connection alive."""
+
 for _vendor in EXAMPLES.values():
+    _vendor.notices += [(frame, Skipped) for frame in KEEPALIVES]
+    _vendor.notices += [("welcome to the feed", Unknown), ("null", Unknown), ('"AAPL,1.5,100"', Rejected)]
     _vendor.mutable = [
         json.loads(line) for frame, _, _ in _vendor.golden for line in frame.split("\n") if line
     ]
-    _vendor.mutable += [json.loads(frame) for frame, _ in _vendor.notices]
+    _vendor.mutable += [json.loads(frame) for frame, _ in _vendor.notices if frame[:1] in ("{", "[")]

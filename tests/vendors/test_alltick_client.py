@@ -7,7 +7,7 @@ from vendors.examples import ALLTICK, RECV, feed, mapper, subscribe_frames
 
 from services.vendors.alltick.client import AllTick
 from services.vendors.feed import Refused, Rejected, SubscribeAck
-from tickbus.protocol.messages import Side, Trade
+from tickbus.protocol.messages import Flag, Side, Trade
 from tickbus.units import SECOND
 
 TRADE = (
@@ -82,6 +82,7 @@ def test_error_code_is_fatal_or_retried_later(ret: int, fatal: bool, wait: int) 
         assert isinstance(refused, Refused)
         assert (refused.fatal, refused.wait) == (fatal, wait * SECOND)
         assert f"{ret} why" in refused.text
+        assert ("/quote-stock-b-ws-api" in refused.text) is (fatal or ret == 600)
 
 
 @pytest.mark.parametrize("data", ['""', "[]", "null", '"no"', "5"])
@@ -129,11 +130,10 @@ def test_times_in_seconds_and_milliseconds(when: str, ns: int) -> None:
 @pytest.mark.parametrize(
     "when", ["99999999999", '"99999999999999"', "-5", '"soon"', "1.5", "1e3", "true", "[1]", "9" * 30]
 )
-def test_invalid_time_is_rejected(when: str) -> None:
+def test_invalid_time_is_the_receive_time(when: str) -> None:
     one = mapper("alltick")
-    assert one.map(trade(when), RECV) == ()
-    (notice,) = one.notices
-    assert isinstance(notice, Rejected) and (notice.kind, notice.symbol) == ("trade", "GOLD")
+    ((tick, _),) = one.map(trade(when), RECV)
+    assert (tick.ts_event, tick.flags, one.notices) == (RECV, Flag.BAD_TIME, [])
 
 
 @pytest.mark.parametrize(
@@ -165,7 +165,7 @@ def test_repeated_ids_are_kept_and_drop_nothing() -> None:
 def test_broken_object_costs_no_other_object_of_its_frame() -> None:
     one = mapper("alltick")
     frame = b"\n".join(
-        [trade(), b"{broken", trade(), b"", trade("-1"), b'{"ret":200,"cmd_id":22001}', trade()]
+        [trade(), b"{broken", trade(), b"", trade("1,"), b'{"ret":200,"cmd_id":22001}', trade()]
     )
     ticks = one.map(frame, RECV)
     assert [tick.ts_recv for tick, _ in ticks] == [RECV, RECV + 1, RECV + 2]

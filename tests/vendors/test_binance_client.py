@@ -11,7 +11,7 @@ from services.vendors.binance.client import Binance
 from services.vendors.feed import FeedSetup, Refused, Rejected, SubscribeAck
 from services.vendors.symbols import SymbolMap
 from tickbus.errors import ConfigError
-from tickbus.protocol.messages import Quote, Side, Trade
+from tickbus.protocol.messages import Flag, Quote, Side, Trade
 from tickbus.units import HOUR, MILLISECOND, SECOND
 
 TRADE = '{"e":"trade","E":1672515782136,"s":"BNBBTC","t":%s,"p":"0.001","q":"100","T":%s,"m":%s,"M":true}'
@@ -122,6 +122,79 @@ def test_empty_error_is_not_a_refusal(error: str) -> None:
     assert one.notices == [SubscribeAck()]
 
 
+# other families of addresses
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "wss://fstream.binance.com",
+        "wss://fstream.binance.com/market/stream",
+        "wss://fstream-auth.binance.com/private",
+        "wss://dstream.binance.com:443/ws",
+        "wss://vstream.binance.com/stream",
+        "wss://nbstream.binance.com/eoptions/ws",
+        "wss://pstream.binance.com/pm/ws",
+        "wss://stream.binancefuture.com/stream",
+        "wss://fstream.binancefuture.com",
+        "wss://testnet.binanceops.com/eoptions/ws",
+        "wss://FSTREAM.BINANCE.COM",
+        "ws://127.0.0.1:8080/public/ws",
+        "ws://proxy.example/market/stream",
+        "wss://ws-api.binance.com/ws-api/v3",
+        "wss://ws-fapi.binance.com/ws-fapi/v1",
+        "wss://stream-sbe.binance.com",
+    ],
+)
+def test_address_of_another_family_is_a_config_error(url: str) -> None:
+    with pytest.raises(ConfigError, match="speaks the JSON streams of spot: use wss:"):
+        feed("binance", url=url).url()
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "wss://stream.binance.com:443",
+        "wss://stream.binance.com/ws",
+        "wss://data-stream.binance.vision",
+        "wss://testnet.binance.vision/ws",
+        "wss://stream.testnet.binance.vision/stream",
+        "wss://demo-stream.binance.com",
+        "wss://stream.binance.us:9443",
+        "ws://127.0.0.1:8765",
+        "ws://stream-proxy.internal:80/binance/stream",
+        "ws://upstream.example",
+    ],
+)
+def test_address_of_spot_or_a_proxy_is_accepted(url: str) -> None:
+    assert feed("binance", url=url).url().startswith(url)
+
+
+@pytest.mark.parametrize(
+    "frame",
+    [
+        trade().replace(b'"m"', b'"X":"MARKET","m"'),
+        trade().replace(b'"m"', b'"X":"INSURANCE_FUND","m"'),
+        b'{"stream":"bnbbtc@trade","data":' + trade().replace(b'"m"', b'"X":"ADL","m"') + b"}",
+        b"[" + trade().replace(b'"m"', b'"X":"NA","m"') + b"]",
+        b'{"e":"bookTicker","u":4,"s":"BNBUSDT","b":"1","B":"1","a":"2","A":"1","T":1568014460891,"E":1}',
+        b'{"stream":"bnbusdt@bookTicker","data":{"e":"bookTicker","u":4,"s":"BNBUSDT","ps":"BNBUSDT","b":"1"}}',
+    ],
+)
+def test_frame_of_another_family_is_refused_for_good(frame: bytes) -> None:
+    one = mapper("binance")
+    assert list(one.map(frame, RECV)) == []
+    (refused,) = one.notices
+    assert isinstance(refused, Refused) and refused.fatal
+    assert "this address sends futures" in refused.text and "--url" in refused.text
+
+
+def test_quote_with_a_time_has_it() -> None:
+    frame = quote(10).replace(b"}", b',"T":1672515782136}')
+    ((tick, _),) = mapper("binance").map(frame, RECV)
+    assert (tick.ts_event, tick.flags) == (1672515782136 * MILLISECOND, 0)
+
+
 # trades
 
 
@@ -139,7 +212,7 @@ def test_trade_without_a_side_is_accepted() -> None:
 
 @pytest.mark.parametrize(
     ("when", "ns"),
-    [(1672515782136, 1672515782136 * MILLISECOND), (1672515782136789, 1672515782136789000), (0, 0)],
+    [(1672515782136, 1672515782136 * MILLISECOND), (1672515782136789, 1672515782136789000)],
 )
 def test_times_in_milliseconds_and_microseconds(when: int, ns: int) -> None:
     ((tick, _),) = mapper("binance").map(trade(when=when), RECV)
@@ -147,23 +220,34 @@ def test_times_in_milliseconds_and_microseconds(when: int, ns: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("t", "when"),
-    [
-        (-1, 1),
-        (1 << 53, 1),
-        (1 << 63, 1),
-        ("null", 1),
-        (1, -1),
-        (1, 10**19),
-        (1, "null"),
-        (1, '"x"'),
-        ('"1"', 1),
-        (1.5, 1),
-    ],
+    "when", [0, -1, 1, 10**19, "null", '"x"', '""', "1.5", "true", "[1]", '"1672515782136"', "9" * 400]
 )
-def test_invalid_id_or_time_is_rejected(t: object, when: object) -> None:
+def test_trade_without_a_usable_time_is_stored_as_received_now(when: object) -> None:
     one = mapper("binance")
-    assert one.map(trade(t, when), RECV) == ()
+    ((tick, vendor_id),) = one.map(trade(5, when), RECV)
+    assert isinstance(tick, Trade) and (vendor_id, tick.trade_id) == (5, "5")
+    assert (tick.ts_event, tick.flags, one.bad_times, one.notices) == (RECV, Flag.BAD_TIME, 1, [])
+
+
+@pytest.mark.parametrize("t", ["null", '""'])
+def test_trade_without_an_id_is_no_part_of_the_sequence(t: str) -> None:
+    one = mapper("binance")
+    without = trade().replace(b'"t":5,', b"")
+    for frame in (trade(t), trade(t, '"x"'), without):
+        ((tick, vendor_id),) = one.map(frame, RECV)
+        assert isinstance(tick, Trade) and (tick.trade_id, vendor_id) == (None, -1)
+    assert one.notices == []
+
+
+def test_first_id_of_a_symbol_is_0() -> None:
+    ((tick, vendor_id),) = mapper("binance").map(trade(0), RECV)
+    assert isinstance(tick, Trade) and (tick.trade_id, vendor_id) == ("0", 0)
+
+
+@pytest.mark.parametrize("t", [-1, 1 << 53, 1 << 63, '"1"', 1.5])
+def test_invalid_id_is_rejected(t: object) -> None:
+    one = mapper("binance")
+    assert one.map(trade(t), RECV) == ()
     (notice,) = one.notices
     assert isinstance(notice, Rejected)
     assert (notice.kind, notice.symbol) == ("trade", "BNB-BTC")

@@ -1,5 +1,6 @@
 """Client and server of one vendor understand each other: one suite over all vendors that have both."""
 
+import json
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -8,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
+from vendors.test_frames import HOSTILE, JSON_BYTES
 
 from services.vendors import VENDORS, Vendor
 from services.vendors.dialect import Answer, Dialect, HttpRefusal, VendorLimits
@@ -210,3 +212,30 @@ def test_server_answers_garbage_as_documented(name: str, garbage: bytes) -> None
     answer = talk.dialect.receive(garbage, talk.now + 5 * SECOND)
     assert answer.close is None
     assert all(GARBAGE[name](msgspec.json.decode(reply)) for reply in answer.replies)
+
+
+@vendors
+@given(data=st.data())
+def test_server_survives_whatever_a_client_sends(name: str, data: st.DataObject) -> None:
+    talk = Conversation(name)
+    requests = [frame.encode() for frame in talk.feed.subscribe(talk.feed.topics)]
+    part = st.sampled_from([*requests, *HOSTILE]) | JSON_BYTES
+    for _ in range(data.draw(st.integers(1, 4))):
+        frame = bytearray(data.draw(st.sampled_from(requests)))
+        match data.draw(st.sampled_from(["replaced", "changed", "other", "wrapped"])):
+            case "replaced":  # one value of a request
+                value = json.loads(frame)
+                key = data.draw(st.sampled_from(sorted(value)))
+                value[key] = "\0here"
+                frame[:] = json.dumps(value).encode().replace(b'"\\u0000here"', data.draw(part))
+            case "changed":
+                frame[data.draw(st.integers(0, len(frame) - 1))] = data.draw(st.integers(0, 255))
+            case "other":
+                frame[:] = data.draw(part)
+            case "wrapped":
+                frame[:] = b"[" + data.draw(part) + b"," + bytes(frame) + b"]"
+        talk.now += 5 * SECOND
+        answer = talk.dialect.receive(bytes(frame), talk.now)
+        for reply in answer.replies:
+            msgspec.json.decode(reply)
+            assert list(talk.mapper.map(reply, RECV)) == []

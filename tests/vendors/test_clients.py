@@ -1,8 +1,14 @@
 """One conformance suite for every feed in the registry: exact ticks, or a notice of what is wrong."""
 
 import copy
+import gzip
 import json
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
+from functools import cache
+from itertools import islice
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -10,18 +16,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
+from support.paths import DATA
 from vendors.examples import EXAMPLES, RECV, TOLERANCE, feed, mapper, setup, subscribe_frames
+from vendors.test_frames import HOSTILE, JSON_BYTES
 
 from services.vendors import VENDORS
 from services.vendors.feed import (
     NO_ID,
-    Closing,
-    HeartbeatAck,
+    OLDEST,
     Mapper,
-    Refused,
+    Notice,
     Rejected,
-    Skipped,
-    SubscribeAck,
 )
 from tickbus.errors import ConfigError
 from tickbus.protocol.codec import FIELDS, decode, encode
@@ -36,14 +41,17 @@ EXACT = {  # JSON text of a number -> the expected digits
     "1e-8": "0.00000001",
     "1E+5": "100000",
     "123456789012345678.123456789012345678": "123456789012345678.123456789012345678",
-    "0.1000000000000000055511151231257827": "0.1000000000000000055511151231257827",
+    "0.100000000000000005": "0.100000000000000005",
+    "0.50000000000000000000": "0.500000000000000000",
     "9007199254740993": "9007199254740993",
-    "0": "0",
+    "99999999999999999999.999999999999999999": "99999999999999999999.999999999999999999",
 }
 _NOT_NUMBERS = (
     """"NaN" "Infinity" "-Infinity" "sNaN" "" "1,5" "0x10" "1_000" "١" "1e999999" null true [] {}"""
 )
-NOT_NUMBERS = [*_NOT_NUMBERS.split(), '" "']
+OUT_OF_RANGE = ["1e20", "100000000000000000000", "1e64", "1e-19", "0.1000000000000000055511151231257827"]
+"""Numbers that decimal128(38, 18) does not hold."""
+NOT_NUMBERS = [*_NOT_NUMBERS.split(), '" "', *(f'"{text}"' for text in OUT_OF_RANGE)]
 
 
 def trade_frame(vendor: str, price: str = '"1"', size: str = '"1"') -> bytes:
@@ -220,6 +228,124 @@ def test_rejected_quote_keeps_the_previous_best_quote(vendor: str) -> None:
     assert one.best_quotes == before
 
 
+# none is not zero
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a vendor writes a value of a trade."""
+
+    time: str
+    id: str
+
+
+PLACES = {"alltick": Place("tick_time", "seq"), "binance": Place("T", "t"), "json": Place("time", "id")}
+
+
+def changed_trade(vendor: str, name: str, text: str | None) -> bytes:
+    """Return the trade frame with another value of a field, or without it."""
+    frame = json.loads(trade_frame(vendor))
+    holder = next(holder for holder, key in _places(frame) if "price" in holder or "p" in holder)
+    holder[name] = "\0here"
+    if text is None:
+        del holder[name]
+    return json.dumps(frame).replace('"\\u0000here"', text or "").encode()
+
+
+NO_TIMES = [
+    None,
+    "0",
+    '"0"',
+    "null",
+    '""',
+    "-1",
+    '"soon"',
+    "1.5",
+    "true",
+    "[]",
+    "{}",
+    "1e999",
+    "9" * 30,
+    "99999999999999999999",
+]
+
+
+@vendors
+@pytest.mark.parametrize("time", NO_TIMES)
+def test_absent_or_unreadable_time_is_the_receive_time(vendor: str, time: str | None) -> None:
+    one = mapper(vendor)
+    ((trade, _),) = one.map(changed_trade(vendor, PLACES[vendor].time, time), RECV)
+    assert (trade.ts_event, trade.ts_recv, trade.flags, one.notices) == (RECV, RECV, Flag.BAD_TIME, [])
+    assert one.bad_times == 1
+
+
+@vendors
+@pytest.mark.parametrize(
+    ("ns", "flags"),
+    [
+        (OLDEST - 10**9, Flag.BAD_TIME),
+        (OLDEST, 0),
+        (RECV // 10**9 * 10**9, 0),
+        (RECV // 10**9 * 10**9 + DAY, Flag.FUTURE_TIME),
+        (RECV // 10**9 * 10**9 + 2 * DAY, Flag.FUTURE_TIME),
+        (RECV // 10**9 * 10**9 + 2 * DAY + 10**9, Flag.BAD_TIME),
+    ],
+)
+def test_implausible_time_is_the_receive_time(vendor: str, ns: int, flags: int) -> None:
+    one = mapper(vendor)
+    text = str(ns // 1000) if vendor == "binance" and ns > OLDEST else str(ns // 10**6)
+    ((trade, _),) = one.map(changed_trade(vendor, PLACES[vendor].time, text), RECV)
+    assert (trade.ts_event, trade.flags) == (RECV if flags == Flag.BAD_TIME else ns, flags)
+    assert (one.bad_times, one.notices) == (int(flags == Flag.BAD_TIME), [])
+
+
+@vendors
+def test_oldest_time_is_an_option_and_recordings_have_none(vendor: str) -> None:
+    for oldest, year in ((0, 1971), (-(1 << 63), 1971), (OLDEST + 366 * DAY, 2001)):
+        one = VENDORS[vendor].feed(setup(vendor, oldest=oldest)).mapper(TOLERANCE)
+        at = (datetime(year, 1, 1, tzinfo=UTC) - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(seconds=1)
+        text = str(at * (1000 if vendor == "binance" or year > 1971 else 1))
+        ((trade, _),) = one.map(changed_trade(vendor, PLACES[vendor].time, text), RECV)
+        assert (trade.ts_event, trade.flags) == (at * 10**9, 0)
+
+
+@vendors
+@pytest.mark.parametrize("id", [None, "null", '""'])
+def test_absent_id_is_none(vendor: str, id: str | None) -> None:
+    one = mapper(vendor)
+    ((trade, vendor_id),) = one.map(changed_trade(vendor, PLACES[vendor].id, id), RECV)
+    assert isinstance(trade, Trade)
+    assert (trade.trade_id, vendor_id, one.notices) == (None, NO_ID, [])
+
+
+@vendors
+def test_id_0_is_none_except_where_ids_begin_at_0(vendor: str) -> None:
+    ((trade, vendor_id),) = mapper(vendor).map(changed_trade(vendor, PLACES[vendor].id, "0"), RECV)
+    assert isinstance(trade, Trade)
+    assert (trade.trade_id, vendor_id) == (("0", 0) if vendor == "binance" else (None, NO_ID))
+
+
+@vendors
+@pytest.mark.parametrize("price", ['"0"', '"0.00000000"', '""', "null"])
+@pytest.mark.parametrize("size", ['"0"', '"0.00"', '""', "null"])
+def test_empty_side_of_the_book_is_none(vendor: str, price: str, size: str) -> None:
+    one = mapper(vendor)
+    ((quote, _),) = one.map(quote_frame(vendor, bid=price, bid_size=size), RECV)
+    assert isinstance(quote, Quote)
+    assert (quote.bid, quote.bid_size, quote.ask_text, quote.ask_size_text) == (None, None, "2", "6")
+    assert (one.best_quotes[quote.symbol], one.notices) == ((None, "2"), [])
+    ((quote, _),) = one.map(quote_frame(vendor, ask=price, ask_size=size), RECV)
+    assert isinstance(quote, Quote)
+    assert (quote.bid_text, quote.bid_size_text, quote.ask, quote.ask_size) == ("1", "5", None, None)
+
+
+@vendors
+def test_trade_at_price_0_is_a_trade(vendor: str) -> None:
+    ((trade, _),) = mapper(vendor).map(trade_frame(vendor, '"0"', '"0"'), RECV)
+    assert isinstance(trade, Trade)
+    assert (trade.price_text, trade.size_text) == ("0", "0")
+
+
 # fuzz
 
 
@@ -236,7 +362,9 @@ def check(vendor: str, frame: bytes) -> None:
         if isinstance(tick, Trade):
             assert tick.price.is_finite() and tick.size.is_finite() and tick.size >= 0
     for notice in one.notices:
-        assert isinstance(notice, SubscribeAck | HeartbeatAck | Skipped | Rejected | Refused | Closing)
+        assert isinstance(notice, Notice)
+        for shown in (getattr(notice, name, "") for name in ("detail", "text", "head", "shape")):
+            assert shown.isprintable() and len(shown) < 700
         if isinstance(notice, Rejected):
             assert len(notice.detail) <= 200 and (
                 notice.symbol is None or notice.symbol in one.symbols.values()
@@ -333,6 +461,61 @@ def test_valid_frame_with_changed_bytes(vendor: str, data: st.DataObject) -> Non
 )
 def test_malicious_frames_are_handled(vendor: str, frame: bytes) -> None:
     check(vendor, frame)
+
+
+@vendors
+@given(data=st.data())
+def test_structure_around_valid_frames(vendor: str, data: st.DataObject) -> None:
+    """Frames in lists, in objects, in each other's fields, and hostile values everywhere."""
+    frames = st.sampled_from([json.dumps(value).encode() for value in EXAMPLES[vendor].mutable])
+    parts = data.draw(st.lists(frames | JSON_BYTES | st.sampled_from(HOSTILE), min_size=1, max_size=4))
+    frame = data.draw(
+        st.sampled_from(
+            [
+                b"[" + b",".join(parts) + b"]",
+                b"[[" + b",".join(parts) + b"]]",
+                b'{"data":[' + b",".join(parts) + b"]}",
+                b'{"data":' + parts[0] + b',"error":' + parts[-1] + b"}",
+                b'{"trades":[' + b",".join(parts) + b'],"type":' + parts[0] + b"}",
+                b'{"stream":' + parts[-1] + b',"data":' + parts[0] + b"}",
+                b'{"cmd_id":22998,"data":' + parts[0] + b',"ret":' + parts[-1] + b"}",
+                b"\n".join(parts),
+            ]
+        )
+    )
+    check(vendor, frame)
+
+
+@vendors
+@pytest.mark.parametrize("value", [*ODD_VALUES.split(), *LONG_VALUES])
+def test_error_with_any_value(vendor: str, value: str) -> None:
+    check(vendor, f'{{"error":{value}}}'.encode())
+    check(vendor, f'{{"type":"error","msg":{value},"code":{value}}}'.encode())
+
+
+@vendors
+@pytest.mark.parametrize("frame", HOSTILE)
+def test_hostile_value_in_an_error(vendor: str, frame: bytes) -> None:
+    check(vendor, b'{"error":' + frame + b"}")
+    check(vendor, frame)
+
+
+@pytest.mark.data
+@pytest.mark.skipif(not DATA.exists(), reason="captures not found")
+@given(data=st.data())
+def test_captured_frames_with_changed_bytes(data: st.DataObject) -> None:
+    frame = bytearray(data.draw(st.sampled_from(captured_frames(DATA))))
+    for _ in range(data.draw(st.integers(0, 3))):
+        frame[data.draw(st.integers(0, len(frame) - 1))] = data.draw(st.integers(0, 255))
+    for vendor in VENDORS:
+        check(vendor, bytes(frame))
+
+
+@cache
+def captured_frames(data: Path) -> list[bytes]:
+    """Return the first frames of a capture."""
+    with gzip.open(data / "spot_btcusdt_20240808.gz") as file:
+        return [line.partition(b" ")[2].strip() for line in islice(file, 300)]
 
 
 # addresses and subscriptions

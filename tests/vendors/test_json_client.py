@@ -1,18 +1,21 @@
 """What is specific to the generic feed: field names, times in every form, sides, errors."""
 
 import json
+import re
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from vendors.examples import RECV, TOLERANCE, feed, mapper, subscribe_frames
+from vendors.examples import RECV, TOLERANCE, feed, mapper, setup, subscribe_frames
 
-from services.vendors.feed import Refused, Rejected, Skipped
-from services.vendors.json.client import NAMES, field_names
+from services.vendors import VENDORS
+from services.vendors.feed import OLDEST, MappedTick, Mapper, Refused, Rejected, Skipped, Unknown
+from services.vendors.json.fields import NAMES, field_names
 from services.vendors.json.options import JsonOptions
 from tickbus.errors import ConfigError
-from tickbus.protocol.messages import Quote, Side, Trade
+from tickbus.protocol.messages import Flag, Quote, Side, Trade
 from tickbus.units import format_time
 
 AT = 1_723_210_200_123_456_789
@@ -57,8 +60,6 @@ def test_subscribe_request_of_the_tutorial() -> None:
         ('"2024-08-09 13:30"', AT // 10**9 * 10**9),
         ("null", RECV),
         ('""', RECV),
-        ("0", 0),
-        ("0.5", 5 * 10**8),
     ],
 )
 def test_times_in_every_form(text: str, ns: int) -> None:
@@ -68,9 +69,10 @@ def test_times_in_every_form(text: str, ns: int) -> None:
 def test_missing_time_is_the_receive_time() -> None:
     tick = one_trade()
     assert tick.ts_event == tick.ts_recv == RECV
+    assert tick.flags == Flag.BAD_TIME
 
 
-@given(st.integers(0, 4 * 10**18))
+@given(st.integers(OLDEST, RECV))
 def test_iso_times_are_exact(ns: int) -> None:
     assert one_trade(time=f'"{format_time(ns)}"').ts_event == ns
 
@@ -78,6 +80,9 @@ def test_iso_times_are_exact(ns: int) -> None:
 @pytest.mark.parametrize(
     "text",
     [
+        "0",
+        "0.5",
+        '"0"',
         "-1",
         '"-1.5"',
         '"soon"',
@@ -91,15 +96,10 @@ def test_iso_times_are_exact(ns: int) -> None:
         "9" * 60,
     ],
 )
-def test_invalid_time_is_rejected(text: str) -> None:
+def test_invalid_time_is_the_receive_time(text: str) -> None:
     one = mapper("json")
-    assert one.map(trade(time=text), RECV) == []
-    (notice,) = one.notices
-    assert isinstance(notice, Rejected) and (notice.reason, notice.kind, notice.symbol) == (
-        "field",
-        "trade",
-        "AAPL",
-    )
+    ((tick, _),) = one.map(trade(time=text), RECV)
+    assert (tick.ts_event, tick.flags, one.bad_times, one.notices) == (RECV, Flag.BAD_TIME, 1, [])
 
 
 @pytest.mark.parametrize(
@@ -244,3 +244,191 @@ def test_fast_path_equals_raw_decoding(item: dict[str, str]) -> None:
         *alone.notices,
         Rejected("field", "tick without a symbol", ticks_before=len(found)),
     ] == beside.notices
+
+
+# paths
+
+
+def with_fields(*pairs: str, **options: Any) -> Mapper:
+    return feed("json", options=JsonOptions(json_fields=pairs, **options)).mapper(TOLERANCE)
+
+
+def texts(ticks: Sequence[MappedTick]) -> list[tuple[str, str | None, str | None]]:
+    """Return (symbol, price, size) of trades and (symbol, bid, ask) of quotes."""
+    return [
+        (tick.symbol, tick.price_text, tick.size_text)
+        if isinstance(tick, Trade)
+        else (tick.symbol, tick.bid_text, tick.ask_text)
+        for tick, _ in ticks
+    ]
+
+
+ITEMS = '[{"code":"AAPL","px":{"value":1.10},"volume":2},{"code":"MSFT","px":{"value":"3"},"volume":"4"}]'
+BOTH = [("AAPL", "1.10", "2"), ("MSFT", "3", "4")]
+
+
+@pytest.mark.parametrize(
+    ("trades", "frame"),
+    [
+        ("trades=data.items", '{"channel":"trades","data":{"items":%s}}'),
+        ("trades=data.items", '[{"data":{"items":%s}}]'),
+        ("trades=data.items", '{"data":[{"items":%s},{"items":[]},{"other":1}]}'),
+        ("trades=data.items", '{"data.items":%s}'),
+        ("trades=data.0", '{"data":[%s,"more"]}'),
+        ("trades=data", '{"data":[%s]}'),
+        ("trades=data", '{"data":[[%s],[]]}'),
+        ("trades=.", "%s"),
+        ("trades=.", "[%s]"),
+        ("trades=trades", '{"trades":%s}'),
+        ("trades=trades", "%s"),
+    ],
+)
+def test_paths_lead_to_the_ticks(trades: str, frame: str) -> None:
+    one = with_fields(trades, "symbol=code", "price=px.value")
+    assert texts(one.map((frame % ITEMS).encode(), RECV)) == BOTH
+    assert one.notices == []
+
+
+def test_path_to_a_single_object() -> None:
+    one = with_fields("trades=data.trade")
+    frame = b'{"data":{"trade":{"symbol":"AAPL","price":"1","volume":"2"}}}'
+    assert texts(one.map(frame, RECV)) == [("AAPL", "1", "2")]
+    assert with_fields("trades=.").map(b'{"symbol":"AAPL","price":"1","volume":"2"}', RECV)
+
+
+def test_paths_into_lists_and_several_lists() -> None:
+    one = with_fields("quotes=d.book", "trades=d.prints", "bid=bids.0.0", "bid_size=bids.0.1", "ask=asks.0.0")
+    frame = (
+        b'{"d":{"prints":[{"symbol":"AAPL","price":"5","volume":"6"}],'
+        b'"book":[{"symbol":"AAPL","bids":[["1","2"],["0.5","1"]],"asks":[[3.50,4]]}]}}'
+    )
+    quote, traded = (tick for tick, _ in one.map(frame, RECV))
+    assert isinstance(quote, Quote) and isinstance(traded, Trade)
+    assert (quote.bid_text, quote.bid_size_text, quote.ask_text, quote.ask_size_text) == (
+        "1",
+        "2",
+        "3.50",
+        None,
+    )
+    assert (traded.price_text, traded.bid_text, traded.ask_text) == ("5", "1", "3.50")
+
+
+@pytest.mark.parametrize(
+    ("pairs", "message"),
+    [
+        (("price=a..b",), "expected a name, or names with dots between them"),
+        (("trades=.data",), "expected a name, or names with dots between them"),
+        (("trades=..",), "expected a name, or names with dots between them"),
+        (("price=.",), "only trades and quotes can be the whole frame"),
+        (
+            ("price=p", "volume=p.size"),
+            "price (p) and volume (p.size) are the same field, or one is inside the other",
+        ),
+        (("price=px.value", "volume=px.value"), "price (px.value) and volume (px.value) are the same field"),
+        (("trades=data.items", "quotes=data.items"), "trades (data.items) and quotes (data.items)"),
+        (("trades=error",), "trades (error) and error (error)"),
+    ],
+)
+def test_path_that_cannot_work_is_a_config_error(pairs: tuple[str, ...], message: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        feed("json", options=JsonOptions(json_fields=pairs))
+
+
+@given(st.lists(st.lists(ITEM, min_size=1, max_size=3), min_size=1, max_size=3))
+def test_paths_give_the_same_ticks_as_names(frames: list[list[dict[str, str]]]) -> None:
+    plain, paths = mapper("json"), with_fields("trades=data.trades")
+    for items in frames:
+        inner = ",".join(
+            "{" + ",".join(f'"{name}":{text}' for name, text in item.items()) + "}" for item in items
+        )
+        assert plain.map(f'{{"trades":[{inner}]}}'.encode(), RECV) == paths.map(
+            f'{{"data":{{"trades":[{inner}]}}}}'.encode(), RECV
+        )
+        assert plain.notices == paths.notices
+        plain.notices.clear()
+        paths.notices.clear()
+
+
+# ticks in unexpected places
+
+
+def test_ticks_where_nobody_named_them_are_rejected_with_their_place() -> None:
+    one = mapper("json")
+    assert one.map(b'{"data":{"list":[{"symbol":"AAPL","price":"1","volume":"1"}]}}', RECV) == []
+    (notice,) = one.notices
+    assert isinstance(notice, Rejected)
+    assert (notice.reason, notice.lost) == ("field", True)
+    assert notice.detail == "ticks under 'data.list': say where they are by --json-fields trades=PATH"
+
+
+def test_ticks_of_other_symbols_in_other_places_are_unknown() -> None:
+    one = mapper("json")
+    one.map(b'{"data":[{"symbol":"XX","price":"1","volume":"1"}]}', RECV)
+    assert [type(notice) for notice in one.notices] == [Unknown]
+
+
+def test_what_is_no_tick_beside_ticks_is_not_lost_from_sight() -> None:
+    one = mapper("json")
+    ticks = one.map(b'[{"symbol":"AAPL","price":"1","volume":"1"},{"symbol":"AAPL","px":"2"}]', RECV)
+    assert texts(ticks) == [("AAPL", "1", "1")]
+    assert [type(notice) for notice in one.notices] == [Unknown]
+    one.notices.clear()
+    one.map(b'[{"symbol":"AAPL","price":"1","volume":"1"},{"price":"1","volume":"1"}]', RECV)
+    (notice,) = one.notices
+    assert isinstance(notice, Rejected) and (notice.detail, notice.lost) == ("tick without a symbol", True)
+
+
+def test_error_beside_ticks_is_reported_too() -> None:
+    one = mapper("json")
+    frame = trade().replace(b'{"trades"', b'{"error":"slow down","trades"')
+    assert texts(one.map(frame, RECV)) == [("AAPL", "1", "2")]
+    (notice,) = one.notices
+    assert isinstance(notice, Refused) and "slow down" in notice.text
+
+
+# ids
+
+
+def numbered(id: str, price: str = '"1"', time: str = "1723210200123") -> bytes:
+    return trade(id=id, price=price, time=time)
+
+
+def test_sequential_ids_are_vendor_ids() -> None:
+    one = feed("json", options=JsonOptions(json_ids="sequential"))
+    assert one.sequenced and not feed("json").sequenced
+    ids = ("7", '"8"', "0", '""', "null", '"x8"', "9007199254740992", "9007199254740991", "-1")
+    found = [one.mapper(TOLERANCE).map(numbered(id), RECV)[0] for id in ids]
+    assert [vendor_id for _, vendor_id in found] == [7, 8, -1, -1, -1, -1, -1, 9007199254740991, -1]
+    assert [tick.trade_id for tick, _ in found if isinstance(tick, Trade)][:6] == [
+        "7",
+        "8",
+        None,
+        None,
+        None,
+        "x8",
+    ]
+
+
+def test_rejected_trade_names_its_sequential_id() -> None:
+    one = with_fields(json_ids="sequential")
+    one.map(numbered("7", price='"x"'), RECV)
+    (notice,) = one.notices
+    assert isinstance(notice, Rejected) and (notice.symbol, notice.vendor_id) == ("AAPL", 7)
+
+
+def test_unique_ids_make_repeats_known_over_connections() -> None:
+    setup_ = setup("json", options=JsonOptions(json_ids="unique"))
+    first, second = (VENDORS["json"].feed(setup_).mapper(TOLERANCE) for _ in range(2))
+    assert len(first.map(numbered('"a"'), RECV)) == 1
+    assert first.map(numbered('"a"'), RECV) == []
+    assert second.map(numbered('"a"', price="1.0", time="1723210200"), RECV) == []
+    assert (first.duplicates, second.duplicates) == (1, 1)
+    ((other, vendor_id),) = second.map(numbered('"a"', price="1.1"), RECV)
+    assert (other.flags, vendor_id) == (Flag.DOUBTFUL_ID, -1)
+    assert first.notices == second.notices == []
+    assert len(second.map(trade(), RECV)) == len(second.map(trade(), RECV)) == 1  # no id: never a repeat
+
+
+def test_without_promises_ids_are_only_kept() -> None:
+    one = mapper("json")
+    assert [len(one.map(numbered('"a"'), RECV)) for _ in range(2)] == [1, 1]

@@ -16,6 +16,9 @@ from services.vendors.feed import (
     Rejected,
     Skipped,
     SubscribeAck,
+    Unknown,
+    VendorError,
+    oldest_first,
 )
 from tickbus.clock import BusClock
 from tickbus.protocol.messages import GapKind
@@ -23,7 +26,25 @@ from tickbus.protocol.messages import GapKind
 log = logging.getLogger("tickbus.gateway")
 
 _LOGGED_REJECTS = 5
-"""Rejects of one reason that are logged in full; the rest are counted."""
+"""Frames of one kind that are logged in full; the rest are counted."""
+_LOGGED_KINDS = 64
+"""Kinds that are told apart; the vendor may send any number of them."""
+
+
+class FirstFew:
+    """Says which of the things that happen are to be logged: the first few of each kind, of so many kinds."""
+
+    def __init__(self) -> None:
+        self._seen: Counter[str] = Counter()
+
+    def note(self, kind: str) -> str | None:
+        """Return what to add to the line about this one; None if it is not to be logged."""
+        if kind not in self._seen and len(self._seen) >= _LOGGED_KINDS:
+            kind = ""  # all further kinds
+        if self._seen[kind] >= _LOGGED_REJECTS:
+            return None
+        self._seen[kind] += 1
+        return "; further ones are only counted" if self._seen[kind] == _LOGGED_REJECTS else ""
 
 
 class Intake:
@@ -35,6 +56,13 @@ class Intake:
         self.backlog = backlog
         self.frames = 0
         self.ignored = 0
+        self.unknown = 0
+        """Frames that nobody understands."""
+        self.vendor_errors = 0
+        self.bad_times = 0
+        """Ticks whose time was absent or implausible."""
+        self.duplicates = 0
+        """Ticks that a mapper dropped because they had been delivered before."""
         self.rejected: Counter[str] = Counter()
         self.last_recv = 0
         """Newest receive time assigned: they strictly increase."""
@@ -45,6 +73,9 @@ class Intake:
         self.event_delays: list[int] = []
         """ns from ts_event to ts_recv of one tick per read; drained by the metrics."""
         self._overflowing = False
+        self._sequenced = any(state.sequenced for state in sequencer.streams)
+        self._first_few = FirstFew()
+        self._said_bad_time = False
 
     def stamp(self) -> int:
         recv = self._clock.now_ns()
@@ -59,14 +90,16 @@ class Intake:
         last_tick = None
         for frame in payloads:
             ticks = map_frame(frame, recv)
+            if (count := len(ticks)) > 1 and self._sequenced:
+                ticks = oldest_first(ticks)
             if notices:
                 for_connection += self._take_with_notices(ticks, notices, recv, check_room)
                 notices.clear()
                 recv += 1
             elif ticks and (not check_room or self._has_room(ticks)):
                 accept(ticks)
-            if ticks:
-                recv += len(ticks)
+            if count:
+                recv += count
                 last_tick = ticks[-1][0]
         self.frames += len(payloads)
         self.last_frame = self.last_recv = recv
@@ -76,8 +109,23 @@ class Intake:
                 self.sequencer.latency.note(last_tick.ts_event, last_tick.ts_recv)
             if len(self.event_delays) < 10_000:
                 self.event_delays.append(last_tick.ts_recv - last_tick.ts_event)
+        if mapper.bad_times or mapper.duplicates:
+            self._count(mapper)
         backlog.settle()
         return for_connection
+
+    def _count(self, mapper: Mapper) -> None:
+        """Add what a mapper has counted."""
+        self.duplicates += mapper.duplicates
+        self.bad_times += mapper.bad_times
+        if mapper.bad_times and not self._said_bad_time:
+            self._said_bad_time = True
+            log.warning(
+                "ticks without a plausible time: ts_event is ts_recv, flagged bad_time (the vendor gave %s); "
+                "further ones are only counted",
+                f"{mapper.bad_time} ns; see --oldest" if mapper.bad_time else "none",
+            )
+        mapper.duplicates = mapper.bad_times = 0
 
     def outage(self, kind: GapKind, since: int) -> None:
         self.sequencer.outage(kind, since)
@@ -97,10 +145,7 @@ class Intake:
     def _reject(self, notice: Rejected, recv: int) -> None:
         # not stamped here: the clock has moved on; later frames of this read would be older than their Gap
         self.rejected[notice.reason] += 1
-        if self.rejected[notice.reason] <= _LOGGED_REJECTS:
-            more = (
-                "; further ones are only counted" if self.rejected[notice.reason] == _LOGGED_REJECTS else ""
-            )
+        if (more := self._first_few.note(f"rejected {notice.reason}")) is not None:
             log.warning(
                 "rejected (%s)%s: %s%s",
                 notice.reason,
@@ -123,6 +168,13 @@ class Intake:
             match notice:
                 case Skipped():
                     self.ignored += 1
+                case Unknown():
+                    self._note_unknown(notice)
+                    for_connection.append(notice)
+                case VendorError(text):
+                    self.vendor_errors += 1
+                    if (more := self._first_few.note(f"error {text}")) is not None:
+                        log.warning("the vendor reports an error: %s%s", text, more)
                 case Rejected():
                     self._accept(ticks[done : notice.ticks_before], check_room)
                     done = notice.ticks_before
@@ -131,6 +183,13 @@ class Intake:
                     for_connection.append(notice)
         self._accept(ticks[done:], check_room)
         return for_connection
+
+    def _note_unknown(self, notice: Unknown) -> None:
+        self.unknown += 1
+        if (more := self._first_few.note(f"unknown {notice.shape}")) is not None:
+            log.warning(
+                "unknown frame, %d bytes, like %s: %s%s", notice.length, notice.shape, notice.head, more
+            )
 
     def _accept(self, ticks: Sequence[MappedTick], check_room: bool) -> None:
         if ticks and (not check_room or self._has_room(ticks)):

@@ -1,15 +1,32 @@
 """One connection to the vendor: subscribes, passes frames to the intake, acts on notices."""
 
 import asyncio
+import logging
 from collections.abc import Sequence
 
 from services.gateway.upstream.http import fetch
 from services.gateway.upstream.intake import Intake
 from services.gateway.upstream.websocket import WebSocket
-from services.vendors.feed import Closing, Feed, HeartbeatAck, Mapper, Notice, Refused, Rejected, SubscribeAck
+from services.vendors.feed import (
+    Closing,
+    Feed,
+    HeartbeatAck,
+    Mapper,
+    Notice,
+    Refused,
+    Rejected,
+    SubscribeAck,
+    Unknown,
+)
 from tickbus.units import SECOND, Duration
 
+log = logging.getLogger("tickbus.gateway")
+
 _MAX_BUFFERED_BYTES = 64 << 20
+_UNKNOWN_FRAMES = 20
+"""After this many unknown frames on a connection, and not one tick, something is wrong with the address."""
+_UNKNOWN_SECONDS = 10.0
+"""The same after this long with fewer."""
 
 
 class PreparationRefused(Exception):
@@ -40,6 +57,8 @@ class Connection:
         """Frames that still arrive are ignored, and do not end the outage that began with its last tick."""
         self.valid = False
         """A tick has arrived: the vendor is healthy."""
+        self.unknown = 0
+        """Frames that nobody understands."""
         self.unanswered = 0
         self.opened_at = asyncio.get_running_loop().time()
         self.rotate_at = 0.0
@@ -50,6 +69,9 @@ class Connection:
         self._buffered_bytes = 0
         self._pending_acks = 0
         self._sending: asyncio.Task[None] | None = None
+        self._check: asyncio.TimerHandle | None = None
+        """When to say that nothing but unknown frames has arrived; None: not yet due, or said."""
+        self._said_unknown = False
         self.socket: WebSocket
 
     async def open(self) -> None:
@@ -64,6 +86,8 @@ class Connection:
         self._sending = asyncio.create_task(self._send_requests())
 
     async def close(self, why: str) -> None:
+        if self._check is not None:
+            self._check.cancel()
         if self._sending is not None:
             self._sending.cancel()
             await asyncio.gather(self._sending, return_exceptions=True)
@@ -147,6 +171,8 @@ class Connection:
                         self._intake.resumed(kind)
                 case HeartbeatAck():
                     self.unanswered = 0
+                case Unknown() if not self.buffering:
+                    self._note_unknown()
                 case Closing():
                     self.closing, self.rotate_at = True, asyncio.get_running_loop().time()
                 case Refused() if self.refused is None:
@@ -154,6 +180,24 @@ class Connection:
                     self.socket.abort(notice.text)
                 case _:
                     pass
+
+    def _note_unknown(self) -> None:
+        self.unknown += 1
+        if self._check is None:
+            self._check = asyncio.get_running_loop().call_later(_UNKNOWN_SECONDS, self._say_unknown)
+        if self.unknown >= _UNKNOWN_FRAMES:
+            self._say_unknown()
+
+    def _say_unknown(self) -> None:
+        """Say once that this connection has brought no tick, and frames that nobody understands."""
+        if self._said_unknown or self.valid or self.abandoned:
+            return
+        self._said_unknown = True
+        log.warning(
+            "upstream: %d unknown frames and not one tick on this connection (the first bytes of some are "
+            "logged above): check --feed, --url and the feed's own options",
+            self.unknown,
+        )
 
     def _mark_subscribed(self) -> None:
         if not self.subscribed.is_set() and not self.abandoned:

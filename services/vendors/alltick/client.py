@@ -6,14 +6,13 @@ kept as trade_id and never used to detect a gap or to drop a tick. Fields are te
 seconds or milliseconds. Source: the vendor's repository alltick-realtime-..., websocket_interface.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from urllib.parse import quote
 
 import msgspec
 
 from services.vendors.alltick.options import AllTickOptions
 from services.vendors.feed import (
-    ABSENT,
     NO_ID,
     Feed,
     FeedSetup,
@@ -21,11 +20,11 @@ from services.vendors.feed import (
     MappedTick,
     Mapper,
     Refused,
-    Skipped,
     SubscribeAck,
     Topic,
-    raw_text,
 )
+from services.vendors.frames import ABSENT, NOT_DECODED, decode_fields, decode_items, printable, raw_text
+from services.vendors.values import NO_SIDE, book_side, trade_id
 from tickbus.errors import ConfigError
 from tickbus.protocol.messages import Quote, Side, Trade
 from tickbus.units import SECOND, Duration, canonical, canonical_size, epoch_ns
@@ -33,6 +32,7 @@ from tickbus.units import SECOND, Duration, canonical, canonical_size, epoch_ns
 _HEARTBEAT, _HEARTBEAT_ACK = 22000, 22001
 _DEPTH, _DEPTH_ACK = 22002, 22003
 _TRADES, _TRADES_ACK = 22004, 22005
+_CANCEL_ACK = 22007
 _TRADE_PUSH, _DEPTH_PUSH = 22998, 22999
 _PUSHES = {_TRADE_PUSH: "trade", _DEPTH_PUSH: "quote"}
 _OK = 200
@@ -41,6 +41,11 @@ _FATAL = {
     603: "the plan does not include this",
     604: "the plan does not include one of the codes",
 }
+_WRONG_CODE = 600
+_ADVICE = (
+    "check --token, --url (stocks and their indices: /quote-stock-b-ws-api, all others: /quote-b-ws-api) "
+    "and --symbols"
+)
 _SLOW_DOWN = (429, 605, 606)
 _PLANS = {
     "free": (5, Duration(10 * SECOND)),
@@ -84,130 +89,148 @@ _SIDES = {"": Side.UNKNOWN, "0": Side.UNKNOWN, "1": Side.BUY, "2": Side.SELL}
 class AllTickMapper(Mapper):
     def map(self, frame: bytes, recv: int) -> Sequence[MappedTick]:
         if b"\n" not in frame or _is_single_object(frame):
-            return self._map_one(frame, recv, 0)
+            if frame.lstrip()[:1] == b"[" and (items := decode_items(frame)):
+                return self._map_each([bytes(item) for item in items], recv)
+            return self._map_one(frame, recv)
+        return self._map_each([line for line in frame.split(b"\n") if line.strip()] or [frame], recv)
+
+    def _map_each(self, frames: Sequence[bytes], recv: int) -> Sequence[MappedTick]:
+        """Return the ticks of several objects in one frame."""
         ticks: list[MappedTick] = []
-        for line in frame.split(b"\n"):
-            if line.strip():
-                ticks += self._map_one(line, recv + len(ticks), len(ticks))
+        before = len(self.notices)
+        for frame in frames:
+            self.ticks_before = len(ticks)
+            ticks += self._map_one(frame, recv + len(ticks))
+        self.ticks_before = 0
+        self.merge_unused(before)
         return ticks
 
-    def _map_one(self, frame: bytes, recv: int, ticks_before: int) -> Sequence[MappedTick]:
-        """Return the tick of one object; `ticks_before` ticks precede it in its frame."""
+    def _map_one(self, frame: bytes, recv: int) -> Sequence[MappedTick]:
+        """Return the tick of one object."""
         try:
             outer = _decode(frame)
-        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-            return self._unreadable(frame, error, ticks_before)
+        except NOT_DECODED as error:
+            self._unreadable(frame, error)
+            return ()
         data = outer.data
         if outer.cmd_id not in _PUSHES or data is None:
-            self._answer(outer)
+            self._answer(outer, frame)
             return ()
         symbol = self.symbols.get(data.code)  # type: ignore[arg-type]  # None is never subscribed
         kind = _PUSHES[outer.cmd_id]
         if symbol is None:
             if data.code is None:
-                self.reject("field", "tick without a code", ticks_before=ticks_before)
+                self.reject("field", "tick without a code")
             else:
-                self.reject("unknown_symbol", data.code, lost=False, ticks_before=ticks_before)
+                self.reject("unknown_symbol", data.code, lost=False)
             return ()
         try:
             tick: Trade | Quote = (
                 self._trade(data, symbol, recv) if kind == "trade" else self._quote(data, symbol, recv)
             )
         except (ValueError, KeyError, UnicodeDecodeError, msgspec.MsgspecError) as error:
-            self.reject("field", error, kind=kind, symbol=symbol, ticks_before=ticks_before)
+            self.reject("field", error, kind=kind, symbol=symbol)
             return ()
         return ((tick, NO_ID),)
 
     def _trade(self, data: _Data, symbol: str, recv: int) -> Trade:
-        ts_event = _time(data.tick_time, recv)
+        ts_event, flags = _time(data.tick_time), 0
+        if not self.oldest <= ts_event <= recv:
+            ts_event, flags = self.event_time(ts_event, recv)
         size = canonical_size(raw_text(data.volume) or raw_text(data.volumn))
-        bid, ask = self.best_quotes.get(symbol, (None, None))
+        bid, ask = self.best_quotes.get(symbol, NO_SIDE)
         return Trade(
             symbol,
             canonical(raw_text(data.price)),
             size,
             _SIDES.get(raw_text(data.trade_direction), Side.UNKNOWN),
-            raw_text(data.seq) or None,
+            trade_id(raw_text(data.seq)),
             ts_event,
             recv,
             bid,
             ask,
-            self.flags(ts_event, recv),
+            flags,
         )
 
     def _quote(self, data: _Data, symbol: str, recv: int) -> Quote:
         bid, bid_size = _top(data.bids)
         ask, ask_size = _top(data.asks)
-        ts_event = _time(data.tick_time, recv)
+        ts_event, flags = _time(data.tick_time), 0
+        if not self.oldest <= ts_event <= recv:
+            ts_event, flags = self.event_time(ts_event, recv)
         self.best_quotes[symbol] = (bid, ask)
-        return Quote(symbol, bid, bid_size, ask, ask_size, ts_event, recv, self.flags(ts_event, recv))
+        return Quote(symbol, bid, bid_size, ask, ask_size, ts_event, recv, flags)
 
-    def _answer(self, outer: _Frame) -> None:
+    def _answer(self, outer: _Frame, frame: bytes) -> None:
         if outer.ret is not None and outer.ret != _OK:
-            text = f"AllTick answered {outer.ret} {outer.msg or ''}".strip()
+            text = printable(f"AllTick answered {outer.ret} {outer.msg or ''}".strip(), 200)
             if outer.ret in _FATAL:
-                advice = "check --token, --url (stocks and forex differ) and --symbols"
-                self.notices.append(Refused(f"{text}: {_FATAL[outer.ret]}; {advice}", fatal=True))
+                self.notices.append(Refused(f"{text}: {_FATAL[outer.ret]}; {_ADVICE}", fatal=True))
             else:
-                wait = 10 * SECOND if outer.ret in _SLOW_DOWN else 5 * SECOND
-                self.notices.append(Refused(text, fatal=False, wait=Duration(wait)))
+                wait = Duration((10 if outer.ret in _SLOW_DOWN else 5) * SECOND)
+                more = f"; {_ADVICE}" if outer.ret == _WRONG_CODE else ""
+                self.notices.append(Refused(text + more, fatal=False, wait=wait))
         elif outer.cmd_id in (_TRADES_ACK, _DEPTH_ACK):
             self.notices.append(SubscribeAck("trade" if outer.cmd_id == _TRADES_ACK else "quote"))
         elif outer.cmd_id == _HEARTBEAT_ACK:
             self.notices.append(HeartbeatAck())
         else:
-            self.notices.append(Skipped())
+            self.unused(frame, documented=outer.cmd_id == _CANCEL_ACK)
 
-    def _unreadable(self, frame: bytes, error: Exception, ticks_before: int) -> Sequence[MappedTick]:
-        try:
-            loose = msgspec.json.decode(frame)
-        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-            self.reject("garbage", error, ticks_before=ticks_before)
-            return ()
-        command, data = (loose.get("cmd_id"), loose.get("data")) if isinstance(loose, dict) else ("", None)
-        if command is None or (type(command) is int and command not in _PUSHES):
+    def _unreadable(self, frame: bytes, error: Exception) -> None:
+        """Report an object that is not JSON or has a field of the wrong type; name the stream if known."""
+        fields = decode_fields(frame)
+        if fields is None:
+            self.unused(frame) if decode_items(frame) is not None else self.undecodable(frame, error)
+            return
+        command = bytes(fields.get("cmd_id", b"null"))
+        kind = _PUSHES.get(int(command)) if command.isdigit() and len(command) < 10 else None
+        if kind is None:
             try:  # not a tick: its data may be anything
-                self._answer(
-                    msgspec.convert({name: loose.get(name) for name in ("cmd_id", "ret", "msg")}, _Frame)
+                answer = _decode(
+                    _object({name: fields[name] for name in ("cmd_id", "ret", "msg") if name in fields})
                 )
-            except msgspec.ValidationError:
-                self.reject("field", error, ticks_before=ticks_before)
-            return ()
-        if type(command) is not int or not isinstance(data, dict):
-            self.reject("field", error, ticks_before=ticks_before)
-            return ()
-        kind = _PUSHES[command]
-        symbol = self.symbols.get(data["code"]) if isinstance(data.get("code"), str) else None
-        known_kind = kind if symbol else None
-        self.reject("field", error, kind=known_kind, symbol=symbol, ticks_before=ticks_before)
-        return ()
+            except NOT_DECODED:
+                if "data" in fields:
+                    self.reject("field", error)
+                else:
+                    self.unused(frame)
+            else:
+                self._answer(answer, frame)
+            return
+        data = decode_fields(fields.get("data", ABSENT)) or {}
+        try:
+            symbol = self.symbols.get(raw_text(data.get("code", ABSENT)))
+        except ValueError:
+            symbol = None
+        self.reject("field", error, kind=kind if symbol else None, symbol=symbol)
+
+
+def _object(fields: Mapping[str, msgspec.Raw]) -> bytes:
+    return b"{" + b",".join(b'"%s":%s' % (name.encode(), bytes(raw)) for name, raw in fields.items()) + b"}"
 
 
 def _is_single_object(frame: bytes) -> bool:
     """Return whether a frame of several lines is one object."""
     try:
         msgspec.json.decode(frame, type=_Raw)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+    except NOT_DECODED:
         return False
     return True
 
 
-def _time(raw: _Raw, recv: int) -> int:
-    """Return the vendor's time in ns; `recv` if it sends none."""
-    text = raw_text(raw)
-    if not text:
-        return recv
-    if not text.isascii() or not text.isdigit() or len(text) > 19:
-        raise ValueError(f"invalid tick_time {text[:40]!r}")
-    return epoch_ns(int(text)) or recv
+def _time(raw: _Raw) -> int:
+    """Return the vendor's time in ns; 0 if it sends none that can be understood."""
+    try:
+        text = raw_text(raw)
+        return epoch_ns(int(text)) if text.isascii() and text.isdigit() and len(text) <= 19 else 0
+    except ValueError:
+        return 0
 
 
 def _top(levels: list[_Level] | None) -> tuple[str | None, str | None]:
     """Return the best price and its size; a side may be empty, and forex sends no sizes."""
-    if not levels:
-        return None, None
-    price, size = raw_text(levels[0].price), raw_text(levels[0].volume)
-    return canonical(price), canonical_size(size) if size else None
+    return book_side(raw_text(levels[0].price), raw_text(levels[0].volume)) if levels else NO_SIDE
 
 
 class AllTick(Feed):
@@ -256,4 +279,4 @@ class AllTick(Feed):
         ).decode()
 
     def mapper(self, tolerance: Duration) -> AllTickMapper:
-        return AllTickMapper(self.setup.symbols, tolerance)
+        return AllTickMapper(self.setup, tolerance)

@@ -12,6 +12,7 @@ from msgspec.structs import replace
 
 from services.vendors.alltick.options import AllTickServerOptions
 from services.vendors.dialect import Answer, Close, Dialect, HttpRefusal, Tick, VendorLimits
+from services.vendors.frames import NOT_DECODED
 from tickbus.protocol.messages import Quote, Side, Trade
 from tickbus.units import MILLISECOND, SECOND, plain
 
@@ -53,7 +54,7 @@ class AllTickDialect(Dialect):
     def receive(self, message: bytes, now: int) -> Answer:
         try:
             request = msgspec.json.decode(message)
-        except (msgspec.DecodeError, UnicodeDecodeError):
+        except NOT_DECODED:
             return _refuse(400, "request header param invalid")
         if not _is_request(request):
             return _refuse(400, "request header param invalid")

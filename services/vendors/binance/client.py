@@ -5,8 +5,10 @@ ts_event = ts_recv.
 Source: binance-spot-api-docs, web-socket-streams.md.
 """
 
-from collections.abc import Collection, Sequence
+import re
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
+from urllib.parse import urlsplit
 
 import msgspec
 
@@ -18,14 +20,22 @@ from services.vendors.feed import (
     MappedTick,
     Mapper,
     Refused,
-    Skipped,
     SubscribeAck,
     Topic,
-    has_value,
 )
-from services.vendors.symbols import SymbolMap
+from services.vendors.frames import (
+    ABSENT,
+    NOT_DECODED,
+    decode_fields,
+    decode_items,
+    has_value,
+    printable,
+    raw_text,
+)
+from services.vendors.values import NO_SIDE, book_side
 from tickbus.errors import ConfigError
 from tickbus.protocol.messages import Quote, Side, Trade
+from tickbus.sanitize import redact
 from tickbus.units import HOUR, MICROSECOND, MILLISECOND, MINUTE, SECOND, Duration, canonical, canonical_size
 
 _MESSAGE_BYTES = 4000
@@ -33,8 +43,6 @@ _MESSAGE_BYTES = 4000
 _STREAMS_PER_CONNECTION = 1024
 _MICROSECONDS_FROM = 100_000_000_000_000
 """A time from here on is in microseconds (?timeUnit=MICROSECOND), below it in milliseconds."""
-_TIME_LIMIT = 9_000_000_000_000_000
-"""A time from here on, in the year 2255, is invalid."""
 _ID_LIMIT = 1 << 53
 """An id from here on is invalid: sums of missing ticks must fit 64 bits, whatever garbage is sent."""
 _QUOTE_CURRENCIES = (
@@ -43,8 +51,42 @@ _QUOTE_CURRENCIES = (
 )  # fmt: skip
 """Longest first where one ends like another."""
 _BUY, _SELL = Side.BUY, Side.SELL
-_NO_QUOTE = (None, None)
 _SUFFIXES = {"trade": "@trade", "quote": "@bookTicker"}
+
+
+_has_trade = re.compile(rb'"e"\s*:\s*"trade"').search
+_NO_T = -(1 << 62)
+"""Default of a trade's id: the vendor gives none."""
+_DOCUMENTED = frozenset(
+    [
+        "aggTrade",
+        "blockTrade",
+        "depthUpdate",
+        "kline",
+        "avgPrice",
+        "referencePrice",
+        "24hrTicker",
+        "24hrMiniTicker",
+        "1hTicker",
+        "4hTicker",
+        "1dTicker",
+        "outboundAccountPosition",
+        "balanceUpdate",
+        "executionReport",
+        "listStatus",
+        "listenKeyExpired",
+        "externalLockUpdate",
+        "eventStreamTerminated",
+        "serverShutdown",
+    ]
+)
+"""Events of the spot streams; those without ticks of ours are skipped."""
+_BOOK_SNAPSHOT = {"lastUpdateId", "bids", "asks"}
+_SPOT = "wss://stream.binance.com:9443, wss://data-stream.binance.vision or a proxy of them"
+_OTHER_FAMILY = (
+    "this address sends {what}: not supported yet, the binance feed speaks the JSON streams of spot; "
+    f"point --url at {_SPOT}"
+)
 
 
 class _Event(msgspec.Struct, gc=False):
@@ -55,24 +97,26 @@ class _Event(msgspec.Struct, gc=False):
 
     e: str | None = None
     s: str | None = None
-    t: int | None = None
+    t: int = _NO_T
     p: str | None = None
     q: str | None = None
-    T: int | None = None
+    T: int = 0
     m: bool | None = None
     u: int | None = None
     b: Any = None
     B: str | None = None
     a: Any = None
     A: str | None = None
+    X: None = None
+    """Why a futures trade was made. A frame that has it cannot be decoded, so that spot need not check."""
 
 
 class _Frame(_Event, gc=False):
     """A combined frame ({"stream", "data"}), a raw event, or the answer to a request."""
 
     data: _Event | None = None
-    result: msgspec.Raw = msgspec.Raw()
-    error: msgspec.Raw = msgspec.Raw()
+    result: msgspec.Raw = ABSENT
+    error: msgspec.Raw = ABSENT
     code: int | None = None
     msg: str | None = None
 
@@ -83,12 +127,14 @@ _decode = msgspec.json.Decoder(_Frame).decode
 class BinanceMapper(Mapper):
     """Quotes have an update id, unique per symbol: a new connection drops what the old one delivered."""
 
-    def __init__(self, symbols: SymbolMap, tolerance: Duration) -> None:
-        super().__init__(symbols, tolerance)
+    def __init__(self, setup: FeedSetup, tolerance: Duration) -> None:
+        super().__init__(setup, tolerance)
         self._updates: dict[str, int] = {}
         """Newest update id by symbol on this connection."""
         self._seen: dict[str, int] = {}
         """Newest update id by symbol on the connections before, until it is passed."""
+        self._in_list = False
+        """Whether an event in a list is being mapped: lists in lists are not read."""
 
     def follow(self, previous: Mapper) -> None:
         super().follow(previous)
@@ -99,37 +145,40 @@ class BinanceMapper(Mapper):
     def map(self, frame: bytes, recv: int) -> Sequence[MappedTick]:
         try:
             outer = _decode(frame)
-        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-            return self._unreadable(frame, error)
+        except NOT_DECODED as error:
+            return self._map_loose(frame, error, recv)
         event = outer.data or outer
         symbol = self.symbols.get(event.s)  # type: ignore[arg-type]  # None is never subscribed
         if symbol is None or event.e != "trade":
             return self._map_other(outer, event, symbol, frame, recv)
         # the hot path: one trade per frame
         try:
-            vendor_id: int = event.t  # type: ignore[assignment]  # None fails below
-            time: int = event.T  # type: ignore[assignment]
-            price: str = event.p  # type: ignore[assignment]
+            vendor_id, time = event.t, event.T
+            price: str = event.p  # type: ignore[assignment]  # None fails below
             size = canonical_size(event.q)  # type: ignore[arg-type]
-            ts_event = time * MILLISECOND if time < _MICROSECONDS_FROM else time * MICROSECOND
-            if not 0 <= vendor_id < _ID_LIMIT or not 0 <= time < _TIME_LIMIT:
-                raise ValueError(f"invalid id {vendor_id} or time {time}")
-            bid, ask = self.best_quotes.get(symbol, _NO_QUOTE)
+            ts_event = time * MILLISECOND if time < _MICROSECONDS_FROM else time * MICROSECOND  # as _ns
+            flags = 0
+            if not self.oldest <= ts_event <= recv:
+                ts_event, flags = self.event_time(ts_event, recv)
+            trade_id: str | None = str(vendor_id)
+            if not 0 <= vendor_id < _ID_LIMIT:
+                vendor_id, trade_id = _absent_id(vendor_id)
+            bid, ask = self.best_quotes.get(symbol, NO_SIDE)
             side = _SELL if event.m else _BUY if event.m is False else Side.UNKNOWN
-            flags = self.flags(ts_event, recv) if ts_event > recv else 0
             price = canonical(price)
-            trade = Trade(symbol, price, size, side, str(vendor_id), ts_event, recv, bid, ask, flags)
+            trade = Trade(symbol, price, size, side, trade_id, ts_event, recv, bid, ask, flags)
             return ((trade, vendor_id),)
         except (ValueError, TypeError, AttributeError) as error:
-            self.reject(
-                "field", error, kind="trade", symbol=symbol, vendor_id=NO_ID if event.t is None else event.t
-            )
+            vendor_id = event.t if 0 <= event.t < _ID_LIMIT else NO_ID
+            self.reject("field", error, kind="trade", symbol=symbol, vendor_id=vendor_id)
             return ()
 
     def _quote(self, event: _Event, symbol: str, recv: int) -> Sequence[MappedTick]:
         try:
-            bid, ask = canonical(event.b), canonical(event.a)
-            bid_size, ask_size = canonical_size(event.B), canonical_size(event.A)  # type: ignore[arg-type]
+            bid, bid_size = book_side(event.b, event.B)
+            ask, ask_size = book_side(event.a, event.A)
+            if event.b is None and event.a is None:
+                raise ValueError("a bookTicker without prices")
         except (ValueError, TypeError, AttributeError) as error:
             self.reject("field", error, kind="quote", symbol=symbol)
             return ()
@@ -139,7 +188,8 @@ class BinanceMapper(Mapper):
         self._updates[symbol] = update
         self._seen.pop(symbol, None)
         self.best_quotes[symbol] = (bid, ask)
-        return ((Quote(symbol, bid, bid_size, ask, ask_size, recv, recv), NO_ID),)
+        ts_event, flags = self.event_time(_ns(event.T), recv) if event.T else (recv, 0)
+        return ((Quote(symbol, bid, bid_size, ask, ask_size, ts_event, recv, flags), NO_ID),)
 
     def _map_other(
         self, outer: _Frame, event: _Event, symbol: str | None, frame: bytes, recv: int
@@ -149,6 +199,8 @@ class BinanceMapper(Mapper):
             return self._quote(event, symbol, recv)
         if event.e == "serverShutdown":
             self.notices.append(Closing())
+        elif event.e == "bookTicker":
+            self._refuse_family("futures or options quotes (bookTicker with an event type)")
         elif has_value(outer.error) or outer.code is not None:
             self._vendor_error(outer, frame)
         elif outer.result:
@@ -161,34 +213,130 @@ class BinanceMapper(Mapper):
             self.reject("unknown_symbol", event.s, lost=False)
         elif event.e == "trade":
             self.reject("field", "trade without a symbol")
+        elif _has_trade(frame):
+            self.reject("field", "a trade where the vendor documents none")
         else:
-            self.notices.append(Skipped())
+            self.unused(frame, documented=event.e in _DOCUMENTED or _is_book(frame))
         return ()
 
+    def _refuse_family(self, what: str) -> None:
+        self.notices.append(Refused(_OTHER_FAMILY.replace("{what}", what), fatal=True))
+
     def _vendor_error(self, outer: _Frame, frame: bytes) -> None:
-        text = frame.decode(errors="replace")[:200]
+        text = printable(frame, 200)
         over_limit = outer.code == 4 or b"Too many" in frame
         wait = Duration(30 * SECOND if over_limit else 5 * SECOND)
         self.notices.append(Refused(f"Binance answered {text}", fatal=False, wait=wait))
 
-    def _unreadable(self, frame: bytes, error: Exception) -> Sequence[MappedTick]:
-        """Reject a frame that is not JSON or has a field of the wrong type; name the stream if known."""
-        try:
-            loose = msgspec.json.decode(frame)
-        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-            self.reject("garbage", error)
-            return ()
-        event = loose.get("data", loose) if isinstance(loose, dict) else None
-        if not isinstance(event, dict):
-            self.notices.append(Skipped())
-        elif event.get("e") not in ("trade", None):
-            self.notices.append(Skipped())  # another event type, whose fields have other types
+    def _map_loose(self, frame: bytes, error: Exception, recv: int) -> Sequence[MappedTick]:
+        """Map a frame of another shape: a list of events, or one with fields of other types."""
+        fields = decode_fields(frame)
+        data = frame if fields is None else fields.get("data", ABSENT)
+        if data is not ABSENT and not self._in_list and (events := decode_items(data)):
+            return self._map_list(events, recv)
+        event = fields if data is ABSENT else decode_fields(data)
+        if fields is None:
+            self.undecodable(frame, error) if decode_items(frame) is None else self.unused(frame)
+        elif event is None:
+            self.unused(frame)
         else:
-            symbol = self.symbols.get(event["s"]) if isinstance(event.get("s"), str) else None
-            kind = "trade" if event.get("e") == "trade" else "quote"
-            vendor_id = event["t"] if kind == "trade" and type(event.get("t")) is int else NO_ID
-            self.reject("field", error, kind=kind if symbol else None, symbol=symbol, vendor_id=vendor_id)
+            return self._map_event(frame, event, error, recv)
         return ()
+
+    def _map_list(self, events: Sequence[msgspec.Raw], recv: int) -> Sequence[MappedTick]:
+        ticks: list[MappedTick] = []
+        before = len(self.notices)
+        self._in_list = True
+        for event in events:
+            self.ticks_before = len(ticks)
+            ticks += self.map(bytes(event), recv + len(ticks))
+        self.ticks_before, self._in_list = 0, False
+        self.merge_unused(before)
+        return ticks
+
+    def _map_event(
+        self, frame: bytes, event: Mapping[str, msgspec.Raw], error: Exception, recv: int
+    ) -> Sequence[MappedTick]:
+        """Map an event with fields of other types; without a usable time it is a tick all the same."""
+        kind = _text(event.get("e"))
+        if kind == "bookTicker":
+            self._refuse_family("futures or options quotes (bookTicker with an event type)")
+        elif kind == "trade" and has_value(event.get("X", ABSENT)):
+            self._refuse_family("futures trades (with a field X)")
+        elif kind not in ("", "trade") or not (kind or {"s", "u"} & event.keys()):
+            self.unused(frame, documented=kind in _DOCUMENTED)
+        else:
+            usable = {name: raw for name, raw in event.items() if not _is_absent(name, raw)}
+            if usable != event:
+                whole = _object(usable)
+                try:
+                    _decode(whole)
+                except NOT_DECODED:
+                    pass
+                else:
+                    return self.map(whole, recv)
+            symbol = self.symbols.get(_text(event.get("s")))
+            id = _text(event.get("t")) if kind else ""
+            known = id.isascii() and id.isdigit() and len(id) <= 16
+            self.reject(
+                "field",
+                error,
+                kind=("trade" if kind else "quote") if symbol else None,
+                symbol=symbol,
+                vendor_id=int(id) if known else NO_ID,
+            )
+        return ()
+
+
+def _ns(time: int) -> int:
+    return time * MILLISECOND if time < _MICROSECONDS_FROM else time * MICROSECOND
+
+
+def _absent_id(vendor_id: int) -> tuple[int, None]:
+    """Return NO_ID and no text where the vendor gives no id; ValueError if it gives an impossible one.
+
+    0 is an id: that of a symbol's first trade.
+    """
+    if vendor_id != _NO_T:
+        raise ValueError(f"invalid id {vendor_id}")
+    return NO_ID, None
+
+
+def _is_absent(name: str, raw: msgspec.Raw) -> bool:
+    """Return whether a field is as good as not there: a time that is no number, an id that is null."""
+    text = bytes(raw)
+    return (name == "T" and not text.isdigit()) or (name == "t" and text in (b"null", b'""'))
+
+
+def _object(fields: Mapping[str, msgspec.Raw]) -> bytes:
+    return (
+        b"{" + b",".join(msgspec.json.encode(name) + b":" + bytes(raw) for name, raw in fields.items()) + b"}"
+    )
+
+
+def _text(raw: msgspec.Raw | None) -> str:
+    """Return a field as text; '' if it is absent or neither a text nor a number."""
+    try:
+        return "" if raw is None else raw_text(raw)
+    except ValueError:
+        return ""
+
+
+def _is_book(frame: bytes) -> bool:
+    """Return whether a frame is the beginning of an order book, which has no event type."""
+    fields = decode_fields(frame) or {}
+    book = fields if "data" not in fields else decode_fields(fields["data"])
+    return book is not None and book.keys() >= _BOOK_SNAPSHOT
+
+
+_OTHER_HOST = re.compile(
+    # fstream, dstream, vstream, pstream: futures, coin futures, options, portfolio margin
+    r"(?P<what>(?:[a-z0-9-]+\.)*(?:[fdvp]stream|nbstream|ws-[fd]api|[a-z-]*eoptions)[a-z0-9-]*\..*"
+    r"|.*binancefuture.*)|(?P<api>(?:[a-z0-9-]+\.)*ws-api\..*)|(?P<sbe>(?:[a-z0-9-]+\.)*stream-sbe\..*)"
+).fullmatch
+_OTHER_PATH = re.compile(
+    r"/(?:(?:market|public|private)/(?:ws|stream)|eoptions|[fd]api|ws-[fd]?api|pm)(?:/.*)?"
+).fullmatch
 
 
 class Binance(Feed):
@@ -217,6 +365,20 @@ class Binance(Feed):
     def canonical_vendor_symbol(spelling: str) -> str:
         return spelling.upper()
 
+    def url(self) -> str:
+        url = super().url()
+        parts = urlsplit(url)
+        found = _OTHER_HOST(parts.hostname or "")
+        if found is None and not _OTHER_PATH(parts.path):
+            return url
+        what = "futures or options"
+        if found is not None and found["what"] is None:
+            what = "binary SBE streams" if found["sbe"] else "trading API"
+        raise ConfigError(
+            f"invalid --url {redact(url)}: an address of Binance's {what}, and the binance feed speaks the "
+            f"JSON streams of spot: use {_SPOT}"
+        )
+
     def subscribe(self, topics: Collection[Topic]) -> list[str]:
         return self._requests("SUBSCRIBE", topics)
 
@@ -242,7 +404,7 @@ class Binance(Feed):
         return msgspec.json.encode({"method": method, "params": streams, "id": self.requests}).decode()
 
     def mapper(self, tolerance: Duration) -> BinanceMapper:
-        return BinanceMapper(self.setup.symbols, tolerance)
+        return BinanceMapper(self.setup, tolerance)
 
     def __init__(self, setup: FeedSetup) -> None:
         super().__init__(setup)

@@ -11,6 +11,8 @@ from msgspec.structs import replace
 
 from services.vendors.binance.options import BinanceServerOptions
 from services.vendors.dialect import Answer, Close, Dialect, Tick, VendorLimits
+from services.vendors.frames import NOT_DECODED
+from services.vendors.values import book_side
 from tickbus.protocol.messages import Quote, Side, Trade
 from tickbus.units import MICROSECOND, MILLISECOND, SECOND
 
@@ -141,19 +143,21 @@ class BinanceDialect(Dialect):
         return str(ts_event // self._unit)
 
     def project(self, message: Tick, id: int) -> Tick:
-        """Times are truncated to the unit; a trade always has a side; a quote has both sides and no time."""
+        """Times are truncated to the unit; a trade always has a side, a price of the book always a size."""
         if isinstance(message, Trade):
             side = message.side if message.side is Side.SELL else Side.BUY
             ts_event = message.ts_event // self._unit * self._unit
             return replace(
                 message, side=side, trade_id=str(id), ts_event=ts_event, bid_text=None, ask_text=None, flags=0
             )
+        bid, bid_size = book_side(message.bid_text, message.bid_size_text or _NO_SIZE)
+        ask, ask_size = book_side(message.ask_text, message.ask_size_text or _NO_SIZE)
         return replace(
             message,
-            bid_text=message.bid_text or _NO_SIZE,
-            bid_size_text=message.bid_size_text or _NO_SIZE,
-            ask_text=message.ask_text or _NO_SIZE,
-            ask_size_text=message.ask_size_text or _NO_SIZE,
+            bid_text=bid,
+            bid_size_text=bid_size,
+            ask_text=ask,
+            ask_size_text=ask_size,
             ts_event=message.ts_recv,
             flags=0,
         )
@@ -255,7 +259,7 @@ def _request(message: bytes) -> tuple[str, list[object], int | str | None]:
     """Return method, params and id of a control message."""
     try:
         request = msgspec.json.decode(message[:_MAX_REQUEST_BYTES])
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except NOT_DECODED:
         why = (
             f"EOF while parsing a string at line 1 column {_MAX_REQUEST_BYTES}"
             if len(message) > _MAX_REQUEST_BYTES

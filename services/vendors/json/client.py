@@ -5,34 +5,38 @@ It sends `{"action":"subscribe","symbols":[...]}` and receives
 as `{"quotes":[{"symbol","bid","bid_size","ask","ask_size","time"}]}`.
 
 Values are numbers or texts, times are in seconds, ms, us, ns or ISO 8601; JSON numbers keep their digits.
-Field names are configurable: `--json-fields price=p,volume=v`. No ids are assumed: only a disconnect means
-a gap.
+Field names are configurable, also as paths into nested objects: `--json-fields price=p,trades=data.items`.
+Lists of ticks or of such frames are read too. What ids are worth is configurable: `--json-ids`; without it
+only a disconnect means a gap.
 """
 
 from collections.abc import Callable, Collection, Sequence
 from decimal import Decimal
+from itertools import groupby
+from operator import itemgetter
 from typing import Any
 
 import msgspec
+from msgspec.structs import replace
 
-from services.vendors.feed import (
+from services.vendors.feed import NO_ID, Feed, FeedSetup, MappedTick, Mapper, Refused, Topic, VendorError
+from services.vendors.frames import (
     ABSENT,
-    NO_ID,
-    Feed,
-    FeedSetup,
-    MappedTick,
-    Mapper,
-    Refused,
-    Rejected,
-    Skipped,
-    Topic,
+    NOT_DECODED,
+    decode_fields,
+    decode_items,
     has_value,
+    printable,
     raw_text,
+    word,
 )
+from services.vendors.json.fields import field_names, has_paths
+from services.vendors.json.frames import FrameDecoder, Reader
 from services.vendors.json.options import JsonOptions
-from services.vendors.symbols import SymbolMap
+from services.vendors.seen_ids import Seen, SeenIds
+from services.vendors.values import book_side, trade_id
 from tickbus.errors import ConfigError
-from tickbus.protocol.messages import Quote, Side, Trade
+from tickbus.protocol.messages import Flag, Quote, Side, Trade
 from tickbus.units import (
     SECOND,
     Duration,
@@ -44,24 +48,9 @@ from tickbus.units import (
     iso_ns,
 )
 
-NAMES = (
-    "trades",
-    "quotes",
-    "symbol",
-    "price",
-    "volume",
-    "time",
-    "side",
-    "id",
-    "bid",
-    "bid_size",
-    "ask",
-    "ask_size",
-)
-_FIELDS = {
-    "trades": ("symbol", "price", "volume", "time", "side", "id"),
-    "quotes": ("symbol", "bid", "bid_size", "ask", "ask_size", "time"),
-}
+_KINDS = {"quotes": "quote", "trades": "trade"}
+_MAX_ID = 1 << 53
+"""An id from here on is invalid: sums of missing ticks must fit 64 bits, whatever garbage is sent."""
 _NO_QUOTE = (None, None)
 _SIDES = {
     "": Side.UNKNOWN,
@@ -74,45 +63,63 @@ _SIDES = {
 }
 
 
-def field_names(pairs: tuple[str, ...]) -> dict[str, str]:
-    """Return the vendor's name of every field, by our name. pairs: those that differ, `("price=p", ...)`."""
-    names = {name: name for name in NAMES}
-    for pair in pairs:
-        ours, equals, theirs = (part.strip() for part in pair.partition("="))
-        if ours not in names or not equals or not theirs:
-            raise ConfigError(
-                f"invalid --json-fields {pair}: expected ours=theirs, where ours is one of {', '.join(NAMES)}"
-            )
-        names[ours] = theirs
-    return names
-
-
 class JsonMapper(Mapper):
-    def __init__(self, symbols: SymbolMap, tolerance: Duration, names: dict[str, str]) -> None:
-        super().__init__(symbols, tolerance)
-        self._decoder = _FrameDecoder(names)
+    def __init__(
+        self, setup: FeedSetup, tolerance: Duration, names: dict[str, str], ids: str, seen: SeenIds
+    ) -> None:
+        super().__init__(setup, tolerance)
+        self._reader = Reader(names)
+        self._decode = None if has_paths(names) else FrameDecoder(names).decode
+        self._ids = ids
+        self._has_ids = ids != "none"
+        self._seen = seen
 
     def map(self, frame: bytes, recv: int) -> Sequence[MappedTick]:
+        if self._decode is None:
+            return self._map_any(frame, recv)
         try:
-            outer = self._decoder.decode(frame)
-        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-            self._unreadable(frame, error)
-            return ()
+            outer = self._decode(frame)
+        except NOT_DECODED:
+            return self._map_any(frame, recv)
         ticks: list[MappedTick] = []
         # quotes first: the trades of a frame carry the quote of that frame
         if outer.quotes is not None:
             self._map_all("quote", outer.quotes, self._quote, recv, ticks)
         if outer.trades is not None:
             self._map_all("trade", outer.trades, self._trade, recv, ticks)
-        elif outer.quotes is None:
-            self._other(outer)
+        if outer.error is not ABSENT and has_value(outer.error):
+            self._refused(bytes(outer.error).decode(errors="replace"))
+        elif not outer.trades and not outer.quotes:
+            return self._map_any(frame, recv)
+        return ticks
+
+    def _map_any(self, frame: bytes, recv: int) -> Sequence[MappedTick]:
+        """Map a frame of any shape; one without ticks becomes a notice."""
+        found = self._reader.read(frame, self.symbols)
+        ticks: list[MappedTick] = []
+        for name, items in groupby(found.items, key=itemgetter(0)):
+            kind = _KINDS[name]
+            build = self._trade if kind == "trade" else self._quote
+            self._map_all(kind, [item for _, item in items], build, recv, ticks)
+        if found.error is not None:
+            self._refused(found.error)
+        elif found.words is not None:
+            self.notices.append(VendorError(found.words))
+        elif found.elsewhere:
+            self.reject(
+                "field", f"ticks under {found.elsewhere!r}: say where they are by --json-fields trades=PATH"
+            )
+        elif not found.items and not found.listed:
+            self.unused(frame, documented=_is_ack(frame))
+        elif found.others:
+            self.unknown(frame)
         return ticks
 
     def _map_all(
         self,
         kind: str,
         items: Sequence[Any],
-        build: "Callable[[Any, str, int], Trade | Quote]",
+        build: "Callable[[Any, str, int], MappedTick | None]",
         recv: int,
         ticks: list[MappedTick],
     ) -> None:
@@ -122,129 +129,86 @@ class JsonMapper(Mapper):
                 spelling = item.symbol if type(item.symbol) is str else _text(item.symbol)
                 symbol = self.symbols.get(spelling)
                 if symbol is not None:
-                    ticks.append((build(item, symbol, recv + len(ticks)), NO_ID))
+                    if (tick := build(item, symbol, recv + len(ticks))) is not None:
+                        ticks.append(tick)
                 elif spelling:
                     self.reject("unknown_symbol", spelling, lost=False, ticks_before=len(ticks))
                 else:
                     self.reject("field", "tick without a symbol", ticks_before=len(ticks))
             except (ValueError, KeyError, UnicodeDecodeError, ArithmeticError, msgspec.MsgspecError) as error:
-                known_kind = kind if symbol else None
-                self.reject("field", error, kind=known_kind, symbol=symbol, ticks_before=len(ticks))
+                self.reject(
+                    "field",
+                    error,
+                    kind=kind if symbol else None,
+                    symbol=symbol,
+                    vendor_id=self._id_of(item) if kind == "trade" else NO_ID,
+                    ticks_before=len(ticks),
+                )
             except AttributeError:
                 if item is not None:
                     raise
-                self.reject("field", "null instead of a tick", lost=False, ticks_before=len(ticks))
+                self.reject("field", "no object instead of a tick", lost=False, ticks_before=len(ticks))
 
-    def _trade(self, item: Any, symbol: str, recv: int) -> Trade:
+    def _trade(self, item: Any, symbol: str, recv: int) -> MappedTick | None:
         price, size, side, id = item.price, item.volume, item.side, item.id
         # checked here to save a call each in the common case: texts that can stay as they are
         if not (type(price) is str and is_plain(price)):
             price = canonical(_text(price))
         if not (type(size) is str and is_plain_size(size)):
             size = canonical_size(_text(size))
-        ts_event = _time(item.time, recv)
+        ts_event, flags = _time(item.time), 0
+        if not self.oldest <= ts_event <= recv:
+            ts_event, flags = self.event_time(ts_event, recv)
+        if id is not None:
+            id = trade_id(id if type(id) is str else _text(id))
         bid, ask = self.best_quotes.get(symbol, _NO_QUOTE)
-        flags = self.flags(ts_event, recv) if ts_event > recv else 0
-        return Trade(
+        trade = Trade(
             symbol,
             price,
             size,
             Side.UNKNOWN if side is None else _SIDES.get(_text(side).lower(), Side.UNKNOWN),
-            None if id is None else _text(id) or None,
+            id,
             ts_event,
             recv,
             bid,
             ask,
             flags,
         )
+        return self._with_id(trade) if self._has_ids else (trade, NO_ID)
 
-    def _quote(self, item: Any, symbol: str, recv: int) -> Quote:
-        bid, ask = (canonical(text) if (text := _text(value)) else None for value in (item.bid, item.ask))
-        bid_size, ask_size = (
-            canonical_size(text) if (text := _text(value)) else None
-            for value in (item.bid_size, item.ask_size)
-        )
-        ts_event = _time(item.time, recv)
+    def _with_id(self, trade: Trade) -> MappedTick | None:
+        """Return a trade whose id means something; None if it is a repeat."""
+        if trade.trade_id is None:
+            return trade, NO_ID
+        if self._ids == "sequential":
+            return trade, _whole(trade.trade_id)
+        seen = self._seen.note(trade)
+        if seen is Seen.REPEAT:
+            self.duplicates += 1
+            return None
+        if seen is Seen.OTHER:
+            trade = replace(trade, flags=trade.flags | Flag.DOUBTFUL_ID)
+        return trade, NO_ID
+
+    def _id_of(self, item: Any) -> int:
+        """Return the vendor id of a trade that cannot be used otherwise."""
+        try:
+            return _whole(_text(item.id)) if self._ids == "sequential" else NO_ID
+        except ValueError:
+            return NO_ID
+
+    def _quote(self, item: Any, symbol: str, recv: int) -> MappedTick:
+        bid, bid_size = book_side(_text(item.bid), _text(item.bid_size))
+        ask, ask_size = book_side(_text(item.ask), _text(item.ask_size))
+        ts_event, flags = _time(item.time), 0
+        if not self.oldest <= ts_event <= recv:
+            ts_event, flags = self.event_time(ts_event, recv)
         self.best_quotes[symbol] = (bid, ask)
-        return Quote(symbol, bid, bid_size, ask, ask_size, ts_event, recv, self.flags(ts_event, recv))
+        return Quote(symbol, bid, bid_size, ask, ask_size, ts_event, recv, flags), NO_ID
 
-    def _other(self, outer: Any) -> None:
-        """Handle welcome messages, acknowledgements and the like; an `error` is reported."""
-        if has_value(outer.error):
-            text = bytes(outer.error).decode(errors="replace")
-            self.notices.append(
-                Refused(f"the vendor answered {text[:200]}", fatal=False, wait=Duration(5 * SECOND))
-            )
-        else:
-            self.notices.append(Skipped())
-
-    def _unreadable(self, frame: bytes, error: Exception) -> None:
-        try:
-            loose = msgspec.json.decode(frame)
-        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-            self.reject("garbage", error)
-            return
-        self.notices.append(Skipped() if not isinstance(loose, dict) else Rejected("field", str(error)[:200]))
-
-
-class _FrameDecoder:
-    """Decodes frames to structs with the vendor's field names; unknown fields are skipped.
-
-    Texts are decoded as such, a time as an integer or a text: twice as fast as keeping raw JSON. Any other
-    number is kept raw, for its digits: the first time by decoding the frame again, afterwards because the
-    decoder has learned it.
-    """
-
-    def __init__(self, names: dict[str, str]) -> None:
-        self._names = names
-        self._numbers: set[tuple[str, str]] = set()
-        """The (list, our name of the field) pairs that arrived as numbers."""
-        self._decode_raw = self._build(lambda *_: (msgspec.Raw, ABSENT))
-        self._decode_learned = self._build(self._learned_type)
-
-    def decode(self, frame: bytes) -> Any:
-        """Return the decoded frame.
-
-        Raises MsgspecError, UnicodeDecodeError or RecursionError if it is not a frame of the protocol.
-        """
-        try:
-            return self._decode_learned(frame)
-        except (msgspec.MsgspecError, UnicodeDecodeError):
-            outer = self._decode_raw(frame)
-        self._learn(outer)
-        return outer
-
-    def _learn(self, outer: Any) -> None:
-        known = len(self._numbers)
-        for kind, fields in _FIELDS.items():
-            for item in filter(None, getattr(outer, kind) or ()):
-                for name in fields:
-                    raw = bytes(getattr(item, name))
-                    if raw[:1] in b"-0123456789" and raw and not (name == "time" and raw.isdigit()):
-                        self._numbers.add((kind, name))
-        if len(self._numbers) > known:
-            self._decode_learned = self._build(self._learned_type)
-
-    def _learned_type(self, kind: str, name: str) -> tuple[Any, Any]:
-        if (kind, name) in self._numbers:
-            return msgspec.Raw, ABSENT
-        return (int | str | None if name == "time" else str | None), None
-
-    def _build(self, type_of: "Callable[[str, str], tuple[Any, Any]]") -> Callable[[bytes], Any]:
-        lists = []
-        for kind, fields in _FIELDS.items():
-            types = [(name, type_of(kind, name)) for name in fields]
-            renamed = [
-                (name, of, msgspec.field(name=self._names[name], default=default))
-                for name, (of, default) in types
-            ]
-            item: Any = msgspec.defstruct(f"Json_{kind}", renamed, gc=False)
-            items: Any = list[item | None] | None
-            lists.append((kind, items, msgspec.field(name=self._names[kind], default=None)))
-        frame = msgspec.defstruct(
-            "JsonFrame", [*lists, ("error", msgspec.Raw, msgspec.field(default=ABSENT))]
-        )
-        return msgspec.json.Decoder(frame).decode
+    def _refused(self, error: str) -> None:
+        text = printable(f"the vendor answered {error}", 250)
+        self.notices.append(Refused(text, fatal=False, wait=Duration(5 * SECOND)))
 
 
 def _text(value: str | int | msgspec.Raw | None) -> str:
@@ -254,27 +218,86 @@ def _text(value: str | int | msgspec.Raw | None) -> str:
     return "" if value is None else raw_text(value)  # type: ignore[arg-type]  # integers are times: see _time
 
 
-def _time(value: int | str | msgspec.Raw | None, recv: int) -> int:
-    """Return a time in ns; `recv` if the vendor sends none.
+def _time(value: int | str | msgspec.Raw | None) -> int:
+    """Return a time in ns; 0 if the vendor sends none that can be understood.
 
-    It is a number or a text, with or without a fraction, or ISO 8601. Raises ValueError for anything else.
+    It is a number or a text, with or without a fraction, or ISO 8601.
     """
-    if type(value) is int and value >= 0:
-        return epoch_ns(value)
-    text = str(value) if type(value) is int else _text(value).strip()
-    if not text:
-        return recv
-    if text.isascii() and text.isdigit() and len(text) <= 19:
-        return epoch_ns(int(text))
     try:
-        number = Decimal(canonical(text))
-    except ValueError:
-        return iso_ns(text)
-    if number < 0:
-        raise ValueError(f"invalid time {text[:40]!r}")
-    whole = int(number)
-    unit = epoch_ns(whole) // whole if whole else SECOND
-    return int(number * unit)
+        if type(value) is int and value >= 0:
+            return epoch_ns(value)
+        text = str(value) if type(value) is int else _text(value).strip()
+        if not text:
+            return 0
+        if text.isascii() and text.isdigit() and len(text) <= 19:
+            return epoch_ns(int(text))
+        try:
+            number = Decimal(canonical(text))
+        except ValueError:
+            return iso_ns(text)
+        whole = int(number)
+        unit = epoch_ns(whole) // whole if whole > 0 else SECOND
+        return int(number * unit)
+    except (ValueError, ArithmeticError):
+        return 0
+
+
+def _whole(id: str) -> int:
+    """Return a sequential id; NO_ID if it is none."""
+    if id.isascii() and id.isdigit() and len(id) <= 16 and int(id) < _MAX_ID:
+        return int(id)
+    return NO_ID
+
+
+_ACKS = frozenset(
+    [
+        "welcome",
+        "hello",
+        "connected",
+        "connection",
+        "open",
+        "opened",
+        "ready",
+        "info",
+        "system",
+        "version",
+        "login",
+        "logged_in",
+        "auth",
+        "authenticated",
+        "authorized",
+        "authentication",
+        "subscribe",
+        "subscribed",
+        "subscription",
+        "subscriptions",
+        "subscription_succeeded",
+        "subscribe_success",
+        "unsubscribe",
+        "unsubscribed",
+        "ack",
+        "acknowledged",
+        "ok",
+        "success",
+        "confirmation",
+        "confirmed",
+        "listening",
+    ]
+)
+_ACK_KEYS = ("type", "event", "status", "action", "op", "msg", "message", "result", "method", "t", "ev")
+_MAX_ACK = 4096
+
+
+def _is_ack(frame: bytes) -> bool:
+    """Return whether a frame is a greeting or an acknowledgement, as most vendors write them."""
+    if len(frame) > _MAX_ACK or (fields := decode_fields(frame)) is None:
+        return False
+    if any(decode_fields(item) for raw in fields.values() for item in decode_items(raw) or ()):
+        return False  # a list of objects may be anything
+    return any(
+        name.lower() in _ACKS or (name.lower() in _ACK_KEYS and word(raw) in _ACKS)
+        for name, raw in fields.items()
+    )
 
 
 class Json(Feed):
@@ -284,14 +307,17 @@ class Json(Feed):
 
     def __init__(self, setup: FeedSetup) -> None:
         super().__init__(setup)
-        pairs = setup.options.json_fields if isinstance(setup.options, JsonOptions) else ()
-        self._names = field_names(pairs)
+        options = setup.options if isinstance(setup.options, JsonOptions) else JsonOptions()
+        self._ids = options.json_ids
+        self.sequenced = self._ids == "sequential"
+        self._names = field_names(options.json_fields)
+        setup.seen_ids.expect(len(setup.symbols.vendor))
+        if has_paths(self._names):
+            return
         try:
-            _FrameDecoder(self._names)
-        except (ValueError, TypeError) as error:  # a duplicate name, or one that no JSON decoder accepts
-            raise ConfigError(
-                f"invalid --json-fields {','.join(pairs)}: {error}; every field needs a name of its own"
-            ) from None
+            FrameDecoder(self._names)
+        except (ValueError, TypeError) as error:  # a name that no JSON decoder accepts
+            raise ConfigError(f"invalid --json-fields {','.join(options.json_fields)}: {error}") from None
 
     def subscribe(self, topics: Collection[Topic]) -> list[str]:
         symbols = dict.fromkeys(self.setup.symbols.vendor[topic.symbol] for topic in topics)
@@ -301,4 +327,4 @@ class Json(Feed):
         return [msgspec.json.encode(request).decode()]
 
     def mapper(self, tolerance: Duration) -> JsonMapper:
-        return JsonMapper(self.setup.symbols, tolerance, self._names)
+        return JsonMapper(self.setup, tolerance, self._names, self._ids, self.setup.seen_ids)

@@ -8,10 +8,24 @@ from tickbus.service.options import Option
 TimeUnit = Literal["seconds", "ms", "us", "ns", "iso"]
 
 
+Ids = Literal["none", "unique", "sequential"]
+
+
 class JsonOptions(VendorOptions, frozen=True, kw_only=True):
     json_fields: Annotated[
-        tuple[str, ...], Option("the vendor's field names where they differ, e.g. price=p,volume=v")
+        tuple[str, ...],
+        Option(
+            "the vendor's field names where they differ, or the paths to them, e.g. price=p,volume=v or "
+            "trades=data.items,price=px.value; trades=. if the list is the whole frame"
+        ),
     ] = ()
+    json_ids: Annotated[
+        Ids,
+        Option(
+            "what the vendor promises of trade ids: unique (repeats are recognised), sequential (+1 per "
+            "symbol: holes are recognised too) or nothing"
+        ),
+    ] = "none"
 
 
 class JsonServerOptions(VendorOptions, frozen=True, kw_only=True):

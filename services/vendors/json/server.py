@@ -11,6 +11,7 @@ import msgspec
 from msgspec.structs import replace
 
 from services.vendors.dialect import Answer, Close, Dialect, Tick, VendorLimits
+from services.vendors.frames import NOT_DECODED
 from services.vendors.json.options import JsonServerOptions
 from tickbus.protocol.messages import Quote, Side, Trade
 from tickbus.units import MICROSECOND, MILLISECOND, SECOND, canonical, format_time
@@ -44,7 +45,7 @@ class JsonDialect(Dialect):
     def receive(self, message: bytes, now: int) -> Answer:
         try:
             request = msgspec.json.decode(message, type=dict[str, object])
-        except (msgspec.DecodeError, UnicodeDecodeError):
+        except NOT_DECODED:
             return _refuse('send an object like {"action":"subscribe","symbols":["AAPL"]}')
         action, symbols = request.get("action"), request.get("symbols")
         quotes = request.get("quotes", self._quotes)

@@ -84,14 +84,35 @@ FEED_IGNORED = Metric(
     "counter",
     "frames",
     ("feed",),
-    "well-formed frames of a type that carries no ticks we use",
+    "frames of a type that the vendor documents and that carries no ticks we use; keepalives",
+)
+FEED_UNKNOWN = Metric(
+    "tickbus_feed_unknown_total",
+    "counter",
+    "frames",
+    ("feed",),
+    "frames that nobody understands and that cannot hold ticks as far as can be seen; the first are logged",
+)
+FEED_VENDOR_ERRORS = Metric(
+    "tickbus_feed_vendor_errors_total",
+    "counter",
+    "frames",
+    ("feed",),
+    "errors that the vendor reported without ending the connection; the first are logged",
+)
+FEED_BAD_TIMES = Metric(
+    "tickbus_feed_bad_times_total",
+    "counter",
+    "ticks",
+    ("feed",),
+    "ticks whose time by the vendor is absent or implausible: ts_event is ts_recv, flagged bad_time",
 )
 FEED_DUPLICATES = Metric(
     "tickbus_feed_duplicates_total",
     "counter",
     "ticks",
     ("feed",),
-    "ticks dropped because their vendor id was already seen",
+    "ticks dropped because they were already seen, by their vendor id",
 )
 FEED_SYMBOLS_WANTED = Metric(
     "tickbus_feed_symbols_wanted", "gauge", "symbols", ("feed",), "subscribed symbols"

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 
+import pytest
 from gateway.upstream.servers import accepted, raw, text
 from support.waiting import until_async
 from vendors.examples import TOLERANCE, feed
@@ -11,6 +12,7 @@ from vendors.examples import TOLERANCE, feed
 from services.gateway.delivery.backlog import Backlog
 from services.gateway.sequencing.sequencer import Sequencer
 from services.gateway.sequencing.stream_state import StreamState
+from services.gateway.upstream import session
 from services.gateway.upstream.intake import Intake
 from services.gateway.upstream.session import Connection
 from services.gateway.upstream.upstream import Upstream
@@ -138,3 +140,47 @@ async def test_disconnect_before_ack_leaves_gap_if_ticks_came() -> None:
         await harness.connection.close("left")
         harness.intake.resumed()
         assert isinstance(harness.messages[1], Gap)
+
+
+async def test_connection_with_nothing_but_unknown_frames_says_so_once(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    now = asyncio.Event()
+    frames = b"".join(text(b'{"what":%d}' % n) for n in range(30))
+    async with raw(vendor(frames, text(QUOTE.encode()), now)) as port:
+        harness = Harness(port)
+        await harness.connection.open()
+        await until_async(lambda: harness.connection.unknown == 30)
+        said = [
+            record for record in caplog.records if "not one tick on this connection" in record.getMessage()
+        ]
+        assert len(said) == 1
+        assert said[0].getMessage().startswith("upstream: 20 unknown frames")
+        now.set()
+        await until_async(lambda: len(harness.messages) == 1)
+        await harness.connection.close("left")
+
+
+async def test_few_unknown_frames_are_said_after_a_while_without_ticks(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(session, "_UNKNOWN_SECONDS", 0.01)
+    now = asyncio.Event()
+    async with raw(vendor(text(b'{"what":1}'), b"", now)) as port:
+        harness = Harness(port)
+        await harness.connection.open()
+        await until_async(lambda: any("1 unknown frames and not one" in line for line in caplog.messages))
+        now.set()
+        await harness.connection.close("left")
+    caplog.clear()
+    now.clear()
+    async with raw(vendor(text(QUOTE.encode()) + text(b'{"what":1}'), b"", now)) as port:
+        harness = Harness(port)
+        await harness.connection.open()
+        await until_async(lambda: harness.connection.unknown == 1)
+        check = harness.connection._check
+        assert check is not None
+        await until_async(lambda: asyncio.get_running_loop().time() > check.when())
+        assert not [line for line in caplog.messages if "not one tick" in line]
+        now.set()
+        await harness.connection.close("left")
