@@ -10,6 +10,8 @@ from services.vendors.feed import Closing, Feed, HeartbeatAck, Mapper, Notice, R
 from tickbus.units import SECOND, Duration
 
 _MAX_BUFFERED_BYTES = 64 << 20
+_FRAME_BYTES = 64
+"""What a kept frame takes besides its payload."""
 
 
 class PreparationRefused(Exception):
@@ -80,13 +82,13 @@ class Connection:
         for number, frame in enumerate(frames):
             if number:
                 await asyncio.sleep(pace)
-            self.socket.send(frame)
+            await self.socket.send(frame)
         if not self._pending_acks:
             self._mark_subscribed()
         while self.feed.heartbeat_interval:
             await asyncio.sleep(max(pace, self.feed.heartbeat_interval / SECOND))
             self.unanswered += 1
-            self.socket.send(self.feed.heartbeat())
+            await self.socket.send(self.feed.heartbeat())
 
     def take_over(self, previous: Mapper) -> None:
         """Take over from the previous connection: deliver what was buffered, except what it delivered."""
@@ -122,11 +124,10 @@ class Connection:
                 self._handle(probe_mapper.notices)
             probe_mapper.notices.clear()
         self._buffered += payloads
-        self._buffered_bytes += sum(map(len, payloads))
-
-    @property
-    def buffer_full(self) -> bool:
-        return self._buffered_bytes > _MAX_BUFFERED_BYTES
+        self._buffered_bytes += sum(map(len, payloads)) + _FRAME_BYTES * len(payloads)
+        if self._buffered_bytes > _MAX_BUFFERED_BYTES:
+            self._buffered = []
+            self.socket.abort(f"more than {_MAX_BUFFERED_BYTES} bytes before it could take over")
 
     def _deliver(self, payloads: Sequence[bytes]) -> None:
         before = self._intake.last_tick

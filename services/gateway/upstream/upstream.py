@@ -226,8 +226,12 @@ class Upstream:
                 timeout=_SUBSCRIBE_SECONDS,
                 return_when=asyncio.FIRST_COMPLETED,
             )
-            if new.subscribed.is_set() and not new.buffer_full:
-                await asyncio.wait((old.socket.closed,), timeout=_OVERLAP_SECONDS)
+            if new.subscribed.is_set() and not new.socket.closed.done():
+                await asyncio.wait(
+                    (old.socket.closed, new.socket.closed),
+                    timeout=_OVERLAP_SECONDS,
+                    return_when=asyncio.FIRST_COMPLETED,
+                )
         finally:
             subscribed.cancel()
         if new.socket.closed.done() or not new.subscribed.is_set():

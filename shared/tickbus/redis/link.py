@@ -65,13 +65,17 @@ class Link(asyncio.Protocol):
         """
         task = asyncio.current_task()
         cancelled = task.cancelling() if task is not None else 0
-        connection = cast(redis_py.Connection, check_url(url).make_connection())  # type: ignore[no-untyped-call]
-        if isinstance(connection, redis_py.SSLConnection):
-            share_tls(connection, url)
+        pool = check_url(url)
+        connection: redis_py.Connection | None = None
         try:
+            # files are read here too, which fails while the process is out of descriptors
+            connection = cast(redis_py.Connection, pool.make_connection())  # type: ignore[no-untyped-call]
+            if isinstance(connection, redis_py.SSLConnection):
+                share_tls(connection, url)
             await connection.connect()  # type: ignore[no-untyped-call]
         except asyncio.CancelledError:
-            await connection.disconnect(nowait=True)
+            if connection is not None:
+                await connection.disconnect(nowait=True)
             raise
         except (AuthenticationError, AuthorizationError) as error:
             raise RedisMisconfigured(

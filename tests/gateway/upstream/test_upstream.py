@@ -15,6 +15,7 @@ from websockets.http11 import Request, Response
 from services.gateway.delivery.backlog import Backlog
 from services.gateway.sequencing.sequencer import Sequencer
 from services.gateway.sequencing.stream_state import StreamState
+from services.gateway.upstream import session
 from services.gateway.upstream import upstream as module
 from services.gateway.upstream.intake import Intake
 from services.gateway.upstream.upstream import Upstream
@@ -145,3 +146,17 @@ async def test_delivering_connection_resets_backoff_however_short() -> None:
         await vendor.connected[0].close(1011)
         await until_async(lambda: gateway.upstream.reconnects["closed"] == 1)
         assert gateway.upstream._backoff._delay <= grown
+
+
+async def test_replacement_that_buffers_too_much_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(session, "_MAX_BUFFERED_BYTES", 10_000)
+    vendor = Vendor()
+    async with running(vendor) as gateway:
+        current = gateway.upstream.current
+        await vendor.shut_down()
+        await until_async(lambda: len(vendor.connected) == 2)
+        for _ in range(200):
+            await vendor.trade()
+        await until_async(lambda: len(vendor.connected) == 1)
+        await until_async(lambda: len(gateway.messages) == 200)
+        assert gateway.upstream.current is current
