@@ -24,6 +24,7 @@ _OPEN_SECONDS = 10.0
 _MAX_RETRY_AFTER = 3600
 _MAX_HEAD_BYTES = _MAX_BODY_BYTES = 64 << 10
 """What is read of the response to the handshake, and of the body of a refusal."""
+_SHOWN_BYTES = 1000
 MAX_UNSENT_BYTES = 64 << 10
 """What may wait for a server that does not read, plus one request of ours."""
 _UNREAD_SECONDS = 20.0
@@ -266,7 +267,7 @@ def _refusal(response: bytes) -> HandshakeRefused:
     elif status in (301, 302, 303, 307, 308):
         body = b"moved to " + fields.get(b"location", b"an unnamed address")
     wait = fields.get(b"retry-after", b"")
-    text = " ".join(body[:200].decode(errors="replace").split())
+    text = " ".join(body[:_SHOWN_BYTES].decode(errors="replace").split())
     return HandshakeRefused(status, text, min(int(wait), _MAX_RETRY_AFTER) if wait.isdigit() else 0)
 
 

@@ -33,6 +33,8 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from tickbus.errors import ConfigError, TickbusError
 from tickbus.monitoring.meters import Meters
 from tickbus.monitoring.metrics import BUILD_INFO
+from tickbus.sanitize import clean_lines, hide_secrets
+from tickbus.service import logs
 from tickbus.service.http_server import HttpServer, Response
 from tickbus.service.options import CommonOptions, ServiceOptions
 from tickbus.version import VERSION
@@ -86,11 +88,7 @@ class Service:
 
 def run(main: Callable[[Service], Awaitable[None]], options: CommonOptions, name: str) -> int:
     """Run `main` to its end. Return the exit code. Errors for the operator are one line on standard error."""
-    logging.basicConfig(
-        level=options.log_level.upper(),
-        format="%(asctime)s %(levelname)-7s %(name)s: %(message)s",
-        stream=sys.stderr,
-    )
+    logs.configure(options.log_level)
     try:
         asyncio.run(_serve(main, options, name))
     except BaseExceptionGroup as group:
@@ -112,7 +110,7 @@ def _report_error(error: BaseException) -> int:
             ours = ours.exceptions[0]  # type: ignore[assignment]
         assert isinstance(ours, TickbusError)
         error = ours
-    print(f"tickbus: {error}", file=sys.stderr)  # noqa: T201
+    print(f"tickbus: {clean_lines(error)}", file=sys.stderr)  # noqa: T201
     return error.exit_code if isinstance(error, TickbusError) else 1
 
 
@@ -171,7 +169,7 @@ def _respond(service: Service, path: str) -> Response:
     if path == "/readyz":
         if service.ready:
             return Response(200, b"ready\n")
-        return Response(503, service.why_not_ready.encode() + b"\n")
+        return Response(503, hide_secrets(service.why_not_ready).encode(errors="replace") + b"\n")
     return Response(404, b"not found: expected /metrics, /healthz or /readyz\n")
 
 
