@@ -35,6 +35,8 @@ class Connection:
         self.mapper: Mapper = feed.mapper(tolerance)
         self.buffering = buffering
         self.subscribed = asyncio.Event()
+        self.subscribed_at = 0.0
+        """When that was, on the loop's clock."""
         self.closing = False
         """The vendor announced the end of this connection."""
         self.refused: Refused | None = None
@@ -156,8 +158,13 @@ class Connection:
                 case _:
                     pass
 
+    def held(self, seconds: float) -> bool:
+        """Return whether it has been subscribed for this long."""
+        return self.subscribed.is_set() and asyncio.get_running_loop().time() - self.subscribed_at > seconds
+
     def _mark_subscribed(self) -> None:
         if not self.subscribed.is_set() and not self.abandoned:
             self.subscribed.set()
+            self.subscribed_at = asyncio.get_running_loop().time()
             if not self.buffering:
                 self._intake.resumed()

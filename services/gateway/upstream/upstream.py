@@ -37,6 +37,8 @@ _STALL_SECONDS = 1.0
 
 What it then finds in its socket is old, and says nothing about the time since.
 """
+_HELD_SECONDS = 5.0
+"""A connection that lasts this long after its subscription is one that holds, in a quiet market too."""
 _OVERLAP_SECONDS = 1.0
 """How long the old and the new connection overlap once the new one is subscribed."""
 
@@ -87,6 +89,12 @@ class Upstream:
 
     async def run(self) -> None:
         """Run forever; VendorRefused when the vendor refuses permanently."""
+        try:
+            await self._run()
+        finally:
+            self._intake.finish()
+
+    async def _run(self) -> None:
         while True:
             connection = Connection(
                 self._make_feed(), self._intake, self._tolerance, self._max_frame, buffering=False
@@ -178,7 +186,7 @@ class Upstream:
         socket = connection.socket
         quiet_since = pinged = loop.time()
         last_tick = self._intake.last_tick
-        last_turn, last_turn_ns, stalled_at = loop.time(), self._clock.now_ns(), 0.0
+        last_turn, last_turn_ns, stalled_at, held = loop.time(), self._clock.now_ns(), 0.0, False
         if connection.rotate_at == 0.0 and (age := self._max_age or (connection.feed.lifetime or 0) / SECOND):
             connection.rotate_at = connection.opened_at + age
         while True:
@@ -190,6 +198,9 @@ class Upstream:
             elif self._intake.last_tick != last_tick and now - stalled_at > _STALL_SECONDS:
                 self._uncertain_since = 0
             last_turn, last_turn_ns = now, self._clock.now_ns()
+            if not held and connection.held(_HELD_SECONDS):
+                held = True
+                self._intake.held()
             if connection.subscribed.is_set() and (connection.valid or connection.feed.acks_subscribe):
                 self._verdict.worked(delivered=connection.valid)
             if connection.valid:
