@@ -17,6 +17,7 @@ from services.gateway.spill.dir_lock import check_spill_dir
 from services.gateway.spill.segment import Owner
 from services.gateway.spill.spill import Budget, Spill
 from services.gateway.upstream.intake import Intake
+from services.gateway.upstream.proxy import DIRECT, Proxy, route
 from services.gateway.upstream.upstream import Upstream
 from services.trading_hours import TradingHours
 from services.vendors import get_vendor
@@ -29,6 +30,7 @@ from tickbus.monitoring.retention_metrics import expose_sweeps
 from tickbus.protocol.names import Keys, Stream, check_name
 from tickbus.redis.registry import check_meta, register_feed, write_delay
 from tickbus.redis.topology import locate
+from tickbus.sanitize import clean
 from tickbus.service.runner import Service, run
 from tickbus.writer.entry import StreamWriter
 from tickbus.writer.lease import Lease
@@ -76,8 +78,21 @@ def _setup(options: GatewayOptions) -> tuple[FeedSetup, str]:
         options.token,
         select_vendor_options(options, VENDOR_OPTIONS[options.feed]),
     )
-    kind(setup).url()
+    route(kind(setup).url(), options.proxy)
     return setup, check_name(options.name or options.feed)
+
+
+def _proxy(url: str, options: GatewayOptions) -> Proxy | None:
+    """Return the proxy to the vendor. ConfigError if --proxy is invalid."""
+    chosen = route(url, options.proxy)
+    if chosen.ignored:
+        log.warning(
+            "proxy %s of the environment is not used: only http://host:port is supported; "
+            "connecting directly (--proxy %s says so without this warning)",
+            clean(chosen.ignored),
+            DIRECT,
+        )
+    return chosen.proxy
 
 
 async def _run(
@@ -127,6 +142,7 @@ async def _run(
     upstream = Upstream(
         make_feed, intake, clock, tolerance=options.future_tolerance, max_frame=options.max_frame,
         silence=options.silence, session=session, max_age=options.max_connection_age,
+        proxy=_proxy(feed.url(), options),
     )  # fmt: skip
     if options.spill_bytes:
         _check_spill_dir_early(options.spill_dir)
@@ -170,8 +186,12 @@ def _check_spill_dir_early(folder: Path) -> None:
 
 async def _report_readiness(service: Service, gateway: Gateway, upstream: Upstream) -> None:
     while True:
-        service.ready = upstream.up and gateway.publisher.up
-        service.why_not_ready = (
-            "Redis is unavailable" if not gateway.publisher.up else "no subscribed upstream connection"
-        )
+        publisher = gateway.publisher
+        service.ready = upstream.up and publisher.up and not publisher.refusal
+        if publisher.refusal:
+            service.why_not_ready = f"Redis refuses writes: {publisher.refusal}"
+        elif not publisher.up:
+            service.why_not_ready = "Redis is unavailable"
+        else:
+            service.why_not_ready = "no subscribed upstream connection"
         await asyncio.sleep(0.2)

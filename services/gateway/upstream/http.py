@@ -7,24 +7,28 @@ import urllib.request
 from http.client import HTTPException, HTTPResponse
 from typing import cast
 
+from services.gateway.upstream.proxy import Proxy
 from services.vendors.feed import HttpRequest, HttpResponse
 
 _SECONDS = 10.0
 _MAX_BODY = 1 << 20
 
 
-async def fetch(request: HttpRequest) -> HttpResponse:
-    """Send the request, in a thread. OSError or TimeoutError if there is no answer; a body is cut at 1 MB."""
-    return await asyncio.to_thread(_fetch, request)
+async def fetch(request: HttpRequest, proxy: Proxy | None = None) -> HttpResponse:
+    """Send the request, in a thread. OSError or TimeoutError if there is no answer; a body is cut at 1 MB.
+
+    `proxy`: the one of the WebSocket connection; the environment is not read again.
+    """
+    return await asyncio.to_thread(_fetch, request, proxy)
 
 
-def _fetch(request: HttpRequest) -> HttpResponse:
+def _fetch(request: HttpRequest, proxy: Proxy | None) -> HttpResponse:
     prepared = urllib.request.Request(
         request.url, request.body or None, dict(request.headers), method=request.method
     )
     deadline = time.monotonic() + _SECONDS
     try:
-        with urllib.request.urlopen(prepared, timeout=_SECONDS) as response:
+        with _opener(proxy).open(prepared, timeout=_SECONDS) as response:
             return HttpResponse(response.status, _lower(response.headers), _body(response, deadline))
     except urllib.error.HTTPError as error:  # a response like any other
         with error:
@@ -33,6 +37,11 @@ def _fetch(request: HttpRequest) -> HttpResponse:
             )
     except HTTPException as error:
         raise ConnectionError(f"not an HTTP server: {error!r}") from None
+
+
+def _opener(proxy: Proxy | None) -> urllib.request.OpenerDirector:
+    address = {} if proxy is None else dict.fromkeys(("http", "https"), proxy.url)
+    return urllib.request.build_opener(urllib.request.ProxyHandler(address))
 
 
 def _body(response: HTTPResponse, deadline: float) -> bytes:

@@ -2,9 +2,11 @@
 
 import asyncio
 from collections.abc import Sequence
+from functools import partial
 
 from services.gateway.upstream.http import fetch
 from services.gateway.upstream.intake import Intake
+from services.gateway.upstream.proxy import Proxy
 from services.gateway.upstream.websocket import WebSocket
 from services.vendors.feed import Closing, Feed, HeartbeatAck, Mapper, Notice, Refused, Rejected, SubscribeAck
 from tickbus.units import SECOND, Duration
@@ -29,7 +31,13 @@ class Connection:
     """
 
     def __init__(
-        self, feed: Feed, intake: Intake, tolerance: Duration, max_frame: int, buffering: bool
+        self,
+        feed: Feed,
+        intake: Intake,
+        tolerance: Duration,
+        max_frame: int,
+        buffering: bool,
+        proxy: Proxy | None = None,
     ) -> None:
         self.feed = feed
         self.mapper: Mapper = feed.mapper(tolerance)
@@ -50,6 +58,7 @@ class Connection:
         """When to replace it, on the loop's clock; 0: not decided yet, or never."""
         self._intake = intake
         self._max_frame = max_frame
+        self.proxy = proxy
         self._buffered: list[bytes] = []
         self._buffered_bytes = 0
         self._pending_acks = 0
@@ -61,9 +70,9 @@ class Connection:
 
         PreparationRefused, HandshakeRefused, OSError or TimeoutError if that is not possible.
         """
-        if (refused := await self.feed.prepare(fetch)) is not None:
+        if (refused := await self.feed.prepare(partial(fetch, proxy=self.proxy))) is not None:
             raise PreparationRefused(refused)
-        self.socket = WebSocket(self.feed.url(), self._received, self._max_frame)
+        self.socket = WebSocket(self.feed.url(), self._received, self._max_frame, self.proxy)
         await self.socket.open()
         self._sending = asyncio.create_task(self._send_requests())
 

@@ -14,6 +14,7 @@ from websockets.exceptions import InvalidHandshake
 
 from services.gateway.upstream.backoff import Backoff
 from services.gateway.upstream.intake import Intake
+from services.gateway.upstream.proxy import Proxy
 from services.gateway.upstream.session import Connection, PreparationRefused
 from services.gateway.upstream.verdict import Verdict
 from services.gateway.upstream.websocket import HandshakeRefused
@@ -49,12 +50,14 @@ class Upstream:
     def __init__(
         self, make_feed: Callable[[], Feed], intake: Intake, clock: BusClock, *, tolerance: Duration,
         max_frame: int, silence: Duration, session: TradingHours | None, max_age: Duration | None,
+        proxy: Proxy | None = None,
     ) -> None:  # fmt: skip
         self._make_feed = make_feed
         self._intake = intake
         self._clock = clock
         self._tolerance = tolerance
         self._max_frame = max_frame
+        self._proxy = proxy
         self._silence = silence / SECOND
         self._session = session
         self._max_age = max_age / SECOND if max_age else None
@@ -96,9 +99,7 @@ class Upstream:
 
     async def _run(self) -> None:
         while True:
-            connection = Connection(
-                self._make_feed(), self._intake, self._tolerance, self._max_frame, buffering=False
-            )
+            connection = self._connection(buffering=False)
             reason, wait = await self._open(connection)
             if not reason:
                 reason, wait = await self._serve(connection)
@@ -106,6 +107,11 @@ class Upstream:
             delay = self._backoff.next(max(wait, connection.feed.reconnect_interval / SECOND))
             log.debug("upstream: next connection in %.1f s", delay)
             await asyncio.sleep(delay)
+
+    def _connection(self, *, buffering: bool) -> Connection:
+        return Connection(
+            self._make_feed(), self._intake, self._tolerance, self._max_frame, buffering, self._proxy
+        )
 
     async def _open(self, connection: Connection) -> tuple[str, float]:
         """Return why it failed and the minimum wait in seconds; ("", 0) when it is open."""
@@ -124,7 +130,8 @@ class Upstream:
                 clean(str(error) or type(error).__name__),
             )
             return "connect", 0.0
-        log.info("upstream: connected to %s", connection.feed.address())
+        through = f" through proxy {self._proxy}" if self._proxy is not None else ""
+        log.info("upstream: connected to %s%s", connection.feed.address(), through)
         return "", 0.0
 
     def _refused(
@@ -238,7 +245,7 @@ class Upstream:
 
         Whatever the vendor answers: the old connection keeps delivering.
         """
-        new = Connection(self._make_feed(), self._intake, self._tolerance, self._max_frame, buffering=True)
+        new = self._connection(buffering=True)
         reason, wait = await self._open(new)
         if reason:
             return None, wait

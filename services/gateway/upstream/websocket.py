@@ -17,6 +17,7 @@ from websockets.protocol import State
 from websockets.uri import parse_uri
 
 from services.gateway.upstream.frames import CONTROL_BYTES, FrameSplitter
+from services.gateway.upstream.proxy import Proxy, open_tunnel
 from tickbus.errors import ConfigError
 from tickbus.sanitize import redact
 
@@ -57,7 +58,13 @@ class WebSocket(asyncio.Protocol):
     which messages were too long.
     """
 
-    def __init__(self, url: str, on_messages: Callable[[Sequence[bytes]], None], max_bytes: int) -> None:
+    def __init__(
+        self,
+        url: str,
+        on_messages: Callable[[Sequence[bytes]], None],
+        max_bytes: int,
+        proxy: Proxy | None = None,
+    ) -> None:
         loop = asyncio.get_running_loop()
         self.splitter = FrameSplitter(max_bytes)
         self.bytes_received = 0
@@ -70,6 +77,7 @@ class WebSocket(asyncio.Protocol):
             raise ConfigError(f"--url {redact(url)}: {getattr(error, 'msg', error)}") from None
         self._protocol = ClientProtocol(self._uri, max_size=CONTROL_BYTES)  # it sees control frames only
         self._on_messages = on_messages
+        self._proxy = proxy
         self._opened: asyncio.Future[None] = loop.create_future()
         self._head: bytes | None = b""
         """The part of the handshake response received so far; None once it is complete."""
@@ -85,7 +93,7 @@ class WebSocket(asyncio.Protocol):
         context = ssl.create_default_context() if self._uri.secure else None
         try:
             async with asyncio.timeout(_OPEN_SECONDS):
-                await self._loop.create_connection(lambda: self, self._uri.host, self._uri.port, ssl=context)
+                await self._connect(context)
                 await self._opened
         except TimeoutError:
             self.abort("no response to the handshake")
@@ -97,6 +105,15 @@ class WebSocket(asyncio.Protocol):
             raise
         except UnicodeError as error:
             raise ConfigError(f"--url: invalid host name {self._uri.host!r}: {error}") from None
+
+    async def _connect(self, context: ssl.SSLContext | None) -> None:
+        host, port = self._uri.host, self._uri.port
+        if self._proxy is None:
+            await self._loop.create_connection(lambda: self, host, port, ssl=context)
+            return
+        tunnel = await open_tunnel(self._proxy, host, port)
+        name = host if context is not None else None
+        await self._loop.create_connection(lambda: self, sock=tunnel, ssl=context, server_hostname=name)
 
     async def send(self, text: str) -> None:
         """Send it, once the server has read most of what was sent before."""

@@ -319,6 +319,13 @@ RECORDER_FLUSH = Metric(
 
 # every process
 REDIS_UP = Metric("tickbus_redis_up", "gauge", "bool", (), "1 while the connection to Redis answers")
+REDIS_REFUSES = Metric(
+    "tickbus_redis_refuses_writes",
+    "gauge",
+    "bool",
+    ("error",),
+    "1 while Redis answers and rejects writes, by the first word of its error: MISCONF, OOM, READONLY, ...",
+)
 REDIS_RECONNECTS = Metric(
     "tickbus_redis_reconnects_total", "counter", "connections", (), "connections to Redis re-established"
 )

@@ -6,6 +6,7 @@ knows what a repeat means.
 """
 
 import asyncio
+import re
 from collections import deque
 from collections.abc import Coroutine, Iterable
 from typing import Any, Protocol, cast
@@ -24,7 +25,7 @@ from tickbus.clock import BusClock, monotonic_ns
 from tickbus.errors import RedisMisconfigured, RedisUnavailable
 from tickbus.redis.client_options import REPLY_SECONDS, check_url, remedy, share_tls
 from tickbus.redis.resp import Command, pack
-from tickbus.sanitize import redact
+from tickbus.sanitize import clean, redact
 
 Reply = Any
 ReplyError = hiredis.ReplyError
@@ -204,6 +205,17 @@ _REFUSALS = ("MISCONF", "NOPERM", "NOREPLICAS", "OOM", "WRONGTYPE")
 """Errors that the operator can fix; any other error reply is a bug of tickbus."""
 
 
+REFUSALS = (*_REFUSALS, "NOAUTH", "READONLY", "LOADING", "CLUSTERDOWN", "MASTERDOWN")
+"""The words with which a server begins its refusal of a command that it could execute otherwise."""
+_REFUSAL = re.compile(rf"\b(?:{'|'.join(REFUSALS)})\b.*", re.DOTALL)
+
+
+def refusal_in(problem: object) -> str:
+    """Return the server's own words, if a problem is its refusal; empty if it does not answer at all."""
+    found = _REFUSAL.search(str(problem))
+    return clean(found[0]) if found is not None else ""
+
+
 def raise_error(reply: Reply) -> None:
     """Raise an error reply: as RedisUnavailable while this server cannot serve the command, as
     RedisMisconfigured if the operator can fix it, else the ReplyError itself."""
@@ -212,7 +224,8 @@ def raise_error(reply: Reply) -> None:
             raise RedisUnavailable(f"Redis is not ready: {reply}")
         if str(reply).startswith("NOAUTH"):
             raise RedisMisconfigured(
-                "Redis requires a password; put it into the URL: redis://:password@host:port/0"
+                f"Redis rejected the command: {reply} Put user and password into the URL: "
+                "redis://:password@host:port/0"
             )
         if str(reply).startswith(_REFUSALS):
             raise RedisMisconfigured(f"Redis rejected the command: {reply}")

@@ -314,7 +314,7 @@ def _register(option: Option, value: object) -> None:
     """Register what must not be shown: a secret, or those in a URL."""
     if isinstance(value, str) and "://" in value:
         SECRETS.add_url(value)
-    elif isinstance(value, str) and option.secret:
+    elif isinstance(value, str) and option.secret and value.lower() not in ("none", "null"):
         SECRETS.add(value)
 
 
