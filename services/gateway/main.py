@@ -2,9 +2,10 @@
 
 import asyncio
 import logging
-from collections.abc import Mapping
+from collections.abc import Coroutine, Mapping
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from services.gateway.delivery.backlog import Backlog, Backlogs
 from services.gateway.delivery.sender import Sender, StreamHead
@@ -16,6 +17,7 @@ from services.gateway.sequencing.stream_state import StreamState
 from services.gateway.spill.dir_lock import check_spill_dir
 from services.gateway.spill.segment import Owner
 from services.gateway.spill.spill import Budget, Spill
+from services.gateway.standby import Description, StandbyCheck
 from services.gateway.upstream.intake import Intake
 from services.gateway.upstream.proxy import DIRECT, Proxy, route
 from services.gateway.upstream.upstream import Upstream
@@ -26,6 +28,7 @@ from services.vendors.options import reject_foreign_options, select_vendor_optio
 from services.vendors.symbols import SymbolMap, read_symbol_map, read_symbols
 from tickbus.clock import BusClock
 from tickbus.errors import ConfigError
+from tickbus.monitoring import metrics as m
 from tickbus.monitoring.retention_metrics import expose_sweeps
 from tickbus.protocol.names import Keys, Stream, check_name
 from tickbus.redis.registry import check_meta, register_feed, write_delay
@@ -146,8 +149,11 @@ async def _run(
     )  # fmt: skip
     if options.spill_bytes:
         _check_spill_dir_early(options.spill_dir)
+    description = Description.of(options.feed, setup.kinds, setup.symbols.vendor)
+    check = StandbyCheck(name, keys, publisher.fences.holder, description, redis.connect)
+    service.meters.follow(m.FEED_STANDBY_DIFFERS, lambda: bool(check.differs), name)
     service.why_not_ready = "waiting for the lease of this feed"
-    await service.until_stopping(gateway.open(redis.connect, options.spill_dir))
+    await service.until_stopping(_open_checked(gateway.open(redis.connect, options.spill_dir), check, lease))
     if service.stopping.is_set():
         await lease.release()
         return
@@ -158,7 +164,7 @@ async def _run(
     async def register() -> None:
         connection = await redis.connect()
         await check_meta(connection, keys)
-        await register_feed(connection, keys, name)
+        await register_feed(connection, keys, name, description.encode())
         await write_delay(connection, keys, name, sequencer.latency.observed)
         connection.close()
         await sweeper.announce()
@@ -174,6 +180,23 @@ async def _run(
         for task in background:
             task.cancel()
         await gateway.close()
+
+
+async def _open_checked(opening: Coroutine[Any, Any, None], check: StandbyCheck, lease: Lease) -> None:
+    """Open the gateway; ConfigError if one of the same name runs that it must not stand by for."""
+    tasks = [asyncio.create_task(opening), asyncio.create_task(check.run())]
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        for task in tasks:
+            if task.done():
+                task.result()
+    except ConfigError:
+        await lease.release()
+        raise
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 def _check_spill_dir_early(folder: Path) -> None:

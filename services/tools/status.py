@@ -35,7 +35,7 @@ flushes. It covers all streams that the service declares to read.
   bus, redis, time (ns), shards (null: nothing has been written yet)
   feeds:    name, state, clock_age_seconds, holder, epoch, streams, ticks, last_tick_age_seconds,
             gaps {kind: number}, repaired, missing, silent (number of streams that never had a tick),
-            silent_streams (the first 20)
+            silent_streams (the first 20), standby {holder, differs} (null: no gateway stands by)
   services: name, epoch (the highest of its shards), streams, lag_ticks, lag_seconds, lost_ticks,
             headroom_seconds, free_shards (without an owner),
             members: member, alive, shards, lag_ticks (of its shards)

@@ -37,7 +37,7 @@ def plain_text(heading: str, tables: Sequence[Table]) -> str:
 def _shown(table: Table) -> Table:
     """Return the table with nothing invisible in it: names in Redis are whatever somebody wrote."""
     rows = [tuple(clean(cell, _MAX_CELL) for cell in row) for row in table.rows]
-    return Table(escape(table.title), table.columns, rows, table.empty)
+    return Table(escape(table.title), table.columns, rows, clean(table.empty))
 
 
 def _lines(table: Table) -> list[str]:

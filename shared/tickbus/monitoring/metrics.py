@@ -99,6 +99,13 @@ FEED_SYMBOLS_WANTED = Metric(
 FEED_SYMBOLS_SILENT = Metric(
     "tickbus_feed_symbols_silent", "gauge", "symbols", ("feed",), "subscribed symbols that never ticked"
 )
+FEED_STANDBY_DIFFERS = Metric(
+    "tickbus_feed_standby_differs",
+    "gauge",
+    "bool",
+    ("feed",),
+    "1 while this gateway stands by for one that has other symbols: a takeover would change the subscription",
+)
 TICKS_PUBLISHED = Metric(
     "tickbus_ticks_published_total",
     "counter",
