@@ -43,6 +43,7 @@ def _expose_streams(meters: Meters, gateway: Gateway) -> None:
         for state in streams:
             if state.counts.by_kind:
                 total.update(state.counts.by_kind)
+        total["unsubscribed"] += gateway.unsubscribed
         return total
 
     meters.follow_each(

@@ -2,11 +2,15 @@
 
 import json
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
+from support.bus import entries_in, gaps_in, messages_in
 from support.processes import Process, tickbus
 from support.redis_server import RedisServer
 from support.waiting import until
+
+from tickbus.protocol.messages import GapKind
 
 Start = Callable[..., Process]
 BASE = ("--name", "venue", "--url", "ws://127.0.0.1:1", "--lease-ttl", "500ms")
@@ -70,3 +74,36 @@ def test_standby_with_the_same_symbols_says_nothing(start: Start, redis_server: 
 
     assert until(standby)["differs"] == ""  # type: ignore[index]
     assert "WARNING" not in second.output
+
+
+def test_symbols_taken_out_of_service_end_with_a_gap(
+    start: Start, redis_server: RedisServer, tmp_path: Path
+) -> None:
+    """At the next start, and only once."""
+    simulator = start("simulate", "--rate", "200")
+    url = simulator.wait_for(r"listening on (ws://\S+)")[1]
+
+    def run(symbols: str) -> Process:
+        return start(
+            "gateway", "--feed", "binance", "--url", url, "--symbols", symbols, "--redis", redis_server.url,
+            "--spill-dir", str(tmp_path / "spill"),
+        ).wait_ready()  # fmt: skip
+
+    both = run("BTC-USDT,ETH-USDT")
+    until(lambda: len(messages_in(redis_server, "trade", "binance", "ETH-USDT")) > 10)
+    assert both.stop() == 0
+    for _ in range(2):
+        one = run("BTC-USDT")
+        assert one.stop() == 0
+    (*_, (id, message)) = entries_in(redis_server, "trade", "binance", "ETH-USDT")
+    trades = messages_in(redis_server, "trade", "binance", "ETH-USDT")
+    (gap,) = gaps_in(redis_server, "trade", "binance", "ETH-USDT")
+    assert gap == message
+    assert (gap.kind, gap.from_id, gap.to_id, gap.count, gap.repairable, gap.repaired) == (
+        GapKind.UNSUBSCRIBED, None, None, None, False, False,
+    )  # fmt: skip
+    assert gap.from_ts == gap.to_ts > trades[-1].ts_recv
+    assert id.endswith(f"-{len(trades) + 1}")
+    streams = json.loads(tickbus("status", "--json", "--redis", redis_server.url).stdout)["streams"]
+    (ended,) = (one for one in streams if one["stream"] == "trade:binance:ETH-USDT")
+    assert (ended["gaps"], ended["missing"], ended["ticks"]) == ({"unsubscribed": 1}, 0, len(trades))
