@@ -12,12 +12,13 @@ from services.gateway.delivery.sender import Batch, Sender, StreamHead
 from services.gateway.sequencing.sequencer import SOURCE
 from services.gateway.sequencing.stream_state import StreamState
 from services.gateway.spill.recovery import SpillRecovery
-from services.gateway.unsubscribed import end, find_dropped
+from services.gateway.unsubscribed import end, find_dropped, find_returning
 from services.gateway.upstream.intake import Intake
 from services.gateway.upstream.upstream import Upstream
 from tickbus.clock import BusClock
 from tickbus.errors import Fenced, RedisError, RedisMisconfigured
 from tickbus.protocol.codec import Head
+from tickbus.protocol.messages import GapKind
 from tickbus.protocol.names import Keys
 from tickbus.redis.link import Connection
 from tickbus.redis.registry import check_meta, read_delay, read_heads, register_feed
@@ -109,12 +110,15 @@ class Gateway:
             if written := await inherited.write(publisher, self._keys, link, before):
                 log.warning("%s: wrote %d entries spilled by an earlier gateway", self.name, written)
             heads = await read_heads(link, self._keys, range(self._keys.shards))
-            dropped = await find_dropped(
-                link, self._keys, self.name, heads, {state.name for state in streams}
-            )
+            names = {state.name for state in streams}
+            dropped = await find_dropped(link, self._keys, self.name, heads, names)
+            returning = await find_returning(link, self._keys, heads, names)
             delay = await read_delay(link, self._keys, self.name)
             link.close()
             restored = sequencer.restore(heads, publisher.lane, delay)
+            for state in streams:
+                if state.name in returning:
+                    state.outage = GapKind.UNSUBSCRIBED
             self._check_clock()
             builders: dict[StreamWriter, StreamHead] = {
                 state: self._head(state, heads.get(state.name)) for state in streams

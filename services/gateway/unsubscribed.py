@@ -33,6 +33,19 @@ async def find_dropped(
     return dropped
 
 
+async def find_returning(
+    link: Connection, keys: Keys, heads: Mapping[str, Head], subscribed: Collection[str]
+) -> set[str]:
+    """Return the names of subscribed streams that were not subscribed until now."""
+    return {
+        name
+        for name in subscribed
+        if name in heads
+        and heads[name].gaps.get(_LABEL)
+        and await _ends_so(link, keys.stream(Stream.parse(name)))
+    }
+
+
 async def _ends_so(link: Connection, key: str) -> bool:
     """Return whether the newest entry of a stream is such a Gap, or was trimmed."""
     rows = await link.ask("XREVRANGE", key, "+", "-", "COUNT", 1)

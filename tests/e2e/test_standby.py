@@ -107,3 +107,16 @@ def test_symbols_taken_out_of_service_end_with_a_gap(
     streams = json.loads(tickbus("status", "--json", "--redis", redis_server.url).stdout)["streams"]
     (ended,) = (one for one in streams if one["stream"] == "trade:binance:ETH-USDT")
     assert (ended["gaps"], ended["missing"], ended["ticks"]) == ({"unsubscribed": 1}, 0, len(trades))
+
+    # subscribed again: the pause is one Gap of that kind, whose ids are not missing
+    again = run("ETH-USDT,BTC-USDT")
+    until(lambda: len(messages_in(redis_server, "trade", "binance", "ETH-USDT")) > len(trades) + 10)
+    assert again.stop() == 0
+    (_, pause) = gaps_in(redis_server, "trade", "binance", "ETH-USDT")
+    first = messages_in(redis_server, "trade", "binance", "ETH-USDT")[len(trades)]
+    between = (str(int(trades[-1].trade_id or "") + 1), str(int(first.trade_id or "") - 1))
+    assert (pause.kind, pause.from_id, pause.to_id) == (GapKind.UNSUBSCRIBED, *between)
+    assert (pause.count, pause.repairable) == (None, False)
+    streams = json.loads(tickbus("status", "--json", "--redis", redis_server.url).stdout)["streams"]
+    (back,) = (one for one in streams if one["stream"] == "trade:binance:ETH-USDT")
+    assert (back["gaps"], back["missing"]) == ({"unsubscribed": 2}, 0)

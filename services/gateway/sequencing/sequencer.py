@@ -303,12 +303,14 @@ class Sequencer:
         first: int = NO_ID, last: int = NO_ID, *, count: int | None = None, repaired: bool = False,
     ) -> None:  # fmt: skip
         has_ids = first >= 0
-        if has_ids:
+        # what was not subscribed to is neither missing nor to be repaired
+        wanted = kind is not GapKind.UNSUBSCRIBED
+        if has_ids and wanted:
             count = last - first + 1
         gap = Gap(
             state.kind, SOURCE, kind, min(from_ts, to_ts), to_ts,
             str(first) if has_ids else None, str(last) if has_ids else None, count,
-            self._repairable and has_ids, repaired, state.symbol,
+            self._repairable and has_ids and wanted, repaired, state.symbol,
         )  # fmt: skip
         state.counts.add(gap)
         state.holes = holes_after(state.holes, gap)
