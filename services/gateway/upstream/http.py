@@ -40,7 +40,7 @@ def _fetch(request: HttpRequest, proxy: Proxy | None) -> HttpResponse:
 
 
 def _opener(proxy: Proxy | None) -> urllib.request.OpenerDirector:
-    address = {} if proxy is None else dict.fromkeys(("http", "https"), proxy.url)
+    address = {} if proxy is None else {"http": proxy.url, "https": proxy.url}
     return urllib.request.build_opener(urllib.request.ProxyHandler(address))
 
 

@@ -224,8 +224,7 @@ def raise_error(reply: Reply) -> None:
             raise RedisUnavailable(f"Redis is not ready: {reply}")
         if str(reply).startswith("NOAUTH"):
             raise RedisMisconfigured(
-                f"Redis rejected the command: {reply} Put user and password into the URL: "
-                "redis://:password@host:port/0"
+                f"Redis requires a password ({reply}); put it into the URL: redis://:password@host:port/0"
             )
         if str(reply).startswith(_REFUSALS):
             raise RedisMisconfigured(f"Redis rejected the command: {reply}")
