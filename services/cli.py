@@ -46,6 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _main(args: list[str]) -> int:
     # imported here: loading them takes longer than an impatient Ctrl-C
     from tickbus.errors import ConfigError, TickbusError
+    from tickbus.sanitize import clean_lines
 
     try:
         if not args or args[0] in ("-h", "--help", "help"):
@@ -56,7 +57,7 @@ def _main(args: list[str]) -> int:
             raise ConfigError(f"unknown command {args[0]!r}: expected one of {', '.join(COMMANDS)}")
         return _start(args[0], args[1:])
     except TickbusError as error:
-        print(f"tickbus: {error}", file=sys.stderr)
+        print(f"tickbus: {clean_lines(error)}", file=sys.stderr)
         return error.exit_code
 
 

@@ -12,12 +12,14 @@ from services.demo.totals import on_bus
 from tickbus.errors import RedisError
 from tickbus.monitoring.status import BusStatus, read_status
 from tickbus.redis.link import Link
+from tickbus.sanitize import clean
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
 _LIVE_SECONDS = 0.5
 _LINE_SECONDS = 2.0
+_MAX_LINE = 500
 _COLUMNS = (
     "last", "change", "bid", "ask", "trades/s", "1 s bar: open", "high", "low", "close", "volume", "gaps",
 )  # fmt: skip
@@ -40,7 +42,7 @@ class Dashboard:
         while True:
             await asyncio.sleep(_LINE_SECONDS)
             if (status := await self._refresh()) is not None:
-                print(self._line(status), flush=True)
+                print(clean(self._line(status), _MAX_LINE), flush=True)
 
     async def _live(self) -> None:
         from rich.console import Group
@@ -50,7 +52,7 @@ class Dashboard:
         with Live(auto_refresh=False) as live:
             while True:
                 if (status := await self._refresh()) is not None:
-                    totals = Text(f"{_feeds(status)}   {self._summary(status)}")
+                    totals = Text(clean(f"{_feeds(status)}   {self._summary(status)}", _MAX_LINE))
                     live.update(
                         Group(_prices(self._market.rows), totals, Text("\n".join(self._footer), "dim")),
                         refresh=True,
@@ -91,6 +93,9 @@ def _prices(rows: Sequence[Row]) -> "RenderableType":
     from rich.table import Table
     from rich.text import Text
 
+    def _shown(text: str) -> Text:
+        return Text(clean(text))
+
     table = Table(box=box.SIMPLE_HEAD)
     table.add_column("symbol")
     for name in _COLUMNS:
@@ -104,13 +109,13 @@ def _prices(rows: Sequence[Row]) -> "RenderableType":
             else (bar.open_text, bar.high_text, bar.low_text, bar.close_text, bar.volume_text)
         )
         table.add_row(
-            row.symbol,
-            row.trade.price_text if row.trade else "",
+            Text(row.symbol),
+            _shown(row.trade.price_text if row.trade else ""),
             Text(f"{row.change:+}%" if row.change is not None else "", "green" if rising else "red"),
-            (row.quote.bid_text if row.quote else "") or "",
-            (row.quote.ask_text if row.quote else "") or "",
+            _shown((row.quote.bid_text if row.quote else "") or ""),
+            _shown((row.quote.ask_text if row.quote else "") or ""),
             f"{row.trades_per_second:.0f}",
-            *bars,
+            *map(_shown, bars),
             Text(str(row.gaps), "yellow" if row.gaps else ""),
         )
     return table

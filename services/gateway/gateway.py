@@ -9,13 +9,16 @@ from pathlib import Path
 from typing import Protocol
 
 from services.gateway.delivery.sender import Batch, Sender, StreamHead
+from services.gateway.sequencing.sequencer import SOURCE
 from services.gateway.sequencing.stream_state import StreamState
 from services.gateway.spill.recovery import SpillRecovery
+from services.gateway.unsubscribed import end, find_dropped, find_returning
 from services.gateway.upstream.intake import Intake
 from services.gateway.upstream.upstream import Upstream
 from tickbus.clock import BusClock
 from tickbus.errors import Fenced, RedisError, RedisMisconfigured
 from tickbus.protocol.codec import Head
+from tickbus.protocol.messages import GapKind
 from tickbus.protocol.names import Keys
 from tickbus.redis.link import Connection
 from tickbus.redis.registry import check_meta, read_delay, read_heads, register_feed
@@ -36,6 +39,7 @@ TCP backpressure then slows the vendor down.
 _MAX_AHEAD = 5 * MINUTE
 _SPILL_SECONDS = 0.05
 _TICK_SECONDS = 0.9
+_MAX_NAMED = 20
 
 
 class MakeSenders(Protocol):
@@ -66,6 +70,8 @@ class Gateway:
         self.backlog = intake.backlog
         self.streams = intake.sequencer.streams
         self.senders: list[Sender] = []
+        self.unsubscribed = 0
+        """Streams that this gateway ended at its start, because it does not subscribe to them."""
         self._make_senders = make_senders
         self._keys = keys
         self._lease = lease
@@ -103,10 +109,16 @@ class Gateway:
             link = await connect()
             if written := await inherited.write(publisher, self._keys, link, before):
                 log.warning("%s: wrote %d entries spilled by an earlier gateway", self.name, written)
-            heads = await read_heads(link, self._keys, sorted({state.shard for state in streams}))
+            heads = await read_heads(link, self._keys, range(self._keys.shards))
+            names = {state.name for state in streams}
+            dropped = await find_dropped(link, self._keys, self.name, heads, names)
+            returning = await find_returning(link, self._keys, heads, names)
             delay = await read_delay(link, self._keys, self.name)
             link.close()
             restored = sequencer.restore(heads, publisher.lane, delay)
+            for state in streams:
+                if state.name in returning:
+                    state.outage = GapKind.UNSUBSCRIBED
             self._check_clock()
             builders: dict[StreamWriter, StreamHead] = {
                 state: self._head(state, heads.get(state.name)) for state in streams
@@ -114,6 +126,7 @@ class Gateway:
             self.senders = self._make_senders(builders)
             fresh = Transaction(self.clock.now_ms(), False)
             fresh.heads = {state: head.pack() for state, head in builders.items() if state.name not in heads}
+            self._end_dropped(dropped, fresh)
             await publisher.commit(fresh)
         finally:
             renewing.cancel()
@@ -124,6 +137,27 @@ class Gateway:
             len(streams),
             restored,
         )
+
+    def _end_dropped(self, dropped: Mapping[str, Head], fresh: Transaction) -> None:
+        """Report the streams of earlier gateways that this one does not subscribe to."""
+        entries = []
+        for name, head in dropped.items():
+            entry, builder = end(
+                self._keys, name, head, self.clock.now_ns(), self.publisher.fences.held, SOURCE
+            )
+            entries.append(entry)
+            fresh.heads[entry.stream] = builder.pack()
+        fresh.entries = entries
+        self.unsubscribed = len(entries)
+        if entries:
+            names = ", ".join(sorted(dropped)[:_MAX_NAMED])
+            more = f" and {len(entries) - _MAX_NAMED} more" if len(entries) > _MAX_NAMED else ""
+            log.warning(
+                "%s: not subscribed any more: %s%s; each ends with a Gap of kind unsubscribed",
+                self.name,
+                names,
+                more,
+            )
 
     def _head(self, state: StreamState, stored: Head | None) -> StreamHead:
         head = StreamHead(state, stored or EMPTY_HEAD)

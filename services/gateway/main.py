@@ -3,9 +3,10 @@
 import asyncio
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Coroutine, Mapping
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from services.gateway.delivery.backlog import Backlog, Backlogs
 from services.gateway.delivery.sender import Sender, StreamHead
@@ -17,7 +18,9 @@ from services.gateway.sequencing.stream_state import StreamState
 from services.gateway.spill.dir_lock import check_spill_dir
 from services.gateway.spill.segment import Owner
 from services.gateway.spill.spill import Budget, Spill
+from services.gateway.standby import Description, StandbyCheck
 from services.gateway.upstream.intake import Intake
+from services.gateway.upstream.proxy import DIRECT, Proxy, route
 from services.gateway.upstream.upstream import Upstream
 from services.trading_hours import TradingHours
 from services.vendors import get_vendor
@@ -26,10 +29,12 @@ from services.vendors.options import reject_foreign_options, select_vendor_optio
 from services.vendors.symbols import SymbolMap, read_symbol_map, read_symbols
 from tickbus.clock import BusClock
 from tickbus.errors import ConfigError
+from tickbus.monitoring import metrics as m
 from tickbus.monitoring.retention_metrics import expose_sweeps
 from tickbus.protocol.names import Keys, Stream, check_name
 from tickbus.redis.registry import check_meta, register_feed, write_delay
 from tickbus.redis.topology import locate
+from tickbus.sanitize import clean
 from tickbus.service.runner import Service, run
 from tickbus.units import parse_time
 from tickbus.writer.entry import StreamWriter
@@ -79,7 +84,7 @@ def _setup(options: GatewayOptions) -> tuple[FeedSetup, str]:
         select_vendor_options(options, VENDOR_OPTIONS[options.feed]),
         _oldest(options.oldest),
     )
-    kind(setup).url()
+    route(kind(setup).url(), options.proxy)
     return setup, check_name(options.name or options.feed)
 
 
@@ -91,6 +96,19 @@ def _oldest(text: str) -> int:
     if oldest > time.time_ns():
         raise ConfigError(f"--oldest {text}: expected a time in the past: every earlier tick is flagged")
     return oldest
+
+
+def _proxy(url: str, options: GatewayOptions) -> Proxy | None:
+    """Return the proxy to the vendor. ConfigError if --proxy is invalid."""
+    chosen = route(url, options.proxy)
+    if chosen.ignored:
+        log.warning(
+            "proxy %s of the environment is not used: only http://host:port is supported; "
+            "connecting directly (--proxy %s says so without this warning)",
+            clean(chosen.ignored),
+            DIRECT,
+        )
+    return chosen.proxy
 
 
 async def _run(
@@ -140,11 +158,15 @@ async def _run(
     upstream = Upstream(
         make_feed, intake, clock, tolerance=options.future_tolerance, max_frame=options.max_frame,
         silence=options.silence, session=session, max_age=options.max_connection_age,
+        proxy=_proxy(feed.url(), options),
     )  # fmt: skip
     if options.spill_bytes:
         _check_spill_dir_early(options.spill_dir)
+    description = Description.of(options.feed, setup.kinds, setup.symbols.vendor)
+    check = StandbyCheck(name, keys, publisher.fences.holder, description, redis.connect)
+    service.meters.follow(m.FEED_STANDBY_DIFFERS, lambda: bool(check.differs), name)
     service.why_not_ready = "waiting for the lease of this feed"
-    await service.until_stopping(gateway.open(redis.connect, options.spill_dir))
+    await service.until_stopping(_open_checked(gateway.open(redis.connect, options.spill_dir), check, lease))
     if service.stopping.is_set():
         await lease.release()
         return
@@ -155,7 +177,7 @@ async def _run(
     async def register() -> None:
         connection = await redis.connect()
         await check_meta(connection, keys)
-        await register_feed(connection, keys, name)
+        await register_feed(connection, keys, name, description.encode())
         await write_delay(connection, keys, name, sequencer.latency.observed)
         connection.close()
         await sweeper.announce()
@@ -173,6 +195,23 @@ async def _run(
         await gateway.close()
 
 
+async def _open_checked(opening: Coroutine[Any, Any, None], check: StandbyCheck, lease: Lease) -> None:
+    """Open the gateway; ConfigError if one of the same name runs that it must not stand by for."""
+    tasks = [asyncio.create_task(opening), asyncio.create_task(check.run())]
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        for task in tasks:
+            if task.done():
+                task.result()
+    except ConfigError:
+        await lease.release()
+        raise
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
 def _check_spill_dir_early(folder: Path) -> None:
     """Warn if the folder is unusable: a gateway without a disk is better than none, but say so now."""
     try:
@@ -183,8 +222,12 @@ def _check_spill_dir_early(folder: Path) -> None:
 
 async def _report_readiness(service: Service, gateway: Gateway, upstream: Upstream) -> None:
     while True:
-        service.ready = upstream.up and gateway.publisher.up
-        service.why_not_ready = (
-            "Redis is unavailable" if not gateway.publisher.up else "no subscribed upstream connection"
-        )
+        publisher = gateway.publisher
+        service.ready = upstream.up and publisher.up and not publisher.refusal
+        if publisher.refusal:
+            service.why_not_ready = f"Redis refuses writes: {publisher.refusal}"
+        elif not publisher.up:
+            service.why_not_ready = "Redis is unavailable"
+        else:
+            service.why_not_ready = "no subscribed upstream connection"
         await asyncio.sleep(0.2)

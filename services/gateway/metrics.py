@@ -7,6 +7,7 @@ from services.gateway.upstream.upstream import Upstream
 from tickbus.monitoring import metrics as m
 from tickbus.monitoring.meters import Meters
 from tickbus.protocol.messages import GapKind
+from tickbus.redis.link import REFUSALS
 from tickbus.units import SECOND
 
 _REASONS = ("closed", "connect", "dead", "refused", "rotate", "silence", "slow_down", "subscribe")
@@ -45,6 +46,7 @@ def _expose_streams(meters: Meters, gateway: Gateway) -> None:
         for state in streams:
             if state.counts.by_kind:
                 total.update(state.counts.by_kind)
+        total["unsubscribed"] += gateway.unsubscribed
         return total
 
     meters.follow_each(
@@ -77,6 +79,7 @@ def _expose_delivery(meters: Meters, gateway: Gateway) -> None:
     follow(m.SPILL_BYTES, lambda: sum(sender.spill.bytes for sender in gateway.senders))
     follow(m.REDIS_RECONNECTS, lambda: publisher.reconnects)
     follow(m.REDIS_UP, lambda: publisher.up)
+    meters.follow_each(m.REDIS_REFUSES, lambda: {publisher.refusal.partition(" ")[0]: 1}, REFUSALS)
     follow(m.EPOCH, lambda: publisher.epoch, feed)
 
 

@@ -17,6 +17,14 @@ class GatewayOptions(WriterOptions, frozen=True, kw_only=True):
     url: Annotated[
         str | None, Option("ws://host:port or wss://host of the vendor; default: the vendor's own")
     ] = None
+    proxy: Annotated[
+        str | None,
+        Option(
+            "http://[user:password@]host:port of a proxy to the vendor, or none; default: HTTPS_PROXY, "
+            "HTTP_PROXY (for ws://), ALL_PROXY and NO_PROXY of the environment",
+            secret=True,
+        ),
+    ] = None
     token: Annotated[str | None, Option("the vendor's token", secret=True)] = None
     symbols: Annotated[
         tuple[str, ...], Option("symbols to subscribe to, e.g. BTC-USDT,AAPL.US or @file")

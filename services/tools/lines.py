@@ -6,22 +6,26 @@ from typing import Any
 from tickbus.protocol.json_form import flag_names, json_object
 from tickbus.protocol.messages import Bar, Gap, Message, Quote, Side, Signal, Trade
 from tickbus.protocol.names import Stream, StreamId
+from tickbus.sanitize import clean, escape, json_safe
 from tickbus.units import MILLISECOND, SECOND, format_time
 
 _GREEN, _RED, _YELLOW, _PLAIN = "\x1b[32m", "\x1b[31m", "\x1b[33m", "\x1b[0m"
+_MAX_DETAILS = 1000
 _SIDES = {Side.BUY: ("buy", _GREEN), Side.SELL: ("sell", _RED), Side.UNKNOWN: ("-", "")}
 
 
 def json_line(stream: Stream, id: StreamId, message: Message) -> str:
     """Return a JSON object: `type`, `stream`, `feed`, `id`, then the fields of the message."""
-    return json_object(stream, str(id), message).decode()
+    return json_safe(json_object(stream, str(id), message).decode())
 
 
 def human_line(stream: Stream, id: StreamId, message: Message, colour: bool = False) -> str:
     """Return the event time (UTC), feed, symbol, type, then the details of the type."""
     details, paint = _DETAILS[type(message)](message)
     type_name = type(message).__name__.lower()
-    prefix = f"{readable(_time(message, id))}  {stream.feed:10} {message.symbol:12} {type_name:6} "
+    # whoever wrote the message also chose its texts
+    prefix = escape(f"{readable(_time(message, id))}  {stream.feed:10} {message.symbol:12} {type_name:6} ")
+    details = clean(details, _MAX_DETAILS)
     return f"{prefix}{paint}{details}{_PLAIN}" if colour and paint else f"{prefix}{details}"
 
 

@@ -1,5 +1,7 @@
 """The status of a bus as tables for people and as one object for programs."""
 
+from msgspec.structs import asdict
+
 from services.tools.tables import Table
 from tickbus.monitoring.lag import StreamLag
 from tickbus.monitoring.status import BusStatus, FeedStatus, MemberStatus, ServiceStatus, StreamStatus
@@ -59,6 +61,11 @@ def tables(status: BusStatus | None) -> list[Table]:
             [_gaps_row(stream) for stream in with_gaps[:_MAX_WORST]],
         ),
     ]  # fmt: skip
+    shown += [
+        Table(f"Standby of {feed.name} differs: {feed.standby.differs}", (), [], feed.standby.holder)
+        for feed in status.feeds
+        if feed.standby is not None and feed.standby.differs
+    ]
     silent = [stream.name for feed in status.feeds for stream in feed.silent]
     if silent:
         more = f" (and {len(silent) - _MAX_SILENT} more)" if len(silent) > _MAX_SILENT else ""
@@ -148,6 +155,7 @@ def _feed_object(feed: FeedStatus) -> dict[str, object]:
         "epoch": feed.epoch, "streams": len(feed.streams), "ticks": feed.ticks,
         "last_tick_age_seconds": feed.last_tick_age, "gaps": feed.gaps, "repaired": feed.repaired,
         "missing": feed.missing, "silent": len(silent), "silent_streams": silent[:_MAX_SILENT],
+        "standby": None if feed.standby is None else asdict(feed.standby),
     }  # fmt: skip
 
 

@@ -19,6 +19,7 @@ from tickbus.protocol.names import Keys, check_name, check_symbol
 from tickbus.redis.link import Connection
 from tickbus.redis.registry import check_meta, read_heads, register_feed
 from tickbus.redis.topology import locate
+from tickbus.sanitize import clean
 from tickbus.service.options import Option, WriterOptions
 from tickbus.service.runner import Service, run
 from tickbus.units import MILLISECOND, MINUTE, SECOND, Duration, parse_time
@@ -211,7 +212,7 @@ async def _acquire(link: Connection, keys: Keys, lease: Lease, feed: str) -> Non
         except TimeoutError:
             holder = await link.ask("GET", keys.lease(feed)) or b"another process"
     raise ConfigError(
-        f"feed {feed!r} is already being replayed (lease held by {holder.decode()}); "
+        f"feed {feed!r} is already being replayed (lease held by {clean(holder.decode(errors='replace'))}); "
         "wait until it ends, or use another --name"
     )
 

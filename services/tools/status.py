@@ -14,13 +14,14 @@ from tickbus.errors import RedisError
 from tickbus.monitoring.status import BusStatus, read_status
 from tickbus.redis.link import Connection
 from tickbus.redis.topology import Redis, locate
-from tickbus.sanitize import redact
+from tickbus.sanitize import clean, json_safe, redact
 from tickbus.service.options import CommonOptions, Option
 from tickbus.service.runner import Service, run
 from tickbus.units import SECOND, Duration
 
 if TYPE_CHECKING:
     from rich.live import Live
+    from rich.text import Text
 
 ABOUT = """Show feeds, services and their lag, and streams with gaps.
 
@@ -34,7 +35,7 @@ flushes. It covers all streams that the service declares to read.
   bus, redis, time (ns), shards (null: nothing has been written yet)
   feeds:    name, state, clock_age_seconds, holder, epoch, streams, ticks, last_tick_age_seconds,
             gaps {kind: number}, repaired, missing, silent (number of streams that never had a tick),
-            silent_streams (the first 20)
+            silent_streams (the first 20), standby {holder, differs} (null: no gateway stands by)
   services: name, epoch (the highest of its shards), streams, lag_ticks, lag_seconds, lost_ticks,
             headroom_seconds, free_shards (without an owner),
             members: member, alive, shards, lag_ticks (of its shards)
@@ -80,7 +81,7 @@ async def _watch(options: Options, redis: Redis, link: Connection) -> None:
                 status = await read_status(link, options.prefix)
             except RedisError as error:
                 if live is not None:
-                    live.update(f"{error}; retrying", refresh=True)
+                    live.update(_text(f"{clean(error)}; retrying"), refresh=True)
             else:
                 if live is not None:
                     live.update(rich_tables(_heading(options, status), tables(status)), refresh=True)
@@ -95,11 +96,16 @@ def _live() -> "Live":
     return Live(auto_refresh=False)
 
 
+def _text(line: str) -> "Text":
+    from rich.text import Text
+
+    return Text(line)  # not a str, which may contain markup
+
+
 def _print(options: Options, status: BusStatus | None) -> None:
     if options.json:
-        print(
-            msgspec.json.encode(as_object(status, options.prefix, redact(options.redis))).decode(), flush=True
-        )
+        line = msgspec.json.encode(as_object(status, options.prefix, redact(options.redis))).decode()
+        print(json_safe(line), flush=True)
     elif for_terminal():
         from rich.console import Console
 

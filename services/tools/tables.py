@@ -6,8 +6,13 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
+from tickbus.sanitize import clean, escape
+
 if TYPE_CHECKING:
     from rich.console import RenderableType
+
+
+_MAX_CELL = 200
 
 
 @dataclass(frozen=True)
@@ -26,7 +31,13 @@ def for_terminal() -> bool:
 
 
 def plain_text(heading: str, tables: Sequence[Table]) -> str:
-    return "\n\n".join([heading, *("\n".join(_lines(table)) for table in tables)])
+    return "\n\n".join([escape(heading), *("\n".join(_lines(_shown(table))) for table in tables)])
+
+
+def _shown(table: Table) -> Table:
+    """Return the table with nothing invisible in it: names in Redis are whatever somebody wrote."""
+    rows = [tuple(clean(cell, _MAX_CELL) for cell in row) for row in table.rows]
+    return Table(escape(table.title), table.columns, rows, clean(table.empty))
 
 
 def _lines(table: Table) -> list[str]:
@@ -50,13 +61,13 @@ def rich_tables(heading: str, tables: Sequence[Table]) -> "RenderableType":
     from rich.table import Table as RichTable
     from rich.text import Text
 
-    parts: list[RenderableType] = [Text(heading)]
-    for table in tables:
+    parts: list[RenderableType] = [Text(escape(heading))]
+    for table in map(_shown, tables):
         if not table.rows:
             parts.append(Text(f"\n{table.title}: {table.empty}"))
             continue
         rich_table = RichTable(
-            title=table.title, title_justify="left", box=box.SIMPLE_HEAD, title_style="bold"
+            title=Text(table.title), title_justify="left", box=box.SIMPLE_HEAD, title_style="bold"
         )
         for name in table.columns:
             rich_table.add_column(

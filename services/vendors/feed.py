@@ -92,7 +92,7 @@ class Rejected:
 
 @dataclass(frozen=True)
 class Refused:
-    """The vendor refused: permanently if `fatal`, else until `wait` has passed."""
+    """The vendor refused: until `wait` has passed, or for good if `fatal` and nothing worked before."""
 
     text: str
     fatal: bool
@@ -432,7 +432,5 @@ class Feed(ABC):
         """Return the meaning of an HTTP response other than 101. status: 0 if the response is not HTTP."""
         text = f"HTTP {status} {body}".strip() if status else f"not a WebSocket server: {body!r}"
         if status in (301, 302, 303, 307, 308, 400, 401, 403, 404, 405, 410, 426, 451):
-            return Refused(
-                f"the vendor permanently refused the connection: {text}; check --url and --token", fatal=True
-            )
+            return Refused(f"the vendor refused the connection: {text}; check --url and --token", fatal=True)
         return Refused(text, fatal=False, wait=Duration(30 * SECOND) if status in (418, 429) else Duration(0))

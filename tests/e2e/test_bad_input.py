@@ -195,12 +195,12 @@ COMMAND_LINES = [
                "no Redis at redis://***@127.0.0.1:{nobody}/0: "),
     # the vendor
     BadCommand(GATEWAY.replace("ws://127.0.0.1:9", "ws://127.0.0.1:{http}/404") + " --redis {well}", 4,
-               "permanently refused the connection: HTTP 404"),
+               "the vendor refused the connection: HTTP 404"),
     BadCommand(GATEWAY.replace("ws://127.0.0.1:9", "ws://127.0.0.1:{http}/401") + " --redis {well}", 4,
-               "permanently refused the connection: HTTP 401"),
+               "the vendor refused the connection: HTTP 401"),
     BadCommand(
         "gateway --feed alltick --symbols AAPL.US --url {simulator} --token wrong --redis {well}", 4,
-        "permanently refused the connection: HTTP 401",
+        "the vendor refused the connection: HTTP 401",
     ),
     BadCommand("gateway --feed alltick --symbols GOLD --url {simulator} --redis {well}", 4,
                "check --url and --token"),

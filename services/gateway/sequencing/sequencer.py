@@ -8,7 +8,8 @@ Rules, per stream:
   across an outage or a restart; an outage that missed nothing leaves none. An id already seen is a
   duplicate and dropped; a lower one inside a reported hole is a late tick, flagged, and its range is
   reported again as repaired; a large jump back is a reset.
-* Without: one Gap per outage for every subscribed stream, count unknown; none at the very first start.
+* Without: one Gap per outage for every subscribed stream, count unknown; none before the feed's first tick.
+  It ends when the feed ticks again, however many connections that took: docs/decisions/0015-outages.md.
 * A tick is never dropped because of its value.
 
 Gap times are event times, as close as can be known: in a sequenced hole the ts_event of its two neighbours,
@@ -54,11 +55,17 @@ class Sequencer:
         self.latency = MinLatency()
         """As of the last outage."""
         self._unreadable_since = 0
+        self._awaits_tick = False
+        """Whether the next tick of the feed ends an outage, or the quiet after one."""
+        self._quiet = False
+        """Whether the feed has not ticked since an outage was reported, or never."""
 
     # ticks
 
     def accept(self, ticks: Sequence[MappedTick]) -> None:
         """Sequence the ticks of one frame, in order. The hot path: nothing here could be elsewhere."""
+        if self._awaits_tick:
+            self._ticked(ticks[0][0].ts_recv)
         if self._unreadable_since:
             self._report_unreadable(ticks[0][0].ts_recv)
         for tick, vendor_id in ticks:
@@ -73,7 +80,7 @@ class Sequencer:
                 elif not self._out_of_sequence(state, tick, vendor_id):
                     continue
             elif state.outage is not None:  # a tick before the vendor acknowledged the subscription
-                self._report_outage(state, tick.ts_recv)
+                self._report_outage(state, tick.ts_recv, tick.ts_recv)
             ts_event, recv = tick.ts_event, tick.ts_recv
             if tick.flags:
                 state.ahead = (state.ahead[1], ts_event, state.next_id)
@@ -163,29 +170,54 @@ class Sequencer:
     def outage(self, kind: GapKind, since: int) -> None:
         """The connection ended or went silent: ticks after the receive time `since` may be missing.
 
-        If there are several in a row, the first one counts.
+        If there are several in a row, the first one counts. A feed that never ticked has no hole.
         """
         self.measure_latency()
+        if not any(state.ticked for state in self.streams):
+            return
         for state in self.streams:
+            state.resumed_at = 0
             if state.outage is None:
                 state.outage, state.outage_at, state.outage_since = kind, state.next_id, since
 
     def resumed(self, recv: int, kind: str | None = None) -> None:
-        """Ticks (of one kind) can arrive again: report what streams without vendor ids may have missed."""
+        """Ticks (of one kind) can arrive again. Nothing shows yet that they do."""
         for state in self.streams:
             if not state.sequenced and state.outage is not None and kind in (None, state.stream.kind):
-                self._report_outage(state, recv)
+                state.resumed_at = recv
+                self._awaits_tick = True
 
-    def _report_outage(self, state: StreamState, recv: int) -> None:
-        assert state.outage is not None
-        self._gap(
-            state,
-            state.outage,
-            self.latency.missing_from(state.outage_since),
-            self.latency.missing_to(recv),
-            recv,
-        )
-        state.outage = None
+    def held(self, recv: int) -> None:
+        """The connection that resumed has lasted: report a disconnect, so that nobody waits for a quiet
+        market. Once only until the feed ticks; a silence is not over before that."""
+        if self._quiet:
+            return
+        for state in self.streams:
+            if state.resumed_at and state.outage is GapKind.DISCONNECT:
+                self._report_outage(state, state.resumed_at, recv)
+                self._quiet = self._awaits_tick = True
+
+    def finish(self, recv: int) -> None:
+        """The gateway stops: report outages that no tick has ended."""
+        if not self._quiet:
+            for state in self.streams:
+                if state.resumed_at:
+                    self._report_outage(state, recv, recv)
+
+    def _ticked(self, recv: int) -> None:
+        """The feed delivers: outages ended where the vendor acknowledged this connection's subscriptions."""
+        self._awaits_tick = self._quiet = False
+        for state in self.streams:
+            if state.resumed_at:
+                self._report_outage(state, state.resumed_at, recv)
+
+    def _report_outage(self, state: StreamState, end: int, recv: int) -> None:
+        """Report that ticks may be missing up to the receive time `end`."""
+        if state.outage is not None:
+            from_ts = max(self.latency.missing_from(state.outage_since), state.reported_to)
+            state.reported_to = max(from_ts, self.latency.missing_to(end))
+            self._gap(state, state.outage, from_ts, state.reported_to, recv)
+        state.outage, state.resumed_at = None, 0
 
     def rejected(self, notice: Rejected, recv: int) -> None:
         """A tick, or a whole frame, could not be read."""
@@ -271,12 +303,14 @@ class Sequencer:
         first: int = NO_ID, last: int = NO_ID, *, count: int | None = None, repaired: bool = False,
     ) -> None:  # fmt: skip
         has_ids = first >= 0
-        if has_ids:
+        # what was not subscribed to is neither missing nor to be repaired
+        wanted = kind is not GapKind.UNSUBSCRIBED
+        if has_ids and wanted:
             count = last - first + 1
         gap = Gap(
             state.kind, SOURCE, kind, min(from_ts, to_ts), to_ts,
             str(first) if has_ids else None, str(last) if has_ids else None, count,
-            self._repairable and has_ids, repaired, state.symbol,
+            self._repairable and has_ids and wanted, repaired, state.symbol,
         )  # fmt: skip
         state.counts.add(gap)
         state.holes = holes_after(state.holes, gap)
@@ -327,6 +361,7 @@ class Sequencer:
             # the lane's newest entry: until then the connection delivered to all its streams, and all of it
             # was stored
             state.outage_since = since.get(lane_of(state.shard), 0)
+        self._quiet = self._awaits_tick = ends_in_gap or not any(state.ticked for state in self.streams)
         return restored
 
 

@@ -18,7 +18,8 @@ class StreamState(StreamWriter):
 
     __slots__ = (
         "ahead", "counts", "dropped", "early", "field", "first_seen", "holes", "kind", "last_event",
-        "next_id", "outage", "outage_at", "outage_since", "recv_of_last_event", "seq", "sequenced", "symbol",
+        "next_id", "outage", "outage_at", "outage_since", "recv_of_last_event", "reported_to", "resumed_at",
+        "seq", "sequenced", "symbol",
     )  # fmt: skip
 
     def __init__(self, keys: Keys, stream: Stream, sequenced: bool) -> None:
@@ -50,6 +51,10 @@ class StreamState(StreamWriter):
         self.outage_at = 0
         """`next_id` when it began: once that has moved, a hole has nothing to do with the outage."""
         self.outage_since = 0
+        self.resumed_at = 0
+        """Receive time at which the vendor acknowledged the subscription after it; 0: not yet."""
+        self.reported_to = 0
+        """Where the last Gap of an outage ended: the next one begins there at the earliest."""
         self.dropped: tuple[int, int, int] | None = None
         """Ticks that found no room and are not reported yet: count, first and last ts_event."""
 

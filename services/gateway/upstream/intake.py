@@ -131,9 +131,20 @@ class Intake:
         self.sequencer.outage(kind, since)
 
     def resumed(self, kind: str | None = None) -> None:
-        """The vendor delivers again: all kinds of ticks, or one."""
+        """The vendor acknowledged the subscription: to all kinds of ticks, or one."""
         self.last_recv = recv = self.stamp()
         self.sequencer.resumed(recv, kind)
+
+    def held(self) -> None:
+        """The connection has lasted since then, whether ticks came or not."""
+        self.last_recv = recv = self.stamp()
+        self.sequencer.held(recv)
+        self.backlog.settle()
+
+    def finish(self) -> None:
+        """No more ticks come."""
+        self.last_recv = recv = self.stamp()
+        self.sequencer.finish(recv)
         self.backlog.settle()
 
     def reject(self, notice: Rejected) -> None:

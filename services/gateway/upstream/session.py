@@ -3,9 +3,11 @@
 import asyncio
 import logging
 from collections.abc import Sequence
+from functools import partial
 
 from services.gateway.upstream.http import fetch
 from services.gateway.upstream.intake import Intake
+from services.gateway.upstream.proxy import Proxy
 from services.gateway.upstream.websocket import WebSocket
 from services.vendors.feed import (
     Closing,
@@ -27,6 +29,8 @@ _UNKNOWN_FRAMES = 20
 """After this many unknown frames on a connection, and not one tick, something is wrong with the address."""
 _UNKNOWN_SECONDS = 10.0
 """The same after this long with fewer."""
+_FRAME_BYTES = 64
+"""What a kept frame takes besides its payload."""
 
 
 class PreparationRefused(Exception):
@@ -44,12 +48,20 @@ class Connection:
     """
 
     def __init__(
-        self, feed: Feed, intake: Intake, tolerance: Duration, max_frame: int, buffering: bool
+        self,
+        feed: Feed,
+        intake: Intake,
+        tolerance: Duration,
+        max_frame: int,
+        buffering: bool,
+        proxy: Proxy | None = None,
     ) -> None:
         self.feed = feed
         self.mapper: Mapper = feed.mapper(tolerance)
         self.buffering = buffering
         self.subscribed = asyncio.Event()
+        self.subscribed_at = 0.0
+        """When that was, on the loop's clock."""
         self.closing = False
         """The vendor announced the end of this connection."""
         self.refused: Refused | None = None
@@ -65,6 +77,7 @@ class Connection:
         """When to replace it, on the loop's clock; 0: not decided yet, or never."""
         self._intake = intake
         self._max_frame = max_frame
+        self.proxy = proxy
         self._buffered: list[bytes] = []
         self._buffered_bytes = 0
         self._pending_acks = 0
@@ -79,9 +92,9 @@ class Connection:
 
         PreparationRefused, HandshakeRefused, OSError or TimeoutError if that is not possible.
         """
-        if (refused := await self.feed.prepare(fetch)) is not None:
+        if (refused := await self.feed.prepare(partial(fetch, proxy=self.proxy))) is not None:
             raise PreparationRefused(refused)
-        self.socket = WebSocket(self.feed.url(), self._received, self._max_frame)
+        self.socket = WebSocket(self.feed.url(), self._received, self._max_frame, self.proxy)
         await self.socket.open()
         self._sending = asyncio.create_task(self._send_requests())
 
@@ -104,13 +117,13 @@ class Connection:
         for number, frame in enumerate(frames):
             if number:
                 await asyncio.sleep(pace)
-            self.socket.send(frame)
+            await self.socket.send(frame)
         if not self._pending_acks:
             self._mark_subscribed()
         while self.feed.heartbeat_interval:
             await asyncio.sleep(max(pace, self.feed.heartbeat_interval / SECOND))
             self.unanswered += 1
-            self.socket.send(self.feed.heartbeat())
+            await self.socket.send(self.feed.heartbeat())
 
     def take_over(self, previous: Mapper) -> None:
         """Take over from the previous connection: deliver what was buffered, except what it delivered."""
@@ -146,11 +159,10 @@ class Connection:
                 self._handle(probe_mapper.notices)
             probe_mapper.notices.clear()
         self._buffered += payloads
-        self._buffered_bytes += sum(map(len, payloads))
-
-    @property
-    def buffer_full(self) -> bool:
-        return self._buffered_bytes > _MAX_BUFFERED_BYTES
+        self._buffered_bytes += sum(map(len, payloads)) + _FRAME_BYTES * len(payloads)
+        if self._buffered_bytes > _MAX_BUFFERED_BYTES:
+            self._buffered = []
+            self.socket.abort(f"more than {_MAX_BUFFERED_BYTES} bytes before it could take over")
 
     def _deliver(self, payloads: Sequence[bytes]) -> None:
         before = self._intake.last_tick
@@ -199,8 +211,13 @@ class Connection:
             self.unknown,
         )
 
+    def held(self, seconds: float) -> bool:
+        """Return whether it has been subscribed for this long."""
+        return self.subscribed.is_set() and asyncio.get_running_loop().time() - self.subscribed_at > seconds
+
     def _mark_subscribed(self) -> None:
         if not self.subscribed.is_set() and not self.abandoned:
             self.subscribed.set()
+            self.subscribed_at = asyncio.get_running_loop().time()
             if not self.buffering:
                 self._intake.resumed()

@@ -6,6 +6,7 @@ It is opened, subscribed, kept alive, replaced before the vendor ends it, and re
 import asyncio
 import logging
 import random
+import time
 from collections import Counter
 from collections.abc import Callable
 
@@ -13,13 +14,16 @@ from websockets.exceptions import InvalidHandshake
 
 from services.gateway.upstream.backoff import Backoff
 from services.gateway.upstream.intake import Intake
+from services.gateway.upstream.proxy import Proxy
 from services.gateway.upstream.session import Connection, PreparationRefused
+from services.gateway.upstream.verdict import Verdict
 from services.gateway.upstream.websocket import HandshakeRefused
 from services.trading_hours import TradingHours
 from services.vendors.feed import Feed, Refused
 from tickbus.clock import BusClock
 from tickbus.errors import VendorRefused
 from tickbus.protocol.messages import GapKind
+from tickbus.sanitize import clean
 from tickbus.units import SECOND, Duration, format_duration
 
 log = logging.getLogger("tickbus.gateway")
@@ -34,6 +38,8 @@ _STALL_SECONDS = 1.0
 
 What it then finds in its socket is old, and says nothing about the time since.
 """
+_HELD_SECONDS = 5.0
+"""A connection that lasts this long after its subscription is one that holds, in a quiet market too."""
 _OVERLAP_SECONDS = 1.0
 """How long the old and the new connection overlap once the new one is subscribed."""
 
@@ -44,16 +50,19 @@ class Upstream:
     def __init__(
         self, make_feed: Callable[[], Feed], intake: Intake, clock: BusClock, *, tolerance: Duration,
         max_frame: int, silence: Duration, session: TradingHours | None, max_age: Duration | None,
+        proxy: Proxy | None = None,
     ) -> None:  # fmt: skip
         self._make_feed = make_feed
         self._intake = intake
         self._clock = clock
         self._tolerance = tolerance
         self._max_frame = max_frame
+        self._proxy = proxy
         self._silence = silence / SECOND
         self._session = session
         self._max_age = max_age / SECOND if max_age else None
         self._backoff = Backoff(random.random)
+        self._verdict = Verdict(time.monotonic)
         self._uncertain_since = 0
         """Receive time since which ticks may be missing: we were stalled, and no fresh tick has arrived yet.
 
@@ -83,10 +92,14 @@ class Upstream:
 
     async def run(self) -> None:
         """Run forever; VendorRefused when the vendor refuses permanently."""
+        try:
+            await self._run()
+        finally:
+            self._intake.finish()
+
+    async def _run(self) -> None:
         while True:
-            connection = Connection(
-                self._make_feed(), self._intake, self._tolerance, self._max_frame, buffering=False
-            )
+            connection = self._connection(buffering=False)
             reason, wait = await self._open(connection)
             if not reason:
                 reason, wait = await self._serve(connection)
@@ -95,30 +108,46 @@ class Upstream:
             log.debug("upstream: next connection in %.1f s", delay)
             await asyncio.sleep(delay)
 
+    def _connection(self, *, buffering: bool) -> Connection:
+        return Connection(
+            self._make_feed(), self._intake, self._tolerance, self._max_frame, buffering, self._proxy
+        )
+
     async def _open(self, connection: Connection) -> tuple[str, float]:
         """Return why it failed and the minimum wait in seconds; ("", 0) when it is open."""
         try:
             await connection.open()
         except HandshakeRefused as error:
-            return self._refused(connection.feed.refused(error.status, error.body), error.retry_after)
+            refused = connection.feed.refused(error.status, clean(error.body))
+            return self._refused(connection, refused, "refused", error.retry_after)
         except PreparationRefused as error:
-            return self._refused(error.refused)
+            return self._refused(connection, error.refused, "refused")
         except (OSError, TimeoutError, InvalidHandshake) as error:
+            self._verdict.forget()
             log.warning(
                 "upstream: cannot connect to %s: %s",
                 connection.feed.address(),
-                str(error) or type(error).__name__,
+                clean(str(error) or type(error).__name__),
             )
             return "connect", 0.0
-        log.info("upstream: connected to %s", connection.feed.address())
+        through = f" through proxy {self._proxy}" if self._proxy is not None else ""
+        log.info("upstream: connected to %s%s", connection.feed.address(), through)
         return "", 0.0
 
-    @staticmethod
-    def _refused(refused: Refused, retry_after: int = 0) -> tuple[str, float]:
+    def _refused(
+        self, connection: Connection, refused: Refused, reason: str, retry_after: int = 0
+    ) -> tuple[str, float]:
+        """Return the reason and the minimum wait in seconds. VendorRefused if it is for good."""
+        text = clean(refused.text)
+        # what a replacement is told says nothing about the connection that still delivers
+        if refused.fatal and not connection.buffering and self._verdict.is_final():
+            raise VendorRefused(text)
         if refused.fatal:
-            raise VendorRefused(refused.text)
-        log.warning("upstream: refused: %s", refused.text)
-        return "refused", max(refused.wait / SECOND, retry_after)
+            log.warning("upstream: refused: %s; it worked before, so this is retried", text)
+        else:
+            self._verdict.forget()
+            log.warning("upstream: refused: %s", text)
+        return reason, max(refused.wait / SECOND, retry_after)
 
     async def _serve(self, connection: Connection) -> tuple[str, float]:
         """Use a connection, and those that replace it without a hole, until the last one is lost."""
@@ -146,8 +175,6 @@ class Upstream:
 
     def _lost(self, connection: Connection, ended: str, why: str) -> tuple[str, float]:
         refused, connection.abandoned = connection.refused, True
-        if refused is not None and refused.fatal:
-            raise VendorRefused(refused.text)
         if connection.subscribed.is_set() or connection.valid:  # some send ticks before they acknowledge
             since = self._intake.last_tick if ended == "silence" else self._intake.last_frame
             if self._uncertain_since:
@@ -155,8 +182,10 @@ class Upstream:
             self._intake.outage(
                 GapKind.STALE if ended == "silence" else GapKind.DISCONNECT, since or self._intake.stamp()
             )
-        log.warning("upstream: connection ended (%s): %s", ended, why)
-        return ("slow_down", refused.wait / SECOND) if refused is not None else (ended, 0.0)
+        if refused is not None:
+            return self._refused(connection, refused, "slow_down")
+        log.warning("upstream: connection ended (%s): %s", ended, clean(why))
+        return ended, 0.0
 
     async def _watch(self, connection: Connection) -> tuple[str, str]:
         """Wait until the connection ends or should. Return (reason as a label, text)."""
@@ -164,7 +193,7 @@ class Upstream:
         socket = connection.socket
         quiet_since = pinged = loop.time()
         last_tick = self._intake.last_tick
-        last_turn, last_turn_ns, stalled_at = loop.time(), self._clock.now_ns(), 0.0
+        last_turn, last_turn_ns, stalled_at, held = loop.time(), self._clock.now_ns(), 0.0, False
         if connection.rotate_at == 0.0 and (age := self._max_age or (connection.feed.lifetime or 0) / SECOND):
             connection.rotate_at = connection.opened_at + age
         while True:
@@ -176,6 +205,11 @@ class Upstream:
             elif self._intake.last_tick != last_tick and now - stalled_at > _STALL_SECONDS:
                 self._uncertain_since = 0
             last_turn, last_turn_ns = now, self._clock.now_ns()
+            if not held and connection.held(_HELD_SECONDS):
+                held = True
+                self._intake.held()
+            if connection.subscribed.is_set() and (connection.valid or connection.feed.acks_subscribe):
+                self._verdict.worked(delivered=connection.valid)
             if connection.valid:
                 self._backoff.reset()
             if done:
@@ -211,12 +245,8 @@ class Upstream:
 
         Whatever the vendor answers: the old connection keeps delivering.
         """
-        new = Connection(self._make_feed(), self._intake, self._tolerance, self._max_frame, buffering=True)
-        try:
-            reason, wait = await self._open(new)
-        except VendorRefused as error:
-            log.warning("upstream: replacement connection refused: %s", error)
-            return None, _ROTATE_RETRY_SECONDS
+        new = self._connection(buffering=True)
+        reason, wait = await self._open(new)
         if reason:
             return None, wait
         subscribed = asyncio.create_task(new.subscribed.wait())
@@ -226,8 +256,12 @@ class Upstream:
                 timeout=_SUBSCRIBE_SECONDS,
                 return_when=asyncio.FIRST_COMPLETED,
             )
-            if new.subscribed.is_set() and not new.buffer_full:
-                await asyncio.wait((old.socket.closed,), timeout=_OVERLAP_SECONDS)
+            if new.subscribed.is_set() and not new.socket.closed.done():
+                await asyncio.wait(
+                    (old.socket.closed, new.socket.closed),
+                    timeout=_OVERLAP_SECONDS,
+                    return_when=asyncio.FIRST_COMPLETED,
+                )
         finally:
             subscribed.cancel()
         if new.socket.closed.done() or not new.subscribed.is_set():

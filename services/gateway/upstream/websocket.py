@@ -17,11 +17,22 @@ from websockets.protocol import State
 from websockets.uri import parse_uri
 
 from services.gateway.upstream.frames import CONTROL_BYTES, FrameSplitter
+from services.gateway.upstream.proxy import Proxy, open_tunnel
 from tickbus.errors import ConfigError
 from tickbus.sanitize import redact
 
 _OPEN_SECONDS = 10.0
 _MAX_RETRY_AFTER = 3600
+_MAX_HEAD_BYTES = _MAX_BODY_BYTES = 64 << 10
+"""What is read of the response to the handshake, and of the body of a refusal."""
+_SHOWN_BYTES = 1000
+MAX_UNSENT_BYTES = 64 << 10
+"""What may wait for a server that does not read, plus one request of ours."""
+_UNREAD_SECONDS = 20.0
+"""A server that has not read what we sent for this long is left."""
+_LINGER_SECONDS = 1.0
+"""How long a connection that we leave may take to send what is left."""
+_PING = 0x89
 # below INFO it logs the request, including the token
 logging.getLogger("websockets.client").setLevel(logging.INFO)
 
@@ -47,7 +58,13 @@ class WebSocket(asyncio.Protocol):
     which messages were too long.
     """
 
-    def __init__(self, url: str, on_messages: Callable[[Sequence[bytes]], None], max_bytes: int) -> None:
+    def __init__(
+        self,
+        url: str,
+        on_messages: Callable[[Sequence[bytes]], None],
+        max_bytes: int,
+        proxy: Proxy | None = None,
+    ) -> None:
         loop = asyncio.get_running_loop()
         self.splitter = FrameSplitter(max_bytes)
         self.bytes_received = 0
@@ -60,18 +77,23 @@ class WebSocket(asyncio.Protocol):
             raise ConfigError(f"--url {redact(url)}: {getattr(error, 'msg', error)}") from None
         self._protocol = ClientProtocol(self._uri, max_size=CONTROL_BYTES)  # it sees control frames only
         self._on_messages = on_messages
+        self._proxy = proxy
         self._opened: asyncio.Future[None] = loop.create_future()
         self._head: bytes | None = b""
         """The part of the handshake response received so far; None once it is complete."""
         self._loop = loop
         self._failure = ""
+        self._writable = asyncio.Event()
+        """Clear while the server does not read what we sent."""
+        self._writable.set()
+        self._unread: asyncio.TimerHandle | None = None
 
     async def open(self) -> None:
         """Connect and shake hands. OSError or TimeoutError if nobody answers, HandshakeRefused if refused."""
         context = ssl.create_default_context() if self._uri.secure else None
         try:
             async with asyncio.timeout(_OPEN_SECONDS):
-                await self._loop.create_connection(lambda: self, self._uri.host, self._uri.port, ssl=context)
+                await self._connect(context)
                 await self._opened
         except TimeoutError:
             self.abort("no response to the handshake")
@@ -84,13 +106,24 @@ class WebSocket(asyncio.Protocol):
         except UnicodeError as error:
             raise ConfigError(f"--url: invalid host name {self._uri.host!r}: {error}") from None
 
-    def send(self, text: str) -> None:
-        if self._protocol.state is State.OPEN:
+    async def _connect(self, context: ssl.SSLContext | None) -> None:
+        host, port = self._uri.host, self._uri.port
+        if self._proxy is None:
+            await self._loop.create_connection(lambda: self, host, port, ssl=context)
+            return
+        tunnel = await open_tunnel(self._proxy, host, port)
+        name = host if context is not None else None
+        await self._loop.create_connection(lambda: self, sock=tunnel, ssl=context, server_hostname=name)
+
+    async def send(self, text: str) -> None:
+        """Send it, once the server has read most of what was sent before."""
+        await self._writable.wait()
+        if self._protocol.state is State.OPEN and not self.closed.done():
             self._protocol.send_text(text.encode())
             self._flush()
 
     def ping(self) -> None:
-        if self._protocol.state is State.OPEN:
+        if self._protocol.state is State.OPEN and self._writable.is_set():
             self._protocol.send_ping(b"tickbus")
             self._flush()
 
@@ -107,8 +140,7 @@ class WebSocket(asyncio.Protocol):
         if self._protocol.state is State.OPEN:
             self._protocol.send_close(1000)
             self._flush()
-        if hasattr(self, "_transport"):
-            self._transport.close()
+        self._leave()
         self._end("closed by us")
 
     def abort(self, why: str) -> None:
@@ -120,6 +152,7 @@ class WebSocket(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)  # uvloop's transport does not inherit from it
+        self._transport.set_write_buffer_limits(high=MAX_UNSENT_BYTES)
         self._protocol.send_request(self._protocol.connect())
         self._flush()
 
@@ -135,11 +168,24 @@ class WebSocket(asyncio.Protocol):
         messages, controls = self.splitter.feed(data)
         if messages or self.splitter.skipped:
             self._on_messages(messages)
-        if controls:
+        if self.splitter.violation:
+            self.abort(f"protocol error: {self.splitter.violation}")
+        elif controls:
             self._control(controls)
 
     def eof_received(self) -> bool:
         return False
+
+    def pause_writing(self) -> None:
+        self._writable.clear()
+        self._unread = self._loop.call_later(
+            _UNREAD_SECONDS, self.abort, f"the server read nothing for {_UNREAD_SECONDS:.0f} s"
+        )
+
+    def resume_writing(self) -> None:
+        self._writable.set()
+        if self._unread is not None:
+            self._unread.cancel()
 
     def connection_lost(self, exc: Exception | None) -> None:
         if self._head and not self._opened.done():
@@ -149,13 +195,15 @@ class WebSocket(asyncio.Protocol):
     def _shake_hands(self, response: bytes) -> bytes:
         """Return the bytes after the response, which are frames already; nothing while it is incomplete."""
         head, blank, rest = response.partition(b"\r\n\r\n")
-        if not blank:
+        if not blank or _status(head) != 101:
             self._head = response
-            return b""
-        if b" 101 " not in head.partition(b"\r\n")[0]:
-            self._head = response
-            if _has_whole_body(head, rest):
+            too_long = len(head) > _MAX_HEAD_BYTES or len(rest) > _MAX_BODY_BYTES
+            if blank and (too_long or _has_whole_body(head, rest)):
                 self._fail_open(_refusal(response))
+            elif too_long:
+                self._fail_open(
+                    InvalidHandshake(f"a response to the handshake of more than {_MAX_HEAD_BYTES} bytes")
+                )
             return b""
         self._head = None
         # only the response itself: frames that came with it are for the splitter
@@ -174,7 +222,7 @@ class WebSocket(asyncio.Protocol):
         self.abort(str(error))
 
     def _control(self, frames: list[bytes]) -> None:
-        for frame in frames:
+        for frame in self._answerable(frames):
             self._protocol.receive_data(frame)
         for event in self._protocol.events_received():
             if getattr(event, "opcode", None) is Opcode.CLOSE:
@@ -189,8 +237,27 @@ class WebSocket(asyncio.Protocol):
             self._failure = f"protocol error: {self._protocol.parser_exc}"
         self._flush()
         if self._failure:
-            self._transport.close()
+            self._leave()
             self._end(self._failure)
+
+    def _answerable(self, frames: list[bytes]) -> list[bytes]:
+        """Leave out pings that need no answer: all but the newest (RFC 6455, 5.5.3), and every one while the
+        server does not read our answers."""
+        answer = self._writable.is_set()
+        kept = []
+        for frame in reversed(frames):
+            if frame[0] == _PING and frame[1] <= CONTROL_BYTES:
+                if not answer:
+                    continue
+                answer = False
+            kept.append(frame)
+        return kept[::-1]
+
+    def _leave(self) -> None:
+        """Close the connection; what the server does not read is not sent."""
+        if hasattr(self, "_transport"):
+            self._transport.close()
+            self._loop.call_later(_LINGER_SECONDS, self._transport.abort)
 
     def _flush(self) -> None:
         for data in self._protocol.data_to_send():
@@ -200,6 +267,7 @@ class WebSocket(asyncio.Protocol):
                 self._transport.write_eof() if self._transport.can_write_eof() else self._transport.close()
 
     def _end(self, why: str) -> None:
+        self.resume_writing()  # nothing waits for a connection that has ended
         if not self.closed.done():
             self.closed.set_result(why)
         if not self._opened.done():
@@ -209,16 +277,23 @@ class WebSocket(asyncio.Protocol):
 
 def _refusal(response: bytes) -> HandshakeRefused:
     head, _, body = response.partition(b"\r\n\r\n")
-    words = head.split(None, 2)
-    status = int(words[1]) if len(words) > 1 and words[1].isdigit() and len(words[1]) == 3 else 0
+    status = _status(head)
     fields = _fields(head)
     if status == 0:
         body = response
     elif status in (301, 302, 303, 307, 308):
         body = b"moved to " + fields.get(b"location", b"an unnamed address")
     wait = fields.get(b"retry-after", b"")
-    text = " ".join(body[:200].decode(errors="replace").split())
+    text = " ".join(body[:_SHOWN_BYTES].decode(errors="replace").split())
     return HandshakeRefused(status, text, min(int(wait), _MAX_RETRY_AFTER) if wait.isdigit() else 0)
+
+
+def _status(head: bytes) -> int:
+    """Return the status of an HTTP response; 0 if it is not HTTP."""
+    words = head[:200].split(None, 2)
+    if not words or not words[0].startswith(b"HTTP/"):
+        return 0
+    return int(words[1]) if len(words) > 1 and words[1].isdigit() and len(words[1]) == 3 else 0
 
 
 def _fields(head: bytes) -> dict[bytes, bytes]:

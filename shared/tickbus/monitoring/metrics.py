@@ -120,6 +120,13 @@ FEED_SYMBOLS_WANTED = Metric(
 FEED_SYMBOLS_SILENT = Metric(
     "tickbus_feed_symbols_silent", "gauge", "symbols", ("feed",), "subscribed symbols that never ticked"
 )
+FEED_STANDBY_DIFFERS = Metric(
+    "tickbus_feed_standby_differs",
+    "gauge",
+    "bool",
+    ("feed",),
+    "1 while this gateway stands by for one that has other symbols: a takeover would change the subscription",
+)
 TICKS_PUBLISHED = Metric(
     "tickbus_ticks_published_total",
     "counter",
@@ -399,6 +406,13 @@ RELAY_CLOSED = Metric(
 
 # every process
 REDIS_UP = Metric("tickbus_redis_up", "gauge", "bool", (), "1 while the connection to Redis answers")
+REDIS_REFUSES = Metric(
+    "tickbus_redis_refuses_writes",
+    "gauge",
+    "bool",
+    ("error",),
+    "1 while Redis answers and rejects writes, by the first word of its error: MISCONF, OOM, READONLY, ...",
+)
 REDIS_RECONNECTS = Metric(
     "tickbus_redis_reconnects_total", "counter", "connections", (), "connections to Redis re-established"
 )

@@ -18,7 +18,7 @@ from tickbus.protocol.messages import Flag, Message, Quote, Trade
 from tickbus.protocol.names import FEED_KINDS, Keys, Stream, StreamId
 from tickbus.protocol.stream_filter import StreamFilter, decode_filter
 from tickbus.redis.link import Connection
-from tickbus.redis.registry import read_heads, read_meta
+from tickbus.redis.registry import Standby, read_heads, read_meta, read_standby
 from tickbus.redis.resp import milliseconds, pairs
 from tickbus.units import MILLISECOND
 
@@ -58,6 +58,8 @@ class FeedStatus:
     streams: list[StreamStatus]
     """Trade and quote streams."""
     last_tick_age: float | None
+    standby: Standby | None = None
+    """The gateway that stands by; None if there is none."""
 
     @property
     def ticks(self) -> int:
@@ -212,7 +214,10 @@ async def _feed(
         state = "up" if bell.feed_up else "down"
     newest = max((stream.last_tick for stream in own if stream.last_tick is not None), default=None)
     last_tick_age = None if newest is None else max(0, now_ms - newest // MILLISECOND) / 1000
-    return FeedStatus(name, state, None if age is None else age / 1000, holder, epoch, own, last_tick_age)
+    standby = await read_standby(link, keys, name)
+    return FeedStatus(
+        name, state, None if age is None else age / 1000, holder, epoch, own, last_tick_age, standby
+    )
 
 
 async def _service(

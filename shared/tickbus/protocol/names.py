@@ -184,6 +184,10 @@ class Keys:
         """Key of the lease of a feed."""
         return f"{self.prefix}:lease:{owner}"
 
+    def standby(self, feed: str) -> str:
+        """Key of what the gateway that stands by for a feed says of itself; expires."""
+        return f"{self.prefix}:standby:{feed}"
+
     def members(self, service: str) -> str:
         """Key of the heartbeats of the replicas: a hash by process."""
         return f"{self.prefix}:members:{service}"

@@ -3,6 +3,7 @@
 URLs with several servers are first split by tickbus.redis.urls.
 """
 
+import errno
 import re
 from pathlib import Path
 from urllib.parse import parse_qsl, urlsplit
@@ -107,6 +108,8 @@ def share_tls(connection: redis_py.SSLConnection, url: str) -> None:
 
 def remedy(url: str, error: Exception) -> str:
     """Return what the operator can do about a server that could not be reached."""
+    if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
+        return "raise the limit of open files (ulimit -n)"
     if "CERTIFICATE_VERIFY" in str(error):
         return "set the CA file for its certificate: rediss://...?ssl_ca_certs=FILE"
     if "CERTIFICATE_REQUIRED" in str(error):

@@ -6,6 +6,7 @@ knows what a repeat means.
 """
 
 import asyncio
+import re
 from collections import deque
 from collections.abc import Coroutine, Iterable
 from typing import Any, Protocol, cast
@@ -24,7 +25,7 @@ from tickbus.clock import BusClock, monotonic_ns
 from tickbus.errors import RedisMisconfigured, RedisUnavailable
 from tickbus.redis.client_options import REPLY_SECONDS, check_url, remedy, share_tls
 from tickbus.redis.resp import Command, pack
-from tickbus.sanitize import redact
+from tickbus.sanitize import clean, redact
 
 Reply = Any
 ReplyError = hiredis.ReplyError
@@ -65,13 +66,17 @@ class Link(asyncio.Protocol):
         """
         task = asyncio.current_task()
         cancelled = task.cancelling() if task is not None else 0
-        connection = cast(redis_py.Connection, check_url(url).make_connection())  # type: ignore[no-untyped-call]
-        if isinstance(connection, redis_py.SSLConnection):
-            share_tls(connection, url)
+        pool = check_url(url)
+        connection: redis_py.Connection | None = None
         try:
+            # files are read here too, which fails while the process is out of descriptors
+            connection = cast(redis_py.Connection, pool.make_connection())  # type: ignore[no-untyped-call]
+            if isinstance(connection, redis_py.SSLConnection):
+                share_tls(connection, url)
             await connection.connect()  # type: ignore[no-untyped-call]
         except asyncio.CancelledError:
-            await connection.disconnect(nowait=True)
+            if connection is not None:
+                await connection.disconnect(nowait=True)
             raise
         except (AuthenticationError, AuthorizationError) as error:
             raise RedisMisconfigured(
@@ -200,6 +205,17 @@ _REFUSALS = ("MISCONF", "NOPERM", "NOREPLICAS", "OOM", "WRONGTYPE")
 """Errors that the operator can fix; any other error reply is a bug of tickbus."""
 
 
+REFUSALS = (*_REFUSALS, "NOAUTH", "READONLY", "LOADING", "CLUSTERDOWN", "MASTERDOWN")
+"""The words with which a server begins its refusal of a command that it could execute otherwise."""
+_REFUSAL = re.compile(rf"\b(?:{'|'.join(REFUSALS)})\b.*", re.DOTALL)
+
+
+def refusal_in(problem: object) -> str:
+    """Return the server's own words, if a problem is its refusal; empty if it does not answer at all."""
+    found = _REFUSAL.search(str(problem))
+    return clean(found[0]) if found is not None else ""
+
+
 def raise_error(reply: Reply) -> None:
     """Raise an error reply: as RedisUnavailable while this server cannot serve the command, as
     RedisMisconfigured if the operator can fix it, else the ReplyError itself."""
@@ -208,7 +224,7 @@ def raise_error(reply: Reply) -> None:
             raise RedisUnavailable(f"Redis is not ready: {reply}")
         if str(reply).startswith("NOAUTH"):
             raise RedisMisconfigured(
-                "Redis requires a password; put it into the URL: redis://:password@host:port/0"
+                f"Redis requires a password ({reply}); put it into the URL: redis://:password@host:port/0"
             )
         if str(reply).startswith(_REFUSALS):
             raise RedisMisconfigured(f"Redis rejected the command: {reply}")

@@ -4,6 +4,8 @@ import asyncio
 import secrets
 from collections.abc import Iterable
 
+import msgspec
+
 from tickbus.errors import ConfigError
 from tickbus.protocol.codec import Head, read_head
 from tickbus.protocol.names import Keys, is_stream
@@ -66,11 +68,45 @@ async def register_service(
     await link.ask_all([("HSET", keys.meta, f"service:{service}", encode_filter(reads)), write_filter])
 
 
-async def register_feed(link: Connection, keys: Keys, feed: str) -> None:
-    """Announce a feed. ConfigError if a service has the name: they would fence each other out."""
+class Standby(msgspec.Struct, frozen=True):
+    """What a gateway that stands by says of itself."""
+
+    holder: str
+    """host:pid:token."""
+    differs: str = ""
+    """In what it differs from the one that runs; empty: in nothing."""
+
+
+async def register_feed(link: Connection, keys: Keys, feed: str, description: bytes | None = None) -> None:
+    """Announce a feed. ConfigError if a service has the name: they would fence each other out.
+
+    description: what its owner writes; None leaves what is there.
+    """
     if await link.ask("HGET", keys.meta, f"service:{feed}") is not None:
         raise ConfigError(f"name {feed!r} is used by a service of bus {keys.prefix!r}; use another --name")
-    await link.ask("HSET", keys.meta, f"feed:{feed}", 1)
+    if description is None:
+        await link.ask("HSETNX", keys.meta, f"feed:{feed}", 1)
+    else:
+        await link.ask("HSET", keys.meta, f"feed:{feed}", description)
+
+
+async def read_feed(link: Connection, keys: Keys, feed: str) -> bytes | None:
+    """Return what the owner of a feed last wrote about itself; None if nobody registered it."""
+    stored: bytes | None = await link.ask("HGET", keys.meta, f"feed:{feed}")
+    return stored
+
+
+async def write_standby(link: Connection, keys: Keys, feed: str, standby: Standby, ttl_ms: int) -> None:
+    await link.ask("SET", keys.standby(feed), msgspec.json.encode(standby), "PX", ttl_ms)
+
+
+async def read_standby(link: Connection, keys: Keys, feed: str) -> Standby | None:
+    """Return None if no gateway stands by, or what is there is none of ours."""
+    stored = await link.ask("GET", keys.standby(feed))
+    try:
+        return None if stored is None else msgspec.json.decode(stored, type=Standby)
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        return None
 
 
 async def check_replicas(

@@ -16,7 +16,7 @@ from tickbus.redis.cluster import Cluster
 from tickbus.redis.link import Connection, Link, ReplyError
 from tickbus.redis.preflight import ask_permitted, check_server, check_standalone, open_checked
 from tickbus.redis.urls import Address, Node, parse_address
-from tickbus.sanitize import redact
+from tickbus.sanitize import SECRETS, redact
 
 _WATCH_SECONDS = 1.0
 
@@ -50,6 +50,7 @@ class Redis(Protocol):
 
 def locate(url: str) -> Redis:
     """Return the deployment at `url`, not connected. ConfigError if the URL is invalid."""
+    SECRETS.add_url(url)
     scheme = url.partition("://")[0]
     if scheme in ("redis+sentinel", "rediss+sentinel"):
         return Sentinel(_validated(parse_address(url)))

@@ -23,6 +23,7 @@ from tickbus.monitoring.meters import Meters
 from tickbus.monitoring.retention_metrics import expose_sweeps
 from tickbus.protocol.names import StreamId
 from tickbus.reader.reads import FROM_START, Start
+from tickbus.redis.link import REFUSALS
 from tickbus.service.options import ServiceOptions, WriterOptions
 from tickbus.service.runner import Service, run
 from tickbus.subscription import Consumer
@@ -121,6 +122,7 @@ def _expose(meters: Meters, consumer: ShardConsumer) -> None:
     follow(m.CONSUMER_LOST, lambda: consumer.lost, name)
     follow(m.REDIS_RECONNECTS, lambda: consumer.reconnects)
     follow(m.REDIS_UP, lambda: consumer.publisher.up)
+    meters.follow_each(m.REDIS_REFUSES, lambda: {consumer.publisher.refusal.partition(" ")[0]: 1}, REFUSALS)
     follow(m.MEMBERS, lambda: len(consumer.members.alive), name)
     follow(m.SHARDS_OWNED, lambda: len(consumer.epochs), name)
     follow(m.REBALANCES, lambda: consumer.shards.rebalances, name)
@@ -130,7 +132,8 @@ def _expose(meters: Meters, consumer: ShardConsumer) -> None:
 async def _report_readiness(service: Service, consumer: ShardConsumer, fault: Callable[[], str]) -> None:
     """Report ready while the process is a member that owns its share."""
     while True:
-        problem = fault()
+        refusal = consumer.publisher.refusal
+        problem = fault() or (f"Redis refuses writes: {refusal}" if refusal else "")
         service.ready = consumer.ready and not problem
         service.why_not_ready = problem or "waiting for shards that another process has not released"
         await asyncio.sleep(_READY_SECONDS)

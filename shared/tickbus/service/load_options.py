@@ -19,6 +19,7 @@ from typing import Any, Literal, NoReturn, TypeVar, Union, get_args, get_origin,
 import msgspec
 
 from tickbus.errors import ConfigError
+from tickbus.sanitize import SECRETS
 from tickbus.service.options import CommonOptions, Option, ServiceOptions
 from tickbus.units import Duration, Size, format_duration, format_size, parse_duration, parse_size
 
@@ -66,6 +67,8 @@ class _DeclaredOption:
                     )
             return parsed
         except ValueError as error:
+            if self.option.secret and not isinstance(value, str):
+                raise ConfigError(f"{where}: expected text; put it in quotes") from None
             raise ConfigError(f"{where}: {error}") from None
 
     def default_text(self) -> str:
@@ -205,7 +208,8 @@ def load(
                     )
                 value = _read_secret(str(file), where + file_suffix)
             if value is not None:
-                values[field.name] = field.parse(value, where)
+                values[field.name] = parsed = field.parse(value, where)
+                _register(field.option, parsed)
                 break
         else:
             if field.default is None and not field.optional:
@@ -304,6 +308,14 @@ def _metavar(field: _DeclaredOption) -> str:
     return {int: "N", Duration: "DURATION", Size: "SIZE", Path: "PATH", tuple[str, ...]: "A,B,..."}.get(
         field.type, "TEXT"
     )
+
+
+def _register(option: Option, value: object) -> None:
+    """Register what must not be shown: a secret, or those in a URL."""
+    if isinstance(value, str) and "://" in value:
+        SECRETS.add_url(value)
+    elif isinstance(value, str) and option.secret and value.lower() not in ("none", "null"):
+        SECRETS.add(value)
 
 
 def _read_secret(path: str, where: str) -> str:

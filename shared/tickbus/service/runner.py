@@ -17,10 +17,9 @@ import logging
 import os
 import signal
 import sys
-import threading
 import time
 from collections.abc import Awaitable, Callable
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from functools import partial
 
 from prometheus_client import (
     CollectorRegistry,
@@ -34,6 +33,9 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from tickbus.errors import ConfigError, TickbusError
 from tickbus.monitoring.meters import Meters
 from tickbus.monitoring.metrics import BUILD_INFO
+from tickbus.sanitize import clean_lines, hide_secrets
+from tickbus.service import logs
+from tickbus.service.http_server import HttpServer, Response
 from tickbus.service.options import CommonOptions, ServiceOptions
 from tickbus.version import VERSION
 
@@ -86,11 +88,7 @@ class Service:
 
 def run(main: Callable[[Service], Awaitable[None]], options: CommonOptions, name: str) -> int:
     """Run `main` to its end. Return the exit code. Errors for the operator are one line on standard error."""
-    logging.basicConfig(
-        level=options.log_level.upper(),
-        format="%(asctime)s %(levelname)-7s %(name)s: %(message)s",
-        stream=sys.stderr,
-    )
+    logs.configure(options.log_level)
     try:
         asyncio.run(_serve(main, options, name))
     except BaseExceptionGroup as group:
@@ -112,7 +110,7 @@ def _report_error(error: BaseException) -> int:
             ours = ours.exceptions[0]  # type: ignore[assignment]
         assert isinstance(ours, TickbusError)
         error = ours
-    print(f"tickbus: {error}", file=sys.stderr)  # noqa: T201
+    print(f"tickbus: {clean_lines(error)}", file=sys.stderr)  # noqa: T201
     return error.exit_code if isinstance(error, TickbusError) else 1
 
 
@@ -131,9 +129,7 @@ async def _serve(main: Callable[[Service], Awaitable[None]], options: CommonOpti
     finally:
         beating.cancel()
         if server is not None:
-            # shutdown waits for the serving thread, up to half a second: the loop is done, nothing else waits
-            server.shutdown()
-            server.server_close()
+            server.close()
         # the process is ending: a signal that arrives now must not change the exit code
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().remove_signal_handler(number)
@@ -164,60 +160,28 @@ def _catch_signals(service: Service) -> None:
         loop.add_signal_handler(number, on_signal, number)
 
 
-class _Handler(BaseHTTPRequestHandler):
-    service: Service
-
-    def do_GET(self) -> None:
-        service = self.service
-        path = self.path.partition("?")[0]
-        if path == "/metrics":
-            service.meters.refresh()
-            self._respond(200, CONTENT_TYPE_LATEST, generate_latest(service.meters.registry))
-        elif path == "/healthz":
-            self._respond(
-                *(
-                    (200, "text/plain", b"alive\n")
-                    if service.alive
-                    else (503, "text/plain", b"the event loop is stalled\n")
-                )
-            )
-        elif path == "/readyz":
-            self._respond(
-                *(
-                    (200, "text/plain", b"ready\n")
-                    if service.ready
-                    else (503, "text/plain", service.why_not_ready.encode() + b"\n")
-                )
-            )
-        else:
-            self._respond(404, "text/plain", b"not found: expected /metrics, /healthz or /readyz\n")
-
-    def _respond(self, status: int, content_type: str, body: bytes) -> None:
-        self.send_response(status)
-        self.send_header("Content-Type", content_type)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, format: str, *args: object) -> None:
-        """Scrapes are not logged."""
+def _respond(service: Service, path: str) -> Response:
+    if path == "/metrics":
+        service.meters.refresh()
+        return Response(200, generate_latest(service.meters.registry), CONTENT_TYPE_LATEST)
+    if path == "/healthz":
+        return Response(200, b"alive\n") if service.alive else Response(503, b"the event loop is stalled\n")
+    if path == "/readyz":
+        if service.ready:
+            return Response(200, b"ready\n")
+        return Response(503, hide_secrets(service.why_not_ready).encode(errors="replace") + b"\n")
+    return Response(404, b"not found: expected /metrics, /healthz or /readyz\n")
 
 
-def _open_http(service: Service, options: ServiceOptions) -> ThreadingHTTPServer:
-    # threads, so that /healthz answers (503) even when the loop is stalled
-    handler = type("Handler", (_Handler,), {"service": service})
+def _open_http(service: Service, options: ServiceOptions) -> HttpServer:
+    # a thread of its own, so that /healthz answers (503) even when the loop is stalled
     try:
-        server = ThreadingHTTPServer((options.metrics_host, options.metrics_port), handler)
+        server = HttpServer(options.metrics_host, options.metrics_port, partial(_respond, service))
     except OSError as error:
         raise ConfigError(
             f"--metrics-host {options.metrics_host}, --metrics-port {options.metrics_port}: "
             f"cannot listen there: {error.strerror}; choose another"
         ) from None
-    server.daemon_threads = True
-    threading.Thread(
-        target=server.serve_forever, kwargs={"poll_interval": 0.1}, name="metrics", daemon=True
-    ).start()
-    log.info(
-        "%s: metrics on http://%s:%d/metrics", service.name, options.metrics_host, server.server_address[1]
-    )
+    host = f"[{options.metrics_host}]" if ":" in options.metrics_host else options.metrics_host
+    log.info("%s: metrics on http://%s:%d/metrics", service.name, host, server.port)
     return server

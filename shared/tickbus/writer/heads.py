@@ -152,6 +152,8 @@ def holes_after(holes: Sequence[Hole], gap: Gap) -> Sequence[Hole]:
     """Return the open holes after a Gap: one more, one without the repaired id, or none after a reset."""
     if gap.kind is GapKind.RESET:
         return ()
+    if gap.kind is GapKind.UNSUBSCRIBED:
+        return holes
     if gap.from_id is None or gap.to_id is None or not (gap.from_id.isdecimal() and gap.to_id.isdecimal()):
         return holes
     if gap.repaired:

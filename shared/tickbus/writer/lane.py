@@ -21,7 +21,7 @@ from tickbus.clock import BusClock, monotonic_ns
 from tickbus.errors import Fenced, RedisError, RedisUnavailable
 from tickbus.protocol.codec import decode_head
 from tickbus.protocol.names import START, Keys, StreamId
-from tickbus.redis.link import Link, ReplyError, set_clock
+from tickbus.redis.link import Link, ReplyError, refusal_in, set_clock
 from tickbus.redis.registry import ensure_eras
 from tickbus.redis.resp import pack, pairs
 from tickbus.writer.entry import Entry, StreamWriter
@@ -44,22 +44,31 @@ class Outage:
         self._owner = owner
         self._stalled: set[object] = set()
         self._since = 0.0
+        self.refusal = ""
+        """Why the server rejects writes, in its own words; empty while it does not."""
 
     def begin(self, lane: object, problem: str) -> None:
+        refusal = refusal_in(problem)
         if not self._stalled:
             self._since = time.monotonic()
             log.warning("%s: %s; buffering and retrying", self._owner, problem)
+        elif refusal.partition(" ")[0] != self.refusal.partition(" ")[0]:
+            log.warning("%s: still stalled: %s", self._owner, problem)
         else:
             log.debug("%s: another lane stalled: %s", self._owner, problem)
+        self.refusal = refusal
         self._stalled.add(lane)
 
     def give_up(self, lane: object) -> None:
         self._stalled.discard(lane)
+        if not self._stalled:
+            self.refusal = ""
 
     def end(self, lane: object) -> None:
         if lane in self._stalled:
             self._stalled.remove(lane)
             if not self._stalled:
+                self.refusal = ""
                 seconds = time.monotonic() - self._since
                 log.info("%s: Redis accepts writes again after %.1f s", self._owner, seconds)
 

@@ -29,7 +29,7 @@ class Publisher:
     ) -> None:  # fmt: skip
         """`home`: a shard that it writes to, if it always owns all shards: docs/decisions/0003-fences.md."""
         self.fences = Fences(keys, owner, holder or new_holder())
-        outage = Outage(owner)
+        self._outage = outage = Outage(owner)
         groups: list[Collection[int]] = (
             [[shard] for shard in range(keys.shards)] if redis.sharded else [range(keys.shards)]
         )
@@ -58,6 +58,11 @@ class Publisher:
     def up(self) -> bool:
         """Whether every lane with owned shards has a connection."""
         return all(lane.up for lane in self.lanes if lane.owned)
+
+    @property
+    def refusal(self) -> str:
+        """Why Redis rejects writes, in its own words (`OOM ...`); empty while it does not."""
+        return self._outage.refusal
 
     @property
     def retries(self) -> int:

@@ -9,7 +9,7 @@ from websockets.frames import Frame, Opcode
 from websockets.protocol import State
 from websockets.uri import parse_uri
 
-from services.gateway.upstream.frames import FrameSplitter
+from services.gateway.upstream.frames import MAX_CONTROLS, MAX_FRAGMENTS, FrameSplitter
 
 MAX_BYTES = 1000
 
@@ -137,3 +137,43 @@ def test_oversized_control_frame_is_passed_on_at_once() -> None:
         messages, controls = splitter.feed(head + b"x" * 50)
         assert (messages, controls) == ([], [head + b"x" * 50])
         assert splitter._rest == b""
+
+
+# bounds on pieces
+
+
+def violation(splitter: FrameSplitter, data: bytes) -> str:
+    splitter.feed(data)
+    return splitter.violation
+
+
+def test_message_in_too_many_fragments_is_a_violation() -> None:
+    """Empty ones too, whether the message is kept or was too long already."""
+    for first in (b"x", b"x" * (MAX_BYTES + 1)):
+        splitter = FrameSplitter(MAX_BYTES)
+        splitter.feed(frame(Opcode.BINARY, first, fin=False))
+        assert violation(splitter, frame(Opcode.CONT, b"", fin=False) * (MAX_FRAGMENTS - 2)) == ""
+        more = frame(Opcode.CONT, b"", fin=False) * 2
+        assert violation(splitter, more) == "a message in more than 16384 fragments"
+
+
+def test_messages_of_many_fragments_are_joined_each() -> None:
+    message = frame(Opcode.TEXT, b"a", fin=False) + frame(Opcode.CONT, b"", fin=False) * 9_000
+    splitter = FrameSplitter(MAX_BYTES)
+    for _ in range(4):
+        assert splitter.feed(message + frame(Opcode.CONT, b"b")) == ([b"ab"], [])
+    assert not splitter.violation
+
+
+def test_flood_of_control_frames_is_a_violation() -> None:
+    splitter = FrameSplitter(MAX_BYTES)
+    assert violation(splitter, frame(Opcode.PING, b"") * MAX_CONTROLS) == ""
+    more = frame(Opcode.PONG, b"") * (MAX_CONTROLS + 1)
+    assert violation(splitter, more) == "more than 1024 control frames at once"
+
+
+@given(st.integers(0, 5_000), st.integers(1, 7))
+def test_long_frame_in_small_pieces_is_joined(size: int, step: int) -> None:
+    data = frame(Opcode.BINARY, bytes(size)) + frame(Opcode.TEXT, b"after")
+    pieces = [data[at : at + step] for at in range(0, len(data), step)]
+    assert split(pieces, 10_000) == ([bytes(size), b"after"], [], [])

@@ -12,6 +12,7 @@ from vendors.examples import TOLERANCE, setup
 from services.gateway.delivery.backlog import Backlog
 from services.gateway.sequencing.sequencer import Sequencer
 from services.gateway.sequencing.stream_state import StreamState
+from services.gateway.upstream import http
 from services.gateway.upstream.http import fetch
 from services.gateway.upstream.intake import Intake
 from services.gateway.upstream.session import Connection, PreparationRefused
@@ -114,3 +115,27 @@ async def test_rest_server_that_is_away_is_an_error_of_the_connection() -> None:
         pass
     with pytest.raises(OSError, match="refused"):
         await fetch(HttpRequest("GET", f"http://127.0.0.1:{port}/"))
+
+
+async def test_rest_answer_that_trickles_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http, "_SECONDS", 0.2)
+
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, request: bytes) -> None:
+        writer.write(b"HTTP/1.1 200 OK\r\n\r\n")
+        while True:
+            writer.write(b"x")
+            await writer.drain()
+            await asyncio.sleep(0.05)
+
+    async with raw(talk) as port:
+        with pytest.raises(TimeoutError):
+            await fetch(HttpRequest("GET", f"http://127.0.0.1:{port}/"))
+
+
+async def test_rest_server_that_speaks_no_http_is_an_error_of_the_connection() -> None:
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, request: bytes) -> None:
+        writer.write(b"SSH-2.0-OpenSSH_9.2\r\n\r\n")
+
+    async with raw(talk) as port:
+        with pytest.raises(OSError, match="not an HTTP server"):
+            await fetch(HttpRequest("GET", f"http://127.0.0.1:{port}/"))

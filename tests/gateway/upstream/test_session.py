@@ -122,6 +122,7 @@ async def test_frames_after_declared_outage_do_not_end_it() -> None:
         assert len(harness.messages) == 1
         await harness.connection.close("left")
         harness.intake.resumed()
+        harness.intake.finish()
         first, gap = harness.messages
         assert isinstance(first, Quote) and isinstance(gap, Gap)
         assert gap.kind is GapKind.STALE
@@ -139,6 +140,7 @@ async def test_disconnect_before_ack_leaves_gap_if_ticks_came() -> None:
         now.set()
         await harness.connection.close("left")
         harness.intake.resumed()
+        harness.intake.finish()
         assert isinstance(harness.messages[1], Gap)
 
 

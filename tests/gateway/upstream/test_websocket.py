@@ -4,12 +4,14 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from http import HTTPStatus
+from socket import SO_SNDBUF, SOL_SOCKET
 
 import pytest
 from gateway.upstream.servers import accepted, raw, text
 from support.waiting import until_async
 from websockets.asyncio.server import ServerConnection, serve
 from websockets.exceptions import InvalidHandshake
+from websockets.frames import Frame, Opcode
 from websockets.http11 import Request, Response
 
 from services.gateway.upstream import websocket
@@ -68,14 +70,14 @@ async def test_messages_travel_both_ways_until_client_closes() -> None:
         client = Client()
         socket = await client.open(port)
         for message in ("a", "ä" * 200, "x" * 70_000):
-            socket.send(message)
+            await socket.send(message)
         await until_async(lambda: len(client.messages) == 3)
         assert [message.decode() for message in client.messages] == received == ["a", "ä" * 200, "x" * 70_000]
         assert socket.bytes_received > 70_000
         socket.close()
         assert await ended(client) == "closed by us"
         await until_async(lambda: codes == [1000])
-        socket.send("too late")  # nobody receives it, and it does not raise
+        await socket.send("too late")  # nobody receives it, and it does not raise
         socket.ping()
 
 
@@ -287,7 +289,80 @@ async def test_port_without_listener_raises_oserror() -> None:
         await Client().open(port)
 
 
+@pytest.mark.parametrize(
+    ("first", "piece", "error"),
+    [
+        (b"HTTP/1.1 101 x\r\n", b"X-A: " + b"y" * 60_000 + b"\r\n", InvalidHandshake),
+        (b"HTTP/1.1 404 x\r\n\r\nno such path ", b"y" * 60_000, HandshakeRefused),
+        (b"HTTP/1.1 503 x\r\nTransfer-Encoding: chunked\r\n\r\n", b"5\r\nhello\r\n" * 5000, HandshakeRefused),
+    ],
+    ids=["header", "body", "chunks"],
+)
+async def test_endless_response_to_handshake_is_cut(
+    first: bytes, piece: bytes, error: type[Exception]
+) -> None:
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, request: bytes) -> None:
+        writer.write(first)
+        while True:
+            writer.write(piece)
+            await writer.drain()
+
+    async with raw(talk) as port:
+        client = Client()
+        with pytest.raises(error):
+            await client.open(port)
+        assert client.socket.bytes_received < 1 << 20
+
+
 # after the handshake
+
+
+async def test_newest_of_many_pings_is_answered() -> None:
+    """RFC 6455, 5.5.3."""
+    answers = bytearray()
+
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, request: bytes) -> None:
+        pings = [Frame(Opcode.PING, b"%d" % number).serialize(mask=False) for number in range(500)]
+        writer.write(accepted(request) + b"".join(pings) + text(b"after"))
+        while data := await reader.read(1000):
+            answers.extend(data)
+
+    async with raw(talk) as port:
+        client = Client()
+        await client.open(port)
+        await until_async(lambda: client.messages == [b"after"] and answers)
+        assert len(answers) < 50 * len(b"\x8a\x83maskxxx")
+        client.socket.close()
+
+
+async def test_server_that_reads_nothing_is_owed_little_and_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(websocket, "_UNREAD_SECONDS", 0.5)
+
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, request: bytes) -> None:
+        writer.write(accepted(request))
+        writer.transport.pause_reading()  # type: ignore[attr-defined]  # it is a transport of both directions
+        ping = Frame(Opcode.PING, b"p" * 125).serialize(mask=False)
+        while True:
+            writer.write(ping)
+            await writer.drain()
+            await asyncio.sleep(0)
+
+    async with raw(talk) as port:
+        client = Client()
+        socket = await client.open(port)
+        transport = socket._transport
+        transport.get_extra_info("socket").setsockopt(SOL_SOCKET, SO_SNDBUF, 4096)
+        largest = 0
+
+        async def request() -> None:
+            while not socket.closed.done():
+                await socket.send("x" * 1000)
+                nonlocal largest
+                largest = max(largest, transport.get_write_buffer_size())
+
+        await asyncio.wait_for(request(), 20)
+        assert await ended(client) == "the server read nothing for 0 s"
+        assert largest <= websocket.MAX_UNSENT_BYTES + 1100
 
 
 async def test_huge_message_is_skipped_and_connection_survives() -> None:
