@@ -256,7 +256,7 @@ async def test_acknowledged_subscription_is_stored_before_the_first_tick(
     """A gateway that ends before the symbol ever ticks leaves it to the next one."""
 
     def head() -> Head:
-        return decode_head(redis_server.client.hget(KEYS.last(KEYS.shard("A")), STREAM.name))
+        return decode_head(redis_server.client.hget(KEYS.last(KEYS.shard("A")), STREAM.name) or b"")
 
     acknowledged = []
     for life in range(2):
