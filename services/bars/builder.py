@@ -4,24 +4,32 @@ Rules
 - A time bar holds the trades with start <= ts_event < end; a count bar holds trades in stream order until
   one fills it. First and last are always by stream order.
 - The watermark is the newest ts_event of the stream plus the bus time elapsed since the entry that carried
-  it. (Trades flagged FUTURE_TIME do not advance it; trades that move no bar do.) A time bar closes at the
-  first whole ms of bus time at which the watermark has reached end + grace, after all entries of that ms: a
-  trade of that very ms is included, a trade of a later ms finds the bar closed, whether or not `clock` was
-  called in between. A closed bar stays closed, even when the watermark falls because a delayed trade resets
-  it.
+  it. (Trades that move no bar advance it too. Those flagged FUTURE_TIME or BAD_TIME do not, unless no others
+  come: services.bars.watermark. Bars that close, or take a trade, while the vendor's clock is ahead are
+  `clock_ahead`; their intervals stay by ts_event.) A time bar closes at the first whole ms of bus time at
+  which the watermark has reached end + grace, after all entries of that ms: a trade of that very ms is
+  included, a trade of a later ms finds the bar closed, whether or not `clock` was called in between. A closed
+  bar stays closed, even when the watermark falls because a delayed trade resets it.
 - So bars, revisions, their order and their causes depend on the entries alone: not on how often `clock` is
   called, nor on where the builder was stopped and restarted from its state.
 - A late trade for a closed bar makes a revision while the watermark is below end + grace + horizon. So does
   one for an interval that had no bar and should be closed by now (its first bar, revision 0). After that it
-  is too late. A trade newer than all before it is the watermark, however long the bus was quiet: it is
-  never too late, so a tape replayed slowly, or a feed that stalls and then delivers, ends in the same bars.
-  Lateness does not apply to count bars.
+  is too late; a bar that it was too late for, and that a Gap could still revise, gets `has_gap`. A trade not
+  older than the newest before it is never too late, however long the bus was quiet: so a tape replayed
+  slowly, or a feed that stalls and then delivers, ends in the same bars. Lateness does not apply to count
+  bars.
 - A Gap marks the bars that it overlaps, [from_ts, to_ts] with [start, end): open, closed or still to come,
   and the count bar that is open or comes next. A Gap can mark a closed bar until the newest ts_event,
   without the elapsed bus time, is beyond the horizon: the Gap of a long outage arrives long after the clock
-  closed the bar in which the outage began. A repaired Gap adds `repaired`; `has_gap` stays, because nobody
-  can prove that the repair was everything the hole contained.
-- `partial`: bars that start no later than the first trade read, unless the stream was read from the start.
+  closed the bar in which the outage began.
+- A repaired Gap adds `repaired` to the bars that it overlaps and that took a late trade since the one before:
+  nowhere else is anything repaired. One of kind VOID adds it to all that have a hole, but for those that a
+  trade came too late for. `has_gap` stays, because nobody can prove that the repair was everything the hole
+  contained.
+- `partial`: time bars that start no later than the first trade read; if that is the first of the stream, only
+  those that start before the vendor acknowledged the subscription (`subscribed`). And the first count bar,
+  unless the stream was read from its start.
+- A trade of doubtful id (DOUBTFUL_ID) counts like any other: it is a print, only its id is unsure.
 
 Why it is fast: consecutive trades that fall into the same open bar of every spec form one run, accumulated
 once; the run is merged into the bars when anything else happens. So another spec costs per bar, not per
