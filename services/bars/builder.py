@@ -5,7 +5,7 @@ Rules
   one fills it. First and last are always by stream order.
 - The watermark is the newest ts_event of the stream plus the bus time elapsed since the entry that carried
   it. (Trades that move no bar advance it too. Those flagged FUTURE_TIME or BAD_TIME do not, unless no others
-  come: services.bars.watermark. Bars that close, or take a trade, while the vendor's clock is ahead are
+  come: services.bars.watermark. Bars that are open, or take a trade, while the vendor's clock is ahead are
   `clock_ahead`; their intervals stay by ts_event.) A time bar closes at the first whole ms of bus time at
   which the watermark has reached end + grace, after all entries of that ms: a trade of that very ms is
   included, a trade of a later ms finds the bar closed, whether or not `clock` was called in between. A closed
@@ -47,7 +47,7 @@ from services.bars.ohlcv import Ohlcv
 from services.bars.open_bar import CLOCK_AHEAD, LATE, OpenBar
 from services.bars.state import VERSION, StreamState, dump, load
 from services.bars.timeline import Emitted, Timeline
-from services.bars.watermark import MAX_TIME, MIN_TIME, Watermark
+from services.bars.watermark import MAX_TIME, MIN_TIME, SUSPICIOUS_TRADES, Watermark
 from tickbus.protocol.bar_specs import Spec
 from tickbus.protocol.messages import Flag, Gap, Side, Trade
 from tickbus.protocol.names import StreamId
@@ -124,6 +124,17 @@ class StreamBars:
     def clock_ahead(self) -> bool:
         """Whether the vendor's clock is ahead, so that bars close by the times of receipt."""
         return self._watermark.clock_ahead
+
+    @property
+    def has_clock(self) -> bool:
+        """Whether time bars can close."""
+        return self._watermark.exists
+
+    @property
+    def awaits_clock(self) -> bool:
+        """Whether the vendor's clock seems to be ahead, and no time bar can close before that is certain."""
+        mark = self._watermark
+        return bool(self._timeline.specs) and not mark.exists and mark.ahead >= SUSPICIOUS_TRADES
 
     @property
     def closes_at_ms(self) -> int | None:
@@ -266,7 +277,8 @@ class StreamBars:
         if not self._began:
             self._begin(id)
         ms, flags = id[0], trade.flags
-        self._watermark.note(trade, ms)
+        if self._watermark.note(trade, ms):
+            self._timeline.mark_open(CLOCK_AHEAD)
         if self._awaits_first_trade:
             self._note_first(trade)
         if flags & _CANCELLED:

@@ -65,8 +65,8 @@ class BarService:
         """(shard, feed) -> its streams, which share a bus clock."""
         self._dirty: set[Stream] = set()
         """Streams whose bars differ from the committed state."""
-        self._ahead: set[Stream] = set()
-        """Streams whose vendor's clock is ahead."""
+        self._ahead: dict[Stream, bool] = {}
+        """Streams whose vendor's clock is ahead -> whether that is certain, so that time bars close."""
         self.emitted: Counter[str] = Counter()
         self.revised: Counter[str] = Counter()
         self._unreadable: Counter[Stream] = Counter()
@@ -114,7 +114,8 @@ class BarService:
             clock: streams for clock, streams in self._by_clock.items() if clock[0] not in shards
         }
         self._dirty -= released
-        self._ahead -= released
+        for stream in released:
+            self._ahead.pop(stream, None)
 
     async def _meet(self, reads: Sequence[Read]) -> None:
         """Begin the streams of these reads that are new to this service."""
@@ -204,23 +205,38 @@ class BarService:
             ]
         entries = self._decoded(read)
         self._emit(read.stream, bars.apply_many(entries), outputs)
-        if bars.clock_ahead != (read.stream in self._ahead):
+        if bars.clock_ahead or bars.awaits_clock or read.stream in self._ahead:
             newest = next((trade for _, trade in reversed(entries) if isinstance(trade, Trade)), None)
-            self._report_clock(read.stream, newest)
+            self._note_clock(read.stream, bars, newest)
 
-    def _report_clock(self, stream: Stream, newest: Trade | None = None) -> None:
-        """The vendor's clock is ahead, or no longer. `newest`: the trade that shows it."""
-        if stream in self._ahead:
-            self._ahead.remove(stream)
-            log.info("%s: the vendor's clock is not ahead any more", stream.name)
+    def _note_clock(self, stream: Stream, bars: StreamBars, newest: Trade | None = None) -> None:
+        """Note whether the vendor's clock is ahead, and report it once. `newest`: the trade that shows it."""
+        before = self._ahead.pop(stream, None)
+        if not (bars.clock_ahead or bars.awaits_clock):
+            if before is not None:
+                log.info("%s: the vendor's clock is not ahead any more", stream.name)
             return
-        self._ahead.add(stream)
-        ahead = f" by {(newest.ts_event - newest.ts_recv) / SECOND:.3f} s" if newest is not None else ""
-        log.warning(
-            "%s: the vendor's clock is ahead of ours%s: the last %d trades are flagged future_time; time "
-            "bars close by our clock, with quality clock_ahead; check the clock of the gateway's host",
-            stream.name, ahead, AHEAD_TRADES,
-        )  # fmt: skip
+        self._ahead[stream] = bars.clock_ahead
+        if before is None:
+            by = f" by {(newest.ts_event - newest.ts_recv) / SECOND:.3f} s" if newest is not None else ""
+            log.warning(
+                "%s: the vendor's clock is ahead of ours%s: all trades are flagged future_time; after %d of "
+                "them time bars close by our clock, with quality clock_ahead; check the clock of the "
+                "gateway's host, then the vendor's", stream.name, by, AHEAD_TRADES,
+            )  # fmt: skip
+        elif bars.clock_ahead and not before:
+            log.info("%s: time bars close by our clock now", stream.name)
+
+    @property
+    def fault(self) -> str:
+        """What keeps all streams from having time bars, for /readyz; empty if nothing does."""
+        waiting = [stream for stream, certain in self._ahead.items() if not certain]
+        if waiting and not any(bars.has_clock for bars in self._bars.values()):
+            return (
+                f"no time bars: {waiting[0].name}: the vendor's clock is ahead of ours; they close after "
+                f"{AHEAD_TRADES} trades in a row that are flagged future_time"
+            )
+        return self.feeds.fault
 
     def _decoded(self, read: Read) -> list[tuple[StreamId, Trade | Gap]]:
         """Return the entries of a read; one that no gateway of this version wrote becomes a Gap."""
@@ -272,8 +288,7 @@ class BarService:
         except WireError as error:
             log.error("%s: %s; its bars begin anew, the first ones partial", stream.name, error)
             bars = self._add(stream)
-        if bars.clock_ahead:
-            self._report_clock(stream)
+        self._note_clock(stream, bars)
 
     def _add(self, stream: Stream, state: bytes | None = None, subscribed: int = 0) -> StreamBars:
         bars = self._bars[stream] = self._make(stream.symbol, state=state, subscribed=subscribed)

@@ -93,11 +93,8 @@ class TimeBars:
         bar.packed = None
         return None if known else bar.emit(self.symbol, self.spec)
 
-    def close(self, until: int, final_until: int, quality: int) -> list[Bar]:
-        """Close bars that end by `until`, oldest first; those that end by `final_until` may be forgotten.
-
-        `quality`: bits to set.
-        """
+    def close(self, until: int, final_until: int) -> list[Bar]:
+        """Close bars that end by `until`, oldest first; those that end by `final_until` may be forgotten."""
         due, first_end = [], MAX_TIME
         for bar in self.open.values():
             end = bar.end
@@ -112,7 +109,6 @@ class TimeBars:
         for bar in due:
             closed[bar.start] = bar
             del self.open[bar.start]
-            bar.quality |= quality
             emitted.append(bar.emit(symbol, spec))
         if len(closed) > self._forget_above:
             self.forget(final_until)

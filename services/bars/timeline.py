@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from operator import attrgetter
 
 from services.bars.ohlcv import Ohlcv
-from services.bars.open_bar import CLOCK_AHEAD, OpenBar
+from services.bars.open_bar import OpenBar
 from services.bars.state import TimeState
 from services.bars.time_bars import TimeBars
 from services.bars.watermark import MAX_TIME, MIN_TIME, Watermark
@@ -91,17 +91,22 @@ class Timeline:
         """Close the bars due at this watermark, which has reached `due`: by end, then by spec."""
         grace, reaches_at = self._grace, self._watermark.reaches_at
         until, final_until, due = watermark - grace, self.final_until, MAX_TIME
-        quality = CLOCK_AHEAD if self._watermark.clock_ahead else 0
         closed: list[Bar] = []
         for bars in self.specs:
             if bars.first_end <= until:
-                closed += bars.close(until, final_until, quality)
+                closed += bars.close(until, final_until)
             if bars.first_end < due:
                 due = bars.first_end
         self.due = due if due == MAX_TIME else due + grace
         if len(closed) > 1:
             closed.sort(key=_END)
         emitted += [(reaches_at(bar.end + grace), bar) for bar in closed]
+
+    def mark_open(self, quality: int) -> None:
+        """Set these bits on all open bars."""
+        for bars in self.specs:
+            for bar in bars.open.values():
+                bar.quality |= quality
 
     def apply_gap(self, gap: Gap) -> list[Bar]:
         """Mark the bars that a Gap concerns. Return revisions of the closed ones."""

@@ -19,6 +19,8 @@ MAX_TIME = 1 << 62
 
 AHEAD_TRADES = 100
 """This many trades in a row, all flagged FUTURE_TIME: the vendor's clock is ahead."""
+SUSPICIOUS_TRADES = 10
+"""From this many on it is worth a word, where nothing else tells the time."""
 
 _FUTURE = int(Flag.FUTURE_TIME)
 _UNUSABLE = _FUTURE | int(Flag.BAD_TIME)
@@ -44,17 +46,25 @@ class Watermark:
         """Whether the vendor's clock is ahead, so that the times of receipt count."""
         return self.ahead >= AHEAD_TRADES
 
-    def note(self, trade: Trade, ms: int) -> None:
-        """Note the next trade of the stream, at bus time `ms`."""
+    @property
+    def exists(self) -> bool:
+        """Whether any trade has told the time."""
+        return self.newest != MIN_TIME
+
+    def note(self, trade: Trade, ms: int) -> bool:
+        """Note the next trade of the stream, at bus time `ms`. Return whether `clock_ahead` begins."""
         if not trade.flags & _UNUSABLE:
             self.ahead, self.timed = 0, True
             self._advance(trade.ts_event, ms)
         elif trade.flags & _FUTURE:
-            self.ahead = min(self.ahead + 1, AHEAD_TRADES)
+            before = self.ahead
+            self.ahead = min(before + 1, AHEAD_TRADES)
             if self.clock_ahead:
                 self._advance(trade.ts_recv, ms)
+                return before < AHEAD_TRADES
         elif not self.timed:
             self._advance(trade.ts_event, ms)
+        return False
 
     def _advance(self, ts: int, ms: int) -> None:
         if ts > self.newest:

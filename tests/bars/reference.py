@@ -148,8 +148,6 @@ class Reference:
                 and bar.end + self.grace <= self.watermark(ms)
             ]
             for bar in sorted(due, key=lambda bar: (bar.end, self.specs.index(bar.spec))):
-                if self.clock_ahead:
-                    bar.quality.add("clock_ahead")
                 self.out.append(bar.emit(ms))
         return self.out
 
@@ -161,7 +159,12 @@ class Reference:
         """Count the trade, and return the time by which it may advance the watermark."""
         if trade.flags & Flag.FUTURE_TIME:
             self.ahead += 1
-            return trade.ts_recv if self.clock_ahead else None
+            if not self.clock_ahead:
+                return None
+            for bar in self.bars:
+                if bar.revision == -1:
+                    bar.quality.add("clock_ahead")
+            return trade.ts_recv
         if trade.flags & Flag.BAD_TIME:
             return None if self.timed else trade.ts_event
         self.ahead, self.timed = 0, True

@@ -61,10 +61,14 @@ async def test_clock_that_is_ahead_is_reported_and_bars_go_on(
     redis_server: RedisServer, start: Start
 ) -> None:
     writer = await Writer(redis_server.url, keys=Keys()).open()
-    await write(writer, [trade(at / 10, ahead=8) for at in range(150)])
+    await write(writer, [trade(at / 10, ahead=8) for at in range(60)])
     options = (*OPTIONS, redis_server.url, "--specs", "time:1s")
-    bars = start(*options).wait_ready()
+    bars = start(*options)
     bars.wait_for(r"WARNING .*trade:test:A: the vendor's clock is ahead of ours by 8.000 s")
+    until(lambda: "trade:test:A: the vendor's clock is ahead" in bars.get("/readyz")[1], 20)
+    assert bars.metric("tickbus_bars_clock_ahead_streams", feed="test") == 1
+    await write(writer, [trade(at / 10, ahead=8) for at in range(60, 150)])
+    bars.wait_ready()
     await until_built(redis_server, writer, "time:1s", 12)
     until(lambda: bars.metric("tickbus_bars_clock_ahead_streams", feed="test") == 1, 20)
     assert bars.get("/readyz")[0] == 200

@@ -292,7 +292,7 @@ BARS_CLOCK_AHEAD = Metric(
     "gauge",
     "streams",
     ("feed",),
-    "owned trade streams whose vendor's clock is ahead: time bars close by our clock",
+    "owned trade streams whose vendor's clock is ahead: time bars close by our clock, or not yet",
 )
 RECORDER_ROWS = Metric(
     "tickbus_recorder_rows_total", "counter", "rows", ("kind",), "rows in files listed in a manifest"
