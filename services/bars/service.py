@@ -23,7 +23,8 @@ from tickbus.protocol.codec import DECODE, read_head
 from tickbus.protocol.messages import Flag, Gap, GapKind, StreamKind, Trade
 from tickbus.protocol.names import Stream, StreamId, is_stream
 from tickbus.reader.reads import Read, trimmed_gap
-from tickbus.redis.link import Connection, ReplyError
+from tickbus.redis.link import Connection, Reply, ReplyError
+from tickbus.redis.resp import Command
 from tickbus.units import MILLISECOND, SECOND, Duration, canonical, canonical_size, in_64_bits
 
 log = logging.getLogger("tickbus.bars")
@@ -58,6 +59,7 @@ class BarService:
         self._keys = consumer.keys
         self.feeds = FeedStreams(feeds)
         self._link: Connection | None = None
+        self._connecting = asyncio.Lock()
         self.specs = specs
         self._make = partial(StreamBars, specs=specs, grace=grace, horizon=horizon)
         self._bars: dict[Stream, StreamBars] = {}
@@ -131,30 +133,38 @@ class BarService:
         """Return when the vendor acknowledged the subscriptions of streams, as far as their heads say so."""
         found: dict[Stream, int] = {}
         commands = [("HGET", self._keys.last(self._keys.shard(s.symbol)), s.name) for s in streams]
+        values: list[Reply] = [None] * len(streams)
         for attempt in range(_TRIES):
             try:
-                values = await (await self._connected()).ask_all(commands)
+                values = await self._ask_each(commands)
                 break
-            except (RedisError, ReplyError) as error:
+            except RedisError as error:
                 self._disconnect()
                 if attempt == _TRIES - 1:
                     log.warning(
                         "%s and %d more: cannot read since when they are subscribed, so their first bars are "
                         "partial: %s", streams[0].name, len(streams) - 1, error,
                     )  # fmt: skip
-                    return found
                 await asyncio.sleep(_RETRY_SECONDS)
         for stream, value in zip(streams, values, strict=True):
             try:
-                found[stream] = in_64_bits(read_head(stream.name, value or b"").subscribed)
+                found[stream] = in_64_bits(read_head(stream.name, value).subscribed) if value else 0
             except (WireError, ValueError):
                 continue
         return found
 
-    async def _connected(self) -> Connection:
-        if self._link is None or self._link.closed:
-            self._link = await self._consumer.connect()
-        return self._link
+    async def _ask_each(self, commands: Sequence[Command]) -> list[Reply]:
+        """Return the replies; None instead of an error of Redis: anybody can write keys of a wrong type."""
+        async with self._connecting:
+            if self._link is None or self._link.closed:
+                self._link = await self._consumer.connect()
+            link = self._link
+        asked = (link.ask(*command) for command in commands)
+        replies = await asyncio.gather(*asked, return_exceptions=True)
+        for reply in replies:
+            if isinstance(reply, BaseException) and not isinstance(reply, ReplyError):
+                raise reply
+        return [None if isinstance(reply, ReplyError) else reply for reply in replies]
 
     def _disconnect(self) -> None:
         if self._link is not None:
@@ -167,7 +177,7 @@ class BarService:
             while True:
                 try:
                     self._report_feeds(await self._stream_names())
-                except (RedisError, ReplyError) as error:
+                except RedisError as error:
                     self._disconnect()
                     log.debug("cannot read the registry of streams: %s", error)
                 await asyncio.sleep(_LOOK_SECONDS)
@@ -176,8 +186,8 @@ class BarService:
 
     async def _stream_names(self) -> list[str]:
         commands = [("HKEYS", self._keys.last(shard)) for shard in range(self._keys.shards)]
-        replies = await (await self._connected()).ask_all(commands)
-        names = [name.decode(errors="replace") for reply in replies for name in reply]
+        replies = await self._ask_each(commands)
+        names = [name.decode(errors="replace") for reply in replies for name in reply or ()]
         return [name for name in names if is_stream(name)]
 
     def _report_feeds(self, names: Iterable[str]) -> None:

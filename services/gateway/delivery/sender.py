@@ -70,7 +70,8 @@ class StreamHead(HeadBuilder):
         if entry.field != b"g":
             self.tick = entry.payload
         self.ts_event = self._state.last_event
-        self.note_subscribed()
+        if self._state.subscribed != self.subscribed:
+            self.note_subscribed()
         return self.pack()
 
     def note_subscribed(self) -> bool:
