@@ -123,10 +123,11 @@ async def test_first_bars_are_complete_if_the_subscription_was_in_time(
     bars = start(*OPTIONS, redis_server.url, "--specs", "time:1s,time:1m,tick:1").wait_ready()
     await until_built(redis_server, writer, "time:1m", 60)
     assert bars.stop() == 0
-    assert [bar.quality for bar in newest(redis_server, "time:1s").values()] == [
+    # the last ones may be closed by now, or not
+    assert [bar.quality for bar in newest(redis_server, "time:1s").values()][:3] == [
         ("partial",) if partial[0] else (), (), (),
     ]  # fmt: skip
-    assert [bar.quality for bar in newest(redis_server, "time:1m").values()] == [
+    assert [bar.quality for bar in newest(redis_server, "time:1m").values()][:2] == [
         ("partial",) if partial[1] else (), (),
     ]  # fmt: skip
     assert [bar.quality for bar in messages_in(redis_server, "bar", "test", "A", "tick:1")] == [()] * 4
