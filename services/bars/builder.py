@@ -4,24 +4,32 @@ Rules
 - A time bar holds the trades with start <= ts_event < end; a count bar holds trades in stream order until
   one fills it. First and last are always by stream order.
 - The watermark is the newest ts_event of the stream plus the bus time elapsed since the entry that carried
-  it. (Trades flagged FUTURE_TIME do not advance it; trades that move no bar do.) A time bar closes at the
-  first whole ms of bus time at which the watermark has reached end + grace, after all entries of that ms: a
-  trade of that very ms is included, a trade of a later ms finds the bar closed, whether or not `clock` was
-  called in between. A closed bar stays closed, even when the watermark falls because a delayed trade resets
-  it.
+  it. (Trades that move no bar advance it too. Those flagged FUTURE_TIME or BAD_TIME do not, unless no others
+  come: services.bars.watermark. Bars that are open, or take a trade, while the vendor's clock is ahead are
+  `clock_ahead`; their intervals stay by ts_event.) A time bar closes at the first whole ms of bus time at
+  which the watermark has reached end + grace, after all entries of that ms: a trade of that very ms is
+  included, a trade of a later ms finds the bar closed, whether or not `clock` was called in between. A closed
+  bar stays closed, even when the watermark falls because a delayed trade resets it.
 - So bars, revisions, their order and their causes depend on the entries alone: not on how often `clock` is
   called, nor on where the builder was stopped and restarted from its state.
 - A late trade for a closed bar makes a revision while the watermark is below end + grace + horizon. So does
   one for an interval that had no bar and should be closed by now (its first bar, revision 0). After that it
-  is too late. A trade newer than all before it is the watermark, however long the bus was quiet: it is
-  never too late, so a tape replayed slowly, or a feed that stalls and then delivers, ends in the same bars.
-  Lateness does not apply to count bars.
+  is too late; a bar that it was too late for, and that a Gap could still revise, gets `has_gap`. A trade not
+  older than the newest before it is never too late, however long the bus was quiet: so a tape replayed
+  slowly, or a feed that stalls and then delivers, ends in the same bars. Lateness does not apply to count
+  bars.
 - A Gap marks the bars that it overlaps, [from_ts, to_ts] with [start, end): open, closed or still to come,
   and the count bar that is open or comes next. A Gap can mark a closed bar until the newest ts_event,
   without the elapsed bus time, is beyond the horizon: the Gap of a long outage arrives long after the clock
-  closed the bar in which the outage began. A repaired Gap adds `repaired`; `has_gap` stays, because nobody
-  can prove that the repair was everything the hole contained.
-- `partial`: bars that start no later than the first trade read, unless the stream was read from the start.
+  closed the bar in which the outage began.
+- A repaired Gap adds `repaired` to the bars that it overlaps and that took a late trade since the one before:
+  nowhere else is anything repaired. One of kind VOID adds it to all that have a hole, but for those that a
+  trade came too late for. `has_gap` stays, because nobody can prove that the repair was everything the hole
+  contained.
+- `partial`: time bars that start no later than the first trade read; if that is the first of the stream, only
+  those that start before the vendor acknowledged the subscription (`subscribed`). And the first count bar,
+  unless the stream was read from its start.
+- A trade of doubtful id (DOUBTFUL_ID) counts like any other: it is a print, only its id is unsure.
 
 Why it is fast: consecutive trades that fall into the same open bar of every spec form one run, accumulated
 once; the run is merged into the bars when anything else happens. So another spec costs per bar, not per
@@ -36,11 +44,10 @@ from services.bars.columnar import columns as make_columns
 from services.bars.count_bars import CountBars, min_remaining
 from services.bars.fixed_point import PrecisionExceeded, ensure_scale, scale_table
 from services.bars.ohlcv import Ohlcv
-from services.bars.open_bar import HAS_GAP, REPAIRED, OpenBar
+from services.bars.open_bar import CLOCK_AHEAD, LATE, OpenBar
 from services.bars.state import VERSION, StreamState, dump, load
-from services.bars.time_bars import MAX_TIME, MIN_TIME
 from services.bars.timeline import Emitted, Timeline
-from services.bars.watermark import Watermark
+from services.bars.watermark import MAX_TIME, MIN_TIME, SUSPICIOUS_TRADES, Watermark
 from tickbus.protocol.bar_specs import Spec
 from tickbus.protocol.messages import Flag, Gap, Side, Trade
 from tickbus.protocol.names import StreamId
@@ -49,13 +56,16 @@ from tickbus.units import MILLISECOND
 __all__ = ["Emitted", "StreamBars"]
 
 _CANCELLED, _OFF_BOOK, _FUTURE = int(Flag.CANCELLED), int(Flag.OFF_BOOK), int(Flag.FUTURE_TIME)
-_SPECIAL = _CANCELLED | _OFF_BOOK | _FUTURE
+_LATE = int(Flag.LATE | Flag.BACKFILLED)
+_SPECIAL = _CANCELLED | _OFF_BOOK | _FUTURE | int(Flag.BAD_TIME) | _LATE
+"""A trade with one of these is a run of its own."""
 _BUY, _SELL = Side.BUY, Side.SELL
 
 
 class StreamBars:
     """`grace` and `horizon` in ns. `state`: from `state()`, of any set of specs; a spec missing in it
-    starts without history. Each spec once.
+    starts without history. `subscribed`: when the vendor acknowledged the stream's subscription, ns, 0 if
+    unknown; it matters only before the first entry. Each spec once.
 
     Entries must come in stream order, none twice. Bars are emitted in order of cause. Within one instant:
     closed bars by end, then by spec; then those that a trade or Gap revises; then the count bars that it
@@ -63,12 +73,21 @@ class StreamBars:
     """
 
     def __init__(
-        self, symbol: str, specs: Sequence[Spec], grace: int, horizon: int, state: bytes | None = None
+        self,
+        symbol: str,
+        specs: Sequence[Spec],
+        grace: int,
+        horizon: int,
+        state: bytes | None = None,
+        subscribed: int = 0,
     ) -> None:
         restored = load(state) if state is not None else StreamState(VERSION, MIN_TIME, 0, 0, 0, {}, {})
         self.counters = {"too_late": 0, "off_book": 0, "zero": 0, "cancelled": 0}
         """Trades that moved no bar since creation, by reason. One too late for any spec counts once."""
-        self._watermark = Watermark(restored.newest, restored.newest_at)
+        self._watermark = Watermark(restored.newest, restored.newest_at, restored.ahead, restored.timed)
+        self._subscribed = subscribed
+        self._first_ahead = MAX_TIME if restored.first_ahead is None else restored.first_ahead
+        """Until the first usable ts_event: the lowest one so far."""
         time_specs = [spec for spec in specs if spec.measure == "time"]
         self._timeline = Timeline(symbol, time_specs, grace, horizon, self._watermark, restored.time)
         self._count_bars = [
@@ -98,8 +117,24 @@ class StreamBars:
 
     @property
     def newest_event(self) -> int:
-        """The newest ts_event; 0 before the first trade."""
+        """The newest ts_event, or what replaces it in the watermark; 0 before the first trade."""
         return max(self._watermark.newest, 0)
+
+    @property
+    def clock_ahead(self) -> bool:
+        """Whether the vendor's clock is ahead, so that bars close by the times of receipt."""
+        return self._watermark.clock_ahead
+
+    @property
+    def has_clock(self) -> bool:
+        """Whether time bars can close."""
+        return self._watermark.exists
+
+    @property
+    def awaits_clock(self) -> bool:
+        """Whether the vendor's clock seems to be ahead, and no time bar can close before that is certain."""
+        mark = self._watermark
+        return bool(self._timeline.specs) and not mark.exists and mark.ahead >= SUSPICIOUS_TRADES
 
     @property
     def closes_at_ms(self) -> int | None:
@@ -230,6 +265,9 @@ class StreamBars:
                 self._sizes.scale,
                 self._timeline.states(),
                 counts,
+                mark.ahead,
+                mark.timed,
+                None if self._first_ahead == MAX_TIME else self._first_ahead,
             )
         )
 
@@ -238,12 +276,11 @@ class StreamBars:
         self._end_run()
         if not self._began:
             self._begin(id)
-        ms, flags, ts = id[0], trade.flags, trade.ts_event
-        if not flags & _FUTURE:
-            if self._awaits_first_trade:
-                self._awaits_first_trade = False
-                self._timeline.first_trade(ts)
-            self._watermark.advance(ts, ms)
+        ms, flags = id[0], trade.flags
+        if self._watermark.note(trade, ms):
+            self._timeline.mark_open(CLOCK_AHEAD)
+        if self._awaits_first_trade:
+            self._note_first(trade)
         if flags & _CANCELLED:
             self.counters["cancelled"] += 1
         elif flags & _OFF_BOOK:
@@ -253,15 +290,44 @@ class StreamBars:
                 price, size = self._prices[trade.price_text], self._sizes[trade.size_text]
             except PrecisionExceeded:
                 price, size = self._raise_scales(trade)
-            if price and size:
-                self._start_run(ms, trade, price, size, emitted)
-            else:
+            if not (price and size):
                 self.counters["zero"] += 1
+            elif flags & _SPECIAL:
+                self._run_alone(ms, trade, price, size, emitted)
+            else:
+                self._start_run(ms, trade, price, size, emitted)
 
-    def _start_run(self, ms: int, trade: Trade, price: int, size: int, emitted: list[Emitted]) -> None:
-        """Start a run. Precondition: no run is open, and all bars that were due are closed."""
+    def _note_first(self, trade: Trade) -> None:
+        """Decide which bars are partial by the first trade with a usable ts_event, or once it is known that
+        there is none.
+        """
+        first = trade.ts_event
+        if trade.flags & _FUTURE:
+            first = self._first_ahead = min(self._first_ahead, first)
+            if not self._watermark.clock_ahead:
+                return
+        self._awaits_first_trade, self._first_ahead = False, MAX_TIME
+        self._timeline.first_trade(first)
+
+    def _run_alone(self, ms: int, trade: Trade, price: int, size: int, emitted: list[Emitted]) -> None:
+        """Take a trade that says something of the bars it is in."""
+        late = trade.flags & _LATE
+        quality = (LATE if late else 0) | (CLOCK_AHEAD if self._watermark.clock_ahead else 0)
+        self._start_run(ms, trade, price, size, emitted, quality)
+        self._end_run()
+        if late:
+            for bars in self._count_bars:
+                bars.took_late()
+
+    def _start_run(
+        self, ms: int, trade: Trade, price: int, size: int, emitted: list[Emitted], quality: int = 0
+    ) -> None:
+        """Start a run. Precondition: no run is open, and all bars that were due are closed.
+
+        `quality`: bits to set on the bars that take it.
+        """
         run = self._run = Ohlcv.of(trade, price, size, self._prices.scale, self._sizes.scale)
-        self._run_bars, low, high, too_late = self._timeline.start_run(ms, run, emitted)
+        self._run_bars, low, high, too_late = self._timeline.start_run(ms, run, quality, emitted)
         if too_late:
             self.counters["too_late"] += 1
         if len(self._run_bars) == len(self._timeline.specs) and not self._awaits_first_trade:
@@ -288,18 +354,15 @@ class StreamBars:
         self._end_run()
         if not self._began:
             self._begin(id)
-        quality = REPAIRED if gap.repaired else HAS_GAP
-        # the two ends may come from different clocks: an inverted range still says where the hole is
-        low, high = sorted((gap.from_ts, gap.to_ts))
-        emitted += [(id.ms, bar) for bar in self._timeline.mark(low, high, quality)]
+        emitted += [(id.ms, bar) for bar in self._timeline.apply_gap(gap)]
         for bars in self._count_bars:
-            bars.mark(quality)
+            bars.apply_gap(gap)
 
     def _begin(self, id: StreamId) -> None:
         """Before the first entry of a spec without history: was the stream read from its beginning?"""
         self._began = True
         complete = id.seq == 1
-        self._timeline.begin(complete)
+        self._timeline.begin(self._subscribed if complete else 0)
         for bars in self._count_bars:
             if not bars.began:
                 bars.begin(complete)

@@ -5,10 +5,10 @@ from decimal import Decimal
 from math import inf
 
 from services.bars.ohlcv import Ohlcv
-from services.bars.open_bar import HAS_GAP, PARTIAL, REPAIRED, OpenBar
+from services.bars.open_bar import HAS_GAP, LATE, PARTIAL, REPAIRED, OpenBar
 from services.bars.state import CountState, pack, unpack
 from tickbus.protocol.bar_specs import Spec
-from tickbus.protocol.messages import Bar
+from tickbus.protocol.messages import Bar, Gap, GapKind
 
 
 class CountBars:
@@ -16,7 +16,7 @@ class CountBars:
         self.symbol, self.spec, self.measure = symbol, spec.text, spec.measure
         self._size = spec.size
         self._open = unpack(state.open[0]) if state and state.open else None
-        self._quality = state.quality if state else 0
+        self._quality = state.quality & (HAS_GAP | PARTIAL | REPAIRED) if state else 0
         """Quality of the next bar, while none is open."""
         self.began = bool(state and state.began)
 
@@ -65,18 +65,34 @@ class CountBars:
         self._open = None
         return bar.emit(self.symbol, self.spec)
 
-    def mark(self, quality: int) -> None:
+    def took_late(self) -> None:
+        """The newest trade was late: remember it for the Gap that may say that it was a repair."""
+        if self._open:
+            self._open.quality |= LATE
+
+    def apply_gap(self, gap: Gap) -> None:
         """Mark the open bar, or else the next one: the Gap lies before its first trade.
 
-        A repair concerns only a bar with a hole.
+        A repair concerns only the open bar, if it has a hole: one that took a late trade, or where nothing
+        was missing.
         """
-        current = self._open.quality if self._open else self._quality
-        if quality == REPAIRED and not current & HAS_GAP:
-            return
-        if self._open:
-            self._open.quality |= quality
-        else:
-            self._quality |= quality
+        bar = self._open
+        if not gap.repaired:
+            if bar:
+                bar.quality |= HAS_GAP
+            else:
+                self._quality |= HAS_GAP
+        elif bar and gap.kind is GapKind.VOID:
+            if (
+                bar.quality & HAS_GAP
+                and min(bar.start, bar.end) <= gap.to_ts
+                and gap.from_ts <= max(bar.start, bar.end)
+            ):
+                bar.quality |= REPAIRED
+        elif bar and bar.quality & LATE:
+            bar.quality &= ~LATE
+            if bar.quality & HAS_GAP:
+                bar.quality |= REPAIRED
 
     def state(self) -> CountState:
         return CountState([pack(self._open)] if self._open else [], self._quality, self.began)

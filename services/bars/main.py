@@ -57,7 +57,7 @@ async def _run(options: Options, specs: tuple[Spec, ...], begin: "str | StreamId
         writes=StreamFilter.of(("bar",), options.feeds, specs=[spec.text for spec in specs]),
         window=options.replay_buffer, mirror_groups=options.mirror_groups,
     )  # fmt: skip
-    bars = BarService(consumer, specs, options.grace, options.horizon)
+    bars = BarService(consumer, specs, options.grace, options.horizon, options.feeds)
     expose(service.meters, bars)
-    async with running(service, consumer, options=options):
+    async with running(service, consumer, options=options, fault=lambda: bars.fault):
         await service.until_stopping(bars.run())

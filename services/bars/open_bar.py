@@ -6,9 +6,17 @@ from services.bars.fixed_point import to_text
 from services.bars.ohlcv import Ohlcv
 from tickbus.protocol.messages import Bar
 
-PARTIAL, HAS_GAP, REPAIRED = 1, 2, 4
-_NAMES = {PARTIAL: "partial", HAS_GAP: "has_gap", REPAIRED: "repaired"}
-_QUALITY = tuple(tuple(name for bit, name in _NAMES.items() if bits & bit) for bits in range(8))
+PARTIAL, HAS_GAP, REPAIRED, CLOCK_AHEAD = 1, 2, 4, 8
+_NAMES = {PARTIAL: "partial", HAS_GAP: "has_gap", REPAIRED: "repaired", CLOCK_AHEAD: "clock_ahead"}
+
+LATE, MISSED = 16, 32
+"""Not emitted. LATE: it took a late trade, and no Gap has said yet that this was a repair. MISSED: a trade of
+its interval came too late for it.
+"""
+QUALITY_BITS = 6
+_QUALITY = tuple(
+    tuple(name for bit, name in _NAMES.items() if bits & bit) for bits in range(1 << QUALITY_BITS)
+)
 
 OPEN = -1
 """The revision of a bar that has not been emitted yet."""
@@ -18,7 +26,7 @@ class OpenBar(msgspec.Struct, gc=False):
     start: int
     end: int
     quality: int = 0
-    """Bits: PARTIAL, HAS_GAP, REPAIRED."""
+    """Bits: PARTIAL, HAS_GAP, REPAIRED, CLOCK_AHEAD, LATE, MISSED."""
     revision: int = OPEN
     ohlcv: Ohlcv | None = None
     """None only between the opening of the bar and the end of the run of trades that opened it."""

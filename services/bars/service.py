@@ -1,39 +1,65 @@
 """Bars of the streams that this replica owns: entries in; bars and state out, committed together."""
 
+import asyncio
 import logging
 import time
 from collections import Counter
-from collections.abc import Collection
-from contextlib import suppress
+from collections.abc import Collection, Iterable, Sequence
 from functools import partial
+from typing import Any
 
 import msgspec
 
 from services.bars.builder import Emitted, StreamBars
+from services.bars.feeds import FeedStreams
+from services.bars.state import OtherVersion
+from services.bars.watermark import AHEAD_TRADES
 from tickbus.consumer.batch import Batch
 from tickbus.consumer.consumer import ShardConsumer
 from tickbus.consumer.outputs import Output
+from tickbus.errors import RedisError, WireError
 from tickbus.protocol.bar_specs import Spec
-from tickbus.protocol.codec import DECODE
-from tickbus.protocol.messages import Gap, GapKind, StreamKind, Trade
-from tickbus.protocol.names import Stream, StreamId
+from tickbus.protocol.codec import DECODE, read_head
+from tickbus.protocol.messages import Flag, Gap, GapKind, StreamKind, Trade
+from tickbus.protocol.names import Stream, StreamId, is_stream
 from tickbus.reader.reads import Read, trimmed_gap
-from tickbus.units import MILLISECOND, Duration, in_64_bits, plain_number, plain_size
+from tickbus.redis.link import Connection, Reply, ReplyError
+from tickbus.redis.resp import Command
+from tickbus.units import MILLISECOND, SECOND, Duration, canonical, canonical_size, in_64_bits
 
 log = logging.getLogger("tickbus.bars")
 
 _COMMIT_SECONDS = 0.25
 """Positions alone are committed this often; bars immediately."""
+_LOOK_SECONDS = 10.0
+"""How often the registry of streams is looked at."""
+_LOGGED_UNREADABLE = 5
+"""Entries of one stream that are logged when they cannot be read; the others are counted."""
+_TRIES, _RETRY_SECONDS = 5, 0.2
+
+_FUTURE = int(Flag.FUTURE_TIME)
+_DECODE = {field: DECODE[field] for field in (b"t", b"g")}
+_UNREADABLE = (msgspec.MsgspecError, KeyError, ValueError, TypeError, RecursionError)
+"""What decoding raises for an entry that no gateway wrote."""
 
 
 class BarService:
     """Feeds each stream's entries to its bars, and commits the bars they emit."""
 
     def __init__(
-        self, consumer: ShardConsumer, specs: tuple[Spec, ...], grace: Duration, horizon: Duration
+        self,
+        consumer: ShardConsumer,
+        specs: tuple[Spec, ...],
+        grace: Duration,
+        horizon: Duration,
+        feeds: Collection[str] = (),
     ) -> None:
+        """`feeds`: those that the consumer reads; empty means all."""
         self._consumer = consumer
         self._keys = consumer.keys
+        self.feeds = FeedStreams(feeds)
+        self._link: Connection | None = None
+        self._connecting = asyncio.Lock()
         self.specs = specs
         self._make = partial(StreamBars, specs=specs, grace=grace, horizon=horizon)
         self._bars: dict[Stream, StreamBars] = {}
@@ -41,16 +67,26 @@ class BarService:
         """(shard, feed) -> its streams, which share a bus clock."""
         self._dirty: set[Stream] = set()
         """Streams whose bars differ from the committed state."""
+        self._ahead: dict[Stream, bool] = {}
+        """Streams whose vendor's clock is ahead -> whether that is certain, so that time bars close."""
         self.emitted: Counter[str] = Counter()
         self.revised: Counter[str] = Counter()
-        self.unreadable = 0
+        self._unreadable: Counter[Stream] = Counter()
 
     async def run(self) -> None:
+        async with asyncio.TaskGroup() as group:
+            watching = group.create_task(self._watch_registry())
+            await self._build()
+            watching.cancel()
+
+    async def _build(self) -> None:
         committed = time.monotonic()
         async for batch in self._consumer.batches():
             for states in batch.gained.values():
                 for name, state in states.items():
-                    self._add(Stream.parse(name), state)
+                    self._restore(Stream.parse(name), state)
+            if any(read.stream not in self._bars for read in batch.reads):
+                await self._meet(batch.reads)
             outputs = self._apply(batch)
             # commit before releasing shards: the next owner need not reread these entries
             if outputs or (self._dirty and (batch.lost or time.monotonic() - committed > _COMMIT_SECONDS)):
@@ -80,9 +116,92 @@ class BarService:
             clock: streams for clock, streams in self._by_clock.items() if clock[0] not in shards
         }
         self._dirty -= released
+        for stream in released:
+            self._ahead.pop(stream, None)
+
+    async def _meet(self, reads: Sequence[Read]) -> None:
+        """Begin the streams of these reads that are new to this service."""
+        new = [read for read in reads if read.stream not in self._bars]
+        # elsewhere it does not matter when the stream was subscribed
+        at_start = [read.stream for read in new if StreamId.parse(read.entries[0][0]).seq == 1]
+        subscribed = await self._subscribed(at_start) if at_start else {}
+        for read in new:
+            if read.stream not in self._bars:
+                self._add(read.stream, subscribed=subscribed.get(read.stream, 0))
+
+    async def _subscribed(self, streams: Sequence[Stream]) -> dict[Stream, int]:
+        """Return when the vendor acknowledged the subscriptions of streams, as far as their heads say so."""
+        found: dict[Stream, int] = {}
+        commands = [("HGET", self._keys.last(self._keys.shard(s.symbol)), s.name) for s in streams]
+        values: list[Reply] = [None] * len(streams)
+        for attempt in range(_TRIES):
+            try:
+                values = await self._ask_each(commands)
+                break
+            except RedisError as error:
+                self._disconnect()
+                if attempt == _TRIES - 1:
+                    log.warning(
+                        "%s and %d more: cannot read since when they are subscribed, so their first bars are "
+                        "partial: %s", streams[0].name, len(streams) - 1, error,
+                    )  # fmt: skip
+                await asyncio.sleep(_RETRY_SECONDS)
+        for stream, value in zip(streams, values, strict=True):
+            try:
+                found[stream] = in_64_bits(read_head(stream.name, value).subscribed) if value else 0
+            except (WireError, ValueError):
+                continue
+        return found
+
+    async def _ask_each(self, commands: Sequence[Command]) -> list[Reply]:
+        """Return the replies; None instead of an error of Redis: anybody can write keys of a wrong type."""
+        async with self._connecting:
+            if self._link is None or self._link.closed:
+                self._link = await self._consumer.connect()
+            link = self._link
+        asked = (link.ask(*command) for command in commands)
+        replies = await asyncio.gather(*asked, return_exceptions=True)
+        for reply in replies:
+            if isinstance(reply, BaseException) and not isinstance(reply, ReplyError):
+                raise reply
+        return [None if isinstance(reply, ReplyError) else reply for reply in replies]
+
+    def _disconnect(self) -> None:
+        if self._link is not None:
+            self._link.close()
+            self._link = None
+
+    async def _watch_registry(self) -> None:
+        """Report feeds that have only quotes."""
+        try:
+            while True:
+                try:
+                    self._report_feeds(await self._stream_names())
+                except RedisError as error:
+                    self._disconnect()
+                    log.debug("cannot read the registry of streams: %s", error)
+                await asyncio.sleep(_LOOK_SECONDS)
+        finally:
+            self._disconnect()
+
+    async def _stream_names(self) -> list[str]:
+        commands = [("HKEYS", self._keys.last(shard)) for shard in range(self._keys.shards)]
+        replies = await self._ask_each(commands)
+        names = [name.decode(errors="replace") for reply in replies for name in reply or ()]
+        return [name for name in names if is_stream(name)]
+
+    def _report_feeds(self, names: Iterable[str]) -> None:
+        gone, back = self.feeds.look(names)
+        for feed in gone:
+            log.warning(
+                "%s: no bars: its %d streams on the bus are all quotes; to have bars, subscribe its trades "
+                "too (gateway --kinds trade,quote)", feed, self.feeds.only_quotes[feed],
+            )  # fmt: skip
+        for feed in back:
+            log.info("%s: trades are on the bus now", feed)
 
     def _read(self, read: Read, outputs: list[Output]) -> None:
-        bars = self._bars.get(read.stream) or self._add(read.stream, None)
+        bars = self._bars[read.stream]
         if read.lost is not None:
             # entries trimmed before they were read: a hole in the bars, and announced in their streams too
             gap = _at_event_time(trimmed_gap(read, self._consumer.service), bars.newest_event, read)
@@ -94,33 +213,70 @@ class BarService:
                 Output(self._bar_stream(read.stream, spec.text), read.lost.before.ms, announced)
                 for spec in self.specs
             ]
-        self._emit(read.stream, bars.apply_many(self._decoded(read)), outputs)
+        entries = self._decoded(read)
+        self._emit(read.stream, bars.apply_many(entries), outputs)
+        if bars.clock_ahead or bars.awaits_clock or read.stream in self._ahead:
+            newest = next((trade for _, trade in reversed(entries) if isinstance(trade, Trade)), None)
+            self._note_clock(read.stream, bars, newest)
+
+    def _note_clock(self, stream: Stream, bars: StreamBars, newest: Trade | None = None) -> None:
+        """Note whether the vendor's clock is ahead, and report it once. `newest`: the trade that shows it."""
+        before = self._ahead.pop(stream, None)
+        if not (bars.clock_ahead or bars.awaits_clock):
+            if before is not None:
+                log.info("%s: the vendor's clock is not ahead any more", stream.name)
+            return
+        self._ahead[stream] = bars.clock_ahead
+        if before is None:
+            by = f" by {(newest.ts_event - newest.ts_recv) / SECOND:.3f} s" if newest is not None else ""
+            log.warning(
+                "%s: the vendor's clock is ahead of ours%s: all trades are flagged future_time; after %d of "
+                "them time bars close by our clock, with quality clock_ahead; check the clock of the "
+                "gateway's host, then the vendor's", stream.name, by, AHEAD_TRADES,
+            )  # fmt: skip
+        elif bars.clock_ahead and not before:
+            log.info("%s: time bars close by our clock now", stream.name)
+
+    @property
+    def fault(self) -> str:
+        """What keeps all streams from having time bars, for /readyz; empty if nothing does."""
+        waiting = [stream for stream, certain in self._ahead.items() if not certain]
+        if waiting and not any(bars.has_clock for bars in self._bars.values()):
+            return (
+                f"no time bars: {waiting[0].name}: the vendor's clock is ahead of ours; they close after "
+                f"{AHEAD_TRADES} trades in a row that are flagged future_time"
+            )
+        return self.feeds.fault
 
     def _decoded(self, read: Read) -> list[tuple[StreamId, Trade | Gap]]:
         """Return the entries of a read; one that no gateway of this version wrote becomes a Gap."""
         entries: list[tuple[StreamId, Trade | Gap]] = []
-        for id, (field, payload) in read.entries:
+        for id, fields in read.entries:
+            at, message = StreamId.parse(id), None
             try:
-                entries.append((StreamId.parse(id), _canonical(DECODE[field](payload))))
-            except (KeyError, ValueError, msgspec.MsgspecError) as error:
-                self.unreadable += 1
-                log.error(
-                    "%s %s: skipping entry, not a Trade or Gap of this version: %s",
-                    read.stream.name,
-                    id.decode(),
-                    error,
-                )
-                at = StreamId.parse(id)
-                rejected = Gap(
-                    StreamKind.TRADE,
-                    self._consumer.service,
-                    GapKind.REJECTED,
-                    at.ms * MILLISECOND,
-                    at.ms * MILLISECOND,
-                    count=1,
-                )
-                entries.append((at, rejected))
+                field, payload = fields
+                message = _DECODE[field](payload)
+                entries.append((at, _canonical(message)))
+            except _UNREADABLE as error:
+                self._note_unreadable(read.stream, at, error)
+                entries.append((at, self._rejected(at, message)))
         return entries
+
+    def _note_unreadable(self, stream: Stream, at: StreamId, error: Exception) -> None:
+        self._unreadable[stream] += 1
+        if self._unreadable[stream] <= _LOGGED_UNREADABLE:
+            more = "" if self._unreadable[stream] < _LOGGED_UNREADABLE else "; further ones are only counted"
+            log.error(
+                "%s %s: skipping entry, its bar gets has_gap: not a Trade or Gap that bars can take: %s%s",
+                stream.name, at, error if str(error) else type(error).__name__, more,
+            )  # fmt: skip
+
+    def _rejected(self, at: StreamId, message: Trade | Gap | None) -> Gap:
+        """Return an entry that cannot be taken as a hole, by the vendor's clock where it can be read."""
+        ts = at.ms * MILLISECOND
+        if isinstance(message, Trade) and abs(message.ts_event) < 1 << 63:
+            ts = message.ts_event
+        return Gap(StreamKind.TRADE, self._consumer.service, GapKind.REJECTED, ts, ts, count=1)
 
     def _emit(self, stream: Stream, emitted: list[Emitted], outputs: list[Output]) -> None:
         for ms, bar in emitted:
@@ -133,8 +289,19 @@ class BarService:
     def _bar_stream(trades: Stream, spec: str) -> Stream:
         return Stream("bar", trades.feed, trades.symbol, spec)
 
-    def _add(self, stream: Stream, state: bytes | None) -> StreamBars:
-        bars = self._bars[stream] = self._make(stream.symbol, state=state)
+    def _restore(self, stream: Stream, state: bytes) -> None:
+        """Continue from the committed state. OtherVersion if another version of this program wrote it."""
+        try:
+            bars = self._add(stream, state)
+        except OtherVersion:
+            raise
+        except WireError as error:
+            log.error("%s: %s; its bars begin anew, the first ones partial", stream.name, error)
+            bars = self._add(stream)
+        self._note_clock(stream, bars)
+
+    def _add(self, stream: Stream, state: bytes | None = None, subscribed: int = 0) -> StreamBars:
+        bars = self._bars[stream] = self._make(stream.symbol, state=state, subscribed=subscribed)
         self._by_clock.setdefault((self._keys.shard(stream.symbol), stream.feed), []).append(stream)
         return bars
 
@@ -144,10 +311,17 @@ class BarService:
 
     @property
     def ignored(self) -> Counter[str]:
-        total: Counter[str] = Counter(unreadable=self.unreadable)
+        total: Counter[str] = Counter(unreadable=sum(self._unreadable.copy().values()))
         for bars in list(self._bars.values()):
             total.update(bars.counters)
         return total
+
+    @property
+    def clock_ahead(self) -> Counter[str]:
+        """Number of streams whose vendor's clock is ahead, by feed; zero for the other feeds."""
+        streams = list(self._bars)
+        ahead = Counter(stream.feed for stream in self._ahead.copy())
+        return Counter({stream.feed: ahead[stream.feed] for stream in streams})
 
 
 def _canonical(message: Trade | Gap) -> Trade | Gap:
@@ -159,7 +333,10 @@ def _canonical(message: Trade | Gap) -> Trade | Gap:
         in_64_bits(message.to_ts)
         return message
     in_64_bits(message.ts_event)
-    price, size = plain_number(message.price_text), plain_size(message.size_text)
+    if message.flags & _FUTURE:
+        # it may become the watermark
+        in_64_bits(message.ts_recv)
+    price, size = canonical(message.price_text), canonical_size(message.size_text)
     return (
         message
         if (price, size) == (message.price_text, message.size_text)
@@ -169,8 +346,16 @@ def _canonical(message: Trade | Gap) -> Trade | Gap:
 
 def _at_event_time(gap: Gap, newest: int, read: Read) -> Gap:
     """Return the Gap with the range between the trades around it: its IDs carry bus time, another clock."""
-    following = (DECODE[b"t"](payload).ts_event for _, (field, payload) in read.entries if field == b"t")
-    with suppress(msgspec.MsgspecError):
-        if newest and (after := next(following, 0)):
-            return msgspec.structs.replace(gap, from_ts=min(newest, after), to_ts=max(newest, after))
+    after = next(filter(None, map(_event_time, read.entries)), 0)
+    if newest and after:
+        return msgspec.structs.replace(gap, from_ts=min(newest, after), to_ts=max(newest, after))
     return gap
+
+
+def _event_time(entry: Any) -> int:
+    """Return the ts_event of an entry; 0 if it is not a trade."""
+    try:
+        field, payload = entry[1]
+        return in_64_bits(DECODE[b"t"](payload).ts_event) if field == b"t" else 0
+    except _UNREADABLE:
+        return 0

@@ -7,11 +7,22 @@ from typing import Final
 
 import msgspec
 
+from services.bars.fixed_point import TENS
 from services.bars.ohlcv import Ohlcv
-from services.bars.open_bar import OpenBar
+from services.bars.open_bar import HAS_GAP, PARTIAL, QUALITY_BITS, REPAIRED, OpenBar
 from tickbus.errors import WireError
 
 VERSION: Final = 1
+
+_OLD_BITS = PARTIAL | HAS_GAP | REPAIRED
+_ALL_BITS = (1 << QUALITY_BITS) - 1
+
+
+_MAX_SCALE = len(TENS) // 2 - 1
+
+
+class OtherVersion(WireError):
+    """The state was written by another version of this program."""
 
 
 class OpenBarState(msgspec.Struct, array_like=True, frozen=True):
@@ -34,6 +45,8 @@ class OpenBarState(msgspec.Struct, array_like=True, frozen=True):
     value: str
     buys: str
     sells: str
+    more_quality: int = 0
+    """The bits of the quality from the fourth on, shifted down: older versions know only three."""
 
 
 class TimeState(msgspec.Struct, array_like=True, frozen=True):
@@ -41,8 +54,10 @@ class TimeState(msgspec.Struct, array_like=True, frozen=True):
     """One OpenBarState each, encoded separately."""
     closed: list[msgspec.Raw]
     holes: list[tuple[int, int]]
-    repairs: list[tuple[int, int]]
+    voids: list[tuple[int, int]]
     partial_until: int | None
+    subscribed: int = 0
+    """Until the first trade: since when no trade is missing before it, ns; 0 if unknown."""
 
 
 class CountState(msgspec.Struct, array_like=True, frozen=True):
@@ -61,6 +76,11 @@ class StreamState(msgspec.Struct, array_like=True, frozen=True):
     time: dict[str, TimeState]
     """By the spec's text; `counts` too."""
     counts: dict[str, CountState]
+    ahead: int = 0
+    """As in Watermark; `timed` too."""
+    timed: bool | None = None
+    first_ahead: int | None = None
+    """Until the first usable ts_event: the lowest one so far."""
 
 
 _encode = msgspec.msgpack.Encoder().encode
@@ -76,11 +96,11 @@ def pack(bar: OpenBar) -> msgspec.Raw:
         assert ohlcv is not None, "a run of trades ends before the state is taken"
         bar.packed = _encode(
             OpenBarState(
-                bar.start, bar.end, bar.quality, bar.revision,
+                bar.start, bar.end, bar.quality & _OLD_BITS, bar.revision,
                 ohlcv.price_scale, ohlcv.size_scale, ohlcv.first_ts, ohlcv.last_ts,
                 ohlcv.open, ohlcv.high, ohlcv.low, ohlcv.close,
                 str(ohlcv.highest), str(ohlcv.lowest), ohlcv.trades, str(ohlcv.volume), str(ohlcv.value),
-                str(ohlcv.buys), str(ohlcv.sells),
+                str(ohlcv.buys), str(ohlcv.sells), bar.quality >> _OLD_BITS.bit_length(),
             )
         )  # fmt: skip
     return msgspec.Raw(bar.packed)
@@ -90,6 +110,7 @@ def unpack(raw: msgspec.Raw) -> OpenBar:
     """WireError if it cannot be decoded."""
     try:
         state = _decode_bar(raw)
+        _check_scales(state.price_scale, state.size_scale)
         ohlcv = Ohlcv(
             state.price_scale, state.size_scale, state.first_ts, state.last_ts,
             state.open, state.high, state.low, state.close,
@@ -98,7 +119,8 @@ def unpack(raw: msgspec.Raw) -> OpenBar:
         )  # fmt: skip
     except (msgspec.MsgspecError, ValueError) as error:
         raise _undecodable(error) from None
-    return OpenBar(state.start, state.end, state.quality, state.revision, ohlcv, bytes(raw))
+    quality = (state.quality & _OLD_BITS | state.more_quality << _OLD_BITS.bit_length()) & _ALL_BITS
+    return OpenBar(state.start, state.end, quality, state.revision, ohlcv, bytes(raw))
 
 
 def dump(state: StreamState) -> bytes:
@@ -106,17 +128,24 @@ def dump(state: StreamState) -> bytes:
 
 
 def load(data: bytes) -> StreamState:
-    """WireError if it cannot be decoded, or another version wrote it."""
+    """WireError if it cannot be decoded, OtherVersion if another version wrote it."""
     try:
         head = _decode_head(data)
         version = msgspec.msgpack.decode(head[0], type=int) if head else 0
         if version == VERSION:
-            return _decode(data)
+            state = _decode(data)
+            _check_scales(state.price_scale, state.size_scale)
+            return state
     except (msgspec.MsgspecError, ValueError) as error:
         raise _undecodable(error) from None
-    raise WireError(
+    raise OtherVersion(
         f"bar state has version {version}, this program reads {VERSION}: run the version that wrote it"
     )
+
+
+def _check_scales(*scales: int) -> None:
+    if not all(0 <= scale <= _MAX_SCALE for scale in scales):
+        raise ValueError(f"invalid scale, one of {scales}: expected 0 to {_MAX_SCALE}")
 
 
 def _undecodable(error: Exception) -> WireError:

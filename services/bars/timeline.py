@@ -6,10 +6,10 @@ from operator import attrgetter
 from services.bars.ohlcv import Ohlcv
 from services.bars.open_bar import OpenBar
 from services.bars.state import TimeState
-from services.bars.time_bars import MAX_TIME, MIN_TIME, TimeBars
-from services.bars.watermark import Watermark
+from services.bars.time_bars import TimeBars
+from services.bars.watermark import MAX_TIME, MIN_TIME, Watermark
 from tickbus.protocol.bar_specs import Spec
-from tickbus.protocol.messages import Bar
+from tickbus.protocol.messages import Bar, Gap, GapKind
 
 _END = attrgetter("end")
 
@@ -46,16 +46,21 @@ class Timeline:
         """
         return self._watermark.newest - self._final_after
 
-    def start_run(self, ms: int, run: Ohlcv, emitted: list[Emitted]) -> tuple[list[OpenBar], int, int, bool]:
+    def start_run(
+        self, ms: int, run: Ohlcv, quality: int, emitted: list[Emitted]
+    ) -> tuple[list[OpenBar], int, int, bool]:
         """Add the run's first trade, at bus time `ms`, after all due bars are closed; revise closed bars.
 
-        Return the open bars it belongs to, the range [low, high) of ts_event that these have in common, and
-        whether it is too late for any spec.
+        `quality`: bits to set on the bars that take it. Return the open bars it belongs to, the range
+        [low, high) of ts_event that these have in common, and whether it is too late for any spec.
         """
         ts, open_bars = run.first_ts, []
         # a bar that ends at or before the first is closed; at or before the second, final
         watermark = self._watermark.before(ms)
         closed, final = watermark - self._grace, watermark - self._final_after
+        if ts >= self._watermark.newest:
+            # not older than all before it: never too late, however long the bus was quiet
+            final = MIN_TIME
         low, high, too_late = MIN_TIME, MAX_TIME, False
         for bars in self.specs:
             start, end = bars.interval(ts)
@@ -66,9 +71,14 @@ class Timeline:
                 if end < high:
                     high = end
             elif end > final:
-                emitted.append((ms, bars.revise(start, end, run)))
+                emitted.append((ms, bars.revise(start, end, run, quality)))
             else:
                 too_late = True
+                if end > self.final_until and (bar := bars.miss(start, end)):
+                    emitted.append((ms, bar))
+        if quality:
+            for open_bar in open_bars:
+                open_bar.quality |= quality
         if high + self._grace < self.due:
             self.due = high + self._grace
         return open_bars, low, high, too_late
@@ -92,15 +102,31 @@ class Timeline:
             closed.sort(key=_END)
         emitted += [(reaches_at(bar.end + grace), bar) for bar in closed]
 
-    def mark(self, low: int, high: int, quality: int) -> list[Bar]:
-        """Mark the bars that a Gap, [low, high], touches. Return revisions of the closed ones."""
-        return [bar for bars in self.specs for bar in bars.mark(low, high, quality, self.final_until)]
+    def mark_open(self, quality: int) -> None:
+        """Set these bits on all open bars."""
+        for bars in self.specs:
+            for bar in bars.open.values():
+                bar.quality |= quality
 
-    def begin(self, complete: bool) -> None:
-        """Before the first entry of a spec without history. `complete`: there is nothing before it."""
+    def apply_gap(self, gap: Gap) -> list[Bar]:
+        """Mark the bars that a Gap concerns. Return revisions of the closed ones."""
+        # the two ends may come from different clocks: an inverted range still says where the hole is
+        low, high = sorted((gap.from_ts, gap.to_ts))
+        until, revised = self.final_until, []
+        for bars in self.specs:
+            if not gap.repaired:
+                revised += bars.mark_hole(low, high, until)
+            elif gap.kind is GapKind.VOID:
+                revised += bars.mark_void(low, high, until)
+            else:
+                revised += bars.mark_repair(low, high, until)
+        return revised
+
+    def begin(self, subscribed: int) -> None:
+        """Before the first entry of a spec without history. `subscribed`: as for TimeBars."""
         for bars in self.specs:
             if not bars.known:
-                bars.begin(complete)
+                bars.begin(subscribed)
 
     @property
     def awaits_first_trade(self) -> bool:
@@ -108,10 +134,10 @@ class Timeline:
         return any(bars.partial_until == MAX_TIME for bars in self.specs)
 
     def first_trade(self, ts: int) -> None:
-        """The trade that decides which bars are partial: those that start at its time or before."""
+        """The trade that decides which bars are partial."""
         for bars in self.specs:
             if bars.partial_until == MAX_TIME:
-                bars.partial_until = ts
+                bars.first_trade(ts)
 
     def states(self) -> dict[str, TimeState]:
         for bars in self.specs:

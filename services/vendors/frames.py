@@ -8,6 +8,8 @@ from collections.abc import Mapping
 
 import msgspec
 
+from tickbus.sanitize import escape, hide_secrets
+
 _Raw = msgspec.Raw
 
 ABSENT = msgspec.Raw()
@@ -98,12 +100,11 @@ def word(raw: _Raw | None) -> str:
 
 
 def printable(text: str | bytes, limit: int) -> str:
-    """Return the beginning of somebody else's text on one line, without control characters."""
-    text = text[:limit] if isinstance(text, str) else text[:limit].decode(errors="backslashreplace")
-    if text.isprintable():
-        return text[:limit]
-    escaped = "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
-    return escaped[:limit]
+    """Return the beginning of somebody else's text on one line, without control characters and our secrets."""
+    # a little more than is shown: a secret that is cut in two would not be recognised
+    more = limit + 512
+    whole = text[:more] if isinstance(text, str) else text[:more].decode(errors="backslashreplace")
+    return escape(hide_secrets(whole))[:limit]
 
 
 # errors

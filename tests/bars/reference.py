@@ -7,11 +7,12 @@ from typing import Any
 
 from services.bars.builder import Emitted
 from tickbus.protocol.bar_specs import Spec
-from tickbus.protocol.messages import Bar, Flag, Gap, Side, Trade
+from tickbus.protocol.messages import Bar, Flag, Gap, GapKind, Side, Trade
 from tickbus.protocol.names import StreamId
 
 EXACT = Context(prec=400, traps=[Inexact])
-NAMES = ("partial", "has_gap", "repaired")
+NAMES = ("partial", "has_gap", "repaired", "clock_ahead")
+LONG_AGO = -(1 << 62)
 Entry = tuple[StreamId, Trade | Gap]
 
 
@@ -25,6 +26,9 @@ class SlowBar:
     quality: set[str]
     trades: list[Trade] = field(default_factory=list)
     revision: int = -1
+    took_late: bool = False
+    """Since the last Gap that reported a repair of it."""
+    missed: bool = False
 
     def numbers(self) -> dict[str, Any]:
         return numbers(self.trades)
@@ -100,14 +104,25 @@ class Reference:
     specs: Sequence[Spec]
     grace: int
     horizon: int
+    subscribed: int = 0
+    ahead_trades: int = 100
     newest: int | None = None
     newest_at: int = 0
+    ahead: int = 0
+    """Newest trades that are flagged as future ones."""
+    timed: bool = False
+    """Whether the vendor ever gave a time that can be used."""
     first: int | None = None
+    """ts_event of the trade that decides which bars are partial."""
+    future: list[int] = field(default_factory=list)
+    """ts_event of the trades before it."""
     complete: bool = True
     too_late: int = 0
     bars: list[SlowBar] = field(default_factory=list)
     """All bars of time specs so far, open (revision -1) and closed."""
     gaps: list[Gap] = field(default_factory=list)
+    missed: set[tuple[str, int]] = field(default_factory=set)
+    """Spec and start of the intervals for which a trade came too late, while they could still be revised."""
     out: list[tuple[int, dict[str, Any]]] = field(default_factory=list)
 
     def run(self, entries: Sequence[Entry], until_ms: int) -> list[tuple[int, dict[str, Any]]]:
@@ -132,23 +147,59 @@ class Reference:
                 and self.newest is not None
                 and bar.end + self.grace <= self.watermark(ms)
             ]
-            self.out += [
-                bar.emit(ms) for bar in sorted(due, key=lambda bar: (bar.end, self.specs.index(bar.spec)))
-            ]
+            for bar in sorted(due, key=lambda bar: (bar.end, self.specs.index(bar.spec))):
+                self.out.append(bar.emit(ms))
         return self.out
+
+    @property
+    def clock_ahead(self) -> bool:
+        return self.ahead >= self.ahead_trades
+
+    def clock_of(self, trade: Trade) -> int | None:
+        """Count the trade, and return the time by which it may advance the watermark."""
+        if trade.flags & Flag.FUTURE_TIME:
+            self.ahead += 1
+            if not self.clock_ahead:
+                return None
+            for bar in self.bars:
+                if bar.revision == -1:
+                    bar.quality.add("clock_ahead")
+            return trade.ts_recv
+        if trade.flags & Flag.BAD_TIME:
+            return None if self.timed else trade.ts_event
+        self.ahead, self.timed = 0, True
+        return trade.ts_event
+
+    def decide_partial(self, trade: Trade) -> None:
+        if self.first is None:
+            if not trade.flags & Flag.FUTURE_TIME:
+                self.first = trade.ts_event
+            else:
+                self.future.append(trade.ts_event)
+                if not self.clock_ahead:
+                    return
+                self.first = min(self.future)
+            for bar in self.bars:
+                if not self.is_partial(bar.start):
+                    bar.quality.discard("partial")
+
+    def is_partial(self, start: int) -> bool:
+        """Whether a time bar that starts then may lack trades from before the first one read."""
+        if self.first is not None and start > self.first:
+            return False
+        return self.first is None or not (self.complete and self.subscribed and start >= self.subscribed)
 
     def watermark(self, ms: int) -> int:
         assert self.newest is not None
         return self.newest + (ms - self.newest_at) * 1_000_000
 
     def trade(self, ms: int, trade: Trade) -> None:
-        ts, future = trade.ts_event, bool(trade.flags & Flag.FUTURE_TIME)
-        # lateness is measured at the end of the ms before; the newest trade of all is itself the watermark
-        watermark = -(1 << 62) if self.newest is None else max(self.newest, self.watermark(ms - 1))
-        if not future:
-            self.first = ts if self.first is None else self.first
-            if self.newest is None or ts > self.newest:
-                self.newest, self.newest_at, watermark = ts, ms, ts
+        clock = self.clock_of(trade)
+        self.decide_partial(trade)
+        if clock is not None and (self.newest is None or clock > self.newest):
+            self.newest, self.newest_at = clock, ms
+        # lateness is measured at the end of the ms before
+        watermark = LONG_AGO if self.newest is None else max(self.newest, self.watermark(ms - 1))
         if trade.flags & (Flag.OFF_BOOK | Flag.CANCELLED) or not trade.price or not trade.size:
             return
         late = False
@@ -165,28 +216,47 @@ class Reference:
         end = start + length
         bar = next((bar for bar in self.bars if bar.spec == spec and bar.start == start), None)
         closed = bar.revision >= 0 if bar else end + self.grace <= watermark
-        if closed and end + self.grace + self.horizon <= watermark:
+        older = self.newest is not None and trade.ts_event < self.newest
+        if closed and end + self.grace + self.horizon <= watermark and older:
+            assert self.newest is not None
+            if end + self.grace + self.horizon > self.newest:
+                self.miss(ms, spec, start, bar)
             return False
         if bar is None:
-            bar = SlowBar(spec, start, end, self.quality(start, end))
+            bar = SlowBar(spec, start, end, self.quality(spec, start, end))
             self.bars.append(bar)
         bar.trades.append(trade)
+        bar.took_late |= bool(trade.flags & (Flag.LATE | Flag.BACKFILLED))
+        if self.clock_ahead:
+            bar.quality.add("clock_ahead")
         if closed:
             self.out.append(bar.emit(ms))
         return True
 
-    def quality(self, start: int, end: int) -> set[str]:
-        partial = {"partial"} if not self.complete and (self.first is None or start <= self.first) else set()
-        return partial | {
-            "repaired" if gap.repaired else "has_gap"
-            for gap in self.gaps
-            if gap.from_ts < end and gap.to_ts >= start
-        }
+    def miss(self, ms: int, spec: Spec, start: int, bar: SlowBar | None) -> None:
+        """A trade came too late for an interval that can still be revised."""
+        self.missed.add((spec.text, start))
+        if bar is not None:
+            bar.missed = True
+            if "has_gap" not in bar.quality:
+                bar.quality.add("has_gap")
+                self.out.append(bar.emit(ms))
+
+    def quality(self, spec: Spec, start: int, end: int) -> set[str]:
+        """Return the quality of a bar that is opened now."""
+        over = [gap for gap in self.gaps if gap.from_ts < end and gap.to_ts >= start]
+        names = {"partial"} if self.is_partial(start) else set()
+        if (spec.text, start) in self.missed or any(not gap.repaired for gap in over):
+            names.add("has_gap")
+            if any(is_void(gap) for gap in over):
+                names.add("repaired")
+        return names
 
     def count_trade(self, ms: int, spec: Spec, trade: Trade) -> None:
         bar = self.counts[spec]
         bar.trades.append(trade)
         bar.start, bar.end = bar.trades[0].ts_event, trade.ts_event
+        bar.took_late |= bool(trade.flags & (Flag.LATE | Flag.BACKFILLED))
         row = bar.numbers()
         exact_value = sum((EXACT.multiply(t.price, t.size) for t in bar.trades), Decimal(0))
         if {"tick": row["trades"], "volume": row["volume"], "value": exact_value}[spec.measure] >= spec.size:
@@ -201,17 +271,32 @@ class Reference:
         name = "repaired" if gap.repaired else "has_gap"
         for spec in self.specs:
             for bar in sorted(self.bars, key=lambda bar: bar.start):
-                if (
-                    bar.spec == spec
-                    and gap.from_ts < bar.end
-                    and gap.to_ts >= bar.start
-                    and name not in bar.quality
-                ):
+                touched = bar.spec == spec and gap.from_ts < bar.end and gap.to_ts >= bar.start
+                if touched and self.concerns(gap, bar) and name not in bar.quality:
                     if bar.revision == -1:
                         bar.quality.add(name)
                     elif self.newest is None or bar.end + self.grace + self.horizon > self.newest:
                         bar.quality.add(name)
                         self.out.append(bar.emit(ms))
         for bar in self.counts.values():
-            if not gap.repaired or "has_gap" in bar.quality:
+            first, last = sorted((bar.start, bar.end))
+            if not gap.repaired:
                 bar.quality.add(name)
+            elif not bar.trades or (is_void(gap) and (last < gap.from_ts or gap.to_ts < first)):
+                continue
+            elif self.concerns(gap, bar) and "has_gap" in bar.quality:
+                bar.quality.add(name)
+
+    @staticmethod
+    def concerns(gap: Gap, bar: SlowBar) -> bool:
+        """Whether a Gap that touches a bar says something of it."""
+        if not gap.repaired:
+            return True
+        if is_void(gap):
+            return "has_gap" in bar.quality and not bar.missed
+        took_late, bar.took_late = bar.took_late, False
+        return took_late
+
+
+def is_void(gap: Gap) -> bool:
+    return gap.repaired and gap.kind is GapKind.VOID

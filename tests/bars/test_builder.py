@@ -1,10 +1,25 @@
 """The builder against the slow reference: every bar, its revisions and causes, and the order of all."""
 
-from bars.factories import SYMBOL, T0, T0_MS, builder, calm_streams, entry_id, gap, streams, trade
+from collections.abc import Iterator
+
+import pytest
+from bars.factories import (
+    SYMBOL,
+    T0,
+    T0_MS,
+    builder,
+    calm_streams,
+    entry_id,
+    gap,
+    streams,
+    subscriptions,
+    trade,
+)
 from bars.reference import Entry, Reference, as_rows
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from services.bars import watermark
 from services.bars.builder import Emitted, StreamBars
 from tickbus.protocol.bar_specs import Spec, parse
 from tickbus.protocol.messages import Trade
@@ -14,13 +29,28 @@ SPECS = [parse(text) for text in ("time:1s", "tick:3", "time:2s", "volume:25.5",
 spec_lists = st.lists(st.sampled_from(SPECS), min_size=1, max_size=5, unique=True)
 graces = st.sampled_from([0, 1, 300 * MILLISECOND, 2 * SECOND])
 horizons = st.sampled_from([0, 500 * MILLISECOND, 3 * SECOND])
+AHEAD_TRADES = 3
+
+
+@pytest.fixture(scope="module", autouse=True)
+def few_ahead_trades() -> Iterator[None]:
+    """Streams of the tests are short."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(watermark, "AHEAD_TRADES", AHEAD_TRADES)
+        yield
 
 
 def build_with_interruptions(
-    entries: list[Entry], until_ms: int, data: st.DataObject, specs: list[Spec], grace: int, horizon: int
+    entries: list[Entry],
+    until_ms: int,
+    data: st.DataObject,
+    specs: list[Spec],
+    grace: int,
+    horizon: int,
+    subscribed: int,
 ) -> list[Emitted]:
     """Return the bars, with clock calls at any allowed time, restarts at any point, batches of any size."""
-    bars = StreamBars(SYMBOL, specs, grace, horizon)
+    bars = StreamBars(SYMBOL, specs, grace, horizon, subscribed=subscribed)
     emitted: list[Emitted] = []
     position, clock = 0, T0_MS - 1
     while position < len(entries):
@@ -33,18 +63,21 @@ def build_with_interruptions(
                 clock = data.draw(st.integers(clock, entries[position][0].ms))
                 emitted += bars.clock(clock)
             case "restart":
-                bars = StreamBars(SYMBOL, specs, grace, horizon, bars.state())
+                # before its first entry a stream has no state
+                bars = StreamBars(
+                    SYMBOL, specs, grace, horizon, bars.state() if position else None, subscribed
+                )
     return emitted + bars.clock(until_ms)
 
 
 @settings(max_examples=150, deadline=None)
-@given(streams() | calm_streams(), spec_lists, graces, horizons, st.data())
+@given(streams() | calm_streams(), spec_lists, graces, horizons, subscriptions, st.data())
 def test_bars_match_reference_despite_clock_calls_and_restarts(
-    entries: list[Entry], specs: list[Spec], grace: int, horizon: int, data: st.DataObject
+    entries: list[Entry], specs: list[Spec], grace: int, horizon: int, subscribed: int, data: st.DataObject
 ) -> None:
-    until_ms = (entries[-1][0].ms if entries else T0_MS) + 5000
-    expected = Reference(specs, grace, horizon).run(entries, until_ms)
-    emitted = build_with_interruptions(entries, until_ms, data, specs, grace, horizon)
+    until_ms = (entries[-1][0].ms if entries else T0_MS) + 15_000
+    expected = Reference(specs, grace, horizon, subscribed, AHEAD_TRADES).run(entries, until_ms)
+    emitted = build_with_interruptions(entries, until_ms, data, specs, grace, horizon, subscribed)
     assert as_rows(emitted) == expected
     causes = [cause for cause, _ in emitted]
     assert causes == sorted(causes)
@@ -65,7 +98,7 @@ def test_newest_event_is_zero_before_the_first_trade() -> None:
 def test_ignored_trades_are_counted(
     entries: list[Entry], specs: list[Spec], grace: int, horizon: int
 ) -> None:
-    reference = Reference(specs, grace, horizon)
+    reference = Reference(specs, grace, horizon, ahead_trades=AHEAD_TRADES)
     reference.run(entries, entries[-1][0].ms + 1 if entries else 1)
     bars = StreamBars(SYMBOL, specs, grace, horizon)
     bars.apply_many(entries)

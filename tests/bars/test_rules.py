@@ -3,13 +3,15 @@
 from decimal import Decimal
 
 import pytest
-from bars.factories import SYMBOL, T0, builder, entry_id, gap, ms, trade
+from bars.factories import LONG_BEFORE, SYMBOL, T0, builder, entry_id, gap, ms, trade
 
 from services.bars.builder import Emitted, StreamBars
+from services.bars.watermark import AHEAD_TRADES
 from tickbus.errors import WireError
 from tickbus.protocol.bar_specs import parse
-from tickbus.protocol.messages import Flag, Gap, Side, Trade
-from tickbus.units import MILLISECOND, SECOND
+from tickbus.protocol.messages import Flag, Gap, GapKind, Side, Trade
+from tickbus.protocol.names import StreamId
+from tickbus.units import DAY, HOUR, MILLISECOND, SECOND
 
 Row = tuple[float, float, int, int, tuple[str, ...]]
 """Cause and start in seconds after T0, trades, revision, quality."""
@@ -87,8 +89,45 @@ def test_late_trades_revise_bar_one_by_one_until_horizon() -> None:
     assert rows(bars.apply(entry_id(6, 5), trade(0.6, "99"))) == [(6, 0, 3, 2, ())]
     # the watermark at the end of the ms before must be below 1 + 2 + 10
     assert rows(bars.apply(entry_id(13, 6), trade(0.6))) == [(8, 5, 1, 0, ()), (13, 0, 4, 3, ())]
-    assert bars.apply(entry_id(13.001, 7), trade(0.6)) == []
-    assert bars.counters == {"too_late": 1, "off_book": 0, "zero": 0, "cancelled": 0}
+    # too late now, and the bar says so, once
+    assert rows(bars.apply(entry_id(13.001, 7), trade(0.6))) == [(13.001, 0, 4, 4, ("has_gap",))]
+    assert bars.apply(entry_id(13.002, 8), trade(0.7)) == []
+    assert bars.counters == {"too_late": 2, "off_book": 0, "zero": 0, "cancelled": 0}
+
+
+def test_trade_not_older_than_newest_is_never_too_late() -> None:
+    """Equal times after a long standstill: the vendor's clock has whole seconds, or the feed resumed."""
+    bars = builder("time:1s", "time:1m")
+    bars.apply(entry_id(0.5, 1), trade(0.5))
+    assert rows(bars.apply(entry_id(7200, 2), trade(0.5, "99"))) == [
+        (3, 0, 1, 0, ()),
+        (42, -20, 1, 0, ()),
+        (7200, 0, 2, 1, ()),
+        (7200, -20, 2, 1, ()),
+    ]
+    assert bars.counters["too_late"] == 0
+
+
+def test_tie_of_trade_that_moved_no_bar_makes_the_bar() -> None:
+    bars = builder("time:1s")
+    bars.apply(entry_id(0.5, 1), trade(0.5, flags=Flag.OFF_BOOK))
+    assert rows(bars.apply(entry_id(7200, 2), trade(0.5))) == [(7200, 0, 1, 0, ())]
+
+
+def test_bar_that_a_trade_came_too_late_for_is_not_complete() -> None:
+    bars = builder("time:1s", "time:1h")
+    bars.apply_many([(entry_id(0.5, 1), trade(0.5)), (entry_id(20.5, 2), trade(20.5))])
+    emitted = bars.apply(entry_id(300, 3), trade(0.6))
+    # the hour is still open, and takes it
+    assert rows(emitted) == [(23, 20, 1, 0, ()), (300, 0, 1, 1, ("has_gap",))]
+    assert bars.counters["too_late"] == 1
+    # an interval that had no bar keeps the mark for one that comes
+    assert bars.apply(entry_id(300, 4), trade(10.5)) == []
+    bars.apply(entry_id(301, 5), trade(21))
+    assert rows(bars.apply(entry_id(302, 6), trade(10.7))) == [(302, 10, 1, 0, ("has_gap",))]
+    # beyond the horizon by the stream's own time nothing is revised any more
+    bars.apply(entry_id(400, 7), trade(400))
+    assert bars.apply(entry_id(401, 8), trade(20.6)) == []
 
 
 def test_late_trade_of_empty_interval_emits_closed_bar_immediately() -> None:
@@ -173,7 +212,7 @@ class TestPartial:
             (10.0, 2, 1, 0, ()),
         ]
 
-    def test_stream_read_from_first_entry_has_no_partial_bars(self) -> None:
+    def test_bars_subscribed_before_they_began_are_complete(self) -> None:
         bars = builder("time:1s", "tick:1")
         emitted = (
             bars.apply(entry_id(1, 1), gap(0, 0.9))
@@ -181,6 +220,62 @@ class TestPartial:
             + bars.clock(ms(100))
         )
         assert [bar.quality for _, bar in emitted] == [("has_gap",), ()]
+
+    @pytest.mark.parametrize(
+        ("subscribed", "partial"),
+        [
+            (0, {"time:1s", "time:1m", "time:1d"}),
+            (LONG_BEFORE, set()),
+            (T0 - 20 * SECOND, {"time:1d"}),
+            (T0 - 20 * SECOND + 1, {"time:1m", "time:1d"}),
+            (T0 + SECOND, {"time:1m", "time:1d"}),
+            (T0 + SECOND + 1, {"time:1s", "time:1m", "time:1d"}),
+            (T0 + 500 * SECOND, {"time:1s", "time:1m", "time:1d"}),
+        ],
+    )
+    def test_start_of_stream_is_not_start_of_market(self, subscribed: int, partial: set[str]) -> None:
+        """Of the bars with the first tick, at counter 1, those that the subscription was in time for are
+        complete; so are all later ones, and count bars."""
+        specs = ("time:1s", "time:1m", "time:1d", "tick:1")
+        bars = builder(*specs, subscribed=subscribed)
+        emitted = bars.apply(entry_id(1.5, 1), trade(1.5))
+        restarted = builder(*specs, state=bars.state(), subscribed=0)
+        emitted += restarted.apply(entry_id(2.5, 2), trade(2.5)) + restarted.apply(entry_id(61, 3), trade(61))
+        emitted += restarted.clock(ms(0) + 86_400_000)
+        assert {(bar.spec, (bar.start - T0) // SECOND): bar.quality for _, bar in emitted} == {
+            ("tick:1", 1): (),
+            ("tick:1", 2): (),
+            ("tick:1", 61): (),
+            ("time:1s", 1): ("partial",) if "time:1s" in partial else (),
+            ("time:1s", 2): (),
+            ("time:1s", 61): (),
+            ("time:1m", -20): ("partial",) if "time:1m" in partial else (),
+            ("time:1m", 40): (),
+            ("time:1d", -T0 % -DAY // SECOND): ("partial",) if "time:1d" in partial else (),
+        }
+
+    def test_what_was_subscribed_is_kept_until_first_trade(self) -> None:
+        bars = builder("time:1s")
+        bars.apply(entry_id(0.5, 1), gap(-1, 0))
+        bars = builder("time:1s", state=bars.state(), subscribed=0)
+        bars.apply(entry_id(1.5, 2), trade(1.5))
+        assert [bar.quality for _, bar in bars.clock(ms(9))] == [()]
+
+    def test_late_trade_before_subscription_has_partial_bar(self) -> None:
+        bars = builder("time:1s", subscribed=T0 + SECOND)
+        emitted = bars.apply_many(
+            [(entry_id(5, seq), trade(at)) for seq, at in enumerate((5.5, 0.5, 3.5), 1)]
+        )
+        assert [(bar.start - T0, bar.quality) for _, bar in emitted + bars.clock(ms(50))] == [
+            (0, ("partial",)),
+            (3 * SECOND, ()),
+            (5 * SECOND, ()),
+        ]
+
+    def test_subscription_says_nothing_of_a_stream_read_from_the_middle(self) -> None:
+        bars = builder("time:1s", "tick:1")
+        emitted = bars.apply(entry_id(1.5, 7), trade(1.5)) + bars.clock(ms(50))
+        assert [bar.quality for _, bar in emitted] == [("partial",), ("partial",)]
 
     def test_spec_missing_in_state_starts_without_history(self) -> None:
         bars = builder("time:1s")
@@ -190,6 +285,15 @@ class TestPartial:
         assert [(bar.spec, bar.trades, bar.quality) for _, bar in bars.clock(ms(200))] == [
             ("time:1s", 2, ()),
             ("time:1m", 1, ("partial",)),
+        ]
+
+    def test_bar_opened_by_future_trade_is_not_partial_if_it_is_later(self) -> None:
+        bars = builder("time:1s", subscribed=0)
+        bars.apply(entry_id(1, 1), trade(9, flags=Flag.FUTURE_TIME))
+        bars.apply(entry_id(1, 2), trade(1))
+        assert [(bar.start - T0, bar.quality) for _, bar in bars.clock(ms(50))] == [
+            (SECOND, ("partial",)),
+            (9 * SECOND, ()),
         ]
 
     def test_future_trade_does_not_set_start_of_reading(self) -> None:
@@ -261,7 +365,116 @@ class TestGaps:
         )
         assert rows(emitted) == [(6, 0, 2, 1, ("has_gap",)), (6, 0, 2, 2, ("has_gap", "repaired"))]
         assert bars.apply(entry_id(6, 6), gap(0.5, 0.6, repaired=True)) == [], "nothing new, no revision"
+        assert bars.apply(entry_id(6, 6), gap(0.5, 0.6)) == [], "nothing new, no revision"
         assert rows(bars.apply(entry_id(6.1, 7), trade(6.1))) == [(6.1, 0.5, 3, 0, ("has_gap", "repaired"))]
+
+    @pytest.mark.parametrize("restart", [False, True])
+    def test_repaired_is_said_where_the_trade_was_taken_and_nowhere_else(self, restart: bool) -> None:
+        """The trade is too late for the second, not for the hour; the count bar that takes it had no hole."""
+        specs = ("time:1s", "time:1h", "tick:3", "tick:4")
+        bars = builder(*specs)
+        emitted = bars.apply_many([(entry_id(0.5, 1), trade(0.5)), (entry_id(0.9, 2), gap(0.5, 0.9))])
+        emitted += bars.apply_many([(entry_id(1, 3), trade(1)), (entry_id(1, 4), trade(1))])
+        emitted += bars.apply(entry_id(300, 5), trade(0.7, flags=Flag.LATE))
+        if restart:
+            bars = builder(*specs, state=bars.state())
+        emitted += bars.apply(entry_id(300, 6), gap(0.7, 0.7, repaired=True, kind=GapKind.SEQUENCE))
+        emitted += bars.apply(entry_id(301, 7), trade(301)) + bars.apply(entry_id(301, 8), trade(301))
+        emitted += bars.clock(ms(9000))
+        newest = {(bar.spec, (bar.start - T0) / SECOND): (bar.trades, bar.quality) for _, bar in emitted}
+        assert bars.counters["too_late"] == (0 if restart else 1)
+        assert newest == {
+            ("time:1s", 0): (1, ("has_gap",)),
+            ("time:1s", 1): (2, ()),
+            ("time:1s", 301): (2, ()),
+            ("time:1h", -T0 % -HOUR // SECOND): (6, ("has_gap", "repaired")),
+            ("tick:3", 0.5): (3, ("has_gap",)),
+            ("tick:3", 0.7): (3, ()),
+            ("tick:4", 0.5): (4, ("has_gap",)),
+        }
+
+    @pytest.mark.parametrize("flags", [Flag.OFF_BOOK, Flag.CANCELLED])
+    def test_missing_trade_that_moves_no_bar_repairs_none(self, flags: Flag) -> None:
+        bars = builder("time:1s", "tick:2")
+        bars.apply_many([(entry_id(0.5, 1), trade(0.5)), (entry_id(0.6, 2), gap(0.5, 0.6))])
+        bars.apply(entry_id(0.7, 3), trade(0.55, flags=Flag.LATE | flags))
+        emitted = bars.apply(entry_id(0.7, 4), gap(0.55, 0.55, repaired=True))
+        emitted += bars.apply(entry_id(0.8, 5), trade(0.8))
+        assert [bar.quality for _, bar in emitted + bars.clock(ms(9))] == [("has_gap",), ("has_gap",)]
+
+    def test_count_bar_that_took_the_missing_trade_is_repaired(self) -> None:
+        bars = builder("tick:3")
+        emitted = bars.apply_many(
+            [
+                (entry_id(1, 1), gap(0.5, 0.6)),
+                (entry_id(1, 2), trade(1)),
+                (entry_id(1, 3), trade(0.55, flags=Flag.LATE | Flag.BACKFILLED)),
+                (entry_id(1, 4), gap(0.55, 0.55, repaired=True)),
+                (entry_id(1, 5), trade(1)),
+            ]
+        )
+        assert [bar.quality for _, bar in emitted] == [("has_gap", "repaired")]
+
+    def test_run_of_repaired_trades_before_one_gap(self) -> None:
+        """Live trades may come between the runs of a repair and the Gap that reports it."""
+        bars = builder("time:1s")
+        bars.apply_many([(entry_id(0.5, 1), trade(0.5)), (entry_id(5, 2), gap(0.5, 4.9))])
+        flags = Flag.LATE | Flag.BACKFILLED
+        late = [trade(0.6, flags=flags), trade(2.6, flags=flags), trade(2.7, flags=flags)]
+        emitted = bars.apply_many([(entry_id(5.1, seq), message) for seq, message in enumerate(late, 3)])
+        emitted += bars.apply(entry_id(5.2, 6), trade(5.2))
+        emitted += bars.apply(entry_id(5.3, 7), gap(0.5, 4.9, repaired=True))
+        assert rows(emitted)[-2:] == [
+            (5.3, 0, 2, 3, ("has_gap", "repaired")),
+            (5.3, 2, 2, 1, ("has_gap", "repaired")),
+        ]
+        emitted += bars.clock(ms(60))
+        newest = {(bar.start - T0) // SECOND: (bar.trades, bar.quality) for _, bar in emitted}
+        assert newest == {
+            0: (2, ("has_gap", "repaired")),
+            2: (2, ("has_gap", "repaired")),
+            5: (1, ()),
+        }
+
+    def test_void_says_that_nothing_is_missing_any_more(self) -> None:
+        bars = builder("time:1s", "time:1m", "tick:9")
+        bars.apply_many([(entry_id(at, seq), trade(at)) for seq, at in enumerate((0.5, 1.5), 1)])
+        emitted = bars.apply(entry_id(2, 3), gap(1.5, 1.9))
+        emitted += bars.apply(entry_id(9, 4), gap(1.5, 1.9, repaired=True, kind=GapKind.VOID))
+        # a bar that comes later in the voided range had a hole, and nothing was missing in it
+        emitted += bars.apply(entry_id(9, 5), gap(3.1, 3.9))
+        emitted += bars.apply(entry_id(9, 6), gap(3.1, 3.9, repaired=True, kind=GapKind.VOID))
+        emitted += bars.apply(entry_id(9, 7), trade(9))
+        emitted += bars.apply(entry_id(9, 8), trade(3.5))
+        emitted += bars.clock(ms(200))
+        newest = {(bar.spec, (bar.start - T0) // SECOND): bar.quality for _, bar in emitted}
+        assert newest == {
+            ("time:1s", 0): (),
+            ("time:1s", 1): ("has_gap", "repaired"),
+            ("time:1s", 3): ("has_gap", "repaired"),
+            ("time:1s", 9): (),
+            ("time:1m", -20): ("has_gap", "repaired"),
+        }
+
+    def test_void_does_not_hide_a_trade_that_came_too_late(self) -> None:
+        bars = builder("time:1s")
+        bars.apply_many([(entry_id(0.5, 1), trade(0.5)), (entry_id(1, 2), gap(0.5, 0.9))])
+        bars.apply(entry_id(300, 3), trade(0.4))
+        assert bars.apply(entry_id(300, 4), gap(0.5, 0.9, repaired=True, kind=GapKind.VOID)) == []
+
+    def test_pause_of_the_subscription_is_a_hole(self) -> None:
+        bars = builder("time:1s", "tick:1")
+        bars.apply(entry_id(0.5, 1), trade(0.5))
+        emitted = bars.apply(entry_id(0.8, 2), gap(0.8, 0.8, kind=GapKind.UNSUBSCRIBED))
+        emitted += bars.apply(entry_id(60, 3), gap(0.8, 60.2, kind=GapKind.UNSUBSCRIBED))
+        emitted += bars.apply(entry_id(60.3, 4), trade(60.3)) + bars.apply(entry_id(61, 5), trade(61))
+        assert rows(emitted + bars.clock(ms(90))) == [
+            (3, 0, 1, 0, ("has_gap",)),
+            (60.3, 60.3, 1, 0, ("has_gap",)),
+            (61, 61, 1, 0, ()),
+            (63, 60, 1, 0, ("has_gap",)),
+            (64, 61, 1, 0, ()),
+        ]
 
     def test_count_bar_has_gap_before_its_first_trade(self) -> None:
         bars = builder("tick:1")
@@ -272,7 +485,130 @@ class TestGaps:
         assert [bar.quality for _, bar in emitted] == [(), ("has_gap",), ()]
 
 
+class TestClockAhead:
+    """The vendor's clock is 8 s ahead of ours: every trade is flagged."""
+
+    @staticmethod
+    def entries(count: int, start: int = 0) -> list[tuple[StreamId, Trade | Gap]]:
+        """Return trades, ten a second from `start` tenths on."""
+        return [
+            (
+                entry_id((start + at) / 10, start + at + 1),
+                trade((start + at) / 10 + 8, flags=Flag.FUTURE_TIME, received=(start + at) / 10),
+            )
+            for at in range(count)
+        ]
+
+    @pytest.mark.parametrize("size", [1, 7, 200])
+    def test_bars_close_by_times_of_receipt(self, size: int) -> None:
+        bars = builder("time:1s", grace=1)
+        entries = self.entries(200)
+        emitted: list[Emitted] = []
+        for at in range(0, 200, size):
+            emitted += bars.apply_many(entries[at : at + size])
+            bars = builder("time:1s", grace=1, state=bars.state(), subscribed=0)
+        assert bars.clock_ahead
+        # the hundredth trade arrives at 9.9: its bar and nine more by their trades, all within 8 s + grace
+        assert rows(emitted)[:2] == [(10, 8, 10, 0, ("clock_ahead",)), (11, 9, 10, 0, ("clock_ahead",))]
+        emitted += bars.clock(ms(60))
+        assert [(row[1], row[2], row[4]) for row in rows(emitted)] == [
+            (8 + second, 10, ("clock_ahead",)) for second in range(20)
+        ]
+        assert bars.open_bars == 0
+
+    def test_ninety_nine_are_not_enough(self) -> None:
+        bars = builder("time:1s", grace=1)
+        assert bars.apply_many(self.entries(AHEAD_TRADES - 1)) == []
+        assert bars.clock(ms(1000)) == []
+        assert not bars.clock_ahead
+        bars.apply(entry_id(1000, 100), trade(9.5))
+        assert not bars.clock_ahead
+        assert bars.apply_many(self.entries(AHEAD_TRADES - 1, 10_000)) != []
+        assert not bars.clock_ahead, "one without the flag begins the count anew"
+
+    def test_trade_without_flag_ends_it(self) -> None:
+        bars = builder("time:1s", grace=1)
+        bars.apply_many(self.entries(100))
+        assert bars.clock_ahead
+        emitted = bars.apply(entry_id(20, 101), trade(20.1, received=20.2))
+        assert not bars.clock_ahead
+        emitted += bars.apply_many([(entry_id(at, 102 + at), trade(at)) for at in (21, 22, 23)])
+        emitted += bars.clock(ms(60))
+        assert {int(start): quality for _, start, _, _, quality in rows(emitted)} == {
+            **{8 + second: ("clock_ahead",) for second in range(10)},
+            **dict.fromkeys((20, 21, 22, 23), ()),
+        }
+
+    def test_clock_that_becomes_wrong_later(self) -> None:
+        """Bars close by the bus time that passes until the hundredth trade, by times of receipt from then."""
+        bars = builder("time:1s", grace=1)
+        emitted = bars.apply(entry_id(0, 1), trade(0))
+        emitted += bars.apply_many(self.entries(200, 1)) + bars.clock(ms(60))
+        assert [(start, trades) for _, start, trades, _, _ in rows(emitted)] == [
+            (0, 1),
+            (8, 9),
+            *[(9 + second, 10) for second in range(19)],
+            (28, 1),
+        ]
+        assert {start for _, start, _, _, quality in rows(emitted) if not quality} == {0}
+
+    def test_first_trade_decides_which_bars_are_partial(self) -> None:
+        bars = builder("time:1s", grace=1, subscribed=0)
+        emitted = bars.apply_many(self.entries(150))
+        bars = builder("time:1s", grace=1, state=bars.state())
+        emitted += bars.clock(ms(60))
+        assert [quality for *_, quality in rows(emitted)] == [
+            ("partial", "clock_ahead"),
+            *[("clock_ahead",)] * 14,
+        ]
+
+    def test_quiet_stream_is_closed_by_bus_time(self) -> None:
+        bars = builder("time:1s", grace=1)
+        emitted = bars.apply_many(self.entries(100))
+        assert rows(emitted + bars.clock(ms(50)))[-1] == (19, 17, 10, 0, ("clock_ahead",))
+
+
+class TestTradesWithoutVendorTime:
+    """Flag BAD_TIME: ts_event is the time of receipt."""
+
+    def test_vendor_without_times(self) -> None:
+        bars = builder("time:1s")
+        emitted = bars.apply_many(
+            [(entry_id(at, seq), trade(at, flags=Flag.BAD_TIME)) for seq, at in enumerate((0.5, 1.5, 5), 1)]
+        )
+        assert rows(emitted) == [(3, 0, 1, 0, ()), (4, 1, 1, 0, ())]
+
+    def test_one_of_a_delayed_feed_does_not_make_the_others_late(self) -> None:
+        """The vendor delays its trades by 15 minutes; one came without a time."""
+        bars = builder("time:1s", grace=1)
+        delayed = [(entry_id(900 + at, at + 1), trade(at, received=900 + at)) for at in range(10)]
+        emitted = bars.apply_many(delayed[:5])
+        emitted += bars.apply(entry_id(904.5, 6), trade(904.5, flags=Flag.BAD_TIME))
+        emitted += bars.apply_many([(StreamId(id.ms, id.seq + 1), message) for id, message in delayed[5:]])
+        assert bars.counters["too_late"] == 0
+        assert [(start, trades) for _, start, trades, *_ in rows(emitted + bars.clock(ms(950)))] == [
+            (second, 1) for second in range(10)
+        ]
+
+
+def test_trade_of_doubtful_id_counts_like_any_other() -> None:
+    bars = builder("time:1s", "tick:2")
+    emitted = bars.apply(entry_id(0.5, 1), trade(0.5)) + bars.apply(
+        entry_id(0.6, 2), trade(0.6, flags=Flag.DOUBTFUL_ID)
+    )
+    assert rows(emitted + bars.clock(ms(9))) == [(0.6, 0.5, 2, 0, ()), (3, 0, 2, 0, ())]
+
+
 class TestCountBars:
+    def test_bars_may_share_their_times_and_are_never_revised(self) -> None:
+        """What distinguishes them is the counter of their ID, which the writer of the stream gives."""
+        bars = builder("tick:1")
+        emitted = [out for seq in (1, 2, 3) for out in bars.apply(entry_id(0.5, seq), trade(0.5, str(seq)))]
+        emitted += bars.apply(entry_id(9, 4), gap(0, 9))
+        assert [(bar.start - T0, bar.end - T0, bar.close_text, bar.revision) for _, bar in emitted] == [
+            (SECOND // 2, SECOND // 2, price, 0) for price in ("1", "2", "3")
+        ]
+
     def test_filling_trade_belongs_to_bar(self) -> None:
         bars = builder("volume:5", "value:250", "tick:2")
         emitted = bars.apply_many(

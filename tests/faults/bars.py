@@ -74,8 +74,11 @@ def _same(one: tuple[int, Bar], other: tuple[int, Bar]) -> bool:
 
 
 def _by_value(bar: Bar) -> tuple[Any, ...]:
-    fields = (getattr(bar, name) for name in bar.__struct_fields__ if not name.endswith("_text"))
+    """Without `partial`: whether the first bars of a stream are depends on its head when they were built."""
+    names = [name for name in bar.__struct_fields__ if not name.endswith("_text") and name != "quality"]
+    fields = (getattr(bar, name) for name in names)
     return (
+        *(name for name in bar.quality if name != "partial"),
         *fields,
         bar.open,
         bar.high,

@@ -29,6 +29,7 @@ from services.gateway.upstream.intake import Intake
 from services.gateway.upstream.upstream import Upstream
 from tickbus.clock import BusClock
 from tickbus.errors import VendorRefused
+from tickbus.protocol.codec import Head, decode_head
 from tickbus.protocol.names import Stream
 from tickbus.redis.topology import locate
 from tickbus.units import MILLISECOND, Duration
@@ -249,3 +250,29 @@ async def test_blocked_lane_does_not_pause_socket_for_others(
     assert one.vendor.pause.called == pauses
     one.gateway.senders.pop()
     await one.gateway.close()
+
+
+async def test_acknowledged_subscription_is_stored_before_the_first_tick(
+    redis_server: RedisServer, tmp_path: Path
+) -> None:
+    """A gateway that ends before the symbol ever ticks leaves it to the next one."""
+
+    def head() -> Head:
+        return decode_head(redis_server.client.hget(KEYS.last(KEYS.shard("A")), STREAM.name) or b"")
+
+    acknowledged = []
+    for life in range(2):
+        running = await Running(redis_server, tmp_path).open()
+        task = asyncio.create_task(running.run())
+        running.gateway.intake.resumed()
+        acknowledged.append(running.gateway.intake.last_recv)
+        await until_async(lambda: head().subscribed > 0)
+        assert head().id == "0-0"
+        if life:
+            running.receive(3)
+            await running.stored(3)
+            # a Gap for the time between the gateways, and three trades
+            assert head().id.endswith("-4")
+        running.stopping.set()
+        await task
+        assert head().subscribed == acknowledged[0] < acknowledged[life] + 1

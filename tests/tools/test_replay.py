@@ -86,7 +86,15 @@ def test_replay_recorded_again_equals_the_first_recording(
         "select symbol, spec, epoch_ns(start), open, high, low, close, volume, value, vwap, trades, "
         "buy_volume, revision, quality from FILES order by symbol, spec, seq"
     )
-    assert second.query(bars, "bar") == first.query(bars, "bar")
+    # nobody knows when a replayed stream was subscribed: its first bars are partial, unlike the live ones
+    live_bars, replayed_bars = (
+        [
+            (*row, [name for name in quality if name != "partial"])
+            for *row, quality in files.query(bars, "bar")
+        ]
+        for files in (first, second)
+    )
+    assert replayed_bars == live_bars
 
 
 def test_replay_keeps_the_pace_and_the_selection(redis_server: RedisServer, tmp_path: Path) -> None:

@@ -70,7 +70,16 @@ class StreamHead(HeadBuilder):
         if entry.field != b"g":
             self.tick = entry.payload
         self.ts_event = self._state.last_event
+        if self._state.subscribed != self.subscribed:
+            self.note_subscribed()
         return self.pack()
+
+    def note_subscribed(self) -> bool:
+        """Take over when the subscription was acknowledged. Return whether that is new."""
+        if self._state.subscribed == self.subscribed:
+            return False
+        self.set_origin(self._state.subscribed, self.peak, self.forgotten)
+        return True
 
 
 class Sender:
@@ -96,6 +105,10 @@ class Sender:
         self.committing = False
         self._clock = clock
         self._heads = heads
+        self._unstarted = {
+            stream: head for stream, head in heads.items() if not head.seq and stream.shard in lane.owned
+        }
+        """Streams without entries whose head does not say yet since when they are subscribed."""
         self._spill_lock = asyncio.Lock()
         """One task at a time uses the spill."""
         self._acknowledged_at = time.monotonic()
@@ -147,6 +160,8 @@ class Sender:
             stream: heads[stream].pack_after(entry)
             for stream, entry in {entry.stream: entry for entry in entries}.items()
         }
+        if transaction.ring_all and self._unstarted:
+            transaction.heads |= self._subscribed()
         started = self._acknowledged_at = time.monotonic()
         self.committing = True
         await self.lane.commit(transaction)
@@ -154,6 +169,19 @@ class Sender:
         if entries:
             self._count(entries, fields, started)
         await self._release(spilled)
+
+    def _subscribed(self) -> dict[StreamWriter, bytes]:
+        """Return the heads of streams without entries that were subscribed since the last call."""
+        new, waiting = {}, {}
+        for stream, head in self._unstarted.items():
+            if head.seq:
+                continue
+            if head.note_subscribed():
+                new[stream] = head.pack()
+            elif not head.subscribed:
+                waiting[stream] = head
+        self._unstarted = waiting
+        return new
 
     async def _next(self) -> tuple[list[Entry], list[Entry]]:
         """Return the oldest entries, and the same list again if they are on disk, else an empty one."""

@@ -183,7 +183,11 @@ class Sequencer:
     def resumed(self, recv: int, kind: str | None = None) -> None:
         """Ticks (of one kind) can arrive again. Nothing shows yet that they do."""
         for state in self.streams:
-            if not state.sequenced and state.outage is not None and kind in (None, state.stream.kind):
+            if kind not in (None, state.stream.kind):
+                continue
+            if not state.seq and not state.subscribed:  # of a stream with entries nobody knows it any more
+                state.subscribed = recv
+            if not state.sequenced and state.outage is not None:
                 state.resumed_at = recv
                 self._awaits_tick = True
 

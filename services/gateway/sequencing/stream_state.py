@@ -19,7 +19,7 @@ class StreamState(StreamWriter):
     __slots__ = (
         "ahead", "counts", "dropped", "early", "field", "first_seen", "holes", "kind", "last_event",
         "next_id", "outage", "outage_at", "outage_since", "recv_of_last_event", "reported_to", "resumed_at",
-        "seq", "sequenced", "symbol",
+        "seq", "sequenced", "subscribed", "symbol",
     )  # fmt: skip
 
     def __init__(self, keys: Keys, stream: Stream, sequenced: bool) -> None:
@@ -29,6 +29,8 @@ class StreamState(StreamWriter):
         self.field = b"t" if self.kind is StreamKind.TRADE else b"q"
         self.sequenced = sequenced
         self.seq = 0
+        self.subscribed = 0
+        """When the vendor first acknowledged the subscription, ns; 0 if unknown."""
         self.next_id = 0
         """The contiguous vendor id expected next; 0 before the first."""
         self.first_seen = NO_ID
@@ -63,6 +65,7 @@ class StreamState(StreamWriter):
         last = StreamId.parse(head.id)
         newest = newest_tick(head, self.stream.kind)
         self.seq = last.seq
+        self.subscribed = head.subscribed
         self.next_id = 0 if head.vendor_id is None else head.vendor_id + 1
         self.first_seen = max(0, self.next_id - 1 - REMEMBERED_IDS)
         self.last_event = stored_event(head, self.stream.kind)

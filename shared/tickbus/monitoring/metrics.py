@@ -308,6 +308,20 @@ BARS_IGNORED = Metric(
     "trades that change no bar: too_late, off_book, zero, cancelled, unreadable",
 )
 BARS_OPEN = Metric("tickbus_bars_open", "gauge", "bars", (), "bars open now")
+BARS_STREAMS = Metric(
+    "tickbus_bars_streams",
+    "gauge",
+    "streams",
+    ("feed",),
+    "trade streams of the feed on the bus; 0: none, or only quotes, so it makes no bars",
+)
+BARS_CLOCK_AHEAD = Metric(
+    "tickbus_bars_clock_ahead_streams",
+    "gauge",
+    "streams",
+    ("feed",),
+    "owned trade streams whose vendor's clock is ahead: time bars close by our clock, or not yet",
+)
 RECORDER_ROWS = Metric(
     "tickbus_recorder_rows_total", "counter", "rows", ("kind",), "rows in files listed in a manifest"
 )
