@@ -100,7 +100,7 @@ def word(raw: _Raw | None) -> str:
 
 
 def printable(text: str | bytes, limit: int) -> str:
-    """Return the beginning of somebody else's text on one line, without control characters and our secrets."""
+    """Return the beginning of others' text on one line, without control characters and our secrets."""
     # a little more than is shown: a secret that is cut in two would not be recognised
     more = limit + 512
     whole = text[:more] if isinstance(text, str) else text[:more].decode(errors="backslashreplace")
