@@ -48,9 +48,10 @@ async def _run(options: Options, begin: "str | StreamId", service: Service) -> N
         StreamFilter.of(options.kinds, options.feeds), options.lease_ttl, start=begin,
         recover=stores.recover, mirror_groups=options.mirror_groups,
     )  # fmt: skip
-    stores.epochs = consumer.epochs
+    stores.attach(consumer)
     recorder = Recorder(consumer, keys, options, stores)
     expose(service.meters, recorder)
-    blocked = lambda: "cannot write files" if recorder.blocked else ""  # noqa: E731
-    async with running(service, consumer, positions=lambda: stores.positions, fault=blocked):
+    async with running(
+        service, consumer, positions=lambda: stores.positions, fault=lambda: str(stores.blocked)
+    ):
         await recorder.run(service.stopping)

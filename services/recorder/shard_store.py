@@ -15,6 +15,7 @@ import logging
 import zlib
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from uuid import uuid4
@@ -26,7 +27,7 @@ from services.recorder.parquet_writer import QuarantinedEntry
 from services.recorder.partition import QUARANTINE, PendingFile, pending_files
 from services.recorder.spool import InheritedFile, Spool, discard, inherit
 from tickbus.durable import fsync_dir, make_dir
-from tickbus.errors import Fenced, TickbusError
+from tickbus.errors import Fenced
 from tickbus.protocol.names import Stream, StreamId
 
 log = logging.getLogger(__name__)
@@ -81,6 +82,8 @@ class ShardStore:
         self._unfinished: tuple[Manifest, CommitSummary, int] | None = None
         """A commit without all final file names yet, and the first spool window that it lacks."""
         self._fenced = False
+        self.missing_files = 0
+        """Files that a manifest names and that were gone when they were to get their final names."""
 
     @property
     def rows(self) -> int:
@@ -109,8 +112,10 @@ class ShardStore:
         earlier writers had spooled. Call once.
 
         Return the ID to resume reading from, by stream name. It is beyond `committed` where rows wait here
-        for the first commit. Any other store on this shard is fenced from then on. OSError, or TickbusError
-        if a file named by the last manifest is missing.
+        for the first commit. Any other store on this shard is fenced from then on. OSError, or ConfigError
+        if the operator must mend the manifests first; open another store then. A file that the last manifest
+        names and that somebody removed is reported, counted in `missing_files` and left out: its rows are
+        before the position, and whoever restores it needs no recorder for that.
         """
         if self._number:
             raise RuntimeError("recover() was already called; after Fenced, open another store")
@@ -280,18 +285,25 @@ class ShardStore:
         """Do step 3; harmless if it was already done, or another store is doing it."""
         fsync_dir(self._manifests)
         self._step("durable")
+        missing: list[File] = []
         for file in committed.files:
-            final = self._data_dir / file.name
-            try:
-                files.ensure_renamed(self._data_dir / file.temporary, final)
-            except FileNotFoundError:
-                where = manifest.path_of(self._manifests, committed.number)
-                raise TickbusError(
-                    f"missing {final}: {where} names it, with {file.rows} rows; restore it and restart"
-                ) from None
+            if not files.ensure_renamed(self._data_dir / file.temporary, self._data_dir / file.name):
+                missing.append(file)
             self._step("named")
         for folder in sorted({(self._data_dir / file.name).parent for file in committed.files}):
-            fsync_dir(folder)
+            with suppress(FileNotFoundError):
+                fsync_dir(folder)
+        if missing:
+            self.missing_files += len(missing)
+            log.error(
+                "shard %s: %d files of its newest commit (%d) are gone, e.g. %s with %d rows; recording goes "
+                "on after them; fix: none if they were pruned on purpose, else put them back from a copy",
+                self._shard,
+                len(missing),
+                committed.number,
+                self._data_dir / missing[0].name,
+                missing[0].rows,
+            )
         self._step("done")
 
     def _number_taken(self, number: int) -> bool:

@@ -101,7 +101,7 @@ def unpack(file: BinaryIO) -> Iterator[Run | Damage]:
 def _runs(body: bytes, start: int) -> Iterator[Run | Damage]:
     try:
         runs = _decode(body)
-    except msgspec.MsgspecError:
+    except (msgspec.MsgspecError, UnicodeDecodeError):
         yield Damage(start, "not a record of this version")
         return
     for run in runs:

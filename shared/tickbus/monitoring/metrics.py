@@ -299,7 +299,21 @@ RECORDER_BLOCKED = Metric(
     "gauge",
     "bool",
     (),
-    "1 while files cannot be written: disk full or folder not writable",
+    "1 while the files of a shard cannot be read or written: disk full, no access, damaged manifest",
+)
+RECORDER_BLOCKED_SHARDS = Metric(
+    "tickbus_recorder_blocked_shards",
+    "gauge",
+    "shards",
+    (),
+    "owned shards that cannot be recorded for such a reason; their entries wait on the bus",
+)
+RECORDER_MISSING_FILES = Metric(
+    "tickbus_recorder_missing_files_total",
+    "counter",
+    "files",
+    (),
+    "files of a newest commit that were gone when the recorder took the shard over: pruned, or lost",
 )
 RECORDER_LAST_COMMIT = Metric(
     "tickbus_recorder_last_commit_timestamp_seconds",
