@@ -11,6 +11,7 @@ from typing import Protocol
 from services.gateway.delivery.sender import Batch, Sender, StreamHead
 from services.gateway.sequencing.stream_state import StreamState
 from services.gateway.spill.recovery import SpillRecovery
+from services.gateway.spill.segment import Bus
 from services.gateway.upstream.intake import Intake
 from services.gateway.upstream.upstream import Upstream
 from tickbus.clock import BusClock
@@ -18,7 +19,7 @@ from tickbus.errors import Fenced, RedisError, RedisMisconfigured
 from tickbus.protocol.codec import Head
 from tickbus.protocol.names import Keys
 from tickbus.redis.link import Connection
-from tickbus.redis.registry import check_meta, read_delay, read_heads, register_feed
+from tickbus.redis.registry import check_meta, read_bus, read_delay, read_heads, register_feed
 from tickbus.units import MILLISECOND, MINUTE, SECOND, Duration, format_duration
 from tickbus.writer.entry import StreamWriter
 from tickbus.writer.heads import EMPTY_HEAD
@@ -66,6 +67,8 @@ class Gateway:
         self.backlog = intake.backlog
         self.streams = intake.sequencer.streams
         self.senders: list[Sender] = []
+        self.bus = Bus()
+        """What this process knows of the bus: whoever makes the gateway sets its address."""
         self._make_senders = make_senders
         self._keys = keys
         self._lease = lease
@@ -82,6 +85,7 @@ class Gateway:
         link = await connect()
         await check_meta(link, self._keys)
         await register_feed(link, self._keys, self.name)
+        self.bus = self.bus._replace(id=await read_bus(link, self._keys) or "")
         link.close()  # a standby may wait for days
         self._predecessor_died = await self._lease.acquire(publisher.released)
         if self._predecessor_died:
@@ -98,6 +102,7 @@ class Gateway:
                 self._keys,
                 publisher.fences.holder,
                 await publisher.read_fences(),
+                self.bus,
             )
             before = await publisher.take_over()
             link = await connect()

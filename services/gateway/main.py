@@ -14,7 +14,7 @@ from services.gateway.options import VENDOR_OPTIONS, GatewayOptions, Options
 from services.gateway.sequencing.sequencer import Sequencer
 from services.gateway.sequencing.stream_state import StreamState
 from services.gateway.spill.dir_lock import check_spill_dir
-from services.gateway.spill.segment import Owner
+from services.gateway.spill.segment import Bus, Owner
 from services.gateway.spill.spill import Budget, Spill
 from services.gateway.upstream.intake import Intake
 from services.gateway.upstream.upstream import Upstream
@@ -29,6 +29,7 @@ from tickbus.monitoring.retention_metrics import expose_sweeps
 from tickbus.protocol.names import Keys, Stream, check_name
 from tickbus.redis.registry import check_meta, register_feed, write_delay
 from tickbus.redis.topology import locate
+from tickbus.redis.urls import address_of
 from tickbus.service.runner import Service, run
 from tickbus.writer.entry import StreamWriter
 from tickbus.writer.lease import Lease
@@ -117,6 +118,7 @@ async def _run(
                 publisher.epoch,
                 publisher.fences.holder,
                 str(lane.owned[0]) if len(publisher.lanes) > 1 else "",
+                gateway.bus,
             )
             senders.append(
                 Sender(lane, queue, Spill(options.spill_dir, owner, budget, resolve), clock, heads)
@@ -124,6 +126,7 @@ async def _run(
         return senders
 
     gateway = Gateway(name, keys, clock, lease, publisher, intake, make_senders)
+    gateway.bus = Bus(address=f"{address_of(options.redis)}, prefix {options.prefix}")
     upstream = Upstream(
         make_feed, intake, clock, tolerance=options.future_tolerance, max_frame=options.max_frame,
         silence=options.silence, session=session, max_age=options.max_connection_age,

@@ -92,6 +92,16 @@ def last(folder: Path, quarantine_dir: Path) -> Manifest | None:
     return None
 
 
+def peek_positions(folder: Path) -> dict[str, StreamId] | None:
+    """Return the positions in the newest manifest, without changing anything; None if it is unreadable."""
+    try:
+        number = _newest(folder)
+        positions = _read(path_of(folder, number), number).positions if number else {}
+    except (OSError, ConfigError, msgspec.MsgspecError, ValueError):
+        return None
+    return {name: StreamId.parse(id) for name, id in positions.items()}
+
+
 def _read(path: Path, number: int) -> Manifest:
     """Return a manifest. MsgspecError or ValueError if it is none, ConfigError if it is a newer version's."""
     manifest = _decode(path.read_bytes())

@@ -63,6 +63,7 @@ class ShardConsumer:
         recover: Recover | None = None,
         window: Window = DEFAULT_WINDOW,
         mirror_groups: bool = False,
+        notes: Mapping[str, str] | None = None,
     ) -> None:
         """
         reads: which streams. start: where streams without a position begin.
@@ -70,6 +71,7 @@ class ShardConsumer:
         recover: how a service that stores positions outside Redis finds them.
         window: how much of what was recently written is kept, to be resent if Redis loses it.
         mirror_groups: whether positions are shown as consumer groups too.
+        notes: fields of `tickbus:meta` that this service sets where they are missing, again after a flush.
         """
         self._redis = locate(url)
         self.connect = self._redis.connect
@@ -77,6 +79,7 @@ class ShardConsumer:
         self.service = service
         self.reads = reads
         self._start = start
+        self._notes = notes or {}
         self._writes = writes
         self._keeps_positions = recover is None
         self.clock = BusClock()
@@ -156,6 +159,8 @@ class ShardConsumer:
         try:
             await check_meta(link, self.keys)
             await register_service(link, self.keys, self.service, self.reads, self._writes)
+            for field, value in self._notes.items():
+                await link.ask("HSETNX", self.keys.meta, field, value)
         finally:
             link.close()
 
