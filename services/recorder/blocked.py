@@ -68,4 +68,4 @@ def _remedy(error: Exception) -> str:
         case OSError():
             return "free disk space, or mend the disk or the folder"
         case _:
-            return "as said"
+            return "as it says, or wait"

@@ -15,6 +15,7 @@ from itertools import compress
 
 from services.recorder.buffer import Rows, RowType, pack_fields, pack_unknown
 from services.recorder.options import Options
+from services.recorder.partition import MAX_DAYS
 from services.recorder.row_ids import RowIds
 from services.recorder.shard_store import CommitSummary, ShardStore
 from services.recorder.shard_stores import ShardStores
@@ -35,8 +36,14 @@ _AT_ONCE = 8
 """Shards committed concurrently: a commit mostly waits for the disk, which syncs several as fast as one."""
 _MAX_ID = (1 << 63) - 1
 """The largest half of an ID that a column holds."""
+_ROUND_SECONDS = 1.0
+"""A shard whose rows take several commits is given this long at a time: the others wait for it."""
 _PAUSE_FACTOR = 4
 """Reading pauses when this many times --flush-bytes are buffered."""
+
+
+class BacklogError(Exception):
+    """A shard has rows of so many days that they are not written in time."""
 
 
 class Recorder:
@@ -49,6 +56,8 @@ class Recorder:
         self.rows: Counter[str] = Counter()
         self.files: Counter[str] = Counter()
         self.quarantined: Counter[str] = Counter()
+        self.split = 0
+        """Commits that left rows of further days to the next one."""
         self.bytes = 0
         self.flushes: list[float] = []
         self.last_commit = 0.0
@@ -260,7 +269,7 @@ class Recorder:
             except Fenced:
                 if await self._is_owned(shard, store):
                     raise  # then the other writer is not one of our replicas
-            except OSError as error:
+            except (OSError, BacklogError) as error:
                 if self._stores.get(shard) is store:
                     self._stores.block(shard, error)
             else:
@@ -270,14 +279,24 @@ class Recorder:
                 self._committing.remove(shard)
 
     async def _commit_all(self, shard: int, store: ShardStore) -> None:
-        started, missing = time.monotonic(), store.missing_files
-        committed = await self._stores.commit(shard, store)
-        self._stores.missing_files += store.missing_files - missing
-        if committed is not None:
+        """Commit until nothing is left, for a second at most; BacklogError if rows are left then."""
+        began = time.monotonic()
+        while True:
+            started, missing = time.monotonic(), store.missing_files
+            committed = await self._stores.commit(shard, store)
+            self._stores.missing_files += store.missing_files - missing
+            if committed is None:
+                return
             self.flushes.append(time.monotonic() - started)
             self._count(committed)
             self._unpublished |= committed.positions
             self._advanced.set()
+            if not committed.is_cut:
+                return
+            if time.monotonic() - began > _ROUND_SECONDS:
+                raise BacklogError(
+                    f"{store.rows} rows of more than {MAX_DAYS} days each are still to be written"
+                )
 
     async def _is_owned(self, shard: int, store: ShardStore) -> bool:
         """Return whether the fences confirm that we have owned the shard since this store was opened. False
@@ -300,6 +319,7 @@ class Recorder:
         self.rows.update(committed.rows)
         self.files.update(committed.files)
         self.quarantined.update(committed.quarantined)
+        self.split += committed.is_cut
         self.bytes += committed.bytes
         self._stores.positions |= committed.positions
         self.last_commit = time.time()

@@ -287,6 +287,13 @@ RECORDER_FILES = Metric(
     "tickbus_recorder_files_total", "counter", "files", ("kind",), "files listed in a manifest"
 )
 RECORDER_BYTES = Metric("tickbus_recorder_bytes_total", "counter", "bytes", (), "bytes of these files")
+RECORDER_SPLIT = Metric(
+    "tickbus_recorder_split_commits_total",
+    "counter",
+    "commits",
+    (),
+    "commits that left rows to the next one: they were of more than 16 days (wrong times, or a replay)",
+)
 RECORDER_ASIDE = Metric(
     "tickbus_recorder_aside_total",
     "counter",
