@@ -24,6 +24,7 @@ from services.vendors.feed import FeedSetup
 from services.vendors.options import reject_foreign_options, select_vendor_options
 from services.vendors.symbols import SymbolMap, read_symbol_map, read_symbols
 from tickbus.clock import BusClock
+from tickbus.durable import set_umask
 from tickbus.errors import ConfigError
 from tickbus.monitoring.retention_metrics import expose_sweeps
 from tickbus.protocol.names import Keys, Stream, check_name
@@ -50,6 +51,7 @@ __all__ = ["ABOUT", "POSITIONALS", "Options", "start"]
 def start(options: GatewayOptions) -> int:
     setup, name = _setup(options)
     session = TradingHours.parse(options.session) if options.session else None
+    set_umask(options.umask)
     return run(partial(_run, options, setup, name, session), options, "gateway")
 
 

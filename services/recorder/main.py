@@ -9,6 +9,7 @@ from services.recorder.options import Options
 from services.recorder.recorder import Recorder
 from services.recorder.shard_stores import ShardStores
 from tickbus.consumer.consumer import ShardConsumer
+from tickbus.durable import set_umask
 from tickbus.errors import ConfigError
 from tickbus.protocol.names import Keys, StreamId, check_name
 from tickbus.protocol.stream_filter import StreamFilter
@@ -37,6 +38,7 @@ def start(options: Options) -> int:
     for name in (options.name, *options.feeds):
         check_name(name)
     begin = parse_start(options.from_, "--from")
+    set_umask(options.umask)
     check_writable(options.data_dir)
     return run(partial(_run, options, begin), options, "recorder")
 
