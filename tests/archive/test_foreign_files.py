@@ -100,7 +100,13 @@ def with_polars(files: list[Path], target: Path) -> None:
     pl.read_parquet(files, hive_partitioning=False).write_parquet(target)
 
 
-WRITERS = [with_duckdb, with_pyarrow, with_polars]
+WRITERS = [
+    pytest.param(
+        with_duckdb, marks=pytest.mark.skipif(duckdb.__version__ < "2", reason="cuts times to microseconds")
+    ),
+    with_pyarrow,
+    with_polars,
+]
 
 
 @pytest.mark.parametrize("write", WRITERS)
@@ -128,7 +134,7 @@ def test_place_and_name_do_not_matter(recording: Path, place: str, caplog: pytes
     before = read(recording)
     files = files_of(recording, "trade")
     (recording / place).parent.mkdir(parents=True, exist_ok=True)
-    with_duckdb(files, recording / place)
+    with_polars(files, recording / place)
     for path in files:
         path.unlink()
     assert_same(read(recording), before)
