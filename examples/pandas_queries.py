@@ -19,7 +19,7 @@ EXACT = decimal.Context(prec=80, traps=[decimal.Inexact])
 
 def one_day(data_dir: str, day: str = "2024-08-08") -> pandas.DataFrame:
     """Return the trades of one day: only its folder is read. The column `date` is text here."""
-    return pandas.read_parquet(Path(data_dir) / "trade", filters=[("date", "=", day)])
+    return pandas.DataFrame(pandas.read_parquet(Path(data_dir) / "trade", filters=[("date", "=", day)]))
 
 
 def value(trades: pandas.DataFrame) -> pandas.DataFrame:
