@@ -19,14 +19,14 @@ EXACT = decimal.Context(prec=80, traps=[decimal.Inexact])
 
 def one_day(data_dir: str, day: str = "2024-08-08") -> pandas.DataFrame:
     """Return the trades of one day: only its folder is read. The column `date` is text here."""
-    return pandas.DataFrame(pandas.read_parquet(Path(data_dir) / "trade", filters=[("date", "=", day)]))
+    return pandas.read_parquet(Path(data_dir) / "trade", filters=[("date", "=", day)])
 
 
 def value(trades: pandas.DataFrame) -> pandas.DataFrame:
     """Return per symbol what was traded, as floats."""
     price, size = trades["price"].astype(float), trades["size"].astype(float)
     found = pandas.DataFrame({"volume": size, "value": price * size})
-    return found.groupby(trades["symbol"].astype(str)).sum()
+    return found.groupby(trades["symbol"].astype(str)).agg("sum")
 
 
 def value_exact(trades: pandas.DataFrame) -> pandas.DataFrame:
