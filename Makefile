@@ -5,10 +5,11 @@ BIN := $(VENV)/bin
 UV ?= $(firstword $(wildcard $(BIN)/uv) uv)
 LOCK = $(UV) pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --no-annotate \
 	--no-emit-package tickbus pyproject.toml
-.PHONY: help setup demo test lint format soak fuzz bench docs lock clean
+OLDEST = .venv-oldest-readers
+.PHONY: help setup demo test test-oldest-readers lint format soak fuzz bench docs lock clean
 
 help: ## list the targets
-	@sed -n 's/^\([a-z]*\):[^#]*## /\1\t/p' Makefile
+	@sed -n 's/^\([a-z-]*\):[^#]*## /\1\t/p' Makefile
 
 setup: $(VENV)/.ready ## create .venv from requirements.lock; does nothing if nothing has changed
 
@@ -24,6 +25,13 @@ demo: setup ## run everything on this machine, with a simulated market; ARGS="--
 
 test: setup ## run all tests; ARGS="-k bars" picks some; those whose server is missing are skipped, and fail in CI
 	$(BIN)/python -m pytest $(ARGS)
+
+test-oldest-readers: ## run recipes and reader with the oldest DuckDB, Polars, pandas and pyarrow, in a venv of their own
+	$(PYTHON) -m venv $(OLDEST)
+	$(OLDEST)/bin/python -m pip install -q --disable-pip-version-check --only-binary :all: -r tests/docs/oldest.txt \
+		hatchling editables hypothesis pytest pytest-asyncio pytest-timeout pytest-xdist
+	$(OLDEST)/bin/python -m pip install -q --disable-pip-version-check --no-build-isolation -e "shared[service]" -e .
+	$(OLDEST)/bin/python -m pytest -W default tests/docs/test_recipes.py tests/recorder/test_readers.py tests/archive $(ARGS)
 
 lint: setup ## check style, formatting, spelling and types, as CI does
 	$(BIN)/ruff check .

@@ -5,15 +5,16 @@ their ID, but a Gap always comes right before the tick that follows it in its st
 recorded value; the vendor's trailing zeros are not preserved (`201.187000` is returned as `201.187`).
 
 The files of one commit contain a piece of each stream, so they are read and sorted together; commits are
-merged with a heap. Only commits that overlap in time are in memory at once, about one per shard.
+merged with a heap. Only commits that overlap in time are in memory at once, about one per shard. Of other
+files (services.archive.files) each row group is read like a commit; a row that stands in several files, with
+the same stream and ID, is returned once.
 """
 
 import heapq
-import re
 from bisect import bisect_right
+from collections import deque
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
-from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -21,20 +22,33 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from services.archive.schema import GAP, KINDS, Kind, conform, dictionary_texts, integer_values, to_messages
-from tickbus.protocol.messages import Message
+from services.archive.files import LeftOut, RecordedFile, Unnamed, find
+from services.archive.schema import (
+    GAP,
+    KINDS,
+    Kind,
+    check_values,
+    conform,
+    dictionary_texts,
+    integer_values,
+    to_messages,
+)
+from services.archive.waiting_gaps import RecordedMessage, WaitingGaps
+from tickbus.protocol.messages import Gap
 from tickbus.protocol.names import Stream, StreamId
-from tickbus.units import DAY, MILLISECOND
+from tickbus.units import DAY, MILLISECOND, SECOND
 
-RecordedMessage = tuple[Stream, StreamId, Message]
-
-_FILE = re.compile(r"s(\d+)-(\d{8,})\.parquet")
-_FOLDER = re.compile(r"date=(\d{4}-\d\d-\d\d)")
 _BATCH = 1_024
-_EPOCH = date(1970, 1, 1).toordinal()
 _DAY_COLUMN = {"trade": "ts_event", "quote": "ts_event", "bar": "start", "gap": "from_ts"}
 """The time whose UTC day names the folder, and by which `start` and `end` select."""
 _ORDER = "_order"
+_DOUBLES = SECOND
+"""Copies of a row are found if their order times differ by no more: some tools cut nanoseconds off."""
+_UNKNOWN = -(1 << 63)
+_UNITS = {"s": SECOND, "ms": MILLISECOND, "us": 1_000, "ns": 1}
+
+_Row = tuple[int, int, RecordedMessage]
+"""Order time, counter, and the message."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +71,8 @@ def read_recorded(
     """Return stream, ID and message of all recorded rows of these kinds, symbols and feeds (None: all).
 
     Rows have start <= time < end, in ns: ts_event, the start of a bar, the from_ts of a Gap. A Gap's stream
-    is the one that contains it. ValueError for an unknown kind.
+    is the one that contains it. Every Parquet file below the folder is read whose columns fit; any other is
+    named in a warning. No row comes twice, unless it has no ID. ValueError for an unknown kind.
     """
     unknown = sorted(set(kinds) - set(KINDS))
     if unknown:
@@ -65,70 +80,117 @@ def read_recorded(
     selection = Selection(
         kinds, symbols, feeds, -(1 << 63) if start is None else start, (1 << 63) - 1 if end is None else end
     )
-    return _merge(_commits(data_dir, selection), selection)
+    return _read(data_dir, selection)
 
 
 def recorded_feeds(data_dir: Path, kinds: Collection[str] = ("trade", "quote")) -> set[str]:
     """Return the feeds in files of these kinds, by their footers: all, or at least two if there are more."""
-    paths = [path for kind in kinds for path in (data_dir / kind).glob("date=*/**/*.parquet")]
-    return {name for path in paths for bounds in _bounds(pq.read_metadata(path), "feed") for name in bounds}
+    feeds: set[str] = set()
+    for file in find(data_dir, kinds, -(1 << 63), 1 << 63, Unnamed(data_dir)):
+        bounds = _bounds(file.footer, "feed")
+        if bounds:
+            feeds.update(name for low_and_high in bounds for name in low_and_high)
+        elif "feed" in file.schema.names:
+            column = pq.read_table(file.path, columns=["feed"])["feed"].cast(pa.string())
+            feeds.update(str(feed) for feed in pc.unique(column).to_pylist())
+    return feeds
 
 
 @dataclass
-class _Commit:
-    """The selected files of one commit of one shard."""
+class _Unit:
+    """Rows that are read and sorted together: the selected files of one commit, or a row group of another."""
 
     first: int
-    """Order time of its first row."""
-    files: list[tuple[Kind, Path]]
+    """Order time of its first row, or earlier."""
+    files: list[RecordedFile]
+    row_group: int | None = None
 
 
-def _commits(data_dir: Path, selection: Selection) -> list[_Commit]:
-    """Return the commits in the order of their first rows. Reads the file footers of the selected days."""
-    found: dict[tuple[str, str], _Commit] = {}
-    for kind in (KINDS[name] for name in selection.kinds):
-        for path in _files(data_dir / kind.name, selection):
-            first = _first(pq.read_metadata(path), kind, selection)
-            if first is None:
-                continue
-            match = _FILE.fullmatch(path.name)
-            # a file not written by a recorder, or rewritten since, is a commit of its own
-            commit = found.setdefault((match[1], match[2]) if match else (str(path), ""), _Commit(first, []))
-            commit.first = min(commit.first, first)
-            commit.files.append((kind, path))
-    return sorted(found.values(), key=lambda commit: commit.first)
+def _read(data_dir: Path, selection: Selection) -> Iterator[RecordedMessage]:
+    left_out = LeftOut(data_dir)
+    units, gap_files, has_copies = _plan(data_dir, selection, left_out)
+    waiting: list[tuple[int, RecordedMessage]] = []
+    placed: list[_Row] = []
+    for file in gap_files:
+        for order, seq, recorded in _rows(_Unit(_UNKNOWN, [file]), selection, left_out):
+            if recorded[0].kind in selection.kinds:
+                waiting.append((order, recorded))
+            else:
+                placed.append((order, seq, recorded))
+    rows = _ordered(units, selection, left_out)
+    if placed:
+        rows = heapq.merge(rows, sorted(placed, key=lambda row: row[:2]), key=lambda row: row[:2])
+    if has_copies:
+        rows = _without_doubles(rows)
+    if waiting:
+        yield from _with_gaps(rows, WaitingGaps(waiting))
+    else:
+        for _, _, recorded in rows:
+            yield recorded
 
 
-def _files(folder: Path, selection: Selection) -> Iterator[Path]:
-    for day_folder in sorted(folder.glob("date=*")):
-        match = _FOLDER.fullmatch(day_folder.name)
-        if (
-            match
-            and selection.start // DAY
-            <= date.fromisoformat(match[1]).toordinal() - _EPOCH
-            <= selection.end // DAY
-        ):
-            yield from sorted(day_folder.rglob("*.parquet"))
+def _plan(
+    data_dir: Path, selection: Selection, left_out: LeftOut
+) -> tuple[list[_Unit], list[RecordedFile], bool]:
+    """Return what is read in the order of first rows, the files of Gaps that are apart from their ticks, and
+    whether a row may stand in several files. Reads the file footers of the selected days.
+    """
+    commits: dict[tuple[str, str], _Unit] = {}
+    units: list[_Unit] = []
+    gap_files: list[RecordedFile] = []
+    for file in find(data_dir, selection.kinds, selection.start // DAY, selection.end // DAY, left_out):
+        if file.commit is not None:
+            first = _first(file, selection)
+            if first is not None:
+                commit = commits.setdefault(file.commit, _Unit(first, []))
+                commit.first = min(commit.first, first)
+                commit.files.append(file)
+        elif file.kind is GAP:
+            gap_files.append(file)
+        else:
+            for group in range(file.footer.num_row_groups):
+                first = _first(file, selection, group)
+                if first is not None:
+                    units.append(_Unit(first, [file], group))
+    has_copies = bool(units or gap_files)
+    for commit in commits.values():
+        if has_copies and all(file.kind is GAP for file in commit.files):
+            gap_files += commit.files
+        else:
+            units.append(commit)
+    return sorted(units, key=lambda unit: unit.first), gap_files, has_copies
 
 
-def _first(footer: pq.FileMetaData, kind: Kind, selection: Selection) -> int | None:
-    """Return the order time of the first row, by the statistics; None if they rule out the symbols."""
-    symbols = _bounds(footer, "symbol")
+def _first(file: RecordedFile, selection: Selection, row_group: int | None = None) -> int | None:
+    """Return the order time of the first row, by the statistics; None if they rule out the selection."""
+    symbols = _bounds(file.footer, "symbol", row_group)
     if (
         selection.symbols is not None
         and symbols
         and not any(low <= symbol <= high for low, high in symbols for symbol in selection.symbols)
     ):
         return None
-    if "ts_recv" in kind.schema.names:
-        return min((int(low) for low, _ in _bounds(footer, "ts_recv")), default=0)
-    return min((int(low) for low, _ in _bounds(footer, "id_ms")), default=0) * MILLISECOND
+    if file.commit is None:
+        column = _DAY_COLUMN[file.kind.name]
+        unit = _unit_of(file.schema.field(column).type)
+        days = [(low * unit, high * unit) for low, high in _bounds(file.footer, column, row_group)]
+        if days and not any(low < selection.end and high >= selection.start for low, high in days):
+            return None
+    column, unit = "id_ms", MILLISECOND
+    if "ts_recv" in file.kind.schema.names:
+        column, unit = "ts_recv", _unit_of(file.schema.field("ts_recv").type)
+    return min((low * unit for low, _ in _bounds(file.footer, column, row_group)), default=_UNKNOWN)
 
 
-def _bounds(footer: pq.FileMetaData, column: str) -> list[tuple[Any, Any]]:
+def _unit_of(type: pa.DataType) -> int:
+    """Return the ns of a time column's unit."""
+    return _UNITS[type.unit] if pa.types.is_timestamp(type) else 1
+
+
+def _bounds(footer: pq.FileMetaData, column: str, row_group: int | None = None) -> list[tuple[Any, Any]]:
     """Return min and max per row group, as stored; empty if the column or its statistics are missing."""
     bounds = []
-    for number in range(footer.num_row_groups):
+    for number in range(footer.num_row_groups) if row_group is None else (row_group,):
         group = footer.row_group(number)
         statistics = next(
             (
@@ -141,34 +203,67 @@ def _bounds(footer: pq.FileMetaData, column: str) -> list[tuple[Any, Any]]:
         if statistics is None or not statistics.has_min_max:
             return []
         raw = (statistics.min_raw, statistics.max_raw)
-        bounds.append(raw if column not in ("symbol", "feed") else (statistics.min, statistics.max))
+        pair = raw if column not in ("symbol", "feed") else (statistics.min, statistics.max)
+        if column not in ("symbol", "feed") and not all(isinstance(value, int) for value in pair):
+            return []  # times of 96 bits
+        bounds.append(pair)
     return bounds
 
 
-def _merge(commits: Sequence[_Commit], selection: Selection) -> Iterator[RecordedMessage]:
-    remaining = iter(commits)
+def _ordered(units: Sequence[_Unit], selection: Selection, left_out: LeftOut) -> Iterator[_Row]:
+    remaining = iter(units)
     upcoming = next(remaining, None)
-    heap: list[tuple[int, int, int, RecordedMessage, Iterator[tuple[int, int, RecordedMessage]]]] = []
+    heap: list[tuple[int, int, int, _Row, Iterator[_Row]]] = []
     opened = 0
     while heap or upcoming:
         while upcoming and (not heap or upcoming.first <= heap[0][0]):
-            rows = _rows(upcoming, selection)
+            rows = _rows(upcoming, selection, left_out)
             opened += 1
             if row := next(rows, None):
-                heapq.heappush(heap, (row[0], row[1], opened, row[2], rows))
+                heapq.heappush(heap, (row[0], row[1], opened, row, rows))
             upcoming = next(remaining, None)
         if heap:
-            _, _, number, recorded, rows = heap[0]
+            _, _, number, first, rows = heap[0]
             if row := next(rows, None):
-                heapq.heapreplace(heap, (row[0], row[1], number, row[2], rows))
+                heapq.heapreplace(heap, (row[0], row[1], number, row, rows))
             else:
                 heapq.heappop(heap)
-            yield recorded
+            yield first
 
 
-def _rows(commit: _Commit, selection: Selection) -> Iterator[tuple[int, int, RecordedMessage]]:
-    """Yield order time, counter and row of one commit, in order."""
-    tables = [(kind, _table(kind, path, selection)) for kind, path in commit.files]
+def _without_doubles(rows: Iterator[_Row]) -> Iterator[_Row]:
+    """Yield each stream and ID once: copies lie close together in this order."""
+    seen: set[tuple[Stream, StreamId]] = set()
+    recent: deque[tuple[int, tuple[Stream, StreamId]]] = deque()
+    for row in rows:
+        key = row[2][:2]
+        if key in seen:
+            continue
+        if key[1].seq:  # else the file has no IDs
+            seen.add(key)
+            recent.append((row[0], key))
+        while recent and recent[0][0] + _DOUBLES < row[0]:
+            seen.remove(recent.popleft()[1])
+        yield row
+
+
+def _with_gaps(rows: Iterator[_Row], waiting: WaitingGaps) -> Iterator[RecordedMessage]:
+    for order, _, recorded in rows:
+        if isinstance(recorded[2], Gap) and recorded[:2] in waiting:
+            continue
+        yield from waiting.before(order, recorded[0], recorded[1])
+        yield recorded
+    yield from waiting.rest()
+
+
+def _rows(unit: _Unit, selection: Selection, left_out: LeftOut) -> Iterator[_Row]:
+    """Yield order time, counter and row of one unit, in order."""
+    tables: list[tuple[Kind, pa.Table]] = []
+    for file in unit.files:
+        try:
+            tables.append((file.kind, _table(file, unit.row_group, selection)))
+        except (OSError, pa.ArrowException, ValueError) as error:
+            left_out.add(file.path, error)
     if any(kind is GAP and table.num_rows for kind, table in tables):
         ticks = _ticks([(kind, table) for kind, table in tables if kind is not GAP])
         tables = [
@@ -178,16 +273,22 @@ def _rows(commit: _Commit, selection: Selection) -> Iterator[tuple[int, int, Rec
     return heapq.merge(*(_recorded(kind, table) for kind, table in ordered), key=lambda row: row[:2])
 
 
-def _table(kind: Kind, path: Path, selection: Selection) -> pa.Table:
-    """Return the selected rows, with the column by which they are sorted."""
-    file = pq.ParquetFile(path)
-    table = conform(kind, file.read([name for name in kind.schema.names if name in file.schema_arrow.names]))
+def _table(file: RecordedFile, row_group: int | None, selection: Selection) -> pa.Table:
+    """Return the selected rows, with the column by which they are sorted. ArrowException or ValueError if a
+    value does not fit its column.
+    """
+    kind, parquet = file.kind, pq.ParquetFile(file.path)
+    names = [name for name in kind.schema.names if name in parquet.schema_arrow.names]
+    table = conform(
+        kind, parquet.read(names) if row_group is None else parquet.read_row_group(row_group, names)
+    )
     time = pc.field(_DAY_COLUMN[kind.name]).cast(pa.int64())
     selected = (time >= pc.scalar(selection.start)) & (time < pc.scalar(selection.end))
     for name, values in (("symbol", selection.symbols), ("feed", selection.feeds)):
         if values is not None:
             selected = selected & pc.field(name).cast(pa.string()).isin(pa.array(sorted(values), pa.string()))
     table = table.filter(selected)
+    check_values(kind, table)
     order = (
         table["ts_recv"].cast(pa.int64())
         if "ts_recv" in table.column_names
@@ -228,7 +329,7 @@ def _ordered_before_ticks(gaps: pa.Table, ticks: dict[_Key, list[tuple[int, int,
     return gaps.set_column(gaps.column_names.index(_ORDER), _ORDER, pa.array(orders, pa.int64()))
 
 
-def _recorded(kind: Kind, table: pa.Table) -> Iterator[tuple[int, int, RecordedMessage]]:
+def _recorded(kind: Kind, table: pa.Table) -> Iterator[_Row]:
     for batch in table.to_batches(max_chunksize=_BATCH):
         kinds = batch.column("stream").to_pylist() if kind is GAP else [kind.name] * batch.num_rows
         specs = (

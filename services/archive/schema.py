@@ -10,14 +10,17 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from enum import IntEnum
+from functools import cache
 from operator import attrgetter
-from typing import Any
+from types import NoneType
+from typing import Any, get_args
 
 import msgspec
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from tickbus.protocol.messages import Bar, Gap, GapKind, Message, Quote, Side, StreamKind, Trade
+from tickbus.protocol.names import Stream
 
 DECIMAL = pa.decimal128(38, 18)
 TIME = pa.timestamp("ns", "UTC")
@@ -306,6 +309,85 @@ def _cast(column: "pa.ChunkedArray[Any]", type: pa.DataType) -> "pa.ChunkedArray
     if column.type == type:
         return column
     return column.cast(pa.string()).dictionary_encode() if type == NAME else column.cast(type)
+
+
+def misfit(kind: Kind, schema: pa.Schema) -> str:
+    """Return why a file with these columns cannot be read as this kind; empty if it can."""
+    for field in kind.schema:
+        if field.name not in schema.names:
+            try:
+                _default(kind, field.name)
+            except ValueError as error:
+                return str(error)
+        elif schema.names.count(field.name) > 1:
+            return f"two columns {field.name}"
+        elif not _can_cast(found := schema.field(field.name).type, field.type):
+            return f"column {field.name} is {found}, expected {field.type}"
+    return ""
+
+
+def _can_cast(found: pa.DataType, wanted: pa.DataType) -> bool:
+    """Whether `_cast` keeps every value, or raises: a binary float, or text as a number, would be neither."""
+    types = pa.types
+    if found == wanted or types.is_null(found):
+        return True
+    if types.is_dictionary(found):
+        found = found.value_type
+    if wanted == DECIMAL:
+        return types.is_decimal(found) or types.is_integer(found)
+    if wanted == TIME:
+        return types.is_timestamp(found) or types.is_int64(found)
+    if types.is_integer(wanted):
+        return types.is_integer(found)
+    if wanted in (NAME, pa.string()):
+        return types.is_string(found) or types.is_large_string(found) or types.is_string_view(found)
+    if types.is_list(wanted):
+        return (types.is_list(found) or types.is_large_list(found)) and _can_cast(
+            found.value_type, wanted.value_type
+        )
+    return False
+
+
+def check_values(kind: Kind, table: pa.Table) -> None:
+    """ValueError unless these rows can become messages: no nulls where there is always a value, and only
+    names that may stand on a bus. Files that somebody else wrote may have others.
+    """
+    for name in _never_null(kind):
+        if table[name].null_count:
+            raise ValueError(f"column {name} has {table[name].null_count} nulls")
+    specs = _texts(table["spec"]) if kind is BAR else {""}
+    stream = "bar" if kind is BAR else "trade"
+    for spec in specs:
+        Stream(stream, "x", "X", spec).check()
+    any_spec = next(iter(specs), "time:1s")
+    for feed in _texts(table["feed"]):
+        Stream(stream, feed or "x", "X", any_spec).check()  # empty: the file has no such column
+    for symbol in _texts(table["symbol"]):
+        Stream(stream, "x", symbol, any_spec).check()
+    if kind is GAP:
+        for text in pc.unique(table["stream"]).to_pylist():
+            if str(text).upper() not in StreamKind.__members__:
+                raise ValueError(f"column stream has {text!r}")
+
+
+def _texts(column: "pa.ChunkedArray[Any]") -> set[str]:
+    """Return the texts of a dictionary column."""
+    return {str(text) for chunk in column.chunks for text in chunk.dictionary.to_pylist()}  # type: ignore[attr-defined]
+
+
+@cache
+def _never_null(kind: Kind) -> tuple[str, ...]:
+    fields = {field.name: field for field in msgspec.structs.fields(kind.message)}
+    columns = [
+        column.name
+        for column in kind.columns
+        if column.name not in ("side", "quality") and not _is_optional(fields[column.field].type)
+    ]
+    return (*(name for name, _ in COMMON), *(["spec"] if kind is BAR else []), *columns)
+
+
+def _is_optional(type: Any) -> bool:
+    return NoneType in get_args(type)
 
 
 _ENTRY_DEFAULTS: dict[str, object] = {"feed": "", "id_ms": 0, "seq": 0, "epoch": 0, "flags": 0, "spec": None}

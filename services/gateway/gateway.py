@@ -12,6 +12,7 @@ from services.gateway.delivery.sender import Batch, Sender, StreamHead
 from services.gateway.sequencing.sequencer import SOURCE
 from services.gateway.sequencing.stream_state import StreamState
 from services.gateway.spill.recovery import SpillRecovery
+from services.gateway.spill.segment import Bus
 from services.gateway.unsubscribed import end, find_dropped, find_returning
 from services.gateway.upstream.intake import Intake
 from services.gateway.upstream.upstream import Upstream
@@ -21,7 +22,7 @@ from tickbus.protocol.codec import Head
 from tickbus.protocol.messages import GapKind
 from tickbus.protocol.names import Keys
 from tickbus.redis.link import Connection
-from tickbus.redis.registry import check_meta, read_delay, read_heads, register_feed
+from tickbus.redis.registry import check_meta, read_bus, read_delay, read_heads, register_feed
 from tickbus.units import MILLISECOND, MINUTE, SECOND, Duration, format_duration
 from tickbus.writer.entry import StreamWriter
 from tickbus.writer.heads import EMPTY_HEAD
@@ -72,6 +73,8 @@ class Gateway:
         self.senders: list[Sender] = []
         self.unsubscribed = 0
         """Streams that this gateway ended at its start, because it does not subscribe to them."""
+        self.bus = Bus()
+        """What this process knows of the bus: whoever makes the gateway sets its address."""
         self._make_senders = make_senders
         self._keys = keys
         self._lease = lease
@@ -88,6 +91,7 @@ class Gateway:
         link = await connect()
         await check_meta(link, self._keys)
         await register_feed(link, self._keys, self.name)
+        self.bus = self.bus._replace(id=await read_bus(link, self._keys) or "")
         link.close()  # a standby may wait for days
         self._predecessor_died = await self._lease.acquire(publisher.released)
         if self._predecessor_died:
@@ -104,6 +108,7 @@ class Gateway:
                 self._keys,
                 publisher.fences.holder,
                 await publisher.read_fences(),
+                self.bus,
             )
             before = await publisher.take_over()
             link = await connect()

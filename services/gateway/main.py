@@ -16,7 +16,7 @@ from services.gateway.options import VENDOR_OPTIONS, GatewayOptions, Options
 from services.gateway.sequencing.sequencer import Sequencer
 from services.gateway.sequencing.stream_state import StreamState
 from services.gateway.spill.dir_lock import check_spill_dir
-from services.gateway.spill.segment import Owner
+from services.gateway.spill.segment import Bus, Owner
 from services.gateway.spill.spill import Budget, Spill
 from services.gateway.standby import Description, StandbyCheck
 from services.gateway.upstream.intake import Intake
@@ -28,12 +28,14 @@ from services.vendors.feed import FeedSetup
 from services.vendors.options import reject_foreign_options, select_vendor_options
 from services.vendors.symbols import SymbolMap, read_symbol_map, read_symbols
 from tickbus.clock import BusClock
+from tickbus.durable import set_umask
 from tickbus.errors import ConfigError
 from tickbus.monitoring import metrics as m
 from tickbus.monitoring.retention_metrics import expose_sweeps
 from tickbus.protocol.names import Keys, Stream, check_name
 from tickbus.redis.registry import check_meta, register_feed, write_delay
 from tickbus.redis.topology import locate
+from tickbus.redis.urls import address_of
 from tickbus.sanitize import clean
 from tickbus.service.runner import Service, run
 from tickbus.units import parse_time
@@ -56,6 +58,7 @@ __all__ = ["ABOUT", "POSITIONALS", "Options", "start"]
 def start(options: GatewayOptions) -> int:
     setup, name = _setup(options)
     session = TradingHours.parse(options.session) if options.session else None
+    set_umask(options.umask)
     return run(partial(_run, options, setup, name, session), options, "gateway")
 
 
@@ -148,6 +151,7 @@ async def _run(
                 publisher.epoch,
                 publisher.fences.holder,
                 str(lane.owned[0]) if len(publisher.lanes) > 1 else "",
+                gateway.bus,
             )
             senders.append(
                 Sender(lane, queue, Spill(options.spill_dir, owner, budget, resolve), clock, heads)
@@ -155,6 +159,7 @@ async def _run(
         return senders
 
     gateway = Gateway(name, keys, clock, lease, publisher, intake, make_senders)
+    gateway.bus = Bus(address=f"{address_of(options.redis)}, prefix {options.prefix}")
     upstream = Upstream(
         make_feed, intake, clock, tolerance=options.future_tolerance, max_frame=options.max_frame,
         silence=options.silence, session=session, max_age=options.max_connection_age,

@@ -5,7 +5,8 @@ from typing import Annotated
 
 from services.vendors import VENDORS
 from services.vendors.options import with_vendor_options
-from tickbus.service.options import Option, WriterOptions
+from tickbus.durable import DEFAULT_UMASK
+from tickbus.service.options import Option, Umask, WriterOptions
 from tickbus.units import SECOND, Duration, Size
 
 
@@ -62,6 +63,7 @@ class GatewayOptions(WriterOptions, frozen=True, kw_only=True):
     spill_dir: Annotated[
         Path, Option("folder for ticks that Redis has not accepted and memory has no room for")
     ] = Path("spill")
+    umask: Umask = DEFAULT_UMASK
     spill_bytes: Annotated[
         Size, Option("disk space for them; past it ticks become a Gap; 0: never spill")
     ] = Size(4 << 30)

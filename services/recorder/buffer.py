@@ -6,7 +6,7 @@ and shrinks at the other.
 """
 
 from bisect import bisect_right
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from enum import IntEnum
 from typing import NamedTuple
 
@@ -33,6 +33,11 @@ class RowType(IntEnum):
 def pack_unknown(field: bytes, payload: bytes) -> bytes:
     """Return an entry of a type that this version does not know as the payload of a row."""
     return msgspec.msgpack.encode((field, payload))
+
+
+def pack_fields(fields: Sequence[bytes]) -> bytes:
+    """Return all fields and values of an entry that has not just one field, as one payload: an array."""
+    return msgspec.msgpack.encode(fields)
 
 
 def unpack_unknown(packed: bytes) -> tuple[bytes, bytes]:

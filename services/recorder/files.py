@@ -40,13 +40,17 @@ def link_exclusively(temporary: Path, final: Path) -> bool:
     return True
 
 
-def ensure_renamed(temporary: Path, final: Path) -> None:
-    """Rename unless already done. FileNotFoundError if neither exists."""
-    try:
+def ensure_renamed(temporary: Path, final: Path) -> bool:
+    """Rename unless already done. Return whether the file is there: False if neither exists any more."""
+    with suppress(FileNotFoundError):
         temporary.rename(final)
-    except FileNotFoundError:
-        if not final.exists():
-            raise
+        return True
+    if temporary.exists():
+        # somebody removed the folder between the commit and this start
+        make_dir(final.parent)
+        with suppress(FileNotFoundError):
+            temporary.rename(final)
+    return final.exists()
 
 
 def quarantine(path: Path, quarantine_dir: Path) -> Path | None:

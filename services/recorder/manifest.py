@@ -14,6 +14,7 @@ import msgspec
 from services.recorder import files
 from tickbus.durable import fsync_dir
 from tickbus.errors import ConfigError
+from tickbus.protocol.names import Stream, StreamId
 
 log = logging.getLogger(__name__)
 
@@ -70,25 +71,54 @@ def create(folder: Path, manifest: Manifest, temporary: Path) -> bool:
 
 def last(folder: Path, quarantine_dir: Path) -> Manifest | None:
     """Return the newest manifest. An unreadable one at the end (a broken disk: manifests are linked whole) is
-    quarantined and logged. ConfigError if a newer version wrote it.
+    quarantined and logged, if the one before it is there. ConfigError if it is not, or if a newer version
+    wrote it.
     """
     while number := _newest(folder):
         path = path_of(folder, number)
         try:
-            manifest = _decode(path.read_bytes())
-            if manifest.number != number:
-                raise ValueError(f"it says that it is manifest {manifest.number}")  # copied or restored
-        except ValueError as error:  # msgspec's errors too, and bytes that are no UTF-8
+            return _read(path, number)
+        except (msgspec.MsgspecError, ValueError) as error:
+            if number > 1 and not path_of(folder, number - 1).exists():
+                # stepping further back would take every file in between for an orphan
+                raise ConfigError(
+                    f"{path} is unreadable: {error}; the commit before it was deleted, so the shard has no "
+                    "position: restore this file, or delete it to begin again with what Redis has "
+                    "(the shard's files then go to _aside)"
+                ) from None
             log.error("%s is unreadable: %s; quarantined, resuming from the previous commit", path, error)
             files.quarantine(path, quarantine_dir)
             fsync_dir(folder)
-            continue
-        if manifest.format > FORMAT:
-            raise ConfigError(
-                f"{path} has format {manifest.format}, this program reads up to {FORMAT}: upgrade tickbus"
-            )
-        return manifest
     return None
+
+
+def peek_positions(folder: Path) -> dict[str, StreamId] | None:
+    """Return the positions in the newest manifest, without changing anything; None if it is unreadable."""
+    try:
+        number = _newest(folder)
+        positions = _read(path_of(folder, number), number).positions if number else {}
+    except (OSError, ConfigError, msgspec.MsgspecError, ValueError):
+        return None
+    return {name: StreamId.parse(id) for name, id in positions.items()}
+
+
+def _read(path: Path, number: int) -> Manifest:
+    """Return a manifest. MsgspecError or ValueError if it is none, ConfigError if it is a newer version's."""
+    manifest = _decode(path.read_bytes())
+    if manifest.format > FORMAT:
+        raise ConfigError(
+            f"{path} has format {manifest.format}, this program reads up to {FORMAT}: upgrade tickbus"
+        )
+    if manifest.number != number:
+        raise ValueError(f"its number is {manifest.number}")
+    for name, id in manifest.positions.items():
+        Stream.parse(name)
+        StreamId.parse(id)
+    for file in manifest.files:
+        for name in (file.name, file.temporary):
+            if name.startswith("/") or ".." in name.split("/"):
+                raise ValueError(f"it names {name!r}, outside of the data folder")
+    return manifest
 
 
 def _newest(folder: Path) -> int:

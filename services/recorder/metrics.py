@@ -13,8 +13,11 @@ def expose(meters: Meters, recorder: Recorder) -> None:
     meters.follow_each(m.RECORDER_ROWS, lambda: recorder.rows, _KINDS)
     meters.follow_each(m.RECORDER_FILES, lambda: recorder.files, _KINDS)
     meters.follow_each(m.RECORDER_ASIDE, lambda: recorder.quarantined, _QUARANTINED)
+    follow(m.RECORDER_SPLIT, lambda: recorder.split)
     follow(m.RECORDER_BYTES, lambda: recorder.bytes)
-    follow(m.RECORDER_BLOCKED, lambda: recorder.blocked)
+    follow(m.RECORDER_BLOCKED, lambda: bool(recorder.stores.blocked))
+    follow(m.RECORDER_BLOCKED_SHARDS, lambda: len(recorder.stores.blocked))
+    follow(m.RECORDER_MISSING_FILES, lambda: recorder.stores.missing_files)
     follow(m.RECORDER_LAST_COMMIT, lambda: recorder.last_commit)
     flush = meters.histogram(m.RECORDER_FLUSH)
 

@@ -3,8 +3,9 @@
 from pathlib import Path
 from typing import Annotated
 
+from tickbus.durable import DEFAULT_UMASK
 from tickbus.reader.reader import FROM_START
-from tickbus.service.options import MirrorGroups, Option, OwnerOptions
+from tickbus.service.options import MirrorGroups, Option, OwnerOptions, Umask
 from tickbus.units import SECOND, Duration, Size
 
 
@@ -13,6 +14,7 @@ class Options(OwnerOptions, frozen=True, kw_only=True):
     data_dir: Annotated[Path, Option("folder of the files, shared by all replicas; created if missing")] = (
         Path("data")
     )
+    umask: Umask = DEFAULT_UMASK
     flush_interval: Annotated[
         Duration, Option("commit rows after at most this long in memory", minimum=SECOND // 100)
     ] = Duration(10 * SECOND)

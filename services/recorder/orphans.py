@@ -12,7 +12,7 @@ from tickbus.durable import fsync_dir
 from tickbus.units import SECOND
 
 _FILE = re.compile(r"s(\d+)-(\d{8,})\.parquet")
-_WRITER = re.compile(r"\d{8,}", re.ASCII)
+_NUMBER = re.compile(r"\d+", re.ASCII)
 
 
 def quarantine(data_dir: Path, shard: str, number: int) -> list[Path]:
@@ -42,11 +42,11 @@ def _temporary(folder: Path, number: int) -> Iterator[Path]:
 
 
 def _folders_before(folder: Path, number: int) -> list[Path]:
-    """Return the folders of earlier writers; what else stands there is not ours."""
+    """Return those of earlier writers. Anything else in there is not ours and stays."""
     return [
         path
         for path in sorted(folder.iterdir())
-        if _WRITER.fullmatch(path.name) and int(path.name) < number and path.is_dir()
+        if _NUMBER.fullmatch(path.name) and int(path.name) < number and path.is_dir()
     ]
 
 
@@ -60,9 +60,11 @@ def _final(data_dir: Path, shard: str, number: int) -> Iterator[Path]:
     before = manifest.path_of(manifests, number - 1)
     since = before.stat().st_mtime_ns - SECOND if before.exists() else 0
     for kind in KINDS:
-        for folder in sorted((data_dir / kind).glob("date=*")):
-            if folder.stat().st_mtime_ns >= since:
-                yield from _unnamed(folder, manifests, shard, number)
+        for folder in sorted((data_dir / kind).glob("date=*/")):
+            # somebody may be removing old days right now
+            with suppress(FileNotFoundError):
+                if folder.stat().st_mtime_ns >= since:
+                    yield from _unnamed(folder, manifests, shard, number)
 
 
 def _unnamed(folder: Path, manifests: Path, shard: str, number: int) -> Iterator[Path]:

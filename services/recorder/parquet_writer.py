@@ -23,6 +23,8 @@ BATCH = 8_192
 """Rows converted to columns at once: their messages are still in the processor's cache."""
 ROW_GROUP = 131_072
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC).date()
+_MISFITS = (Unrepresentable, pa.ArrowException, OverflowError, ValueError, TypeError)
+"""What a conversion raises for a value that has no place in its column."""
 _NO_DICTIONARY = ("id_ms", "seq", "ts_event", "ts_recv", "trade_id")
 _DELTA = ("id_ms", "seq", "ts_event", "ts_recv")
 
@@ -44,6 +46,17 @@ class QuarantinedEntry:
     message: Message | None
     """None: the payload cannot be decoded."""
     error: Unrepresentable
+
+
+def _misfit(kind: Kind, message: Message) -> Unrepresentable | None:
+    """Return why this message has no row: a rule that we know, or whatever the conversion says."""
+    if (error := representation_error(kind, message)) is not None:
+        return error
+    try:
+        to_arrays(kind, [message])
+    except _MISFITS as error:
+        return error if isinstance(error, Unrepresentable) else Unrepresentable("unreadable", str(error))
+    return None
 
 
 class ParquetBuilder:
@@ -89,8 +102,8 @@ class ParquetBuilder:
             return
         try:
             columns = to_arrays(self.kind, self._messages)
-        except (Unrepresentable, pa.ArrowInvalid, OverflowError):
-            # rare, so it may be slow: check each message and remove those that do not fit; the rest must
+        except _MISFITS:
+            # rare, so it may be slow: convert each message alone and remove those that do not fit
             self._remove_unrepresentable()
             columns = to_arrays(self.kind, self._messages)
         if self._messages:
@@ -109,7 +122,7 @@ class ParquetBuilder:
         streams = [stream for stream, rows in self._runs for _ in range(rows)]
         fits = []
         for number, (stream, message) in enumerate(zip(streams, self._messages, strict=True)):
-            error = representation_error(self.kind, message)
+            error = _misfit(self.kind, message)
             fits.append(error is None)
             if error is not None:
                 id, epoch = self._ids.id(number), self._ids.epoch[number]

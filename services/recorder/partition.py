@@ -1,6 +1,6 @@
 """Turns the rows of a commit into its files: one per kind and UTC day, complete in memory. Pure."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import compress, groupby
 from typing import NamedTuple
@@ -19,6 +19,9 @@ from tickbus.protocol.names import Stream, StreamId
 from tickbus.units import DAY
 from tickbus.version import VERSION
 
+MAX_DAYS = 16
+"""Days of one kind that a commit of a shard writes: wrong times must not open thousands of files at once."""
+_CALENDAR = range(-(1 << 63) // DAY, (1 << 63) // DAY + 1)
 QUARANTINE = "aside"
 """Kind of the file of messages that do not fit their columns."""
 
@@ -36,21 +39,44 @@ class PendingFile:
     """Name of each stream in the file -> its first and last ID there."""
 
 
-def pending_files(
-    streams: Sequence[Rows], shard: str, number: int
-) -> tuple[list[PendingFile], list[QuarantinedEntry]]:
-    """Return the files of commit `number`, and the entries that went to its quarantine file."""
+@dataclass(frozen=True)
+class Pending:
+    """What one commit writes."""
+
+    files: list[PendingFile]
+    quarantined: list[QuarantinedEntry]
+    """Entries in the quarantine file."""
+    taken: list[Rows]
+    """The rows in these files: all, or of each stream the first ones."""
+    is_cut: bool
+    """Whether rows were left for the next commit, because they are of too many days."""
+
+
+def pending_files(streams: Sequence[Rows], shard: str, number: int) -> Pending:
+    """Return what commit `number` writes of these rows: at most MAX_DAYS days of each kind."""
     stem = f"s{shard}-{number:08d}"
     about = {"tickbus.version": VERSION, "tickbus.shard": shard, "tickbus.number": str(number)}
     builders: dict[tuple[str, int], ParquetBuilder] = {}
     quarantined: list[QuarantinedEntry] = []
-    for batch in _batches(streams, quarantined):
-        builder = builders.get((batch.kind.name, batch.day))
-        if builder is None:
-            builder = builders[batch.kind.name, batch.day] = ParquetBuilder(
-                batch.kind, about | {"tickbus.kind": batch.kind.name}
-            )
-        builder.add(batch.stream, batch.ids, batch.messages)
+    taken: list[Rows] = []
+    days = _Days()
+    for rows in streams:
+        used = 0
+        for start in range(0, len(rows.payloads), BATCH):
+            part = rows.slice(start, start + BATCH)
+            batches, count = _take(part, days, quarantined)
+            for batch in batches:
+                builder = builders.get((batch.kind.name, batch.day))
+                if builder is None:
+                    builder = builders[batch.kind.name, batch.day] = ParquetBuilder(
+                        batch.kind, about | {"tickbus.kind": batch.kind.name}
+                    )
+                builder.add(batch.stream, batch.ids, batch.messages)
+            used += count
+            if count < len(part.payloads):
+                break
+        if used:
+            taken.append(rows.slice(0, used))
     pending: list[PendingFile] = []
     for (kind_name, day), builder in builders.items():
         data = builder.finish()
@@ -68,7 +94,8 @@ def pending_files(
             )
     if quarantined:
         pending.append(_quarantine_file(quarantined, stem))
-    return pending, quarantined
+    is_cut = sum(len(rows.payloads) for rows in taken) < sum(len(rows.payloads) for rows in streams)
+    return Pending(pending, quarantined, taken, is_cut)
 
 
 def _quarantine_file(entries: list[QuarantinedEntry], stem: str) -> PendingFile:
@@ -92,25 +119,54 @@ class _Batch(NamedTuple):
     messages: list[Message]
 
 
-def _batches(streams: Sequence[Rows], quarantined: list[QuarantinedEntry]) -> Iterator[_Batch]:
-    for stream, ids, gaps, payloads in streams:
-        for start in range(0, len(payloads), BATCH):
-            end = start + BATCH
-            part, mask, bodies = ids.slice(start, end), gaps[start:end], payloads[start:end]
-            kind = KINDS[stream.kind]
-            if not any(mask):
-                yield from _days(kind, stream, part, bodies, quarantined)
-                continue
-            for type, as_kind in ((RowType.TICK, kind), (RowType.GAP, GAP)):
-                chosen = [mark == type for mark in mask]
-                yield from _days(
-                    as_kind, stream, part.where(chosen), list(compress(bodies, chosen)), quarantined
-                )
-            quarantined += [
-                _unknown(stream, part.id(row), part.epoch[row], bodies[row])
-                for row, mark in enumerate(mask)
-                if mark == RowType.UNKNOWN
-            ]
+class _Days:
+    """The days of each kind that a commit writes."""
+
+    def __init__(self) -> None:
+        self._open: dict[str, set[int]] = {}
+
+    def admit(self, keys: Iterable[tuple[str, int]]) -> bool:
+        """Open these days as well, unless that makes too many. Return whether they are open."""
+        wanted: dict[str, set[int]] = {}
+        for kind, day in keys:
+            if day in _CALENDAR:  # else there will be no file
+                wanted.setdefault(kind, set(self._open.get(kind, ()))).add(day)
+        if any(len(days) > MAX_DAYS for days in wanted.values()):
+            return False
+        self._open |= wanted
+        return True
+
+
+def _take(part: Rows, days: _Days, quarantined: list[QuarantinedEntry]) -> tuple[list[_Batch], int]:
+    """Return rows from the start of this part, as many as the days permit, and their number."""
+    unreadable: list[QuarantinedEntry] = []
+    batches = list(_batches(part, unreadable))
+    if days.admit((batch.kind.name, batch.day) for batch in batches):
+        quarantined += unreadable
+        return batches, len(part.payloads)
+    # rare, so it may be slow: one by one up to the first row of a day too many
+    count = 0
+    for row in range(len(part.payloads)):
+        if not days.admit((batch.kind.name, batch.day) for batch in _batches(part.slice(row, row + 1), [])):
+            break
+        count += 1
+    return (list(_batches(part.slice(0, count), quarantined)) if count else []), count
+
+
+def _batches(part: Rows, quarantined: list[QuarantinedEntry]) -> Iterator[_Batch]:
+    stream, ids, mask, payloads = part
+    kind = KINDS[stream.kind]
+    if not any(mask):
+        yield from _days(kind, stream, ids, payloads, quarantined)
+        return
+    for type, as_kind in ((RowType.TICK, kind), (RowType.GAP, GAP)):
+        chosen = [mark == type for mark in mask]
+        yield from _days(as_kind, stream, ids.where(chosen), list(compress(payloads, chosen)), quarantined)
+    quarantined += [
+        _unknown(stream, ids.id(row), ids.epoch[row], payloads[row])
+        for row, mark in enumerate(mask)
+        if mark == RowType.UNKNOWN
+    ]
 
 
 def _unknown(stream: Stream, id: StreamId, epoch: int, packed: bytes) -> QuarantinedEntry:

@@ -1,8 +1,8 @@
 """Moves entries from the bus into the shards' stores, and commits them in time.
 
-Reading continues while a commit runs in its thread. When files cannot be written (disk full, folder gone),
-it reads no more than the buffer can hold; the rows stay, and it continues once there is space. The
-manifests are the position; Redis only shows it.
+Reading continues while a commit runs in its thread. A shard whose files cannot be written (disk full, folder
+gone, no access) is read no further; its rows stay, and it continues once they can. The other shards go on.
+The manifests are the position; Redis only shows it.
 """
 
 import asyncio
@@ -11,9 +11,11 @@ import time
 from collections import Counter
 from collections.abc import Collection
 from contextlib import suppress
+from itertools import compress
 
-from services.recorder.buffer import Rows, RowType, pack_unknown
+from services.recorder.buffer import Rows, RowType, pack_fields, pack_unknown
 from services.recorder.options import Options
+from services.recorder.partition import MAX_DAYS
 from services.recorder.row_ids import RowIds
 from services.recorder.shard_store import CommitSummary, ShardStore
 from services.recorder.shard_stores import ShardStores
@@ -32,24 +34,35 @@ _PUBLISH_SECONDS = 2.0
 _SYNC_SECONDS = 1.0
 _AT_ONCE = 8
 """Shards committed concurrently: a commit mostly waits for the disk, which syncs several as fast as one."""
+_MAX_ID = (1 << 63) - 1
+"""The largest half of an ID that a column holds."""
+_ROUND_SECONDS = 1.0
+"""A shard whose rows take several commits is given this long at a time: the others wait for it."""
 _PAUSE_FACTOR = 4
 """Reading pauses when this many times --flush-bytes are buffered."""
+
+
+class BacklogError(Exception):
+    """A shard has rows of so many days that they are not written in time."""
 
 
 class Recorder:
     def __init__(self, consumer: ShardConsumer, keys: Keys, options: Options, stores: ShardStores) -> None:
         self._consumer = consumer
         self._keys = keys
-        self._stores = stores
+        self.stores = self._stores = stores
         self._interval = options.flush_interval / SECOND
         self._flush_bytes = int(options.flush_bytes)
         self.rows: Counter[str] = Counter()
         self.files: Counter[str] = Counter()
         self.quarantined: Counter[str] = Counter()
+        self.split = 0
+        """Commits that left rows of further days to the next one."""
         self.bytes = 0
         self.flushes: list[float] = []
         self.last_commit = 0.0
-        self.blocked = False
+        self._committing: set[int] = set()
+        """Shards with a commit under way: two of one shard must not overlap."""
         self._may_read = asyncio.Event()
         self._may_read.set()
         self._due = asyncio.Event()
@@ -68,9 +81,11 @@ class Recorder:
             flushing = group.create_task(self._flush_when_due(stopping))
             publishing = group.create_task(self._publish_positions())
             syncing = group.create_task(self._sync())
+            retrying = group.create_task(self._retry_blocked(stopping))
             await stopping.wait()
             # in this order: no row after the last commit, no cancelled commit (its thread would continue)
             reading.cancel()
+            await retrying
             self._due.set()
             self._may_read.set()
             await flushing
@@ -104,7 +119,7 @@ class Recorder:
     def _add(self, read: Read) -> None:
         store = self._stores[self._keys.shard(read.stream.symbol)]
         stream = read.stream
-        if read.lost is not None:
+        if read.lost is not None and max(read.lost.before) <= _MAX_ID:
             if read.lost.reset and read.lost.before <= store.newest(stream):
                 self._rewound.add(stream)
                 log.error(
@@ -121,18 +136,22 @@ class Recorder:
         own = TICK_FIELD[stream.kind]
         gaps = bytearray()
         payloads: list[bytes] = []
-        for raw, (field, payload) in read.entries:
+        for raw, fields in read.entries:
             left, _, right = raw.partition(b"-")
             ms.append(int(left))
             seqs.append(int(right))
+            # one field and its value; anything else is not ours, and kept as it is
+            field, payload = fields if len(fields) == 2 else (b"", pack_fields(fields))
             if field == own:
                 gaps.append(RowType.TICK)
             elif field == b"g":
                 gaps.append(RowType.GAP)
-            else:  # from a newer writer
+            else:  # from a newer writer, or a foreign one
                 gaps.append(RowType.UNKNOWN)
                 payload = pack_unknown(field, payload)
             payloads.append(payload)
+        if ms and max(ms[-1], *seqs) > _MAX_ID:
+            ms, seqs, gaps, payloads = self._without_foreign_ids(stream, ms, seqs, gaps, payloads)
         if stream in self._rewound:
             newest = store.newest(stream)
             self._consumer.lost += sum(StreamId(*id) <= newest for id in zip(ms, seqs, strict=True))
@@ -143,31 +162,61 @@ class Recorder:
                 Rows(stream, RowIds(ms, seqs, self._consumer.epochs_of(stream, seqs)), bytes(gaps), payloads)
             )
 
+    def _without_foreign_ids(
+        self, stream: Stream, ms: list[int], seqs: list[int], gaps: bytearray, payloads: list[bytes]
+    ) -> tuple[list[int], list[int], bytearray, list[bytes]]:
+        """Return the rows whose IDs can be ours: the others do not fit their columns."""
+        ours = [max(id) <= _MAX_ID for id in zip(ms, seqs, strict=True)]
+        foreign = ours.index(False)
+        log.error(
+            "%s: %d entries with IDs that no tickbus writer makes, e.g. %d-%d, are not recorded; "
+            "fix: XDEL them",
+            stream.name,
+            ours.count(False),
+            ms[foreign],
+            seqs[foreign],
+        )
+        self.quarantined["unreadable"] += ours.count(False)
+        return (
+            list(compress(ms, ours)),
+            list(compress(seqs, ours)),
+            bytearray(compress(gaps, ours)),
+            list(compress(payloads, ours)),
+        )
+
     def _spool(self, shards: set[int]) -> None:
         """Make what was read outlive this process."""
-        try:
-            for shard in shards:
+        for shard in shards:
+            try:
                 self._stores[shard].spool()
-        except OSError as error:
-            self._block(error)
-            self._due.set()
+            except OSError as error:
+                self._stores.block(shard, error)
 
     async def _sync(self) -> None:
         """Sync spooled rows to the disk once a second: a power cut loses one second at most."""
         while True:
             await asyncio.sleep(_SYNC_SECONDS)
-            try:
-                await self._stores.sync()
-            except OSError as error:
-                self._block(error)
-                self._due.set()
+            self._stores.raise_bugs()
+            for shard, error in (await self._stores.sync()).items():
+                self._stores.block(shard, error)
 
     def _apply_backpressure(self) -> None:
-        buffered = sum(store.bytes for store in self._stores.values())
-        if buffered >= self._flush_bytes:
+        """Commit when enough is buffered, and read no more when too much is: of the shards that can be
+        committed, or of those that cannot.
+        """
+        blocked = self._stores.blocked
+        free = held = 0
+        for shard, store in self._stores.items():
+            if shard in blocked:
+                held += store.bytes
+            else:
+                free += store.bytes
+        if free >= self._flush_bytes:
             self._due.set()
-        if buffered >= self._flush_bytes * _PAUSE_FACTOR or self.blocked:
+        if max(free, held) >= self._flush_bytes * _PAUSE_FACTOR:
             self._may_read.clear()
+        else:
+            self._may_read.set()
 
     async def _flush_when_due(self, stopping: asyncio.Event) -> None:
         limit = asyncio.Semaphore(_AT_ONCE)
@@ -178,27 +227,29 @@ class Recorder:
                     await self._due.wait()
             self._due.clear()
             self._buffered_since = None
-            pending = [(shard, store) for shard, store in self._stores.items() if store.rows]
-            await asyncio.gather(
-                *(self._commit_until_done(shard, store, limit, stopping) for shard, store in pending)
-            )
-            self._may_read.set()
+            pending = [
+                (shard, store)
+                for shard, store in self._stores.items()
+                if store.rows and (last or shard not in self._stores.blocked)
+            ]
+            await asyncio.gather(*(self._commit(shard, store, limit) for shard, store in pending))
+            self._apply_backpressure()
             if last:
                 return
 
-    async def _commit_until_done(
-        self, shard: int, store: ShardStore, limit: asyncio.Semaphore, stopping: asyncio.Event
-    ) -> None:
-        async with limit:
-            while (
-                self._stores.get(shard) is store
-                and store.rows
-                and not await self._commit(shard, store)
-                and not stopping.is_set()
-            ):
-                with suppress(TimeoutError):
-                    async with asyncio.timeout(_RETRY_SECONDS):
-                        await stopping.wait()
+    async def _retry_blocked(self, stopping: asyncio.Event) -> None:
+        """Commit blocked shards again until that succeeds."""
+        limit = asyncio.Semaphore(_AT_ONCE)
+        while not stopping.is_set():
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_RETRY_SECONDS):
+                    await stopping.wait()
+            blocked = [
+                (shard, store) for shard, store in self._stores.items() if shard in self._stores.blocked
+            ]
+            if blocked and not stopping.is_set():
+                await asyncio.gather(*(self._commit(shard, store, limit) for shard, store in blocked))
+                self._apply_backpressure()
 
     def _seconds_until_due(self) -> float:
         return (
@@ -207,27 +258,45 @@ class Recorder:
             else max(0.0, self._buffered_since + self._interval - time.monotonic())
         )
 
-    async def _commit(self, shard: int, store: ShardStore) -> bool:
-        """Return whether the shard's rows are done with: they are on disk, or belong to another recorder."""
-        started = time.monotonic()
-        try:
+    async def _commit(self, shard: int, store: ShardStore, limit: asyncio.Semaphore) -> None:
+        """Write the shard's rows. It is blocked if that fails, and no longer blocked if it succeeds."""
+        async with limit:
+            if self._stores.get(shard) is not store or shard in self._committing:
+                return
+            self._committing.add(shard)
+            try:
+                await self._commit_all(shard, store)
+            except Fenced:
+                if await self._is_owned(shard, store):
+                    raise  # then the other writer is not one of our replicas
+            except (OSError, BacklogError) as error:
+                if self._stores.get(shard) is store:
+                    self._stores.block(shard, error)
+            else:
+                if self._stores.get(shard) is store and shard in self._stores.blocked:
+                    self._stores.unblock(shard)
+            finally:
+                self._committing.remove(shard)
+
+    async def _commit_all(self, shard: int, store: ShardStore) -> None:
+        """Commit until nothing is left, for a second at most; BacklogError if rows are left then."""
+        began = time.monotonic()
+        while True:
+            started, missing = time.monotonic(), store.missing_files
             committed = await self._stores.commit(shard, store)
-        except Fenced:
-            if await self._is_owned(shard, store):
-                raise  # then the other writer is not one of our replicas
-            return True
-        except OSError as error:
-            self._block(error)
-            return False
-        if self.blocked:
-            log.info("files are writable again")
-            self.blocked = False
-        if committed is not None:
+            self._stores.missing_files += store.missing_files - missing
+            if committed is None:
+                return
             self.flushes.append(time.monotonic() - started)
             self._count(committed)
             self._unpublished |= committed.positions
             self._advanced.set()
-        return True
+            if not committed.is_cut:
+                return
+            if time.monotonic() - began > _ROUND_SECONDS:
+                raise BacklogError(
+                    f"{store.rows} rows of more than {MAX_DAYS} days each are still to be written"
+                )
 
     async def _is_owned(self, shard: int, store: ShardStore) -> bool:
         """Return whether the fences confirm that we have owned the shard since this store was opened. False
@@ -246,22 +315,11 @@ class Recorder:
             and shard not in members.plan(self._consumer.epochs).taken
         )
 
-    def _block(self, error: OSError) -> None:
-        if not self.blocked:
-            remedy = (
-                "restore the folder, or restart if it is gone for good"
-                if isinstance(error, FileNotFoundError)
-                else "free disk space"
-            )
-            log.error(
-                "cannot write files: %s; reading paused, nothing lost, retrying; fix: %s", error, remedy
-            )
-        self.blocked = True
-
     def _count(self, committed: CommitSummary) -> None:
         self.rows.update(committed.rows)
         self.files.update(committed.files)
         self.quarantined.update(committed.quarantined)
+        self.split += committed.is_cut
         self.bytes += committed.bytes
         self._stores.positions |= committed.positions
         self.last_commit = time.time()

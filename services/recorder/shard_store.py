@@ -15,18 +15,20 @@ import logging
 import zlib
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from uuid import uuid4
 
+from services.archive.schema import KINDS
 from services.recorder import files, manifest, orphans
 from services.recorder.buffer import Buffer, Rows
 from services.recorder.manifest import File, Manifest
 from services.recorder.parquet_writer import QuarantinedEntry
-from services.recorder.partition import QUARANTINE, PendingFile, pending_files
+from services.recorder.partition import MAX_DAYS, QUARANTINE, PendingFile, pending_files
 from services.recorder.spool import InheritedFile, Spool, discard, inherit
 from tickbus.durable import fsync_dir, make_dir
-from tickbus.errors import Fenced, TickbusError
+from tickbus.errors import Fenced
 from tickbus.protocol.names import Stream, StreamId
 
 log = logging.getLogger(__name__)
@@ -46,6 +48,8 @@ class CommitSummary:
     """Messages that do not fit their columns, by reason: decimal, integer, unreadable."""
     positions: dict[str, StreamId]
     """New position of each stream that advanced, by name."""
+    is_cut: bool = False
+    """Whether rows were left: commit again."""
 
 
 class ShardStore:
@@ -78,9 +82,13 @@ class ShardStore:
         self._spool_dir = data_dir / "_spool" / shard_tag
         self._spool = Spool(self._spool_dir, 0)
         self._inherited: list[InheritedFile] = []
-        self._unfinished: tuple[Manifest, CommitSummary, int] | None = None
-        """A commit without all final file names yet, and the first spool window that it lacks."""
+        self._unfinished: tuple[Manifest, CommitSummary, int | None] | None = None
+        """A commit without all final file names yet, and the first spool window that it lacks; None if it
+        took only some of the rows."""
+        self._cut_reported = False
         self._fenced = False
+        self.missing_files = 0
+        """Files that a manifest names and that were gone when they were to get their final names."""
 
     @property
     def rows(self) -> int:
@@ -109,8 +117,10 @@ class ShardStore:
         earlier writers had spooled. Call once.
 
         Return the ID to resume reading from, by stream name. It is beyond `committed` where rows wait here
-        for the first commit. Any other store on this shard is fenced from then on. OSError, or TickbusError
-        if a file named by the last manifest is missing.
+        for the first commit. Any other store on this shard is fenced from then on. OSError, or ConfigError
+        if the operator must mend the manifests first; open another store then. A file that the last manifest
+        names and that somebody removed is reported, counted in `missing_files` and left out: its rows are
+        before the position, and whoever restores it needs no recorder for that.
         """
         if self._number:
             raise RuntimeError("recover() was already called; after Fenced, open another store")
@@ -172,7 +182,8 @@ class ShardStore:
         self._spool.close()
 
     def commit(self) -> CommitSummary | None:
-        """Make the buffered rows durable. Return a summary; None if nothing was buffered.
+        """Make the buffered rows durable, of at most MAX_DAYS days. Return a summary; None if nothing was
+        buffered.
 
         OSError (no space, no access): nothing is lost and nothing is half-visible; call again once that is
         fixed, until `rows` is 0. Fenced: another store took the shard over and will read the buffered rows
@@ -189,12 +200,13 @@ class ShardStore:
                 return None
             self._commit(pending, window)
         assert self._unfinished is not None
-        committed, summary, window = self._unfinished
+        committed, summary, released = self._unfinished
         self._rename_files(committed)
         files.remove([self._temporary_manifest(committed.number)])
         self._unfinished = None
-        self._spool.release(window)
-        self._discard_inherited()
+        if released is not None:
+            self._spool.release(released)
+            self._discard_inherited()
         self._step("forgotten")
         return summary
 
@@ -229,7 +241,11 @@ class ShardStore:
     def _commit(self, pending: list[Rows], window: int) -> None:
         """Do steps 1 and 2. After an OSError everything is as before."""
         number = self._number + 1
-        new_files, quarantined = pending_files(pending, self._shard, number)
+        part = pending_files(pending, self._shard, number)
+        new_files, quarantined, pending = part.files, part.quarantined, part.taken
+        if part.is_cut and not self._cut_reported:
+            self._cut_reported = True
+            self._report_cut(new_files)
         self._attempt += 1
         advanced = {rows.stream.name: rows.ids.id(-1) for rows in pending}
         positions = {name: str(id) for name, id in (self._positions | advanced).items()}
@@ -255,11 +271,26 @@ class ShardStore:
                 files.quarantine(path, self._quarantine_dir)
             raise self._fenced_error(number)
         # committed: from here on these rows belong to the files, whatever happens
-        self._unfinished = own, _summary(number, new_files, quarantined, advanced), window
+        summary = _summary(number, new_files, quarantined, advanced, part.is_cut)
+        self._unfinished = own, summary, None if part.is_cut else window
         self._number = number
         self._positions.update(advanced)
         self._buffer.drop(pending)
         self._step("committed")
+
+    def _report_cut(self, new_files: list[PendingFile]) -> None:
+        days = sorted(
+            file.name.split("/")[1].removeprefix("date=") for file in new_files if file.kind in KINDS
+        )
+        log.warning(
+            "shard %s: rows of more than %d days wait at once, e.g. of %s and %s; they are written %d days a "
+            "commit; check the times of this feed (ts_event) unless it is a replay",
+            self._shard,
+            MAX_DAYS,
+            days[0],
+            days[-1],
+            MAX_DAYS,
+        )
 
     def _describe(self, file: PendingFile) -> File:
         temporary = (self._temporary / f"{file.name.replace('/', '.')}-{self._attempt}.tmp").relative_to(
@@ -280,18 +311,25 @@ class ShardStore:
         """Do step 3; harmless if it was already done, or another store is doing it."""
         fsync_dir(self._manifests)
         self._step("durable")
+        missing: list[File] = []
         for file in committed.files:
-            final = self._data_dir / file.name
-            try:
-                files.ensure_renamed(self._data_dir / file.temporary, final)
-            except FileNotFoundError:
-                where = manifest.path_of(self._manifests, committed.number)
-                raise TickbusError(
-                    f"missing {final}: {where} names it, with {file.rows} rows; restore it and restart"
-                ) from None
+            if not files.ensure_renamed(self._data_dir / file.temporary, self._data_dir / file.name):
+                missing.append(file)
             self._step("named")
         for folder in sorted({(self._data_dir / file.name).parent for file in committed.files}):
-            fsync_dir(folder)
+            with suppress(FileNotFoundError):
+                fsync_dir(folder)
+        if missing:
+            self.missing_files += len(missing)
+            log.error(
+                "shard %s: %d files of its newest commit (%d) are gone, e.g. %s with %d rows; recording goes "
+                "on after them; fix: none if they were pruned on purpose, else put them back from a copy",
+                self._shard,
+                len(missing),
+                committed.number,
+                self._data_dir / missing[0].name,
+                missing[0].rows,
+            )
         self._step("done")
 
     def _number_taken(self, number: int) -> bool:
@@ -313,6 +351,7 @@ def _summary(
     new_files: list[PendingFile],
     quarantined: list[QuarantinedEntry],
     advanced: dict[str, StreamId],
+    is_cut: bool,
 ) -> CommitSummary:
     if quarantined:
         entry = quarantined[0]
@@ -331,4 +370,4 @@ def _summary(
     by_kind = Counter(file.kind for file in tables)
     size = sum(len(file.data) for file in tables)
     reasons = Counter(entry.error.reason for entry in quarantined)
-    return CommitSummary(number, dict(rows), dict(by_kind), size, dict(reasons), advanced)
+    return CommitSummary(number, dict(rows), dict(by_kind), size, dict(reasons), advanced, is_cut)

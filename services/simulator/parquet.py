@@ -16,10 +16,12 @@ class ParquetTicks(RecordedSource):
     def __init__(self, folder: Path) -> None:
         super().__init__()
         self._folder = folder
-        if not any(path for kind in ("trade", "quote") for path in folder.glob(f"{kind}/date=*")):
+        if not any(path.is_file() for path in folder.glob("[!_.]*/**/*")) and not any(
+            folder.glob("*.parquet")
+        ):
             raise ConfigError(
-                f"--source parquet: no trade/date=... or quote/date=... folders in {folder}; "
-                "expected a folder of tickbus recorder"
+                f"--source parquet: no files in {folder}; expected a folder of tickbus recorder, with "
+                "trade/date=... and quote/date=..."
             )
 
     def __iter__(self) -> Iterator[Tick]:
@@ -38,6 +40,8 @@ class ParquetTicks(RecordedSource):
                 key = key_of(stream.symbol, stream.kind)
                 counters[key] = counters.get(key, 0) + 1
                 yield Tick(key, stream.symbol, _id(message) or counters[key], message.ts_recv, message)
+            if not counters:
+                raise ConfigError(f"--source parquet: no recorded trade or quote in {self._folder}")
         except (OSError, ArrowException) as error:
             raise ConfigError(f"--source parquet: cannot read a file under {self._folder}: {error}") from None
 

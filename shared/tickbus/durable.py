@@ -1,8 +1,26 @@
-"""Directories, and names in them, that survive a power cut. All functions raise OSError."""
+"""Directories, and names in them, that survive a power cut; their modes. All functions raise OSError."""
 
 import os
+import re
 from contextlib import suppress
 from pathlib import Path
+
+from tickbus.errors import ConfigError
+
+DEFAULT_UMASK = "027"
+"""Files 0640, folders 0750: the owner writes, the group reads."""
+
+
+def set_umask(text: str) -> None:
+    """Set the permissions that files and folders made from now on by this process do not get, in octal.
+
+    ConfigError unless it is an octal number that leaves the owner all of them.
+    """
+    if not re.fullmatch(r"0?0?[0-7]{2}|0", text):
+        raise ConfigError(
+            f"invalid --umask {text}: expected octal, and all permissions for the owner, e.g. 027 or 077"
+        )
+    os.umask(int(text, 8))
 
 
 def fsync_dir(path: Path) -> None:

@@ -23,7 +23,8 @@ from recorder.recorded import (
     trade,
 )
 
-from services.archive.reader import RecordedMessage, read_recorded
+from services.archive.reader import read_recorded
+from services.archive.waiting_gaps import RecordedMessage
 from services.recorder.shard_store import ShardStore
 from tickbus.protocol.messages import Gap, Quote, StreamKind, Trade
 from tickbus.protocol.names import Stream, StreamId

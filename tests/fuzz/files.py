@@ -21,7 +21,7 @@ from fuzz.engine import Pieces, Run, Target
 from fuzz.hostile import damaged_bytes, damaged_msgpack
 from services.archive.reader import read_recorded, recorded_feeds
 from services.gateway.spill.recovery import SpillRecovery
-from services.gateway.spill.segment import Owner, SpillError
+from services.gateway.spill.segment import Bus, Owner, SpillError
 from services.gateway.spill.spill import Budget, Spill
 from services.gateway.spill.spill_folder import find
 from services.recorder.shard_store import ShardStore
@@ -211,7 +211,7 @@ def open_spill(folder: Path) -> Iterator[Run]:
     spill.close()
     fences = {shard: Fence(3, owner.holder) for shard in range(Keys().shards)}
     # a successor that was killed before it raised the fences has left its record
-    for _, begun in SpillRecovery.find(copies.original, "vendor", Keys(), "host:2:cd", fences).spills:
+    for _, begun in SpillRecovery.find(copies.original, "vendor", Keys(), "host:2:cd", fences, Bus()).spills:
         begun.close()
 
     def run(damage: Pieces) -> None:
@@ -225,7 +225,7 @@ def open_spill(folder: Path) -> Iterator[Run]:
         spill_dir = copies.fresh()
         apply(damage, spill_dir)
         with suppress(OSError):
-            recovery = SpillRecovery.find(spill_dir, "vendor", Keys(), "host:3:ef", fences)
+            recovery = SpillRecovery.find(spill_dir, "vendor", Keys(), "host:3:ef", fences, Bus())
             for _, reopened in recovery.spills:
                 reopened.close()
 

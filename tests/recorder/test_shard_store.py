@@ -33,7 +33,7 @@ from recorder.recorded import (
 )  # fmt: skip
 
 from services.recorder.shard_store import ShardStore
-from tickbus.errors import Fenced, TickbusError
+from tickbus.errors import ConfigError, Fenced
 from tickbus.protocol.codec import DECODE
 from tickbus.protocol.messages import StreamKind, Trade
 from tickbus.protocol.names import Stream
@@ -394,17 +394,116 @@ def test_foreign_files_beside_those_of_writers_are_left_alone(tmp_path: Path) ->
     assert [path.read_text() for path in foreign] == ["foreign"] * 3
 
 
-def test_error_names_missing_file_of_last_commit(tmp_path: Path) -> None:
+@pytest.mark.parametrize("removed", ["file", "folder"])
+def test_recording_goes_on_after_files_that_were_pruned(
+    tmp_path: Path, removed: str, caplog: pytest.LogCaptureFixture
+) -> None:
     store = open_store(tmp_path)
     add(store, BTC, 1, trade(1))
     store.commit()
     (path,) = files_of(tmp_path, "trade")
     path.unlink()
-    with pytest.raises(
-        TickbusError,
-        match=r"missing .*s07-00000002\.parquet: .*00000002\.json names it, with 1 rows; restore it",
-    ):
+    if removed == "folder":
+        path.parent.rmdir()
+    again = ShardStore(tmp_path, "07")
+    assert again.recover() == {BTC.name: id_of(1)}
+    (line,) = caplog.messages
+    assert (line.count("s07-00000002.parquet with 1 rows"), again.missing_files) == (1, 1)
+    add(again, BTC, 1, trade(1))
+    add(again, BTC, 2, trade(2))
+    again.commit()
+    assert seqs(tmp_path) == [2]
+    caplog.clear()
+    third = open_store(tmp_path)
+    assert (caplog.messages, third.missing_files) == ([], 0)
+
+
+def test_file_whose_day_was_pruned_before_it_was_renamed_is_renamed(tmp_path: Path) -> None:
+    class Killed(Exception):
+        pass
+
+    def kill(name: str) -> None:
+        if name == "durable" and armed:
+            raise Killed
+
+    armed: list[bool] = []
+    store = open_store(tmp_path, step=kill)
+    add(store, BTC, 1, trade(1))
+    armed.append(True)
+    with pytest.raises(Killed):
+        store.commit()
+    (tmp_path / "trade/date=2024-08-08").rmdir()
+    again = open_store(tmp_path)
+    assert (seqs(tmp_path), again.missing_files) == ([1], 0)
+
+
+MANIFEST = (
+    '{"number": 3, "shard": "07", "epoch": 0, "writer": "w", "files": [%s], "positions": {%s}, "format": 1}'
+)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        b"",
+        b'{"number": 3, "sha',
+        b"\xff\xfe",
+        (MANIFEST % ("", '"trade:binance:BTC-USDT": "now"')).encode(),
+        (MANIFEST % ("", '"BTC": "1-1"')).encode(),
+        (MANIFEST % ("", "")).replace("3,", "4,", 1).encode(),
+        (
+            MANIFEST
+            % (
+                '{"kind": "trade", "name": "../x", "temporary": "y", "rows": 1, "bytes": 1, "crc32": 1, '
+                '"streams": {}}',
+                "",
+            )
+        ).encode(),
+    ],
+)
+def test_manifest_that_is_none_is_quarantined_with_its_files(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, text: bytes
+) -> None:
+    store = open_store(tmp_path)
+    for seq in (1, 2):
+        add(store, BTC, seq, trade(seq))
+        store.commit()
+    (tmp_path / "_manifests/07/00000003.json").write_bytes(text)
+    again = ShardStore(tmp_path, "07")
+    assert again.recover() == {BTC.name: id_of(1)}
+    assert "00000003.json is unreadable" in caplog.text
+    add(again, BTC, 2, trade(2))
+    again.commit()
+    assert seqs(tmp_path) == [1, 2]
+
+
+def test_unreadable_manifest_without_the_one_before_it_changes_nothing(tmp_path: Path) -> None:
+    """Old manifests were deleted, as permitted: then no file may be taken for an orphan."""
+    store = open_store(tmp_path)
+    for seq in (1, 2):
+        add(store, BTC, seq, trade(seq))
+        store.commit()
+    for number in (1, 2):
+        (tmp_path / f"_manifests/07/0000000{number}.json").unlink()
+    (tmp_path / "_manifests/07/00000003.json").write_text("{}")
+    with pytest.raises(ConfigError, match=r"00000003\.json is unreadable.*restore this file, or delete it"):
         ShardStore(tmp_path, "07").recover()
+    assert seqs(tmp_path) == [1, 2]
+
+
+def test_foreign_names_in_our_folders_are_left_alone(tmp_path: Path) -> None:
+    store = open_store(tmp_path)
+    add(store, BTC, 1, trade(1))
+    store.commit()
+    foreign = [
+        tmp_path / name
+        for name in ("_tmp/07/.DS_Store", "_tmp/07/5", "_spool/07/x.spool", "_manifests/07/x.json", "trade/x")
+    ]
+    for path in foreign:
+        path.write_text("not ours")
+    again = ShardStore(tmp_path, "07")
+    assert again.recover() == {BTC.name: id_of(1)}
+    assert [path.read_text() for path in foreign] == ["not ours"] * len(foreign)
 
 
 def test_store_must_recover_first_and_once(tmp_path: Path) -> None:

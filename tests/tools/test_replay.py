@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+import pyarrow
+import pyarrow.parquet
 import pytest
 from recorder.recorded import BTC, add, gap, open_store, trade
 from support.bus import entries_in
@@ -121,6 +123,35 @@ def test_replay_keeps_the_pace_and_the_selection(redis_server: RedisServer, tmp_
     assert tickbus("replay", str(tmp_path), "--speed", "max", *arguments).returncode == 0
     entries = entries_in(redis_server, "trade", "replay-x", "BTC-USDT")
     assert [int(id.partition("-")[2]) for id, _ in entries] == list(range(1, 15))
+
+
+def test_merged_files_are_played_and_others_named(redis_server: RedisServer, tmp_path: Path) -> None:
+    """All but the newest commit are merged by somebody, who also leaves something else there."""
+    store = open_store(tmp_path)
+    for number in range(30):
+        add(store, BTC, number + 1, gap() if number == 11 else trade(number))
+        if number % 10 == 9:
+            store.commit()
+    (day,) = (tmp_path / "trade").glob("date=*")
+    old = sorted(day.iterdir())[:-1]
+    pyarrow.parquet.write_table(
+        pyarrow.concat_tables([pyarrow.parquet.ParquetFile(path).read() for path in old]),
+        day / "merged.parquet",
+    )
+    old[0].unlink()
+    pyarrow.parquet.write_table(pyarrow.table({"a": [1]}), day / "mine.parquet")
+    done = tickbus(
+        "replay", str(tmp_path), "--redis", redis_server.url, "--speed", "max", "--linger", "0s",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("left out: ") == 1
+    assert f"left out: trade/{day.name}/mine.parquet: not the columns of a trade: missing" in done.stderr
+    entries = entries_in(redis_server, "trade", "replay-binance", "BTC-USDT")
+    assert [
+        None if isinstance(message, Gap) else int(message.trade_id or 0)
+        for _, message in entries
+        if isinstance(message, Trade | Gap)
+    ] == [None if number == 11 else 1000 + number for number in range(30)]
 
 
 def test_name_in_use_by_another_replay_is_refused(

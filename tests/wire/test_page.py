@@ -96,7 +96,8 @@ def test_keys_and_shards_match_the_page() -> None:
     keys = {row[0] for row in page.table("Keys") if len(row) == 3 and row[0].startswith("tickbus")}
     ours = Keys()
     of_code = [
-        ours.meta, ours.lease("<owner>"), ours.standby("<feed>"), ours.members("<service>"), ours.bell(7), ours.last(7), ours.era(7),
+        ours.meta, ours.lease("<owner>"), ours.standby("<feed>"), ours.members("<service>"),
+        ours.bell(7), ours.last(7), ours.era(7),
         ours.fence(7, "<owner>"), ours.holder(7, "<owner>"), ours.position(7, "<service>"),
         ours.state(7, "<service>"),
     ]  # fmt: skip

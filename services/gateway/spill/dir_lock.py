@@ -39,7 +39,7 @@ def lock_folder(folder: Path, make: bool = True) -> int | None:
     while True:
         if make:
             make_dir(folder)
-        lock = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        lock = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             # another process may have removed the folder between the two calls; the lock then guards nothing

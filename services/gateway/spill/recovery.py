@@ -18,7 +18,7 @@ from pathlib import Path
 import msgspec
 
 from services.gateway.spill.dir_lock import LOCK
-from services.gateway.spill.segment import SpillError
+from services.gateway.spill.segment import Bus, SpillError
 from services.gateway.spill.spill import Budget, Spill
 from services.gateway.spill.spill_folder import SpillFolder, find
 from tickbus.protocol.codec import decode
@@ -36,6 +36,10 @@ log = logging.getLogger("tickbus.gateway")
 
 _BATCH = 5_000
 _PROGRESS_SECONDS = 5.0
+_OF_ANOTHER_BUS = (
+    "%s: spilled for the bus at %s, which is another one; it stays on disk and is not merged; "
+    "fix: give the gateways of each bus their own --spill-dir"
+)
 _NOT_MERGED = "%s: another gateway wrote after this spill; it stays on disk and is not merged"
 
 
@@ -60,11 +64,20 @@ def succession(folder: SpillFolder, records: Iterable[TakeoverRecord]) -> set[st
     return holders
 
 
-def is_ours(folder: SpillFolder, records: Iterable[TakeoverRecord], fences: Mapping[int, Fence]) -> bool:
-    """Whether nobody else wrote since: no fence is newer than the spill, except those its records raised."""
+def is_ours(
+    folder: SpillFolder, records: Iterable[TakeoverRecord], fences: Mapping[int, Fence], bus: Bus
+) -> bool:
+    """Whether nobody else wrote since: no fence is newer than the spill, except those its records raised.
+
+    Older fences mean that Redis lost its history, or that this is another bus.
+    """
     assert folder.owner is not None
     holders = succession(folder, records)
-    return all(fence.epoch < folder.owner.epoch or fence.holder in holders for fence in fences.values())
+    may_be_same = folder.owner.bus.may_be(bus)
+    return all(
+        (fence.epoch < folder.owner.epoch and may_be_same) or fence.holder in holders
+        for fence in fences.values()
+    )
 
 
 @dataclass
@@ -72,10 +85,11 @@ class SpillRecovery:
     """Spills found at startup, which are ours if the fences say so."""
 
     spills: list[tuple[SpillFolder, Spill]]
+    bus: Bus
 
     @classmethod
     def find(
-        cls, spill_dir: Path, feed: str, keys: Keys, holder: str, fences: Mapping[int, Fence]
+        cls, spill_dir: Path, feed: str, keys: Keys, holder: str, fences: Mapping[int, Fence], bus: Bus
     ) -> "SpillRecovery":
         """Survey the folders before the fences are raised. Blocking.
 
@@ -94,8 +108,8 @@ class SpillRecovery:
             if folder.locked or folder.owner is None:
                 continue
             records = _read_records(folder.path)
-            if not is_ours(folder, records, _fences_of(folder, fences)):
-                log.error(_NOT_MERGED, folder.path)
+            if not is_ours(folder, records, _fences_of(folder, fences), bus):
+                _report(folder, bus)
                 continue
             after = next(
                 (
@@ -112,7 +126,7 @@ class SpillRecovery:
                 continue
             _write_records(folder.path, [*records, TakeoverRecord(holder, after)])
             spills.append((folder, spill))
-        return cls(spills)
+        return cls(spills, bus)
 
     async def write(
         self, publisher: Publisher, keys: Keys, link: Connection, before: Mapping[int, Fence]
@@ -123,13 +137,21 @@ class SpillRecovery:
         """
         written = 0
         for folder, spill in self.spills:
-            if not is_ours(folder, _read_records(folder.path), _fences_of(folder, before)):
-                log.error(_NOT_MERGED, folder.path)
+            if not is_ours(folder, _read_records(folder.path), _fences_of(folder, before), self.bus):
+                _report(folder, self.bus)
                 await asyncio.to_thread(_write_records, folder.path, _read_records(folder.path)[:-1])
                 spill.close()
                 continue
             written += await _drain(spill, publisher, keys, link)
         return written
+
+
+def _report(folder: SpillFolder, bus: Bus) -> None:
+    assert folder.owner is not None
+    if folder.owner.bus.may_be(bus):
+        log.error(_NOT_MERGED, folder.path)
+    else:
+        log.error(_OF_ANOTHER_BUS, folder.path, folder.owner.bus.address)
 
 
 async def _drain(spill: Spill, publisher: Publisher, keys: Keys, link: Connection) -> int:

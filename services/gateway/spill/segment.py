@@ -35,6 +35,21 @@ class SpillError(TickbusError):
     """A spill that cannot be read, or that another process has locked."""
 
 
+class Bus(NamedTuple):
+    """Which bus a spill is for."""
+
+    id: str = ""
+    """Empty if no recorder has given it one."""
+    address: str = ""
+    """Where it is, without secrets, and its prefix; empty in spills of older versions."""
+
+    def may_be(self, other: "Bus") -> bool:
+        """Whether this can be the same bus: by the ids, or by the addresses where one has no id."""
+        if self.id and other.id:
+            return self.id == other.id
+        return "" in (self.address, other.address) or self.address == other.address
+
+
 class Owner(msgspec.Struct, array_like=True, frozen=True):
     """Whose entries are in a spill."""
 
@@ -44,6 +59,7 @@ class Owner(msgspec.Struct, array_like=True, frozen=True):
     """Token of the process that raised the fences to this epoch."""
     lane: str = ""
     """Which of several connections of one gateway; empty if there is only one."""
+    bus: Bus = Bus()
 
 
 class Header(msgspec.Struct, array_like=True, frozen=True):

@@ -162,7 +162,7 @@ class Spill:
         self._number += 1
         path = self.folder / f"{self._number:08}.segment"
         try:
-            writer = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+            writer = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
             try:
                 _write(writer, header + records, 0)
                 os.fsync(writer)

@@ -63,6 +63,7 @@ class ShardConsumer:
         recover: Recover | None = None,
         window: Window = DEFAULT_WINDOW,
         mirror_groups: bool = False,
+        notes: Mapping[str, str] | None = None,
     ) -> None:
         """
         reads: which streams. start: where streams without a position begin.
@@ -70,6 +71,7 @@ class ShardConsumer:
         recover: how a service that stores positions outside Redis finds them.
         window: how much of what was recently written is kept, to be resent if Redis loses it.
         mirror_groups: whether positions are shown as consumer groups too.
+        notes: fields of `tickbus:meta` that this service sets where they are missing, again after a flush.
         """
         self._redis = locate(url)
         self.connect = self._redis.connect
@@ -77,6 +79,7 @@ class ShardConsumer:
         self.service = service
         self.reads = reads
         self._start = start
+        self._notes = notes or {}
         self._writes = writes
         self._keeps_positions = recover is None
         self.clock = BusClock()
@@ -97,6 +100,10 @@ class ShardConsumer:
         """Number of the newest batch."""
         self._planned = -1
         """The membership version that was last acted on."""
+        self._withheld: set[int] = set()
+        """Owned shards that are not read: see `withhold`."""
+        self._selection_changed = False
+        """Whether other shards are to be read than the reader reads."""
         self._registered = 0
         """After how many losses of Redis's history this service has registered again."""
         self._reconnects = 0
@@ -152,6 +159,8 @@ class ShardConsumer:
         try:
             await check_meta(link, self.keys)
             await register_service(link, self.keys, self.service, self.reads, self._writes)
+            for field, value in self._notes.items():
+                await link.ask("HSETNX", self.keys.meta, field, value)
         finally:
             link.close()
 
@@ -172,6 +181,10 @@ class ShardConsumer:
             self._raise_bugs()
             if self.publisher.in_flight:
                 await self._check_in_flight()
+            if self._selection_changed:
+                self._selection_changed = False
+                polls = None
+                self._end_reading()
             if self.shards.has_losses or self._planned != self.members.version:
                 self._planned = self.members.version
                 if self._registered != self.publisher.histories_lost:
@@ -185,7 +198,7 @@ class ShardConsumer:
                     polls = None
                     self._end_reading()
                     yield self._batch(Poll(), gained=gained)
-            elif not self.epochs:
+            elif not self.epochs.keys() - self._withheld:
                 await self.members.next_refresh()
             else:
                 polls = polls or self._begin_reading()
@@ -222,13 +235,28 @@ class ShardConsumer:
 
     def _begin_reading(self) -> AsyncIterator[Poll]:
         start = FROM_START if self._start == NOW else self._start  # the positions already hold where NOW was
-        read_to, shards = self.shards.read_to, sorted(self.epochs)
+        read_to, shards = self.shards.read_to, sorted(self.epochs.keys() - self._withheld)
         self._reader = open_reader(self._redis, self.keys, self.reads, start, read_to, shards, self._paused)
         return self._reader.polls()
 
     def _paused(self) -> Collection[int]:
         """Return the shards of which nothing more is delivered until their last commit is stored."""
         return self.publisher.in_flight.shards
+
+    def withhold(self, shard: int) -> None:
+        """Deliver nothing more of this owned shard until `resume`: the service cannot process it now, and its
+        entries wait on the bus. Those of a poll that is already under way may still come.
+        """
+        if shard in self.epochs and shard not in self._withheld:
+            self._withheld.add(shard)
+            self._selection_changed = True
+
+    def resume(self, shard: int, positions: Mapping[str, StreamId] | None = None) -> None:
+        """Deliver a withheld shard again, from where it was delivered to, or after these `positions`."""
+        if shard in self._withheld:
+            self.shards.read_to |= positions or {}
+            self._withheld.remove(shard)
+            self._selection_changed = True
 
     def _end_reading(self) -> None:
         """The set of shards changes: another reader continues where this one is."""
@@ -244,6 +272,7 @@ class ShardConsumer:
         def is_gone(stream: Stream) -> bool:
             return self.keys.shard(stream.symbol) in shards
 
+        self._withheld.difference_update(shards)
         self._writer_epochs.forget_if(lambda name: is_gone(Stream.parse(name)))
         self._uncommitted.forget(is_gone)
         if self._groups is not None:

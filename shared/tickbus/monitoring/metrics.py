@@ -329,6 +329,13 @@ RECORDER_FILES = Metric(
     "tickbus_recorder_files_total", "counter", "files", ("kind",), "files listed in a manifest"
 )
 RECORDER_BYTES = Metric("tickbus_recorder_bytes_total", "counter", "bytes", (), "bytes of these files")
+RECORDER_SPLIT = Metric(
+    "tickbus_recorder_split_commits_total",
+    "counter",
+    "commits",
+    (),
+    "commits that left rows to the next one: they were of more than 16 days (wrong times, or a replay)",
+)
 RECORDER_ASIDE = Metric(
     "tickbus_recorder_aside_total",
     "counter",
@@ -341,7 +348,21 @@ RECORDER_BLOCKED = Metric(
     "gauge",
     "bool",
     (),
-    "1 while files cannot be written: disk full or folder not writable",
+    "1 while the files of a shard cannot be read or written: disk full, no access, damaged manifest",
+)
+RECORDER_BLOCKED_SHARDS = Metric(
+    "tickbus_recorder_blocked_shards",
+    "gauge",
+    "shards",
+    (),
+    "owned shards that cannot be recorded for such a reason; their entries wait on the bus",
+)
+RECORDER_MISSING_FILES = Metric(
+    "tickbus_recorder_missing_files_total",
+    "counter",
+    "files",
+    (),
+    "files of a newest commit that were gone when the recorder took the shard over: pruned, or lost",
 )
 RECORDER_LAST_COMMIT = Metric(
     "tickbus_recorder_last_commit_timestamp_seconds",

@@ -3,12 +3,13 @@
 import asyncio
 import secrets
 from collections.abc import Iterable
+from contextlib import suppress
 
 import msgspec
 
 from tickbus.errors import ConfigError
 from tickbus.protocol.codec import Head, read_head
-from tickbus.protocol.names import Keys, is_stream
+from tickbus.protocol.names import Keys, Stream, StreamId, is_stream
 from tickbus.protocol.stream_filter import StreamFilter, decode_filter, encode_filter
 from tickbus.redis.link import Connection
 from tickbus.redis.resp import Command, milliseconds, pairs
@@ -36,6 +37,54 @@ async def check_meta(link: Connection, keys: Keys) -> None:
             f"bus {keys.prefix!r} has schema {schema.decode()}, this version of tickbus writes {SCHEMA};"
             " use another --prefix or version"
         )
+
+
+async def read_bus(link: Connection, keys: Keys) -> str | None:
+    """Return the id of this bus; None if it has none yet, or was emptied."""
+    id = await link.ask("HGET", keys.meta, "bus")
+    return None if id is None else str(id.decode(errors="replace"))
+
+
+async def claim_bus(link: Connection, keys: Keys, id: str | None) -> str:
+    """Return the id of this bus. One that has none gets `id`, or a random one."""
+    _, found = await link.ask_all(
+        [("HSETNX", keys.meta, "bus", id or secrets.token_hex(8)), ("HGET", keys.meta, "bus")]
+    )
+    return str(found.decode(errors="replace"))
+
+
+async def claim_folder(link: Connection, keys: Keys, service: str, folder: str) -> bool:
+    """Announce the id of the folder in which a service stores its results. Return whether it had another one.
+
+    ConfigError if live replicas of the service use another one: each would hold a part.
+    """
+    field = f"folder:{service}"
+    known = await link.ask("HGET", keys.meta, field)
+    other = known not in (None, folder.encode())
+    if other and await _are_alive(link, keys, service):
+        raise ConfigError(
+            f"service {service!r} is running with another --data-dir, which replicas must share;"
+            " use the same folder, or another --name"
+        )
+    await link.ask("HSET", keys.meta, field, folder)
+    return other
+
+
+async def read_folder(link: Connection, keys: Keys, service: str) -> str:
+    """Return the id of the folder that `claim_folder` announced last; empty if none did."""
+    return str((await link.ask("HGET", keys.meta, f"folder:{service}") or b"").decode(errors="replace"))
+
+
+async def read_positions(link: Connection, keys: Keys, service: str) -> dict[str, StreamId]:
+    """Return what a service has committed, by stream name, as shown on the bus; what is none is left out."""
+    shards = range(keys.shards)
+    replies = await link.ask_all([("HGETALL", keys.position(shard, service)) for shard in shards])
+    positions = {}
+    for flat in replies:
+        for name, value in pairs(flat):
+            with suppress(ValueError):
+                positions[Stream.parse(name.decode(errors="replace")).name] = StreamId.parse(value)
+    return positions
 
 
 async def write_delay(link: Connection, keys: Keys, feed: str, delay: int | None) -> None:

@@ -19,6 +19,12 @@ from tickbus.sanitize import redact
 
 SENTINEL_PORT, REDIS_PORT = 26379, 6379
 
+
+def address_of(url: str) -> str:
+    """Return where a bus is, without user, password and options: `127.0.0.1:6379/0`."""
+    return redact(url).partition("//")[2].removeprefix("***@")
+
+
 _SENTINEL_FORM = "redis+sentinel://host:port,host:port/<master name>/<database>"
 _CLUSTER_FORM = "redis+cluster://host:port,host:port"
 _HOST = re.compile(r"(?:\[(?P<v6>[0-9A-Fa-f:.]+)\]|(?P<name>[^\s\[\]:,]+))(?::(?P<port>\d{1,5}))?")

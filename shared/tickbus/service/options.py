@@ -111,6 +111,11 @@ class WriterOptions(OwnerOptions, frozen=True, kw_only=True):
         return Window(self.replay_window, self.replay_bytes)
 
 
+Umask = Annotated[
+    str, Option("permissions that new files and folders do not get, octal; 027: files 0640, folders 0750")
+]
+"""For a service that writes files: `umask: Umask = DEFAULT_UMASK` (tickbus.durable)."""
+
 MirrorGroups = Annotated[
     bool, Option("show positions as Redis consumer groups too, for tools that know only these")
 ]
