@@ -4,6 +4,7 @@ Requests and elements are made from the structs that the relay itself reads and 
 something else. Both documents stand at fixed paths and need no token.
 """
 
+from collections.abc import Collection
 from enum import IntEnum
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
@@ -60,7 +61,7 @@ _QUALITY: Schema = {
 _TIMES = ("ts_event", "ts_recv", "start", "end", "from_ts", "to_ts")
 
 
-def _object(properties: dict[str, Schema], optional: tuple[str, ...] = (), **more: object) -> Schema:
+def _object(properties: dict[str, Schema], optional: Collection[str] = (), **more: object) -> Schema:
     required = [name for name in properties if name not in optional]
     return {"type": "object", "properties": properties, "required": required, **more}
 
@@ -136,14 +137,14 @@ def _elements() -> dict[str, Schema]:
 # /v1
 
 _ID: Schema = {"type": ["integer", "string"], "description": "chosen by the client"}
-_POSITION = {
+_POSITION: dict[str, Schema] = {
     "stream": _STREAM,
     "cursor": {**_CURSOR, "description": "after which the stream begins"},
     "history": {"type": ["string", "null"], "description": "append it to a cursor, behind an @"},
 }
 
 
-def _answer(op: str, about: str, optional: tuple[str, ...] = (), **fields: Schema) -> Schema:
+def _answer(op: str, about: str, fields: dict[str, Schema], *optional: str) -> Schema:
     return _object({"op": {"const": op}, **fields}, optional, description=about)
 
 
@@ -160,45 +161,48 @@ def _requests() -> dict[str, Schema]:
     return schemas
 
 
+_ID_OR_NULL: Schema = {"type": ["integer", "string", "null"]}
 _ANSWERS: dict[str, Schema] = {
-    "Authorized": _answer("authorized", "The token is valid.", name={"type": "string"}),
+    "Authorized": _answer("authorized", "The token is valid.", {"name": {"type": "string"}}),
     "Subscribed": _answer(
         "subscribed",
         "The streams there are, and where each begins.",
-        id=_ID,
-        streams={"type": "array", "items": _object(_POSITION)},
+        {"id": _ID, "streams": {"type": "array", "items": _object(_POSITION)}},
     ),
-    "Unsubscribed": _answer("unsubscribed", "No more data of this subscription follow.", id=_ID),
-    "Pong": _answer("pong", "The answer to ping.", id={"type": ["integer", "string", "null"]}),
+    "Unsubscribed": _answer("unsubscribed", "No more data of this subscription follow.", {"id": _ID}),
+    "Pong": _answer("pong", "The answer to ping.", {"id": _ID_OR_NULL}),
     "Error": _answer(
         "error",
         "A request that cannot be carried out; nothing else changes.",
-        ("retry",),
-        id={"type": ["integer", "string", "null"]},
-        reason={"type": "string"},
-        retry={"const": True, "description": "there where the same request may succeed later"},
+        {
+            "id": _ID_OR_NULL,
+            "reason": {"type": "string"},
+            "retry": {"const": True, "description": "there where the same request may succeed later"},
+        },
+        "retry",
     ),
     "StreamAppeared": _answer(
-        "stream", "A stream that is new: it is delivered from its first entry.", id=_ID, **_POSITION
+        "stream", "A stream that is new: it is delivered from its first entry.", {"id": _ID, **_POSITION}
     ),
-    "ReplayCompleted": _answer("replay_completed", "History ends here, live data follow.", id=_ID),
+    "ReplayCompleted": _answer("replay_completed", "History ends here, live data follow.", {"id": _ID}),
     "Dropped": _answer(
         "dropped",
         "Elements were dropped, with the policy drop.",
-        id=_ID,
-        count={"type": "integer", "minimum": 1},
+        {"id": _ID, "count": {"type": "integer", "minimum": 1}},
     ),
     "Closing": _answer(
         "closing",
         "The connection is about to end.",
-        ("cursors",),
-        code={"enum": [1012, 4429]},
-        reason={"type": "string"},
-        cursors={
-            "type": "object",
-            "additionalProperties": {"type": "string"},
-            "description": "where each stream can be resumed, if the newest data were not received",
+        {
+            "code": {"enum": [1012, 4429]},
+            "reason": {"type": "string"},
+            "cursors": {
+                "type": "object",
+                "additionalProperties": {"type": "string"},
+                "description": "where each stream can be resumed, if the newest data were not received",
+            },
         },
+        "cursors",
     ),
     "Data": _object(
         {"id": _ID, "data": {"type": "array", "items": {"$ref": _REF + "Element"}, "minItems": 1}},
@@ -477,8 +481,8 @@ def openapi() -> dict[str, Any]:
             "title": "tickbus relay",
             "version": VERSION,
             "description": "What is on the bus, read only. Decimals are text, times are integers in ns,"
-            " absent values are null. Where the relay has no tokens, none is needed. Other paths are 404; other"
-            " methods than GET, HEAD and OPTIONS are 405.",
+            " absent values are null. Where the relay has no tokens, none is needed. Other paths are 404,"
+            " other methods than GET, HEAD and OPTIONS 405.",
             "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
         },
         "servers": [{"url": "/"}],
