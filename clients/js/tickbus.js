@@ -332,6 +332,11 @@ class Read {
     return textOf(this.#delivered);
   }
 
+  /** How many elements wait to be taken. */
+  get waiting() {
+    return this.#queue.length;
+  }
+
   /** Resolved when the relay has begun to deliver: what is written from then on is read. */
   opened() {
     return this.#opening;
