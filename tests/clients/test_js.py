@@ -80,8 +80,8 @@ def gap(kind: GapKind = GapKind.STALE, **more: Any) -> Gap:
     return Gap(StreamKind.TRADE, "gateway", kind, NS, NS + 1, symbol="A", **more)
 
 
-def numbers(elements: list[Any]) -> list[int]:
-    return [int(element["price"]) for element in elements]
+def bar(start: int) -> Bar:
+    return Bar("time:1m", start, NS + 99, "1", "2", "1", "2", "3", "4", None, 2, "1", "2", symbol="A")
 
 
 TRADES = Stream("trade", "test", "A")
@@ -118,7 +118,7 @@ async def test_values_are_those_of_the_bus(
             writer,
             (
                 Stream("bar", "test", "A", "time:1m"),
-                Bar("time:1m", NS, NS + 9, "1", "2", "1", "2", "3", "4", None, 2, "1", "2", symbol="A"),
+                bar(NS),
             ),
         ),
         "signal": await write(
@@ -150,10 +150,7 @@ async def test_http_answers_are_those_of_the_bus(
     start_of = range(NS, NS + 3)
     bars = await write(
         writer,
-        *(
-            (stream, Bar("time:1m", begin, NS + 9, *"12123", "4", None, 2, "1", "2", symbol="A"))
-            for begin in start_of
-        ),
+        *((stream, bar(begin)) for begin in start_of),
     )
     _, url = start_relay(start, redis_server.url)
     script = run(
@@ -207,9 +204,11 @@ async def test_read_goes_on_from_a_snapshot_and_from_its_own_cursor(
         url=url,
     )
     await heard(script, 1)
-    await writer.write(3, 4, 5, 6)
+    # the vendor's ids began anew, which is no reset of the stream
+    messages = trade(3), gap(GapKind.RESET), trade(5), trade(6)
+    expected = await write(writer, *((TRADES, message) for message in messages))
     elements = await end_of(script)
-    assert numbers(elements) == [3, 4, 5, 6]
+    assert elements == expected
     history = redis_server.client.get(writer.keys.era(writer.keys.shard("A")))
     assert history is not None
     assert script.said[1] == {STREAM: f"{elements[1]['cursor']}@{history.decode()}"}
@@ -409,9 +408,9 @@ async def test_conflated_data_hide_nothing(
     # a Gap stands before what precedes it in the stream: its cursor is higher
     first, loss, last = await write(
         writer,
-        (bars, Bar("time:1m", NS, NS + 9, *"12123", "4", None, 2, "1", "2", symbol="A")),
+        (bars, bar(NS)),
         (bars, Gap(StreamKind.BAR, "bars", GapKind.TRIMMED, 1, 2, symbol="A")),
-        (bars, Bar("time:1m", NS + 9, NS + 18, *"12123", "4", None, 2, "1", "2", symbol="A")),
+        (bars, bar(NS + 9)),
     )
     await end_of(script)
     summaries, conflated, cursor = script.said[1:]
@@ -576,6 +575,45 @@ async def test_errors_and_ends(redis_server: RedisServer, start: Start, writer: 
     assert "invalid address ftp://x" in address
     assert "never a part of the address" in token
     assert left == "no client is left"
+
+
+def test_failures_that_pass_are_tried_again(run: Run) -> None:
+    """What no relay can be made to do: a failed handshake without a close event, a Redis that errs once."""
+    script = run(
+        """
+        let connections = 0;
+        const from = [];
+        class Fake {
+          readyState = 0;
+          constructor() {
+            const number = ++connections;
+            const say = (message) => this.onmessage({ data: JSON.stringify(message) });
+            setTimeout(() => {
+              if (number === 1) return this.onerror({});
+              this.readyState = 1;
+              this.send = (text) => setTimeout(() => {
+                from.push(JSON.parse(text).from);
+                if (number === 2) return say({ op: "error", id: 1, reason: "not now", retry: true });
+                const stream = "trade:x:A";
+                say({ op: "subscribed", id: 1, streams: [{ stream, cursor: "5-5", history: "h" }] });
+                say({ id: 1, data: [{ type: "trade", stream, cursor: `6-${number}`, flags: [] }] });
+                if (number === 3) this.onclose({ code: 1006, reason: "" });
+              });
+              this.onopen();
+            });
+          }
+          close() {}
+        }
+        const bus = connect("ws://x", { WebSocket: Fake, onState });
+        const elements = await take(bus.read("trade"), 2);
+        bus.close();
+        say([elements.map(({ cursor }) => cursor), from, states.map(({ code }) => code ?? null)]);
+        """
+    )
+    cursors, begins, codes = script.result()
+    assert cursors == ["6-3", "6-4"]
+    assert begins == ["now", "now", {"trade:x:A": "6-3@h"}]
+    assert codes == [None, 1006, 1013, None, 1006, None, None]
 
 
 def test_package_has_the_version_and_the_intended_files(tmp_path: Path) -> None:
