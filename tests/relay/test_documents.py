@@ -193,8 +193,9 @@ async def test_every_message_of_a_relay_is_described(
             await writer.write(*range(number + 8, number + 1_008))
         assert (await lossless.hear_until("closing"))["cursors"]
         await dropping.hear_until("dropped")
+    async with CheckedClient(url, additional_headers=header) as client:
         relay.process.terminate()
-        await dropping.hear_until("closing")
+        assert (await client.hear_until("closing"))["code"] == 1012
     assert protocol.seen == protocol.sent | {"trade", "quote", "bar", "gap", "signal", "summary"}
 
 
