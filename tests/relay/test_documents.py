@@ -194,6 +194,7 @@ async def test_every_message_of_a_relay_is_described(
         assert (await lossless.hear_until("closing"))["cursors"]
         await dropping.hear_until("dropped")
     async with CheckedClient(url, additional_headers=header) as client:
+        await client.ask(op="ping")
         relay.process.terminate()
         assert (await client.hear_until("closing"))["code"] == 1012
     assert protocol.seen == protocol.sent | {"trade", "quote", "bar", "gap", "signal", "summary"}
