@@ -11,6 +11,7 @@ import msgspec
 from services.relay.api import Api
 from services.relay.bus_access import BusAccess
 from services.relay.dialects import Dialects
+from services.relay.documents import documents
 from services.relay.hub import Hub
 from services.relay.metrics import expose
 from services.relay.options import Options
@@ -108,7 +109,9 @@ async def _run(
         return msgspec.json.encode({"up": hub.up, "clients": server.clients, "streams": len(hub.followed)})
 
     dialects = Dialects(hub, access, Registry(access, read_symbol_map(options.symbol_map), preferred))
-    server = RelayServer(hub, access, tokens, Api(access, status), dialects, limits, options.host)
+    server = RelayServer(
+        hub, access, tokens, Api(access, status, documents()), dialects, limits, options.host
+    )
     expose(service.meters, hub, server)
     reading = asyncio.create_task(hub.run(), name="hub")
     background = [

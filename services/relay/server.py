@@ -172,7 +172,9 @@ class RelayServer:
         token = _token_of(request)
         account = self._account(token)
         if request.headers.get("Upgrade", "").lower() != "websocket":
-            return await self._answer_http(request, path, token, account)
+            response = await self._answer_http(request, path, token, account)
+            self._share(response, request.headers.get("Origin"))
+            return response
         if request.method != "GET":
             return self._refuse(405, "a WebSocket handshake is a GET", "method")
         if path != "/v1":
@@ -230,6 +232,13 @@ class RelayServer:
         if request.method == "HEAD":
             response.body = b""
         return response
+
+    def _share(self, response: Response, origin: str | None) -> None:
+        """Let a page of a listed origin read an answer, and ask with a token."""
+        if origin in self._limits.origins:
+            response.headers["Access-Control-Allow-Origin"] = origin
+            response.headers["Access-Control-Allow-Headers"] = "Authorization"
+            response.headers["Vary"] = "Origin"
 
     def _is_our_host(self, headers: Headers) -> bool:
         """Whether the request was meant for us: a page may have rebound its name to our address."""

@@ -129,7 +129,7 @@ class Session:
         except RedisError as error:
             log.warning("a subscription failed: %s", error)
             self._hub.leave(subscription)
-            self.client.say(op="error", id=subscription.id, reason="the bus cannot be read")
+            self.client.say(op="error", id=subscription.id, reason="the bus cannot be read", retry=True)
         finally:
             self.history_served += catch_up.served
 

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Callable
 from types import TracebackType
-from typing import Any
+from typing import Any, Self
 
 import msgspec
 from websockets.asyncio.client import ClientConnection, connect
@@ -32,7 +32,7 @@ class RelayClient:
         self._packed = style == MSGPACK
         self.socket: ClientConnection
 
-    async def __aenter__(self) -> "RelayClient":
+    async def __aenter__(self) -> Self:
         self.socket = await self._connect
         return self
 
