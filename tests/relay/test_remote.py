@@ -36,6 +36,11 @@ async def read(subscription: "tickbus.Subscription[Trade]", count: int) -> list[
     return messages
 
 
+async def take(messages: AsyncIterator[Trade], count: int) -> list[tuple[str, str]]:
+    """Return symbol and price of the next messages of an iteration that goes on."""
+    return [(message.symbol, message.price_text) for message in [await anext(messages) for _ in range(count)]]
+
+
 async def test_messages_and_cursors_are_those_of_the_bus(
     redis_server: RedisServer, start: Start, writer: Writer
 ) -> None:
@@ -142,3 +147,32 @@ async def test_refusals_and_absence_are_errors_of_one_line(
     async with tickbus.remote.connect(url, token="wrong") as bus:
         with pytest.raises(RelayRefused, match="check the token"):
             await read(bus.read("trade", gaps=False), 1)
+
+
+async def test_more_streams_than_one_request_can_name_are_resumed(
+    redis_server: RedisServer, start: Start, writer: Writer
+) -> None:
+    names = [f"S{number}" for number in range(250)]
+    for name in names:
+        await writer.write(1, 2, symbol=name)
+    port = free_port()
+    options = ("relay", "--redis", redis_server.url, "--shards", "8", "--port", str(port))
+    relay = start(*options)
+    relay.wait_for("serving")
+    async with tickbus.remote.connect(f"ws://127.0.0.1:{port}") as bus:
+        messages = aiter(bus.read("trade", start="start", gaps=False))
+        first = await take(messages, 2 * len(names))
+        assert sorted(first) == sorted((name, price) for name in names for price in ("1", "2"))
+        reading = asyncio.create_task(take(messages, 2 * len(names) + 1))
+        relay.process.kill()
+        for name in names:
+            await writer.write(3, symbol=name)
+        await writer.write(1, symbol="NEW")
+        again = start(*options)
+        await asyncio.to_thread(again.wait_for, "serving")
+        for name in names:
+            await writer.write(4, symbol=name)
+        second = await asyncio.wait_for(reading, 40)
+    assert sorted(second) == sorted(
+        [("NEW", "1"), *((name, price) for name in names for price in ("3", "4"))]
+    )

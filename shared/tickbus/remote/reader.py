@@ -7,7 +7,7 @@ subscribes again from what it received, and drops whatever it has already.
 import asyncio
 import logging
 import random
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
 from itertools import cycle
 from typing import Any
 from urllib.parse import urlsplit
@@ -37,6 +37,8 @@ _REFUSALS = (4401, 4403, 4408)
 """Close codes that another attempt does not change."""
 _MAX_WAIT_SECONDS = 10.0
 _OPEN_SECONDS = 10.0
+_CURSORS = 100
+"""Cursors in one request: a relay takes 16 KB."""
 _Element = tuple[str, str, str, msgspec.Raw]
 _decode_data = msgspec.msgpack.Decoder(tuple[int, list[_Element]]).decode
 _decode_answer = msgspec.msgpack.Decoder(dict[str, Any]).decode
@@ -86,8 +88,14 @@ class RemoteReader:
         self._kind = kind
         self._streams = streams
         self._begin = begin
-        self._first_positions = dict(positions)
-        self._received: dict[str, _Received] = {}
+        self._received = {
+            name: _Received(Stream.parse(name), position, None) for name, position in positions.items()
+        }
+        self._was_subscribed = False
+        self._in_parts: set[str] = set()
+        """Streams that have subscriptions of their own: too many for the cursors of one request."""
+        self._unanswered: set[int] = set()
+        """Subscriptions whose history is not complete."""
         self._socket: ClientConnection | None = None
         self._closed = False
         self._waiting: list[bytes] = []
@@ -166,8 +174,7 @@ class RemoteReader:
         except (OSError, TimeoutError, InvalidHandshake) as error:
             raise RelayUnavailable(f"no relay at {redact(url)}: {str(error) or 'no answer'}") from None
         try:
-            await socket.send(_encode(self._request()))
-            await self._await_answer(socket)
+            await self._subscribe(socket)
         except ConnectionClosed as error:
             self._check_refusal(error)
             raise RelayUnavailable(f"the relay at {redact(url)} closed the connection: {error}") from None
@@ -175,27 +182,44 @@ class RemoteReader:
             socket.transport.abort()
         return socket
 
-    def _request(self) -> dict[str, Any]:
-        """Return the subscription, from where this reader is."""
+    async def _subscribe(self, socket: ClientConnection) -> None:
+        """Subscribe from where this reader is."""
+        self._in_parts, self._unanswered = set(), set()
+        self._waiting.clear()
         begin: Any = self._begin
-        if self._received:
+        if len(self._received) > _CURSORS:
+            # one subscription for streams that appear, and for those of now as many as their cursors need
+            await self._ask(socket, 1, self._streams, NOW)
+            names = sorted(self._received)
+            self._in_parts.update(names)
+            for number, first in enumerate(range(0, len(names), _CURSORS), 2):
+                part = [self._received[name] for name in names[first : first + _CURSORS]]
+                cursors = {received.stream.name: received.resume for received in part}
+                await self._ask(socket, number, _streams_of(received.stream for received in part), cursors)
+            return
+        if self._received or self._was_subscribed:
+            # streams that it does not name have appeared since: they begin with their first entry
             begin = {name: received.resume for name, received in self._received.items()}
-        elif self._first_positions:
-            begin = {name: str(position) for name, position in self._first_positions.items()}
         elif isinstance(begin, StreamId):
             begin = begin.ms * MILLISECOND
-        streams = self._streams
-        return {
+        await self._ask(socket, 1, self._streams, begin)
+
+    async def _ask(self, socket: ClientConnection, id: int, streams: StreamFilter, begin: Any) -> None:
+        """Send one subscription and await the answer."""
+        if begin != NOW:
+            self._unanswered.add(id)
+        request = {
             "op": "subscribe",
-            "id": 1,
+            "id": id,
             "kind": self._kind,
             "symbols": sorted(streams.symbols),
             "feeds": sorted(streams.feeds),
             "specs": sorted(streams.specs),
             "from": begin,
         }
-
-    async def _await_answer(self, socket: ClientConnection) -> None:
+        await socket.send(_encode(request))
+        # a resumed subscription knows its streams; one that appeared since begins with its first entry
+        is_resumed = self._was_subscribed or bool(self._received)
         while True:
             message = await socket.recv(False)
             if message[:1] == b"\x92":
@@ -207,8 +231,10 @@ class RemoteReader:
                 raise RelayRefused(f"the relay refused the subscription: {answer['reason']}")
             if answer["op"] == "subscribed":
                 for row in answer["streams"]:
-                    self._note(row["stream"], row["cursor"], row["history"])
-                self.live = self.live or self._begin == NOW
+                    unseen = is_resumed and row["stream"] not in self._received
+                    self._note(row["stream"], str(START) if unseen else row["cursor"], row["history"])
+                self.live = self.live or not self._unanswered
+                self._was_subscribed = True
                 return
 
     def _note(self, name: str, cursor: str, history: str | None) -> None:
@@ -226,20 +252,25 @@ class RemoteReader:
                 case "stream":
                     self._note(answer["stream"], answer["cursor"], answer["history"])
                 case "replay_completed":
-                    self.live = True
+                    self._unanswered.discard(answer["id"])
+                    self.live = self.live or not self._unanswered
                     return Poll()
                 case _:
                     pass
             return None
         reads: list[Read] = []
         name = ""
-        for element in _decode_data(message)[1]:
-            stream_name, cursor, field, payload = element
+        id_of_subscription, elements = _decode_data(message)
+        for stream_name, cursor, field, payload in elements:
+            if id_of_subscription == 1 and stream_name in self._in_parts:
+                continue  # its own subscription brings it, in order with its history
             received = self._received.get(stream_name)
             if received is None:
                 received = self._received[stream_name] = _Received(Stream.parse(stream_name), START, None)
             id, raw, field_name = StreamId.parse(cursor), bytes(payload), field.encode()
-            if id <= received.position and not _begins_anew(field_name, raw):
+            if _begins_anew(field_name, raw):
+                received.history = None  # to resume with the old one would report all of it again
+            elif id <= received.position:
                 continue
             received.position = id
             entry = [cursor.encode(), [field_name, raw]]
@@ -255,6 +286,17 @@ class RemoteReader:
             raise RelayRefused(
                 f"the relay refused this client: {error.rcvd.reason}; check the token"
             ) from None
+
+
+def _streams_of(streams: Iterable[Stream]) -> StreamFilter:
+    """Return the filter for these streams of one kind; it may match some more."""
+    found = list(streams)
+    return StreamFilter.of(
+        (),
+        {stream.feed for stream in found},
+        {stream.symbol for stream in found},
+        {stream.spec for stream in found if stream.spec},
+    )
 
 
 def _begins_anew(field: bytes, payload: bytes) -> bool:
