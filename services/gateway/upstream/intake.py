@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from services.gateway.delivery.backlog import Backlog, Backlogs
-from services.gateway.sequencing.sequencer import Sequencer
+from services.gateway.sequencing.sequencer import HOLD, Sequencer
 from services.vendors.feed import (
     Closing,
     HeartbeatAck,
@@ -78,6 +78,12 @@ class Intake:
                 self.event_delays.append(last_tick.ts_recv - last_tick.ts_event)
         backlog.settle()
         return for_connection
+
+    def release_held(self, held_for: int = HOLD) -> None:
+        """Store the trades that were held for `held_for` ns, in case their id was wrong."""
+        self.last_recv = recv = self.stamp()
+        self.sequencer.release_held(recv, held_for)
+        self.backlog.settle()
 
     def outage(self, kind: GapKind, since: int) -> None:
         self.sequencer.outage(kind, since)
