@@ -17,11 +17,11 @@ from services.gateway.unsubscribed import end, find_dropped, find_returning
 from services.gateway.upstream.intake import Intake
 from services.gateway.upstream.upstream import Upstream
 from tickbus.clock import BusClock
-from tickbus.errors import Fenced, RedisError, RedisMisconfigured
-from tickbus.protocol.codec import Head
-from tickbus.protocol.messages import GapKind
+from tickbus.errors import Fenced, RedisError, RedisMisconfigured, WireError
+from tickbus.protocol.codec import Head, decode
+from tickbus.protocol.messages import Gap, GapKind
 from tickbus.protocol.names import Keys
-from tickbus.redis.link import Connection
+from tickbus.redis.link import Connection, ReplyError
 from tickbus.redis.registry import check_meta, read_bus, read_delay, read_heads, register_feed
 from tickbus.units import MILLISECOND, MINUTE, SECOND, Duration, format_duration
 from tickbus.writer.entry import StreamWriter
@@ -41,6 +41,8 @@ _MAX_AHEAD = 5 * MINUTE
 _SPILL_SECONDS = 0.05
 _TICK_SECONDS = 0.9
 _MAX_NAMED = 20
+_RELEASE_SECONDS = 0.1
+"""How often held trades are looked at."""
 
 
 class MakeSenders(Protocol):
@@ -119,8 +121,11 @@ class Gateway:
             dropped = await find_dropped(link, self._keys, self.name, heads, names)
             returning = await find_returning(link, self._keys, heads, names)
             delay = await read_delay(link, self._keys, self.name)
+            ends_in_gap = await _ends_in_gap(
+                link, {state: heads[state.name] for state in streams if state.name in heads}
+            )
             link.close()
-            restored = sequencer.restore(heads, publisher.lane, delay)
+            restored = sequencer.restore(heads, publisher.lane, delay, ends_in_gap)
             for state in streams:
                 if state.name in returning:
                     state.outage = GapKind.UNSUBSCRIBED
@@ -200,6 +205,7 @@ class Gateway:
                 coroutines = (
                     *(self._publish(sender, upstream) for sender in self.senders),
                     self._tick(upstream, register),
+                    self._release_held(),
                     self._spill_when_full(),
                     self._lease.keep(),
                 )
@@ -211,6 +217,7 @@ class Gateway:
                     delivering.cancel()
                     stopped.cancel()
                     refused, _ = await asyncio.gather(delivering, stopped, return_exceptions=True)
+                    self.intake.release_held(0)
                     await self._drain(deadline)
                     if isinstance(refused, Exception):
                         raise refused
@@ -250,6 +257,7 @@ class Gateway:
 
     async def _spill_remaining(self) -> None:
         """Spill what Redis did not accept: the next start writes it."""
+        self.intake.release_held(0)
         spilled = 0
         for sender in self.senders:
             while not sender.idle and await sender.spill_oldest():
@@ -317,6 +325,13 @@ class Gateway:
             elif self._paused and self.backlog.bytes < _RESUME_BYTES:
                 self._resume(upstream)
 
+    async def _release_held(self) -> None:
+        """Store what was held for a second."""
+        while True:
+            await asyncio.sleep(_RELEASE_SECONDS)
+            if self.sequencer.holds:
+                self.intake.release_held()
+
     async def _tick(self, upstream: Upstream, register: Callable[[], Awaitable[None]]) -> None:
         """Every second: make the bus clock due, and resume reading the socket if Redis became unavailable.
 
@@ -335,6 +350,7 @@ class Gateway:
                     await register()
                     registered = current
             await asyncio.sleep(_TICK_SECONDS)
+            self.sequencer.measure_rates()
             for sender in self.senders:
                 sender.tick()
             if self._paused and self._any_lane_blocked:
@@ -370,3 +386,19 @@ class Gateway:
                         )
                     break
                 logged = ""
+
+
+async def _ends_in_gap(link: Connection, heads: Mapping[StreamWriter, Head]) -> bool:
+    """Whether the newest entry of all streams is a Gap that reports a hole.
+
+    The heads do not say: a late tick, too, is newer than the tick in its head.
+    """
+    if not heads:
+        return False
+    stream, head = max(heads.items(), key=lambda pair: pair[1].ts_recv)
+    try:
+        ((_, (field, payload)),) = await link.ask("XRANGE", stream.key, head.id, head.id)
+        message = decode(field, payload)
+    except (ReplyError, ValueError, WireError):  # trimmed, or not ours
+        return False
+    return isinstance(message, Gap) and not message.repaired

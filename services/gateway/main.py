@@ -14,7 +14,7 @@ from services.gateway.gateway import Gateway
 from services.gateway.metrics import expose
 from services.gateway.options import VENDOR_OPTIONS, GatewayOptions, Options
 from services.gateway.sequencing.sequencer import Sequencer
-from services.gateway.sequencing.stream_state import StreamState
+from services.gateway.sequencing.stream_state import SNAPSHOT_SIZE, StreamState
 from services.gateway.spill.dir_lock import check_spill_dir
 from services.gateway.spill.segment import Bus, Owner
 from services.gateway.spill.spill import Budget, Spill
@@ -124,8 +124,9 @@ async def _run(
     clock = BusClock()
     redis = locate(options.redis)
     (await redis.open_checked()).close()
+    snapshot_size = getattr(feed, "snapshot_size", SNAPSHOT_SIZE)
     streams = [
-        StreamState(keys, Stream(kind, name, symbol), feed.sequenced and kind == "trade")
+        StreamState(keys, Stream(kind, name, symbol), feed.sequenced and kind == "trade", snapshot_size)
         for symbol in setup.symbols.vendor
         for kind in setup.kinds
     ]
@@ -135,7 +136,7 @@ async def _run(
     backlog = (
         next(iter(backlogs.values())) if len(backlogs) == 1 else Backlogs(by_shard, options.backlog_bytes)
     )
-    sequencer = Sequencer(streams, backlog.put, feed.repairable)
+    sequencer = Sequencer(streams, backlog.put, feed.repairable, backlog.reserve)
     intake = Intake(clock, sequencer, backlog)
     lease = Lease(
         partial(redis.link, keys.lease(name)), keys, name, options.lease_ttl, publisher.fences.holder

@@ -30,6 +30,8 @@ def _expose_feed(meters: Meters, gateway: Gateway, upstream: Upstream) -> None:
     follow(m.FEED_VENDOR_ERRORS, lambda: intake.vendor_errors, feed)
     follow(m.FEED_BAD_TIMES, lambda: intake.bad_times, feed)
     follow(m.FEED_DUPLICATES, lambda: intake.sequencer.duplicates + intake.duplicates, feed)
+    follow(m.FEED_DOUBTFUL_IDS, lambda: intake.sequencer.doubtful, feed)
+    follow(m.FEED_HELD, lambda: intake.sequencer.held, feed)
     follow(m.FEED_CONNECTED, lambda: upstream.up, feed)
     meters.follow_each(m.FEED_RECONNECTS, lambda: upstream.reconnects, _REASONS, feed)
     meters.follow_each(m.FEED_REJECTED, lambda: intake.rejected, _REJECTS, feed)
@@ -53,9 +55,11 @@ def _expose_streams(meters: Meters, gateway: Gateway) -> None:
         m.GAPS, gaps, [kind.name.lower() for kind in GapKind if kind is not GapKind.UNKNOWN], feed
     )
     follow(m.GAPS_REPAIRED, lambda: sum(state.counts.repaired for state in streams), feed)
-    # each repaired Gap is one of these ticks
+    follow(m.MISSING_TICKS, lambda: sum(state.counts.reported for state in streams), feed)
     follow(
-        m.MISSING_TICKS, lambda: sum(state.counts.missing + state.counts.repaired for state in streams), feed
+        m.HOLES_FORGOTTEN,
+        lambda: sum(head.forgotten for sender in gateway.senders[:1] for head in sender.heads.values()),
+        feed,
     )
     follow(m.FEED_SYMBOLS_WANTED, lambda: len({state.symbol for state in streams}), feed)
     follow(

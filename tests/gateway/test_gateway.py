@@ -15,7 +15,7 @@ import pytest
 from gateway.spill.spilled import entries, opened, seqs
 from support.redis_server import RedisServer
 from support.waiting import until_async
-from support.writing import KEYS, numbers, trade
+from support.writing import KEYS, numbers, stored, trade
 
 from services.gateway.delivery.backlog import Backlog
 from services.gateway.delivery.sender import Sender, StreamHead
@@ -30,10 +30,13 @@ from services.gateway.upstream.upstream import Upstream
 from tickbus.clock import BusClock
 from tickbus.errors import VendorRefused
 from tickbus.protocol.codec import Head, decode_head
+from tickbus.protocol.messages import Gap, GapKind, Trade
 from tickbus.protocol.names import Stream
+from tickbus.redis.registry import read_heads
 from tickbus.redis.topology import locate
 from tickbus.units import MILLISECOND, Duration
 from tickbus.writer.entry import Entry, StreamWriter
+from tickbus.writer.heads import newest_tick
 from tickbus.writer.lane import Lane
 from tickbus.writer.lease import Lease
 from tickbus.writer.publisher import Publisher
@@ -62,7 +65,7 @@ class Running:
         redis, clock, state = locate(server.url), BusClock(), StreamState(KEYS, STREAM, True)
         publisher = Publisher(redis, KEYS, "x", clock, home=state.shard)
         self.backlog = Backlog(1 << 20)
-        self.sequencer = Sequencer([state], self.backlog.put)
+        self.sequencer = Sequencer([state], self.backlog.put, reserve=self.backlog.reserve)
         lease = Lease(
             partial(redis.link, KEYS.lease("x")),
             KEYS,
@@ -113,6 +116,13 @@ class Running:
 
     async def stored(self, count: int) -> None:
         await until_async(lambda: self.gateway.published["trade"] == count and not self.backlog)
+
+
+async def head_of(one: Running) -> Head:
+    link = await one.connect()
+    heads = await read_heads(link, KEYS, [KEYS.shard("A")])
+    link.close()
+    return heads[STREAM.name]
 
 
 def on_the_bus(server: RedisServer) -> list[int]:
@@ -276,3 +286,77 @@ async def test_acknowledged_subscription_is_stored_before_the_first_tick(
         running.stopping.set()
         await task
         assert head().subscribed == acknowledged[0] < acknowledged[life] + 1
+
+
+async def test_trade_far_ahead_waits_a_second_for_another_one(
+    redis_server: RedisServer, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    one = await Running(redis_server, tmp_path / "spill").open()
+    running = asyncio.create_task(one.run())
+    one.receive(3)
+    one.next = 10**12
+    one.receive(1)
+    await one.stored(3)
+    assert on_the_bus(redis_server) == [1, 2, 3]
+    await one.stored(4)
+    assert on_the_bus(redis_server) == [1, 2, 3, 10**12]
+    head = await head_of(one)
+    assert (head.missing, head.vendor_id) == (10**12 - 4, 3)
+    one.stopping.set()
+    await running
+    # the next one goes on at the old place
+    two = await Running(redis_server, tmp_path / "spill").open()
+    running = asyncio.create_task(two.run())
+    two.receive(2)
+    await two.stored(2)
+    head = await head_of(two)
+    assert (head.missing, head.vendor_id, head.holes) == (0, 5, [])
+    gaps = [message for _, message in stored(redis_server.client, KEYS.stream(STREAM))]
+    assert [gap.kind for gap in gaps if isinstance(gap, Gap)] == [GapKind.SEQUENCE, GapKind.VOID]
+    two.stopping.set()
+    await running
+    assert caplog.text.count("no other trade came since") == caplog.text.count("never existed") == 1
+
+
+@pytest.mark.parametrize("redis", ["up", "down"])
+async def test_clean_stop_stores_what_is_held(redis: str, redis_server: RedisServer, tmp_path: Path) -> None:
+    one = await Running(redis_server, tmp_path / "spill").open()
+    running = asyncio.create_task(one.run())
+    one.receive(3)
+    await one.stored(3)
+    if redis == "down":
+        redis_server.stop()
+        redis_server.client.close()
+    one.next = 10**12
+    one.receive(1)
+    one.stopping.set()
+    await running
+    if redis == "down":
+        await asyncio.to_thread(redis_server.start)
+    two = await Running(redis_server, tmp_path / "spill").open()
+    assert on_the_bus(redis_server) == [1, 2, 3, 10**12]
+    assert two.sequencer.streams[0].next_id == 4
+    await two.gateway.close()
+
+
+async def test_late_and_doubtful_ticks_are_not_the_newest_after_the_spill(
+    redis_server: RedisServer, tmp_path: Path
+) -> None:
+    """The head that a gateway makes of its spill, and the one that its successor makes of it."""
+    one = await Running(redis_server, tmp_path / "spill").open()
+    (sender,) = one.gateway.senders
+    one.receive(3)
+    one.next = 6
+    one.receive(1)
+    one.sequencer.accept([(msgspec.structs.replace(trade(4), ts_event=1), 4)])
+    one.sequencer.accept([(msgspec.structs.replace(trade(2), ts_event=1, price_text="77"), 2)])
+    one.backlog.settle()
+    assert await sender.spill_oldest(2)
+    running = asyncio.create_task(one.run())
+    await until_async(lambda: not len(sender))
+    head = await head_of(one)
+    assert sender.heads[one.sequencer.streams[0]].build() == head
+    tick = newest_tick(head, "trade")
+    assert tick is not None and isinstance(tick, Trade) and tick.trade_id == "6"
+    one.stopping.set()
+    await running

@@ -19,7 +19,7 @@ class Backlog:
     def __init__(self, max_bytes: int) -> None:
         self.max_bytes = max_bytes
         self.bytes = 0
-        """As of the last `settle`, including what was taken and not released."""
+        """As of the last `settle`, including what was taken and not released, and what is reserved."""
         self.wakeup = asyncio.Event()
         self._waiting: list[Entry] = []
         self._settled = 0
@@ -39,6 +39,10 @@ class Backlog:
     @property
     def full(self) -> bool:
         return self.bytes >= self.max_bytes
+
+    def reserve(self, size: int) -> None:
+        """Count bytes of what will be put later; negative: of what is put now, or no longer will be."""
+        self.bytes += size
 
     def settle(self) -> None:
         """Count what was put since the last call, and wake the sender: once per read from the socket."""
@@ -92,6 +96,7 @@ class Backlogs:
         self._by_shard = by_shard
         self._all = list({id(backlog): backlog for backlog in by_shard.values()}.values())
         self._touched: set[int] = set()
+        self._reserved = 0
 
     def put(self, entry: Entry) -> None:
         shard = entry.stream.shard
@@ -103,11 +108,14 @@ class Backlogs:
 
     @property
     def bytes(self) -> int:
-        return sum(backlog.bytes for backlog in self._all)
+        return self._reserved + sum(backlog.bytes for backlog in self._all)
 
     @property
     def full(self) -> bool:
         return self.bytes >= self.max_bytes
+
+    def reserve(self, size: int) -> None:
+        self._reserved += size
 
     def settle(self) -> None:
         for shard in self._touched:

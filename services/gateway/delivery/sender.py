@@ -8,7 +8,7 @@ import asyncio
 import logging
 import time
 from collections import Counter
-from collections.abc import Coroutine, Mapping
+from collections.abc import Coroutine, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 from services.gateway.delivery.backlog import Backlog
@@ -53,25 +53,24 @@ class StreamHead(HeadBuilder):
         self._state = state
 
     def note(self, entry: Entry) -> None:
-        """Note an entry of a batch with Gaps: if the newest is a Gap, the head holds the tick before it."""
+        """Note an entry of a batch in which not every stream ends with its newest tick."""
         if entry.field == b"g":
             gap = decode(entry.field, entry.payload)
             assert isinstance(gap, Gap)
             self.add_gap(gap)
-        else:
+        elif entry.newest:
             self.tick = entry.payload
 
     def pack_after(self, entry: Entry) -> bytes:
-        """Return the packed head after `entry`, the newest of a batch.
+        """Return the packed head after `entry`, the last of a batch, once its tick and Gaps are noted.
 
         Its ts_event is the newest received, including ticks still waiting behind the batch.
         """
         self.advance(entry)
-        if entry.field != b"g":
-            self.tick = entry.payload
-        self.ts_event = self._state.last_event
-        if self._state.subscribed != self.subscribed:
-            self.note_subscribed()
+        state = self._state
+        self.ts_event = state.last_event
+        if state.peak != self.peak or state.subscribed != self.subscribed:
+            self.set_origin(state.subscribed, state.peak, self.forgotten)
         return self.pack()
 
     def note_subscribed(self) -> bool:
@@ -80,6 +79,26 @@ class StreamHead(HeadBuilder):
             return False
         self.set_origin(self._state.subscribed, self.peak, self.forgotten)
         return True
+
+
+def pack_heads(
+    heads: Mapping[StreamWriter, StreamHead], entries: Sequence[Entry], fields: Sequence[bytes], spilled: bool
+) -> dict[StreamWriter, bytes]:
+    """Advance the heads over a batch and return those of its streams, packed.
+
+    `fields`: of the entries. `spilled`: whether they were read from disk, where `Entry.newest` is not stored.
+    """
+    last = {entry.stream: entry for entry in entries}
+    if spilled:
+        for entry in entries:
+            heads[entry.stream].add(entry, decode(entry.field, entry.payload))
+    elif b"g" in fields or False in [entry.newest for entry in last.values()]:
+        for entry in entries:
+            heads[entry.stream].note(entry)
+    else:
+        for stream, entry in last.items():
+            heads[stream].tick = entry.payload
+    return {stream: heads[stream].pack_after(entry) for stream, entry in last.items()}
 
 
 class Sender:
@@ -103,8 +122,8 @@ class Sender:
         """Not yet in the metrics."""
         self.ring_due = True
         self.committing = False
+        self.heads = heads
         self._clock = clock
-        self._heads = heads
         self._unstarted = {
             stream: head for stream, head in heads.items() if not head.seq and stream.shard in lane.owned
         }
@@ -148,18 +167,12 @@ class Sender:
         transaction = Transaction(self._bus_ms(spilled), feed_up)
         transaction.ring_all, self.ring_due = self.ring_due, False
         # what was acknowledged or in flight when spilling began was spilled first, in case we are killed
-        heads = self._heads
+        heads = self.heads
         transaction.entries = entries = (
             [entry for entry in entries if entry.seq > heads[entry.stream].seq] if spilled else entries
         )
         fields = [entry.field for entry in entries]
-        if b"g" in fields:
-            for entry in entries:
-                heads[entry.stream].note(entry)
-        transaction.heads = {
-            stream: heads[stream].pack_after(entry)
-            for stream, entry in {entry.stream: entry for entry in entries}.items()
-        }
+        transaction.heads = pack_heads(heads, entries, fields, bool(spilled))
         if transaction.ring_all and self._unstarted:
             transaction.heads |= self._subscribed()
         started = self._acknowledged_at = time.monotonic()

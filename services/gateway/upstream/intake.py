@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from services.gateway.delivery.backlog import Backlog, Backlogs
-from services.gateway.sequencing.sequencer import Sequencer
+from services.gateway.sequencing.sequencer import HOLD, Sequencer
 from services.vendors.feed import (
     Closing,
     HeartbeatAck,
@@ -127,6 +127,12 @@ class Intake:
             )
         mapper.duplicates = mapper.bad_times = 0
 
+    def release_held(self, held_for: int = HOLD) -> None:
+        """Store the trades that were held for `held_for` ns, in case their id was wrong."""
+        self.last_recv = recv = self.stamp()
+        self.sequencer.release_held(recv, held_for)
+        self.backlog.settle()
+
     def outage(self, kind: GapKind, since: int) -> None:
         self.sequencer.outage(kind, since)
 
@@ -138,7 +144,7 @@ class Intake:
     def held(self) -> None:
         """The connection has lasted since then, whether ticks came or not."""
         self.last_recv = recv = self.stamp()
-        self.sequencer.held(recv)
+        self.sequencer.lasted(recv)
         self.backlog.settle()
 
     def finish(self) -> None:

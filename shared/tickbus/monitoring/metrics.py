@@ -112,7 +112,21 @@ FEED_DUPLICATES = Metric(
     "counter",
     "ticks",
     ("feed",),
-    "ticks dropped because they were already seen, by their vendor id",
+    "ticks dropped because they are stored already: their vendor id was seen before, with the same values",
+)
+FEED_DOUBTFUL_IDS = Metric(
+    "tickbus_feed_doubtful_ids_total",
+    "counter",
+    "ticks",
+    ("feed",),
+    "trades stored with the flag doubtful_id: their vendor id is that of another trade, or far off",
+)
+FEED_HELD = Metric(
+    "tickbus_feed_held_total",
+    "counter",
+    "ticks",
+    ("feed",),
+    "trades held for up to a second because their vendor id fell or was far ahead",
 )
 FEED_SYMBOLS_WANTED = Metric(
     "tickbus_feed_symbols_wanted", "gauge", "symbols", ("feed",), "subscribed symbols"
@@ -153,7 +167,16 @@ MISSING_TICKS = Metric(
     "counter",
     "ticks",
     ("feed",),
-    "ticks that Gaps report missing, where they can be counted; cumulative across restarts",
+    "ticks that Gaps report missing, where they can be counted, less those that never existed; "
+    "cumulative across restarts",
+)
+HOLES_FORGOTTEN = Metric(
+    "tickbus_holes_forgotten_total",
+    "counter",
+    "holes",
+    ("feed",),
+    "reported holes that are no longer known by their ids, because a stream had more than 256; cumulative "
+    "across restarts",
 )
 PUBLISH = Metric(
     "tickbus_publish_seconds",

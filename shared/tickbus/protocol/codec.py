@@ -43,10 +43,13 @@ class Head(msgspec.Struct, array_like=True, gc=False):
     id: str
     """ID of the newest entry; its counter is the number of entries ever written."""
     vendor_id: int | None
-    """Highest contiguous vendor id seen; None where the vendor has none."""
+    """Highest contiguous vendor id seen; None where the vendor has none.
+
+    It stays below the newest hole while a single trade is all that showed that hole.
+    """
     ts_recv: int
     tick: msgspec.Raw
-    """The newest Trade, Quote, Bar or Signal as its array; nil before the first."""
+    """The newest Trade, Quote, Bar or Signal in the vendor's order, as its array; nil before the first."""
     ts_event: int = 0
     """Newest ts_event of the stream."""
     holes: list[Hole] = []
@@ -62,7 +65,7 @@ class Head(msgspec.Struct, array_like=True, gc=False):
     subscribed: int = 0
     """When the vendor first acknowledged the subscription, ns; 0 if unknown."""
     peak: int = 0
-    """Most vendor ids in one second so far; 0 if unknown, or where the vendor has none."""
+    """Highest rate of vendor ids per second so far; 0 if unknown, or where the vendor has none."""
     forgotten: int = 0
     """Holes that are no longer in `holes` because there were too many."""
 

@@ -44,7 +44,7 @@ class Flag(IntFlag):
     BAD_TIME = 128
     """The vendor gave no time, or an impossible one: ts_event is ts_recv."""
     DOUBTFUL_ID = 256
-    """Its id was seen before with other values: stored once, without effect on the sequence of ids."""
+    """Its id is that of another trade, or far ahead of all others: without effect on the sequence of ids."""
 
 
 class GapKind(IntEnum):

@@ -39,6 +39,8 @@ class Entry(msgspec.Struct, frozen=True, gc=False):
     """For the head of its stream: the highest contiguous vendor id so far; -1 for none."""
     recv: int = 0
     """For the head: receive time."""
+    newest: bool = True
+    """For the head: whether a tick follows all before it in the vendor's order. Not stored anywhere."""
 
     @property
     def id(self) -> StreamId:

@@ -9,9 +9,21 @@ from collections.abc import Sequence
 
 import msgspec
 
-from tickbus.protocol.codec import NIL, Head, Hole, head_tick, pack_epochs, pack_head, pack_holes, pack_origin
-from tickbus.protocol.messages import Gap, GapKind, Message, Quote, Trade
+from tickbus.errors import WireError
+from tickbus.protocol.codec import (
+    NIL,
+    Head,
+    Hole,
+    decode,
+    head_tick,
+    pack_epochs,
+    pack_head,
+    pack_holes,
+    pack_origin,
+)
+from tickbus.protocol.messages import Flag, Gap, GapKind, Message, Quote, Trade
 from tickbus.protocol.names import StreamId
+from tickbus.units import SECOND
 from tickbus.writer.entry import Entry
 
 EMPTY_HEAD = Head("0-0", None, 0, NIL)
@@ -20,28 +32,43 @@ MAX_HOLES = 256
 """How many reported holes a head retains, the newest."""
 MAX_EPOCHS = 16
 """How many writers a head retains, the newest."""
+REORDER_WINDOW = 10 * SECOND
+"""Without vendor ids: a tick that is older than the newest and comes at most this long after it does not
+replace it in the head. One that comes later does: the vendor set its clock back."""
+
+_OUT_OF_ORDER = int(Flag.LATE | Flag.DOUBTFUL_ID)
 
 
 class GapCounts:
     """The Gap messages of a stream, counted."""
 
-    __slots__ = ("by_kind", "missing", "repaired")
+    __slots__ = ("by_kind", "missing", "repaired", "reported")
 
     def __init__(self, head: Head = EMPTY_HEAD) -> None:
         self.by_kind = dict(head.gaps)
         """Those with repaired = false."""
         self.repaired = head.repaired
         self.missing = head.missing
-        """Ticks that these Gaps report missing, minus the repaired ones."""
+        """Ticks that these Gaps report missing, minus the repaired and the void ones."""
+        self.reported = head.missing + head.repaired
+        """Ticks that these Gaps report missing, minus the void ones.
+
+        A head does not count repaired ticks: a Gap of an earlier process is taken for one tick.
+        """
 
     def add(self, gap: Gap) -> None:
+        count = gap.count or 0
         if gap.repaired:
             self.repaired += 1
-            self.missing -= gap.count or 0
-        else:
-            kind = gap.kind.name.lower()
-            self.by_kind[kind] = self.by_kind.get(kind, 0) + 1
-            self.missing += gap.count or 0
+            self.missing -= count
+            if gap.kind is GapKind.VOID:
+                self.reported -= count
+            return
+        kind = gap.kind.name.lower()
+        self.by_kind[kind] = self.by_kind.get(kind, 0) + 1
+        if gap.kind is not GapKind.UNSUBSCRIBED:
+            self.missing += count
+            self.reported += count
 
 
 class HeadBuilder:
@@ -52,8 +79,8 @@ class HeadBuilder:
     """
 
     __slots__ = (
-        "_packed_epochs", "_packed_holes", "_packed_origin", "counts", "epochs", "forgotten", "holes", "ms",
-        "peak", "seq", "subscribed", "tick", "ts_event", "ts_recv", "vendor_id",
+        "_newest", "_packed_epochs", "_packed_holes", "_packed_origin", "counts", "epochs", "forgotten",
+        "holes", "ms", "peak", "seq", "subscribed", "tick", "ts_event", "ts_recv", "vendor_id",
     )  # fmt: skip
 
     def __init__(self, head: Head = EMPTY_HEAD) -> None:
@@ -62,7 +89,7 @@ class HeadBuilder:
         self.vendor_id = -1 if head.vendor_id is None else head.vendor_id
         self.ts_recv = head.ts_recv
         self.tick = bytes(head.tick)
-        """The newest tick, packed; NIL before the first."""
+        """The newest tick in the vendor's order, packed; NIL before the first."""
         self.ts_event = head.ts_event
         self.holes: Sequence[Hole] = head.holes
         self.counts = GapCounts(head)
@@ -71,6 +98,8 @@ class HeadBuilder:
         self._packed_holes = self._pack_holes()
         self._packed_epochs = pack_epochs(self.epochs)
         self._packed_origin = pack_origin(self.subscribed, self.peak, self.forgotten)
+        self._newest: tuple[int, int] | None = None
+        """ts_event and ts_recv of the tick with the newest ts_event; None: not looked up yet."""
 
     def begin(self, epoch: int) -> None:
         """Record `epoch` as the writer of the following entries, unless it is already."""
@@ -84,13 +113,44 @@ class HeadBuilder:
         if isinstance(message, Gap):
             self.add_gap(message)
             return
-        self.tick = entry.payload
-        if isinstance(message, Trade | Quote) and not message.flags:
+        if not isinstance(message, Trade | Quote):
+            self.tick = entry.payload
+            return
+        if self._is_newest(entry, message):
+            self.tick = entry.payload
+        if not message.flags:
             self.ts_event = max(self.ts_event, message.ts_event)
+
+    def _is_newest(self, entry: Entry, tick: Trade | Quote) -> bool:
+        """Whether a tick follows all others in the vendor's order: by id, or else by its time."""
+        if tick.flags & _OUT_OF_ORDER:
+            return False
+        if entry.vendor_id >= 0 or tick.flags:
+            return True
+        event, recv = self._newest or self._newest_of(entry.field)
+        if tick.ts_event < event:
+            self._newest = event, recv
+            return tick.ts_recv - recv > REORDER_WINDOW
+        self._newest = tick.ts_event, tick.ts_recv if tick.ts_event > event else recv
+        return True
+
+    def _newest_of(self, field: bytes) -> tuple[int, int]:
+        """Return the times of the head's own tick; zeros if there is none that has a time."""
+        if self.tick == bytes(NIL):
+            return 0, 0
+        try:
+            tick = decode(field, self.tick)
+        except WireError:
+            return 0, 0
+        return (tick.ts_event, tick.ts_recv) if isinstance(tick, Trade | Quote) and not tick.flags else (0, 0)
 
     def add_gap(self, gap: Gap) -> None:
         self.counts.add(gap)
-        self.holes = holes_after(self.holes, gap)
+        holes = holes_after(self.holes, gap)
+        if len(holes) > MAX_HOLES:
+            self.set_origin(self.subscribed, self.peak, self.forgotten + len(holes) - MAX_HOLES)
+            holes = holes[-MAX_HOLES:]
+        self.holes = holes
         self._packed_holes = self._pack_holes()
 
     def set_origin(self, subscribed: int, peak: int, forgotten: int) -> None:
@@ -149,26 +209,32 @@ def stored_event(head: Head, kind: str) -> int:
 
 
 def holes_after(holes: Sequence[Hole], gap: Gap) -> Sequence[Hole]:
-    """Return the open holes after a Gap: one more, one without the repaired id, or none after a reset."""
+    """Return the open holes after a Gap: one more, those without a repaired or void range, or none after a
+    reset.
+    """
     if gap.kind is GapKind.RESET:
         return ()
     if gap.kind is GapKind.UNSUBSCRIBED:
         return holes
     if gap.from_id is None or gap.to_id is None or not (gap.from_id.isdecimal() and gap.to_id.isdecimal()):
         return holes
+    first, last = int(gap.from_id), int(gap.to_id)
     if gap.repaired:
-        return holes_without(holes, int(gap.from_id))
-    return [*holes, Hole(int(gap.from_id), int(gap.to_id))][-MAX_HOLES:]
+        return holes_without(holes, first, last)
+    return [*holes, Hole(first, last)]
 
 
-def holes_without(holes: Sequence[Hole], vendor_id: int) -> Sequence[Hole]:
-    """Return the holes without this id: the hole that contains it is split in two, or shrinks."""
-    for at, hole in enumerate(holes):
-        if hole.first <= vendor_id <= hole.last:
-            parts = [
-                part
-                for part in (Hole(hole.first, vendor_id - 1), Hole(vendor_id + 1, hole.last))
-                if part.first <= part.last
-            ]
-            return [*holes[:at], *parts, *holes[at + 1 :]]
-    return holes
+def holes_without(holes: Sequence[Hole], first: int, last: int) -> Sequence[Hole]:
+    """Return the holes without this range of ids: those that it touches shrink, are split in two, or go."""
+    if not any(hole.first <= last and first <= hole.last for hole in holes):
+        return holes
+    parts: list[Hole] = []
+    for hole in holes:
+        if hole.last < first or last < hole.first:
+            parts.append(hole)
+            continue
+        if hole.first < first:
+            parts.append(Hole(hole.first, first - 1))
+        if last < hole.last:
+            parts.append(Hole(last + 1, hole.last))
+    return parts

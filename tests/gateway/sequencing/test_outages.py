@@ -49,7 +49,7 @@ class Feed:
         self.sequencer.resumed(self.now)
 
     def held(self) -> None:
-        self.sequencer.held(self.now)
+        self.sequencer.lasted(self.now)
 
     def finish(self) -> None:
         self.sequencer.finish(self.now)
