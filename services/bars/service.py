@@ -99,8 +99,9 @@ class BarService:
     def _decoded(self, read: Read) -> list[tuple[StreamId, Trade | Gap]]:
         """Return the entries of a read; one that no gateway of this version wrote becomes a Gap."""
         entries: list[tuple[StreamId, Trade | Gap]] = []
-        for id, (field, payload) in read.entries:
+        for id, fields in read.entries:
             try:
+                field, payload = fields
                 entries.append((StreamId.parse(id), _canonical(DECODE[field](payload))))
             except (KeyError, ValueError, msgspec.MsgspecError) as error:
                 self.unreadable += 1

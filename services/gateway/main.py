@@ -170,8 +170,13 @@ def _check_spill_dir_early(folder: Path) -> None:
 
 async def _report_readiness(service: Service, gateway: Gateway, upstream: Upstream) -> None:
     while True:
-        service.ready = upstream.up and gateway.publisher.up
+        faults = [fault.key for fault in gateway.publisher.quarantined]
+        service.ready = upstream.up and gateway.publisher.up and not faults
         service.why_not_ready = (
             "Redis is unavailable" if not gateway.publisher.up else "no subscribed upstream connection"
         )
+        if upstream.up and gateway.publisher.up and faults:
+            service.why_not_ready = (
+                f"some other program wrote to {', '.join(faults[:5])}: see the log or tickbus status"
+            )
         await asyncio.sleep(0.2)

@@ -74,6 +74,8 @@ def _expose_delivery(meters: Meters, gateway: Gateway) -> None:
     follow(m.SPILL_BYTES, lambda: sum(sender.spill.bytes for sender in gateway.senders))
     follow(m.REDIS_RECONNECTS, lambda: publisher.reconnects)
     follow(m.REDIS_UP, lambda: publisher.up)
+    follow(m.QUARANTINED_KEYS, lambda: len(publisher.quarantined))
+    follow(m.HELD_ENTRIES, lambda: sum(len(lane.quarantine) for lane in publisher.lanes))
     follow(m.EPOCH, lambda: publisher.epoch, feed)
 
 

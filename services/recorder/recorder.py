@@ -121,7 +121,8 @@ class Recorder:
         own = TICK_FIELD[stream.kind]
         gaps = bytearray()
         payloads: list[bytes] = []
-        for raw, (field, payload) in read.entries:
+        for raw, fields in read.entries:
+            field, payload = fields if len(fields) == 2 else (b"", encode(fields))
             left, _, right = raw.partition(b"-")
             ms.append(int(left))
             seqs.append(int(right))

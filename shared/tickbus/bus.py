@@ -1,6 +1,7 @@
 """The entry point to a bus: read it, take a snapshot of it, consume it as a service."""
 
 import asyncio
+import logging
 from collections.abc import Collection, Mapping
 from functools import partial
 from types import TracebackType
@@ -8,7 +9,7 @@ from typing import Any, Literal, TypedDict, Unpack, overload
 from weakref import WeakSet
 
 from tickbus.consumer.consumer import ShardConsumer
-from tickbus.errors import ConfigError
+from tickbus.errors import ConfigError, WireError
 from tickbus.protocol.bar_specs import parse_all
 from tickbus.protocol.codec import head_tick
 from tickbus.protocol.messages import Bar, Gap, Message, Quote, Signal, Trade
@@ -29,6 +30,8 @@ from tickbus.redis.registry import read_heads, read_meta
 from tickbus.redis.topology import locate
 from tickbus.subscription import Consumer, Subscription, parse_cursor
 from tickbus.units import Duration, parse_duration
+
+log = logging.getLogger("tickbus")
 
 _EMPTY_BUS_SECONDS = 0.2
 """How often an empty bus is polled for its first writer."""
@@ -191,7 +194,7 @@ class Bus:
         """Return the newest message of each stream that has one, with the ID up to which it is then known.
 
         Message and ID of a stream are read in one step, so reading on from there has neither a hole nor a
-        duplicate. The arguments are those of `read`.
+        duplicate. What this version cannot read is left out, and logged. The arguments are those of `read`.
 
         Errors: ConfigError for invalid arguments; RedisError.
 
@@ -209,11 +212,16 @@ class Bus:
         finally:
             connection.close()
         chosen = {stream: head for name, head in heads.items() if streams(stream := Stream.parse(name))}
-        return {
-            stream: (StreamId.parse(head.id), tick)
-            for stream, head in chosen.items()
-            if (tick := head_tick(head, kind)) is not None
-        }
+        newest: dict[Stream, tuple[StreamId, Any]] = {}
+        for stream, head in chosen.items():
+            try:
+                tick = head_tick(head, kind)
+            except WireError as error:
+                log.error("%s: its newest message in `last` is left out: %s", stream.name, error)
+                continue
+            if tick is not None:
+                newest[stream] = StreamId.parse(head.id), tick
+        return newest
 
     def consume(
         self,

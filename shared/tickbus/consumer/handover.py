@@ -8,10 +8,12 @@ process can change any of it: the fences are raised.
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
-from tickbus.protocol.codec import Head, decode_bell, encode
-from tickbus.protocol.names import Keys, Stream, StreamId
+from tickbus.errors import RedisMisconfigured
+from tickbus.protocol.codec import Head, encode, read_bell
+from tickbus.protocol.foreign import split
+from tickbus.protocol.names import Keys, Stream, StreamId, is_stream
 from tickbus.protocol.stream_filter import StreamFilter
-from tickbus.redis.link import Connection, Reply
+from tickbus.redis.link import Connection, Reply, ReplyError
 from tickbus.redis.registry import read_heads
 from tickbus.redis.resp import pairs
 from tickbus.writer.entry import Entry, StreamWriter
@@ -30,6 +32,8 @@ class Handover(NamedTuple):
     """Shard -> state by stream name."""
     heads: dict[str, Head]
     """Heads of all streams in these shards, whoever writes them."""
+    unreadable: dict[str, str]
+    """What some other program wrote in their place: name of the stream -> what is wrong with its position."""
     written: dict[str, list[Reply]]
     """Streams that this service writes -> their entries in the window, as Redis returns them. If the
     service does not declare what it writes: the streams that it rang for in the window."""
@@ -89,19 +93,32 @@ async def read_handover(
         # Redis may lose its newest data, or all, between these queries: each commit moves positions, which
         # reveal it
         if positions == await _hashes(link, [keys.position(shard, service) for shard in shards]):
+            good, unreadable = _parse_positions(positions)
             return Handover(
-                {
-                    name.decode(): StreamId.parse(id)
-                    for in_shard in positions
-                    for name, id in in_shard.items()
-                },
+                good,
                 {
                     shard: {name.decode(): value for name, value in in_shard.items()}
                     for shard, in_shard in zip(shards, states, strict=True)
                 },
                 heads,
+                unreadable,
                 {name: [] for name in ids} | entries,
             )
+
+
+def _parse_positions(
+    positions: Sequence[Mapping[bytes, bytes]],
+) -> tuple[dict[str, StreamId], dict[str, str]]:
+    """Return the positions by stream name, and what is wrong with the others."""
+    good: dict[str, StreamId] = {}
+    unreadable: dict[str, str] = {}
+    for in_shard in positions:
+        for name, id in in_shard.items():
+            try:
+                good[name.decode()] = StreamId.read(id)
+            except ValueError as error:
+                unreadable[name.decode()] = str(error)
+    return good, unreadable
 
 
 def _writes_stream(name: str, writes: StreamFilter | None) -> bool:
@@ -109,17 +126,33 @@ def _writes_stream(name: str, writes: StreamFilter | None) -> bool:
 
 
 async def _hashes(link: Connection, keys: Sequence[str]) -> list[dict[bytes, bytes]]:
-    replies = await link.ask_all([("HGETALL", key) for key in keys])
-    return [dict(pairs(flat)) for flat in replies]
+    """Return these hashes, without fields that are no names of streams: some other program wrote those."""
+    replies = await link.ask_each([("HGETALL", key) for key in keys])
+    for key, flat in zip(keys, replies, strict=True):
+        if isinstance(flat, ReplyError):
+            raise RedisMisconfigured(
+                f"{key} is no hash: some other program wrote it;"
+                f" fix: redis-cli RENAME '{key}' '{key}:foreign'"
+            )
+    return [
+        {name: value for name, value in pairs(flat) if is_stream(name.decode(errors="replace"))}
+        for flat in replies
+    ]
 
 
 async def _announced_streams(
     link: Connection, keys: Keys, service: str, shards: Sequence[int], since_ms: int
 ) -> set[str]:
     """Return the streams that the bells of this service named since then."""
-    replies = await link.ask_all([("XRANGE", keys.bell(shard), since_ms, "+") for shard in shards])
-    bells = [decode_bell(payload) for rows in replies for _, (_, payload) in rows]
-    return {name for bell in bells if bell.writer.rpartition("#")[0] == service for name in bell.streams}
+    replies = await link.ask_each([("XRANGE", keys.bell(shard), since_ms, "+") for shard in shards])
+    return {
+        name
+        for rows in replies
+        if not isinstance(rows, ReplyError)
+        for _, fields in rows
+        if (bell := read_bell(fields)) is not None and bell.writer.rpartition("#")[0] == service
+        for name in bell.streams
+    }
 
 
 async def _entries(
@@ -129,14 +162,20 @@ async def _entries(
     names, found, size = list(since), dict[str, list[Reply]](), 0
     for first in range(0, len(names), _STREAMS_PER_READ):
         chunk = names[first : first + _STREAMS_PER_READ]
-        replies = await link.ask_all(
+        replies = await link.ask_each(
             [
                 ("XREVRANGE", keys.stream(Stream.parse(name)), "+", since[name], "COUNT", _PER_STREAM)
                 for name in chunk
             ]
         )
-        found |= {name: rows[::-1] for name, rows in zip(chunk, replies, strict=True)}
-        size += sum(len(payload) + OVERHEAD for rows in replies for _, (_, payload) in rows)
+        ours = [
+            [] if isinstance(rows, ReplyError) else split(rows[::-1], 0, Stream.parse(name).kind)[0]
+            for name, rows in zip(chunk, replies, strict=True)
+        ]
+        found |= {
+            name: [row for row in rows if len(row[1]) == 2] for name, rows in zip(chunk, ours, strict=True)
+        }
+        size += sum(len(fields[1]) + OVERHEAD for rows in ours for _, fields in rows)
         if size > max_bytes:
             break
     return found

@@ -120,7 +120,10 @@ def _expose(meters: Meters, consumer: ShardConsumer) -> None:
     follow(m.CONSUMER_COMMITS, lambda: consumer.commits, name)
     follow(m.CONSUMER_LOST, lambda: consumer.lost, name)
     follow(m.REDIS_RECONNECTS, lambda: consumer.reconnects)
+    meters.follow_each(m.CONSUMER_FOREIGN, lambda: consumer.foreign, ("bell", "entry", "head"), name)
     follow(m.REDIS_UP, lambda: consumer.publisher.up)
+    follow(m.QUARANTINED_KEYS, lambda: len(consumer.faults))
+    follow(m.HELD_ENTRIES, lambda: sum(len(lane.quarantine) for lane in consumer.publisher.lanes))
     follow(m.MEMBERS, lambda: len(consumer.members.alive), name)
     follow(m.SHARDS_OWNED, lambda: len(consumer.epochs), name)
     follow(m.REBALANCES, lambda: consumer.shards.rebalances, name)
@@ -131,6 +134,8 @@ async def _report_readiness(service: Service, consumer: ShardConsumer, fault: Ca
     """Report ready while the process is a member that owns its share."""
     while True:
         problem = fault()
+        if not problem and (keys := consumer.faults):
+            problem = f"some other program wrote to {', '.join(keys[:5])}: see the log or tickbus status"
         service.ready = consumer.ready and not problem
         service.why_not_ready = problem or "waiting for shards that another process has not released"
         await asyncio.sleep(_READY_SECONDS)

@@ -24,6 +24,17 @@ class Fence(NamedTuple):
     """Empty if it was released, or never held."""
 
 
+def read_fence(epoch: bytes | None, holder: bytes | None) -> Fence:
+    """Return a fence as stored. No number is no fence: some other program wrote it, and it is set again."""
+    if epoch is None or not epoch.isdigit() or len(epoch) > _MAX_DIGITS:
+        return Fence(0, "")
+    return Fence(int(epoch), (holder or b"").decode(errors="backslashreplace"))
+
+
+_MAX_DIGITS = 15
+"""Of an epoch: no bus gets that far, and heads store epochs in 64 bits."""
+
+
 class Fences:
     """The fences of one owner, and which of them this process holds."""
 
@@ -57,7 +68,7 @@ class Fences:
     def parse(self, shards: Collection[int], reply: Sequence[bytes | None]) -> dict[int, Fence]:
         epochs, holders = reply[::2], reply[1::2]
         return {
-            shard: Fence(int(epoch or 0), (holder or b"").decode())
+            shard: read_fence(epoch, holder)
             for shard, epoch, holder in zip(shards, epochs, holders, strict=True)
         }
 
@@ -80,7 +91,8 @@ class Fences:
         taken = {
             shard: fence
             for shard, fence in found.items()
-            if fence.epoch > self.held[shard]
+            # a higher one of our own was not set by us: both are always set together
+            if (fence.epoch > self.held[shard] and fence.holder != self.holder)
             or (fence.epoch == self.held[shard] and fence.holder not in ("", self.holder))
         }
         if taken:

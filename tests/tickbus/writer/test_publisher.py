@@ -233,15 +233,6 @@ async def test_flushed_server_gets_recent_entries_again(redis_server: RedisServe
     new.close()
 
 
-async def test_foreign_entry_in_a_stream_fences_the_writer(redis_server: RedisServer) -> None:
-    writer = await Writer(redis_server.url).open()
-    await writer.write(1)
-    redis_server.client.xadd(writer.key(), {"t": b"x"}, id=f"{writer.clock.now_ms() + 60_000}-2")
-    with pytest.raises(Fenced, match="another program has written to this stream"):
-        await writer.write(2)
-    writer.close()
-
-
 async def test_commit_waits_while_the_server_loads_its_data(redis_server: RedisServer) -> None:
     writer = await Writer(redis_server.url).open()
     for number in range(1, 151):
