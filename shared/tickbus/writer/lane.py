@@ -395,11 +395,11 @@ class Lane:
                     continue
                 if end.last > fault.after and not (waiting and end.last < waiting[0]):
                     continue
-            elif isinstance(scope, int):
-                transaction = self._with_all_heads(scope, transaction)
             log.info("%s: %s is mended; writing what was held", self._fences.owner, fault.key)
             stored = {key: end.last for key, end in ends.items() if end is not None}
             transaction = self.quarantine.lift(scope, transaction, stored)
+            if fault.after is None and isinstance(scope, int):
+                transaction = self._with_all_heads(scope, transaction)
         return transaction
 
     def _with_all_heads(self, shard: int, transaction: Transaction) -> Transaction:

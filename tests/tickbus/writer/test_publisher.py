@@ -72,23 +72,6 @@ async def test_redis_out_of_memory_delays_entries_but_keeps_their_ids(redis_serv
     writer.close()
 
 
-async def test_key_used_by_another_program_is_named_in_the_log(
-    redis_server: RedisServer, caplog: pytest.LogCaptureFixture
-) -> None:
-    writer = await Writer(redis_server.url).open()
-    redis_server.client.set(writer.key("B"), "mine")
-    committing = asyncio.create_task(
-        writer.publisher.commit(
-            writer.transaction([writer.entry(writer.stream(one), trade(1, one)) for one in "AB"])
-        )
-    )
-    await until_async(lambda: f"{writer.key('B')}: WRONGTYPE" in caplog.text)
-    redis_server.client.delete(writer.key("B"))
-    await asyncio.wait_for(committing, 10)
-    assert [numbers(redis_server.client, writer.key(symbol)) for symbol in "AB"] == [[1], [1]]
-    writer.close()
-
-
 async def test_flushed_redis_out_of_memory_delays_entries(redis_server: RedisServer) -> None:
     writer = await Writer(redis_server.url).open()
     await writer.write(1)
