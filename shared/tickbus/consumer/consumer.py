@@ -197,6 +197,8 @@ class ShardConsumer:
                     polls = None
                     self._end_reading()
                     yield self._batch(Poll(), lost=leaving)
+                    if self._groups is not None:
+                        await self._groups.flush(_LAST_COMMIT_SECONDS)
                     await self.shards.release(leaving)
                 if gained := await self.shards.take():
                     polls = None
@@ -404,6 +406,8 @@ class ShardConsumer:
             self._committing.cancel()
             await asyncio.gather(self._committing, return_exceptions=True)
         await self.publisher.in_flight.finish(_LAST_COMMIT_SECONDS)
+        if self._groups is not None:
+            await self._groups.flush(_LAST_COMMIT_SECONDS)
         self._end_reading()
         await self.publisher.release()
         await self.members.leave()

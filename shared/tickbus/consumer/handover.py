@@ -6,6 +6,7 @@ process can change any of it: the fences are raised.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import NamedTuple
 
 from tickbus.errors import RedisMisconfigured
@@ -67,8 +68,8 @@ async def read_handover(
     entries reach back and how many bytes of them are read.
     """
     while True:
-        positions = await _hashes(link, [keys.position(shard, service) for shard in shards])
-        states = await _hashes(link, [keys.state(shard, service) for shard in shards])
+        positions = await _hashes(link, keys, shards, partial(keys.position, service=service))
+        states = await _hashes(link, keys, shards, partial(keys.state, service=service))
         heads = await read_heads(link, keys, shards)
         announced = {
             name
@@ -92,7 +93,7 @@ async def read_handover(
         )
         # Redis may lose its newest data, or all, between these queries: each commit moves positions, which
         # reveal it
-        if positions == await _hashes(link, [keys.position(shard, service) for shard in shards]):
+        if positions == await _hashes(link, keys, shards, partial(keys.position, service=service)):
             good, unreadable = _parse_positions(positions)
             return Handover(
                 good,
@@ -125,19 +126,27 @@ def _writes_stream(name: str, writes: StreamFilter | None) -> bool:
     return writes is None or writes(Stream.parse(name))
 
 
-async def _hashes(link: Connection, keys: Sequence[str]) -> list[dict[bytes, bytes]]:
-    """Return these hashes, without fields that are no names of streams: some other program wrote those."""
-    replies = await link.ask_each([("HGETALL", key) for key in keys])
-    for key, flat in zip(keys, replies, strict=True):
+async def _hashes(
+    link: Connection, keys: Keys, shards: Sequence[int], key_of: Callable[[int], str]
+) -> list[dict[bytes, bytes]]:
+    """Return these hashes by shard, without fields that are no streams of theirs: not ours."""
+    names = [key_of(shard) for shard in shards]
+    replies = await link.ask_each([("HGETALL", name) for name in names])
+    for name, flat in zip(names, replies, strict=True):
         if isinstance(flat, ReplyError):
             raise RedisMisconfigured(
-                f"{key} is no hash: some other program wrote it;"
-                f" fix: redis-cli RENAME '{key}' '{key}:foreign'"
+                f"{name} is no hash: some other program wrote it;"
+                f" fix: redis-cli RENAME '{name}' '{name}:foreign'"
             )
     return [
-        {name: value for name, value in pairs(flat) if is_stream(name.decode(errors="replace"))}
-        for flat in replies
+        {name: value for name, value in pairs(flat) if _is_of_shard(name, keys, shard)}
+        for shard, flat in zip(shards, replies, strict=True)
     ]
+
+
+def _is_of_shard(raw: bytes, keys: Keys, shard: int) -> bool:
+    name = raw.decode(errors="replace")
+    return is_stream(name) and keys.shard(Stream.parse(name).symbol) == shard
 
 
 async def _announced_streams(

@@ -13,6 +13,7 @@ from typing import NamedTuple
 from tickbus.errors import Fenced
 from tickbus.protocol.names import Keys
 from tickbus.redis.resp import command_prefix, pack, pack_bulk
+from tickbus.writer.holder import is_holder
 
 
 class Fence(NamedTuple):
@@ -91,9 +92,10 @@ class Fences:
         taken = {
             shard: fence
             for shard, fence in found.items()
-            # a higher one of our own was not set by us: both are always set together
-            if (fence.epoch > self.held[shard] and fence.holder != self.holder)
-            or (fence.epoch == self.held[shard] and fence.holder not in ("", self.holder))
+            # both are always set together: a higher epoch of our own, or one of no process, is not a takeover
+            if fence.holder != self.holder
+            and (not fence.holder or is_holder(fence.holder))
+            and (fence.epoch > self.held[shard] or (fence.epoch == self.held[shard] and fence.holder))
         }
         if taken:
             shard, fence = next(iter(taken.items()))

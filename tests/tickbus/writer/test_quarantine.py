@@ -155,6 +155,18 @@ async def test_fence_that_is_no_number_is_set_again(redis_server: RedisServer, v
     standby.close()
 
 
+@pytest.mark.parametrize("key", [KEYS.fence, KEYS.holder])
+async def test_half_of_a_fence_that_some_other_program_wrote_is_no_takeover(
+    redis_server: RedisServer, key: Callable[[int, str], str]
+) -> None:
+    writer = await Writer(redis_server.url).open()
+    redis_server.client.set(key(SHARD, "test"), b"999")
+    await writer.write(1)
+    assert numbers(redis_server.client, writer.key()) == [1]
+    assert redis_server.client.get(KEYS.fence(SHARD, "test")) == b"1"
+    writer.close()
+
+
 def test_what_a_service_stores_of_a_shard_is_held_together(redis_server: RedisServer) -> None:
     assert top_fault("k", START, "x").remedy.startswith("redis-cli RENAME")
     quarantine = Quarantine(whole_shards=True)
