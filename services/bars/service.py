@@ -10,9 +10,11 @@ from functools import partial
 import msgspec
 
 from services.bars.builder import Emitted, StreamBars
+from services.bars.state import OtherVersion
 from tickbus.consumer.batch import Batch
 from tickbus.consumer.consumer import ShardConsumer
 from tickbus.consumer.outputs import Output
+from tickbus.errors import WireError
 from tickbus.protocol.bar_specs import Spec
 from tickbus.protocol.codec import DECODE
 from tickbus.protocol.messages import Gap, GapKind, StreamKind, Trade
@@ -135,7 +137,17 @@ class BarService:
         return Stream("bar", trades.feed, trades.symbol, spec)
 
     def _add(self, stream: Stream, state: bytes | None) -> StreamBars:
-        bars = self._bars[stream] = self._make(stream.symbol, state=state)
+        try:
+            bars = self._make(stream.symbol, state=state)
+        except OtherVersion:
+            raise
+        except WireError as error:
+            log.error(
+                "%s: %s: some other program overwrote it; its bars begin anew, the first ones partial",
+                stream.name, error,
+            )  # fmt: skip
+            bars = self._make(stream.symbol, state=None)
+        self._bars[stream] = bars
         self._by_clock.setdefault((self._keys.shard(stream.symbol), stream.feed), []).append(stream)
         return bars
 

@@ -101,6 +101,10 @@ def unpack(raw: msgspec.Raw) -> OpenBar:
     return OpenBar(state.start, state.end, state.quality, state.revision, ohlcv, bytes(raw))
 
 
+class OtherVersion(WireError):
+    """Another version of this program wrote the state."""
+
+
 def dump(state: StreamState) -> bytes:
     return _encode(state)
 
@@ -112,9 +116,9 @@ def load(data: bytes) -> StreamState:
         version = msgspec.msgpack.decode(head[0], type=int) if head else 0
         if version == VERSION:
             return _decode(data)
-    except (msgspec.MsgspecError, ValueError) as error:
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
         raise _undecodable(error) from None
-    raise WireError(
+    raise OtherVersion(
         f"bar state has version {version}, this program reads {VERSION}: run the version that wrote it"
     )
 

@@ -47,7 +47,7 @@ def _check_schema(prefix: str, value: bytes) -> None:
     if value != SCHEMA.encode():
         raise ConfigError(
             f"bus {prefix!r} has schema {value[:32].decode(errors='backslashreplace')},"
-            f" this version of tickbus reads and writes {SCHEMA}; use another --prefix or version"
+            f" this version of tickbus writes {SCHEMA}; use another --prefix or version"
         )
 
 
