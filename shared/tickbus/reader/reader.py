@@ -335,7 +335,7 @@ class Reader:
         reads: list[Read] = []
         if not request.streams:  # the reply is the first bell that rang: it comes again with all the others
             return reads
-        streams = iter(request.streams)
+        streams, latest = iter(request.streams), self._latest
         for reply in replies:
             for key, entries in reply or ():
                 # Redis replies in the order of the request and leaves out empty streams: no look-up among all
@@ -345,16 +345,19 @@ class Reader:
                 last = entries[-1][0]
                 dash = last.index(b"-")
                 seq = int(last[dash + 1 :])
-                # counters are dense: the last one is as expected unless something is missing before them
+                # counters are dense: the last one is as expected unless something is missing before them. As
+                # bytes, an ID compares like one as long as its time has 13 digits
                 if (
                     seq - tracked.seq != len(entries)
                     or dash != 13
-                    or last > self._latest
+                    or last > latest
                     or tracked.abandoned_at is not None
                 ):
                     reads += self._examine(tracked, entries, request.limit)
                     continue
-                tracked.advance(last, seq)
+                # as `advance`: a call would cost a tenth of all this
+                tracked.read_to, tracked.seq = last, seq
+                tracked.is_entry, tracked.from_old_era, tracked.rewound = True, False, False
                 if len(entries) == request.limit:
                     self._pending[tracked.name] = tracked
                 reads.append(Read(tracked.stream, entries, None, tracked))

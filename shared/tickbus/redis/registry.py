@@ -69,9 +69,10 @@ async def read_meta(link: Connection, prefix: str) -> int | None:
     ConfigError if the bus has another schema, or no valid number.
     """
     keys = Keys(prefix)
-    shards, schema = await link.ask("HMGET", keys.meta, "shards", "schema")
+    shards = await link.ask("HGET", keys.meta, "shards")
     if shards is None:
         return None
+    schema = await link.ask("HGET", keys.meta, "schema")
     if schema is not None:
         _check_schema(prefix, schema)
     return _shards(keys, shards)
@@ -174,6 +175,7 @@ async def read_heads(
         for name, value in pairs(flat):
             stream = name.decode(errors="replace")
             if not is_stream(stream) or keys.shard(Stream.parse(stream).symbol) != shard:
+                bad[stream] = f"{keys.last(shard)}: {stream[:128]!r} is no stream of its shard; it is ignored"
                 continue
             try:
                 heads[stream] = read_head(stream, value)

@@ -7,13 +7,13 @@ another process, means that it was replaced. A lower epoch, or none, means that 
 failover, a flush) and that no other process wrote since: the fence is set again.
 """
 
+import re
 from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple
 
 from tickbus.errors import Fenced
 from tickbus.protocol.names import Keys
 from tickbus.redis.resp import command_prefix, pack, pack_bulk
-from tickbus.writer.holder import is_holder
 
 
 class Fence(NamedTuple):
@@ -32,6 +32,8 @@ def read_fence(epoch: bytes | None, holder: bytes | None) -> Fence:
     return Fence(int(epoch), (holder or b"").decode(errors="backslashreplace"))
 
 
+_HOLDER = re.compile(r"[^:\s]+:[0-9]+:[0-9a-z]+")
+"""As tickbus.writer.holder makes them; anything else was written by some other program."""
 _MAX_DIGITS = 15
 """Of an epoch: no bus gets that far, and heads store epochs in 64 bits."""
 
@@ -94,7 +96,7 @@ class Fences:
             for shard, fence in found.items()
             # both are always set together: a higher epoch of our own, or one of no process, is not a takeover
             if fence.holder != self.holder
-            and (not fence.holder or is_holder(fence.holder))
+            and (not fence.holder or _HOLDER.fullmatch(fence.holder))
             and (fence.epoch > self.held[shard] or (fence.epoch == self.held[shard] and fence.holder))
         }
         if taken:
