@@ -123,12 +123,18 @@ async def _are_alive(link: Connection, keys: Keys, service: str) -> bool:
     """Wait for a heartbeat or its expiry: a killed member seems alive for a moment. True if one is alive."""
     last = 0
     while True:
-        heartbeats, time = await link.ask_all([("HVALS", keys.members(service)), ("TIME",)])
+        heartbeats, time = await _heartbeats(link, keys, service)
         now, newest = milliseconds(time), max(map(read_heartbeat, heartbeats), default=0)
         if newest <= now or (last and newest > last):
             return newest > now
         last = newest
         await asyncio.sleep((newest - now + 1) / 1000)
+
+
+async def _heartbeats(link: Connection, keys: Keys, service: str) -> tuple[list[bytes], list[bytes]]:
+    """Return the heartbeats of a service, none if some other program overwrote them, and the time."""
+    heartbeats, time = await link.ask_each([("HVALS", keys.members(service)), ("TIME",)])
+    return [] if isinstance(heartbeats, ReplyError) else heartbeats, time
 
 
 async def check_conflicting_writers(link: Connection, keys: Keys, service: str, writes: StreamFilter) -> None:
@@ -143,7 +149,7 @@ async def check_conflicting_writers(link: Connection, keys: Keys, service: str, 
         declared = read_filter(value) if rival not in (owner, service) else None
         if declared is None or not writes.overlaps(declared):
             continue
-        heartbeats, time = await link.ask_all([("HVALS", keys.members(rival)), ("TIME",)])
+        heartbeats, time = await _heartbeats(link, keys, rival)
         if any(read_heartbeat(until) > milliseconds(time) for until in heartbeats):
             raise ConfigError(
                 f"service {rival!r} is running and writes the same streams;"
