@@ -6,7 +6,7 @@ UV ?= $(firstword $(wildcard $(BIN)/uv) uv)
 LOCK = $(UV) pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --no-annotate \
 	--no-emit-package tickbus pyproject.toml
 OLDEST = .venv-oldest-readers
-.PHONY: help setup demo test test-oldest-readers lint format soak fuzz bench docs lock clean
+.PHONY: help setup demo test oldest test-oldest-readers lint format soak fuzz bench docs lock clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):[^#]*## /\1\t/p' Makefile
@@ -25,6 +25,11 @@ demo: setup ## run everything on this machine, with a simulated market; ARGS="--
 
 test: setup ## run all tests; ARGS="-k bars" picks some; those whose server is missing are skipped, and fail in CI
 	$(BIN)/python -m pytest $(ARGS)
+
+oldest: setup ## run the library's tests on the oldest versions that it allows
+	$(BIN)/python -m pip install -q --disable-pip-version-check --only-binary :all: --no-deps --upgrade \
+		--target $(VENV)-oldest -r requirements-oldest.txt
+	PYTHONPATH=$(VENV)-oldest $(BIN)/python -m pytest tests/tickbus tests/wire $(ARGS)
 
 test-oldest-readers: ## run recipes and reader with the oldest DuckDB, Polars, pandas and pyarrow, in a venv of their own
 	$(PYTHON) -m venv $(OLDEST)

@@ -136,7 +136,7 @@ def load(data: bytes) -> StreamState:
             state = _decode(data)
             _check_scales(state.price_scale, state.size_scale)
             return state
-    except (msgspec.MsgspecError, ValueError) as error:
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
         raise _undecodable(error) from None
     raise OtherVersion(
         f"bar state has version {version}, this program reads {VERSION}: run the version that wrote it"

@@ -25,6 +25,7 @@ from tickbus.redis.link import Connection, ReplyError
 from tickbus.redis.registry import check_meta, read_bus, read_delay, read_heads, register_feed
 from tickbus.units import MILLISECOND, MINUTE, SECOND, Duration, format_duration
 from tickbus.writer.entry import StreamWriter
+from tickbus.writer.head_repair import find_repairs
 from tickbus.writer.heads import EMPTY_HEAD
 from tickbus.writer.lease import Lease
 from tickbus.writer.publisher import Publisher
@@ -114,6 +115,7 @@ class Gateway:
             )
             before = await publisher.take_over()
             link = await connect()
+            await self._repair_heads(link)
             if written := await inherited.write(publisher, self._keys, link, before):
                 log.warning("%s: wrote %d entries spilled by an earlier gateway", self.name, written)
             heads = await read_heads(link, self._keys, range(self._keys.shards))
@@ -125,6 +127,7 @@ class Gateway:
                 link, {state: heads[state.name] for state in streams if state.name in heads}
             )
             link.close()
+            heads |= publisher.held_heads()  # of spilled entries that a stream does not take
             restored = sequencer.restore(heads, publisher.lane, delay, ends_in_gap)
             for state in streams:
                 if state.name in returning:
@@ -168,6 +171,16 @@ class Gateway:
                 names,
                 more,
             )
+
+    async def _repair_heads(self, link: Connection) -> None:
+        """Store heads again that some other program overwrote, and leave out streams that take no entries."""
+        with_ids = {state for state in self.streams if state.sequenced}
+        repairs = await find_repairs(
+            link, self._keys, self.streams, with_ids.__contains__, self.clock.now_ms()
+        )
+        for stream, fault in repairs.faults.items():
+            self.publisher.lane(stream.shard).quarantine_stream(stream, fault)
+        await self.publisher.write_heads(repairs.heads, self.clock.now_ms())
 
     def _head(self, state: StreamState, stored: Head | None) -> StreamHead:
         head = StreamHead(state, stored or EMPTY_HEAD)
@@ -260,7 +273,7 @@ class Gateway:
         self.intake.release_held(0)
         spilled = 0
         for sender in self.senders:
-            while not sender.idle and await sender.spill_oldest():
+            while (not sender.idle or len(sender.lane.quarantine)) and await sender.spill_oldest():
                 pass
             spilled += len(sender.spill)
             if lost := sender.at_risk:
@@ -319,6 +332,8 @@ class Gateway:
     async def _publish(self, sender: Sender, upstream: Upstream) -> None:
         while True:
             await sender.commit(upstream.up)
+            if sender.lane.quarantine or self.intake.held_back:
+                self._hold_back()
             if self.backlog.bytes > _PAUSE_BYTES and not self._any_lane_blocked:
                 self._paused = True
                 upstream.pause()
@@ -355,6 +370,18 @@ class Gateway:
                 sender.tick()
             if self._paused and self._any_lane_blocked:
                 self._resume(upstream)
+
+    def _hold_back(self) -> None:
+        """Drop ticks of streams that Redis does not take, once half of the memory is held for them."""
+        quarantines = [lane.quarantine for lane in self.publisher.lanes]
+        if sum(quarantine.bytes for quarantine in quarantines) * 2 < self.backlog.max_bytes:
+            self.intake.hold_back(())
+            return
+        self.intake.hold_back(
+            state
+            for state in self.streams
+            if any(quarantine.holding(state) is not None for quarantine in quarantines if quarantine)
+        )
 
     @property
     def _any_lane_blocked(self) -> bool:

@@ -229,11 +229,16 @@ def _check_spill_dir_early(folder: Path) -> None:
 async def _report_readiness(service: Service, gateway: Gateway, upstream: Upstream) -> None:
     while True:
         publisher = gateway.publisher
-        service.ready = upstream.up and publisher.up and not publisher.refusal
+        faults = [fault.key for fault in publisher.quarantined]
+        service.ready = upstream.up and publisher.up and not publisher.refusal and not faults
         if publisher.refusal:
             service.why_not_ready = f"Redis refuses writes: {publisher.refusal}"
         elif not publisher.up:
             service.why_not_ready = "Redis is unavailable"
-        else:
+        elif not upstream.up:
             service.why_not_ready = "no subscribed upstream connection"
+        elif faults:
+            service.why_not_ready = (
+                f"some other program wrote to {', '.join(faults[:5])}: see the log or tickbus status"
+            )
         await asyncio.sleep(0.2)

@@ -84,6 +84,8 @@ def _expose_delivery(meters: Meters, gateway: Gateway) -> None:
     follow(m.REDIS_RECONNECTS, lambda: publisher.reconnects)
     follow(m.REDIS_UP, lambda: publisher.up)
     meters.follow_each(m.REDIS_REFUSES, lambda: {publisher.refusal.partition(" ")[0]: 1}, REFUSALS)
+    follow(m.QUARANTINED_KEYS, lambda: len(publisher.quarantined))
+    follow(m.HELD_ENTRIES, lambda: sum(len(lane.quarantine) for lane in publisher.lanes))
     follow(m.EPOCH, lambda: publisher.epoch, feed)
 
 

@@ -66,6 +66,9 @@ def tables(status: BusStatus | None) -> list[Table]:
         for feed in status.feeds
         if feed.standby is not None and feed.standby.differs
     ]
+    if status.faults:
+        rows = [(fault,) for fault in status.faults[:_MAX_WORST]]
+        shown.insert(0, Table("Written by some other program", ("what is wrong, and what mends it",), rows))
     silent = [stream.name for feed in status.feeds for stream in feed.silent]
     if silent:
         more = f" (and {len(silent) - _MAX_SILENT} more)" if len(silent) > _MAX_SILENT else ""
@@ -80,7 +83,15 @@ def as_object(status: BusStatus | None, prefix: str, url: str) -> dict[str, obje
     """Return what --json prints; `tickbus status --help` documents it."""
     bus: dict[str, object] = {"bus": prefix, "redis": url}
     if status is None:
-        return bus | {"time": None, "shards": None, "feeds": [], "services": [], "lags": [], "streams": []}
+        return bus | {
+            "time": None,
+            "shards": None,
+            "feeds": [],
+            "services": [],
+            "lags": [],
+            "streams": [],
+            "faults": [],
+        }
     return bus | {
         "time": status.time_ms * MILLISECOND,
         "shards": status.shards,
@@ -88,6 +99,7 @@ def as_object(status: BusStatus | None, prefix: str, url: str) -> dict[str, obje
         "services": [_service_object(service) for service in status.services],
         "lags": [_lag_object(name, lag) for name, lag in _worst(status)],
         "streams": [_stream_object(stream, status.time_ms) for stream in status.streams],
+        "faults": status.faults,
     }
 
 

@@ -1,6 +1,7 @@
 """The entry point to a bus: read it, take a snapshot of it, consume it as a service."""
 
 import asyncio
+import logging
 from collections.abc import Collection, Mapping
 from functools import partial
 from types import TracebackType
@@ -8,7 +9,7 @@ from typing import Any
 from weakref import WeakSet
 
 from tickbus.consumer.consumer import ShardConsumer
-from tickbus.errors import ConfigError
+from tickbus.errors import ConfigError, WireError
 from tickbus.protocol.codec import head_tick
 from tickbus.protocol.names import (
     DEFAULT_PREFIX,
@@ -26,6 +27,8 @@ from tickbus.redis.registry import read_heads, read_meta
 from tickbus.redis.topology import locate
 from tickbus.subscription import Consumer, Subscription
 from tickbus.units import Duration, parse_duration
+
+log = logging.getLogger("tickbus")
 
 _EMPTY_BUS_SECONDS = 0.2
 """How often an empty bus is polled for its first writer."""
@@ -84,11 +87,16 @@ class Bus(Readable):
         finally:
             connection.close()
         chosen = {stream: head for name, head in heads.items() if streams(stream := Stream.parse(name))}
-        return {
-            stream: (StreamId.parse(head.id), tick)
-            for stream, head in chosen.items()
-            if (tick := head_tick(head, kind)) is not None
-        }
+        newest: dict[Stream, tuple[StreamId, Any]] = {}
+        for stream, head in chosen.items():
+            try:
+                tick = head_tick(head, kind)
+            except WireError as error:
+                log.error("%s: its newest message in `last` is left out: %s", stream.name, error)
+                continue
+            if tick is not None:
+                newest[stream] = StreamId.parse(head.id), tick
+        return newest
 
     def consume(
         self,

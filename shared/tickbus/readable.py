@@ -140,7 +140,7 @@ class Readable(ABC):
         """Return the newest message of each stream that has one, with the ID up to which it is then known.
 
         Message and ID of a stream are read in one step, so reading on from there has neither a hole nor a
-        duplicate. The arguments are those of `read`.
+        duplicate. What this version cannot read is left out, and logged. The arguments are those of `read`.
 
         Errors: ConfigError for invalid arguments; RedisError.
 

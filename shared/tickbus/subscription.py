@@ -8,15 +8,13 @@ from contextlib import suppress
 from operator import length_hint
 from typing import Generic, Protocol, TypeVar, cast
 
-import msgspec
-
 from tickbus.consumer.batch import Batch
 from tickbus.consumer.consumer import ShardConsumer
-from tickbus.errors import ConfigError
-from tickbus.protocol.codec import DECODE, TICK_FIELD, decode
+from tickbus.errors import ConfigError, WireError
+from tickbus.protocol.codec import DECODE, MALFORMED, TICK_FIELD, decode
 from tickbus.protocol.messages import Flag, Gap, Message, Quote, Trade
 from tickbus.protocol.names import Stream, StreamId, is_stream
-from tickbus.reader.reads import FROM_START, Cursor, Poll, Read, trimmed_gap
+from tickbus.reader.reads import FROM_START, Cursor, Poll, Read, rejected, trimmed_gap
 from tickbus.redis.link import Reply
 
 T_co = TypeVar("T_co", bound=Message, covariant=True)
@@ -65,8 +63,12 @@ class Subscription(Generic[T_co]):
     resources, above all the connection, are released when the iteration ends, by `close`, and when the bus
     is left.
 
-    Errors, raised by the iteration: WireError for an entry that this version cannot read,
-    RedisMisconfigured when Redis refuses reads. While Redis is unavailable the iteration waits.
+    An entry that this version cannot read, because a newer one or some other program wrote it, comes as a Gap
+    of kind `rejected`, and the first of each stream is logged; entries that are not in the order of their
+    stream's counters are some other program's, and are only logged.
+
+    Errors, raised by the iteration: RedisMisconfigured when Redis refuses reads. While Redis is unavailable
+    the iteration waits.
 
         async for tick in bus.read("quote", symbols=["BTC-USDT"], gaps=False):
             print(tick.bid, tick.ask)
@@ -93,6 +95,8 @@ class Subscription(Generic[T_co]):
         """Stream name -> ID after which the iteration began; None before it has."""
         self._reads: list[Read] = []
         """The newest poll. Its reads up to `_decoded` are decoded; `_messages` is their undelivered rest."""
+        self._rejected = False
+        """Whether some entry could not be read."""
         self._decoded = 0
         self._messages: Iterator[Message] = iter(())
         self._thread: _ReaderThread | None = None
@@ -150,10 +154,10 @@ class Subscription(Generic[T_co]):
                     assert read.lost is not None
                     read.cursor.delivered = str(_before(read.lost.before)).encode()
                     yield read.stream, read.lost.after, cast(T_co, trimmed_gap(read, "reader"))
-                for id, (field, payload) in self._entries(read):
-                    message = decode(field, payload)
-                    read.cursor.delivered = id
-                    if self._late or _is_current(message):
+                for entry in self._entries(read):
+                    message = rejected(read, entry, "reader")
+                    id = read.cursor.delivered = entry[0]
+                    if (self._late or _is_current(message)) and (self._gaps or not isinstance(message, Gap)):
                         yield read.stream, StreamId.parse(id), cast(T_co, message)
                 read.cursor.delivered = read.entries[-1][0]
 
@@ -195,7 +199,10 @@ class Subscription(Generic[T_co]):
             messages = self._decode(reads[first : first + _DECODED_READS])
             # only now: the cursor must not pass an entry that could not be decoded
             self._decoded, self._messages = first + _DECODED_READS, iter(messages)
-            yield cast(Iterator[T_co], self._messages if self._late else filter(_is_current, self._messages))
+            delivered = self._messages if self._late else filter(_is_current, self._messages)
+            if self._rejected and not self._gaps:
+                delivered = filter(_is_tick, delivered)
+            yield cast(Iterator[T_co], delivered)
 
     def _decode(self, reads: list[Read]) -> list[Message]:
         wanted, decode_tick = self._field, DECODE[self._field]
@@ -211,9 +218,9 @@ class Subscription(Generic[T_co]):
                 for read in reads
                 for _, (field, payload) in self._entries(read)
             ]
-        except (msgspec.MsgspecError, UnicodeDecodeError):
-            # once more, for the WireError that names the field
-            return [decode(field, payload) for read in reads for _, (field, payload) in self._entries(read)]
+        except (*MALFORMED, WireError):
+            self._rejected = True
+            return [rejected(read, entry, "reader") for read in reads for entry in self._entries(read)]
 
     def _entries(self, read: Read) -> list[Reply]:
         return read.entries if self._gaps else [entry for entry in read.entries if entry[1][0] == self._field]
@@ -227,6 +234,10 @@ class Subscription(Generic[T_co]):
 
 def _before(id: StreamId) -> StreamId:
     return id._replace(seq=id.seq - 1)
+
+
+def _is_tick(message: Message) -> bool:
+    return not isinstance(message, Gap)
 
 
 def _is_current(message: Message) -> bool:

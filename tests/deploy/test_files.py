@@ -137,6 +137,17 @@ def requirements(project: dict[str, Any], extras: Sequence[str]) -> list[Require
     return [Requirement(line) for line in listed]
 
 
+def test_library_is_tried_on_the_oldest_versions_that_it_allows() -> None:
+    library = tomllib.loads((ROOT / "shared/pyproject.toml").read_text(encoding="utf-8"))["project"]
+    bounds = {
+        canonicalize_name(one.name): str(one.specifier).removeprefix(">=")
+        for one in requirements(library, ["service"])
+    }
+    lines = (ROOT / "requirements-oldest.txt").read_text(encoding="utf-8").splitlines()
+    tried = dict(line.split("==") for line in lines if line and not line.startswith("#"))
+    assert tried == bounds
+
+
 def test_every_direct_dependency_is_locked() -> None:
     services = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     library = tomllib.loads((ROOT / "shared/pyproject.toml").read_text(encoding="utf-8"))["project"]

@@ -137,3 +137,31 @@ async def test_trades_trimmed_unread_mark_their_bars_by_the_vendors_clock(
     (gap,) = gaps_in(redis_server, "bar", "test", "A", "time:10s")
     assert ((gap.from_ts - YEAR_2024) // SECOND, (gap.to_ts - YEAR_2024) // SECOND, gap.count) == (34, 42, 7)
     writer.close()
+
+
+async def test_state_that_some_other_program_overwrote_begins_anew_with_partial_bars(
+    redis_server: RedisServer, start: Start
+) -> None:
+    writer = await Writer(redis_server.url, keys=Keys()).open()
+
+    async def write(*numbers: int) -> None:
+        await writer.publisher.commit(
+            writer.transaction([writer.entry(writer.stream(), trade(number)) for number in numbers])
+        )
+
+    options = (*OPTIONS, redis_server.url, "--specs", "tick:2")
+    await write(1, 2, 3)
+    bars = start(*options).wait_ready()
+    until(lambda: len(bars_of(redis_server, "tick:2")) == 1, 20)
+    until(lambda: bars.metric("tickbus_consumer_lag_ticks") == 0, 20)
+    assert bars.stop() == 0
+    keys = Keys()
+    redis_server.client.hset(keys.state(keys.shard("A"), "bars"), "trade:test:A", b"junk")
+    bars = start(*options).wait_ready()
+    await write(4, 5)
+    until(lambda: len(bars_of(redis_server, "tick:2")) == 2, 20)
+    assert bars.stop() == 0
+    assert [(bar.trades, list(bar.quality)) for bar in bars_of(redis_server, "tick:2")] == [
+        (2, []), (2, ["partial"]),
+    ]  # fmt: skip
+    writer.close()

@@ -27,6 +27,7 @@ from services.gateway.spill.segment import Owner
 from services.gateway.spill.spill import Budget, Spill
 from services.gateway.upstream.intake import Intake
 from services.gateway.upstream.upstream import Upstream
+from services.vendors.feed import MappedTick
 from tickbus.clock import BusClock
 from tickbus.errors import VendorRefused
 from tickbus.protocol.codec import Head, decode_head
@@ -40,6 +41,7 @@ from tickbus.writer.heads import newest_tick
 from tickbus.writer.lane import Lane
 from tickbus.writer.lease import Lease
 from tickbus.writer.publisher import Publisher
+from tickbus.writer.quarantine import Quarantine
 
 NO_TIME = Duration(0)
 STREAM = Stream("trade", "x", "A")
@@ -105,13 +107,15 @@ class Running:
         finally:
             await self.gateway.close()
 
-    def receive(self, count: int) -> None:
-        for number in range(self.next, self.next + count):
-            recv = self.clock.now_ns()
-            self.sequencer.accept(
-                [(msgspec.structs.replace(trade(number), ts_event=recv, ts_recv=recv), number)]
-            )
+    def ticks(self, count: int) -> list[MappedTick]:
+        """Return the next ticks of the vendor."""
+        recv = self.clock.now_ns()
+        numbers = range(self.next, self.next + count)
         self.next += count
+        return [(msgspec.structs.replace(trade(one), ts_event=recv, ts_recv=recv), one) for one in numbers]
+
+    def receive(self, count: int) -> None:
+        self.sequencer.accept(self.ticks(count))
         self.backlog.settle()
 
     async def stored(self, count: int) -> None:
@@ -187,7 +191,10 @@ async def test_cancelled_spill_finishes_before_next_one_begins(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     backlog, spill = Backlog(1 << 20), opened(tmp_path)
-    lane = cast(Lane, SimpleNamespace(replay=SimpleNamespace(entries=[]), unfinished=None))
+    lane = cast(
+        Lane,
+        SimpleNamespace(replay=SimpleNamespace(entries=[]), unfinished=None, quarantine=Quarantine(False)),
+    )
     sender = Sender(lane, backlog, spill, BusClock(), {})
     for entry in entries(1, 10):
         backlog.put(entry)

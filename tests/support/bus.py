@@ -5,7 +5,7 @@ from typing import Any, Literal, Protocol, overload
 from support.client import Client
 from tickbus.protocol.codec import decode
 from tickbus.protocol.messages import Bar, Gap, Message, Quote, Trade
-from tickbus.protocol.names import Keys, Stream
+from tickbus.protocol.names import DEFAULT_SHARDS, Keys, Stream
 
 
 class Server(Protocol):
@@ -17,9 +17,11 @@ class Server(Protocol):
     def client(self) -> Client: ...
 
 
-def entries_in(redis: Server, kind: str, feed: str, symbol: str, spec: str = "") -> list[tuple[str, Message]]:
+def entries_in(
+    redis: Server, kind: str, feed: str, symbol: str, spec: str = "", shards: int = DEFAULT_SHARDS
+) -> list[tuple[str, Message]]:
     """Return (ID, message) of every entry of a stream, in order."""
-    key = Keys().stream(Stream(kind, feed, symbol, spec))
+    key = Keys(shards=shards).stream(Stream(kind, feed, symbol, spec))
     return [
         (id.decode(), decode(field, payload))
         for id, fields in redis.client.xrange(key)
@@ -42,5 +44,8 @@ def messages_in(redis: Server, kind: str, feed: str, symbol: str, spec: str = ""
     return [message for _, message in entries if not isinstance(message, Gap)]
 
 
-def gaps_in(redis: Server, kind: str, feed: str, symbol: str, spec: str = "") -> list[Gap]:
-    return [message for _, message in entries_in(redis, kind, feed, symbol, spec) if isinstance(message, Gap)]
+def gaps_in(
+    redis: Server, kind: str, feed: str, symbol: str, spec: str = "", shards: int = DEFAULT_SHARDS
+) -> list[Gap]:
+    entries = entries_in(redis, kind, feed, symbol, spec, shards)
+    return [message for _, message in entries if isinstance(message, Gap)]

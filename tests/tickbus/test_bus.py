@@ -15,7 +15,7 @@ from support.writing import KEYS, Writer, stored, trade
 
 import tickbus
 from tickbus.bus import Bus
-from tickbus.errors import ConfigError, RedisUnavailable, WireError
+from tickbus.errors import ConfigError, RedisUnavailable
 from tickbus.protocol.codec import encode
 from tickbus.protocol.messages import Gap, GapKind, Message, Quote, StreamKind, Trade
 from tickbus.protocol.names import Stream, StreamId
@@ -196,12 +196,24 @@ def test_plain_loop_closed_by_another_thread_ends(redis_server: RedisServer) -> 
         assert not loop.is_alive() and found == []
 
 
-async def test_undecodable_entry_is_a_wire_error(redis_server: RedisServer) -> None:
+async def test_undecodable_entry_is_a_rejected_gap_and_is_logged_once(
+    redis_server: RedisServer, caplog: pytest.LogCaptureFixture
+) -> None:
     async with open_bus(redis_server) as (writer, bus):
-        entry = writer.entry(writer.stream(), trade(1))
-        await writer.publisher.commit(writer.transaction([replace(entry, payload=encode([1, 2]))]))
-        with pytest.raises(WireError, match="invalid Trade in field b't'"):
-            await take(bus.read("trade", start="start"), 1)
+        entries = [writer.entry(writer.stream(), trade(number)) for number in (1, 2, 3, 4)]
+        entries[1] = replace(entries[1], payload=encode([1, 2]))
+        entries[2] = replace(entries[2], field=b"z")
+        await writer.publisher.commit(writer.transaction(entries))
+        async with iterate(bus.read("trade", start="start")) as messages:
+            found = [await anext(messages) for _ in range(4)]
+        assert [number(found[0]), number(found[3])] == [1, 4]
+        for gap, entry in zip(found[1:3], entries[1:3], strict=True):
+            assert isinstance(gap, Gap)
+            assert (gap.kind, gap.source, gap.count, gap.symbol) == (GapKind.REJECTED, "reader", 1, "A")
+            assert gap.from_ts == gap.to_ts == entry.ms * 1_000_000
+        assert await take(bus.read("trade", start="start", gaps=False), 2) == [1, 4]
+    (line, _) = [record.getMessage() for record in caplog.records if "skipping this entry" in record.message]
+    assert f"trade:test:A {entries[1].id}" in line and "invalid Trade in field b't'" in line
 
 
 async def test_cursor_resumes_right_after_the_last_delivered_message(redis_server: RedisServer) -> None:
@@ -221,23 +233,18 @@ async def test_cursor_resumes_right_after_the_last_delivered_message(redis_serve
         assert await take(subscription, 1) == [5]
 
 
-async def test_cursor_does_not_pass_an_undecodable_entry(redis_server: RedisServer) -> None:
-    """A newer version wrote a message that this one cannot decode: after an upgrade it resumes there."""
+async def test_cursor_counts_an_undecodable_entry_like_any_other(redis_server: RedisServer) -> None:
     async with open_bus(redis_server) as (writer, bus):
-        await writer.write(1)
+        entries = [writer.entry(writer.stream(), trade(number)) for number in (1, 2, 3)]
+        entries[1] = replace(entries[1], field=b"z")
+        await writer.publisher.commit(writer.transaction(entries))
         subscription = bus.read("trade", start="start")
-        assert await take(subscription, 1) == [1]
-        before = subscription.cursor
-        foreign = replace(writer.entry(writer.stream("B"), trade(3, "B")), field=b"z")
-        await writer.publisher.commit(
-            writer.transaction([writer.entry(writer.stream("A"), trade(2)), foreign])
-        )
-        again = bus.read("trade", start="start", cursor=before)
-        with pytest.raises(WireError, match="written by a newer version"):
-            await take(again, 2)
-        again.close()
-        assert again.cursor["trade:test:A"] == before["trade:test:A"]
-        assert await take(bus.read("trade", symbols=["A"], cursor=again.cursor), 1) == [2]
+        async with iterate(subscription) as messages:
+            assert number(await anext(messages)) == 1
+            assert subscription.cursor["trade:test:A"] == str(entries[0].id)
+            assert isinstance(await anext(messages), Gap)
+            assert subscription.cursor["trade:test:A"] == str(entries[1].id)
+        assert await take(bus.read("trade", cursor=subscription.cursor), 1) == [3]
 
 
 @pytest.mark.parametrize("gaps", [True, False])

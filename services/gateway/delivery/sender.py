@@ -136,17 +136,19 @@ class Sender:
 
     def __len__(self) -> int:
         """Number of entries buffered, in memory and on disk."""
-        return len(self.backlog) + len(self.spill)
+        return len(self.backlog) + len(self.spill) + len(self.lane.quarantine)
 
     @property
     def at_risk(self) -> int:
         """Entries that are in memory only. What was in flight when spilling began is on disk too."""
-        return self.backlog.waiting if len(self.spill) else len(self.backlog)
+        if len(self.spill):
+            return self.backlog.waiting
+        return len(self.backlog) + len(self.lane.quarantine)
 
     @property
     def idle(self) -> bool:
         """Whether everything is stored and announced."""
-        return not (len(self) or self.ring_due or self.committing)
+        return not (len(self.backlog) or len(self.spill) or self.ring_due or self.committing)
 
     @property
     def stuck(self) -> bool:
@@ -177,10 +179,12 @@ class Sender:
             transaction.heads |= self._subscribed()
         started = self._acknowledged_at = time.monotonic()
         self.committing = True
-        await self.lane.commit(transaction)
+        stored = await self.lane.commit(transaction)
         self.committing = False
-        if entries:
-            self._count(entries, fields, started)
+        if stored:
+            if stored is not entries:  # some are held, or were: tickbus.writer.quarantine
+                fields = [entry.field for entry in stored]
+            self._count(stored, fields, started)
         await self._release(spilled)
 
     def _subscribed(self) -> dict[StreamWriter, bytes]:
@@ -221,7 +225,7 @@ class Sender:
                 else:
                     log.info("all spilled entries are now in Redis")
 
-    def _count(self, entries: list[Entry], fields: list[bytes], started: float) -> None:
+    def _count(self, entries: Sequence[Entry], fields: list[bytes], started: float) -> None:
         trades, gaps = fields.count(b"t"), fields.count(b"g")
         self.published["trade"] += trades
         self.published["quote"] += len(fields) - trades - gaps
@@ -243,7 +247,9 @@ class Sender:
     async def _spill_oldest(self, limit: int) -> bool:
         async with self._spill_lock:
             moved = self.backlog.oldest(limit)
-            before = [*self.lane.replay.entries, *self._in_flight] if not len(self.spill) else []
+            before: list[Entry] = []
+            if not len(self.spill):
+                before = [*self.lane.replay.entries, *self.lane.quarantine.entries, *self._in_flight]
             if not (before or moved) or not await asyncio.to_thread(self.spill.append, [*before, *moved]):
                 return False
             if before:

@@ -2,7 +2,7 @@
 
 import logging
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from services.gateway.delivery.backlog import Backlog, Backlogs
 from services.gateway.sequencing.sequencer import HOLD, Sequencer
@@ -21,7 +21,8 @@ from services.vendors.feed import (
     oldest_first,
 )
 from tickbus.clock import BusClock
-from tickbus.protocol.messages import GapKind
+from tickbus.protocol.messages import GapKind, Trade
+from tickbus.writer.entry import StreamWriter
 
 log = logging.getLogger("tickbus.gateway")
 
@@ -76,6 +77,21 @@ class Intake:
         self._sequenced = any(state.sequenced for state in sequencer.streams)
         self._first_few = FirstFew()
         self._said_bad_time = False
+        self.held_back: frozenset[tuple[str, str]] = frozenset()
+        """(kind, symbol) of streams that Redis does not take, and for which no more is held."""
+
+    def hold_back(self, streams: Iterable[StreamWriter]) -> None:
+        """Drop what arrives for these streams, and only these, as an overflow."""
+        held_back = frozenset((writer.stream.kind, writer.stream.symbol) for writer in streams)
+        if held_back - self.held_back:
+            log.error(
+                "no more room for %s, which Redis does not take (see above): dropping its ticks,"
+                " reported as a Gap once it does",
+                ", ".join(sorted(":".join(stream) for stream in held_back - self.held_back)[:5]),
+            )
+        elif self.held_back and not held_back and not self._overflowing:
+            self.sequencer.report_overflow(self.stamp())
+        self.held_back = held_back
 
     def stamp(self) -> int:
         recv = self._clock.now_ns()
@@ -85,7 +101,7 @@ class Intake:
         """Take the frames of one read, in order. Return the notices that concern the connection."""
         recv = self.stamp()
         accept, backlog, notices, map_frame = self.sequencer.accept, self.backlog, mapper.notices, mapper.map
-        check_room = self._overflowing or backlog.full
+        check_room = self._overflowing or backlog.full or bool(self.held_back)
         for_connection: list[Notice] = []
         last_tick = None
         for frame in payloads:
@@ -96,8 +112,11 @@ class Intake:
                 for_connection += self._take_with_notices(ticks, notices, recv, check_room)
                 notices.clear()
                 recv += 1
-            elif ticks and (not check_room or self._has_room(ticks)):
-                accept(ticks)
+            elif ticks:
+                if not check_room:
+                    accept(ticks)
+                elif fitting := self._fitting(ticks):
+                    accept(fitting)
             if count:
                 recv += count
                 last_tick = ticks[-1][0]
@@ -209,8 +228,21 @@ class Intake:
             )
 
     def _accept(self, ticks: Sequence[MappedTick], check_room: bool) -> None:
-        if ticks and (not check_room or self._has_room(ticks)):
-            self.sequencer.accept(ticks)
+        fitting = self._fitting(ticks) if check_room and ticks else ticks
+        if fitting:
+            self.sequencer.accept(fitting)
+
+    def _fitting(self, ticks: Sequence[MappedTick]) -> Sequence[MappedTick]:
+        """Return those that can be buffered. Others are counted, and reported once there is ample room."""
+        if self.held_back:
+            held = [mapped for mapped in ticks if self._is_held_back(mapped)]
+            self.sequencer.overflow(held)
+            ticks = [mapped for mapped in ticks if not self._is_held_back(mapped)]
+        return ticks if ticks and self._has_room(ticks) else ()
+
+    def _is_held_back(self, mapped: MappedTick) -> bool:
+        tick, _ = mapped
+        return ("trade" if type(tick) is Trade else "quote", tick.symbol) in self.held_back
 
     def _has_room(self, ticks: Sequence[MappedTick]) -> bool:
         """Whether ticks can be buffered. If not, count them, and report them once there is ample room."""

@@ -4,10 +4,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Protocol
 
 from tickbus.consumer.outputs import Output
+from tickbus.errors import WireError
 from tickbus.protocol.codec import decode
 from tickbus.protocol.messages import Message
 from tickbus.protocol.names import Stream, StreamId
-from tickbus.reader.reads import Poll, trimmed_gap
+from tickbus.reader.reads import Poll, rejected, trimmed_gap
 
 
 class Committer(Protocol):
@@ -67,14 +68,19 @@ class Batch:
     def __iter__(self) -> Iterator[tuple[Stream, StreamId, Message]]:
         """Yield each message with its stream and ID, in order per stream, Gaps included.
 
-        A Gap for trimmed entries has the ID after which they are missing. WireError for an entry that this
-        version cannot read.
+        A Gap for trimmed entries has the ID after which they are missing. An entry that this version cannot
+        read comes as a Gap of kind `rejected`, and is logged.
         """
         for read in self.reads:
             if read.lost is not None:
                 yield read.stream, read.lost.after, trimmed_gap(read, self._consumer.service)
-            for id, (field, payload) in read.entries:
-                yield read.stream, StreamId.parse(id), decode(field, payload)
+            for entry in read.entries:
+                try:
+                    field, payload = entry[1]
+                    message = decode(field, payload)
+                except (ValueError, WireError):
+                    message = rejected(read, entry, self._consumer.service)
+                yield read.stream, StreamId.parse(entry[0]), message
 
     @property
     def positions(self) -> dict[Stream, StreamId]:

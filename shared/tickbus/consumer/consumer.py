@@ -15,6 +15,8 @@ here only to show it.
 
 import asyncio
 import logging
+import time
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Collection, Mapping, Sequence
 from functools import partial
 
@@ -43,6 +45,7 @@ from tickbus.writer.transaction import Field, Transaction
 
 log = logging.getLogger("tickbus.consumer")
 
+_RECHECK_SECONDS = 1.0
 _LAST_COMMIT_SECONDS = 2.0
 """A commit in progress may take this long when the service ends."""
 
@@ -83,7 +86,7 @@ class ShardConsumer:
         self._writes = writes
         self._keeps_positions = recover is None
         self.clock = BusClock()
-        self.publisher = Publisher(self._redis, keys, service, self.clock, window=window)
+        self.publisher = Publisher(self._redis, keys, service, self.clock, window=window, whole_shards=True)
         self.members = Membership(self.connect, keys, service, lease_ttl, self.publisher.fences.holder)
         self.shards = ShardOwnership(
             keys, service, reads, self.publisher, self.members, self.clock, self.connect,
@@ -107,6 +110,8 @@ class ShardConsumer:
         self._registered = 0
         """After how many losses of Redis's history this service has registered again."""
         self._reconnects = 0
+        self._rechecked_at = 0.0
+        self._foreign: Counter[str] = Counter()
         self.read = 0
         """Total of entries read."""
         self.commits = 0
@@ -134,6 +139,16 @@ class ShardConsumer:
             + self._reconnects
             + (self._reader.reconnects if self._reader is not None else 0)
         )
+
+    @property
+    def foreign(self) -> Counter[str]:
+        """What other programs wrote and was skipped, as `Reader.foreign`."""
+        return self._foreign + (self._reader.foreign if self._reader is not None else Counter())
+
+    @property
+    def faults(self) -> list[str]:
+        """Keys and streams that other programs overwrote, so that this service cannot read or write them."""
+        return self.shards.faults + [fault.key for fault in self.publisher.quarantined]
 
     async def open(self) -> None:
         """Become a member, unless it already is one. RedisError or ConfigError if that is not possible."""
@@ -185,6 +200,8 @@ class ShardConsumer:
                 self._selection_changed = False
                 polls = None
                 self._end_reading()
+            if self.publisher.quarantined and time.monotonic() - self._rechecked_at > _RECHECK_SECONDS:
+                await self._recheck()
             if self.shards.has_losses or self._planned != self.members.version:
                 self._planned = self.members.version
                 if self._registered != self.publisher.histories_lost:
@@ -193,6 +210,8 @@ class ShardConsumer:
                     polls = None
                     self._end_reading()
                     yield self._batch(Poll(), lost=leaving)
+                    if self._groups is not None:
+                        await self._groups.flush(_LAST_COMMIT_SECONDS)
                     await self.shards.release(leaving)
                 if gained := await self.shards.take():
                     polls = None
@@ -236,8 +255,13 @@ class ShardConsumer:
     def _begin_reading(self) -> AsyncIterator[Poll]:
         start = FROM_START if self._start == NOW else self._start  # the positions already hold where NOW was
         read_to, shards = self.shards.read_to, sorted(self.epochs.keys() - self._withheld)
-        self._reader = open_reader(self._redis, self.keys, self.reads, start, read_to, shards, self._paused)
+        self._reader = open_reader(
+            self._redis, self.keys, self._is_read, start, read_to, shards, self._paused
+        )
         return self._reader.polls()
+
+    def _is_read(self, stream: Stream) -> bool:
+        return self.reads(stream) and stream.name not in self.shards.unreadable
 
     def _paused(self) -> Collection[int]:
         """Return the shards of which nothing more is delivered until their last commit is stored."""
@@ -264,6 +288,7 @@ class ShardConsumer:
             self.shards.read_to |= self._reader.resumable
             self._reader.close()
             self._reconnects += self._reader.reconnects
+            self._foreign += self._reader.foreign
             self._reader = None
 
     def _forget(self, shards: Collection[int]) -> None:
@@ -382,6 +407,17 @@ class ShardConsumer:
                     raise
                 self.shards.drop(error.shards)
 
+    async def _recheck(self) -> None:
+        """Check whether keys that some other program wrote to are mended."""
+        self._rechecked_at = time.monotonic()
+        async with self.shards.lock:
+            try:
+                await self.publisher.recheck(self.clock.now_ms())
+            except Fenced as error:
+                if not error.shards:
+                    raise
+                self.shards.drop(error.shards)
+
     # the end
 
     def _raise_bugs(self) -> None:
@@ -399,6 +435,8 @@ class ShardConsumer:
             self._committing.cancel()
             await asyncio.gather(self._committing, return_exceptions=True)
         await self.publisher.in_flight.finish(_LAST_COMMIT_SECONDS)
+        if self._groups is not None:
+            await self._groups.flush(_LAST_COMMIT_SECONDS)
         self._end_reading()
         await self.publisher.release()
         await self.members.leave()

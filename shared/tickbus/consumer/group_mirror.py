@@ -8,7 +8,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping
 
-from tickbus.errors import RedisError
+from tickbus.errors import RedisError, RedisMisconfigured
 from tickbus.protocol.names import Keys, Stream, StreamId
 from tickbus.redis.link import Connection, ReplyError
 from tickbus.redis.resp import Command, pairs
@@ -17,6 +17,8 @@ log = logging.getLogger("tickbus.groups")
 
 _INTERVAL = 1.0
 _CHUNK = 250
+_OF_ONE = (ReplyError, RedisMisconfigured)
+"""Errors that concern one stream; it may even be none any more, because some other program wrote it."""
 
 
 class GroupMirror:
@@ -53,28 +55,47 @@ class GroupMirror:
             if link is not None:
                 link.close()
 
+    async def flush(self, timeout: float) -> None:
+        """Mirror what has moved once more, before this process ends or leaves streams to another."""
+        if not self._moved:
+            return
+        try:
+            async with asyncio.timeout(timeout):
+                link = await self._connect()
+                try:
+                    await self.show(link)
+                finally:
+                    link.close()
+        except (RedisError, ReplyError, TimeoutError) as error:
+            log.info("%s: the last positions are not in its consumer groups: %s", self._service, error)
+
     async def show(self, link: Connection) -> None:
-        """Mirror the positions that moved since the last call."""
-        moved, self._moved = list(self._moved.items()), {}
-        for start in range(0, len(moved), _CHUNK):
-            chunk = moved[start : start + _CHUNK]
-            try:
-                await self._load_offsets(
-                    link, [stream for stream, _ in chunk if stream not in self._count_offset]
-                )
-                await link.ask_all([self._group("SETID", stream, id) for stream, id in chunk])
-            except ReplyError:  # some have no such group yet, or their stream was deleted since
-                for stream, id in chunk:
-                    await self._show_one(link, stream, id)
+        """Mirror the positions that moved since the last call; what fails is kept for the next."""
+        moved, self._moved = self._moved, {}
+        waiting = list(moved.items())
+        try:
+            while waiting:
+                chunk = waiting[:_CHUNK]
+                try:
+                    await self._load_offsets(
+                        link, [stream for stream, _ in chunk if stream not in self._count_offset]
+                    )
+                    await link.ask_all([self._group("SETID", stream, id) for stream, id in chunk])
+                except _OF_ONE:  # some have no such group yet, or their stream was deleted since
+                    for stream, id in chunk:
+                        await self._show_one(link, stream, id)
+                del waiting[:_CHUNK]
+        finally:
+            self._moved = dict(waiting) | self._moved
 
     async def _show_one(self, link: Connection, stream: Stream, id: StreamId) -> None:
         try:
             await link.ask(*self._group("SETID", stream, id))
-        except ReplyError:
+        except _OF_ONE:
             try:
                 await self._load_offsets(link, [stream])
                 await link.ask(*self._group("CREATE", stream, id))
-            except ReplyError as error:
+            except _OF_ONE as error:
                 log.debug("%s: %s: cannot create its consumer group: %s", self._service, stream.name, error)
 
     def _group(self, subcommand: str, stream: Stream, id: StreamId) -> Command:

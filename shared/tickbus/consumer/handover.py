@@ -6,12 +6,15 @@ process can change any of it: the fences are raised.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import NamedTuple
 
-from tickbus.protocol.codec import Head, decode_bell, encode
-from tickbus.protocol.names import Keys, Stream, StreamId
+from tickbus.errors import RedisMisconfigured
+from tickbus.protocol.codec import Head, encode, read_bell
+from tickbus.protocol.foreign import split
+from tickbus.protocol.names import Keys, Stream, StreamId, is_stream
 from tickbus.protocol.stream_filter import StreamFilter
-from tickbus.redis.link import Connection, Reply
+from tickbus.redis.link import Connection, Reply, ReplyError
 from tickbus.redis.registry import read_heads
 from tickbus.redis.resp import pairs
 from tickbus.writer.entry import Entry, StreamWriter
@@ -30,6 +33,8 @@ class Handover(NamedTuple):
     """Shard -> state by stream name."""
     heads: dict[str, Head]
     """Heads of all streams in these shards, whoever writes them."""
+    unreadable: dict[str, str]
+    """What some other program wrote in their place: name of the stream -> what is wrong with its position."""
     written: dict[str, list[Reply]]
     """Streams that this service writes -> their entries in the window, as Redis returns them. If the
     service does not declare what it writes: the streams that it rang for in the window."""
@@ -63,8 +68,8 @@ async def read_handover(
     entries reach back and how many bytes of them are read.
     """
     while True:
-        positions = await _hashes(link, [keys.position(shard, service) for shard in shards])
-        states = await _hashes(link, [keys.state(shard, service) for shard in shards])
+        positions = await _hashes(link, keys, shards, partial(keys.position, service=service))
+        states = await _hashes(link, keys, shards, partial(keys.state, service=service))
         heads = await read_heads(link, keys, shards)
         announced = {
             name
@@ -88,38 +93,75 @@ async def read_handover(
         )
         # Redis may lose its newest data, or all, between these queries: each commit moves positions, which
         # reveal it
-        if positions == await _hashes(link, [keys.position(shard, service) for shard in shards]):
+        if positions == await _hashes(link, keys, shards, partial(keys.position, service=service)):
+            good, unreadable = _parse_positions(positions)
             return Handover(
-                {
-                    name.decode(): StreamId.parse(id)
-                    for in_shard in positions
-                    for name, id in in_shard.items()
-                },
+                good,
                 {
                     shard: {name.decode(): value for name, value in in_shard.items()}
                     for shard, in_shard in zip(shards, states, strict=True)
                 },
                 heads,
+                unreadable,
                 {name: [] for name in ids} | entries,
             )
+
+
+def _parse_positions(
+    positions: Sequence[Mapping[bytes, bytes]],
+) -> tuple[dict[str, StreamId], dict[str, str]]:
+    """Return the positions by stream name, and what is wrong with the others."""
+    good: dict[str, StreamId] = {}
+    unreadable: dict[str, str] = {}
+    for in_shard in positions:
+        for name, id in in_shard.items():
+            try:
+                good[name.decode()] = StreamId.read(id)
+            except ValueError as error:
+                unreadable[name.decode()] = str(error)
+    return good, unreadable
 
 
 def _writes_stream(name: str, writes: StreamFilter | None) -> bool:
     return writes is None or writes(Stream.parse(name))
 
 
-async def _hashes(link: Connection, keys: Sequence[str]) -> list[dict[bytes, bytes]]:
-    replies = await link.ask_all([("HGETALL", key) for key in keys])
-    return [dict(pairs(flat)) for flat in replies]
+async def _hashes(
+    link: Connection, keys: Keys, shards: Sequence[int], key_of: Callable[[int], str]
+) -> list[dict[bytes, bytes]]:
+    """Return these hashes by shard, without fields that are no streams of theirs: not ours."""
+    names = [key_of(shard) for shard in shards]
+    replies = await link.ask_each([("HGETALL", name) for name in names])
+    for name, flat in zip(names, replies, strict=True):
+        if isinstance(flat, ReplyError):
+            raise RedisMisconfigured(
+                f"{name} is no hash: some other program wrote it;"
+                f" fix: redis-cli RENAME '{name}' '{name}:foreign'"
+            )
+    return [
+        {name: value for name, value in pairs(flat) if _is_of_shard(name, keys, shard)}
+        for shard, flat in zip(shards, replies, strict=True)
+    ]
+
+
+def _is_of_shard(raw: bytes, keys: Keys, shard: int) -> bool:
+    name = raw.decode(errors="replace")
+    return is_stream(name) and keys.shard(Stream.parse(name).symbol) == shard
 
 
 async def _announced_streams(
     link: Connection, keys: Keys, service: str, shards: Sequence[int], since_ms: int
 ) -> set[str]:
     """Return the streams that the bells of this service named since then."""
-    replies = await link.ask_all([("XRANGE", keys.bell(shard), since_ms, "+") for shard in shards])
-    bells = [decode_bell(payload) for rows in replies for _, (_, payload) in rows]
-    return {name for bell in bells if bell.writer.rpartition("#")[0] == service for name in bell.streams}
+    replies = await link.ask_each([("XRANGE", keys.bell(shard), since_ms, "+") for shard in shards])
+    return {
+        name
+        for rows in replies
+        if not isinstance(rows, ReplyError)
+        for _, fields in rows
+        if (bell := read_bell(fields)) is not None and bell.writer.rpartition("#")[0] == service
+        for name in bell.streams
+    }
 
 
 async def _entries(
@@ -129,14 +171,20 @@ async def _entries(
     names, found, size = list(since), dict[str, list[Reply]](), 0
     for first in range(0, len(names), _STREAMS_PER_READ):
         chunk = names[first : first + _STREAMS_PER_READ]
-        replies = await link.ask_all(
+        replies = await link.ask_each(
             [
                 ("XREVRANGE", keys.stream(Stream.parse(name)), "+", since[name], "COUNT", _PER_STREAM)
                 for name in chunk
             ]
         )
-        found |= {name: rows[::-1] for name, rows in zip(chunk, replies, strict=True)}
-        size += sum(len(payload) + OVERHEAD for rows in replies for _, (_, payload) in rows)
+        ours = [
+            [] if isinstance(rows, ReplyError) else split(rows[::-1], 0, Stream.parse(name).kind)[0]
+            for name, rows in zip(chunk, replies, strict=True)
+        ]
+        found |= {
+            name: [row for row in rows if len(row[1]) == 2] for name, rows in zip(chunk, ours, strict=True)
+        }
+        size += sum(len(fields[1]) + OVERHEAD for rows in ours for _, fields in rows)
         if size > max_bytes:
             break
     return found

@@ -9,15 +9,16 @@ tickbus.consumer.assignment.
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Collection, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 
 from tickbus.consumer.assignment import Plan, Watch, assign, plan
 from tickbus.errors import RedisError
 from tickbus.protocol.names import Keys
 from tickbus.redis.link import Connection, ReplyError
+from tickbus.redis.registry import read_heartbeat
 from tickbus.redis.resp import milliseconds, pairs
 from tickbus.units import MILLISECOND, SECOND, Duration
-from tickbus.writer.fences import Fence
+from tickbus.writer.fences import Fence, read_fence
 
 log = logging.getLogger("tickbus.members")
 
@@ -142,12 +143,14 @@ class Membership:
             ("MGET", self._keys.fence(shard, self._service), self._keys.holder(shard, self._service))
             for shard in shards
         ]
-        time, flat, *found = await link.ask_all(
-            [("TIME",), ("HGETALL", self._keys.members(self._service)), *fences]
-        )
+        key = self._keys.members(self._service)
+        time, flat, *found = await link.ask_each([("TIME",), ("HGETALL", key), *fences])
+        if isinstance(flat, ReplyError):  # heartbeats are worth nothing after a few seconds
+            log.error("%s: %s is no hash: some other program wrote it; deleting it", self._service, key)
+            await link.ask("DEL", key)
+            flat = []
         stored = {
-            shard: Fence(int(epoch or 0), (holder or b"").decode())
-            for shard, (epoch, holder) in zip(shards, found, strict=True)
+            shard: read_fence(epoch, holder) for shard, (epoch, holder) in zip(shards, found, strict=True)
         }
         return read_heartbeats(flat), milliseconds(time), stored
 
@@ -165,6 +168,6 @@ class Membership:
         return self._link
 
 
-def read_heartbeats(flat: list[bytes]) -> dict[str, int]:
+def read_heartbeats(flat: Sequence[bytes]) -> dict[str, int]:
     """Return a reply to HGETALL as member -> bus ms until which it is alive; negative: it has ended."""
-    return {member.decode(): int(until) for member, until in pairs(flat)}
+    return {member.decode(errors="backslashreplace"): read_heartbeat(until) for member, until in pairs(flat)}

@@ -20,7 +20,7 @@ from tickbus.protocol.codec import Head
 from tickbus.protocol.names import Keys, Stream, StreamId
 from tickbus.protocol.stream_filter import StreamFilter
 from tickbus.reader.reads import NOW
-from tickbus.redis.link import Connection, ReplyError
+from tickbus.redis.link import Connection, Reply, ReplyError
 from tickbus.redis.registry import read_heads
 from tickbus.units import MILLISECOND
 from tickbus.writer.fences import Fence
@@ -84,6 +84,11 @@ class ShardOwnership:
         """Where a new reader continues: after what was delivered, committed or not."""
         self.on_lost: list[Callable[[Collection[int]], None]] = []
         """Called with shards that are no longer owned, to discard what is kept of their streams."""
+        self.unreadable: dict[str, str] = {}
+        """Streams that are not read, by name: some other program overwrote their position, and to read them
+        from anywhere else would repeat or lose entries. Value: what is wrong."""
+        self._unsound: set[str] = set()
+        """Keys of shards that are left to nobody, because they hold something else; logged."""
         self.rebalances = 0
         self._unreported: set[int] = set()
         """Shards that another process took over, not yet reported to the service."""
@@ -143,6 +148,11 @@ class ShardOwnership:
         for name in [name for name in names if self._keys.shard(Stream.parse(name).symbol) in shards]:
             for mapping in (self.read_to, self.positions, self.states):
                 mapping.pop(name, None)
+        self.unreadable = {
+            name: why
+            for name, why in self.unreadable.items()
+            if self._keys.shard(Stream.parse(name).symbol) not in shards
+        }
         self.outputs.forget(shards)
         for forget in self.on_lost:
             forget(shards)
@@ -155,10 +165,9 @@ class ShardOwnership:
             plan = self._membership.plan(self.epochs)
             if orphaned := await self._claim(plan.orphaned, self._held_by_us):
                 await self._release(orphaned)
-            first_positions = await self._first_positions(plan.claim)
-            claimed = await self._claim(
-                plan.claim - self._unreported, self._membership.choose, first_positions
-            )
+            free = await self._sound(plan.claim) if plan.claim else plan.claim
+            first_positions = await self._first_positions(free)
+            claimed = await self._claim(free - self._unreported, self._membership.choose, first_positions)
             states = await self._load(claimed) if claimed else {}
         if claimed:
             self.rebalances += 1
@@ -208,6 +217,39 @@ class ShardOwnership:
             {Stream.parse(name): id for name, id in self._head_positions(heads, shards).items()}
         )
 
+    async def _sound(self, shards: Collection[int]) -> frozenset[int]:
+        """Return the shards whose hashes are hashes: without these none can be read and committed."""
+        keys = {
+            key: shard
+            for shard in shards
+            for key in (
+                self._keys.last(shard),
+                self._keys.position(shard, self._service),
+                self._keys.state(shard, self._service),
+            )
+        }
+
+        async def probe(link: Connection) -> list[Reply]:
+            return await link.ask_each([("HGET", key, "") for key in keys])
+
+        replies = await self.retry_until_answered(probe)
+        broken = {key for key, reply in zip(keys, replies, strict=True) if isinstance(reply, ReplyError)}
+        for key in broken - self._unsound:
+            log.error(
+                "%s: %s is no hash: some other program wrote it; its shard is not read;"
+                " fix: redis-cli RENAME '%s' '%s:foreign'",
+                self._service, key, key, key,
+            )  # fmt: skip
+        for key in (self._unsound - broken) & keys.keys():
+            log.info("%s: %s is usable again", self._service, key)
+        self._unsound = (self._unsound - keys.keys()) | broken
+        return frozenset(shards) - {keys[key] for key in broken}
+
+    @property
+    def faults(self) -> list[str]:
+        """What keeps this service from parts of its work: names of keys and streams."""
+        return sorted(self._unsound) + sorted(self.unreadable)
+
     async def _load(self, claimed: Mapping[int, Fence]) -> dict[int, dict[str, bytes]]:
         """Load everything that Redis stores for these shards, which nobody else can change any more. Return
         their states by stream name."""
@@ -229,6 +271,15 @@ class ShardOwnership:
             if self._start == NOW:
                 known = {self._keys.shard(Stream.parse(name).symbol) for name in positions}
                 positions |= self._head_positions(heads, claimed.keys() - known)
+        elif found.unreadable:
+            self.unreadable |= found.unreadable
+            for name, why in found.unreadable.items():
+                key = self._keys.position(self._keys.shard(Stream.parse(name).symbol), self._service)
+                log.error(
+                    "%s: %s is not read: its position was overwritten (%s); fix: redis-cli HSET '%s' '%s'"
+                    " ID-OF-THE-LAST-ENTRY-PROCESSED, and restart this service",
+                    self._service, name, why, key, name,
+                )  # fmt: skip
         self.positions |= positions
         self.read_to |= positions
         for states in found.states.values():

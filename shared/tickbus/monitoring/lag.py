@@ -6,6 +6,7 @@ Lag in entries = counter of the head - counter of the position: correct even aft
 
 import asyncio
 import logging
+import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -15,15 +16,16 @@ from tickbus.monitoring import metrics as m
 from tickbus.monitoring.meters import Meters
 from tickbus.protocol.codec import Head
 from tickbus.protocol.names import FEED_KINDS, START, Keys, Stream, StreamId
-from tickbus.protocol.stream_filter import StreamFilter, decode_filter
+from tickbus.protocol.stream_filter import StreamFilter
 from tickbus.redis.link import Connection, ReplyError
-from tickbus.redis.registry import read_heads
+from tickbus.redis.registry import read_filter, read_heads
 from tickbus.redis.resp import milliseconds, pairs
 from tickbus.units import HOUR, MILLISECOND
 
 log = logging.getLogger("tickbus.lag")
 
 _CHUNK = 250
+_RETENTION = re.compile(rb"(\d{1,18}),(\d{1,18})")
 DEFAULT_RETENTION_MS = 24 * HOUR // MILLISECOND
 
 
@@ -58,12 +60,11 @@ class _Retentions:
         self._by_owner: dict[str, _Retention] = {}
         self._services: list[tuple[str, StreamFilter]] = []
         for field, value in pairs(flat):
-            kind, _, owner = field.decode().partition(":")
-            if kind == "retention":
-                ms, _, entries = value.decode().partition(",")
-                self._by_owner[owner] = _Retention(int(ms), int(entries))
-            elif kind == "writes":
-                self._services.append((owner, decode_filter(value)))
+            kind, _, owner = field.decode(errors="replace").partition(":")
+            if kind == "retention" and (match := _RETENTION.fullmatch(value)):
+                self._by_owner[owner] = _Retention(int(match[1]), int(match[2]))
+            elif kind == "writes" and (writes := read_filter(value)) is not None:
+                self._services.append((owner, writes))
 
     def of(self, stream: Stream) -> _Retention:
         """Return what the stream's feed declares, or for bars and signals the service that writes them."""
@@ -98,13 +99,15 @@ async def measure(
             lags.append(StreamLag(stream, 0, 0, 0.0, retentions.of(stream).ms / 1000))
     for start in range(0, len(behind), _CHUNK):
         chunk = behind[start : start + _CHUNK]
-        rows = await link.ask_all(
+        rows = await link.ask_each(
             [
                 ("XRANGE", keys.stream(stream), f"({position}", "+", "COUNT", 1)
                 for stream, _, position in chunk
             ]
         )
         for (stream, last, position), found in zip(chunk, rows, strict=True):
+            if isinstance(found, ReplyError):  # some other program stored something else: all of it is lost
+                found = []
             oldest = StreamId.parse(found[0][0]) if found else last
             age = max(0.0, (now_ms - oldest.ms) / 1000)
             # an empty reply: everything unread was trimmed
@@ -119,7 +122,7 @@ def _headroom(retention: _Retention, oldest: StreamId, last: StreamId, age: floa
     by_age = retention.ms / 1000 - age
     unread = last.seq - oldest.seq + 1
     span = (last.ms - oldest.ms) / 1000
-    if not retention.entries or span <= 0:
+    if not retention.entries or span <= 0 or unread <= 0:
         return max(0.0, by_age)
     return max(0.0, min(by_age, (retention.entries - unread) / (unread / span)))
 

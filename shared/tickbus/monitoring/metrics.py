@@ -461,8 +461,25 @@ RELAY_UNSAID = Metric(
 RELAY_CLOSED = Metric(
     "tickbus_relay_closed_total", "counter", "connections", ("code",), "connections that the relay closed"
 )
+CONSUMER_FOREIGN = Metric(
+    "tickbus_consumer_foreign_total",
+    "counter",
+    "items",
+    ("service", "what"),
+    "entries, bells and heads that some other program wrote and that were skipped",
+)
 
 # every process
+QUARANTINED_KEYS = Metric(
+    "tickbus_quarantined_keys",
+    "gauge",
+    "keys",
+    (),
+    "streams and hashes that are not read or written because some other program wrote to them",
+)
+HELD_ENTRIES = Metric(
+    "tickbus_held_entries", "gauge", "entries", (), "entries held in memory until such a key is mended"
+)
 REDIS_UP = Metric("tickbus_redis_up", "gauge", "bool", (), "1 while the connection to Redis answers")
 REDIS_REFUSES = Metric(
     "tickbus_redis_refuses_writes",

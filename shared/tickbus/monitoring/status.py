@@ -13,14 +13,16 @@ from typing import Literal
 from tickbus.consumer.membership import read_heartbeats
 from tickbus.errors import WireError
 from tickbus.monitoring.lag import StreamLag, measure
-from tickbus.protocol.codec import NIL, Bell, Head, decode_bell, head_tick
+from tickbus.protocol.codec import NIL, Bell, Head, head_tick, read_bell, read_head
 from tickbus.protocol.messages import Flag, Message, Quote, Trade
 from tickbus.protocol.names import FEED_KINDS, Keys, Stream, StreamId
-from tickbus.protocol.stream_filter import StreamFilter, decode_filter
-from tickbus.redis.link import Connection
-from tickbus.redis.registry import Standby, read_heads, read_meta, read_standby
+from tickbus.protocol.stream_filter import StreamFilter
+from tickbus.redis.link import Connection, ReplyError
+from tickbus.redis.registry import Standby, read_filter, read_heads, read_meta, read_standby
 from tickbus.redis.resp import milliseconds, pairs
 from tickbus.units import MILLISECOND
+from tickbus.writer.fences import read_fence
+from tickbus.writer.quarantine import top_fault
 
 _FEW_BELLS, _ALL_BELLS = 32, 1_000
 STALE_MS = 5_000
@@ -154,6 +156,8 @@ class BusStatus:
     streams: list[StreamStatus]
     """All kinds, by name."""
     heads: dict[str, Head] = field(repr=False)
+    faults: list[str] = field(default_factory=list)
+    """What some other program wrote to the keys of this bus, a line each: what is wrong, and the remedy."""
 
     @property
     def totals(self) -> Totals:
@@ -170,22 +174,27 @@ async def read_status(link: Connection, prefix: str) -> BusStatus | None:
     if shards is None:
         return None
     keys = Keys(prefix, shards)
-    heads = await read_heads(link, keys, range(shards))
+    bad: dict[str, str] = {}
+    heads = await read_heads(link, keys, range(shards), bad)
+    faults = list(bad.values()) + await _stream_faults(link, keys, heads)
     now_ms = milliseconds(await link.ask("TIME"))
     streams = [_stream(name, head) for name, head in sorted(heads.items())]
     flat = await link.ask("HGETALL", keys.meta)
     services = {
-        name.decode().removeprefix("service:"): decode_filter(value)
+        name.decode(errors="backslashreplace").removeprefix("service:"): reads
         for name, value in pairs(flat)
-        if name.startswith(b"service:")
+        if name.startswith(b"service:") and (reads := read_filter(value)) is not None
     }
     feeds = {stream.stream.feed for stream in streams if stream.stream.kind in FEED_KINDS}
-    bells = await _newest_bells(link, keys, feeds)
+    bells = await _newest_bells(link, keys, feeds, faults)
     return BusStatus(
         now_ms, shards,
         [await _feed(link, keys, name, streams, bells.get(name), now_ms) for name in sorted(feeds)],
-        [await _service(link, keys, name, reads, heads, now_ms) for name, reads in sorted(services.items())],
-        streams, heads,
+        [
+            await _service(link, keys, name, reads, heads, now_ms, faults)
+            for name, reads in sorted(services.items())
+        ],
+        streams, heads, faults,
     )  # fmt: skip
 
 
@@ -221,22 +230,37 @@ async def _feed(
 
 
 async def _service(
-    link: Connection, keys: Keys, name: str, reads: StreamFilter, heads: Mapping[str, Head], now_ms: int
-) -> ServiceStatus:
+    link: Connection, keys: Keys, name: str, reads: StreamFilter, heads: Mapping[str, Head], now_ms: int,
+    faults: list[str],
+) -> ServiceStatus:  # fmt: skip
     shards = range(keys.shards)
-    fences = await link.ask_all(
-        [("MGET", keys.fence(shard, name), keys.holder(shard, name)) for shard in shards]
-    )
-    heartbeats = read_heartbeats(await link.ask("HGETALL", keys.members(name)))
+    fences = [
+        read_fence(epoch, holder)
+        for epoch, holder in await link.ask_all(
+            [("MGET", keys.fence(shard, name), keys.holder(shard, name)) for shard in shards]
+        )
+    ]
+    hashes = [keys.members(name), *[keys.position(shard, name) for shard in shards]]
+    flats: list[Sequence[bytes]] = []
+    for key, flat in zip(hashes, await link.ask_each([("HGETALL", key) for key in hashes]), strict=True):
+        if isinstance(flat, ReplyError):
+            faults.append(f"{key} is no hash: fix: redis-cli RENAME '{key}' '{key}:foreign'")
+        flats.append([] if isinstance(flat, ReplyError) else flat)
+    heartbeats = read_heartbeats(flats[0])
     positions: dict[str, StreamId] = {}
-    for flat in await link.ask_all([("HGETALL", keys.position(shard, name)) for shard in shards]):
-        positions |= {stream.decode(): StreamId.parse(id) for stream, id in pairs(flat)}
+    for key, flat in zip(hashes[1:], flats[1:], strict=True):
+        for raw, id in pairs(flat):
+            stream = raw.decode(errors="backslashreplace")
+            try:
+                positions[stream] = StreamId.read(id)
+            except ValueError as error:
+                faults.append(f"{key}: the position of {stream} cannot be read: {error}")
     lags = await measure(link, keys, heads, positions, reads)
-    holders = [(holder or b"").decode() for _, holder in fences]
+    holders = [fence.holder for fence in fences]
     members = _members(
         holders, {member for member, until in heartbeats.items() if until > now_ms}, lags, keys
     )
-    return ServiceStatus(name, members, holders.count(""), max(int(epoch or 0) for epoch, _ in fences), lags)
+    return ServiceStatus(name, members, holders.count(""), max(fence.epoch for fence in fences), lags)
 
 
 def _members(
@@ -254,12 +278,49 @@ def _members(
 
 async def _owner(link: Connection, keys: Keys, owner: str) -> tuple[str | None, int]:
     """Return the holder of the lease of a feed or service, and the epoch that may write."""
-    holder = await link.ask("GET", keys.lease(owner))
-    fences = await link.ask_all([("GET", keys.fence(shard, owner)) for shard in range(keys.shards)])
-    return None if holder is None else holder.decode(), max(int(fence or 0) for fence in fences)
+    holder, *fences = await link.ask_each(
+        [("GET", keys.lease(owner)), *[("GET", keys.fence(shard, owner)) for shard in range(keys.shards)]]
+    )
+    return (
+        holder.decode(errors="backslashreplace") if isinstance(holder, bytes) else None,
+        max(read_fence(fence, None).epoch if isinstance(fence, bytes) else 0 for fence in fences),
+    )
 
 
-async def _newest_bells(link: Connection, keys: Keys, feeds: Iterable[str]) -> dict[str, Bell]:
+async def _stream_faults(link: Connection, keys: Keys, heads: Mapping[str, Head]) -> list[str]:
+    """Return what is wrong with streams whose newest entry is above their head: it is not ours.
+
+    Both are written together, so those that seem to be are read once more, the head last.
+    """
+    suspects = [Stream.parse(name) for name in heads]
+    tops = await link.ask_each(
+        [("XREVRANGE", keys.stream(stream), "+", "-", "COUNT", 1) for stream in suspects]
+    )
+    above = [
+        (stream, top)
+        for stream, top in zip(suspects, tops, strict=True)
+        if isinstance(top, ReplyError)
+        or (top and StreamId.parse(top[0][0]) > StreamId.parse(heads[stream.name].id))
+    ]
+    again = await link.ask_each(
+        [("HGET", keys.last(keys.shard(stream.symbol)), stream.name) for stream, _ in above]
+    )
+    faults = []
+    for (stream, top), value in zip(above, again, strict=True):
+        key = keys.stream(stream)
+        if isinstance(top, ReplyError):
+            faults.append(f"{key} is no stream: fix: redis-cli RENAME '{key}' '{key}:foreign'")
+            continue
+        with suppress(WireError):
+            id, newest = top[0][0], read_head(stream.name, value if isinstance(value, bytes) else b"")
+            if StreamId.parse(id) > StreamId.parse(newest.id):
+                faults.append(str(top_fault(key, StreamId.parse(newest.id), f"its entry {id.decode()}")))
+    return faults
+
+
+async def _newest_bells(
+    link: Connection, keys: Keys, feeds: Iterable[str], faults: list[str]
+) -> dict[str, Bell]:
     """Return for each feed the newest ring that says whether it is up.
 
     Others ring the same bells, so a few rings are read first, then all.
@@ -267,12 +328,19 @@ async def _newest_bells(link: Connection, keys: Keys, feeds: Iterable[str]) -> d
     newest: dict[str, Bell] = {}
     for count in (_FEW_BELLS, _ALL_BELLS):
         commands = [("XREVRANGE", keys.bell(shard), "+", "-", "COUNT", count) for shard in range(keys.shards)]
-        for rows in await link.ask_all(commands):
-            for _, (_, payload) in rows:
-                bell = decode_bell(payload)
+        broken = []
+        for shard, rows in enumerate(await link.ask_each(commands)):
+            if isinstance(rows, ReplyError):
+                key = keys.bell(shard)
+                broken.append(f"{key} is no stream: fix: redis-cli RENAME '{key}' '{key}:foreign'")
+                continue
+            for _, fields in rows:
+                if (bell := read_bell(fields)) is None:
+                    continue
                 name = bell.writer.partition("#")[0]
                 if bell.feed_up is not None and (name not in newest or bell.bus_ms >= newest[name].bus_ms):
                     newest[name] = bell
         if newest.keys() >= set(feeds):
             break
+    faults += broken
     return newest

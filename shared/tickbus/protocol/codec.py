@@ -10,6 +10,7 @@ import msgspec
 
 from tickbus.errors import WireError
 from tickbus.protocol.messages import Bar, Gap, Message, Quote, Signal, Trade
+from tickbus.protocol.names import StreamId
 
 encode = msgspec.msgpack.Encoder().encode
 """Return a message as its MessagePack array."""
@@ -127,6 +128,9 @@ FIELDS: dict[type[Any], bytes] = {kind: field for field, kind in _TYPES.items()}
 DECODE = {field: msgspec.msgpack.Decoder(kind).decode for field, kind in _TYPES.items()}
 """Field name -> decoder. For the hot path: it raises msgspec's errors, where `decode` raises WireError."""
 
+MALFORMED = (msgspec.MsgspecError, ValueError, RecursionError)
+"""What a decoder raises for bytes that are not what it decodes: too deeply nested ones included."""
+
 TICK_FIELD = {"trade": b"t", "quote": b"q", "bar": b"b", "signal": b"s"}
 """Stream kind -> field name of its ticks; Gaps are `g` in every stream."""
 
@@ -135,11 +139,28 @@ decode_bell = msgspec.msgpack.Decoder(Bell).decode
 
 
 def read_head(stream: str, value: bytes) -> Head:
-    """Decode what `last` stores for a stream. WireError if it is not a head."""
+    """Decode what `last` stores for a stream. WireError if it is not a head: anybody can write there."""
     try:
-        return decode_head(value)
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        head = decode_head(value)
+        StreamId.read(head.id)
+    except MALFORMED as error:
         raise WireError(f"invalid head of {stream} in `last`: {error}") from None
+    return head
+
+
+_MAX_BUS_MS = 10**13
+"""The time of an ID has 13 digits."""
+
+
+def read_bell(fields: Sequence[bytes]) -> Bell | None:
+    """Decode an entry of a doorbell. None if no writer of tickbus rang: anybody can write there."""
+    if len(fields) != 2 or fields[0] != b"d":
+        return None
+    try:
+        bell = decode_bell(fields[1])
+    except MALFORMED:
+        return None
+    return bell if bell.counter >= 0 and 0 <= bell.bus_ms < _MAX_BUS_MS else None
 
 
 def head_tick(head: Head, kind: str) -> Message | None:
@@ -155,7 +176,16 @@ def decode(field: bytes, payload: bytes) -> Message:
     try:
         message: Message = DECODE[field](payload)
     except KeyError:
-        raise WireError(f"unknown field {field!r}: written by a newer version? upgrade this reader") from None
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise WireError(
+            f"unknown field {field[:64]!r}: written by a newer version? upgrade this reader"
+        ) from None
+    except MALFORMED as error:
         raise WireError(f"invalid {_TYPES[field].__name__} in field {field!r}: {error}") from None
     return message
+
+
+def decode_entry(fields: Sequence[bytes]) -> Message:
+    """Decode a stream entry, as Redis returns its fields and values. WireError as for `decode`."""
+    if len(fields) != 2:
+        raise WireError(f"{len(fields) // 2} fields: an entry of tickbus has one")
+    return decode(fields[0], fields[1])

@@ -20,6 +20,7 @@ KINDS = (*FEED_KINDS, "bar", "signal")
 
 _SYMBOL = re.compile(r"[A-Z0-9._-]{1,64}")
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,31}")
+_ID = re.compile(r"([0-9]{1,20})-([0-9]{1,20})")
 _SPEC = re.compile(r"[a-z0-9._-]+(:[a-z0-9._-]+)*")
 _PREFIX = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,63}")
 """Without braces: a brace before the hash tag would become the hash tag."""
@@ -47,7 +48,7 @@ def check_name(name: str) -> str:
 def is_stream(name: str) -> bool:
     """Whether this is the name of a stream. Other names beside them were not written by tickbus."""
     try:
-        Stream.parse(name)
+        Stream.parse(name).check()
     except ValueError:
         return False
     return True
@@ -65,10 +66,22 @@ class StreamId(NamedTuple):
         ms, _, seq = text.partition(b"-") if isinstance(text, bytes) else text.partition("-")
         return cls(int(ms), int(seq))
 
+    @classmethod
+    def read(cls, text: str | bytes) -> "StreamId":
+        """Parse an ID that others may have written. ValueError unless Redis would accept it too."""
+        match = _ID.fullmatch(text.decode("ascii", "replace") if isinstance(text, bytes) else text)
+        if match is None or (id := cls(int(match[1]), int(match[2]))) > _LAST:
+            raise ValueError(f"invalid stream ID {text[:64]!r}: expected e.g. 1700000000123-42")
+        if id.seq > _LAST.seq:
+            raise ValueError(f"invalid stream ID {text[:64]!r}: its counter has more than 64 bits")
+        return id
+
     def __str__(self) -> str:
         return f"{self.ms}-{self.seq}"
 
 
+_LAST = StreamId((1 << 64) - 1, (1 << 64) - 1)
+"""The last ID that Redis can store."""
 START = StreamId(0, 0)
 """Before every entry."""
 

@@ -5,6 +5,7 @@ backpressure, and buffering is bounded. A shard whose master is unavailable dela
 """
 
 import asyncio
+from collections import Counter
 from collections.abc import AsyncGenerator, Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
@@ -68,6 +69,11 @@ class MergedReader:
     @property
     def reconnects(self) -> int:
         return sum(reader.reconnects for reader in self._readers.values())
+
+    @property
+    def foreign(self) -> Counter[str]:
+        """As `Reader.foreign`."""
+        return sum((reader.foreign for reader in self._readers.values()), Counter())
 
     async def prepare(self) -> None:
         """Connect all readers and look up all heads. RedisError if one of them cannot."""

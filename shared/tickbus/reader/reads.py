@@ -1,13 +1,17 @@
 """What a reader returns: entries as stored in Redis, losses before them, and the bus clocks. Pure."""
 
+import logging
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
-from tickbus.errors import ConfigError
-from tickbus.protocol.messages import Gap, GapKind, StreamKind
+from tickbus.errors import ConfigError, WireError
+from tickbus.protocol.codec import decode_entry
+from tickbus.protocol.messages import Gap, GapKind, Message, StreamKind
 from tickbus.protocol.names import Stream, StreamId
 from tickbus.units import MILLISECOND, parse_time
+
+log = logging.getLogger("tickbus.reader")
 
 NOW = "now"
 FROM_START = "start"
@@ -33,12 +37,14 @@ class Lost:
 class Cursor:
     """How far one stream has been delivered, entry by entry."""
 
-    __slots__ = ("delivered", "stream")
+    __slots__ = ("delivered", "stream", "unreadable")
 
     def __init__(self, stream: Stream) -> None:
         self.stream = stream
         self.delivered: bytes | None = None
         """ID of the newest entry delivered; None before the first. Whoever delivers them sets it."""
+        self.unreadable = 0
+        """How many entries this version could not read."""
 
 
 class Read(NamedTuple):
@@ -72,6 +78,26 @@ def trimmed_gap(read: Read, source: str) -> Gap:
     begin, end = (ms * MILLISECOND for ms in sorted((lost.after.ms, lost.before.ms)))
     kind, count = (GapKind.RESET, None) if lost.reset else (GapKind.TRIMMED, lost.count)
     return Gap(stream, source, kind, begin, end, count=count, symbol=read.stream.symbol)
+
+
+def rejected(read: Read, entry: Any, source: str) -> Message:
+    """Return the message of an entry of the read or, if this version cannot read it, a Gap of `source`.
+
+    Either a newer version wrote it, or some other program. The first of a stream is logged.
+    """
+    raw, fields = entry
+    try:
+        return decode_entry(fields)
+    except WireError as error:
+        if not read.cursor.unreadable:
+            log.error(
+                "%s %s: skipping this entry: %s; later ones of this stream are only counted",
+                read.stream.name, raw.decode(), error,
+            )  # fmt: skip
+    read.cursor.unreadable += 1
+    at = StreamId.parse(raw).ms * MILLISECOND
+    kind = StreamKind[read.stream.kind.upper()]
+    return Gap(kind, source, GapKind.REJECTED, at, at, count=1, symbol=read.stream.symbol)
 
 
 def parse_start(start: Start, name: str = "start") -> str | StreamId:

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
 
-from tickbus.protocol.names import Keys, Stream, StreamId
+from tickbus.protocol.names import START, Keys, Stream, StreamId
 from tickbus.reader.reads import Cursor, Lost
 
 
@@ -14,6 +14,7 @@ class TrackedStream(Cursor):
     __slots__ = (
         "abandoned_at",
         "epoch",
+        "foreign_to",
         "from_old_era",
         "is_entry",
         "key",
@@ -44,10 +45,17 @@ class TrackedStream(Cursor):
         """The newest epoch that a bell announced for it or that its head names."""
         self.abandoned_at: StreamId | None = None
         """The position that was given up, until that is reported."""
+        self.foreign_to = START
+        """The highest ID that some other program wrote, as far as that is reported."""
 
     @property
     def position(self) -> StreamId:
         return StreamId.parse(self.read_to)
+
+    def advance(self, last: bytes, seq: int) -> None:
+        """Everything up to this entry is read."""
+        self.read_to, self.seq = last, seq
+        self.is_entry, self.from_old_era, self.rewound = True, False, False
 
     def lower(self, position: StreamId) -> None:
         """Give the position up and continue from this one."""
@@ -87,10 +95,12 @@ class Shard:
     """Feed -> (stream, head, our position) of its streams whose head was below it at the last sweep."""
     swept_at: bytes = b"0-0"
     """The newest bell at the last sweep."""
+    is_broken: bool = False
+    """Whether some other program stored something else under the key of its bell."""
 
 
 @lru_cache(maxsize=1024)
 def parse_writer(writer: str) -> tuple[str, int]:
     """Return the owner that rings, and its epoch."""
     owner, _, epoch = writer.partition("#")
-    return owner, int(epoch) if epoch.isdecimal() else 0
+    return owner, int(epoch) if epoch.isascii() and epoch.isdecimal() and len(epoch) < 19 else 0

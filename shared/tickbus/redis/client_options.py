@@ -110,13 +110,15 @@ def remedy(url: str, error: Exception) -> str:
     """Return what the operator can do about a server that could not be reached."""
     if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
         return "raise the limit of open files (ulimit -n)"
-    if "CERTIFICATE_VERIFY" in str(error):
+    # older versions of redis-py say why only in the error that theirs replaced
+    text = f"{error} {error.__context__}"
+    if "CERTIFICATE_VERIFY" in text:
         return "set the CA file for its certificate: rediss://...?ssl_ca_certs=FILE"
-    if "CERTIFICATE_REQUIRED" in str(error):
+    if "CERTIFICATE_REQUIRED" in text:
         return "it requires a client certificate: rediss://...?ssl_certfile=FILE&ssl_keyfile=FILE"
     # it hung up during the handshake; a race decides which error that is
     hung_up = any(
-        sign in str(error) for sign in ("reset by peer", "Connection lost", "closed by server", "Broken pipe")
+        sign in text for sign in ("reset by peer", "Connection lost", "closed by server", "Broken pipe")
     )
     if hung_up and not url.startswith("rediss:"):
         return "if it uses TLS, use rediss instead of redis"

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 
 from tickbus.errors import RedisError, RedisMisconfigured, RedisUnavailable
 from tickbus.redis.client_options import REPLY_SECONDS
-from tickbus.redis.link import NOT_HERE, Link, Reply, ReplyError, raise_error
+from tickbus.redis.link import NOT_HERE, Link, Reply, ReplyError, raise_common, raise_error
 from tickbus.redis.preflight import check_server
 from tickbus.redis.resp import Command, pack
 from tickbus.redis.slots import SlotMap, command_slot, key_slot, parse_slots
@@ -147,6 +147,19 @@ class ClusterLink:
 
     async def ask_all(self, commands: Iterable[Command], timeout: float = REPLY_SECONDS) -> list[Reply]:
         """Like Link.ask_all. After RedisUnavailable, commands already sent may have been executed or not."""
+        replies = await self._ask(commands, timeout)
+        for reply in replies:
+            raise_error(reply)
+        return replies
+
+    async def ask_each(self, commands: Iterable[Command], timeout: float = REPLY_SECONDS) -> list[Reply]:
+        """Like Link.ask_each."""
+        replies = await self._ask(commands, timeout)
+        for reply in replies:
+            raise_common(reply)
+        return replies
+
+    async def _ask(self, commands: Iterable[Command], timeout: float) -> list[Reply]:
         pending = list(commands)
         replies: list[Reply] = [None] * len(pending)
         loop = asyncio.get_running_loop()
@@ -162,8 +175,6 @@ class ClusterLink:
                 await asyncio.sleep(wait)
                 wait = min(2 * wait, _RETRY_LAST)
                 await self._cluster.refresh()
-        for reply in replies:
-            raise_error(reply)
         return replies
 
     async def _try(

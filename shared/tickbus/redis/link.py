@@ -41,6 +41,8 @@ class Connection(Protocol):
 
     async def ask_all(self, commands: Iterable[Command], timeout: float = REPLY_SECONDS) -> list[Reply]: ...
 
+    async def ask_each(self, commands: Iterable[Command], timeout: float = REPLY_SECONDS) -> list[Reply]: ...
+
     def close(self) -> None: ...
 
 
@@ -127,6 +129,14 @@ class Link(asyncio.Protocol):
         replies = await self.send(b"".join(packed), len(packed), timeout) if packed else []
         for reply in replies:
             raise_error(reply)
+        return replies
+
+    async def ask_each(self, commands: Iterable[Command], timeout: float = REPLY_SECONDS) -> list[Reply]:
+        """Like `ask_all`, but what is wrong with one key alone is its reply: see `raise_common`."""
+        packed = [pack(command) for command in commands]
+        replies = await self.send(b"".join(packed), len(packed), timeout) if packed else []
+        for reply in replies:
+            raise_common(reply)
         return replies
 
     def close(self, why: str = "closed") -> None:
@@ -229,6 +239,18 @@ def raise_error(reply: Reply) -> None:
         if str(reply).startswith(_REFUSALS):
             raise RedisMisconfigured(f"Redis rejected the command: {reply}")
         raise reply
+
+
+def raise_common(reply: Reply) -> None:
+    """Like `raise_error`, unless the error concerns only the key of the command: another type is stored
+    there, as some other program wrote it, or nothing."""
+    if not is_of_key(reply):
+        raise_error(reply)
+
+
+def is_of_key(reply: Reply) -> bool:
+    """Whether this is an error reply about the key of the command alone."""
+    return isinstance(reply, ReplyError) and str(reply).startswith(("WRONGTYPE", "ERR no such key"))
 
 
 async def set_clock(link: Link, clock: BusClock) -> None:

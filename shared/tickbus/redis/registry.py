@@ -7,14 +7,15 @@ from contextlib import suppress
 
 import msgspec
 
-from tickbus.errors import ConfigError
-from tickbus.protocol.codec import Head, read_head
+from tickbus.errors import ConfigError, WireError
+from tickbus.protocol.codec import MALFORMED, Head, read_head
 from tickbus.protocol.names import Keys, Stream, StreamId, is_stream
 from tickbus.protocol.stream_filter import StreamFilter, decode_filter, encode_filter
-from tickbus.redis.link import Connection
+from tickbus.redis.link import Connection, ReplyError
 from tickbus.redis.resp import Command, milliseconds, pairs
 
 SCHEMA = "1"
+MAX_SHARDS = 1_000
 
 
 async def check_meta(link: Connection, keys: Keys) -> None:
@@ -27,15 +28,29 @@ async def check_meta(link: Connection, keys: Keys) -> None:
             ("HGET", keys.meta, "schema"),
         ]
     )
-    if int(shards) != keys.shards:
+    if (found := _shards(keys, shards)) != keys.shards:
         raise ConfigError(
-            f"bus {keys.prefix!r} has {int(shards)} shards, this process is configured for {keys.shards};"
-            f" use --shards {int(shards)}"
+            f"bus {keys.prefix!r} has {found} shards, this process is configured for {keys.shards};"
+            f" use --shards {found}"
         )
-    if schema.decode() != SCHEMA:
+    _check_schema(keys.prefix, schema)
+
+
+def _shards(keys: Keys, value: bytes) -> int:
+    """Return the number of shards. ConfigError if it is not one: some other program wrote there."""
+    if not (value.isdigit() and 1 <= len(value) <= 4 and 1 <= int(value) <= MAX_SHARDS):
         raise ConfigError(
-            f"bus {keys.prefix!r} has schema {schema.decode()}, this version of tickbus writes {SCHEMA};"
-            " use another --prefix or version"
+            f"bus {keys.prefix!r} has an invalid number of shards, {value[:32]!r}: expected 1 to"
+            f" {MAX_SHARDS}; fix: redis-cli HSET '{keys.meta}' shards NUMBER, as its gateways are configured"
+        )
+    return int(value)
+
+
+def _check_schema(prefix: str, value: bytes) -> None:
+    if value != SCHEMA.encode():
+        raise ConfigError(
+            f"bus {prefix!r} has schema {value[:32].decode(errors='backslashreplace')},"
+            f" this version of tickbus writes {SCHEMA}; use another --prefix or version"
         )
 
 
@@ -96,13 +111,22 @@ async def write_delay(link: Connection, keys: Keys, feed: str, delay: int | None
 async def read_delay(link: Connection, keys: Keys, feed: str) -> int | None:
     """Return what the previous gateway wrote; None if there was none."""
     delay = await link.ask("HGET", keys.meta, f"delay:{feed}")
-    return None if delay is None else int(delay)
+    return int(delay) if delay is not None and delay.isdigit() and len(delay) < 20 else None
 
 
 async def read_meta(link: Connection, prefix: str) -> int | None:
-    """Return the number of shards, so that readers need no option for it; None before the first writer."""
-    shards = await link.ask("HGET", Keys(prefix).meta, "shards")
-    return None if shards is None else int(shards)
+    """Return the number of shards, so that readers need no option for it; None before the first writer.
+
+    ConfigError if the bus has another schema, or no valid number.
+    """
+    keys = Keys(prefix)
+    shards = await link.ask("HGET", keys.meta, "shards")
+    if shards is None:
+        return None
+    schema = await link.ask("HGET", keys.meta, "schema")
+    if schema is not None:
+        _check_schema(prefix, schema)
+    return _shards(keys, shards)
 
 
 async def register_service(
@@ -184,12 +208,18 @@ async def _are_alive(link: Connection, keys: Keys, service: str) -> bool:
     """Wait for a heartbeat or its expiry: a killed member seems alive for a moment. True if one is alive."""
     last = 0
     while True:
-        heartbeats, time = await link.ask_all([("HVALS", keys.members(service)), ("TIME",)])
-        now, newest = milliseconds(time), max(map(int, heartbeats), default=0)
+        heartbeats, time = await _heartbeats(link, keys, service)
+        now, newest = milliseconds(time), max(map(read_heartbeat, heartbeats), default=0)
         if newest <= now or (last and newest > last):
             return newest > now
         last = newest
         await asyncio.sleep((newest - now + 1) / 1000)
+
+
+async def _heartbeats(link: Connection, keys: Keys, service: str) -> tuple[list[bytes], list[bytes]]:
+    """Return the heartbeats of a service, none if some other program overwrote them, and the time."""
+    heartbeats, time = await link.ask_each([("HVALS", keys.members(service)), ("TIME",)])
+    return [] if isinstance(heartbeats, ReplyError) else heartbeats, time
 
 
 async def check_conflicting_writers(link: Connection, keys: Keys, service: str, writes: StreamFilter) -> None:
@@ -199,12 +229,13 @@ async def check_conflicting_writers(link: Connection, keys: Keys, service: str, 
     """
     flat = await link.ask("HGETALL", keys.meta)
     for field, value in pairs(flat):
-        owner = field.decode()
+        owner = field.decode(errors="backslashreplace")
         rival = owner.removeprefix("writes:")
-        if rival in (owner, service) or not writes.overlaps(decode_filter(value)):
+        declared = read_filter(value) if rival not in (owner, service) else None
+        if declared is None or not writes.overlaps(declared):
             continue
-        heartbeats, time = await link.ask_all([("HVALS", keys.members(rival)), ("TIME",)])
-        if any(int(until) > milliseconds(time) for until in heartbeats):
+        heartbeats, time = await _heartbeats(link, keys, rival)
+        if any(read_heartbeat(until) > milliseconds(time) for until in heartbeats):
             raise ConfigError(
                 f"service {rival!r} is running and writes the same streams;"
                 f" use --name {rival} to add a replica, or other --specs or --feeds"
@@ -216,12 +247,43 @@ async def ensure_eras(link: Connection, keys: Keys, shards: Iterable[int]) -> No
     await link.ask_all([("SET", keys.era(shard), secrets.token_hex(8), "NX") for shard in shards])
 
 
-async def read_heads(link: Connection, keys: Keys, shards: Iterable[int]) -> dict[str, Head]:
-    """Return the heads of all streams in some shards, by stream name. Other names are skipped."""
-    replies = await link.ask_all([("HGETALL", keys.last(shard)) for shard in shards])
-    heads = {}
-    for flat in replies:
+async def read_heads(
+    link: Connection, keys: Keys, shards: Iterable[int], bad: dict[str, str] | None = None
+) -> dict[str, Head]:
+    """Return the heads of all streams in some shards, by stream name. Other names are skipped.
+
+    Anybody can write there: what is no head is left out. `bad`: collects what that is, by the name of the
+    stream, or of the hash if that is none.
+    """
+    shards = list(shards)
+    replies = await link.ask_each([("HGETALL", keys.last(shard)) for shard in shards])
+    heads: dict[str, Head] = {}
+    bad = {} if bad is None else bad
+    for shard, flat in zip(shards, replies, strict=True):
+        if isinstance(flat, ReplyError):
+            bad[keys.last(shard)] = f"{keys.last(shard)}: {flat}"
+            continue
         for name, value in pairs(flat):
-            if is_stream(text := name.decode(errors="replace")):
-                heads[text] = read_head(text, value)
+            stream = name.decode(errors="replace")
+            if not is_stream(stream) or keys.shard(Stream.parse(stream).symbol) != shard:
+                bad[stream] = f"{keys.last(shard)}: {stream[:128]!r} is no stream of its shard; it is ignored"
+                continue
+            try:
+                heads[stream] = read_head(stream, value)
+            except WireError as error:
+                bad[stream] = str(error)
     return heads
+
+
+def read_heartbeat(value: bytes) -> int:
+    """Return the bus ms until which a member counts as alive, negative if it has ended; 0 if that is none."""
+    digits = value.removeprefix(b"-")
+    return int(value) if digits.isdigit() and len(digits) < 19 else 0
+
+
+def read_filter(value: bytes) -> StreamFilter | None:
+    """Return what a service declares to read or write; None if that is not readable."""
+    try:
+        return decode_filter(value)
+    except MALFORMED:
+        return None

@@ -20,6 +20,14 @@ def command_prefix(command: str, count: int) -> bytes:
     return b"*%d\r\n" % (count + 1) + pack_bulk(command)
 
 
+def unpack(packed: bytes) -> Iterator[list[bytes]]:
+    """Return packed commands, each with its arguments."""
+    reader = hiredis.Reader(notEnoughData=Ellipsis)
+    reader.feed(packed)
+    while (command := reader.gets()) is not Ellipsis:
+        yield command
+
+
 def pairs(flat: Sequence[Any]) -> Iterator[tuple[Any, Any]]:
     """Return the pairs of a reply that alternates fields and values."""
     return zip(flat[::2], flat[1::2], strict=True)

@@ -121,8 +121,11 @@ def _expose(meters: Meters, consumer: ShardConsumer) -> None:
     follow(m.CONSUMER_COMMITS, lambda: consumer.commits, name)
     follow(m.CONSUMER_LOST, lambda: consumer.lost, name)
     follow(m.REDIS_RECONNECTS, lambda: consumer.reconnects)
+    meters.follow_each(m.CONSUMER_FOREIGN, lambda: consumer.foreign, ("bell", "entry", "head"), name)
     follow(m.REDIS_UP, lambda: consumer.publisher.up)
     meters.follow_each(m.REDIS_REFUSES, lambda: {consumer.publisher.refusal.partition(" ")[0]: 1}, REFUSALS)
+    follow(m.QUARANTINED_KEYS, lambda: len(consumer.faults))
+    follow(m.HELD_ENTRIES, lambda: sum(len(lane.quarantine) for lane in consumer.publisher.lanes))
     follow(m.MEMBERS, lambda: len(consumer.members.alive), name)
     follow(m.SHARDS_OWNED, lambda: len(consumer.epochs), name)
     follow(m.REBALANCES, lambda: consumer.shards.rebalances, name)
@@ -134,6 +137,8 @@ async def _report_readiness(service: Service, consumer: ShardConsumer, fault: Ca
     while True:
         refusal = consumer.publisher.refusal
         problem = fault() or (f"Redis refuses writes: {refusal}" if refusal else "")
+        if not problem and (keys := consumer.faults):
+            problem = f"some other program wrote to {', '.join(keys[:5])}: see the log or tickbus status"
         service.ready = consumer.ready and not problem
         service.why_not_ready = problem or "waiting for shards that another process has not released"
         await asyncio.sleep(_READY_SECONDS)

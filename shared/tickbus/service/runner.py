@@ -51,9 +51,8 @@ class Service:
     def __init__(self, name: str) -> None:
         self.name = name
         self.stopping = asyncio.Event()
-        self.ready = False
-        """Whether it does its job now; reported by /readyz."""
-        self.why_not_ready = "starting"
+        self._ready = False
+        self._why_not_ready = "starting"
         disable_created_metrics()  # type: ignore[no-untyped-call]  # twice the series, no information
         registry = CollectorRegistry()
         ProcessCollector(registry=registry)
@@ -62,6 +61,24 @@ class Service:
         self.meters = Meters(registry)
         self.meters.gauge(BUILD_INFO).labels(VERSION, name).set(1)
         self._last_beat = time.monotonic()
+
+    @property
+    def ready(self) -> bool:
+        """Whether it does its job now, and goes on doing it; reported by /readyz."""
+        return self._ready and not self.stopping.is_set()
+
+    @ready.setter
+    def ready(self, ready: bool) -> None:
+        self._ready = ready
+
+    @property
+    def why_not_ready(self) -> str:
+        """For people, while it is not ready."""
+        return "stopping" if self.stopping.is_set() else self._why_not_ready
+
+    @why_not_ready.setter
+    def why_not_ready(self, why: str) -> None:
+        self._why_not_ready = why
 
     @property
     def alive(self) -> bool:

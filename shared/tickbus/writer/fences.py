@@ -7,6 +7,7 @@ another process, means that it was replaced. A lower epoch, or none, means that 
 failover, a flush) and that no other process wrote since: the fence is set again.
 """
 
+import re
 from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple
 
@@ -22,6 +23,19 @@ class Fence(NamedTuple):
     """0 for none."""
     holder: str
     """Empty if it was released, or never held."""
+
+
+def read_fence(epoch: bytes | None, holder: bytes | None) -> Fence:
+    """Return a fence as stored. No number is no fence: some other program wrote it, and it is set again."""
+    if epoch is None or not epoch.isdigit() or len(epoch) > _MAX_DIGITS:
+        return Fence(0, "")
+    return Fence(int(epoch), (holder or b"").decode(errors="backslashreplace"))
+
+
+_HOLDER = re.compile(r"[^:\s]+:[0-9]+:[0-9a-z]+")
+"""As tickbus.writer.holder makes them; anything else was written by some other program."""
+_MAX_DIGITS = 15
+"""Of an epoch: no bus gets that far, and heads store epochs in 64 bits."""
 
 
 class Fences:
@@ -57,7 +71,7 @@ class Fences:
     def parse(self, shards: Collection[int], reply: Sequence[bytes | None]) -> dict[int, Fence]:
         epochs, holders = reply[::2], reply[1::2]
         return {
-            shard: Fence(int(epoch or 0), (holder or b"").decode())
+            shard: read_fence(epoch, holder)
             for shard, epoch, holder in zip(shards, epochs, holders, strict=True)
         }
 
@@ -80,8 +94,10 @@ class Fences:
         taken = {
             shard: fence
             for shard, fence in found.items()
-            if fence.epoch > self.held[shard]
-            or (fence.epoch == self.held[shard] and fence.holder not in ("", self.holder))
+            # both are always set together: a higher epoch of our own, or one of no process, is not a takeover
+            if fence.holder != self.holder
+            and (not fence.holder or _HOLDER.fullmatch(fence.holder))
+            and (fence.epoch > self.held[shard] or (fence.epoch == self.held[shard] and fence.holder))
         }
         if taken:
             shard, fence = next(iter(taken.items()))

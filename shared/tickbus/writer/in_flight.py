@@ -17,7 +17,7 @@ _MAX_QUEUED = 10_000
 class InFlight:
     """The parts of one publisher's commits that are not stored yet."""
 
-    def __init__(self, commit: Callable[[int, Transaction], Awaitable[None]]) -> None:
+    def __init__(self, commit: Callable[[int, Transaction], Awaitable[object]]) -> None:
         """`commit` stores a part of a shard, however long it takes."""
         self._commit = commit
         self._parts: dict[int, asyncio.Task[None]] = {}

@@ -6,6 +6,9 @@ lost connection the outcome is unknown: then the last ID of each stream is read,
 are resent with the same IDs. "Equal or smaller" alone proves nothing: of 1, 2, 3, if 2 failed, 3 is stored
 and 2 never can be; hence whole transactions.
 
+A key that some other program wrote to is taken out of the transactions until it is mended
+(tickbus.writer.quarantine); an EXEC stores everything else all the same.
+
 A new connection may lead to a server that lost acknowledged entries. So before anything else is written,
 the last IDs are compared with the replay buffer, and the lost tail is resent.
 """
@@ -14,24 +17,32 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
-from itertools import chain
 from typing import NamedTuple
 
 from tickbus.clock import BusClock, monotonic_ns
-from tickbus.errors import Fenced, RedisError, RedisUnavailable
-from tickbus.protocol.codec import decode_head
+from tickbus.errors import RedisError, RedisUnavailable
+from tickbus.protocol.codec import MALFORMED, decode_head
 from tickbus.protocol.names import START, Keys, StreamId
-from tickbus.redis.link import Link, ReplyError, refusal_in, set_clock
+from tickbus.redis.link import Connection, Link, Reply, ReplyError, refusal_in, set_clock
 from tickbus.redis.registry import ensure_eras
-from tickbus.redis.resp import pack, pairs
+from tickbus.redis.resp import pack, pairs, unpack
 from tickbus.writer.entry import Entry, StreamWriter
 from tickbus.writer.fences import Fence, Fences
+from tickbus.writer.quarantine import Fault, Quarantine, Scope, merge_fields, top_fault, type_fault
 from tickbus.writer.replay_buffer import ReplayBuffer, streams_of
 from tickbus.writer.transaction import Field, Packer, Transaction, pack_fields
 
 log = logging.getLogger("tickbus.publisher")
 
 _RETRY_FIRST, _RETRY_LAST = 0.05, 1.0
+_RECHECK_SECONDS = 1.0
+"""How often it is checked whether a faulty key is mended."""
+_MAX_HELD_BYTES = 64 << 20
+"""What a service may hold back for faulty keys; beyond that its commits wait."""
+_REFUSALS = ("WRONGTYPE", "ERR The ID specified in XADD", "ERR The stream has exhausted")
+"""Errors within a transaction that concern one key alone, and do not pass by themselves."""
+_LAST_MS = b"%d-" % ((1 << 64) - 1)
+"""After an ID with this time Redis may have no further one to give."""
 _MULTI = pack(("MULTI",))
 _EXEC = pack(("EXEC",))
 _UNWATCH = pack(("UNWATCH",))
@@ -83,11 +94,17 @@ class Lane:
     def __init__(
         self, link: Callable[[], Awaitable[Link]], keys: Keys, fences: Fences, clock: BusClock,
         replay: ReplayBuffer, shards: Collection[int], outage: Outage, home: int | None = None,
+        whole_shards: bool = False,
     ) -> None:  # fmt: skip
         """`home`: the shard whose fence is raised together with all others, so that watching it is enough.
 
-        If None, the fences of a transaction's own shards are watched.
+        If None, the fences of a transaction's own shards are watched. `whole_shards`: as for Quarantine.
         """
+        self.quarantine = Quarantine(whole_shards)
+        self._whole_shards = whole_shards
+        self._rechecked_at = 0.0
+        self._restored: dict[StreamWriter, bytes] = {}
+        """Heads to set back: a transaction stored them, but not their entries."""
         self.replay = replay
         self.up = False
         self.retries = 0
@@ -182,28 +199,40 @@ class Lane:
         for shard in shards:
             self._fences.held.pop(shard, None)
         self.replay.forget(frozenset(shards))
+        if dropped := self.quarantine.forget(shards):
+            log.error(
+                "%s: dropped %d entries held for keys that some other program wrote to;"
+                " readers see the gap in the counters",
+                self._fences.owner,
+                dropped,
+            )
 
-    async def commit(self, transaction: Transaction) -> None:
+    async def commit(self, transaction: Transaction) -> Sequence[Entry]:
         """Store it. Fenced if another process took over one of its shards: then no more of it is stored.
 
-        If cancelled, it may be stored or not: see `unfinished`.
+        Return the entries that are stored now: without those that are held because of a faulty key, and with
+        those held earlier whose key is mended. If cancelled, it may be stored or not: see `unfinished`.
         """
         async with self._lock:
             self.unfinished = transaction
             try:
-                await self._commit_until_stored(transaction)
+                stored = await self._commit_until_stored(transaction)
             except BaseException:
                 self._armed = ()  # the reply with the fences was not seen
                 self._outage.give_up(self)
                 raise
             self._outage.end(self)
             self.unfinished = None
+            return stored
 
-    async def _commit_until_stored(self, transaction: Transaction) -> None:
+    async def _commit_until_stored(self, transaction: Transaction) -> Sequence[Entry]:
         wait, first = _RETRY_FIRST, True
         while True:
+            faults = len(self.quarantine.all)
             try:
                 link = await self._connected()
+                if self.quarantine or self._restored:
+                    transaction = self.unfinished = self._sendable(await self._lift_mended(link, transaction))
                 sent = transaction
                 if not first:
                     self.retries += 1
@@ -211,10 +240,19 @@ class Lane:
                     # before the next try, or after the last
                     sent = transaction.with_entries(await self._missing(link, transaction.entries))
                 problem = await self._send(link, sent, transaction)
+                if problem is None and not (self._whole_shards and self.quarantine.bytes > _MAX_HELD_BYTES):
+                    return transaction.entries
                 if problem is None:
-                    return
+                    first = True
+                    transaction = Transaction(transaction.bus_ms, transaction.feed_up)
+                    self._outage.begin(self, f"too much is held for {self.quarantine.all[0].key}")
+                    await asyncio.sleep(_RECHECK_SECONDS)
+                    continue
             except (RedisError, ReplyError) as error:
                 problem = str(error)
+            if len(self.quarantine.all) > faults:  # not the server's fault: again at once, without these
+                first = False
+                continue
             self._outage.begin(self, problem)
             first = False
             await self._disconnect(problem, wait)
@@ -225,7 +263,9 @@ class Lane:
         watched = (self._home,) if self._home is not None else tuple(sorted(transaction.shards()))
         if not set(watched) <= set(self._armed):
             await self._arm(link, watched)
-        body, count = self._packer.pack(transaction, self.owned if transaction.ring_all else ())
+        body, count = self._packer.pack(
+            transaction, self.owned if transaction.ring_all else (), self.quarantine.bells
+        )
         arming = self._fences.arm(watched) if watched else b""
         replies = await link.send(b"".join((_MULTI, body, _EXEC, arming)), count + 2 + 2 * bool(watched))
         done = replies[count + 1]
@@ -253,10 +293,146 @@ class Lane:
             where = (
                 f"{transaction.entries[at].stream.key.decode()}: " if at < len(transaction.entries) else ""
             )
+            await self._note_faults(link, transaction, body, done)
             return f"Redis stored only part of the transaction: {where}{rejected}"
         if retained is not None:
             self.replay.add(retained, len(body), monotonic_ns())
         return None
+
+    # keys that other programs wrote to
+
+    def quarantine_stream(self, stream: StreamWriter, fault: Fault) -> None:
+        """Keep a stream out of the transactions until it is mended."""
+        self._add_fault(self.quarantine.scope(stream), fault)
+
+    async def write_heads(self, heads: Mapping[StreamWriter, bytes], bus_ms: int) -> None:
+        """Store packed heads, also of streams that are kept out."""
+        self._restored |= heads
+        await self.commit(Transaction(bus_ms))
+
+    def _add_fault(self, scope: Scope, fault: Fault) -> None:
+        if self.quarantine.add(scope, fault):
+            log.error("%s: %s; until then what belongs to it is held", self._fences.owner, fault)
+
+    async def _note_faults(
+        self, link: Link, transaction: Transaction, body: bytes, done: Sequence[Reply]
+    ) -> None:
+        """Take out the keys for which parts of a transaction failed. `body`, `done`: commands, replies."""
+        streams = {stream.key: stream for stream in (*transaction.heads, *streams_of(transaction.entries))}
+        bells = {self._keys.bell(shard).encode(): shard for shard in self._shards}
+        hashes = {self._keys.last(shard).encode(): shard for shard in self._shards}
+        hashes |= {field.key.encode(): field.shard for field in transaction.fields}
+        stored: dict[bytes, StreamId] = {}
+        refused: set[bytes] = set()
+        for command, reply in zip(unpack(body), done, strict=True):
+            key = command[1]
+            if not isinstance(reply, ReplyError):
+                if key in streams and key not in refused:
+                    stored[key] = StreamId.parse(command[2])
+                continue
+            if not str(reply).startswith(_REFUSALS) or key in refused:
+                continue
+            refused.add(key)
+            if key in streams:
+                stream = streams[key]
+                self.quarantine_stream(
+                    stream, await self._stream_fault(link, stream, stored.get(key, self._stored_to(stream)))
+                )
+            elif key in bells:
+                fault = type_fault(key.decode(), "stream that takes entries")
+                self.quarantine.bells[bells[key]] = fault
+                log.error("%s: %s; until then it is not rung", self._fences.owner, fault)
+            elif key in hashes:
+                self._add_fault(hashes[key], type_fault(key.decode(), "hash"))
+        if not self._whole_shards:
+            # the heads are stored, the entries are not: who restarts from such a head would miss them
+            for key in refused & streams.keys():
+                if (head := self.replay.heads.get(streams[key])) is not None:
+                    self._restored[streams[key]] = head
+
+    def _stored_to(self, stream: StreamWriter) -> StreamId:
+        """Return the newest entry of a stream that Redis has acknowledged."""
+        head = self.replay.heads.get(stream)
+        return START if head is None else _head_id(head)
+
+    async def _stream_fault(self, link: Link, stream: StreamWriter, after: StreamId) -> Fault:
+        """Return what is wrong with a stream that does not take an entry behind `after`."""
+        key = stream.key.decode()
+        (top,) = await link.ask_each([("XREVRANGE", key, "+", "-", "COUNT", 1)])
+        if isinstance(top, ReplyError):
+            return type_fault(key, "stream", after)
+        (end,) = await stream_ends(link, [key])
+        found = f"its newest entry {top[0][0].decode()}" if top else "its newest entry, now deleted,"
+        if not top or StreamId.parse(top[0][0]) <= after < end.last:
+            found = f"its last ID {end.last}"
+        return top_fault(key, after, found)
+
+    def _sendable(self, transaction: Transaction) -> Transaction:
+        """Return what of a transaction may be sent; the rest is held."""
+        sent = self.quarantine.take_out(transaction)
+        if self._restored:
+            sent.heads, self._restored = {**sent.heads, **self._restored}, {}
+        return sent
+
+    async def _lift_mended(self, link: Link, transaction: Transaction) -> Transaction:
+        """Return the transaction with what was held for keys that are mended by now."""
+        now = time.monotonic()
+        if now - self._rechecked_at < _RECHECK_SECONDS:
+            return transaction
+        self._rechecked_at = now
+        for shard, fault in list(self.quarantine.bells.items()):
+            (newest,) = await link.ask_each([("XREVRANGE", fault.key, "+", "-", "COUNT", 1)])
+            if not isinstance(newest, ReplyError) and not (newest and newest[0][0].startswith(_LAST_MS)):
+                del self.quarantine.bells[shard]
+                log.info("%s: %s is mended", self._fences.owner, fault.key)
+        for scope, fault in list(self.quarantine.faults.items()):
+            held = self.quarantine.held.get(scope)
+            entries = held.entries if held is not None else ()
+            # some of what is held may be stored: the transaction that failed was stored in part
+            keys = list({entry.stream.key: None for entry in entries} | {fault.key.encode(): None})
+            if fault.after is None:
+                (reply,) = await link.ask_each([("HGET", keys.pop(), "")])
+                if isinstance(reply, ReplyError):
+                    continue
+            ends = dict(zip(keys, await stream_ends_or_none(link, keys), strict=True))
+            if fault.after is not None:
+                key = fault.key.encode()
+                waiting = [
+                    entry.id for entry in entries if entry.id > fault.after and entry.stream.key == key
+                ]
+                if (end := ends[key]) is None:
+                    continue
+                if end.last > fault.after and not (waiting and end.last < waiting[0]):
+                    continue
+            log.info("%s: %s is mended; writing what was held", self._fences.owner, fault.key)
+            stored = {key: end.last for key, end in ends.items() if end is not None}
+            transaction = self.quarantine.lift(scope, transaction, stored)
+            if fault.after is None and isinstance(scope, int):
+                transaction = self._with_all_heads(scope, transaction)
+        return transaction
+
+    def _with_all_heads(self, shard: int, transaction: Transaction) -> Transaction:
+        """Return it with all that was ever acknowledged in the hashes of a shard: they are new."""
+        known = self.replay.recovery((), transaction.bus_ms)
+        merged = transaction.with_entries(transaction.entries)
+        merged.heads = {stream: head for stream, head in known.heads.items() if stream.shard == shard}
+        merged.heads |= transaction.heads
+        merged.fields = merge_fields(
+            [field for field in known.fields if field.shard == shard], transaction.fields
+        )
+        return merged
+
+    async def _ends(self, link: Link, streams: Sequence[StreamWriter]) -> "dict[StreamWriter, Ends]":
+        """Return the ends of these streams, without those whose key holds something else: taken out now."""
+        found = await stream_ends_or_none(link, [stream.key for stream in streams])
+        ends = {}
+        for stream, end in zip(streams, found, strict=True):
+            if end is None:
+                fault = type_fault(stream.key.decode(), "stream", self._stored_to(stream))
+                self.quarantine_stream(stream, fault)
+            else:
+                ends[stream] = end
+        return ends
 
     async def _arm(self, link: Link, shards: tuple[int, ...]) -> None:
         """Watch these fences."""
@@ -307,8 +483,7 @@ class Lane:
 
     async def _resend_lost(self, link: Link) -> None:
         """Resend the acknowledged entries that the server has lost."""
-        streams = streams_of(self.replay.entries)
-        ends = dict(zip(streams, await stream_ends(link, [stream.key for stream in streams]), strict=True))
+        ends = await self._ends(link, streams_of(self.replay.entries))
         lost = self.replay.after({stream: end.last for stream, end in ends.items()})
         if not lost and not self._history_lost:
             return
@@ -324,6 +499,13 @@ class Lane:
         # must not be ahead of them
         newest = max((entry.ms for entry in self.replay.entries), default=0)
         recovery = self.replay.recovery(lost, newest, await self._rewritten_streams(link))
+        if self.quarantine:
+            faults = self.quarantine.faults
+            recovery.entries = [entry for entry in lost if self.quarantine.holding(entry.stream) is None]
+            recovery.heads = {
+                stream: head for stream, head in recovery.heads.items() if stream.shard not in faults
+            }
+            recovery.fields = [field for field in recovery.fields if field.shard not in faults]
         problem = await self._send(link, recovery, None)
         if problem is not None:
             raise RedisUnavailable(problem)
@@ -335,42 +517,51 @@ class Lane:
         by_shard: dict[int, list[StreamWriter]] = {}
         for stream in self.replay.heads:
             by_shard.setdefault(stream.shard, []).append(stream)
-        found = await link.ask_all(
+        found = await link.ask_each(
             [
                 ("HMGET", self._keys.last(shard), *[stream.name for stream in streams])
                 for shard, streams in by_shard.items()
             ]
         )
-        pairs = zip(chain.from_iterable(by_shard.values()), chain.from_iterable(found), strict=True)
-        return {
-            stream
-            for stream, stored in pairs
-            if stored is not None and _head_id(stored) > _head_id(self.replay.heads[stream])
-        }
+        rewritten: set[StreamWriter] = set()
+        for (shard, streams), heads in zip(by_shard.items(), found, strict=True):
+            if isinstance(heads, ReplyError):
+                self._add_fault(shard, type_fault(self._keys.last(shard), "hash"))
+                continue
+            rewritten |= {
+                stream
+                for stream, stored in zip(streams, heads, strict=True)
+                if stored is not None and _head_id(stored) > _head_id(self.replay.heads[stream])
+            }
+        return rewritten
 
     async def _missing(self, link: Link, entries: Sequence[Entry]) -> list[Entry]:
         """Return the entries that are not stored, of a transaction whose outcome is unknown."""
-        streams = streams_of(entries)
-        ends = dict(zip(streams, await stream_ends(link, [stream.key for stream in streams]), strict=True))
+        faults = len(self.quarantine.all)
+        ends = await self._ends(link, streams_of(entries))
+        if len(self.quarantine.all) > faults:
+            raise RedisUnavailable("a stream is no stream any more")
         stored = [entry for entry in entries if entry.id <= ends[entry.stream].last]
         found = await link.ask_all(
             [("XRANGE", entry.stream.key, id, id) for entry in stored for id in [str(entry.id)]]
         )
-        absent = [
-            entry
-            for entry, rows in zip(stored, found, strict=True)
-            if not rows and entry.id >= ends[entry.stream].first
-        ]
-        if absent:
-            entry = absent[0]
-            (end,) = await stream_ends(link, [entry.stream.key])
+        after: dict[StreamWriter, StreamId] = {}
+        absent: dict[StreamWriter, Entry] = {}
+        for entry, rows in zip(stored, found, strict=True):
+            if rows:
+                if entry.stream not in absent:
+                    after[entry.stream] = entry.id
+            elif entry.id >= ends[entry.stream].first:
+                absent.setdefault(entry.stream, entry)
+        for stream, entry in absent.items():
+            (end,) = await stream_ends(link, [stream.key])
             if end.last < entry.id:
                 raise RedisUnavailable("Redis lost its data between two queries")
             if end.first <= entry.id:  # else it was trimmed since
-                raise Fenced(
-                    f"{entry.stream.name}: entry {entry.id} is not stored, but newer ones are;"
-                    " another program has written to this stream"
-                )
+                fault = await self._stream_fault(link, stream, after.get(stream, self._stored_to(stream)))
+                self.quarantine_stream(stream, fault)
+        if len(self.quarantine.all) > faults:
+            raise RedisUnavailable("a stream does not take its next entry")
         return [entry for entry in entries if entry.id > ends[entry.stream].last]
 
     async def _disconnect(self, error: object, wait: float) -> None:
@@ -396,7 +587,11 @@ def _checked(reply: object, *others: object) -> list[bytes | None]:
 
 
 def _head_id(head: bytes) -> StreamId:
-    return StreamId.parse(decode_head(head).id)
+    """Return the ID in a head; 0-0 if some other program wrote it."""
+    try:
+        return StreamId.read(decode_head(head).id)
+    except MALFORMED:
+        return START
 
 
 def _count_older(lost: Sequence[Entry], ends: Mapping[object, StreamId]) -> int:
@@ -414,15 +609,20 @@ class Ends(NamedTuple):
 
 async def stream_ends(link: Link, keys: Sequence[bytes | str]) -> list[Ends]:
     """Return the ends of these streams; 0-0 twice for a stream that does not exist."""
-    replies = (
-        await link.send(b"".join(pack(("XINFO", "STREAM", key)) for key in keys), len(keys)) if keys else []
-    )
     ends = []
-    for key, reply in zip(keys, replies, strict=True):
+    for key, end in zip(keys, await stream_ends_or_none(link, keys), strict=True):
+        if end is None:
+            raise RedisUnavailable(f"{key!r} is no stream")
+        ends.append(end)
+    return ends
+
+
+async def stream_ends_or_none(link: Connection, keys: Sequence[bytes | str]) -> list[Ends | None]:
+    """As `stream_ends`; None for a key that holds something else: some other program wrote it."""
+    ends: list[Ends | None] = []
+    for reply in await link.ask_each([("XINFO", "STREAM", key) for key in keys]):
         if isinstance(reply, ReplyError):
-            if "no such key" not in str(reply):
-                raise RedisUnavailable(f"{key!r}: {reply}")
-            ends.append(Ends(START, START))
+            ends.append(None if str(reply).startswith("WRONGTYPE") else Ends(START, START))
         else:
             info = dict(pairs(reply))
             last = StreamId.parse(info[b"last-generated-id"])

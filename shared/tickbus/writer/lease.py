@@ -59,7 +59,7 @@ class Lease:
         while True:
             try:
                 link = await self._linked()
-                held, left = await link.ask_all([("GET", self._key), ("PTTL", self._key)])
+                held, left = await self._look(link)
                 self._observe(held, left)
                 if held is None:
                     is_released = released is None or await released()
@@ -72,7 +72,7 @@ class Lease:
                 status = (
                     "lease is missing but was not released; waiting to see whether it is renewed"
                     if held is None
-                    else f"{held.decode()} holds the lease; standing by"
+                    else f"{_text(held)} holds the lease; standing by"
                 )
             except (RedisError, ReplyError) as error:
                 status = str(error)
@@ -83,6 +83,24 @@ class Lease:
                 log.info("%s: %s", self._owner, status)
                 logged = status
             await asyncio.sleep(self._ttl / SECOND / 6)
+
+    async def _look(self, link: Link) -> tuple[bytes | None, int]:
+        """Return the holder of the lease, and the ms until it expires.
+
+        Every holder sets an expiry. What never expires, or is no text, was written by some other program, and
+        nobody would ever renew or release it.
+        """
+        held, left = await link.ask_each([("GET", self._key), ("PTTL", self._key)])
+        if left == -1:
+            log.error(
+                "%s: %s holds %s without an expiry: some other program wrote it; deleting it",
+                self._owner, self._key, "another type" if isinstance(held, ReplyError) else repr(held[:64]),
+            )  # fmt: skip
+            await link.ask("DEL", self._key)
+            return None, left
+        if isinstance(held, ReplyError):  # it expires by itself
+            return b"another program", left
+        return held, left
 
     def _observe(self, held: bytes | None, left: int) -> None:
         """Record one check. `left`: ms until it expires. A process that stalled has not watched meanwhile."""
@@ -107,7 +125,7 @@ class Lease:
             await asyncio.sleep(self._ttl / SECOND / 3)
             try:
                 link = await self._linked()
-                held = await link.ask("GET", self._key)
+                held, _ = await self._look(link)
                 if held == self.holder.encode():
                     await link.ask("PEXPIRE", self._key, self._ttl // MILLISECOND)
                 else:
@@ -115,7 +133,7 @@ class Lease:
                     held = await self._take(link)
                     if held is not None:
                         raise Fenced(
-                            f"{self._owner}: {held.decode()} holds the lease now; this process steps down"
+                            f"{self._owner}: {_text(held)} holds the lease now; this process steps down"
                         )
             except (RedisError, ReplyError) as error:
                 log.debug("%s: lease not renewed: %s", self._owner, error)
@@ -151,3 +169,8 @@ class Lease:
             self._link = await self._connect()
             self._checked_at = 0.0  # an interrupted watch starts over
         return self._link
+
+
+def _text(holder: bytes) -> str:
+    """Return a holder for a log: anybody may have written it."""
+    return holder[:128].decode(errors="backslashreplace")

@@ -10,12 +10,15 @@ from collections.abc import Collection, Mapping, Sequence
 from functools import partial
 
 from tickbus.clock import BusClock, monotonic_ns
+from tickbus.protocol.codec import Head, decode_head, encode
 from tickbus.protocol.names import Keys
 from tickbus.redis.topology import Redis
+from tickbus.writer.entry import StreamWriter
 from tickbus.writer.fences import Fence, Fences
 from tickbus.writer.holder import new_holder
 from tickbus.writer.in_flight import InFlight, raise_failed
 from tickbus.writer.lane import Choose, Lane, Outage
+from tickbus.writer.quarantine import Fault
 from tickbus.writer.replay_buffer import DEFAULT_WINDOW, ReplayBuffer, Window
 from tickbus.writer.transaction import Field, Transaction
 
@@ -25,9 +28,12 @@ class Publisher:
 
     def __init__(
         self, redis: Redis, keys: Keys, owner: str, clock: BusClock, *, home: int | None = None,
-        window: Window = DEFAULT_WINDOW, holder: str | None = None,
+        window: Window = DEFAULT_WINDOW, holder: str | None = None, whole_shards: bool = False,
     ) -> None:  # fmt: skip
-        """`home`: a shard that it writes to, if it always owns all shards: docs/decisions/0003-fences.md."""
+        """`home`: a shard that it writes to, if it always owns all shards: docs/decisions/0003-fences.md.
+
+        `whole_shards`: as for Quarantine.
+        """
         self.fences = Fences(keys, owner, holder or new_holder())
         self._outage = outage = Outage(owner)
         groups: list[Collection[int]] = (
@@ -37,7 +43,7 @@ class Publisher:
             Lane(
                 partial(redis.link, keys.bell(next(iter(shards)))), keys, self.fences, clock,
                 ReplayBuffer(_share(window, len(groups))), shards, outage,
-                next(iter(shards)) if redis.sharded else home,
+                next(iter(shards)) if redis.sharded else home, whole_shards,
             )
             for shards in groups
         ]  # fmt: skip
@@ -80,6 +86,31 @@ class Publisher:
     def histories_lost(self) -> int:
         """How often Redis lost its data: the owner then rewrites what is in no stream (tickbus:meta)."""
         return sum(lane.histories_lost for lane in self.lanes)
+
+    @property
+    def quarantined(self) -> list[Fault]:
+        """Keys that some other program wrote to: they are kept out of the transactions until mended."""
+        return [fault for lane in self.lanes for fault in lane.quarantine.all]
+
+    def held_heads(self) -> dict[str, Head]:
+        """Return the heads after what is held for streams that take no entries, by stream name."""
+        return {
+            stream.name: decode_head(head)
+            for lane in self.lanes
+            for part in lane.quarantine.held.values()
+            for stream, head in part.heads.items()
+        }
+
+    async def write_heads(self, heads: Mapping[StreamWriter, Head], bus_ms: int) -> None:
+        """Store heads, also of streams that take no entries."""
+        for lane, shards in self._groups({stream.shard for stream in heads}).items():
+            await lane.write_heads(
+                {stream: encode(head) for stream, head in heads.items() if stream.shard in shards}, bus_ms
+            )
+
+    async def recheck(self, bus_ms: int) -> None:
+        """Write what was held for keys that are mended by now."""
+        await asyncio.gather(*(lane.commit(Transaction(bus_ms)) for lane in self.lanes if lane.quarantine))
 
     def lane(self, shard: int) -> Lane:
         return self._by_shard[shard]

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from tickbus.errors import RedisError
 from tickbus.protocol.names import Keys
-from tickbus.redis.link import Connection, ReplyError
+from tickbus.redis.link import Connection, Reply, ReplyError
 from tickbus.redis.resp import milliseconds
 from tickbus.units import MILLISECOND, SECOND
 from tickbus.writer.retention_policy import Retention
@@ -89,12 +89,12 @@ async def sweep(link: Connection, keys: Sequence[bytes], policy: Retention) -> S
     for start in range(0, len(keys), _CHUNK):
         chunk = keys[start : start + _CHUNK]
         # exact by age: otherwise up to 100 entries of a quiet stream stay forever
-        removed = await link.ask_all([("XTRIM", key, "MINID", max(0, now_ms - age_ms)) for key in chunk])
+        removed = await link.ask_each([("XTRIM", key, "MINID", max(0, now_ms - age_ms)) for key in chunk])
         # without LIMIT 0 it stops after 10,000 entries, and a busy stream grows faster than that per sweep
-        removed += await link.ask_all(
+        removed += await link.ask_each(
             [("XTRIM", key, "MAXLEN", "~", policy.entries, "LIMIT", 0) for key in chunk]
         )
-        result.removed += sum(removed)
+        result.removed += _sum(removed)
     result.bytes = await _memory(link, keys)
     if policy.bytes:
         await _shrink(link, keys, policy, now_ms, result)
@@ -121,10 +121,15 @@ async def _shrink(
             now_ms - cut,
         )
         for start in range(0, len(keys), _CHUNK):
-            result.removed += sum(
-                await link.ask_all([("XTRIM", key, "MINID", cut) for key in keys[start : start + _CHUNK]])
+            result.removed += _sum(
+                await link.ask_each([("XTRIM", key, "MINID", cut) for key in keys[start : start + _CHUNK]])
             )
         result.bytes = await _memory(link, keys)
+
+
+def _sum(removed: Sequence[Reply]) -> int:
+    """Add up what was removed, of keys that are still streams: some other program may have written them."""
+    return sum(number for number in removed if isinstance(number, int))
 
 
 async def _memory(link: Connection, keys: Sequence[bytes]) -> int:
@@ -140,10 +145,10 @@ async def _memory(link: Connection, keys: Sequence[bytes]) -> int:
 async def _oldest_ms(link: Connection, keys: Sequence[bytes]) -> int | None:
     oldest = None
     for start in range(0, len(keys), _CHUNK):
-        for rows in await link.ask_all(
+        for rows in await link.ask_each(
             [("XRANGE", key, "-", "+", "COUNT", 1) for key in keys[start : start + _CHUNK]]
         ):
-            if rows:
+            if rows and not isinstance(rows, ReplyError):
                 ms = int(rows[0][0].partition(b"-")[0])
                 oldest = ms if oldest is None else min(oldest, ms)
     return oldest

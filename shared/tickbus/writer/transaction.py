@@ -3,7 +3,7 @@
 Entries, heads of their streams, hash fields and rings of the doorbells are one MULTI/EXEC: all or nothing.
 """
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Container, Iterable, Mapping, Sequence
 from functools import cache
 from typing import NamedTuple
 
@@ -93,10 +93,12 @@ class Packer:
         }
         self._bells = dict.fromkeys(shards, 0)
 
-    def pack(self, transaction: Transaction, ring: Iterable[int]) -> tuple[bytes, int]:
+    def pack(
+        self, transaction: Transaction, ring: Iterable[int], mute: Container[int] = ()
+    ) -> tuple[bytes, int]:
         """Return the packed commands and their number.
 
-        `ring`: the shards whose bells ring for the bus clock.
+        `ring`: the shards whose bells ring for the bus clock. `mute`: those whose bells cannot be rung.
         """
         parts: list[bytes] = []
         append = parts.append
@@ -127,6 +129,8 @@ class Packer:
         status = pack_bell_status(transaction.bus_ms, transaction.feed_up)
         bells, writer, epochs = self._bells, self._writer, self._epochs
         for shard, names in news.items():
+            if shard in mute:
+                continue
             bells[shard] = counter = bells[shard] + 1
             bell = pack_bell(writer(epochs.get(shard, 0)), counter, status, names)
             # the first ring of a process trims too, however short-lived the process is

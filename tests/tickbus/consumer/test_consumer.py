@@ -415,6 +415,43 @@ async def test_mirrored_consumer_groups_show_the_lag(redis_server: RedisServer) 
         await app.stop()
 
 
+@pytest.mark.parametrize("left", ["break", "an error", "a cancelled task"])
+async def test_short_job_leaves_what_it_committed_and_nothing_else(
+    redis_server: RedisServer, left: str
+) -> None:
+    """It ends long before the next round of the mirror; what it read and did not commit is read again."""
+    async with writer_and_bus(redis_server) as (writer, bus):
+        await writer.write(*range(1, 11))
+
+        async def job() -> None:
+            committed = False
+            async for batch in bus.consume("job", mirror_groups=True):
+                if not batch.reads:
+                    continue
+                if committed:
+                    if left == "an error":
+                        raise ZeroDivisionError
+                    if left == "a cancelled task":
+                        raise asyncio.CancelledError
+                    break
+                await batch.commit(state={read.stream: b"0" for read in batch.reads})
+                committed = True
+                await writer.write(11)
+
+        await asyncio.gather(asyncio.create_task(job()), return_exceptions=True)
+        shard = KEYS.shard("A")
+        position = redis_server.client.hget(KEYS.position(shard, "job"), "trade:test:A")
+        assert position is not None and position.endswith(b"-10")
+        await until_async(lambda: len(redis_server.client.xinfo_groups(writer.key())) == 1)
+        (group,) = redis_server.client.xinfo_groups(writer.key())
+        assert (group["last-delivered-id"], group["entries-read"], group["lag"]) == (position, 10, 1)
+        assert redis_server.client.hget(KEYS.state(shard, "job"), "trade:test:A") == b"0"
+        again = App(bus, "job")
+        await again.wait_seen(1)
+        assert again.seen == [("A", 11)]
+        await again.stop()
+
+
 async def test_consume_refuses_invalid_arguments_and_waits_for_the_first_writer(
     redis_server: RedisServer,
 ) -> None:

@@ -115,16 +115,16 @@ async def test_handover_is_consistent_if_redis_is_flushed_between_two_queries(
         Field(shard := KEYS.shard("A"), KEYS.position(shard, "test"), "trade:source:A", b"1700000000000-1")
     ]
     await writer.publisher.commit(transaction)
-    ask_all, queries = link.ask_all, 0
+    ask_each, queries = link.ask_each, 0
 
-    async def ask_all_or_flush(commands: Iterable[Command]) -> list[Reply]:
+    async def ask_each_or_flush(commands: Iterable[Command]) -> list[Reply]:
         nonlocal queries
         queries += 1
         if queries == query + 1:
             redis_server.client.flushall()
-        return await ask_all(commands)
+        return await ask_each(commands)
 
-    monkeypatch.setattr(link, "ask_all", ask_all_or_flush)
+    monkeypatch.setattr(link, "ask_each", ask_each_or_flush)
     found = await read(link, service="test", writes=TRADES, now_ms=writer.clock.now_ms())
     assert (bool(found.positions), bool(found.heads), bool(found.written)) in (
         (True, True, True),

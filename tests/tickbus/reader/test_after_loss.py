@@ -68,7 +68,7 @@ async def test_lost_connection_discards_clocks_whose_entries_were_not_read() -> 
 class _Empty:
     closed = False
 
-    async def ask_all(self, commands: list[object]) -> list[Reply]:
+    async def ask_each(self, commands: list[object]) -> list[Reply]:
         return [None, [], []] * (len(commands) // 3)
 
 

@@ -57,9 +57,8 @@ async def test_tls_connects_with_the_ca_and_names_the_fix_without(secured: tuple
         link = await connect()
         assert await link.ask("PING") == b"PONG"
         link.close()
-    with pytest.raises(
-        RedisUnavailable, match=r"CERTIFICATE_VERIFY_FAILED.*; set the CA file .*ssl_ca_certs=FILE"
-    ):
+    # only newer versions of redis-py say CERTIFICATE_VERIFY_FAILED
+    with pytest.raises(RedisUnavailable, match=r"; set the CA file .*ssl_ca_certs=FILE"):
         await locate(f"rediss://{place}/0").connect()
     with pytest.raises(RedisUnavailable, match=r"; if it uses TLS, use rediss instead of redis"):
         await locate(f"redis://{place}/0").connect()

@@ -72,23 +72,6 @@ async def test_redis_out_of_memory_delays_entries_but_keeps_their_ids(redis_serv
     writer.close()
 
 
-async def test_key_used_by_another_program_is_named_in_the_log(
-    redis_server: RedisServer, caplog: pytest.LogCaptureFixture
-) -> None:
-    writer = await Writer(redis_server.url).open()
-    redis_server.client.set(writer.key("B"), "mine")
-    committing = asyncio.create_task(
-        writer.publisher.commit(
-            writer.transaction([writer.entry(writer.stream(one), trade(1, one)) for one in "AB"])
-        )
-    )
-    await until_async(lambda: f"{writer.key('B')}: WRONGTYPE" in caplog.text)
-    redis_server.client.delete(writer.key("B"))
-    await asyncio.wait_for(committing, 10)
-    assert [numbers(redis_server.client, writer.key(symbol)) for symbol in "AB"] == [[1], [1]]
-    writer.close()
-
-
 async def test_flushed_redis_out_of_memory_delays_entries(redis_server: RedisServer) -> None:
     writer = await Writer(redis_server.url).open()
     await writer.write(1)
@@ -231,15 +214,6 @@ async def test_flushed_server_gets_recent_entries_again(redis_server: RedisServe
         await writer.write(5)
     writer.close()
     new.close()
-
-
-async def test_foreign_entry_in_a_stream_fences_the_writer(redis_server: RedisServer) -> None:
-    writer = await Writer(redis_server.url).open()
-    await writer.write(1)
-    redis_server.client.xadd(writer.key(), {"t": b"x"}, id=f"{writer.clock.now_ms() + 60_000}-2")
-    with pytest.raises(Fenced, match="another program has written to this stream"):
-        await writer.write(2)
-    writer.close()
 
 
 async def test_commit_waits_while_the_server_loads_its_data(redis_server: RedisServer) -> None:
