@@ -194,6 +194,7 @@ async def read_rows(reading: "tickbus.Subscription[Trade]") -> list[Row]:
 
 CONNECTOR = """
 import sys
+from binance.websocket.spot.websocket_stream import SpotWebsocketStreamClient
 
 client = SpotWebsocketStreamClient(
     stream_url=sys.argv[1], on_message=lambda _, text: print(text, flush=True), is_combined=True
