@@ -97,6 +97,8 @@ class Refused:
     text: str
     fatal: bool
     wait: Duration = Duration(0)
+    wrong_data: bool = False
+    """Whether what the vendor sends is the reason: then an acknowledged subscription proves nothing."""
 
 
 @dataclass(frozen=True)

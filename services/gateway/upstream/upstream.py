@@ -140,7 +140,7 @@ class Upstream:
         """Return the reason and the minimum wait in seconds. VendorRefused if it is for good."""
         text = clean(refused.text)
         # what a replacement is told says nothing about the connection that still delivers
-        if refused.fatal and not connection.buffering and self._verdict.is_final():
+        if refused.fatal and not connection.buffering and self._verdict.is_final(refused.wrong_data):
             raise VendorRefused(text)
         if refused.fatal:
             log.warning("upstream: refused: %s; it worked before, so this is retried", text)

@@ -220,7 +220,7 @@ class BinanceMapper(Mapper):
         return ()
 
     def _refuse_family(self, what: str) -> None:
-        self.notices.append(Refused(_OTHER_FAMILY.replace("{what}", what), fatal=True))
+        self.notices.append(Refused(_OTHER_FAMILY.replace("{what}", what), fatal=True, wrong_data=True))
 
     def _vendor_error(self, outer: _Frame, frame: bytes) -> None:
         text = printable(frame, 200)

@@ -51,3 +51,12 @@ def test_anything_in_between_begins_the_series_anew() -> None:
         else:
             verdict.worked(delivered=between == "delivered")
         assert verdict.is_final() == (between == "only subscribed")
+
+
+def test_wrong_data_are_final_until_a_tick_came() -> None:
+    verdict = Verdict(lambda: 0.0)
+    verdict.worked(delivered=False)
+    assert not verdict.is_final()
+    assert verdict.is_final(wrong_data=True)
+    verdict.worked(delivered=True)
+    assert not verdict.is_final(wrong_data=True)
