@@ -44,7 +44,7 @@ class BadCommand:
 
 COMMAND_LINES = [
     BadCommand("bogus", 2,
-               "unknown command 'bogus': expected one of demo, gateway, bars, recorder, simulate, tail, "
+               "unknown command 'bogus': expected one of demo, gateway, bars, recorder, simulate, relay, tail, "
                "status, replay"),
     BadCommand("gateway", 2, "--feed is missing (also TICKBUS_FEED): the vendor's protocol"),
     BadCommand("gateway --feed reuters --symbols A", 2,
@@ -178,7 +178,7 @@ COMMAND_LINES = [
         for command in (GATEWAY, "status")
         for row in (
             BadCommand(f"{command} --redis {{locked}}", 3,
-                       "Redis requires a password; put it into the URL: redis://:password@host:port/0"),
+                       "put it into the URL: redis://:password@host:port/0"),
             BadCommand(f"{command} --redis redis://:wrong@127.0.0.1:{{locked_port}}/0", 3,
                        "rejected the login: "),
             BadCommand(f"{command} --redis http://127.0.0.1/0", 2,
@@ -199,10 +199,10 @@ COMMAND_LINES = [
     BadCommand(GATEWAY.replace("ws://127.0.0.1:9", "ws://127.0.0.1:{http}/401") + " --redis {well}", 4,
                "the vendor refused the connection: HTTP 401"),
     BadCommand(
-        "gateway --feed alltick --symbols AAPL.US --url {simulator} --token wrong --redis {well}", 4,
+        "gateway --feed alltick --name refused --symbols AAPL.US --url {simulator} --token wrong --redis {well}", 4,
         "the vendor refused the connection: HTTP 401",
     ),
-    BadCommand("gateway --feed alltick --symbols GOLD --url {simulator} --redis {well}", 4,
+    BadCommand("gateway --feed alltick --name tokenless --symbols GOLD --url {simulator} --redis {well}", 4,
                "check --url and --token"),
 ]  # fmt: skip
 

@@ -87,8 +87,6 @@ class Sequencer:
         self._unreadable_since = 0
         self._awaits_tick = False
         """Whether the next tick of the feed ends an outage, or the quiet after one."""
-        self._in_outage = False
-        """Whether an outage has begun since the feed ticked last."""
         self._quiet = False
         """Whether the feed has not ticked since an outage was reported, or never."""
 
@@ -387,7 +385,6 @@ class Sequencer:
         self.measure_latency()
         if not any(state.ticked for state in self.streams):
             return
-        self._in_outage = True
         for state in self.streams:
             state.resumed_at = 0
             if state.outage is None:
@@ -418,12 +415,13 @@ class Sequencer:
         """The gateway stops: report outages that no tick has ended."""
         if not self._quiet:
             for state in self.streams:
-                if state.resumed_at or (self._in_outage and state.outage is not None and not state.sequenced):
+                # nobody waits for the end of a silence; what a lost connection missed the next start reports
+                if state.resumed_at or (state.outage is GapKind.STALE and not state.sequenced):
                     self._report_outage(state, recv, recv)
 
     def _ticked(self, recv: int) -> None:
         """The feed delivers: outages ended where the vendor acknowledged this connection's subscriptions."""
-        self._awaits_tick = self._quiet = self._in_outage = False
+        self._awaits_tick = self._quiet = False
         for state in self.streams:
             if state.resumed_at:
                 self._report_outage(state, state.resumed_at, recv)
