@@ -107,7 +107,7 @@ def test_services_do_not_outlive_the_demo(start: Start, tmp_path: Path) -> None:
     demo = start("demo", "--data-dir", str(tmp_path / "demo"))
     demo.wait_for("metrics ")
     processes = children(demo)
-    assert len(processes) == 5
+    assert len(processes) == 6
     demo.kill()
     until(lambda: not any(map(alive, processes)), what="all have exited with the demo")
 

@@ -44,8 +44,8 @@ class BadCommand:
 
 COMMAND_LINES = [
     BadCommand("bogus", 2,
-               "unknown command 'bogus': expected one of demo, gateway, bars, recorder, simulate, relay, tail, "
-               "status, replay"),
+               "unknown command 'bogus': expected one of demo, gateway, bars, recorder, simulate, relay, "
+               "tail, status, replay"),
     BadCommand("gateway", 2, "--feed is missing (also TICKBUS_FEED): the vendor's protocol"),
     BadCommand("gateway --feed reuters --symbols A", 2,
                "unknown feed 'reuters': expected one of alltick, binance, json"),
@@ -199,7 +199,7 @@ COMMAND_LINES = [
     BadCommand(GATEWAY.replace("ws://127.0.0.1:9", "ws://127.0.0.1:{http}/401") + " --redis {well}", 4,
                "the vendor refused the connection: HTTP 401"),
     BadCommand(
-        "gateway --feed alltick --name refused --symbols AAPL.US --url {simulator} --token wrong --redis {well}", 4,
+        "gateway --feed alltick --name refused --symbols A --url {simulator} --token wrong --redis {well}", 4,
         "the vendor refused the connection: HTTP 401",
     ),
     BadCommand("gateway --feed alltick --name tokenless --symbols GOLD --url {simulator} --redis {well}", 4,

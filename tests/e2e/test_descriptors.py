@@ -24,7 +24,7 @@ def test_exhausted_descriptors_are_an_outage(
     soft, hard = resource.prlimit(pid, resource.RLIMIT_NOFILE)
     resource.prlimit(pid, resource.RLIMIT_NOFILE, (4, hard))
     redis_server.client.client_kill_filter(_type="normal", skipme=True)
-    gateway.wait_for(r"Too many open files.*raise the limit of open files .ulimit -n.; buffering")
+    gateway.wait_for(r"Too many open files.*raise the limit of open files .ulimit -n.")
     simulator.send_line("close=1011")
     gateway.wait_for("upstream: cannot connect to .*Too many open files")
     assert gateway.process.poll() is None

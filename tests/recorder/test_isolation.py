@@ -155,8 +155,10 @@ async def test_pruned_file_of_a_quiet_shard_ends_nothing(
     writer.close()
 
 
-async def test_foreign_entries_are_set_aside(redis_server: RedisServer, start: Start, tmp_path: Path) -> None:
-    """With several fields, or none that we know; and an ID that no column holds ends nothing."""
+async def test_foreign_entries_are_skipped_and_counted(
+    redis_server: RedisServer, start: Start, tmp_path: Path
+) -> None:
+    """With several fields, or none that we know, or an ID that no column holds: they are not ours."""
     data_dir = tmp_path / "data"
     writer = await Writer(redis_server.url).open()
     await write(writer, HEALTHY, 2)
@@ -164,13 +166,11 @@ async def test_foreign_entries_are_set_aside(redis_server: RedisServer, start: S
     redis_server.client.xadd(key, {"note": "x", "t": "y"})
     redis_server.client.xadd(key, {"t": "x"}, id="18446744073709551615-7")
     recorder = record(start, redis_server, data_dir).wait_ready()
-    until(lambda: recorder.metric("tickbus_recorder_aside_total", reason="unreadable") == 2)
+    until(lambda: recorder.metric("tickbus_consumer_foreign_total", what="entry") == 2)
     await write(writer, TROUBLED, 2)
     until(lambda: recorder.metric("tickbus_recorder_rows_total") == 4)
     assert recorder.stop() == 0
     assert len(rows_of(data_dir, "trade")) == 4
-    (aside,) = (data_dir / "_aside").glob("*.jsonl")
-    assert b"note".hex() in aside.read_text()
     writer.close()
 
 

@@ -48,6 +48,9 @@ _EXEC = pack(("EXEC",))
 _UNWATCH = pack(("UNWATCH",))
 
 
+_LIMIT = "Too many open files"
+
+
 class Outage:
     """Logs one line when the first of several lanes stalls, and one when the last resumes."""
 
@@ -57,18 +60,24 @@ class Outage:
         self._since = 0.0
         self.refusal = ""
         """Why the server rejects writes, in its own words; empty while it does not."""
+        self._said_limit = False
 
     def begin(self, lane: object, problem: str) -> None:
         refusal = refusal_in(problem)
         if not self._stalled:
-            self._since = time.monotonic()
+            self._since, self._said_limit = time.monotonic(), _LIMIT in problem
             log.warning("%s: %s; buffering and retrying", self._owner, problem)
-        elif refusal.partition(" ")[0] != self.refusal.partition(" ")[0]:
+        elif refusal.partition(" ")[0] != self.refusal.partition(" ")[0] or self._is_ours(problem):
             log.warning("%s: still stalled: %s", self._owner, problem)
         else:
             log.debug("%s: another lane stalled: %s", self._owner, problem)
         self.refusal = refusal
         self._stalled.add(lane)
+
+    def _is_ours(self, problem: str) -> bool:
+        """Return whether the machine, not Redis, is the reason now: said once an outage."""
+        said, self._said_limit = self._said_limit, self._said_limit or _LIMIT in problem
+        return self._said_limit and not said
 
     def give_up(self, lane: object) -> None:
         self._stalled.discard(lane)
