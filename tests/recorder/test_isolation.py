@@ -124,7 +124,7 @@ async def test_shard_that_cannot_be_written_waits_and_others_are_recorded(
         await write(writer, HEALTHY, 3)
         await write(writer, TROUBLED, 3, MIDNIGHT)
     until(lambda: recorder.metric("tickbus_recorder_rows_total") == 9)
-    assert recorder.get("/readyz")[0] == 503
+    until(lambda: recorder.get("/readyz")[0] == 503)
     obstacle.unlink()
     until(lambda: recorder.metric("tickbus_recorder_rows_total") == 21)
     recorder.wait_ready()
