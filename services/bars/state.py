@@ -3,7 +3,7 @@
 Scaled integers are written as text: MessagePack integers end at 64 bits, sums do not.
 """
 
-from typing import Final
+from typing import Annotated, Final
 
 import msgspec
 
@@ -25,22 +25,27 @@ class OtherVersion(WireError):
     """The state was written by another version of this program."""
 
 
+_Time = Annotated[int, msgspec.Meta(ge=-(1 << 63) + (1 << 60), le=(1 << 63) - 1)]
+"""In ns. An interval before and after it still fits 64 bits, whoever wrote the state."""
+_Count = Annotated[int, msgspec.Meta(ge=0, le=(1 << 63) - 1)]
+
+
 class OpenBarState(msgspec.Struct, array_like=True, frozen=True):
-    start: int
-    end: int
+    start: _Time
+    end: _Time
     quality: int
-    revision: int
+    revision: Annotated[int, msgspec.Meta(ge=-1, le=(1 << 63) - 1)]
     price_scale: int
     size_scale: int
-    first_ts: int
-    last_ts: int
+    first_ts: _Time
+    last_ts: _Time
     open: str
     high: str
     low: str
     close: str
     highest: str
     lowest: str
-    trades: int
+    trades: _Count
     volume: str
     value: str
     buys: str
@@ -53,10 +58,10 @@ class TimeState(msgspec.Struct, array_like=True, frozen=True):
     open: list[msgspec.Raw]
     """One OpenBarState each, encoded separately."""
     closed: list[msgspec.Raw]
-    holes: list[tuple[int, int]]
-    voids: list[tuple[int, int]]
-    partial_until: int | None
-    subscribed: int = 0
+    holes: list[tuple[_Time, _Time]]
+    voids: list[tuple[_Time, _Time]]
+    partial_until: _Time | None
+    subscribed: _Count = 0
     """Until the first trade: since when no trade is missing before it, ns; 0 if unknown."""
 
 
@@ -69,17 +74,17 @@ class CountState(msgspec.Struct, array_like=True, frozen=True):
 
 class StreamState(msgspec.Struct, array_like=True, frozen=True):
     version: int
-    newest: int
-    newest_at: int
+    newest: _Time
+    newest_at: _Time
     price_scale: int
     size_scale: int
     time: dict[str, TimeState]
     """By the spec's text; `counts` too."""
     counts: dict[str, CountState]
-    ahead: int = 0
+    ahead: _Count = 0
     """As in Watermark; `timed` too."""
     timed: bool | None = None
-    first_ahead: int | None = None
+    first_ahead: _Time | None = None
     """Until the first usable ts_event: the lowest one so far."""
 
 

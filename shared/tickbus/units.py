@@ -83,9 +83,9 @@ def epoch_ns(value: int) -> int:
 
 
 def in_64_bits(ns: int) -> int:
-    """Return the time unchanged. ValueError if it does not fit into 64 bits."""
-    if not -(1 << 63) <= ns < 1 << 63:
-        raise ValueError(f"invalid time {ns} ns: expected between 1677 and 2262")
+    """Return the time unchanged. ValueError if it, or an interval that contains it, does not fit 64 bits."""
+    if not -(1 << 63) + (1 << 60) <= ns < 1 << 63:
+        raise ValueError(f"invalid time {ns} ns: expected between 1714 and 2262")
     return ns
 
 

@@ -4,7 +4,7 @@ Stream entries have one field, named after the message type: t Trade, q Quote, g
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 
@@ -31,11 +31,15 @@ class Bell(msgspec.Struct, array_like=True, frozen=True, gc=False):
     """Names of the streams with news, possibly none."""
 
 
+Count = Annotated[int, msgspec.Meta(ge=0, le=(1 << 63) - 1)]
+"""A number in a head: one more of it still fits 64 bits, whoever wrote it."""
+
+
 class Hole(msgspec.Struct, array_like=True, gc=False):
     """A range of vendor ids that was reported missing, inclusive."""
 
-    first: int
-    last: int
+    first: Count
+    last: Count
 
 
 class Head(msgspec.Struct, array_like=True, gc=False):
@@ -43,7 +47,7 @@ class Head(msgspec.Struct, array_like=True, gc=False):
 
     id: str
     """ID of the newest entry; its counter is the number of entries ever written."""
-    vendor_id: int | None
+    vendor_id: Count | None
     """Highest contiguous vendor id seen; None where the vendor has none.
 
     It stays below the newest hole while a single trade is all that showed that hole.
@@ -55,19 +59,19 @@ class Head(msgspec.Struct, array_like=True, gc=False):
     """Newest ts_event of the stream."""
     holes: list[Hole] = []
     """Reported and not yet repaired, the newest 256."""
-    gaps: dict[str, int] = {}
+    gaps: dict[str, Count] = {}
     """Number of Gap messages with repaired = false ever in this stream, by kind."""
-    repaired: int = 0
+    repaired: Count = 0
     """Number of Gap messages with repaired = true."""
-    missing: int = 0
+    missing: Annotated[int, msgspec.Meta(ge=-(1 << 62), le=1 << 62)] = 0
     """Ticks that these Gaps report missing, minus the repaired ones."""
-    epochs: list[tuple[int, int]] = []
+    epochs: list[tuple[Count, Count]] = []
     """(epoch, counter of its first entry) of the newest 16 writers, ascending: who wrote which entry."""
-    subscribed: int = 0
+    subscribed: Count = 0
     """When the vendor first acknowledged the subscription, ns; 0 if unknown."""
-    peak: int = 0
+    peak: Count = 0
     """Highest rate of vendor ids per second so far; 0 if unknown, or where the vendor has none."""
-    forgotten: int = 0
+    forgotten: Count = 0
     """Holes that are no longer in `holes` because there were too many."""
 
 
@@ -142,7 +146,8 @@ def read_head(stream: str, value: bytes) -> Head:
     """Decode what `last` stores for a stream. WireError if it is not a head: anybody can write there."""
     try:
         head = decode_head(value)
-        StreamId.read(head.id)
+        if StreamId.read(head.id).seq >= 1 << 63:
+            raise ValueError(f"its ID {head.id} is the last but half of all")
     except MALFORMED as error:
         raise WireError(f"invalid head of {stream} in `last`: {error}") from None
     return head

@@ -66,9 +66,9 @@ class RemoteBus(Readable):
         return subscription
 
     async def _open_reader(
-        self, kind: str, streams: StreamFilter, begin: str | StreamId, positions: Mapping[str, StreamId]
+        self, kind: str, streams: StreamFilter, start: str | StreamId, positions: Mapping[str, StreamId]
     ) -> RemoteReader:
-        return RemoteReader(self._urls, self._token, kind, streams, begin, positions)
+        return RemoteReader(self._urls, self._token, kind, streams, start, positions)
 
     async def _snapshot(self, kind: str, streams: StreamFilter) -> dict[Stream, tuple[StreamId, Any]]:
         reader = RemoteReader(self._urls, self._token, kind, streams, "last:1", {})
