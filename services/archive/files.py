@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from services.archive.schema import KINDS, Kind, misfit
+from tickbus.sanitize import clean
 
 log = logging.getLogger("tickbus.archive")
 
@@ -50,7 +51,8 @@ class LeftOut:
         if self.count <= _NAMED:
             name = str(path.relative_to(self._data_dir))
             # one line, also where a name or a reason has several
-            log.warning("left out: %s: %s", " ".join(name.split()), " ".join(str(reason).split()))
+            words = " ".join(str(reason).split())
+            log.warning("left out: %s: %s", clean(" ".join(name.split())), clean(words, 500))
         elif self.count == _NAMED + 1:
             log.warning("left out: more files below %s, not named", self._data_dir)
 

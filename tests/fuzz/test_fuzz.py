@@ -1,4 +1,4 @@
-"""A second of fuzz for each target; `make fuzz` does the same for hours. And the fuzzer itself."""
+"""A second of fuzz for each target; `make fuzz` does it for hours with other inputs. And the fuzzer."""
 
 import random
 from pathlib import Path
@@ -9,17 +9,16 @@ from fuzz.engine import Target, attempt, pure, reduced, signature
 from fuzz.targets import TARGETS, choose
 
 _FIXED = 20240809
-"""The same inputs in every run; as many come from a seed of this run's own."""
+"""The same inputs in every run: a failure here comes from a change, not from luck."""
 
 
 @pytest.mark.parametrize("name", TARGETS)
 def test_hostile_input_is_handled_as_documented(name: str, tmp_path: Path) -> None:
     target = TARGETS[name]
     with target.open(tmp_path) as run:
-        for seed in (_FIXED, random.SystemRandom().randrange(1 << 30)):
-            for iteration in range(1, target.short // 2 + 1):
-                failure = attempt(target, run, seed, iteration)
-                assert failure is None, str(failure)
+        for iteration in range(1, target.short + 1):
+            failure = attempt(target, run, _FIXED, iteration)
+            assert failure is None, str(failure)
 
 
 # the fuzzer

@@ -31,8 +31,9 @@ class Bell(msgspec.Struct, array_like=True, frozen=True, gc=False):
     """Names of the streams with news, possibly none."""
 
 
-Count = Annotated[int, msgspec.Meta(ge=0, le=(1 << 63) - 1)]
-"""A number in a head: one more of it still fits 64 bits, whoever wrote it."""
+MOST = (1 << 63) - 1
+"""Largest number in a head; what anybody stored beyond it is no head."""
+Count = Annotated[int, msgspec.Meta(ge=0, le=MOST)]
 
 
 class Hole(msgspec.Struct, array_like=True, gc=False):
@@ -146,7 +147,7 @@ def read_head(stream: str, value: bytes) -> Head:
     """Decode what `last` stores for a stream. WireError if it is not a head: anybody can write there."""
     try:
         head = decode_head(value)
-        if StreamId.read(head.id).seq >= 1 << 63:
+        if StreamId.read(head.id).seq >= MOST:
             raise ValueError(f"its ID {head.id} is the last but half of all")
     except MALFORMED as error:
         raise WireError(f"invalid head of {stream} in `last`: {error}") from None

@@ -11,6 +11,7 @@ import msgspec
 
 from tickbus.errors import WireError
 from tickbus.protocol.codec import (
+    MOST,
     NIL,
     Head,
     Hole,
@@ -59,13 +60,13 @@ class GapCounts:
     def add(self, gap: Gap) -> None:
         count = gap.count or 0
         if gap.repaired:
-            self.repaired += 1
+            self.repaired = min(MOST, self.repaired + 1)
             self.missing -= count
             if gap.kind is GapKind.VOID:
                 self.reported -= count
             return
         kind = gap.kind.name.lower()
-        self.by_kind[kind] = self.by_kind.get(kind, 0) + 1
+        self.by_kind[kind] = min(MOST, self.by_kind.get(kind, 0) + 1)
         if gap.kind is not GapKind.UNSUBSCRIBED:
             self.missing += count
             self.reported += count
