@@ -15,6 +15,7 @@ from services.relay.requests import FROM_NOW, FROM_OLDEST, Begin, Cursors, Last
 from services.relay.styles import News
 from tickbus.errors import RedisUnavailable
 from tickbus.protocol.codec import TICK_FIELD
+from tickbus.protocol.foreign import is_message, split
 from tickbus.protocol.names import START, StreamId
 from tickbus.reader.reads import Lost
 from tickbus.reader.tracked_streams import TrackedStream
@@ -42,6 +43,8 @@ class CatchUp:
         self._begin = begin
         self._max_streams = max_streams
         self._tracked: dict[str, TrackedStream] = {}
+        self._heads: dict[str, StreamId] = {}
+        """The newest entry of each stream at the beginning."""
         self.served = 0
         """Entries of history sent."""
 
@@ -51,6 +54,7 @@ class CatchUp:
         known = await self._find()
         for one in known:
             self._hub.follow(subscription.group, one.stream, one.position)
+        self._heads = {one.stream.name: one.position for one in known}
         for one in known:
             self._tracked[one.stream.name] = await self._first_position(one)
         streams = [
@@ -117,10 +121,11 @@ class CatchUp:
             page = await self._access.page_before(one.stream, before, min(missing, PAGE_ENTRIES))
             if not page:
                 return position
-            for id, (field, _) in page:
+            for id, fields in page:
                 found = StreamId.parse(id)
-                position = found._replace(seq=found.seq - 1)
-                missing -= field == tick
+                if is_message(fields, one.stream.kind):
+                    position = found._replace(seq=max(0, found.seq - 1))
+                    missing -= fields[0] == tick
             before = f"({StreamId.parse(page[-1][0])}"
         return position
 
@@ -131,9 +136,16 @@ class CatchUp:
             if tracked.position > self._hub.followed[tracked.name].position:
                 await self._await_position(tracked)
                 continue
+            limit = max(self._hub.followed[tracked.name].position, self._heads[tracked.name])
             entries = await access.page(tracked.stream, tracked.position)
-            if entries:
-                await self._send(tracked, entries)
+            # an ID above every head is not that of a writer of ours, or comes by the ring
+            entries = [entry for entry in entries if StreamId.parse(entry[0]) <= limit]
+            ours, _ = split(entries, tracked.seq if tracked.is_entry else 0, tracked.stream.kind)
+            if ours:
+                await self._send(tracked, ours)
+                continue
+            if entries:  # other programs wrote them
+                tracked.read_to = entries[-1][0]
                 continue
             head = await access.head(tracked.stream)
             if head is None or head <= tracked.position:
@@ -182,6 +194,7 @@ class CatchUp:
         for name, followed in group.streams.items():
             if name not in self._tracked:  # it appeared meanwhile
                 self._tracked[name] = TrackedStream(self._access.keys, followed.stream, START, is_entry=True)
+                self._heads[name] = followed.position
         rests: list[tuple[TrackedStream, list[Any]]] = []
         for name, tracked in self._tracked.items():
             followed = self._hub.followed[name]

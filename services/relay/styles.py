@@ -183,8 +183,9 @@ class News:
             before = lost.before._replace(seq=lost.before.seq - 1)
             gap = trimmed_gap(read, "relay")
             self.entries.append(Entry(str(before), gap, b"g", encode_message(gap)))
-        for id, (field, payload) in entries:
+        for id, fields in entries:
             try:
+                field, payload = fields  # of an entry of ours
                 self.entries.append(Entry(id.decode(), decode(field, payload), field, payload))
             except (WireError, ValueError):
                 self.invalid += 1

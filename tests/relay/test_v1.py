@@ -272,3 +272,20 @@ async def test_no_stream_is_read_that_nobody_wants(
         assert [element["stream"] for element in await client.data(1)] == [STREAM]
         assert Stream.parse(STREAM) == writer.stream()
         assert encode(trade(2))
+
+
+@pytest.mark.parametrize("begin", ["start", "last:3", "now"])
+async def test_entries_of_other_programs_are_skipped(
+    redis_server: RedisServer, start: Start, writer: Writer, begin: str
+) -> None:
+    await writer.write(1, 2)
+    redis_server.client.xadd(writer.key(), {"note": "x", "t": "y"})
+    redis_server.client.xadd(writer.key(), {"t": "no trade"})
+    _, url = start_relay(start, redis_server.url)
+    async with RelayClient(url) as client:
+        await client.ask(op="subscribe", id=1, symbols=["A"], **{"from": begin})
+        await writer.write(3, 4)
+        assert (
+            numbers(await client.data(2 if begin == "now" else 4))
+            == [1, 2, 3, 4][-2 if begin == "now" else 0 :]
+        )
