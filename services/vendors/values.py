@@ -12,10 +12,14 @@ def book_side(price: str | None, size: str | None) -> tuple[str | None, str | No
     The size alone is None if the vendor gives none. ValueError if one is not a number.
     """
     if not price:
+        if price not in ("", None):
+            raise ValueError(f"expected a number or text, got {price!r}")
         return NO_SIDE
     if not is_plain(price):
         price = canonical(price)
     if not size:
+        if size not in ("", None):
+            raise ValueError(f"expected a number or text, got {size!r}")
         size = None
     elif not is_plain_size(size):
         size = canonical_size(size)

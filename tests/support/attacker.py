@@ -147,7 +147,8 @@ class Attacker:
         frame, data = _event(payload) or ({}, {})
         for name in ("p", "b") if how == 1 else ("q", "B") if how == 2 else ("s",):
             if name in data:
-                data[name] = self._chance.choice(("x", "NaN", None, {}, [], True, "1e999"))
+                # not null: that is an empty side of the book
+                data[name] = self._chance.choice(("x", "NaN", {}, [], True, "1e999"))
         return json.dumps(frame).encode()
 
     def _planted(self, what: str, payload: bytes, frame: dict[str, Any], data: dict[str, Any]) -> list[bytes]:

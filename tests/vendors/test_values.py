@@ -1,3 +1,5 @@
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -45,3 +47,12 @@ def test_zero_is_zero_however_it_is_written(value: object) -> None:
 @pytest.mark.parametrize(("text", "id"), [("", None), ("0", None), ("1", "1"), ("00", "00"), ("a-0", "a-0")])
 def test_trade_id(text: str, id: str | None) -> None:
     assert trade_id(text) == id
+
+
+@pytest.mark.parametrize(
+    ("price", "size"), [([], "1"), ({}, "1"), (False, "1"), (0, "1"), ("1", []), ("1", {})]
+)
+def test_a_side_that_is_no_text_is_refused(price: Any, size: Any) -> None:
+    """A decoder that takes anything leaves an empty list or object; it is no empty side."""
+    with pytest.raises(ValueError, match="expected a number or text"):
+        book_side(price, size)

@@ -64,7 +64,7 @@ class Head(msgspec.Struct, array_like=True, gc=False):
     """Number of Gap messages with repaired = false ever in this stream, by kind."""
     repaired: Count = 0
     """Number of Gap messages with repaired = true."""
-    missing: Annotated[int, msgspec.Meta(ge=-(1 << 62), le=1 << 62)] = 0
+    missing: Annotated[int, msgspec.Meta(ge=-MOST, le=MOST)] = 0
     """Ticks that these Gaps report missing, minus the repaired ones."""
     epochs: list[tuple[Count, Count]] = []
     """(epoch, counter of its first entry) of the newest 16 writers, ascending: who wrote which entry."""

@@ -61,14 +61,14 @@ class GapCounts:
         count = gap.count or 0
         if gap.repaired:
             self.repaired = min(MOST, self.repaired + 1)
-            self.missing -= count
+            self.missing = max(-MOST, self.missing - count)
             if gap.kind is GapKind.VOID:
                 self.reported -= count
             return
         kind = gap.kind.name.lower()
         self.by_kind[kind] = min(MOST, self.by_kind.get(kind, 0) + 1)
         if gap.kind is not GapKind.UNSUBSCRIBED:
-            self.missing += count
+            self.missing = min(MOST, self.missing + count)
             self.reported += count
 
 
