@@ -188,26 +188,31 @@ def _unit_of(type: pa.DataType) -> int:
 
 
 def _bounds(footer: pq.FileMetaData, column: str, row_group: int | None = None) -> list[tuple[Any, Any]]:
-    """Return min and max per row group, as stored; empty if the column or its statistics are missing."""
-    bounds = []
-    for number in range(footer.num_row_groups) if row_group is None else (row_group,):
-        group = footer.row_group(number)
-        statistics = next(
-            (
-                found.statistics
-                for n in range(footer.num_columns)
-                if (found := group.column(n)).path_in_schema == column
-            ),
-            None,
-        )
-        if statistics is None or not statistics.has_min_max:
-            return []
-        raw = (statistics.min_raw, statistics.max_raw)
-        pair = raw if column not in ("symbol", "feed") else (statistics.min, statistics.max)
-        if column not in ("symbol", "feed") and not all(isinstance(value, int) for value in pair):
-            return []  # times of 96 bits
-        bounds.append(pair)
-    return bounds
+    """Return min and max per row group, as stored; empty if the column or its statistics are missing or
+    unreadable: whoever then reads the rows says what is wrong with the file.
+    """
+    try:
+        return [
+            pair
+            for number in (range(footer.num_row_groups) if row_group is None else (row_group,))
+            for pair in _group_bounds(footer.row_group(number), footer.num_columns, column)
+        ]
+    except (LookupError, UnicodeDecodeError):
+        return []
+
+
+def _group_bounds(group: pq.RowGroupMetaData, columns: int, column: str) -> Iterator[tuple[Any, Any]]:
+    """Yield min and max. LookupError if unknown, UnicodeDecodeError for names in a damaged footer."""
+    found = (group.column(number) for number in range(columns))
+    statistics = next((chunk.statistics for chunk in found if chunk.path_in_schema == column), None)
+    if statistics is None or not statistics.has_min_max:
+        raise LookupError(column)
+    if column in ("symbol", "feed"):
+        yield statistics.min, statistics.max
+    elif isinstance(statistics.min_raw, int) and isinstance(statistics.max_raw, int):
+        yield statistics.min_raw, statistics.max_raw
+    else:
+        raise LookupError(column)  # times of 96 bits
 
 
 def _ordered(units: Sequence[_Unit], selection: Selection, left_out: LeftOut) -> Iterator[_Row]:
