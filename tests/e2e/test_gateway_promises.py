@@ -222,10 +222,6 @@ def test_gateway_stalled_while_disconnected_reports_the_whole_gap(
         assert gap.to_ts - gap.from_ts >= 2 * SECOND
 
 
-@pytest.mark.xfail(
-    strict=False,
-    reason="a known race: killed at once, it may leave the delay of the old ticks (1 in 6 under load)",
-)
 @pytest.mark.timeout(90)
 def test_gateway_killed_as_it_wakes_leaves_its_delay_to_its_successor(
     start: Start, redis_server: RedisServer, tmp_path: Path

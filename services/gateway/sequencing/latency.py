@@ -54,8 +54,11 @@ class MinLatency:
             self._newest = min(self._newest, self.minimum)
 
     def missing_from(self, recv: int) -> int:
-        """Return the event time of what was received at `recv`, the last before an outage."""
-        return recv - self._newest
+        """Return the event time of what was received at `recv`, the last before an outage.
+
+        Not later than `recv`, although a vendor's clock may be ahead: quotes without a time have ours.
+        """
+        return recv - max(self._newest, 0)
 
     def missing_to(self, recv: int) -> int:
         """Return the event time of what is made at receive time `recv`, after an outage."""

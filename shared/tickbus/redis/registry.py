@@ -1,6 +1,7 @@
 """What a bus stores about itself: its number of shards, its feeds, services and streams, and their heads."""
 
 import asyncio
+import re
 import secrets
 from collections.abc import Iterable
 from contextlib import suppress
@@ -109,9 +110,10 @@ async def write_delay(link: Connection, keys: Keys, feed: str, delay: int | None
 
 
 async def read_delay(link: Connection, keys: Keys, feed: str) -> int | None:
-    """Return what the previous gateway wrote; None if there was none."""
+    """Return what the previous gateway wrote; None if there was none, or if it is no time."""
     delay = await link.ask("HGET", keys.meta, f"delay:{feed}")
-    return int(delay) if delay is not None and delay.isdigit() and len(delay) < 20 else None
+    # negative where the vendor's clock is ahead of ours
+    return int(delay) if delay is not None and re.fullmatch(rb"-?\d{1,18}", delay) else None
 
 
 async def read_meta(link: Connection, prefix: str) -> int | None:

@@ -33,3 +33,12 @@ def test_quotes_without_vendor_time_are_ignored() -> None:
     latency = MinLatency()
     latency.measure([(1001 * SECOND, 1007 * SECOND), (1007 * SECOND, 1007 * SECOND)])
     assert latency.missing_from(1007 * SECOND) == 1001 * SECOND
+
+
+def test_vendor_clock_ahead_of_ours_moves_no_beginning_behind_the_last_tick() -> None:
+    latency = MinLatency()
+    latency.measure([(1000 * SECOND + 33, 1000 * SECOND)])
+    assert latency.observed == -33
+    # a quote without a time of the vendor's has ours: nothing of its stream is later than its receipt
+    assert latency.missing_from(1000 * SECOND) == 1000 * SECOND
+    assert latency.missing_to(1010 * SECOND) == 1010 * SECOND + 33
