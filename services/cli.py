@@ -30,6 +30,7 @@ COMMANDS: dict[str, Command] = {
         "services.simulator.main", "stand in for a vendor: synthetic or recorded ticks, faults on request"
     ),
     "relay": Command("services.relay.main", "serve the bus to any app, over WebSocket and HTTP"),
+    "want": Command("services.tools.want", "subscribe to symbols of a feed while it runs"),
     "tail": Command("services.tools.tail", "print streams, one message per line"),
     "status": Command("services.tools.status", "show feeds, streams, lag, gaps, retention headroom"),
     "replay": Command("services.tools.replay", "publish recorded ticks onto a bus again"),

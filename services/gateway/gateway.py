@@ -2,31 +2,40 @@
 
 import asyncio
 import logging
+import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from services.gateway.delivery.sender import Batch, Sender, StreamHead
 from services.gateway.sequencing.sequencer import SOURCE
-from services.gateway.sequencing.stream_state import StreamState
 from services.gateway.spill.recovery import SpillRecovery
 from services.gateway.spill.segment import Bus
+from services.gateway.subscriptions.streams import Streams
+from services.gateway.subscriptions.table import SubscriptionTable
 from services.gateway.unsubscribed import end, find_dropped, find_returning
 from services.gateway.upstream.intake import Intake
 from services.gateway.upstream.upstream import Upstream
 from tickbus.clock import BusClock
-from tickbus.errors import Fenced, RedisError, RedisMisconfigured, WireError
+from tickbus.errors import ConfigError, Fenced, RedisError, RedisMisconfigured, WireError
 from tickbus.protocol.codec import Head, decode
-from tickbus.protocol.messages import Gap, GapKind
+from tickbus.protocol.messages import Gap
 from tickbus.protocol.names import Keys
+from tickbus.protocol.wants import SubscriptionState, Topic
 from tickbus.redis.link import Connection, ReplyError
-from tickbus.redis.registry import check_meta, read_bus, read_delay, read_heads, register_feed
+from tickbus.redis.registry import (
+    check_meta,
+    read_bus,
+    read_delay,
+    read_heads,
+    read_subscriptions,
+    register_feed,
+)
 from tickbus.units import MILLISECOND, MINUTE, SECOND, Duration, format_duration
 from tickbus.writer.entry import StreamWriter
 from tickbus.writer.head_repair import find_repairs
-from tickbus.writer.heads import EMPTY_HEAD
 from tickbus.writer.lease import Lease
 from tickbus.writer.publisher import Publisher
 from tickbus.writer.transaction import Transaction
@@ -64,8 +73,13 @@ class Gateway:
         publisher: Publisher,
         intake: Intake,
         make_senders: MakeSenders,
+        streams: Streams,
+        table: SubscriptionTable,
     ) -> None:
-        """`make_senders` is called once the epoch and the heads are known."""
+        """`make_senders` is called once the epoch and the heads are known.
+
+        `table`: what to subscribe to; `streams`: opens what it says.
+        """
         self.name = name
         self.clock = clock
         self.publisher = publisher
@@ -78,7 +92,9 @@ class Gateway:
         """Streams that this gateway ended at its start, because it does not subscribe to them."""
         self.bus = Bus()
         """What this process knows of the bus: whoever makes the gateway sets its address."""
+        self.table = table
         self._make_senders = make_senders
+        self._by_name = streams
         self._keys = keys
         self._lease = lease
         self._predecessor_died = False
@@ -115,6 +131,7 @@ class Gateway:
             )
             before = await publisher.take_over()
             link = await connect()
+            opened = self._restore_subscriptions(await read_subscriptions(link, self._keys, self.name))
             await self._repair_heads(link)
             if written := await inherited.write(publisher, self._keys, link, before):
                 log.warning("%s: wrote %d entries spilled by an earlier gateway", self.name, written)
@@ -131,14 +148,17 @@ class Gateway:
             restored = sequencer.restore(heads, publisher.lane, delay, ends_in_gap)
             for state in streams:
                 if state.name in returning:
-                    state.outage = GapKind.UNSUBSCRIBED
+                    state.end(heads[state.name].ts_recv)
             self._check_clock()
-            builders: dict[StreamWriter, StreamHead] = {
-                state: self._head(state, heads.get(state.name)) for state in streams
-            }
-            self.senders = self._make_senders(builders)
+            builders = {state: self._by_name.head(state, heads.get(state.name)) for state in streams}
+            self.senders = self._make_senders(self._by_name.heads)
+            self._by_name.senders = self.senders
+            self.table.open(opened)
             fresh = Transaction(self.clock.now_ms(), False)
             fresh.heads = {state: head.pack() for state, head in builders.items() if state.name not in heads}
+            fresh.fields = [
+                self._by_name.field(topic, state) for topic, state in self.table.take_changes().items()
+            ]
             self._end_dropped(dropped, fresh)
             await publisher.commit(fresh)
         finally:
@@ -182,12 +202,19 @@ class Gateway:
             self.publisher.lane(stream.shard).quarantine_stream(stream, fault)
         await self.publisher.write_heads(repairs.heads, self.clock.now_ms())
 
-    def _head(self, state: StreamState, stored: Head | None) -> StreamHead:
-        head = StreamHead(state, stored or EMPTY_HEAD)
-        head.begin(self.publisher.fences.held[state.shard])
-        if stored is None:
-            head.ts_recv = self.clock.now_ns()
-        return head
+    def _restore_subscriptions(self, stored: Mapping[Topic, SubscriptionState]) -> list[Topic]:
+        """Make the streams to begin with: the fixed ones, and those that an earlier gateway subscribed to."""
+        self.table.restore(stored, time.time_ns() // MILLISECOND)
+        opened = []
+        for topic in self.table.to_open():
+            try:
+                state = self._by_name.make(topic)
+            except ConfigError as error:
+                self.table.refuse([topic], str(error))
+                continue
+            opened.append(topic)
+            self.sequencer.add(state)
+        return opened
 
     def _check_clock(self) -> None:
         ahead = self.sequencer.floor_ms * MILLISECOND - self.clock.now_ns()
@@ -205,11 +232,12 @@ class Gateway:
         deadline: Duration,
         takeover_delay: Duration,
         register: Callable[[], Awaitable[None]],
+        keep_subscriptions: Callable[[], Coroutine[Any, Any, None]],
     ) -> None:
         """Run until `stopping`, then write what is buffered, for at most `deadline`, and spill the rest.
 
         VendorRefused and Fenced end it too. `register` writes this feed to `tickbus:meta`, again after
-        Redis lost its data.
+        Redis lost its data. `keep_subscriptions` decides on the table, for ever.
         """
         delay = takeover_delay if self._predecessor_died else Duration(0)
         try:
@@ -218,6 +246,7 @@ class Gateway:
                 coroutines = (
                     *(self._publish(sender, upstream) for sender in self.senders),
                     self._tick(upstream, register),
+                    keep_subscriptions(),
                     self._release_held(),
                     self._spill_when_full(),
                     self._lease.keep(),
@@ -331,7 +360,7 @@ class Gateway:
 
     async def _publish(self, sender: Sender, upstream: Upstream) -> None:
         while True:
-            await sender.commit(upstream.up)
+            await sender.commit(upstream.up or upstream.idle)
             if sender.lane.quarantine or self.intake.held_back:
                 self._hold_back()
             if self.backlog.bytes > _PAUSE_BYTES and not self._any_lane_blocked:

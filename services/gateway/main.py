@@ -14,17 +14,22 @@ from services.gateway.gateway import Gateway
 from services.gateway.metrics import expose
 from services.gateway.options import VENDOR_OPTIONS, GatewayOptions, Options
 from services.gateway.sequencing.sequencer import Sequencer
-from services.gateway.sequencing.stream_state import SNAPSHOT_SIZE, StreamState
+from services.gateway.sequencing.stream_state import SNAPSHOT_SIZE
 from services.gateway.spill.dir_lock import check_spill_dir
 from services.gateway.spill.segment import Bus, Owner
 from services.gateway.spill.spill import Budget, Spill
 from services.gateway.standby import Description, StandbyCheck
+from services.gateway.subscriptions.keeper import SubscriptionKeeper
+from services.gateway.subscriptions.policy import WantsPolicy
+from services.gateway.subscriptions.streams import Streams
+from services.gateway.subscriptions.table import SubscriptionTable
+from services.gateway.subscriptions.wants import WantBook
 from services.gateway.upstream.intake import Intake
 from services.gateway.upstream.proxy import DIRECT, Proxy, route
 from services.gateway.upstream.upstream import Upstream
 from services.trading_hours import TradingHours
 from services.vendors import get_vendor
-from services.vendors.feed import FeedSetup
+from services.vendors.feed import Cap, Feed, FeedSetup
 from services.vendors.options import reject_foreign_options, select_vendor_options
 from services.vendors.symbols import SymbolMap, read_symbol_map, read_symbols
 from tickbus.clock import BusClock
@@ -32,19 +37,22 @@ from tickbus.durable import set_umask
 from tickbus.errors import ConfigError
 from tickbus.monitoring import metrics as m
 from tickbus.monitoring.retention_metrics import expose_sweeps
-from tickbus.protocol.names import Keys, Stream, check_name
+from tickbus.protocol.names import Keys, check_name
 from tickbus.redis.registry import check_meta, register_feed, write_delay
 from tickbus.redis.topology import locate
 from tickbus.redis.urls import address_of
 from tickbus.sanitize import clean
 from tickbus.service.runner import Service, run
-from tickbus.units import parse_time
+from tickbus.units import MILLISECOND, parse_time
 from tickbus.writer.entry import StreamWriter
 from tickbus.writer.lease import Lease
 from tickbus.writer.publisher import Publisher
-from tickbus.writer.retention import Sweeper
+from tickbus.writer.retention import Sweeper, stream_keys
 
 log = logging.getLogger("tickbus.gateway")
+
+_HOME = 0
+"""The shard whose fence is watched. Any would do, but it must not change with the symbols."""
 
 ABOUT = (
     "Hold the one upstream connection that the vendor allows and publish every tick to Redis Streams, "
@@ -69,7 +77,13 @@ def _setup(options: GatewayOptions) -> tuple[FeedSetup, str]:
         canonical: kind.canonical_vendor_symbol(vendor)
         for canonical, vendor in read_symbol_map(options.symbol_map).items()
     }
-    symbols = SymbolMap(read_symbols(options.symbols), kind.to_vendor_symbol, exceptions)
+    listed = read_symbols(options.symbols)
+    if not listed and not WantsPolicy(options.wants).enabled:
+        raise ConfigError(
+            "--symbols is missing (also TICKBUS_SYMBOLS), with --wants none: expected the symbols to "
+            "subscribe to, e.g. BTC-USDT,ETH-USDT or @file"
+        )
+    symbols = SymbolMap(listed, kind.to_vendor_symbol, exceptions)
     kinds = tuple(dict.fromkeys(options.kinds))
     if not kinds:
         raise ConfigError("--kinds is empty: expected trade, quote or both")
@@ -89,6 +103,20 @@ def _setup(options: GatewayOptions) -> tuple[FeedSetup, str]:
     )
     route(kind(setup).url(), options.proxy)
     return setup, check_name(options.name or options.feed)
+
+
+def _cap(feed: Feed, options: GatewayOptions) -> Cap | None:
+    """Return how much may be subscribed to. ConfigError if the fixed part alone is more."""
+    most = options.max_symbols
+    if most is None:
+        return feed.cap
+    if len(feed.setup.fixed) > most:
+        raise ConfigError(
+            f"too many symbols: {len(feed.setup.fixed)} in --symbols, --max-symbols allows {most}"
+        )
+    if feed.cap is not None and feed.cap.what == "symbols":
+        most = min(most, feed.cap.most)
+    return Cap(most, "symbols")
 
 
 def _oldest(text: str) -> int:
@@ -124,25 +152,23 @@ async def _run(
     clock = BusClock()
     redis = locate(options.redis)
     (await redis.open_checked()).close()
-    snapshot_size = getattr(feed, "snapshot_size", SNAPSHOT_SIZE)
-    streams = [
-        StreamState(keys, Stream(kind, name, symbol), feed.sequenced and kind == "trade", snapshot_size)
-        for symbol in setup.symbols.vendor
-        for kind in setup.kinds
-    ]
-    publisher = Publisher(redis, keys, name, clock, home=streams[0].shard, window=options.replay_buffer)
+    publisher = Publisher(redis, keys, name, clock, home=_HOME, window=options.replay_buffer)
     backlogs = {lane: Backlog(options.backlog_bytes) for lane in publisher.lanes}
     by_shard = {shard: backlogs[publisher.lane(shard)] for shard in range(keys.shards)}
     backlog = (
         next(iter(backlogs.values())) if len(backlogs) == 1 else Backlogs(by_shard, options.backlog_bytes)
     )
-    sequencer = Sequencer(streams, backlog.put, feed.repairable, backlog.reserve)
+    sequencer = Sequencer((), backlog.put, feed.repairable, backlog.reserve)
     intake = Intake(clock, sequencer, backlog)
+    table = SubscriptionTable(feed.topics, _cap(feed, options), options.linger // MILLISECOND)
+    streams = Streams(
+        name, keys, setup.symbols, feed.sequenced, getattr(feed, "snapshot_size", SNAPSHOT_SIZE), sequencer,
+        publisher, backlog, clock,
+    )  # fmt: skip
     lease = Lease(
         partial(redis.link, keys.lease(name)), keys, name, options.lease_ttl, publisher.fences.holder
     )
     budget = Budget(options.spill_bytes)
-    resolve = {state.name: state for state in streams}.__getitem__
 
     def make_senders(heads: Mapping[StreamWriter, StreamHead]) -> list[Sender]:
         senders = []
@@ -155,17 +181,28 @@ async def _run(
                 gateway.bus,
             )
             senders.append(
-                Sender(lane, queue, Spill(options.spill_dir, owner, budget, resolve), clock, heads)
+                Sender(
+                    lane,
+                    queue,
+                    Spill(options.spill_dir, owner, budget, streams.by_name.__getitem__),
+                    clock,
+                    heads,
+                )
             )
         return senders
 
-    gateway = Gateway(name, keys, clock, lease, publisher, intake, make_senders)
+    gateway = Gateway(name, keys, clock, lease, publisher, intake, make_senders, streams, table)
     gateway.bus = Bus(address=f"{address_of(options.redis)}, prefix {options.prefix}")
     upstream = Upstream(
         make_feed, intake, clock, tolerance=options.future_tolerance, max_frame=options.max_frame,
         silence=options.silence, session=session, max_age=options.max_connection_age,
-        proxy=_proxy(feed.url(), options),
+        proxy=_proxy(feed.url(), options), target=table,
     )  # fmt: skip
+    table.changed, streams.forget_quotes = upstream.retarget, upstream.forget_quotes
+    book = WantBook(WantsPolicy(options.wants), feed.kinds)
+    keeper = SubscriptionKeeper(
+        name, keys, table, book, streams, redis.connect, intake.stamp, lambda: publisher.histories_lost
+    )
     if options.spill_bytes:
         _check_spill_dir_early(options.spill_dir)
     description = Description.of(options.feed, setup.kinds, setup.symbols.vendor)
@@ -177,7 +214,7 @@ async def _run(
         await lease.release()
         return
     sweeper = Sweeper(
-        name, options.retention_policy, keys, redis.connect, lambda: [state.key for state in streams]
+        name, options.retention_policy, keys, redis.connect, partial(stream_keys, keys=keys, owner=name)
     )
 
     async def register() -> None:
@@ -194,7 +231,7 @@ async def _run(
         asyncio.create_task(work) for work in (_report_readiness(service, gateway, upstream), sweeper.run())
     ]
     try:
-        await gateway.run(upstream, service.stopping, options.stop_deadline, delay, register)
+        await gateway.run(upstream, service.stopping, options.stop_deadline, delay, register, keeper.run)
     finally:
         for task in background:
             task.cancel()
@@ -230,12 +267,13 @@ async def _report_readiness(service: Service, gateway: Gateway, upstream: Upstre
     while True:
         publisher = gateway.publisher
         faults = [fault.key for fault in publisher.quarantined]
-        service.ready = upstream.up and publisher.up and not publisher.refusal and not faults
+        connected = upstream.up or upstream.idle
+        service.ready = connected and publisher.up and not publisher.refusal and not faults
         if publisher.refusal:
             service.why_not_ready = f"Redis refuses writes: {publisher.refusal}"
         elif not publisher.up:
             service.why_not_ready = "Redis is unavailable"
-        elif not upstream.up:
+        elif not connected:
             service.why_not_ready = "no subscribed upstream connection"
         elif faults:
             service.why_not_ready = (

@@ -28,13 +28,31 @@ class GatewayOptions(WriterOptions, frozen=True, kw_only=True):
     ] = None
     token: Annotated[str | None, Option("the vendor's token", secret=True)] = None
     symbols: Annotated[
-        tuple[str, ...], Option("symbols to subscribe to, e.g. BTC-USDT,AAPL.US or @file")
+        tuple[str, ...],
+        Option(
+            "symbols to subscribe to always, e.g. BTC-USDT,AAPL.US or @file; apps may want others at run time"
+        ),
     ] = ()
+    wants: Annotated[
+        str,
+        Option(
+            "who may want symbols at run time: any, none, or a TOML file of rules, read again when it changes"
+        ),
+    ] = "any"
+    linger: Annotated[
+        Duration, Option("how long a symbol stays subscribed to after the last want for it ended")
+    ] = Duration(60 * SECOND)
+    max_symbols: Annotated[
+        int | None,
+        Option(
+            "most symbols of each kind to subscribe to; default: the vendor's limit if it is known", minimum=1
+        ),
+    ] = None
     symbol_map: Annotated[
         Path | None,
         Option("file of lines `canonical = vendor` for symbols that the vendor spells differently"),
     ] = None
-    kinds: Annotated[tuple[str, ...], Option("trade, quote or both")] = ("trade",)
+    kinds: Annotated[tuple[str, ...], Option("trade, quote or both: of --symbols")] = ("trade",)
     silence: Annotated[
         Duration, Option("reconnect when the whole feed is silent for this long in session; 0s: never")
     ] = Duration(60 * SECOND)

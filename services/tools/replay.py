@@ -25,7 +25,7 @@ from tickbus.service.runner import Service, run
 from tickbus.units import MILLISECOND, MINUTE, SECOND, Duration, parse_time
 from tickbus.writer.lease import Lease
 from tickbus.writer.publisher import Publisher
-from tickbus.writer.retention import Sweeper
+from tickbus.writer.retention import Sweeper, stream_keys
 
 ABOUT = """Publish recorded ticks onto a bus again, as feed replay-NAME, in the order they were received.
 
@@ -172,7 +172,9 @@ async def _replay(
                 "correct the clock of the Redis host, or use another --name"
             )
         clock.not_before(rewriter.newest_ms * MILLISECOND)
-        sweeper = Sweeper(feed, options.retention_policy, keys, redis.connect, lambda: rewriter.keys)
+        sweeper = Sweeper(
+            feed, options.retention_policy, keys, redis.connect, partial(stream_keys, keys=keys, owner=feed)
+        )
         await sweeper.announce()
         player = Player(rewriter, publisher, clock, speed)
         print(f"replaying {options.data_dir} as feed {feed}", file=sys.stderr)

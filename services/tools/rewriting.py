@@ -71,11 +71,6 @@ class Rewriter:
         """The newest time in the feed's existing IDs; 0 if the feed is new."""
         return max((StreamId.parse(head.id).ms for head in self._heads.values()), default=0)
 
-    @property
-    def keys(self) -> list[bytes]:
-        """The keys of the streams written so far."""
-        return [stream.key for stream in self._streams.values()]
-
     def entries(
         self, messages: Iterable[tuple[Stream, Message]], ms: int
     ) -> tuple[list[Entry], dict[StreamWriter, bytes]]:

@@ -28,6 +28,7 @@ from services.vendors.seen_ids import SeenIds
 from services.vendors.symbols import SymbolMap
 from tickbus.errors import ConfigError
 from tickbus.protocol.messages import Flag, Quote, Trade
+from tickbus.protocol.wants import Topic as Topic  # part of this module's interface
 from tickbus.sanitize import redact
 from tickbus.units import DAY, SECOND, Duration
 
@@ -38,10 +39,10 @@ NO_ID = -1
 
 @dataclass(frozen=True)
 class SubscribeAck:
-    """The vendor acknowledged one of the subscribe frames."""
+    """The vendor acknowledged a request: `Request`."""
 
-    kind: str | None = None
-    """The kind of ticks that the frame was for, if it was for only one."""
+    request: int | None = None
+    """The id of that request; None if the answer does not say."""
 
 
 @dataclass(frozen=True)
@@ -99,6 +100,10 @@ class Refused:
     wait: Duration = Duration(0)
     wrong_data: bool = False
     """Whether what the vendor sends is the reason: then an acknowledged subscription proves nothing."""
+    request: int | None = None
+    """The id of the request that it answers; None if the answer does not say."""
+    symbols: bool = False
+    """Whether symbols of that request may be the reason: without them it may be accepted."""
 
 
 @dataclass(frozen=True)
@@ -264,12 +269,22 @@ def _received_at(tick: Trade | Quote, recv: int) -> Trade | Quote:
     return replace(tick, ts_recv=recv, ts_event=event)
 
 
-class Topic(NamedTuple):
-    """What can be subscribed to: the trades or the quotes of a symbol."""
+class Request(NamedTuple):
+    """A frame that changes what a connection is subscribed to."""
 
-    kind: str
-    symbol: str
-    """The canonical symbol."""
+    frame: str
+    adds: tuple[Topic, ...] = ()
+    drops: tuple[Topic, ...] = ()
+    id: int | None = None
+    """With which the vendor answers it; None if its requests have none."""
+
+
+class Cap(NamedTuple):
+    """How much the vendor lets a connection subscribe to."""
+
+    most: int
+    what: str
+    """What is counted: `symbols` (of each kind by itself) or `streams` (all kinds together)."""
 
 
 class HttpRequest(NamedTuple):
@@ -306,6 +321,11 @@ class FeedSetup:
     """A time of the vendor's before this (ns) is implausible."""
     seen_ids: SeenIds = field(default_factory=SeenIds, compare=False)
     """The trades that this feed delivered, over all its connections, if the vendor's ids are unique."""
+    fixed: tuple[str, ...] = field(init=False)
+    """The symbols that are always subscribed to. `symbols` has these at first; others may be added."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "fixed", tuple(self.symbols.vendor))
 
 
 class Feed(ABC):
@@ -340,7 +360,12 @@ class Feed(ABC):
     acks_subscribe: bool = True
     """Whether the vendor acknowledges each subscribe frame."""
     subscribe_replaces: bool = False
-    """Whether a subscribe frame replaces the previous subscription, so that each must name the whole set."""
+    """Whether a subscribe frame replaces the previous subscription, so that each must name the whole set.
+
+    After a refusal it is not known what is subscribed: the set that was acknowledged is sent again.
+    """
+    cap: Cap | None = None
+    """None: none is known."""
 
     def __init__(self, setup: FeedSetup) -> None:
         """Raise ConfigError if this vendor cannot do what the operator asks for."""
@@ -353,7 +378,7 @@ class Feed(ABC):
     @property
     def topics(self) -> list[Topic]:
         """Everything that the operator wants to subscribe to."""
-        return [Topic(kind, symbol) for symbol in self.setup.symbols.vendor for kind in self.setup.kinds]
+        return [Topic(kind, symbol) for symbol in self.setup.fixed for kind in self.setup.kinds]
 
     async def prepare(self, fetch: Fetch) -> "Refused | None":
         """Do what is needed before the connection is opened: get a token by REST, a listen key.
@@ -403,19 +428,44 @@ class Feed(ABC):
         """Return the URL without its secrets, for logs."""
         return redact(self.url())
 
-    @abstractmethod
+    def __init_subclass__(cls) -> None:
+        if cls.subscribe is Feed.subscribe and cls.change is Feed.change:
+            raise TypeError(f"{cls.__name__} must define subscribe, or change")
+
     def subscribe(self, topics: Collection[Topic]) -> list[str]:
         """Return the frames that subscribe to these topics, in order, within the vendor's limits.
 
-        With `subscribe_replaces`, the topics become the whole set.
+        With `subscribe_replaces`, the topics become the whole set. A vendor whose frames are best made from
+        what is subscribed already defines `change` instead.
         """
+        return [request.frame for request in self.change(topics, ())]
 
     def unsubscribe(self, topics: Collection[Topic]) -> list[str]:
-        """Return the frames that end the subscription to these topics.
-
-        None with `subscribe_replaces`, or if the vendor has no such request.
-        """
+        """Return the frames that end the subscription to these topics; none if the vendor has no such
+        request."""
         return []
+
+    def change(self, target: Collection[Topic], acknowledged: Collection[Topic]) -> list[Request]:
+        """Return the fewest requests, within the vendor's limits, that make a subscription to `acknowledged`
+        one to `target`. None if the vendor need not be told, or cannot be.
+
+        The order of `target` is that of importance: a vendor that silently ignores what is over its cap
+        ignores the last ones.
+        """
+        before, after = set(acknowledged), set(target)
+        adds = tuple(topic for topic in target if topic not in before)
+        drops = tuple(topic for topic in acknowledged if topic not in after)
+        first = self.requests
+        frames = self.unsubscribe(drops) if drops and not (self.subscribe_replaces and target) else []
+        listed = target if self.subscribe_replaces else adds
+        if listed and (adds or (drops and self.subscribe_replaces)):
+            frames += self.subscribe(listed)
+        numbered = self.requests - first == len(frames)
+        requests = [
+            Request(frame, id=first + 1 + at if numbered else None) for at, frame in enumerate(frames)
+        ]
+        # which frame is for which topics only the vendor's own code knows: the last one counts
+        return [*requests[:-1], *(request._replace(adds=adds, drops=drops) for request in requests[-1:])]
 
     def heartbeat(self) -> str:
         """Return the next heartbeat frame."""

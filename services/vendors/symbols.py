@@ -18,14 +18,23 @@ class SymbolMap:
     ) -> None:
         self.vendor: dict[str, str] = {}
         self.canonical: dict[str, str] = {}
+        self._to_vendor_symbol = to_vendor_symbol
+        self._exceptions = exceptions
         for symbol in symbols:
-            spelling = exceptions.get(symbol) or to_vendor_symbol(symbol)
-            if (other := self.canonical.setdefault(spelling, symbol)) != symbol:
-                raise ConfigError(
-                    f"symbols {other} and {symbol} both map to {spelling!r} at the vendor: "
-                    "remove one or change --symbol-map"
-                )
-            self.vendor[check_symbol(symbol)] = spelling
+            self.add(symbol)
+
+    def add(self, symbol: str) -> None:
+        """Add a symbol, unless it is there. ConfigError if its spelling is that of another one."""
+        if symbol in self.vendor:
+            return
+        check_symbol(symbol)
+        spelling = self._exceptions.get(symbol) or self._to_vendor_symbol(symbol)
+        if (other := self.canonical.setdefault(spelling, symbol)) != symbol:
+            raise ConfigError(
+                f"symbols {other} and {symbol} both map to {spelling!r} at the vendor: "
+                "remove one or change --symbol-map"
+            )
+        self.vendor[symbol] = spelling
 
 
 class AnySymbol(SymbolMap):
@@ -54,11 +63,6 @@ def read_symbols(items: tuple[str, ...]) -> list[str]:
     symbols: list[str] = []
     for item in items:
         symbols += _words(Path(item[1:]), "--symbols") if item.startswith("@") else [item]
-    if not symbols:
-        raise ConfigError(
-            "--symbols is missing (also TICKBUS_SYMBOLS): expected the symbols to subscribe to, "
-            "e.g. BTC-USDT,ETH-USDT or @file"
-        )
     return list(dict.fromkeys(symbols))
 
 

@@ -34,14 +34,17 @@ from tickbus.protocol.messages import (
     as_json,
 )
 from tickbus.protocol.names import Stream, StreamId
+from tickbus.protocol.wants import SubscriptionState
 from tickbus.subscription import Consumer, Subscription
 from tickbus.version import VERSION as __version__
+from tickbus.wants import Want
 
 __all__ = [
     "Bar", "Batch", "Bus", "ConfigError", "Consumer", "Fenced", "Flag", "Gap", "GapKind", "Message", "Output",
     "Quote", "RedisError", "RedisMisconfigured", "RedisUnavailable", "RelayError", "RelayRefused",
-    "RelayUnavailable", "Side", "Signal", "Stream", "StreamId", "StreamKind", "Subscription", "TickbusError",
-    "Trade", "VendorRefused", "WireError", "__version__", "as_json", "connect",
+    "RelayUnavailable", "Side", "Signal", "Stream", "StreamId", "StreamKind", "Subscription",
+    "SubscriptionState", "TickbusError", "Trade", "VendorRefused", "Want", "WireError", "__version__",
+    "as_json", "connect",
 ]  # fmt: skip
 
 

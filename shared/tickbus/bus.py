@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from functools import partial
 from types import TracebackType
 from typing import Any
@@ -20,13 +20,15 @@ from tickbus.protocol.names import (
     check_name,
 )
 from tickbus.protocol.stream_filter import StreamFilter
+from tickbus.protocol.wants import WANT_TTL_MS, SubscriptionState, Topic
 from tickbus.readable import Readable, make_filter
 from tickbus.reader.cluster_reader import AnyReader, open_reader
 from tickbus.reader.reads import FROM_START, Start, parse_start
-from tickbus.redis.registry import read_heads, read_meta
+from tickbus.redis.registry import read_feeds, read_heads, read_meta, read_subscriptions
 from tickbus.redis.topology import locate
 from tickbus.subscription import Consumer, Subscription
-from tickbus.units import Duration, parse_duration
+from tickbus.units import MILLISECOND, Duration, parse_duration
+from tickbus.wants import Want, WantLease, make_holder, make_topics
 
 log = logging.getLogger("tickbus")
 
@@ -71,9 +73,11 @@ class Bus(Readable):
         positions: dict[str, StreamId],
         gaps: bool,
         late: bool,
+        topics: Sequence[Topic],
     ) -> Subscription[Any]:
+        wanting = partial(self._make_want, tuple(streams.feeds), topics) if topics else None
         subscription: Subscription[Any] = Subscription(
-            partial(self._open_reader, streams), begin, positions, kind, gaps, late
+            partial(self._open_reader, streams), begin, positions, kind, gaps, late, wanting
         )
         self._subscriptions.add(subscription)
         return subscription
@@ -97,6 +101,69 @@ class Bus(Readable):
             if tick is not None:
                 newest[stream] = StreamId.parse(head.id), tick
         return newest
+
+    def want(
+        self,
+        kind: str | Collection[str] = "trade",
+        *,
+        symbols: Collection[str],
+        feed: str,
+        name: str = "",
+        lease: str = "15s",
+    ) -> Want:
+        """Return what makes the gateway of a feed subscribe to symbols, while the program is inside of it.
+
+        kind: `trade`, `quote` or both.
+        symbols: canonical symbols: `BTC-USDT`, `AAPL.US`.
+        feed: the name of the feed.
+        name: begins the name under which the want stands in Redis, for the operator's rules (`--wants`).
+        lease: after this time without a sign of life of this process its wants end: 1s to 45s.
+
+        Errors: ConfigError for invalid arguments. While Redis is away, it is told later.
+
+            async with bus.want("trade", symbols=["ETH-USDT"], feed="binance"):
+                print(await bus.subscriptions("binance"))
+        """
+        try:
+            ttl_ms = parse_duration(lease) // MILLISECOND
+        except ValueError as error:
+            raise ConfigError(f"lease: {error}") from None
+        return self._want(feed, make_topics(kind, symbols), name, ttl_ms)
+
+    def _want(self, feed: str, topics: Sequence[Topic], name: str = "", ttl_ms: int = WANT_TTL_MS) -> Want:
+        holder = make_holder(name)
+        return Want(WantLease(self._url, Keys(self._prefix), feed, holder, ttl_ms), topics)
+
+    async def _make_want(self, feeds: Sequence[str], topics: Sequence[Topic]) -> Want:
+        """Return the want of a subscription. ConfigError if it is not clear whom to ask."""
+        if not feeds:
+            connection = await locate(self._url).connect()
+            try:
+                feeds = await read_feeds(connection, Keys(self._prefix))
+            finally:
+                connection.close()
+            if len(feeds) != 1:
+                raise ConfigError(
+                    f"feeds must be given with want=True: the bus has {', '.join(feeds) or 'none yet'}"
+                )
+        return self._want(feeds[0], topics)
+
+    async def subscriptions(self, feed: str) -> dict[Stream, SubscriptionState]:
+        """Return what the gateway of a feed is subscribed to, or asked for and why it is not.
+
+        Errors: ConfigError for an invalid name; RedisError.
+
+            for stream, state in (await bus.subscriptions("binance")).items():
+                print(stream.kind, stream.symbol, state.state, state.reason)
+        """
+        check_name(feed)
+        connection = await locate(self._url).connect()
+        try:
+            keys = Keys(self._prefix, await read_meta(connection, self._prefix) or DEFAULT_SHARDS)
+            states = await read_subscriptions(connection, keys, feed)
+        finally:
+            connection.close()
+        return {Stream(topic.kind, feed, topic.symbol): state for topic, state in sorted(states.items())}
 
     def consume(
         self,

@@ -2,7 +2,7 @@
 (`tickbus.remote`)."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Literal, TypedDict, Unpack, overload
 
 from tickbus.errors import ConfigError
@@ -10,8 +10,10 @@ from tickbus.protocol.bar_specs import parse_all
 from tickbus.protocol.messages import Bar, Gap, Message, Quote, Signal, Trade
 from tickbus.protocol.names import KINDS, Stream, StreamId, check_name, check_symbol
 from tickbus.protocol.stream_filter import StreamFilter
+from tickbus.protocol.wants import Topic
 from tickbus.reader.reads import FROM_START, NOW, Start, parse_start
 from tickbus.subscription import Subscription, parse_cursor
+from tickbus.wants import make_topics
 
 
 class _Choice(TypedDict, total=False):
@@ -23,6 +25,7 @@ class _Choice(TypedDict, total=False):
     start: Start | None
     cursor: Mapping[str, str] | None
     late: bool
+    want: bool
 
 
 class _Streams(TypedDict, total=False):
@@ -81,6 +84,7 @@ class Readable(ABC):
         cursor: Mapping[str, str] | None = None,
         gaps: bool = True,
         late: bool = True,
+        want: bool = False,
     ) -> Subscription[Any]:
         """Return messages of one kind to iterate over, in order per stream, forever and over reconnects.
 
@@ -95,6 +99,8 @@ class Readable(ABC):
             trimmed before they were read.
         late: whether ticks that arrived out of order, and the Gaps that report them as repaired, are
             delivered too.
+        want: whether the gateway is asked to subscribe to these symbols while the iteration runs, as by
+            `want`; then `symbols` must be given, and `feeds` unless the bus has only one.
 
         Errors: ConfigError for invalid arguments; while iterating, those of `Subscription`.
 
@@ -107,7 +113,10 @@ class Readable(ABC):
         """
         streams = make_filter((kind,), symbols, feeds, specs)
         begin = parse_start(start if start is not None else NOW if cursor is None else FROM_START)
-        return self._read(kind, streams, begin, parse_cursor(kind, cursor or {}), gaps, late)
+        topics = make_topics(kind, symbols or ()) if want else ()
+        if want and feeds is not None and len(feeds) != 1:
+            raise ConfigError(f"invalid feeds {feeds!r}: with want=True expected one, which is asked")
+        return self._read(kind, streams, begin, parse_cursor(kind, cursor or {}), gaps, late, topics)
 
     @overload
     async def snapshot(
@@ -160,8 +169,9 @@ class Readable(ABC):
         positions: dict[str, StreamId],
         gaps: bool,
         late: bool,
+        topics: Sequence[Topic],
     ) -> Subscription[Any]:
-        """Return the subscription for checked arguments."""
+        """Return the subscription for checked arguments. topics: what is wanted meanwhile."""
 
     @abstractmethod
     async def _snapshot(self, kind: str, streams: StreamFilter) -> dict[Stream, tuple[StreamId, Any]]:

@@ -16,6 +16,7 @@ from tickbus.protocol.messages import Flag, Gap, Message, Quote, Trade
 from tickbus.protocol.names import Stream, StreamId, is_stream
 from tickbus.reader.reads import FROM_START, Cursor, Poll, Read, rejected, trimmed_gap
 from tickbus.redis.link import Reply
+from tickbus.wants import Want
 
 T_co = TypeVar("T_co", bound=Message, covariant=True)
 
@@ -82,7 +83,10 @@ class Subscription(Generic[T_co]):
         kind: str,
         gaps: bool,
         late: bool,
+        wanting: "Callable[[], Awaitable[Want]] | None" = None,
     ) -> None:
+        """wanting: makes what is wanted while it iterates; None: nothing."""
+        self._wanting = wanting
         self._open_reader = open_reader
         self._start = start
         self._positions = positions
@@ -177,15 +181,22 @@ class Subscription(Generic[T_co]):
             # iterated again: streams that have appeared since are new, and read from their first entry
             self._start, self._positions = FROM_START, parse_cursor(self._kind, self.cursor)
             self._reads, self._decoded, self._messages = [], 0, iter(())
+        want: Want | None = None
         self._reader = reader = await self._open_reader(self._start, self._positions)
         try:
             await reader.prepare()
             self._began = {name: str(position) for name, position in reader.positions.items()}
+            # only now: what comes because of it is read from its first entry
+            if self._wanting is not None:
+                want = await self._wanting()
+                await want.__aenter__()
             async for poll in reader.polls():
                 if poll.reads:
                     yield poll.reads
         finally:
             reader.close()
+            if want is not None:
+                want.stop()
 
     def _deliver(self, reads: list[Read]) -> Iterator[Iterator[T_co]]:
         """Deliver a new poll; the previous one is then delivered whole.

@@ -49,7 +49,7 @@ COMMAND_LINES = [
     BadCommand("gateway", 2, "--feed is missing (also TICKBUS_FEED): the vendor's protocol"),
     BadCommand("gateway --feed reuters --symbols A", 2,
                "unknown feed 'reuters': expected one of alltick, binance, json"),
-    BadCommand("gateway --feed json", 2, "--symbols is missing"),
+    BadCommand("gateway --feed json --wants none", 2, "--symbols is missing"),
     BadCommand("gateway --feed json --symbols btc-usdt", 2, "symbol 'btc-usdt': expected A-Z 0-9 . _ -"),
     BadCommand("gateway --feed json --symbols BTC/USDT", 2, "map other spellings with --symbol-map"),
     BadCommand("gateway --feed json --symbols @{none}", 2, "--symbols {none}: No such file or directory"),

@@ -21,18 +21,21 @@ from services.gateway.delivery.backlog import Backlog
 from services.gateway.delivery.sender import Sender, StreamHead
 from services.gateway.gateway import Gateway
 from services.gateway.sequencing.sequencer import Sequencer
-from services.gateway.sequencing.stream_state import StreamState
 from services.gateway.spill.recovery import TakeoverRecord, _read_records, _write_records
 from services.gateway.spill.segment import Owner
 from services.gateway.spill.spill import Budget, Spill
+from services.gateway.subscriptions.streams import Streams
+from services.gateway.subscriptions.table import SubscriptionTable
 from services.gateway.upstream.intake import Intake
 from services.gateway.upstream.upstream import Upstream
 from services.vendors.feed import MappedTick
+from services.vendors.symbols import SymbolMap
 from tickbus.clock import BusClock
 from tickbus.errors import VendorRefused
 from tickbus.protocol.codec import Head, decode_head
 from tickbus.protocol.messages import Gap, GapKind, Trade
 from tickbus.protocol.names import Stream
+from tickbus.protocol.wants import Topic
 from tickbus.redis.registry import read_heads
 from tickbus.redis.topology import locate
 from tickbus.units import MILLISECOND, Duration
@@ -51,6 +54,7 @@ class Vendor:
     """An upstream that sends nothing by itself, and ends with the exception set on `error`."""
 
     up = True
+    idle = False
 
     def __init__(self) -> None:
         self.pause = Mock()
@@ -64,10 +68,13 @@ class Running:
     """A gateway with one stream on a real Redis."""
 
     def __init__(self, server: RedisServer, spill_dir: Path) -> None:
-        redis, clock, state = locate(server.url), BusClock(), StreamState(KEYS, STREAM, True)
-        publisher = Publisher(redis, KEYS, "x", clock, home=state.shard)
+        redis, clock = locate(server.url), BusClock()
+        publisher = Publisher(redis, KEYS, "x", clock, home=0)
         self.backlog = Backlog(1 << 20)
-        self.sequencer = Sequencer([state], self.backlog.put, reserve=self.backlog.reserve)
+        self.sequencer = Sequencer((), self.backlog.put, reserve=self.backlog.reserve)
+        streams = Streams(
+            "x", KEYS, SymbolMap(["A"], str, {}), True, 64, self.sequencer, publisher, self.backlog, clock
+        )
         lease = Lease(
             partial(redis.link, KEYS.lease("x")),
             KEYS,
@@ -82,12 +89,20 @@ class Running:
                 spill_dir,
                 Owner("x", publisher.epoch, publisher.fences.holder),
                 Budget(1 << 30),
-                {state.name: state}.__getitem__,
+                streams.by_name.__getitem__,
             )
             return [Sender(publisher.lanes[0], self.backlog, spill, clock, heads)]
 
         self.gateway = Gateway(
-            "x", KEYS, clock, lease, publisher, Intake(clock, self.sequencer, self.backlog), senders
+            "x",
+            KEYS,
+            clock,
+            lease,
+            publisher,
+            Intake(clock, self.sequencer, self.backlog),
+            senders,
+            streams,
+            SubscriptionTable([Topic("trade", "A")], None, 60_000),
         )
         self.stopping = asyncio.Event()
         self.next = 1
@@ -102,7 +117,12 @@ class Running:
 
         try:
             await self.gateway.run(
-                cast(Upstream, self.vendor), self.stopping, Duration(50 * MILLISECOND), NO_TIME, nothing
+                cast(Upstream, self.vendor),
+                self.stopping,
+                Duration(50 * MILLISECOND),
+                NO_TIME,
+                nothing,
+                nothing,
             )
         finally:
             await self.gateway.close()

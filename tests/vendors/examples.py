@@ -142,7 +142,7 @@ ALLTICK = Examples(
             '"trace":"3baaa938-f92c-4a74-a228-fd49d5e2","data":{}}',
             SubscribeAck,
         ),
-        ('{"ret":200,"msg":"ok","cmd_id":22007,"seq_id":2,"trace":"t2","data":{}}', Skipped),
+        ('{"ret":200,"msg":"ok","cmd_id":22007,"seq_id":2,"trace":"t2","data":{}}', SubscribeAck),
         ('{"cmd_id":23999,"data":{"code":"GOLD","anything":[1,{"a":null}]}}', Unknown),
         ('{"cmd_id":22998}', Unknown),
         ('{"type":"error","message":"maintenance at 22:00"}', VendorError),

@@ -91,7 +91,7 @@ def test_answers_are_understood_whatever_their_data(data: str) -> None:
     one.map(f'{{"ret":200,"msg":"ok","cmd_id":22005,"seq_id":1,"trace":"t","data":{data}}}'.encode(), RECV)
     one.map(f'{{"ret":401,"msg":"why","cmd_id":22005,"seq_id":1,"trace":"t","data":{data}}}'.encode(), RECV)
     acknowledged, refused = one.notices
-    assert acknowledged == SubscribeAck("trade")
+    assert acknowledged == SubscribeAck(1)
     assert isinstance(refused, Refused) and refused.fatal
 
 

@@ -119,7 +119,7 @@ def test_errors_in_both_forms_are_refusals(frame: str, wait: int) -> None:
 def test_empty_error_is_not_a_refusal(error: str) -> None:
     one = mapper("binance")
     assert one.map(f'{{"result":null,"error":{error},"id":1}}'.encode(), RECV) == ()
-    assert one.notices == [SubscribeAck()]
+    assert one.notices == [SubscribeAck(1)]
 
 
 # other families of addresses

@@ -113,13 +113,9 @@ def test_subscriptions_are_acknowledged_and_cover_every_topic(name: str) -> None
 )  # the tutorials' servers only add: a shorter list ends no subscription
 def test_unsubscribe_keeps_the_other_subscriptions(name: str) -> None:
     talk = Conversation(name)
-    removed = [topic for topic in talk.feed.topics if topic.symbol == "GOLD"]
     remaining = [topic for topic in talk.feed.topics if topic.symbol != "GOLD"]
-    frames = (
-        talk.feed.subscribe(remaining) if talk.feed.subscribe_replaces else talk.feed.unsubscribe(removed)
-    )
-    for frame in frames:
-        talk.send(frame.encode())
+    for request in talk.feed.change(remaining, talk.feed.topics):
+        talk.send(request.frame.encode())
     assert [talk.dialect.wants(topic.kind, talk.spelling[topic.symbol]) for topic in talk.feed.topics] == [
         topic in remaining for topic in talk.feed.topics
     ]

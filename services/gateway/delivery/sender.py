@@ -20,7 +20,7 @@ from tickbus.protocol.messages import Gap
 from tickbus.writer.entry import Entry, StreamWriter
 from tickbus.writer.heads import HeadBuilder
 from tickbus.writer.lane import Lane
-from tickbus.writer.transaction import Transaction
+from tickbus.writer.transaction import Field, Transaction
 
 log = logging.getLogger("tickbus.gateway")
 
@@ -128,6 +128,10 @@ class Sender:
             stream: head for stream, head in heads.items() if not head.seq and stream.shard in lane.owned
         }
         """Streams without entries whose head does not say yet since when they are subscribed."""
+        self._attached_heads: dict[StreamWriter, bytes] = {}
+        self._attached_fields: dict[tuple[str, str], Field] = {}
+        self._attached: list[asyncio.Future[None]] = []
+        """Done when the above are stored."""
         self._spill_lock = asyncio.Lock()
         """One task at a time uses the spill."""
         self._acknowledged_at = time.monotonic()
@@ -148,7 +152,9 @@ class Sender:
     @property
     def idle(self) -> bool:
         """Whether everything is stored and announced."""
-        return not (len(self.backlog) or len(self.spill) or self.ring_due or self.committing)
+        return not (
+            len(self.backlog) or len(self.spill) or self.ring_due or self.committing or self._attached
+        )
 
     @property
     def stuck(self) -> bool:
@@ -156,6 +162,27 @@ class Sender:
         return not self.lane.up or (
             self.committing and time.monotonic() - self._acknowledged_at > _STUCK_SECONDS
         )
+
+    def follow(self, stream: StreamWriter, head: StreamHead) -> None:
+        """Send entries of one more stream."""
+        if not head.seq:
+            self._unstarted[stream] = head
+
+    def forget(self, stream: StreamWriter) -> None:
+        """No more entries of a stream come."""
+        self._unstarted.pop(stream, None)
+
+    def attach(self, heads: Mapping[StreamWriter, bytes], fields: Sequence[Field]) -> "asyncio.Future[None]":
+        """Store heads of streams without entries, and fields, with the next transaction: fenced like it.
+
+        A later field replaces an earlier one of the same name. The future is done once they are stored.
+        """
+        self._attached_heads |= heads
+        self._attached_fields |= {(field.key, field.name): field for field in fields}
+        stored: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._attached.append(stored)
+        self.backlog.wakeup.set()
+        return stored
 
     def tick(self) -> None:
         """Make the bus clock due: all doorbells ring with the next commit."""
@@ -177,10 +204,18 @@ class Sender:
         transaction.heads = pack_heads(heads, entries, fields, bool(spilled))
         if transaction.ring_all and self._unstarted:
             transaction.heads |= self._subscribed()
+        attached, self._attached = self._attached, []
+        if attached:
+            heads_before, self._attached_heads = self._attached_heads, {}
+            transaction.heads = heads_before | transaction.heads
+            transaction.fields, self._attached_fields = list(self._attached_fields.values()), {}
         started = self._acknowledged_at = time.monotonic()
         self.committing = True
         stored = await self.lane.commit(transaction)
         self.committing = False
+        for future in attached:
+            if not future.done():
+                future.set_result(None)
         if stored:
             if stored is not entries:  # some are held, or were: tickbus.writer.quarantine
                 fields = [entry.field for entry in stored]

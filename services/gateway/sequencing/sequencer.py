@@ -28,7 +28,7 @@ import msgspec
 from services.gateway.sequencing.latency import MinLatency
 from services.gateway.sequencing.stream_state import StreamState, Suspect
 from services.gateway.sequencing.verdicts import Decision, Verdict, decide, judge
-from services.vendors.feed import NO_ID, MappedTick, Rejected
+from services.vendors.feed import NO_ID, MappedTick, Rejected, Topic
 from tickbus.protocol.codec import Head, encode
 from tickbus.protocol.messages import Flag, Gap, GapKind, Quote, StreamKind, Trade
 from tickbus.units import MILLISECOND, MINUTE, SECOND
@@ -231,6 +231,11 @@ class Sequencer:
             state.next_id,
         )
 
+    @property
+    def has_ids(self) -> bool:
+        """Whether the ids of some stream are contiguous."""
+        return bool(self._sequenced)
+
     # suspects
 
     def _hold(self, state: StreamState, tick: Trade, vendor_id: int, *, fell: bool) -> None:
@@ -375,6 +380,38 @@ class Sequencer:
         if before is None or recv - before > _EPISODE:
             log.warning(f"%s: {text}", state.name, *args)
 
+    # streams that come and go
+
+    def add(self, state: StreamState) -> None:
+        """Take ticks of one more stream from now on, restored from its head if it has one."""
+        self.streams.append(state)
+        (self._trades if state.kind is StreamKind.TRADE else self._quotes)[state.symbol] = state
+        if state.sequenced:
+            self._sequenced.append(state)
+
+    def drop(self, topic: Topic, recv: int) -> StreamState | None:
+        """Take no more ticks of a stream: it ends with a Gap of kind `unsubscribed`, unless it never had an
+        entry. Its state can be added again. None if it is not there."""
+        state = self._state(topic)
+        if state is None:
+            return None
+        self._release(state, recv)
+        if state.dropped is not None:
+            self._report_dropped(state, recv)
+        if state.seq != state.ended_at:
+            if state.outage is not None and (not state.sequenced or state.outage_at == state.next_id):
+                # where it ended nobody will know: the ids that it missed are not told from those of the pause
+                self._report_outage(state, recv, recv)
+            at = max(self.latency.missing_to(recv), state.reported_to)
+            self._gap(state, GapKind.UNSUBSCRIBED, at, at, recv)
+            state.end(recv)
+        state.resumed_at = 0
+        self.streams.remove(state)
+        del (self._trades if state.kind is StreamKind.TRADE else self._quotes)[state.symbol]
+        if state.sequenced:
+            self._sequenced.remove(state)
+        return state
+
     # holes
 
     def outage(self, kind: GapKind, since: int) -> None:
@@ -390,11 +427,11 @@ class Sequencer:
             if state.outage is None:
                 state.outage, state.outage_at, state.outage_since = kind, state.next_id, since
 
-    def resumed(self, recv: int, kind: str | None = None) -> None:
-        """Ticks (of one kind) can arrive again. Nothing shows yet that they do."""
-        for state in self.streams:
-            if kind not in (None, state.stream.kind):
-                continue
+    def resumed(self, recv: int, topics: Iterable[Topic] | None = None) -> None:
+        """Ticks (of these topics; None: of all) can arrive again. Nothing shows yet that they do."""
+        for state in self.streams if topics is None else filter(None, map(self._state, topics)):
+            if state.outage is GapKind.UNSUBSCRIBED and not state.sequenced:  # it ends here, come what may
+                self._report_outage(state, recv, recv)
             if not state.seq and not state.subscribed:  # of a stream with entries nobody knows it any more
                 state.subscribed = recv
             if not state.sequenced and state.outage is not None:
@@ -484,8 +521,15 @@ class Sequencer:
         """Report what was dropped: there is room again."""
         for state in self.streams:
             if state.dropped is not None:
-                (count, first, last), state.dropped = state.dropped, None
-                self._gap(state, GapKind.OVERFLOW, first, last, recv, count=count)
+                self._report_dropped(state, recv)
+
+    def _report_dropped(self, state: StreamState, recv: int) -> None:
+        assert state.dropped is not None
+        (count, first, last), state.dropped = state.dropped, None
+        self._gap(state, GapKind.OVERFLOW, first, last, recv, count=count)
+
+    def _state(self, topic: Topic) -> StreamState | None:
+        return (self._trades if topic.kind == "trade" else self._quotes).get(topic.symbol)
 
     def _report_unreadable(self, recv: int) -> None:
         """Unreadable frames may have contained ticks of any stream; where there are ids, the ids show it."""
@@ -548,6 +592,11 @@ class Sequencer:
     def measure_latency(self) -> None:
         self.latency.measure((state.last_event, state.recv_of_last_event) for state in self.streams)
 
+    def restore_stream(self, state: StreamState, head: Head) -> None:
+        """Continue one stream from its head."""
+        last = state.restore(head)
+        self.floor_ms = max(self.floor_ms, last.ms)
+
     def restore(
         self,
         heads: dict[str, Head],
@@ -569,8 +618,7 @@ class Sequencer:
             if head is None:
                 continue
             restored += 1
-            last = state.restore(head)
-            self.floor_ms = max(self.floor_ms, last.ms)
+            self.restore_stream(state, head)
             lane = lane_of(state.shard)
             since[lane] = max(since.get(lane, 0), head.ts_recv)
             tick = newest_tick(head, state.stream.kind)

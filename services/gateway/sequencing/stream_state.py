@@ -45,7 +45,7 @@ class StreamState(StreamWriter):
     """One stream's side of the sequencer."""
 
     __slots__ = (
-        "_next_id", "_suspect", "_window", "ahead", "counts", "dropped", "early", "expected",
+        "_next_id", "_suspect", "_window", "ahead", "counts", "dropped", "early", "ended_at", "expected",
         "field", "first_seen", "holes", "kind", "last_event", "memory", "outage", "outage_at", "outage_since",
         "peak", "recent", "recv_of_last_event", "reported_to", "restored_recv", "resumed_at", "seq",
         "sequenced", "snapshot_size", "subscribed", "symbol", "unknown_holes", "warned",
@@ -105,6 +105,9 @@ class StreamState(StreamWriter):
         """Receive time at which the vendor acknowledged the subscription after it; 0: not yet."""
         self.reported_to = 0
         """Where the last Gap of an outage ended: the next one begins there at the earliest."""
+        self.ended_at = 0
+        """Counter of the Gap with which the subscription last ended; the stream is ended while that is its
+        newest entry."""
         self.dropped: tuple[int, int, int] | None = None
         """Ticks that found no room and are not reported yet: count, first and last ts_event."""
 
@@ -135,6 +138,11 @@ class StreamState(StreamWriter):
             tick = newest if trade_number(newest) == at else None
             self.suspect = Suspect(tick, at, False, newest.ts_event, stored=True)
         self.recent.append(payload)
+
+    def end(self, recv: int) -> None:
+        """The newest entry is the Gap that ends the subscription."""
+        self.ended_at = self.seq
+        self.outage, self.outage_at, self.outage_since = GapKind.UNSUBSCRIBED, self.next_id, recv
 
     @property
     def ticked(self) -> bool:

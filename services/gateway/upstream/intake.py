@@ -16,6 +16,7 @@ from services.vendors.feed import (
     Rejected,
     Skipped,
     SubscribeAck,
+    Topic,
     Unknown,
     VendorError,
     oldest_first,
@@ -74,7 +75,6 @@ class Intake:
         self.event_delays: list[int] = []
         """ns from ts_event to ts_recv of one tick per read; drained by the metrics."""
         self._overflowing = False
-        self._sequenced = any(state.sequenced for state in sequencer.streams)
         self._first_few = FirstFew()
         self._said_bad_time = False
         self.held_back: frozenset[tuple[str, str]] = frozenset()
@@ -106,7 +106,7 @@ class Intake:
         last_tick = None
         for frame in payloads:
             ticks = map_frame(frame, recv)
-            if (count := len(ticks)) > 1 and self._sequenced:
+            if (count := len(ticks)) > 1 and self.sequencer.has_ids:
                 ticks = oldest_first(ticks)
             if notices:
                 for_connection += self._take_with_notices(ticks, notices, recv, check_room)
@@ -155,10 +155,11 @@ class Intake:
     def outage(self, kind: GapKind, since: int) -> None:
         self.sequencer.outage(kind, since)
 
-    def resumed(self, kind: str | None = None) -> None:
-        """The vendor acknowledged the subscription: to all kinds of ticks, or one."""
+    def resumed(self, topics: Sequence[Topic] | None = None) -> None:
+        """The vendor acknowledged the subscription: to these topics, or to all."""
         self.last_recv = recv = self.stamp()
-        self.sequencer.resumed(recv, kind)
+        self.sequencer.resumed(recv, topics)
+        self.backlog.settle()
 
     def held(self) -> None:
         """The connection has lasted since then, whether ticks came or not."""

@@ -2,12 +2,16 @@
 
 import asyncio
 import logging
-from collections.abc import Sequence
+import math
+from collections.abc import Collection, Sequence
+from contextlib import suppress
 from functools import partial
+from typing import Protocol
 
 from services.gateway.upstream.http import fetch
 from services.gateway.upstream.intake import Intake
 from services.gateway.upstream.proxy import Proxy
+from services.gateway.upstream.reconciler import Reconciler
 from services.gateway.upstream.websocket import WebSocket
 from services.vendors.feed import (
     Closing,
@@ -18,8 +22,10 @@ from services.vendors.feed import (
     Refused,
     Rejected,
     SubscribeAck,
+    Topic,
     Unknown,
 )
+from tickbus.sanitize import clean
 from tickbus.units import SECOND, Duration
 
 log = logging.getLogger("tickbus.gateway")
@@ -41,6 +47,37 @@ class PreparationRefused(Exception):
         self.refused = refused
 
 
+class Target(Protocol):
+    """What the feed is to be subscribed to, and who is told what became of it."""
+
+    @property
+    def fixed(self) -> Collection[Topic]:
+        """Topics whose refusal by the vendor ends the connection."""
+        ...
+
+    @property
+    def target(self) -> Sequence[Topic]:
+        """All topics, the most important first."""
+        ...
+
+    def acknowledge(self, topics: Sequence[Topic]) -> None:
+        """These are subscribed to, on the connection that delivers."""
+
+    def refuse(self, topics: Sequence[Topic], words: str) -> None:
+        """The vendor refused these, in its words."""
+
+
+class FixedTarget:
+    """A target that never changes."""
+
+    def __init__(self, topics: Sequence[Topic]) -> None:
+        self.fixed = self.target = topics
+
+    def acknowledge(self, topics: Sequence[Topic]) -> None: ...
+
+    def refuse(self, topics: Sequence[Topic], words: str) -> None: ...
+
+
 class Connection:
     """One connection with its own mapper.
 
@@ -55,8 +92,12 @@ class Connection:
         max_frame: int,
         buffering: bool,
         proxy: Proxy | None = None,
+        target: Target | None = None,
     ) -> None:
+        """target: default: what the feed is configured for."""
         self.feed = feed
+        self._target = FixedTarget(feed.topics) if target is None else target
+        self.requests = Reconciler(feed, self._target.fixed)
         self.mapper: Mapper = feed.mapper(tolerance)
         self.buffering = buffering
         self.subscribed = asyncio.Event()
@@ -80,7 +121,8 @@ class Connection:
         self.proxy = proxy
         self._buffered: list[bytes] = []
         self._buffered_bytes = 0
-        self._pending_acks = 0
+        self._news = asyncio.Event()
+        """The target changed, or the vendor answered."""
         self._sending: asyncio.Task[None] | None = None
         self._check: asyncio.TimerHandle | None = None
         """When to say that nothing but unknown frames has arrived; None: not yet due, or said."""
@@ -110,24 +152,51 @@ class Connection:
                 self.socket.close()
 
     async def _send_requests(self) -> None:
-        """Send the subscribe frames and heartbeats, at the vendor's pace, until cancelled."""
-        pace = self.feed.request_interval / SECOND
-        frames = self.feed.subscribe(self.feed.topics)
-        self._pending_acks = len(frames) if self.feed.acks_subscribe else 0
-        for number, frame in enumerate(frames):
-            if number:
-                await asyncio.sleep(pace)
-            await self.socket.send(frame)
-        if not self._pending_acks:
+        """Send heartbeats, and requests that bring the subscription to its target, until cancelled.
+
+        At the vendor's pace.
+        """
+        loop, pace = asyncio.get_running_loop(), self.feed.request_interval / SECOND
+        interval = (self.feed.heartbeat_interval or 0) / SECOND
+        heartbeat_at = loop.time() + interval if interval else math.inf
+        while True:
+            self._news.clear()
+            now = loop.time()
+            if now >= heartbeat_at:
+                heartbeat_at = now + max(pace, interval)
+                self.unanswered += 1
+                await self.socket.send(self.feed.heartbeat())
+            elif (request := self.requests.next(self._target.target, now)) is not None:
+                await self.socket.send(request.frame)
+                self._acknowledged(self.requests.sent(request, now))
+            else:
+                self._check_subscribed()
+                until = min(
+                    heartbeat_at, self.requests.wait_until if self.requests.wait_until > now else math.inf
+                )
+                with suppress(TimeoutError):
+                    async with asyncio.timeout_at(until if until < math.inf else None):
+                        await self._news.wait()
+                continue
+            await asyncio.sleep(pace)
+
+    def retarget(self) -> None:
+        """The target changed."""
+        self._news.set()
+
+    def _acknowledged(self, topics: Sequence[Topic]) -> None:
+        if topics and not self.abandoned and not self.buffering:
+            self._intake.resumed(topics)
+            self._target.acknowledge(topics)
+
+    def _check_subscribed(self) -> None:
+        if self.requests.established:
             self._mark_subscribed()
-        while self.feed.heartbeat_interval:
-            await asyncio.sleep(max(pace, self.feed.heartbeat_interval / SECOND))
-            self.unanswered += 1
-            await self.socket.send(self.feed.heartbeat())
 
     def take_over(self, previous: Mapper) -> None:
         """Take over from the previous connection: deliver what was buffered, except what it delivered."""
         self.buffering = False
+        self._acknowledged(tuple(self.requests.acknowledged))
         self.mapper.follow(previous)
         buffered, self._buffered = self._buffered, []
         if buffered:
@@ -175,12 +244,10 @@ class Connection:
     def _handle(self, notices: list[Notice]) -> None:
         for notice in notices:
             match notice:
-                case SubscribeAck(kind):
-                    self._pending_acks -= 1
-                    if self._pending_acks == 0:
-                        self._mark_subscribed()
-                    elif kind is not None and not self.buffering:
-                        self._intake.resumed(kind)
+                case SubscribeAck(request):
+                    self._acknowledged(self.requests.acknowledge(request))
+                    self._check_subscribed()
+                    self._news.set()
                 case HeartbeatAck():
                     self.unanswered = 0
                 case Unknown() if not self.buffering:
@@ -188,10 +255,25 @@ class Connection:
                 case Closing():
                     self.closing, self.rotate_at = True, asyncio.get_running_loop().time()
                 case Refused() if self.refused is None:
-                    self.refused = notice
-                    self.socket.abort(notice.text)
+                    self._refused(notice)
                 case _:
                     pass
+
+    def _refused(self, notice: Refused) -> None:
+        now = asyncio.get_running_loop().time()
+        if (at_fault := self.requests.refuse(notice, now)) is None:
+            self.refused = notice
+            self.socket.abort(notice.text)
+            return
+        log.warning(
+            "upstream: a change of the subscription was refused: %s; %s",
+            clean(notice.text),
+            f"{', '.join(f'{topic.kind} {topic.symbol}' for topic in at_fault)} stays out"
+            if at_fault
+            else "what was subscribed stays so, the rest is tried in parts",
+        )
+        self._target.refuse(at_fault, notice.text)
+        self._news.set()
 
     def _note_unknown(self) -> None:
         self.unknown += 1
@@ -219,5 +301,3 @@ class Connection:
         if not self.subscribed.is_set() and not self.abandoned:
             self.subscribed.set()
             self.subscribed_at = asyncio.get_running_loop().time()
-            if not self.buffering:
-                self._intake.resumed()

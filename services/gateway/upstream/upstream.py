@@ -15,7 +15,7 @@ from websockets.exceptions import InvalidHandshake
 from services.gateway.upstream.backoff import Backoff
 from services.gateway.upstream.intake import Intake
 from services.gateway.upstream.proxy import Proxy
-from services.gateway.upstream.session import Connection, PreparationRefused
+from services.gateway.upstream.session import Connection, FixedTarget, PreparationRefused, Target
 from services.gateway.upstream.verdict import Verdict
 from services.gateway.upstream.websocket import HandshakeRefused
 from services.trading_hours import TradingHours
@@ -40,6 +40,8 @@ What it then finds in its socket is old, and says nothing about the time since.
 """
 _HELD_SECONDS = 5.0
 """A connection that lasts this long after its subscription is one that holds, in a quiet market too."""
+_IDLE = "idle"
+_COVERED_SECONDS = 0.05
 _OVERLAP_SECONDS = 1.0
 """How long the old and the new connection overlap once the new one is subscribed."""
 
@@ -50,9 +52,14 @@ class Upstream:
     def __init__(
         self, make_feed: Callable[[], Feed], intake: Intake, clock: BusClock, *, tolerance: Duration,
         max_frame: int, silence: Duration, session: TradingHours | None, max_age: Duration | None,
-        proxy: Proxy | None = None,
+        proxy: Proxy | None = None, target: Target | None = None,
     ) -> None:  # fmt: skip
+        """target: what to subscribe to; default: what the feed is configured for."""
         self._make_feed = make_feed
+        self._target = FixedTarget(make_feed().topics) if target is None else target
+        self._retargeted = asyncio.Event()
+        self.idle = False
+        """There is nothing to subscribe to, so that there is no connection."""
         self._intake = intake
         self._clock = clock
         self._tolerance = tolerance
@@ -69,6 +76,8 @@ class Upstream:
         0: nothing is uncertain.
         """
         self.current: Connection | None = None
+        self._successor: Connection | None = None
+        """The next one, while both are open."""
         self.reconnects: Counter[str] = Counter()
         self._bytes_before = 0
 
@@ -77,8 +86,22 @@ class Upstream:
         """Over all connections."""
         return self._bytes_before + (self.current.socket.bytes_received if self.current is not None else 0)
 
+    def retarget(self) -> None:
+        """The target changed."""
+        self._retargeted.set()
+        for connection in (self.current, self._successor):
+            if connection is not None:
+                connection.retarget()
+
+    def forget_quotes(self, symbol: str) -> None:
+        """The quotes of a symbol are not subscribed to any more: its trades must not carry the last one."""
+        for connection in (self.current, self._successor):
+            if connection is not None:
+                connection.mapper.best_quotes.pop(symbol, None)
+
     @property
     def up(self) -> bool:
+        """Whether there is a subscribed connection."""
         return self.current is not None and self.current.subscribed.is_set()
 
     def pause(self) -> None:
@@ -99,19 +122,32 @@ class Upstream:
 
     async def _run(self) -> None:
         while True:
+            await self._wait_for_target()
             connection = self._connection(buffering=False)
             reason, wait = await self._open(connection)
             if not reason:
                 reason, wait = await self._serve(connection)
-            self.reconnects[reason] += 1
+            if reason != _IDLE:
+                self.reconnects[reason] += 1
             delay = self._backoff.next(max(wait, connection.feed.reconnect_interval / SECOND))
             log.debug("upstream: next connection in %.1f s", delay)
             await asyncio.sleep(delay)
 
+    async def _wait_for_target(self) -> None:
+        """Wait until there is something to subscribe to."""
+        while not self._target.target:
+            if not self.idle:
+                self.idle = True
+                log.info("upstream: idle: nothing to subscribe to; connecting once something is wanted")
+            self._retargeted.clear()
+            await self._retargeted.wait()
+        self.idle = False
+
     def _connection(self, *, buffering: bool) -> Connection:
         return Connection(
-            self._make_feed(), self._intake, self._tolerance, self._max_frame, buffering, self._proxy
-        )
+            self._make_feed(), self._intake, self._tolerance, self._max_frame, buffering, self._proxy,
+            self._target,
+        )  # fmt: skip
 
     async def _open(self, connection: Connection) -> tuple[str, float]:
         """Return why it failed and the minimum wait in seconds; ("", 0) when it is open."""
@@ -155,6 +191,10 @@ class Upstream:
         try:
             while True:
                 ended, why = await self._watch(self.current)
+                if ended == _IDLE:
+                    self.current.abandoned = True
+                    log.info("upstream: %s", why)
+                    return _IDLE, 0.0
                 if ended != "rotate":
                     return self._lost(self.current, ended, why)
                 successor, wait = await self._replacement(self.current)
@@ -169,7 +209,7 @@ class Upstream:
                 self.reconnects["rotate"] += 1
                 log.info("upstream: replaced the connection without a hole")
         finally:
-            last, self.current = self.current, None
+            last, self.current, self._successor = self.current, None, None
             self._bytes_before += last.socket.bytes_received
             await last.close("left")
 
@@ -194,6 +234,7 @@ class Upstream:
         quiet_since = pinged = loop.time()
         last_tick = self._intake.last_tick
         last_turn, last_turn_ns, stalled_at, held = loop.time(), self._clock.now_ns(), 0.0, False
+        target = self._target.target
         if connection.rotate_at == 0.0 and (age := self._max_age or (connection.feed.lifetime or 0) / SECOND):
             connection.rotate_at = connection.opened_at + age
         while True:
@@ -216,7 +257,16 @@ class Upstream:
                 return "refused" if connection.refused else "closed", socket.closed.result()
             if self._intake.last_tick != last_tick or not self._in_session():
                 last_tick, quiet_since = self._intake.last_tick, now
-            if self._silence and connection.subscribed.is_set() and now - quiet_since > self._silence:
+            if target is not self._target.target:  # a silence is that of one set of symbols
+                target, quiet_since = self._target.target, now
+            if not target:
+                return _IDLE, "the last subscription ended; disconnecting"
+            if (
+                self._silence
+                and connection.subscribed.is_set()
+                and now - quiet_since > self._silence
+                and self._expects_ticks()
+            ):
                 return (
                     "silence",
                     f"connected, but no tick for {format_duration(int(self._silence * SECOND))} (--silence)",
@@ -240,6 +290,11 @@ class Upstream:
             ):
                 return "rotate", "replaced before its end"
 
+    def _expects_ticks(self) -> bool:
+        """Whether silence means anything: not if all that is subscribed was asked for by somebody and never
+        ticked."""
+        return bool(self._target.fixed) or any(state.ticked for state in self._intake.sequencer.streams)
+
     async def _replacement(self, old: Connection) -> tuple[Connection | None, float]:
         """Return a second connection, subscribed and buffering its ticks; or None and the minimum wait (s).
 
@@ -249,6 +304,7 @@ class Upstream:
         reason, wait = await self._open(new)
         if reason:
             return None, wait
+        self._successor = new
         subscribed = asyncio.create_task(new.subscribed.wait())
         try:
             await asyncio.wait(
@@ -262,12 +318,30 @@ class Upstream:
                     timeout=_OVERLAP_SECONDS,
                     return_when=asyncio.FIRST_COMPLETED,
                 )
+                await self._until_covered(old, new)
         finally:
             subscribed.cancel()
+            self._successor = None
         if new.socket.closed.done() or not new.subscribed.is_set():
             await new.close("not usable")
             return None, new.refused.wait / SECOND if new.refused is not None else 0.0
         return new, 0.0
+
+    async def _until_covered(self, old: Connection, new: Connection) -> None:
+        """Wait until the new connection has everything that the old one delivers and that is still wanted:
+        subscriptions change while both are open."""
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + _SUBSCRIBE_SECONDS
+        while loop.time() < deadline and not (old.socket.closed.done() or new.socket.closed.done()):
+            wanted = set(self._target.target)
+            missing = [
+                topic
+                for topic in old.requests.acknowledged
+                if topic in wanted and topic not in new.requests.acknowledged
+            ]
+            if not missing:
+                return
+            await asyncio.sleep(_COVERED_SECONDS)
 
     def _in_session(self) -> bool:
         return self._session is None or self._session.contains(self._clock.now_ns())

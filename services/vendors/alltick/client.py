@@ -14,12 +14,14 @@ import msgspec
 from services.vendors.alltick.options import AllTickOptions
 from services.vendors.feed import (
     NO_ID,
+    Cap,
     Feed,
     FeedSetup,
     HeartbeatAck,
     MappedTick,
     Mapper,
     Refused,
+    Request,
     SubscribeAck,
     Topic,
 )
@@ -32,7 +34,8 @@ from tickbus.units import SECOND, Duration, canonical, canonical_size, epoch_ns
 _HEARTBEAT, _HEARTBEAT_ACK = 22000, 22001
 _DEPTH, _DEPTH_ACK = 22002, 22003
 _TRADES, _TRADES_ACK = 22004, 22005
-_CANCEL_ACK = 22007
+_CANCEL, _CANCEL_ACK = 22006, 22007
+_CANCEL_TYPES = {"quote": 1, "trade": 2}
 _TRADE_PUSH, _DEPTH_PUSH = 22998, 22999
 _PUSHES = {_TRADE_PUSH: "trade", _DEPTH_PUSH: "quote"}
 _OK = 200
@@ -42,6 +45,7 @@ _FATAL = {
     604: "the plan does not include one of the codes",
 }
 _WRONG_CODE = 600
+_ABOUT_CODES = (600, 603, 604)
 _ADVICE = (
     "check --token, --url (stocks and their indices: /quote-stock-b-ws-api, all others: /quote-b-ws-api) "
     "and --symbols"
@@ -79,6 +83,7 @@ class _Frame(msgspec.Struct, gc=False):
     cmd_id: int | None = None
     ret: int | None = None
     msg: str | None = None
+    seq_id: int | None = None
     data: _Data | None = None
 
 
@@ -164,18 +169,23 @@ class AllTickMapper(Mapper):
     def _answer(self, outer: _Frame, frame: bytes) -> None:
         if outer.ret is not None and outer.ret != _OK:
             text = printable(f"AllTick answered {outer.ret} {outer.msg or ''}".strip(), 200)
-            if outer.ret in _FATAL:
-                self.notices.append(Refused(f"{text}: {_FATAL[outer.ret]}; {_ADVICE}", fatal=True))
-            else:
-                wait = Duration((10 if outer.ret in _SLOW_DOWN else 5) * SECOND)
-                more = f"; {_ADVICE}" if outer.ret == _WRONG_CODE else ""
-                self.notices.append(Refused(text + more, fatal=False, wait=wait))
-        elif outer.cmd_id in (_TRADES_ACK, _DEPTH_ACK):
-            self.notices.append(SubscribeAck("trade" if outer.cmd_id == _TRADES_ACK else "quote"))
+            fatal = outer.ret in _FATAL
+            wait = Duration(0 if fatal else (10 if outer.ret in _SLOW_DOWN else 5) * SECOND)
+            more = f"; {_ADVICE}" if outer.ret == _WRONG_CODE else ""
+            if fatal:
+                more = f": {_FATAL[outer.ret]}; {_ADVICE}"
+            # an error may have a seq_id of 0: it then answers any request
+            self.notices.append(
+                Refused(
+                    text + more, fatal, wait, request=outer.seq_id or None, symbols=outer.ret in _ABOUT_CODES
+                )
+            )
+        elif outer.cmd_id in (_TRADES_ACK, _DEPTH_ACK, _CANCEL_ACK):
+            self.notices.append(SubscribeAck(outer.seq_id))
         elif outer.cmd_id == _HEARTBEAT_ACK:
             self.notices.append(HeartbeatAck())
         else:
-            self.unused(frame, documented=outer.cmd_id == _CANCEL_ACK)
+            self.unused(frame)
 
     def _unreadable(self, frame: bytes, error: Exception) -> None:
         """Report an object that is not JSON or has a field of the wrong type; name the stream if known."""
@@ -188,7 +198,9 @@ class AllTickMapper(Mapper):
         if kind is None:
             try:  # not a tick: its data may be anything
                 answer = _decode(
-                    _object({name: fields[name] for name in ("cmd_id", "ret", "msg") if name in fields})
+                    _object(
+                        {name: fields[name] for name in ("cmd_id", "ret", "msg", "seq_id") if name in fields}
+                    )
                 )
             except NOT_DECODED:
                 if "data" in fields:
@@ -247,36 +259,48 @@ class AllTick(Feed):
         super().__init__(setup)
         if isinstance(setup.options, AllTickOptions) and (plan := setup.options.alltick_plan) is not None:
             cap, self.reconnect_interval = _PLANS[plan]
-            if len(setup.symbols.vendor) > cap:
+            self.cap = Cap(cap, "symbols")
+            if len(setup.fixed) > cap:
                 raise ConfigError(
-                    f"too many symbols: {len(setup.symbols.vendor)}, plan {plan} allows {cap} per connection "
+                    f"too many symbols: {len(setup.fixed)}, plan {plan} allows {cap} per connection "
                     "(--alltick-plan); leave some out of --symbols"
                 )
 
     def query(self) -> str:
         return f"token={quote(self.setup.token)}" if self.setup.token else ""
 
-    def subscribe(self, topics: Collection[Topic]) -> list[str]:
-        frames = []
-        if codes := self._codes(topics, "trade"):
-            frames.append(self._request(_TRADES, {"symbol_list": [{"code": code} for code in codes]}))
-        if codes := self._codes(topics, "quote"):
-            frames.append(
-                self._request(_DEPTH, {"symbol_list": [{"code": code, "depth_level": 1} for code in codes]})
-            )
-        return frames
+    def change(self, target: Collection[Topic], acknowledged: Collection[Topic]) -> list[Request]:
+        requests = []
+        for kind in ("trade", "quote"):
+            wanted = dict.fromkeys(topic for topic in target if topic.kind == kind)
+            held = dict.fromkeys(topic for topic in acknowledged if topic.kind == kind)
+            if wanted.keys() != held.keys():
+                request = self._list(kind, wanted) if wanted else self._cancel(kind)
+                adds = tuple(topic for topic in wanted if topic not in held)
+                requests.append(
+                    request._replace(adds=adds, drops=tuple(topic for topic in held if topic not in wanted))
+                )
+        return requests
 
-    def _codes(self, topics: Collection[Topic], kind: str) -> list[str]:
-        return [self.setup.symbols.vendor[topic.symbol] for topic in topics if topic.kind == kind]
+    def _list(self, kind: str, topics: Collection[Topic]) -> Request:
+        """Return the request for the whole set of a kind."""
+        codes = [self.setup.symbols.vendor[topic.symbol] for topic in topics]
+        if kind == "trade":
+            return self._request(_TRADES, {"symbol_list": [{"code": code} for code in codes]})
+        return self._request(_DEPTH, {"symbol_list": [{"code": code, "depth_level": 1} for code in codes]})
+
+    def _cancel(self, kind: str) -> Request:
+        """Return the request that ends a kind: a list must not be empty."""
+        return self._request(_CANCEL, {"cancel_type": _CANCEL_TYPES[kind]})
 
     def heartbeat(self) -> str:
-        return self._request(_HEARTBEAT, {})
+        return self._request(_HEARTBEAT, {}).frame
 
-    def _request(self, command: int, data: dict[str, object]) -> str:
+    def _request(self, command: int, data: dict[str, object]) -> Request:
         self.requests += 1
-        return msgspec.json.encode(
-            {"cmd_id": command, "seq_id": self.requests, "trace": f"tickbus-{self.requests}", "data": data}
-        ).decode()
+        number = self.requests
+        frame = {"cmd_id": command, "seq_id": number, "trace": f"tickbus-{number}", "data": data}
+        return Request(msgspec.json.encode(frame).decode(), id=number)
 
     def mapper(self, tolerance: Duration) -> AllTickMapper:
         return AllTickMapper(self.setup, tolerance)

@@ -6,7 +6,7 @@ Source: binance-spot-api-docs, web-socket-streams.md.
 """
 
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -14,12 +14,14 @@ import msgspec
 
 from services.vendors.feed import (
     NO_ID,
+    Cap,
     Closing,
     Feed,
     FeedSetup,
     MappedTick,
     Mapper,
     Refused,
+    Request,
     SubscribeAck,
     Topic,
 )
@@ -40,6 +42,8 @@ from tickbus.units import HOUR, MICROSECOND, MILLISECOND, MINUTE, SECOND, Durati
 
 _MESSAGE_BYTES = 4000
 """Longer SUBSCRIBE messages are truncated by the server, at 4,096 bytes."""
+_REQUEST_BYTES = 60
+"""What such a message takes besides the names."""
 _STREAMS_PER_CONNECTION = 1024
 _MICROSECONDS_FROM = 100_000_000_000_000
 """A time from here on is in microseconds (?timeUnit=MICROSECOND), below it in milliseconds."""
@@ -119,6 +123,12 @@ class _Frame(_Event, gc=False):
     error: msgspec.Raw = ABSENT
     code: int | None = None
     msg: str | None = None
+    id: int | str | None = None
+
+    @property
+    def request(self) -> int | None:
+        """The id of the request that it answers; ours are numbers."""
+        return self.id if isinstance(self.id, int) else None
 
 
 _decode = msgspec.json.Decoder(_Frame).decode
@@ -204,7 +214,7 @@ class BinanceMapper(Mapper):
         elif has_value(outer.error) or outer.code is not None:
             self._vendor_error(outer, frame)
         elif outer.result:
-            self.notices.append(SubscribeAck())
+            self.notices.append(SubscribeAck(outer.request))
         elif (
             event.s is not None
             and (event.e == "trade" or event.u is not None)
@@ -226,7 +236,10 @@ class BinanceMapper(Mapper):
         text = printable(frame, 200)
         over_limit = outer.code == 4 or b"Too many" in frame
         wait = Duration(30 * SECOND if over_limit else 5 * SECOND)
-        self.notices.append(Refused(f"Binance answered {text}", fatal=False, wait=wait))
+        refused = Refused(
+            f"Binance answered {text}", fatal=False, wait=wait, request=outer.request, symbols=not over_limit
+        )
+        self.notices.append(refused)
 
     def _map_loose(self, frame: bytes, error: Exception, recv: int) -> Sequence[MappedTick]:
         """Map a frame of another shape: a list of events, or one with fields of other types."""
@@ -379,37 +392,48 @@ class Binance(Feed):
             f"JSON streams of spot: use {_SPOT}"
         )
 
-    def subscribe(self, topics: Collection[Topic]) -> list[str]:
-        return self._requests("SUBSCRIBE", topics)
+    def change(self, target: Collection[Topic], acknowledged: Collection[Topic]) -> list[Request]:
+        wanted, held = set(target), set(acknowledged)
+        drops = [topic for topic in acknowledged if topic not in wanted]
+        adds = [topic for topic in target if topic not in held]
+        # first those, so that the cap is never passed
+        return [
+            *(self._request("UNSUBSCRIBE", piece)._replace(drops=piece) for piece in self._pieces(drops)),
+            *(self._request("SUBSCRIBE", piece)._replace(adds=piece) for piece in self._pieces(adds)),
+        ]
 
-    def unsubscribe(self, topics: Collection[Topic]) -> list[str]:
-        return self._requests("UNSUBSCRIBE", topics)
+    def _stream(self, topic: Topic) -> str:
+        return self.setup.symbols.vendor[topic.symbol].lower() + _SUFFIXES[topic.kind]
 
-    def _requests(self, method: str, topics: Collection[Topic]) -> list[str]:
-        frames = []
-        piece: list[str] = []
+    def _pieces(self, topics: Collection[Topic]) -> Iterator[tuple[Topic, ...]]:
+        """Return topics in pieces that fit into one message each."""
+        piece: list[Topic] = []
+        size = _REQUEST_BYTES
         for topic in topics:
-            stream = self.setup.symbols.vendor[topic.symbol].lower() + _SUFFIXES[topic.kind]
-            if (
-                piece
-                and sum(len(name.encode()) + 3 for name in piece) + len(stream.encode()) + 60 > _MESSAGE_BYTES
-            ):
-                frames.append(self._request(method, piece))
-                piece = []
-            piece.append(stream)
-        return [*frames, self._request(method, piece)] if piece else frames
+            more = len(self._stream(topic).encode()) + 3
+            if piece and size + more > _MESSAGE_BYTES:
+                yield tuple(piece)
+                piece, size = [], _REQUEST_BYTES
+            piece.append(topic)
+            size += more
+        if piece:
+            yield tuple(piece)
 
-    def _request(self, method: str, streams: list[str]) -> str:
+    def _request(self, method: str, topics: Collection[Topic]) -> Request:
         self.requests += 1
-        return msgspec.json.encode({"method": method, "params": streams, "id": self.requests}).decode()
+        params = [self._stream(topic) for topic in topics]
+        frame = msgspec.json.encode({"method": method, "params": params, "id": self.requests}).decode()
+        return Request(frame, id=self.requests)
 
     def mapper(self, tolerance: Duration) -> BinanceMapper:
         return BinanceMapper(self.setup, tolerance)
 
     def __init__(self, setup: FeedSetup) -> None:
         super().__init__(setup)
+        if setup.url is None:
+            self.cap = Cap(_STREAMS_PER_CONNECTION, "streams")
         wanted = len(self.topics)
-        if wanted > _STREAMS_PER_CONNECTION and self.setup.url is None:
+        if self.cap is not None and wanted > self.cap.most:
             raise ConfigError(
                 f"too many streams: {wanted}, Binance allows {_STREAMS_PER_CONNECTION} per connection; "
                 "split the symbols over several gateways with different --name"

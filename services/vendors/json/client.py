@@ -19,7 +19,17 @@ from typing import Any
 import msgspec
 from msgspec.structs import replace
 
-from services.vendors.feed import NO_ID, Feed, FeedSetup, MappedTick, Mapper, Refused, Topic, VendorError
+from services.vendors.feed import (
+    NO_ID,
+    Feed,
+    FeedSetup,
+    MappedTick,
+    Mapper,
+    Refused,
+    Request,
+    Topic,
+    VendorError,
+)
 from services.vendors.frames import (
     ABSENT,
     NOT_DECODED,
@@ -208,7 +218,7 @@ class JsonMapper(Mapper):
 
     def _refused(self, error: str) -> None:
         text = printable(f"the vendor answered {error}", 250)
-        self.notices.append(Refused(text, fatal=False, wait=Duration(5 * SECOND)))
+        self.notices.append(Refused(text, fatal=False, wait=Duration(5 * SECOND), symbols=True))
 
 
 def _text(value: str | int | msgspec.Raw | None) -> str:
@@ -300,6 +310,17 @@ def _is_ack(frame: bytes) -> bool:
     )
 
 
+def _has_quotes(topics: Collection[Topic]) -> bool:
+    return any(topic.kind == "quote" for topic in topics)
+
+
+def _request(action: str, symbols: Collection[str], quotes: bool) -> str:
+    request: dict[str, object] = {"action": action, "symbols": list(symbols)}
+    if quotes:
+        request["quotes"] = True
+    return msgspec.json.encode(request).decode()
+
+
 class Json(Feed):
     default_url = "ws://127.0.0.1:8765"
     acks_subscribe = False
@@ -309,6 +330,7 @@ class Json(Feed):
         super().__init__(setup)
         options = setup.options if isinstance(setup.options, JsonOptions) else JsonOptions()
         self._ids = options.json_ids
+        self._unsubscribe = options.json_unsubscribe
         self.sequenced = self._ids == "sequential"
         self._names = field_names(options.json_fields)
         setup.seen_ids.expect(len(setup.symbols.vendor))
@@ -319,12 +341,22 @@ class Json(Feed):
         except (ValueError, TypeError) as error:  # a name that no JSON decoder accepts
             raise ConfigError(f"invalid --json-fields {','.join(options.json_fields)}: {error}") from None
 
-    def subscribe(self, topics: Collection[Topic]) -> list[str]:
-        symbols = dict.fromkeys(self.setup.symbols.vendor[topic.symbol] for topic in topics)
-        request: dict[str, object] = {"action": "subscribe", "symbols": list(symbols)}
-        if any(topic.kind == "quote" for topic in topics):
-            request["quotes"] = True
-        return [msgspec.json.encode(request).decode()]
+    def change(self, target: Collection[Topic], acknowledged: Collection[Topic]) -> list[Request]:
+        before, after = set(acknowledged), set(target)
+        adds = tuple(topic for topic in target if topic not in before)
+        drops = tuple(topic for topic in acknowledged if topic not in after)
+        listed, held, quotes = self._spellings(target), self._spellings(acknowledged), _has_quotes(target)
+        dropped = [symbol for symbol in held if symbol not in listed]
+        more = listed.keys() - held.keys() or quotes != _has_quotes(acknowledged)
+        requests = []
+        if dropped and self._unsubscribe:
+            requests.append(Request(_request(self._unsubscribe, dropped, quotes), drops=drops))
+        if listed and (more or (dropped and not self._unsubscribe)):
+            requests.append(Request(_request("subscribe", listed, quotes), adds, drops))
+        return requests
+
+    def _spellings(self, topics: Collection[Topic]) -> dict[str, None]:
+        return dict.fromkeys(self.setup.symbols.vendor[topic.symbol] for topic in topics)
 
     def mapper(self, tolerance: Duration) -> JsonMapper:
         return JsonMapper(self.setup, tolerance, self._names, self._ids, self.setup.seen_ids)

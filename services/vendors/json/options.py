@@ -26,6 +26,13 @@ class JsonOptions(VendorOptions, frozen=True, kw_only=True):
             "symbol: holes are recognised too) or nothing"
         ),
     ] = "none"
+    json_unsubscribe: Annotated[
+        str | None,
+        Option(
+            "the action with which a symbol is dropped, e.g. unsubscribe; "
+            "default: none, the remaining symbols are subscribed to again"
+        ),
+    ] = None
 
 
 class JsonServerOptions(VendorOptions, frozen=True, kw_only=True):

@@ -201,6 +201,18 @@ class Keys:
         """Key of what the gateway that stands by for a feed says of itself; expires."""
         return f"{self.prefix}:standby:{feed}"
 
+    def holders(self, feed: str) -> str:
+        """Key of the holders of wants, a sorted set: a score rises with each change of its holder's wants."""
+        return f"{self.prefix}:{{wants:{feed}}}"
+
+    def wants(self, feed: str, holder: str) -> str:
+        """Key of what one holder wants, a hash; expires."""
+        return f"{self.holders(feed)}:{holder}"
+
+    def subscriptions(self, shard: int, feed: str) -> str:
+        """Key of the states of subscriptions: a hash by topic, `trade BTC-USDT`."""
+        return self._shard_key(shard, f"subscriptions:{feed}")
+
     def members(self, service: str) -> str:
         """Key of the heartbeats of the replicas: a hash by process."""
         return f"{self.prefix}:members:{service}"

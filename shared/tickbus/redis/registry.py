@@ -12,11 +12,13 @@ from tickbus.errors import ConfigError, WireError
 from tickbus.protocol.codec import MALFORMED, Head, read_head
 from tickbus.protocol.names import Keys, Stream, StreamId, is_stream
 from tickbus.protocol.stream_filter import StreamFilter, decode_filter, encode_filter
+from tickbus.protocol.wants import SubscriptionState, Topic, decode_states
 from tickbus.redis.link import Connection, ReplyError
 from tickbus.redis.resp import Command, milliseconds, pairs
 
 SCHEMA = "1"
 MAX_SHARDS = 1_000
+_MAX_LEASE_MS = 600_000
 
 
 async def check_meta(link: Connection, keys: Keys) -> None:
@@ -171,6 +173,13 @@ async def read_feed(link: Connection, keys: Keys, feed: str) -> bytes | None:
     return stored
 
 
+async def read_feeds(link: Connection, keys: Keys) -> list[str]:
+    """Return the names of all feeds that ever wrote to this bus."""
+    flat = await link.ask("HGETALL", keys.meta)
+    fields = [name.decode(errors="replace") for name, _ in pairs(flat)]
+    return sorted(field.removeprefix("feed:") for field in fields if field.startswith("feed:"))
+
+
 async def write_standby(link: Connection, keys: Keys, feed: str, standby: Standby, ttl_ms: int) -> None:
     await link.ask("SET", keys.standby(feed), msgspec.json.encode(standby), "PX", ttl_ms)
 
@@ -210,18 +219,23 @@ async def _are_alive(link: Connection, keys: Keys, service: str) -> bool:
     """Wait for a heartbeat or its expiry: a killed member seems alive for a moment. True if one is alive."""
     last = 0
     while True:
-        heartbeats, time = await _heartbeats(link, keys, service)
-        now, newest = milliseconds(time), max(map(read_heartbeat, heartbeats), default=0)
+        heartbeats, now = await _heartbeats(link, keys, service)
+        newest = max(heartbeats, default=0)
         if newest <= now or (last and newest > last):
             return newest > now
         last = newest
         await asyncio.sleep((newest - now + 1) / 1000)
 
 
-async def _heartbeats(link: Connection, keys: Keys, service: str) -> tuple[list[bytes], list[bytes]]:
-    """Return the heartbeats of a service, none if some other program overwrote them, and the time."""
-    heartbeats, time = await link.ask_each([("HVALS", keys.members(service)), ("TIME",)])
-    return [] if isinstance(heartbeats, ReplyError) else heartbeats, time
+async def _heartbeats(link: Connection, keys: Keys, service: str) -> tuple[list[int], int]:
+    """Return until when members of a service are alive, and the time, in ms.
+
+    What some other program wrote is left out: no lease is as long as a time far ahead says.
+    """
+    values, time = await link.ask_each([("HVALS", keys.members(service)), ("TIME",)])
+    now = milliseconds(time)
+    heartbeats = [] if isinstance(values, ReplyError) else map(read_heartbeat, values)
+    return [until for until in heartbeats if until <= now + _MAX_LEASE_MS], now
 
 
 async def check_conflicting_writers(link: Connection, keys: Keys, service: str, writes: StreamFilter) -> None:
@@ -236,8 +250,8 @@ async def check_conflicting_writers(link: Connection, keys: Keys, service: str, 
         declared = read_filter(value) if rival not in (owner, service) else None
         if declared is None or not writes.overlaps(declared):
             continue
-        heartbeats, time = await _heartbeats(link, keys, rival)
-        if any(read_heartbeat(until) > milliseconds(time) for until in heartbeats):
+        heartbeats, now = await _heartbeats(link, keys, rival)
+        if any(until > now for until in heartbeats):
             raise ConfigError(
                 f"service {rival!r} is running and writes the same streams;"
                 f" use --name {rival} to add a replica, or other --specs or --feeds"
@@ -275,6 +289,50 @@ async def read_heads(
             except WireError as error:
                 bad[stream] = str(error)
     return heads
+
+
+async def read_heads_of(link: Connection, keys: Keys, streams: Iterable[Stream]) -> dict[str, Head]:
+    """Return the heads of these streams, by name; what is missing or unreadable is left out."""
+    names: dict[int, list[str]] = {}
+    for stream in streams:
+        names.setdefault(keys.shard(stream.symbol), []).append(stream.name)
+    replies = await link.ask_each([("HMGET", keys.last(shard), *some) for shard, some in names.items()])
+    heads = {}
+    for some, values in zip(names.values(), replies, strict=True):
+        if isinstance(values, ReplyError):
+            continue
+        for name, value in zip(some, values, strict=True):
+            if value is not None:
+                with suppress(WireError):
+                    heads[name] = read_head(name, value)
+    return heads
+
+
+async def read_stream_names(link: Connection, keys: Keys, feed: str) -> list[Stream]:
+    """Return all streams that a feed or a service has ever written."""
+    replies = await link.ask_each([("HKEYS", keys.last(shard)) for shard in range(keys.shards)])
+    found = []
+    for shard, names in enumerate(replies):
+        for raw in () if isinstance(names, ReplyError) else names:
+            name = raw.decode(errors="replace")
+            if not is_stream(name):
+                continue
+            stream = Stream.parse(name)
+            if stream.feed == feed and keys.shard(stream.symbol) == shard:
+                found.append(stream)
+    return found
+
+
+async def read_subscriptions(link: Connection, keys: Keys, feed: str) -> dict[Topic, SubscriptionState]:
+    """Return what a gateway says of its subscriptions, by topic."""
+    shards = range(keys.shards)
+    replies = await link.ask_each([("HGETALL", keys.subscriptions(shard, feed)) for shard in shards])
+    states: dict[Topic, SubscriptionState] = {}
+    for shard, flat in zip(shards, replies, strict=True):
+        if not isinstance(flat, ReplyError):
+            found = decode_states(dict(pairs(flat)))
+            states |= {topic: state for topic, state in found.items() if keys.shard(topic.symbol) == shard}
+    return states
 
 
 def read_heartbeat(value: bytes) -> int:

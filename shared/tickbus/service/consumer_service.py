@@ -12,7 +12,7 @@ A service with its own structure opens its ShardConsumer with `running`; a progr
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 
 from tickbus.bus import connect
@@ -23,7 +23,7 @@ from tickbus.monitoring.meters import Meters
 from tickbus.monitoring.retention_metrics import expose_sweeps
 from tickbus.protocol.names import StreamId
 from tickbus.reader.reads import FROM_START, Start
-from tickbus.redis.link import REFUSALS
+from tickbus.redis.link import REFUSALS, Connection
 from tickbus.service.options import ServiceOptions, WriterOptions
 from tickbus.service.runner import Service, run
 from tickbus.subscription import Consumer
@@ -56,12 +56,16 @@ async def running(
         await consumer.open()
         background = [lag.run(), _report_readiness(service, consumer, fault)]
         if options is not None:
+
+            async def own_streams(_: Connection) -> Sequence[bytes]:
+                return consumer.shards.outputs.keys
+
             sweeper = Sweeper(
                 consumer.service,
                 options.retention_policy,
                 consumer.keys,
                 consumer.connect,
-                lambda: consumer.shards.outputs.keys,
+                own_streams,
             )
             expose_sweeps(service.meters, sweeper)
             await sweeper.announce()

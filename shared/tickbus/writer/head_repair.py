@@ -17,7 +17,7 @@ from tickbus.protocol.foreign import flatten, split
 from tickbus.protocol.messages import Flag, Gap, GapKind, Message, Quote, Trade
 from tickbus.protocol.names import START, Keys, StreamId
 from tickbus.redis.link import Connection
-from tickbus.redis.registry import read_heads
+from tickbus.redis.registry import read_heads_of
 from tickbus.writer.entry import Entry, StreamWriter
 from tickbus.writer.heads import EMPTY_HEAD, HeadBuilder, newest_tick
 from tickbus.writer.lane import Ends, stream_ends_or_none
@@ -46,7 +46,7 @@ async def find_repairs(
 
     has_ids: whether the ids of a stream's trades are contiguous numbers. now_ms: bus time.
     """
-    heads = await read_heads(link, keys, sorted({stream.shard for stream in streams}))
+    heads = await read_heads_of(link, keys, [stream.stream for stream in streams])
     ends = await stream_ends_or_none(link, [stream.key for stream in streams])
     repairs = Repairs({}, {})
     for stream, end in zip(streams, ends, strict=True):

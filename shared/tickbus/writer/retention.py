@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from tickbus.errors import RedisError
 from tickbus.protocol.names import Keys
 from tickbus.redis.link import Connection, Reply, ReplyError
+from tickbus.redis.registry import read_stream_names
 from tickbus.redis.resp import milliseconds
 from tickbus.units import MILLISECOND, SECOND
 from tickbus.writer.retention_policy import Retention
@@ -39,8 +40,9 @@ class Sweeper:
         policy: Retention,
         keys: Keys,
         connect: Callable[[], Awaitable[Connection]],
-        streams: Callable[[], Sequence[bytes]],
+        streams: Callable[[Connection], Awaitable[Sequence[bytes]]],
     ) -> None:
+        """streams: returns the keys of all streams of the owner."""
         self.total = SweepResult()
         self._policy = policy
         self._owner = owner
@@ -71,11 +73,16 @@ class Sweeper:
                 if link is None or link.closed:
                     link = await self._connect()
                 await self._announce(link)  # again: Redis may have been flushed since
-                result = await sweep(link, self._streams(), self._policy)
+                result = await sweep(link, await self._streams(link), self._policy)
                 self.total.removed += result.removed
                 self.total.bytes = result.bytes
             except (RedisError, ReplyError) as error:
                 log.debug("retention sweep: %s", error)
+
+
+async def stream_keys(link: Connection, *, keys: Keys, owner: str) -> list[bytes]:
+    """Return the keys of all streams that a feed or a service has ever written."""
+    return [keys.stream(stream).encode() for stream in await read_stream_names(link, keys, owner)]
 
 
 async def sweep(link: Connection, keys: Sequence[bytes], policy: Retention) -> SweepResult:

@@ -2,6 +2,8 @@
 
 from gateway.sequencing.test_sequencer import QUOTES, START, TRADES, Bench
 
+from tickbus.protocol.wants import Topic
+
 
 def test_first_acknowledgement_is_kept_over_reconnects_and_restarts() -> None:
     bench = Bench()
@@ -29,9 +31,9 @@ def test_stream_that_ticked_before_it_was_acknowledged_stays_unknown() -> None:
     assert bench.heads[TRADES.name].subscribed == 0
 
 
-def test_each_kind_has_its_own_acknowledgement() -> None:
+def test_each_topic_has_its_own_acknowledgement() -> None:
     bench = Bench()
-    bench.sequencer.resumed(bench.now(), "quote")
+    bench.sequencer.resumed(bench.now(), [Topic("quote", "A")])
     bench.quote()
     bench.send(5)
     bench.store()

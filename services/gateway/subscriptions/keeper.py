@@ -1,0 +1,97 @@
+"""Looks twice a second what is wanted, and lets the gateway subscribe to it."""
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable
+
+from services.gateway.subscriptions.streams import Streams
+from services.gateway.subscriptions.table import SubscriptionTable
+from services.gateway.subscriptions.wants import WantBook
+from tickbus.errors import RedisError
+from tickbus.protocol.names import Keys
+from tickbus.redis.link import Connection, ReplyError
+from tickbus.redis.wants import MARK, WantsReader
+from tickbus.units import MILLISECOND
+
+log = logging.getLogger("tickbus.gateway")
+
+_SECONDS = 0.5
+__all__ = ["MARK", "SubscriptionKeeper"]
+
+
+class SubscriptionKeeper:
+    """The task that turns wants into subscriptions: `run`."""
+
+    def __init__(
+        self,
+        name: str,
+        keys: Keys,
+        table: SubscriptionTable,
+        book: WantBook,
+        streams: Streams,
+        connect: Callable[[], Awaitable[Connection]],
+        stamp: Callable[[], int],
+        histories_lost: Callable[[], int],
+    ) -> None:
+        """stamp: returns a receive time. histories_lost: how often Redis lost its data."""
+        self._name = name
+        self._table = table
+        self._book = book
+        self._streams = streams
+        self._connect = connect
+        self._stamp = stamp
+        self._histories_lost = histories_lost
+        self._lost = 0
+        self._reader = WantsReader(keys, name)
+
+    async def run(self) -> None:
+        link: Connection | None = None
+        try:
+            while True:
+                try:
+                    if link is None or link.closed:
+                        link = await self._connect()
+                    await self._look(link)
+                except (RedisError, ReplyError) as error:
+                    self._book.interrupt()
+                    log.debug("%s: wants cannot be read: %s", self._name, error)
+                await asyncio.sleep(_SECONDS)
+        finally:
+            if link is not None:
+                link.close()
+
+    async def _look(self, link: Connection) -> None:
+        now = time.time_ns() // MILLISECOND
+        if self._lost != (lost := self._histories_lost()):
+            self._lost = lost
+            self._book.interrupt()
+            self._table.store_again()
+        if self._book.policy.enabled:
+            if self._book.policy.reload():
+                self._reader.read_all_again()
+            found = await self._reader.read(link)
+            if found.were_lost:
+                self._book.interrupt()
+            for holder, wants in found.changed.items():
+                self._book.put(holder, wants, now)
+            for holder in found.ended:
+                self._book.forget(holder)
+        self._book.read(now)
+        self._book.forget_idle(now)
+        wanted = self._book.wanted()
+        self._table.update(wanted.topics, wanted.rejected, self._book.settled(now), now)
+        self._streams.end(self._table.take_ended(), self._stamp())
+        if opening := self._table.to_open():
+            refused = await self._streams.open(link, opening)
+            for topic, why in refused.items():
+                log.warning("%s: %s %s is refused: %s", self._name, topic.kind, topic.symbol, why)
+                self._table.refuse([topic], why)
+            self._table.open([topic for topic in opening if topic not in refused])
+            self._streams.end(self._table.take_ended(), self._stamp())
+        self.store_changes()
+
+    def store_changes(self) -> None:
+        """Let the states that changed be stored."""
+        if changes := self._table.take_changes():
+            self._streams.store(changes)
