@@ -4,13 +4,14 @@ import asyncio
 import logging
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol
 
 from services.gateway.delivery.sender import Batch, Sender, StreamHead
 from services.gateway.sequencing.sequencer import SOURCE
+from services.gateway.sequencing.stream_state import StreamState
 from services.gateway.spill.recovery import SpillRecovery
 from services.gateway.spill.segment import Bus
 from services.gateway.subscriptions.streams import Streams
@@ -340,6 +341,10 @@ class Gateway:
             await self.publisher.release()
         await self._lease.release()
         self.publisher.close()
+
+    def all_streams(self) -> Collection[StreamState]:
+        """Return all streams, those whose subscription ended included."""
+        return self._by_name.by_name.values()
 
     @property
     def buffered(self) -> int:

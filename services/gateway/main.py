@@ -226,7 +226,7 @@ async def _run(
         await sweeper.announce()
 
     expose_sweeps(service.meters, sweeper)
-    expose(service.meters, gateway, upstream)
+    expose(service.meters, gateway, upstream, book)
     background = [
         asyncio.create_task(work) for work in (_report_readiness(service, gateway, upstream), sweeper.run())
     ]

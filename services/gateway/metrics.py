@@ -3,10 +3,12 @@
 from collections import Counter
 
 from services.gateway.gateway import Gateway
+from services.gateway.subscriptions.wants import WantBook
 from services.gateway.upstream.upstream import Upstream
 from tickbus.monitoring import metrics as m
 from tickbus.monitoring.meters import Meters
 from tickbus.protocol.messages import GapKind
+from tickbus.protocol.wants import STATES
 from tickbus.redis.link import REFUSALS
 from tickbus.units import SECOND
 
@@ -14,7 +16,11 @@ _REASONS = ("closed", "connect", "dead", "refused", "rotate", "silence", "slow_d
 _REJECTS = ("field", "garbage", "oversize", "unknown_symbol")
 
 
-def expose(meters: Meters, gateway: Gateway, upstream: Upstream) -> None:
+def expose(meters: Meters, gateway: Gateway, upstream: Upstream, book: WantBook) -> None:
+    feed = gateway.name
+    meters.follow_each(m.FEED_SUBSCRIPTIONS, gateway.table.counts, STATES, feed)
+    meters.follow(m.FEED_WANT_HOLDERS, lambda: book.holders, feed)
+    meters.follow(m.FEED_IDLE, lambda: upstream.idle, feed)
     _expose_feed(meters, gateway, upstream)
     _expose_streams(meters, gateway)
     _expose_delivery(meters, gateway)
@@ -45,7 +51,7 @@ def _expose_streams(meters: Meters, gateway: Gateway) -> None:
 
     def gaps() -> Counter[str]:
         total: Counter[str] = Counter()
-        for state in streams:
+        for state in gateway.all_streams():
             if state.counts.by_kind:
                 total.update(state.counts.by_kind)
         total["unsubscribed"] += gateway.unsubscribed
@@ -54,8 +60,9 @@ def _expose_streams(meters: Meters, gateway: Gateway) -> None:
     meters.follow_each(
         m.GAPS, gaps, [kind.name.lower() for kind in GapKind if kind is not GapKind.UNKNOWN], feed
     )
-    follow(m.GAPS_REPAIRED, lambda: sum(state.counts.repaired for state in streams), feed)
-    follow(m.MISSING_TICKS, lambda: sum(state.counts.reported for state in streams), feed)
+    everything = gateway.all_streams
+    follow(m.GAPS_REPAIRED, lambda: sum(state.counts.repaired for state in everything()), feed)
+    follow(m.MISSING_TICKS, lambda: sum(state.counts.reported for state in everything()), feed)
     follow(
         m.HOLES_FORGOTTEN,
         lambda: sum(head.forgotten for sender in gateway.senders[:1] for head in sender.heads.values()),

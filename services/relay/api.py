@@ -15,8 +15,9 @@ from tickbus.protocol.bar_specs import parse_all
 from tickbus.protocol.codec import decode, head_tick
 from tickbus.protocol.json_form import json_object
 from tickbus.protocol.messages import Bar
-from tickbus.protocol.names import KINDS, START, Stream, StreamId, is_stream
+from tickbus.protocol.names import KINDS, START, Stream, StreamId, check_name, is_stream
 from tickbus.reader.reads import FROM_START, parse_start
+from tickbus.redis.registry import decode_subscriptions, subscription_commands
 from tickbus.units import MILLISECOND, parse_time
 
 log = logging.getLogger("tickbus.relay")
@@ -56,6 +57,7 @@ class Api:
             "/api/snapshot": self._snapshot,
             "/api/history": self._history,
             "/api/bars": self._bars,
+            "/api/subscriptions": self._subscriptions,
             "/api/status": self._get_status,
         }
 
@@ -75,6 +77,23 @@ class Api:
             return _error(error.status, str(error))
         except RedisError:
             return _error(503, "the bus cannot be read now")
+
+    async def _subscriptions(self, query: Query, account: Account) -> bytes:
+        """What became of the subscriptions of a feed at its vendor."""
+        _check_names(query, ("feed",))
+        feed = _one(query, "feed") or ""
+        try:
+            check_name(feed)
+        except ConfigError as error:
+            raise _Bad(400, str(error)) from None
+        commands = subscription_commands(self._access.keys, feed)
+        states = decode_subscriptions(self._access.keys, await self._access.ask_all(commands))
+        rows = [
+            {"stream": Stream(topic.kind, feed, topic.symbol).name, **msgspec.structs.asdict(state)}
+            for topic, state in sorted(states.items())
+            if account.scope(Stream(topic.kind, feed, topic.symbol))
+        ]
+        return _encode({"subscriptions": rows})
 
     async def _symbols(self, query: Query, account: Account) -> bytes:
         """Which streams there are."""

@@ -5,7 +5,7 @@ then it takes the rest of the rings and becomes live in one step, between two ro
 """
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from services.relay.bus_access import PAGE_ENTRIES, BusAccess, KnownStream
@@ -35,13 +35,16 @@ class CatchUp:
     """Brings one subscription from where it begins to live."""
 
     def __init__(
-        self, hub: Hub, access: BusAccess, subscription: Subscription, begin: Begin, max_streams: int
-    ) -> None:
+        self, hub: Hub, access: BusAccess, subscription: Subscription, begin: Begin, max_streams: int,
+        begun: Callable[[], None] = lambda: None,
+    ) -> None:  # fmt: skip
+        """begun: called when it is fixed where the subscription begins."""
         self._hub = hub
         self._access = access
         self._subscription = subscription
         self._begin = begin
         self._max_streams = max_streams
+        self._begun = begun
         self._tracked: dict[str, TrackedStream] = {}
         self._heads: dict[str, StreamId] = {}
         """The newest entry of each stream at the beginning."""
@@ -68,6 +71,7 @@ class CatchUp:
         if subscription.is_native:
             client.say(op="subscribed", id=subscription.id, streams=streams)
             subscription.announced = True
+        self._begun()
         for _ in range(_MAX_PASSES):
             for tracked in list(self._tracked.values()):
                 await self._read_pages(tracked)

@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections import Counter
+from collections.abc import Set
 
 from websockets.frames import Frame, Opcode
 
@@ -12,13 +13,16 @@ from services.relay.delivery import Client, Group, Subscription
 from services.relay.dialect_style import DialectStyle, reply_frames
 from services.relay.hub import Hub
 from services.relay.registry import Registry
-from services.relay.requests import FROM_NOW, FROM_OLDEST
+from services.relay.requests import FROM_NOW, FROM_OLDEST, BadRequest
 from services.relay.selection import Selection, Symbols
 from services.relay.tokens import Account
+from services.relay.wants import Hold, Wants
 from services.vendors import VENDORS
 from services.vendors.dialect import Answer, Dialect
+from tickbus.errors import ConfigError
 from tickbus.protocol.codec import decode_head
-from tickbus.protocol.names import FEED_KINDS, Stream
+from tickbus.protocol.names import FEED_KINDS, Stream, check_symbol
+from tickbus.protocol.wants import Topic
 
 _POLICY_VIOLATION = 1008
 
@@ -48,6 +52,7 @@ class DialectSession:
         account: Account,
         dialect: Dialect,
         unsaid: Counter[str],
+        wants: Wants,
     ) -> None:
         self.client = client
         self.account = account
@@ -59,6 +64,9 @@ class DialectSession:
         self._registry = registry
         self._feed = VENDORS[dialect.vendor].feed
         self._unsaid = unsaid
+        self._wants = wants
+        self._holds: dict[tuple[str, str], Hold] = {}
+        """What it asks for, as wants, by kind and the client's spelling."""
         self._subscriptions: dict[tuple[str, str], Subscription] = {}
         """By kind and the client's spelling."""
         self._pending: dict[tuple[str, str], asyncio.Task[None]] = {}
@@ -91,6 +99,9 @@ class DialectSession:
             task.cancel()
         for subscription in list(self.client.subscriptions.values()):
             self._hub.leave(subscription)
+        for hold in self._holds.values():
+            hold.end()
+        self._holds.clear()
 
     def _apply(self, answer: Answer) -> None:
         client = self.client
@@ -118,6 +129,7 @@ class DialectSession:
                 if (task := self._pending.pop(key, None)) is not None:
                     task.cancel()
                 self._hub.leave(self._subscriptions.pop(key))
+        self._want(wanted)
         was_missing, self._missing = self._missing, set()
         for key in wanted - self._subscriptions.keys() - self._pending.keys():
             kind, spelling = key
@@ -128,6 +140,27 @@ class DialectSession:
                 # one that appears after it was asked for is new to the client from its first entry
                 begin = FROM_OLDEST if key in was_missing else FROM_NOW
                 self._pending[key] = asyncio.create_task(self._subscribe(key, stream, begin))
+
+    def _want(self, wanted: Set[tuple[str, str]]) -> None:
+        """Want what the client asked for, as far as its account may; its vendor would not say more either."""
+        for key in self._holds.keys() - wanted:
+            self._holds.pop(key).end()
+        if not self.account.want:
+            return
+        for key in wanted - self._holds.keys():
+            kind, spelling = key
+            symbol = self._registry.symbol(self._feed, spelling)
+            try:
+                topic = Topic(kind, check_symbol(symbol))
+                known = self._registry.stream(self.vendor, kind, symbol)
+                feed = self._wants.choose_feed(
+                    () if known is None else (known.feed,), self._registry.preferred(self.vendor)
+                )
+                hold = self._wants.reserve(self.account, feed, [topic], lambda stream, state: None)
+            except (BadRequest, ConfigError):
+                continue
+            self._holds[key] = hold
+            hold.begin()
 
     def _has_our_style(self, subscription: Subscription) -> bool:
         """Whether the client still gets the frames that it wants: some may change their form at any time."""

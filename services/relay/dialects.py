@@ -4,15 +4,20 @@ import asyncio
 import time
 from collections import Counter
 from urllib.parse import urlsplit
+from weakref import WeakKeyDictionary
 
 from services.relay.bus_access import BusAccess
 from services.relay.delivery import Client
 from services.relay.dialect_session import DialectSession
 from services.relay.hub import Hub
 from services.relay.registry import Registry
+from services.relay.requests import BadRequest
 from services.relay.tokens import Account
+from services.relay.wants import Wants
 from services.vendors import VENDORS, open_dialect
 from services.vendors.dialect import Dialect, HttpRefusal, VendorLimits
+from tickbus.errors import ConfigError
+from tickbus.protocol.names import check_symbol
 
 _TIMER_SECONDS = 0.25
 _OPTIONS = {
@@ -21,8 +26,10 @@ _OPTIONS = {
 
 
 class Dialects:
-    def __init__(self, hub: Hub, access: BusAccess, registry: Registry) -> None:
+    def __init__(self, hub: Hub, access: BusAccess, registry: Registry, wants: Wants) -> None:
         self.registry = registry
+        self.wants = wants
+        self._accounts: WeakKeyDictionary[Dialect, Account] = WeakKeyDictionary()
         self.unsaid: Counter[str] = Counter()
         """What no vendor's protocol can say, by reason: gap, late."""
         self._hub = hub
@@ -40,13 +47,26 @@ class Dialects:
         if vendor.listener_paths and urlsplit(target).path not in vendor.listener_paths:
             return HttpRefusal(404, b'{"error":"nothing is served here: expected /v1 or a path of a vendor"}')
         if vendor.refuses_unknown_symbols:
-            limits.knows = lambda spelling: self.registry.knows(name, vendor.feed, spelling)
+            limits.knows = lambda spelling: (
+                self.registry.knows(name, vendor.feed, spelling) or self._may_want(opened, spelling)
+            )
         return opened
+
+    def _may_want(self, dialect: Dialect, spelling: str) -> bool:
+        """Whether a symbol that the bus does not have can be asked for."""
+        account = self._accounts.get(dialect)
+        try:
+            check_symbol(self.registry.symbol(VENDORS[dialect.vendor].feed, spelling))
+            self.wants.choose_feed((), self.registry.preferred(dialect.vendor))
+        except (ConfigError, BadRequest):
+            return False
+        return account is not None and account.want
 
     def session(self, client: Client, account: Account, dialect: Dialect) -> DialectSession:
         """Return the conversation with a new client."""
+        self._accounts[dialect] = account
         session = DialectSession(
-            self._hub, self._access, self.registry, client, account, dialect, self.unsaid
+            self._hub, self._access, self.registry, client, account, dialect, self.unsaid, self.wants
         )
         self._sessions.add(session)
         return session

@@ -18,6 +18,7 @@ from services.relay.options import Options
 from services.relay.registry import Registry
 from services.relay.server import Limits, RelayServer
 from services.relay.tokens import Tokens
+from services.relay.wants import Wants
 from services.vendors import VENDORS
 from services.vendors.symbols import read_symbol_map
 from tickbus.errors import ConfigError
@@ -108,7 +109,8 @@ async def _run(
     async def status() -> bytes:
         return msgspec.json.encode({"up": hub.up, "clients": server.clients, "streams": len(hub.followed)})
 
-    dialects = Dialects(hub, access, Registry(access, read_symbol_map(options.symbol_map), preferred))
+    wants = Wants(options.redis, keys, access)
+    dialects = Dialects(hub, access, Registry(access, read_symbol_map(options.symbol_map), preferred), wants)
     server = RelayServer(
         hub, access, tokens, Api(access, status, documents()), dialects, limits, options.host
     )
@@ -116,7 +118,7 @@ async def _run(
     reading = asyncio.create_task(hub.run(), name="hub")
     background = [
         asyncio.create_task(coroutine)
-        for coroutine in (server.watch_tokens(), dialects.run(), dialects.registry.run())
+        for coroutine in (server.watch_tokens(), dialects.run(), dialects.registry.run(), wants.run())
     ]
     try:
         while not hub.up and not reading.done():
@@ -142,6 +144,7 @@ async def _run(
         for task in (reading, *background):
             task.cancel()
         await asyncio.gather(reading, *background, return_exceptions=True)
+        await wants.close()
         access.close()
 
 

@@ -5,6 +5,7 @@ from services.relay.server import RelayServer
 from services.vendors import VENDORS
 from tickbus.monitoring import metrics as m
 from tickbus.monitoring.meters import Meters
+from tickbus.protocol.wants import STATES
 
 _REFUSALS = (
     "address", "bus", "host", "method", "origin", "path", "token", "total", "unauthorized", "vendor",
@@ -26,6 +27,8 @@ def expose(meters: Meters, hub: Hub, server: RelayServer) -> None:
     meters.follow_each(m.RELAY_UNSAID, lambda: server.dialects.unsaid, ("gap", "late"))
     meters.follow_each(m.RELAY_REFUSED, lambda: dict(server.counts.refused), _REFUSALS)
     meters.follow_each(m.RELAY_CLOSED, lambda: dict(server.counts.closed), _CLOSES)
+    wants = server.dialects.wants
+    meters.follow_each(m.RELAY_WANTS, wants.counts, (*STATES, "unknown"))
     meters.follow_each(m.RELAY_SUBSCRIPTIONS, lambda: _by_policy(server), _POLICIES)
 
 

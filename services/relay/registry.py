@@ -83,6 +83,10 @@ class Registry:
             return Stream(kind, preferred, symbol) if preferred in feeds else None
         return Stream(kind, next(iter(feeds)), symbol) if len(feeds) == 1 else None
 
+    def preferred(self, vendor_name: str) -> str | None:
+        """Return the feed that answers a vendor's clients, if the operator chose one."""
+        return self._preferred.get(vendor_name)
+
     def knows(self, vendor_name: str, vendor: type[Feed], spelling: str) -> bool:
         """Whether a client of this vendor can get trades or quotes of this symbol."""
         symbol = self.symbol(vendor, spelling)

@@ -12,7 +12,8 @@ import msgspec
 from services.relay.selection import Symbols
 from tickbus.errors import ConfigError
 from tickbus.protocol.bar_specs import parse_all
-from tickbus.protocol.names import Stream, StreamId, check_name, is_stream
+from tickbus.protocol.names import FEED_KINDS, Stream, StreamId, check_name, is_stream
+from tickbus.protocol.wants import Topic
 from tickbus.reader.reads import FROM_START, NOW, parse_start
 
 MAX_LAST = 10_000
@@ -59,8 +60,20 @@ class Subscribe(_Request, frozen=True, rename={"from_": "from"}):
     want: bool = False
 
 
+class Want(_Request, frozen=True):
+    """Ask that the vendor is subscribed to symbols, without reading them. `unsubscribe` ends it.
+
+    feeds: the one feed that is to have them; empty: the only one that runs.
+    """
+
+    id: RequestId
+    symbols: list[str]
+    kind: Literal["trade", "quote"] = "trade"
+    feeds: list[str] = []
+
+
 class Unsubscribe(_Request, frozen=True):
-    """End a subscription."""
+    """End a subscription, or a want."""
 
     id: RequestId
 
@@ -71,7 +84,7 @@ class Ping(_Request, frozen=True):
     id: RequestId | None = None
 
 
-Request = Auth | Subscribe | Unsubscribe | Ping
+Request = Auth | Subscribe | Want | Unsubscribe | Ping
 
 _decode_json = msgspec.json.Decoder(Request).decode
 _decode_msgpack = msgspec.msgpack.Decoder(Request).decode
@@ -162,17 +175,28 @@ def parse_rate(request: Subscribe) -> float:
     return round(request.rate, 1)
 
 
-def parse_symbols(request: Subscribe) -> Symbols:
+def parse_symbols(request: Subscribe | Want) -> Symbols:
     """Return the symbols. BadRequest for invalid ones, and for feeds or specs that are invalid."""
+    specs = request.specs if isinstance(request, Subscribe) else []
     try:
         for feed in request.feeds:
             check_name(feed)
-        if request.specs and request.kind != "bar":
+        if specs and request.kind != "bar":
             raise ValueError(f"invalid specs: only bars have a spec; leave it out for {request.kind}")
-        parse_all(request.specs)
+        parse_all(specs)
         return Symbols.parse(request.symbols)
     except (ConfigError, ValueError) as error:
         raise BadRequest(str(error)[:300]) from None
+
+
+def parse_topics(request: Subscribe | Want) -> list[Topic]:
+    """Return what a subscription wants. BadRequest if that cannot be wanted."""
+    symbols = parse_symbols(request)
+    if symbols.globs or not symbols.names:
+        raise BadRequest("want: name each symbol; patterns cannot be wanted")
+    if request.kind not in FEED_KINDS:
+        raise BadRequest(f"want: services make every {request.kind}; want the trades instead")
+    return [Topic(request.kind, symbol) for symbol in dict.fromkeys(request.symbols)]
 
 
 FROM_NOW, FROM_OLDEST = NOW, FROM_START

@@ -275,7 +275,9 @@ class RelayServer:
             session = self.dialects.session(client, account, connection.dialect)
             connection.on_control = session.on_control
         else:
-            session = Session(self.hub, self._access, client, account, self._authenticate)
+            session = Session(
+                self.hub, self._access, client, account, self._authenticate, self.dialects.wants
+            )
         connection.on_resume = lambda: _resume(client)
         self._sessions[session] = connection
         self.hub.clients.add(client)

@@ -14,12 +14,18 @@ from services.relay.requests import (
     BadRequest,
     Begin,
     Ping,
+    RequestId,
     Subscribe,
     Unsubscribe,
+    Want,
     parse_begin,
+    parse_topics,
 )
 from services.relay.tokens import Account
+from services.relay.wants import Hold, Wants
 from tickbus.errors import RedisError
+from tickbus.protocol.names import Stream
+from tickbus.protocol.wants import SubscriptionState
 
 log = logging.getLogger("tickbus.relay")
 
@@ -37,6 +43,7 @@ class Session:
         client: Client,
         account: Account | None,
         authenticate: Callable[[str], Account | None],
+        wants: Wants,
     ) -> None:
         """account: None until the client has sent its token. authenticate: finds that of a token."""
         self.account = account
@@ -44,6 +51,9 @@ class Session:
         self._hub = hub
         self._access = access
         self._authenticate = authenticate
+        self._wants = wants
+        self._holds: dict[RequestId, Hold] = {}
+        """What subscriptions, and wants alone, ask gateways for, by id."""
         self._catching_up: dict[Subscription, asyncio.Task[None]] = {}
         self._allowance = float(_BURST)
         self._asked_at = asyncio.get_running_loop().time()
@@ -71,6 +81,8 @@ class Session:
                     client.close(UNAUTHORIZED, "send your token first")
                 case Subscribe():
                     self._subscribe(request, self.account)
+                case Want():
+                    self._want(request, self.account)
                 case Unsubscribe():
                     self._unsubscribe(request)
         except BadRequest as error:
@@ -81,7 +93,21 @@ class Session:
         for task in self._catching_up.values():
             task.cancel()
         for subscription in list(self.client.subscriptions.values()):
-            self._hub.leave(subscription)
+            self._leave(subscription)
+        for hold in self._holds.values():
+            hold.end()
+        self._holds.clear()
+
+    def _leave(self, subscription: Subscription) -> None:
+        self._hub.leave(subscription)
+        self._release(subscription.id)
+
+    def _release(self, id: RequestId) -> bool:
+        """End what a request wants. Return whether it wanted something."""
+        hold = self._holds.pop(id, None)
+        if hold is not None:
+            hold.end()
+        return hold is not None
 
     def _is_allowed(self) -> bool:
         """Whether the client's requests are within their rate."""
@@ -101,8 +127,7 @@ class Session:
 
     def _subscribe(self, request: Subscribe, account: Account) -> None:
         client = self.client
-        if request.id in client.subscriptions:
-            raise BadRequest("this id has a subscription: unsubscribe it first, or choose another id")
+        self._check_id(request.id)
         if len(client.subscriptions) >= account.max_subscriptions:
             raise BadRequest(f"too many subscriptions: {account.max_subscriptions} are allowed")
         begin = parse_begin(request.from_, request.kind)
@@ -112,23 +137,52 @@ class Session:
             raise BadRequest(f"this token may not read the kind {request.kind}")
         if request.policy == "conflate" and request.kind == "signal":
             raise BadRequest("signals cannot be conflated: use the policy lossless or drop")
+        hold = self._reserve(request, account) if request.want else None
         subscription = self._hub.subscribe(client, request, account.scope)
+        if hold is not None:
+            self._holds[request.id] = hold
         task = asyncio.create_task(self._catch_up(subscription, begin, account), name="catch up")
         self._catching_up[subscription] = task
         task.add_done_callback(lambda _: self._catching_up.pop(subscription, None))
 
+    def _check_id(self, id: RequestId) -> None:
+        if id in self.client.subscriptions or id in self._holds:
+            raise BadRequest("this id has a subscription: unsubscribe it first, or choose another id")
+
+    def _want(self, request: Want, account: Account) -> None:
+        self._check_id(request.id)
+        if len(self._holds) >= account.max_subscriptions:
+            raise BadRequest(f"too many wants: {account.max_subscriptions} requests are allowed")
+        hold = self._holds[request.id] = self._reserve(request, account)
+        self.client.say(op="wanted", id=request.id, feed=hold.feed)
+        hold.begin()
+
+    def _reserve(self, request: Subscribe | Want, account: Account) -> Hold:
+        """Return what a request wants. BadRequest if it may not."""
+        topics, feed = parse_topics(request), self._wants.choose_feed(request.feeds)
+
+        def say(stream: Stream, state: SubscriptionState) -> None:
+            self.client.say(
+                op="want", id=request.id, stream=stream.name, state=state.state, since=state.since,
+                reason=state.reason,
+            )  # fmt: skip
+
+        return self._wants.reserve(account, feed, topics, say)
+
     async def _catch_up(self, subscription: Subscription, begin: Begin, account: Account) -> None:
-        catch_up = CatchUp(self._hub, self._access, subscription, begin, account.max_streams)
+        hold = self._holds.get(subscription.id)
+        begun = (lambda: None) if hold is None else hold.begin
+        catch_up = CatchUp(self._hub, self._access, subscription, begin, account.max_streams, begun)
         try:
             await catch_up.run()
         except TooManyStreams as error:
-            self._hub.leave(subscription)
+            self._leave(subscription)
             self.client.say(op="error", id=subscription.id, reason=str(error))
         except ConnectionError:
             pass  # the client has gone
         except RedisError as error:
             log.warning("a subscription failed: %s", error)
-            self._hub.leave(subscription)
+            self._leave(subscription)
             self.client.say(op="error", id=subscription.id, reason="the bus cannot be read", retry=True)
         finally:
             self.history_served += catch_up.served
@@ -136,8 +190,11 @@ class Session:
     def _unsubscribe(self, request: Unsubscribe) -> None:
         subscription = self.client.subscriptions.get(request.id)
         if subscription is None:
-            raise BadRequest("no subscription has this id")
+            if not self._release(request.id):
+                raise BadRequest("no subscription has this id")
+            self.client.say(op="unsubscribed", id=request.id)
+            return
         if (task := self._catching_up.pop(subscription, None)) is not None:
             task.cancel()
-        self._hub.leave(subscription)
+        self._leave(subscription)
         self.client.say(op="unsubscribed", id=request.id)

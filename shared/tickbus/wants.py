@@ -8,16 +8,18 @@ import socket
 import threading
 import time
 import weakref
-from collections.abc import Collection, Iterable
+from abc import ABC, abstractmethod
+from collections.abc import Collection, Iterable, Mapping
 from contextlib import suppress
 from types import TracebackType
 
-from tickbus.errors import ConfigError, RedisError
+from tickbus.errors import ConfigError, RedisError, RedisMisconfigured, RelayRefused
 from tickbus.protocol.names import FEED_KINDS, Keys, check_name, check_symbol
 from tickbus.protocol.wants import WANT_TTL_MS, Topic, check_holder, check_ttl
 from tickbus.redis.link import Connection, ReplyError
 from tickbus.redis.topology import locate
 from tickbus.redis.wants import drop_wants, next_score, put_wants, renew_wants, take_wants
+from tickbus.units import MILLISECOND
 
 log = logging.getLogger("tickbus")
 
@@ -45,35 +47,37 @@ def make_topics(kind: str | Collection[str], symbols: Collection[str]) -> list[T
     return [Topic(one, check_symbol(symbol)) for one in kinds for symbol in dict.fromkeys(symbols)]
 
 
-class WantLease:
+class Lease(ABC):
     """What one holder wants of one feed, kept alive by a thread of its own: a busy loop does not end it.
 
-    `add` and `take` return at once; Redis is told as soon as it answers.
+    `add` and `take` return at once; the bus is told as soon as it answers.
     """
 
-    def __init__(self, url: str, keys: Keys, feed: str, holder: str, ttl_ms: int = WANT_TTL_MS) -> None:
+    errors: tuple[type[Exception], ...] = (OSError,)
+    """What it means that the bus does not answer."""
+    refusals: tuple[type[Exception], ...] = (RedisMisconfigured, RelayRefused)
+    """Those of them that another attempt hardly changes."""
+
+    def __init__(self, feed: str, holder: str, ttl_ms: int = WANT_TTL_MS) -> None:
         self.feed = check_name(feed)
         self.holder = check_holder(holder)
-        self._url = url
-        self._keys = keys
         self._ttl_ms = check_ttl(ttl_ms)
         self._wants: dict[Topic, int] = {}
-        self._taken: set[Topic] = set()
-        """Those that are not wanted any more, and that Redis may still have."""
         self._new: set[Topic] = set()
-        """Those that Redis may not have yet."""
-        self._score = 0
-        self._lock = threading.Lock()
+        """Those that the bus may not know yet."""
+        self._taken: set[Topic] = set()
+        """Those that are not wanted any more, and that the bus may still have."""
         self._changed = threading.Event()
         self._stopping = False
-        self._told = threading.Condition(self._lock)
+        self._told = threading.Condition()
         self._revision = self._told_revision = 0
+        self._refusal: Exception | None = None
         self._thread: threading.Thread | None = None
 
     def add(self, topics: Iterable[Topic]) -> None:
         """Want these too."""
-        now = time.time_ns() // 1_000_000
-        with self._lock:
+        now = time.time_ns() // MILLISECOND
+        with self._told:
             new = [topic for topic in topics if topic not in self._wants]
             self._wants |= dict.fromkeys(new, now)
             self._new |= set(new)
@@ -83,7 +87,7 @@ class WantLease:
 
     def take(self, topics: Iterable[Topic]) -> None:
         """Do not want these any more."""
-        with self._lock:
+        with self._told:
             for topic in topics:
                 if self._wants.pop(topic, None) is not None:
                     self._taken.add(topic)
@@ -91,90 +95,120 @@ class WantLease:
                     self._revision += 1
         self._wake()
 
-    def _wake(self) -> None:
-        self._changed.set()
-        if self._thread is None and self._wants:
-            self._thread = threading.Thread(target=self._run, name="tickbus-wants", daemon=True)
-            self._thread.start()
-
     def wait_until_told(self, timeout: float) -> bool:
-        """Wait until Redis has what is wanted now. Return whether it has."""
+        """Wait, for so many seconds, until the bus knows what is wanted now. Return whether it does.
+
+        RedisMisconfigured or RelayRefused if it refuses.
+        """
         with self._told:
             wanted = self._revision
-            return self._told.wait_for(lambda: self._told_revision >= wanted or self._stopping, timeout)
+            self._told.wait_for(lambda: self._told_revision >= wanted or self._refusal is not None, timeout)
+            if self._refusal is not None:
+                raise self._refusal
+            return self._told_revision >= wanted
 
     def stop(self) -> None:
-        """End all wants, without waiting until Redis has been told."""
+        """End all wants, without waiting until the bus has been told."""
         self._stopping = True
         self._changed.set()
 
     def close(self) -> None:
-        """End all wants. Waits a moment for Redis to be told; if it is away, they end by themselves."""
+        """End all wants. Waits a moment for the bus to be told; if it is away, they end by themselves."""
         self.stop()
         if self._thread is not None and self._thread is not threading.current_thread():
             self._thread.join(_CLOSE_SECONDS)
 
-    def _run(self) -> None:
-        asyncio.run(self._keep())
+    def _wake(self) -> None:
+        self._changed.set()
+        if self._thread is None and self._wants:
+            self._thread = threading.Thread(
+                target=lambda: asyncio.run(self._keep()), name="tickbus-wants", daemon=True
+            )
+            self._thread.start()
 
     async def _keep(self) -> None:
-        connection: Connection | None = None
-        failed = ""
+        failed = False
         while not self._stopping:
             wait = self._ttl_ms / 3000
             try:
-                if connection is None or connection.closed:
-                    connection = await locate(self._url).connect()
-                await self._tell(connection)
+                await self._tell_all()
                 if failed:
                     log.info("wants of %s are kept alive again", self.holder)
-                failed = ""
-            except (RedisError, ReplyError, OSError) as error:
+                failed = False
+            except self.errors as error:
+                self._note_refusal(error)
                 if not failed:
-                    log.warning(
-                        "wants of %s for %s cannot be kept alive: %s; retrying", self.holder, self.feed, error
-                    )
-                failed, wait = str(error), _RETRY_SECONDS
-            await asyncio.to_thread(self._changed.wait, wait)
-            if failed:
+                    log.warning("wants of %s cannot be kept alive: %s; retrying", self.holder, error)
+                failed, wait = True, _RETRY_SECONDS
                 await asyncio.sleep(_RETRY_SECONDS / 5)  # also if something changes all the time
-        if connection is not None:
-            with suppress(RedisError, ReplyError, TimeoutError):
-                async with asyncio.timeout(_CLOSE_SECONDS / 2):
-                    await connection.ask_all(drop_wants(self._keys, self.feed, self.holder))
-            connection.close()
+            await asyncio.to_thread(self._changed.wait, wait)
+        with suppress(TimeoutError, *self.errors):
+            async with asyncio.timeout(_CLOSE_SECONDS / 2):
+                await self._end()
 
-    async def _tell(self, connection: Connection) -> None:
-        with self._lock:
+    def _note_refusal(self, error: Exception) -> None:
+        if isinstance(error, self.refusals):
+            with self._told:
+                self._refusal = error
+                self._told.notify_all()
+
+    async def _tell_all(self) -> None:
+        with self._told:
             self._changed.clear()
             revision, wants = self._revision, dict(self._wants)
-            new, taken = dict.fromkeys(self._new), set(self._taken)
+            new, taken = set(self._new), set(self._taken)
+        await self._tell(wants, new, taken)
+        with self._told:
+            self._new -= new
+            self._taken -= taken
+            self._told_revision, self._refusal = max(self._told_revision, revision), None
+            self._told.notify_all()
+
+    @abstractmethod
+    async def _tell(
+        self, wants: Mapping[Topic, int], new: Collection[Topic], taken: Collection[Topic]
+    ) -> None:
+        """Tell the bus what is wanted, since when (ms); of that, what is new, and what is wanted no more."""
+
+    @abstractmethod
+    async def _end(self) -> None:
+        """Tell the bus that nothing is wanted any more, if it is connected."""
+
+
+class WantLease(Lease):
+    """A lease in Redis."""
+
+    errors = (RedisError, ReplyError, OSError)
+
+    def __init__(self, url: str, keys: Keys, feed: str, holder: str, ttl_ms: int = WANT_TTL_MS) -> None:
+        super().__init__(feed, holder, ttl_ms)
+        self._url = url
+        self._keys = keys
+        self._score = 0
+        self._connection: Connection | None = None
+
+    async def _tell(
+        self, wants: Mapping[Topic, int], new: Collection[Topic], taken: Collection[Topic]
+    ) -> None:
+        if self._connection is None or self._connection.closed:
+            self._connection = await locate(self._url).connect()
+        ask, names = self._connection.ask_all, (self._keys, self.feed, self.holder)
         if new or taken:
             self._score = next_score(self._score)
         if taken:
-            await connection.ask_all(take_wants(self._keys, self.feed, self.holder, taken, self._score))
-        if not wants:
-            pass  # the hash is empty, and so gone
-        elif new:
-            fields = {topic: wants[topic] for topic in new if topic in wants}
-            if fields:
-                await connection.ask_all(
-                    put_wants(self._keys, self.feed, self.holder, fields, self._score, self._ttl_ms)
-                )
-        else:
-            renewed, _ = await connection.ask_all(
-                renew_wants(self._keys, self.feed, self.holder, self._score, self._ttl_ms)
-            )
+            await ask(take_wants(*names, taken, self._score))
+        if new:
+            await ask(put_wants(*names, {topic: wants[topic] for topic in new}, self._score, self._ttl_ms))
+        elif wants:
+            renewed, _ = await ask(renew_wants(*names, self._score, self._ttl_ms))
             if not renewed:  # Redis lost them
                 self._score = next_score(self._score)
-                await connection.ask_all(
-                    put_wants(self._keys, self.feed, self.holder, wants, self._score, self._ttl_ms)
-                )
-        with self._told:
-            self._new -= new.keys()
-            self._taken -= taken
-            self._told_revision = max(self._told_revision, revision)
-            self._told.notify_all()
+                await ask(put_wants(*names, wants, self._score, self._ttl_ms))
+
+    async def _end(self) -> None:
+        if self._connection is not None and not self._connection.closed:
+            await self._connection.ask_all(drop_wants(self._keys, self.feed, self.holder))
+            self._connection.close()
 
 
 class Want:
@@ -189,7 +223,7 @@ class Want:
                 ...
     """
 
-    def __init__(self, lease: WantLease, topics: Collection[Topic]) -> None:
+    def __init__(self, lease: Lease, topics: Collection[Topic]) -> None:
         self._lease = lease
         self._topics = topics
         # whoever loses it without leaving it wants nothing any more
@@ -209,9 +243,16 @@ class Want:
         self._lease.take(make_topics(kind, symbols))
 
     def open(self) -> None:
-        """Begin to want; returns when Redis has been told, or after two seconds while it is away."""
+        """Begin to want; returns when the bus has been told, or after two seconds while it is away.
+
+        RedisMisconfigured or RelayRefused if it refuses.
+        """
         self._lease.add(self._topics)
-        self._lease.wait_until_told(_CLOSE_SECONDS)
+        try:
+            self._lease.wait_until_told(_CLOSE_SECONDS)
+        except (RedisMisconfigured, RelayRefused):
+            self.stop()
+            raise
 
     def stop(self) -> None:
         """End the wants, without waiting until Redis has been told."""

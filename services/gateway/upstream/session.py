@@ -63,7 +63,7 @@ class Target(Protocol):
     def acknowledge(self, topics: Sequence[Topic]) -> None:
         """These are subscribed to, on the connection that delivers."""
 
-    def refuse(self, topics: Sequence[Topic], words: str) -> None:
+    def refuse(self, topics: Sequence[Topic], reason: str) -> None:
         """The vendor refused these, in its words."""
 
 
@@ -75,7 +75,7 @@ class FixedTarget:
 
     def acknowledge(self, topics: Sequence[Topic]) -> None: ...
 
-    def refuse(self, topics: Sequence[Topic], words: str) -> None: ...
+    def refuse(self, topics: Sequence[Topic], reason: str) -> None: ...
 
 
 class Connection:

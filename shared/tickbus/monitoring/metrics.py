@@ -134,6 +134,23 @@ FEED_SYMBOLS_WANTED = Metric(
 FEED_SYMBOLS_SILENT = Metric(
     "tickbus_feed_symbols_silent", "gauge", "symbols", ("feed",), "subscribed symbols that never ticked"
 )
+FEED_SUBSCRIPTIONS = Metric(
+    "tickbus_feed_subscriptions",
+    "gauge",
+    "topics",
+    ("feed", "state"),
+    "what is asked of the vendor, by state: active, pending, refused, lingering",
+)
+FEED_WANT_HOLDERS = Metric(
+    "tickbus_feed_want_holders", "gauge", "holders", ("feed",), "apps and relays that want symbols"
+)
+FEED_IDLE = Metric(
+    "tickbus_feed_idle",
+    "gauge",
+    "bool",
+    ("feed",),
+    "1 while there is nothing to subscribe to, and so no upstream connection",
+)
 FEED_STANDBY_DIFFERS = Metric(
     "tickbus_feed_standby_differs",
     "gauge",
@@ -407,6 +424,13 @@ RECORDER_FLUSH = Metric(
 RELAY_CLIENTS = Metric("tickbus_relay_clients", "gauge", "connections", (), "WebSocket clients now")
 RELAY_SUBSCRIPTIONS = Metric(
     "tickbus_relay_subscriptions", "gauge", "subscriptions", ("policy",), "subscriptions now, by policy"
+)
+RELAY_WANTS = Metric(
+    "tickbus_relay_wants",
+    "gauge",
+    "topics",
+    ("state",),
+    "what clients want of gateways, by state: active, pending, refused, lingering, unknown (no answer)",
 )
 RELAY_STREAMS = Metric("tickbus_relay_streams", "gauge", "streams", (), "streams that clients read now")
 RELAY_ENTRIES = Metric(

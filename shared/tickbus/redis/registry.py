@@ -3,7 +3,7 @@
 import asyncio
 import re
 import secrets
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 
 import msgspec
@@ -13,7 +13,7 @@ from tickbus.protocol.codec import MALFORMED, Head, read_head
 from tickbus.protocol.names import Keys, Stream, StreamId, is_stream
 from tickbus.protocol.stream_filter import StreamFilter, decode_filter, encode_filter
 from tickbus.protocol.wants import SubscriptionState, Topic, decode_states
-from tickbus.redis.link import Connection, ReplyError
+from tickbus.redis.link import Connection, Reply, ReplyError
 from tickbus.redis.resp import Command, milliseconds, pairs
 
 SCHEMA = "1"
@@ -325,10 +325,18 @@ async def read_stream_names(link: Connection, keys: Keys, feed: str) -> list[Str
 
 async def read_subscriptions(link: Connection, keys: Keys, feed: str) -> dict[Topic, SubscriptionState]:
     """Return what a gateway says of its subscriptions, by topic."""
-    shards = range(keys.shards)
-    replies = await link.ask_each([("HGETALL", keys.subscriptions(shard, feed)) for shard in shards])
+    return decode_subscriptions(keys, await link.ask_each(subscription_commands(keys, feed)))
+
+
+def subscription_commands(keys: Keys, feed: str) -> list[Command]:
+    """Return the commands whose replies `decode_subscriptions` takes."""
+    return [("HGETALL", keys.subscriptions(shard, feed)) for shard in range(keys.shards)]
+
+
+def decode_subscriptions(keys: Keys, replies: Sequence[Reply]) -> dict[Topic, SubscriptionState]:
+    """Return the states by topic; what some other program wrote is left out."""
     states: dict[Topic, SubscriptionState] = {}
-    for shard, flat in zip(shards, replies, strict=True):
+    for shard, flat in enumerate(replies):
         if not isinstance(flat, ReplyError):
             found = decode_states(dict(pairs(flat)))
             states |= {topic: state for topic, state in found.items() if keys.shard(topic.symbol) == shard}

@@ -9,22 +9,47 @@ A lost connection is opened again, to the next relay if there are several, and r
 it was.
 """
 
-from collections.abc import Collection, Mapping
+import asyncio
+from collections.abc import Collection, Mapping, Sequence
 from functools import partial
 from types import TracebackType
 from typing import Any
+from urllib.error import HTTPError
+from urllib.parse import urlsplit
+from urllib.request import Request, urlopen
 from weakref import WeakSet
 
-from tickbus.errors import ConfigError
+import msgspec
+
+from tickbus.errors import ConfigError, RelayRefused, RelayUnavailable
 from tickbus.protocol.codec import decode
 from tickbus.protocol.messages import Gap
-from tickbus.protocol.names import Stream, StreamId
+from tickbus.protocol.names import Stream, StreamId, check_name
 from tickbus.protocol.stream_filter import StreamFilter
+from tickbus.protocol.wants import State, SubscriptionState, Topic
 from tickbus.readable import Readable
-from tickbus.remote.reader import RemoteReader, check_url
+from tickbus.remote.reader import RemoteReader
+from tickbus.remote.socket import Dialer, check_url
+from tickbus.remote.want import RemoteLease
 from tickbus.subscription import Subscription
+from tickbus.units import parse_duration
+from tickbus.wants import Want, make_holder, make_topics
 
 __all__ = ["RemoteBus", "connect"]
+
+_HTTP_SECONDS = 10
+
+
+class _Row(msgspec.Struct):
+    stream: str
+    state: State
+    since: int
+    reason: str = ""
+    fixed: bool = False
+
+
+class _Subscriptions(msgspec.Struct):
+    subscriptions: list[_Row]
 
 
 def connect(url: str | Collection[str], *, token: str | None = None) -> "RemoteBus":
@@ -58,20 +83,76 @@ class RemoteBus(Readable):
         positions: dict[str, StreamId],
         gaps: bool,
         late: bool,
+        topics: Sequence[Topic],
     ) -> Subscription[Any]:
         subscription: Subscription[Any] = Subscription(
-            partial(self._open_reader, kind, streams), begin, positions, kind, gaps, late
+            partial(self._open_reader, kind, streams, bool(topics)), begin, positions, kind, gaps, late
         )
         self._subscriptions.add(subscription)
         return subscription
 
     async def _open_reader(
-        self, kind: str, streams: StreamFilter, start: str | StreamId, positions: Mapping[str, StreamId]
+        self,
+        kind: str,
+        streams: StreamFilter,
+        want: bool,
+        start: str | StreamId,
+        positions: Mapping[str, StreamId],
     ) -> RemoteReader:
-        return RemoteReader(self._urls, self._token, kind, streams, start, positions)
+        return RemoteReader(self._dialer(), kind, streams, start, positions, want)
+
+    def _dialer(self) -> Dialer:
+        return Dialer(self._urls, self._token)
+
+    def want(
+        self,
+        kind: str | Collection[str] = "trade",
+        *,
+        symbols: Collection[str],
+        feed: str,
+        name: str = "",
+        lease: str = "15s",
+    ) -> Want:
+        """Return what makes the gateway of a feed subscribe to symbols: as `Bus.want`.
+
+        The relay wants them for its clients, in its own name, while the connection lasts.
+        """
+        try:
+            parse_duration(lease)
+        except ValueError as error:
+            raise ConfigError(f"lease: {error}") from None
+        return Want(RemoteLease(self._dialer(), feed, make_holder(name)), make_topics(kind, symbols))
+
+    async def subscriptions(self, feed: str) -> dict[Stream, SubscriptionState]:
+        """Return what the gateway of a feed is subscribed to: as `Bus.subscriptions`."""
+        check_name(feed)
+        rows = await asyncio.to_thread(self._get, f"/api/subscriptions?feed={feed}")
+        found = msgspec.json.decode(rows, type=_Subscriptions).subscriptions
+        return {
+            Stream.parse(row.stream): SubscriptionState(row.state, row.since, row.reason, row.fixed)
+            for row in found
+        }
+
+    def _get(self, target: str) -> bytes:
+        """Ask a relay by HTTP. RelayUnavailable if none answers, RelayRefused if it refuses."""
+        for url in self._urls:
+            parts = urlsplit(url)
+            scheme = "https" if parts.scheme == "wss" else "http"
+            path = parts.path.removesuffix("/v1") + target
+            headers = {"Authorization": f"Bearer {self._token}"} if self._token else {}
+            request = Request(f"{scheme}://{parts.netloc}{path}", headers=headers)
+            try:
+                with urlopen(request, timeout=_HTTP_SECONDS) as response:
+                    return bytes(response.read())
+            except HTTPError as error:
+                if error.code < 500:
+                    raise RelayRefused(f"the relay refused: HTTP {error.code}; check the token") from None
+            except OSError:
+                continue
+        raise RelayUnavailable("no relay answers")
 
     async def _snapshot(self, kind: str, streams: StreamFilter) -> dict[Stream, tuple[StreamId, Any]]:
-        reader = RemoteReader(self._urls, self._token, kind, streams, "last:1", {})
+        reader = RemoteReader(self._dialer(), kind, streams, "last:1", {})
         found: dict[Stream, tuple[StreamId, Any]] = {}
         try:
             await reader.prepare()

@@ -8,11 +8,11 @@ import asyncio
 import logging
 import random
 from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
-from itertools import cycle
 from typing import Any
-from urllib.parse import urlsplit
 
 import msgspec
+from websockets.asyncio.client import ClientConnection
+from websockets.exceptions import ConnectionClosed
 
 from tickbus.errors import ConfigError, RelayRefused, RelayUnavailable
 from tickbus.protocol.codec import decode
@@ -20,42 +20,16 @@ from tickbus.protocol.messages import Gap, GapKind
 from tickbus.protocol.names import START, Stream, StreamId
 from tickbus.protocol.stream_filter import StreamFilter
 from tickbus.reader.reads import FROM_START, NOW, Cursor, Poll, Read
-from tickbus.sanitize import redact
+from tickbus.remote.socket import Dialer, check_refusal, decode_answer, encode
 from tickbus.units import MILLISECOND
-
-try:
-    from websockets.asyncio.client import ClientConnection, connect
-    from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus
-    from websockets.typing import Subprotocol
-except ImportError as error:
-    raise ImportError("tickbus.remote needs websockets: pip install 'tickbus[remote]'") from error
 
 log = logging.getLogger("tickbus.remote")
 
-_SUBPROTOCOL = "tickbus.msgpack"
-_REFUSALS = (4401, 4403, 4408)
-"""Close codes that another attempt does not change."""
 _MAX_WAIT_SECONDS = 10.0
-_OPEN_SECONDS = 10.0
 _CURSORS = 100
 """Cursors in one request: a relay takes 16 KB."""
 _Element = tuple[str, str, str, msgspec.Raw]
 _decode_data = msgspec.msgpack.Decoder(tuple[int, list[_Element]]).decode
-_decode_answer = msgspec.msgpack.Decoder(dict[str, Any]).decode
-_encode = msgspec.msgpack.Encoder().encode
-
-
-def check_url(url: str) -> str:
-    """Return the address of `/v1` of a relay. ConfigError if it is invalid."""
-    try:
-        parts = urlsplit(url)
-        port = parts.port
-    except ValueError as error:
-        raise ConfigError(f"invalid url {redact(url)}: {error}") from None
-    if parts.scheme not in ("ws", "wss") or not parts.hostname or port == 0:
-        raise ConfigError(f"invalid url {redact(url)}: expected ws://host:port or wss://host:port of a relay")
-    path = parts.path.rstrip("/")
-    return parts._replace(path=path if path.endswith("/v1") else f"{path}/v1").geturl()
 
 
 class _Received(Cursor):
@@ -77,14 +51,17 @@ class RemoteReader:
     """One subscription at a relay, over reconnects."""
 
     def __init__(
-        self, urls: Sequence[str], token: str | None, kind: str, streams: StreamFilter, begin: str | StreamId,
-        positions: Mapping[str, StreamId],
+        self, dialer: Dialer, kind: str, streams: StreamFilter, begin: str | StreamId,
+        positions: Mapping[str, StreamId], want: bool = False,
     ) -> None:  # fmt: skip
-        """begin: NOW, FROM_START, `last:N` or the ID of a time; positions: where to continue, by name."""
+        """begin: NOW, FROM_START, `last:N` or the ID of a time; positions: where to continue, by name.
+
+        want: whether the relay is to ask for the symbols too.
+        """
         if positions and begin != FROM_START:
             raise ConfigError("start and cursor together: a relay takes one of them; leave start out")
-        self._urls = cycle(urls)
-        self._token = token
+        self._dialer = dialer
+        self._want = want
         self._kind = kind
         self._streams = streams
         self._begin = begin
@@ -138,7 +115,7 @@ class RemoteReader:
             except (ConnectionClosed, RelayUnavailable) as error:
                 if self._closed:
                     return
-                self._check_refusal(error)
+                check_refusal(error)
                 if attempt == 0:
                     log.warning("the relay is lost (%s); resuming", error)
             self._socket = None
@@ -153,31 +130,12 @@ class RemoteReader:
             self._socket.transport.abort()
 
     async def _open(self) -> ClientConnection:
-        url = next(self._urls)
-        headers = {"Authorization": f"Bearer {self._token}"} if self._token else {}
-        try:
-            socket = await connect(
-                url,
-                subprotocols=[Subprotocol(_SUBPROTOCOL)],
-                additional_headers=headers,
-                compression=None,
-                max_size=None,
-                open_timeout=_OPEN_SECONDS,
-            )
-        except InvalidStatus as error:
-            status = error.response.status_code
-            if status in (401, 403, 404, 421):
-                raise RelayRefused(
-                    f"the relay at {redact(url)} refused the connection: HTTP {status}; check url and token"
-                ) from None
-            raise RelayUnavailable(f"the relay at {redact(url)} answers HTTP {status}") from None
-        except (OSError, TimeoutError, InvalidHandshake) as error:
-            raise RelayUnavailable(f"no relay at {redact(url)}: {str(error) or 'no answer'}") from None
+        socket = await self._dialer.open()
         try:
             await self._subscribe(socket)
         except ConnectionClosed as error:
-            self._check_refusal(error)
-            raise RelayUnavailable(f"the relay at {redact(url)} closed the connection: {error}") from None
+            check_refusal(error)
+            raise RelayUnavailable(f"the relay closed the connection: {error}") from None
         if self._closed:
             socket.transport.abort()
         return socket
@@ -208,7 +166,7 @@ class RemoteReader:
         """Send one subscription and await the answer."""
         if begin != NOW:
             self._unanswered.add(id)
-        request = {
+        request: dict[str, Any] = {
             "op": "subscribe",
             "id": id,
             "kind": self._kind,
@@ -217,7 +175,9 @@ class RemoteReader:
             "specs": sorted(streams.specs),
             "from": begin,
         }
-        await socket.send(_encode(request))
+        if self._want and id == 1:
+            request["want"] = True
+        await socket.send(encode(request))
         # a resumed subscription knows its streams; one that appeared since begins with its first entry
         is_resumed = self._was_subscribed or bool(self._received)
         while True:
@@ -225,7 +185,7 @@ class RemoteReader:
             if message[:1] == b"\x92":
                 self._waiting.append(message)
                 continue
-            answer = _decode_answer(message)
+            answer = decode_answer(message)
             if answer["op"] == "error":
                 socket.transport.abort()
                 raise RelayRefused(f"the relay refused the subscription: {answer['reason']}")
@@ -247,7 +207,7 @@ class RemoteReader:
     def _take(self, message: bytes) -> Poll | None:
         """Return what a message holds; None if it is not data."""
         if message[:1] != b"\x92":
-            answer = _decode_answer(message)
+            answer = decode_answer(message)
             match answer["op"]:
                 case "stream":
                     self._note(answer["stream"], answer["cursor"], answer["history"])
@@ -280,12 +240,6 @@ class RemoteReader:
                 name = stream_name
                 reads.append(Read(received.stream, [entry], None, received))
         return Poll(reads) if reads else None
-
-    def _check_refusal(self, error: Exception) -> None:
-        if isinstance(error, ConnectionClosed) and error.rcvd is not None and error.rcvd.code in _REFUSALS:
-            raise RelayRefused(
-                f"the relay refused this client: {error.rcvd.reason}; check the token"
-            ) from None
 
 
 def _streams_of(streams: Iterable[Stream]) -> StreamFilter:
