@@ -34,6 +34,8 @@ class Reconciler:
         self._in_flight: deque[tuple[Request, float]] = deque()
         self._adds: tuple[Topic, ...] = ()
         """What the change under way adds."""
+        self._uncertain: set[Topic] = set()
+        """Topics of requests that were never answered: the vendor may have done what they say, or not."""
         self._trials: deque[list[Topic]] = deque()
         """Topics of refused requests, in the parts in which they are tried."""
         self._began = False
@@ -60,8 +62,7 @@ class Reconciler:
         """Return the request to send now; None: there is none, or it is not its time."""
         if self._in_flight and self._feed.acks_subscribe:
             if now - self._in_flight[0][1] >= ANSWER_SECONDS:
-                self._in_flight.clear()
-                self._queue.clear()
+                self._give_up()
                 self.unanswered += 1
                 self._not_before = now + _MIN_WAIT
             elif not self._queue:
@@ -81,13 +82,25 @@ class Reconciler:
             ]
         wanted = self._wanted(target)
         self._began = True
-        if wanted.keys() == self.acknowledged.keys():
+        # what is uncertain is asked for again, or dropped again
+        held = self.acknowledged | dict.fromkeys(sorted(self._uncertain - wanted.keys()))
+        if wanted.keys() == held.keys():
             return []
-        requests = self._feed.change(tuple(wanted), tuple(self.acknowledged))
-        self._adds = tuple(topic for topic in wanted if topic not in self.acknowledged)
+        requests = self._feed.change(tuple(wanted), tuple(held))
+        self._adds = tuple(topic for topic in wanted if topic not in held)
         if not requests:  # the vendor cannot be told: what it still sends is ignored
             self.acknowledged = dict.fromkeys(wanted)
+            self._uncertain.clear()
         return requests
+
+    def _give_up(self) -> None:
+        """The vendor does not answer: nobody knows what it did."""
+        for request, _ in self._in_flight:
+            self._uncertain.update(request.adds, request.drops)
+            for topic in request.drops:
+                self.acknowledged.pop(topic, None)
+        self._in_flight.clear()
+        self._queue.clear()
 
     def _wanted(self, target: Sequence[Topic]) -> dict[Topic, None]:
         """Return what to subscribe to next: while some topics are tried, besides what is acknowledged only
@@ -125,6 +138,7 @@ class Reconciler:
         return subscribed
 
     def _apply(self, request: Request) -> list[Topic]:
+        self._uncertain.difference_update(request.adds, request.drops)
         for topic in request.drops:
             self.acknowledged.pop(topic, None)
         new = [topic for topic in request.adds if topic not in self.acknowledged]
@@ -146,17 +160,18 @@ class Reconciler:
         if not self._feed.acks_subscribe:  # taken for subscribed when it was sent
             for topic in adds:
                 self.acknowledged.pop(topic, None)
+        self._uncertain.difference_update(adds)
         suspects = [topic for topic in adds if topic not in self._fixed and topic not in self.acknowledged]
         certain = [topic for topic in adds if topic in self._fixed and topic not in self.acknowledged]
         self.unanswered = 0
-        if not adds and request.drops:  # what the vendor still sends of these is ignored
-            self._apply(request)
-            return []
         if not refused.symbols:
             if certain or not self.acknowledged:
                 return None
             self._queue.clear()
             self._not_before = now + max(refused.wait / SECOND, _MIN_WAIT)
+            return []
+        if request.drops and not request.adds:  # what the vendor still sends of these is ignored
+            self._apply(request)
             return []
         if not suspects:
             return None
