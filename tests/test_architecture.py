@@ -19,7 +19,7 @@ tickbus.errors tickbus.version tickbus.sanitize services
 tickbus.units tickbus.durable
 tickbus.clock tickbus.protocol
 tickbus.redis
-tickbus.reader tickbus.writer
+tickbus.reader tickbus.writer tickbus.wants
 tickbus.consumer
 tickbus.subscription tickbus.monitoring
 tickbus.readable
@@ -31,6 +31,7 @@ services.gateway.batching services.gateway.sequencing
 services.gateway.spill
 services.gateway.delivery
 services.gateway.upstream
+services.gateway.subscriptions
 services.relay.selection
 services.relay.conflation services.relay.requests services.relay.followed
 services.relay.styles

@@ -16,7 +16,7 @@ from services.gateway.spill.recovery import SpillRecovery
 from services.gateway.spill.segment import Bus
 from services.gateway.subscriptions.streams import Streams
 from services.gateway.subscriptions.table import SubscriptionTable
-from services.gateway.unsubscribed import end, find_dropped, find_returning
+from services.gateway.subscriptions.unsubscribed import end, find_dropped, find_returning
 from services.gateway.upstream.intake import Intake
 from services.gateway.upstream.upstream import Upstream
 from tickbus.clock import BusClock

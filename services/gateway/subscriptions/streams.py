@@ -12,7 +12,7 @@ from services.gateway.delivery.backlog import Backlog, Backlogs
 from services.gateway.delivery.sender import Sender, StreamHead
 from services.gateway.sequencing.sequencer import Sequencer
 from services.gateway.sequencing.stream_state import StreamState
-from services.gateway.unsubscribed import find_returning
+from services.gateway.subscriptions.unsubscribed import find_returning
 from services.vendors.symbols import SymbolMap
 from tickbus.clock import BusClock
 from tickbus.errors import ConfigError
@@ -171,6 +171,9 @@ class Streams:
     def end(self, topics: Iterable[Topic], recv: int) -> None:
         """Let these streams take no more ticks, from the receive time `recv` on."""
         ended = []
+        topics = list(topics)
+        if topics:
+            self._sequencer.measure_latency()
         for topic in topics:
             state = self._sequencer.drop(topic, recv)
             if state is None:
