@@ -44,10 +44,10 @@ class Api:
     def __init__(
         self,
         access: BusAccess,
-        status: Callable[[], Awaitable[bytes]],
+        status: Callable[[], Mapping[str, object]],
         documents: Mapping[str, Answer] | None = None,
     ) -> None:
-        """status: the body of /api/status. documents: fixed answers by path, which need no token."""
+        """status: the answer of /api/status. documents: fixed answers by path, which need no token."""
         self._access = access
         self._status = status
         self._documents = dict(documents or {})
@@ -195,7 +195,7 @@ class Api:
 
     async def _get_status(self, query: Query, account: Account) -> bytes:
         _check_names(query, ())
-        return await self._status()
+        return _encode(self._status())
 
     @staticmethod
     def _stream(query: Query, account: Account) -> Stream:

@@ -45,8 +45,6 @@ class CatchUp:
         self._tracked: dict[str, TrackedStream] = {}
         self._heads: dict[str, StreamId] = {}
         """The newest entry of each stream at the beginning."""
-        self.served = 0
-        """Entries of history sent."""
 
     async def run(self) -> None:
         """Send the answer, the history and, if there was any, `replay_completed`. Then it is live."""
@@ -171,7 +169,8 @@ class CatchUp:
             lost = tracked.missing(list(entries))
         await self._send_news(News(tracked.stream, entries, lost))
         self._advance(tracked, last)
-        self.served += len(entries)
+        self._hub.counts.history_entries += len(entries)
+        self._hub.counts.history_pages += 1
 
     @staticmethod
     def _advance(tracked: TrackedStream, position: StreamId) -> None:

@@ -53,7 +53,6 @@ class DialectSession:
         self.account = account
         self.dialect = dialect
         self.vendor = dialect.vendor
-        self.history_served = 0
         self._hub = hub
         self._access = access
         self._registry = registry

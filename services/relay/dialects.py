@@ -60,10 +60,6 @@ class Dialects:
                     return body
         return None
 
-    def by_vendor(self) -> Counter[str]:
-        """Return the number of clients of each dialect."""
-        return Counter(session.vendor for session in self._sessions)
-
     async def run(self) -> None:
         """Let time pass for all clients, until cancelled."""
         while True:

@@ -388,6 +388,21 @@ def _page(items: Schema, **more: Schema) -> Schema:
     return _object({"data": {"type": "array", "items": items}, **more})
 
 
+def _counts(about: str) -> Schema:
+    return {"type": "object", "additionalProperties": {"type": "integer"}, "description": about}
+
+
+_CLIENT = _object(
+    {
+        "name": {**_TEXT, "description": "of its token"},
+        "address": _TEXT,
+        "protocol": _TEXT,
+        "subscriptions": _counts("by policy"),
+        "in_flight": {"type": "integer", "description": "bytes on their way to it, or waiting for it"},
+        "oldest": {"type": ["number", "null"], "description": "seconds that the oldest of them have waited"},
+        "dropped": {"type": "integer", "description": "elements"},
+    }
+)
 _ELEMENTS = _page({"$ref": _REF + "Element"})
 _PATHS: dict[str, tuple[str, list[Schema], Schema]] = {
     "/api/symbols": ("The streams there are.", [_kind(None), _SYMBOLS, _FEEDS, _SPECS], _page(_ROW)),
@@ -428,7 +443,16 @@ _PATHS: dict[str, tuple[str, list[Schema], Schema]] = {
                 "up": {"type": "boolean", "description": "whether the bus is being read"},
                 "clients": {"type": "integer"},
                 "streams": {"type": "integer", "description": "that are followed"},
-            }
+                "protocols": _counts("clients, by subprotocol of /v1 or vendor"),
+                "subscriptions": _counts("by policy"),
+                "in_flight": {"type": "integer", "description": "bytes on their way to all clients"},
+                "listed": {
+                    "type": "array",
+                    "items": _CLIENT,
+                    "description": "the clients furthest behind; only on a relay without tokens",
+                },
+            },
+            ("listed",),
         ),
     ),
 }

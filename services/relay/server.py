@@ -16,6 +16,7 @@ import websockets.http11
 from websockets.asyncio.server import Server, serve
 from websockets.datastructures import Headers
 from websockets.exceptions import ConnectionClosed
+from websockets.frames import CloseCode
 from websockets.http11 import Request, Response
 from websockets.typing import Subprotocol
 
@@ -71,8 +72,11 @@ class Counts:
     """What the metrics report."""
 
     refused: Counter[str] = field(default_factory=Counter)
+    """By reason."""
     closed: Counter[str] = field(default_factory=Counter)
-    history: int = 0
+    """By close code."""
+    answered: Counter[str] = field(default_factory=Counter)
+    """Plain HTTP, by status."""
 
 
 class RelayServer:
@@ -128,8 +132,17 @@ class RelayServer:
     def clients(self) -> int:
         return len(self._sessions)
 
-    def sessions(self) -> list[Session | DialectSession]:
-        return list(self._sessions)
+    def connections(self) -> list[tuple[Session | DialectSession, str, str]]:
+        """Return all conversations, each with the client's address and its protocol: the subprotocol of `/v1`
+        or the name of the vendor."""
+        return [
+            (
+                session,
+                connection.address,
+                session.vendor if isinstance(session, DialectSession) else session.client.style.subprotocol,
+            )
+            for session, connection in self._sessions.items()
+        ]
 
     async def drain(self, seconds: float) -> None:
         """Tell all clients to connect again elsewhere, and wait until they have gone."""
@@ -173,6 +186,7 @@ class RelayServer:
         account = self._account(token)
         if request.headers.get("Upgrade", "").lower() != "websocket":
             response = await self._answer_http(request, path, token, account)
+            self.counts.answered[str(response.status_code)] += 1
             self._share(response, request.headers.get("Origin"))
             return response
         if request.method != "GET":
@@ -298,9 +312,10 @@ class RelayServer:
         finally:
             if timer is not None:
                 timer.cancel()
-            client.closed = True
+            if not client.closed:  # else it was counted
+                client.closed = True
+                self.counts.closed[_close_code(connection)] += 1
             session.close()
-            self.counts.history += session.history_served
             self.hub.clients.discard(client)
             del self._sessions[session]
             _decrease(self._addresses, connection.address)
@@ -321,6 +336,12 @@ def _resume(client: Client) -> None:
 def _close_without_token(session: Session | DialectSession) -> None:
     if session.account is None:
         session.client.close(AUTH_TIMEOUT, "no token was sent in time")
+
+
+def _close_code(connection: RelayConnection) -> str:
+    """Return the code with which a connection ended that its client or the library closed."""
+    sent = connection.protocol.close_sent
+    return str(CloseCode.ABNORMAL_CLOSURE.value if sent is None else sent.code)
 
 
 def _decrease(counter: Counter[str], key: str) -> None:

@@ -14,6 +14,7 @@ from services.relay.requests import (
     BadRequest,
     Begin,
     Ping,
+    RequestId,
     Subscribe,
     Unsubscribe,
     parse_begin,
@@ -47,7 +48,6 @@ class Session:
         self._catching_up: dict[Subscription, asyncio.Task[None]] = {}
         self._allowance = float(_BURST)
         self._asked_at = asyncio.get_running_loop().time()
-        self.history_served = 0
 
     def receive(self, message: str | bytes) -> None:
         """Handle one message of the client. Never raises for what it sends."""
@@ -74,7 +74,7 @@ class Session:
                 case Unsubscribe():
                     self._unsubscribe(request)
         except BadRequest as error:
-            client.say(op="error", id=id, reason=str(error))
+            self._refuse(id, str(error))
 
     def close(self) -> None:
         """The client has gone: end its subscriptions."""
@@ -123,15 +123,17 @@ class Session:
             await catch_up.run()
         except TooManyStreams as error:
             self._hub.leave(subscription)
-            self.client.say(op="error", id=subscription.id, reason=str(error))
+            self._refuse(subscription.id, str(error))
         except ConnectionError:
             pass  # the client has gone
         except RedisError as error:
             log.warning("a subscription failed: %s", error)
             self._hub.leave(subscription)
-            self.client.say(op="error", id=subscription.id, reason="the bus cannot be read", retry=True)
-        finally:
-            self.history_served += catch_up.served
+            self._refuse(subscription.id, "the bus cannot be read", retry=True)
+
+    def _refuse(self, id: RequestId | None, reason: str, **more: bool) -> None:
+        self._hub.counts.request_errors += 1
+        self.client.say(op="error", id=id, reason=reason, **more)
 
     def _unsubscribe(self, request: Unsubscribe) -> None:
         subscription = self.client.subscriptions.get(request.id)

@@ -201,6 +201,15 @@ class Keys:
         """Key of what the gateway that stands by for a feed says of itself; expires."""
         return f"{self.prefix}:standby:{feed}"
 
+    @property
+    def relays(self) -> str:
+        """Key of the relays that run: a hash by process."""
+        return f"{self.prefix}:relays"
+
+    def relay(self, holder: str) -> str:
+        """Key of what the relay of this process (host:pid:token) says of itself and its clients; expires."""
+        return f"{self.prefix}:relay:{holder}"
+
     def members(self, service: str) -> str:
         """Key of the heartbeats of the replicas: a hash by process."""
         return f"{self.prefix}:members:{service}"
