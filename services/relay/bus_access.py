@@ -94,12 +94,22 @@ class BusAccess:
         except (WireError, ValueError):
             return None
 
-    async def page(self, stream: Stream, after: StreamId, count: int = PAGE_ENTRIES) -> list[Any]:
-        """Return the entries after an ID, oldest first, as Redis returns them."""
-        (entries,) = await self.patiently(
-            [("XRANGE", self.keys.stream(stream), f"({after}", "+", "COUNT", count)]
-        )
+    async def page(
+        self, stream: Stream, after: StreamId, count: int = PAGE_ENTRIES, patient: bool = True
+    ) -> list[Any]:
+        """Return the entries after an ID, oldest first, as Redis returns them.
+
+        patient: whether to wait while Redis is away; else RedisError.
+        """
+        ask = self.patiently if patient else self.ask_all
+        (entries,) = await ask([("XRANGE", self.keys.stream(stream), f"({after}", "+", "COUNT", count)])
         return list(entries)
+
+    async def oldest(self, stream: Stream) -> StreamId | None:
+        """Return the ID of the oldest entry that is kept; None if there is none. RedisError if Redis does not
+        answer."""
+        (entries,) = await self.ask_all([("XRANGE", self.keys.stream(stream), "-", "+", "COUNT", 1)])
+        return StreamId.parse(entries[0][0]) if entries else None
 
     async def page_before(self, stream: Stream, before: str, count: int) -> list[Any]:
         """Return the entries up to an ID (`+`: the newest; `(ID`: without it), newest first."""

@@ -369,7 +369,7 @@ _SPECS = _texts("specs", "of bars, time:1m; all by default")
 _LIMIT = _parameter(
     "limit",
     {"type": "integer", "minimum": 1, "maximum": MAX_ROWS, "default": MAX_ROWS},
-    "most rows of the page; history ends at 256 KB too",
+    "most rows of the page, which ends at 256 KB too, or earlier with recorded files: next is what counts",
 )
 _ROW = _object(
     {
@@ -412,7 +412,7 @@ _PATHS: dict[str, tuple[str, list[Schema], Schema]] = {
         _ELEMENTS,
     ),
     "/api/history": (
-        "Entries of one stream, oldest first.",
+        "Entries of one stream, oldest first; older ones from recorded files, where the relay has them.",
         [
             _parameter("stream", _TEXT, "e.g. trade:binance:BTC-USDT", required=True),
             _parameter("from", {**_TEXT, "default": "start"}, "start, or a time: ns, us, ms, s, or ISO text"),
@@ -424,7 +424,7 @@ _PATHS: dict[str, tuple[str, list[Schema], Schema]] = {
         ),
     ),
     "/api/bars": (
-        "Bars by their start, the newest revision of each.",
+        "Bars by their start, the newest revision of each; older ones from recorded files.",
         [
             _parameter("symbol", _TEXT, "e.g. BTC-USDT", required=True),
             _parameter("spec", {**_TEXT, "default": "time:1m"}, "of the bars"),
@@ -466,10 +466,11 @@ _DOCUMENT_PATHS = {ASYNCAPI: "The description of /v1, AsyncAPI 3.", OPENAPI: "Th
 _ERRORS = {
     400: "a parameter is invalid",
     401: "no token, or an unknown one",
-    403: "the origin is not allowed, or the token may not read this",
+    403: "the origin is not allowed, or the token may not read this, or no history",
     421: "unknown Host: name it with --public-host",
     429: "too many connections",
-    503: "the bus cannot be read now, or too many connections: try again after Retry-After seconds",
+    503: "the bus or recorded files cannot be read now, or too many requests or connections: try again after"
+    " Retry-After seconds",
 }
 _PLAIN = (401, 403, 421, 429, 503)
 """Also refused before a path is looked at, in plain text."""

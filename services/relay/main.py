@@ -16,6 +16,7 @@ from services.relay.hub import Hub
 from services.relay.metrics import expose
 from services.relay.options import Options
 from services.relay.presence import Presence
+from services.relay.recorded import Recorded
 from services.relay.registry import Registry
 from services.relay.server import Limits, RelayServer
 from services.relay.tokens import Tokens
@@ -109,7 +110,8 @@ async def _run(
     )  # fmt: skip
 
     dialects = Dialects(hub, access, Registry(access, read_symbol_map(options.symbol_map), preferred))
-    api = Api(access, lambda: presence.status(with_clients=not tokens.required), documents())
+    recorded = None if options.data_dir is None else Recorded(options.data_dir, options.log_level)
+    api = Api(access, lambda: presence.status(with_clients=not tokens.required), documents(), recorded)
     server = RelayServer(hub, access, tokens, api, dialects, limits, options.host)
     presence = Presence(redis, keys, hub, server, service)
     expose(service.meters, hub, server, lambda: presence.census)
@@ -139,6 +141,8 @@ async def _run(
             task.cancel()
         await asyncio.gather(reading, *background, return_exceptions=True)
         await presence.close()
+        if recorded is not None:
+            recorded.close()
         access.close()
 
 
