@@ -3,7 +3,10 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping
-from typing import Any, Literal, TypedDict, Unpack, overload
+from functools import partial
+from types import TracebackType
+from typing import Any, Literal, Self, TypedDict, Unpack, overload
+from weakref import WeakSet
 
 from tickbus.errors import ConfigError
 from tickbus.protocol.bar_specs import parse_all
@@ -11,7 +14,7 @@ from tickbus.protocol.messages import Bar, Gap, Message, Quote, Signal, Trade
 from tickbus.protocol.names import KINDS, Stream, StreamId, check_name, check_symbol
 from tickbus.protocol.stream_filter import StreamFilter
 from tickbus.reader.reads import FROM_START, NOW, Start, parse_start
-from tickbus.subscription import Subscription, parse_cursor
+from tickbus.subscription import PollReader, Subscription, parse_cursor
 
 
 class _Choice(TypedDict, total=False):
@@ -34,7 +37,11 @@ class _Streams(TypedDict, total=False):
 
 
 class Readable(ABC):
-    """Streams of messages to read, and snapshots of them."""
+    """Streams of messages to read, and snapshots of them. Leaving it ends all its subscriptions."""
+
+    def __init__(self) -> None:
+        # weak: a subscription that nobody uses any more must not live as long as the bus
+        self._subscriptions: WeakSet[Subscription[Any]] = WeakSet()
 
     @overload
     def read(
@@ -107,7 +114,16 @@ class Readable(ABC):
         """
         streams = make_filter((kind,), symbols, feeds, specs)
         begin = parse_start(start if start is not None else NOW if cursor is None else FROM_START)
-        return self._read(kind, streams, begin, parse_cursor(kind, cursor or {}), gaps, late)
+        subscription: Subscription[Any] = Subscription(
+            partial(self._open_reader, kind, streams),
+            begin,
+            parse_cursor(kind, cursor or {}),
+            kind,
+            gaps,
+            late,
+        )
+        self._subscriptions.add(subscription)
+        return subscription
 
     @overload
     async def snapshot(
@@ -152,20 +168,34 @@ class Readable(ABC):
         return await self._snapshot(kind, make_filter((kind,), symbols, feeds, specs))
 
     @abstractmethod
-    def _read(
-        self,
-        kind: str,
-        streams: StreamFilter,
-        begin: str | StreamId,
-        positions: dict[str, StreamId],
-        gaps: bool,
-        late: bool,
-    ) -> Subscription[Any]:
-        """Return the subscription for checked arguments."""
+    async def _open_reader(
+        self, kind: str, streams: StreamFilter, start: str | StreamId, positions: Mapping[str, StreamId]
+    ) -> PollReader:
+        """Return a reader for checked arguments."""
 
     @abstractmethod
     async def _snapshot(self, kind: str, streams: StreamFilter) -> dict[Stream, tuple[StreamId, Any]]:
         """Return the newest messages for checked arguments."""
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._close()
+
+    def _close(self) -> None:
+        for subscription in list(self._subscriptions):
+            subscription.close()
 
 
 def make_filter(

@@ -10,10 +10,7 @@ it was.
 """
 
 from collections.abc import Collection, Mapping
-from functools import partial
-from types import TracebackType
 from typing import Any
-from weakref import WeakSet
 
 from tickbus.errors import ConfigError
 from tickbus.protocol.codec import decode
@@ -22,7 +19,6 @@ from tickbus.protocol.names import Stream, StreamId
 from tickbus.protocol.stream_filter import StreamFilter
 from tickbus.readable import Readable
 from tickbus.remote.reader import RemoteReader, check_url
-from tickbus.subscription import Subscription
 
 __all__ = ["RemoteBus", "connect"]
 
@@ -46,24 +42,9 @@ class RemoteBus(Readable):
     """A bus behind a relay, from `connect`. Leaving it ends all its subscriptions."""
 
     def __init__(self, urls: tuple[str, ...], token: str | None) -> None:
+        super().__init__()
         self._urls = urls
         self._token = token
-        self._subscriptions: WeakSet[Subscription[Any]] = WeakSet()
-
-    def _read(
-        self,
-        kind: str,
-        streams: StreamFilter,
-        begin: str | StreamId,
-        positions: dict[str, StreamId],
-        gaps: bool,
-        late: bool,
-    ) -> Subscription[Any]:
-        subscription: Subscription[Any] = Subscription(
-            partial(self._open_reader, kind, streams), begin, positions, kind, gaps, late
-        )
-        self._subscriptions.add(subscription)
-        return subscription
 
     async def _open_reader(
         self, kind: str, streams: StreamFilter, start: str | StreamId, positions: Mapping[str, StreamId]
@@ -87,23 +68,3 @@ class RemoteBus(Readable):
         finally:
             reader.close()
         return {stream: (id, message) for stream, (id, message) in found.items() if message is not None}
-
-    async def __aenter__(self) -> "RemoteBus":
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._close()
-
-    def __enter__(self) -> "RemoteBus":
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._close()
-
-    def _close(self) -> None:
-        for subscription in list(self._subscriptions):
-            subscription.close()
