@@ -5,7 +5,7 @@ import logging
 from collections.abc import Callable
 
 from services.relay.bus_access import BusAccess
-from services.relay.catch_up import CatchUp, TooManyStreams
+from services.relay.catch_up import RESUME_MINUTES, CatchUp, Refused
 from services.relay.delivery import Client, Subscription
 from services.relay.hub import Hub
 from services.relay.requests import (
@@ -13,6 +13,7 @@ from services.relay.requests import (
     Auth,
     BadRequest,
     Begin,
+    Cursors,
     Ping,
     RequestId,
     Subscribe,
@@ -106,8 +107,11 @@ class Session:
         if len(client.subscriptions) >= account.max_subscriptions:
             raise BadRequest(f"too many subscriptions: {account.max_subscriptions} are allowed")
         begin = parse_begin(request.from_, request.kind)
-        if begin != FROM_NOW and not account.history:
-            raise BadRequest("this token may not read history: leave out from")
+        if begin != FROM_NOW and not isinstance(begin, Cursors) and not account.history:
+            raise BadRequest(
+                "this token may not read history: leave out from, or resume from the cursors of the last"
+                f" {RESUME_MINUTES} minutes"
+            )
         if request.kind not in account.scope.kinds:
             raise BadRequest(f"this token may not read the kind {request.kind}")
         if request.policy == "conflate" and request.kind == "signal":
@@ -118,10 +122,10 @@ class Session:
         task.add_done_callback(lambda _: self._catching_up.pop(subscription, None))
 
     async def _catch_up(self, subscription: Subscription, begin: Begin, account: Account) -> None:
-        catch_up = CatchUp(self._hub, self._access, subscription, begin, account.max_streams)
+        catch_up = CatchUp(self._hub, self._access, subscription, begin, account.max_streams, account.history)
         try:
             await catch_up.run()
-        except TooManyStreams as error:
+        except Refused as error:
             self._hub.leave(subscription)
             self._refuse(subscription.id, str(error))
         except ConnectionError:
