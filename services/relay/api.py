@@ -281,7 +281,7 @@ def _position(query: Query) -> StreamId:
     except (ConfigError, OverflowError) as error:
         raise _Bad(400, str(error)[:200]) from None
     if isinstance(position_or_word, StreamId):
-        return position_or_word
+        return max(position_or_word, START)
     if position_or_word != FROM_START:
         raise _Bad(400, f"invalid from {begin[:40]!r}: expected start or a time")
     return START
@@ -304,7 +304,7 @@ def _page(rows: Sequence[tuple[str, bytes]], limit: int) -> tuple[bytes, str | N
 
 def _limit(query: Query) -> int:
     text = _one(query, "limit") or str(MAX_ROWS)
-    if not (text.isascii() and text.isdigit() and 1 <= int(text[:9]) <= MAX_ROWS):
+    if not (text.isascii() and text.isdigit() and len(text) <= 9 and 1 <= int(text) <= MAX_ROWS):
         raise _Bad(400, f"invalid limit {text[:20]!r}: expected 1 to {MAX_ROWS}")
     return int(text)
 

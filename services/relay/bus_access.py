@@ -15,6 +15,8 @@ from tickbus.redis.topology import Redis
 
 PAGE_ENTRIES = 1_000
 _CONCURRENT = 16
+ROWS_AT_ONCE = 200
+"""So many rows are looked at before others get their turn: a bus of thousands of streams takes many ms."""
 _RETRY_SECONDS = 0.2
 
 
@@ -74,7 +76,9 @@ class BusAccess:
         found = []
         for at in range(0, len(replies), 2):
             history = None if replies[at] is None else replies[at].decode(errors="replace")
-            for raw, value in pairs(replies[at + 1]):
+            for number, (raw, value) in enumerate(pairs(replies[at + 1])):
+                if number % ROWS_AT_ONCE == 0:
+                    await asyncio.sleep(0)
                 name = raw.decode(errors="replace")
                 if is_stream(name) and wanted(stream := Stream.parse(name)):
                     try:

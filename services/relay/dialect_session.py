@@ -1,6 +1,7 @@
 """The conversation with a client that believes to speak to its vendor."""
 
 import asyncio
+import logging
 import time
 from collections import Counter
 
@@ -17,10 +18,13 @@ from services.relay.selection import Selection, Symbols
 from services.relay.tokens import Account
 from services.vendors import VENDORS
 from services.vendors.dialect import Answer, Dialect
+from tickbus.errors import RedisError
 from tickbus.protocol.codec import decode_head
 from tickbus.protocol.names import FEED_KINDS, Stream
 
-_POLICY_VIOLATION = 1008
+log = logging.getLogger("tickbus.relay")
+
+_POLICY_VIOLATION, _INTERNAL_ERROR = 1008, 1011
 
 
 class DialectSubscription(Subscription):
@@ -156,6 +160,12 @@ class DialectSession:
             await CatchUp(self._hub, self._access, subscription, begin, max_streams=1).run()
         except ConnectionError:
             pass  # the client has gone
+        except RedisError as error:
+            log.warning("a %s client is disconnected: its subscription failed: %s", self.vendor, error)
+            self.client.close(_INTERNAL_ERROR, "the bus cannot be read")
+        except Exception:
+            log.exception("a subscription failed: a bug of tickbus; its client is disconnected")
+            self.client.close(_INTERNAL_ERROR, "internal error")
         finally:
             self._pending.pop(key, None)
 

@@ -24,6 +24,7 @@ Schema = dict[str, Any]
 
 CLOSE_CODES: dict[int, str] = {
     1009: "a message of more than 64 KB",
+    1011: "a fault of the relay, which is in its log: connect again",
     1012: "this relay stops: connect again, to any relay, and resume",
     4401: "no token, or an unknown one",
     4403: "the token was changed or removed, or has too many connections",
@@ -464,7 +465,7 @@ _VENDOR_PATHS = {
 }
 _DOCUMENT_PATHS = {ASYNCAPI: "The description of /v1, AsyncAPI 3.", OPENAPI: "This document."}
 _ERRORS = {
-    400: "a parameter is invalid",
+    400: "a parameter is invalid, or a header is there twice",
     401: "no token, or an unknown one",
     403: "the origin is not allowed, or the token may not read this, or no history",
     421: "unknown Host: name it with --public-host",
@@ -472,7 +473,7 @@ _ERRORS = {
     503: "the bus or recorded files cannot be read now, or too many requests or connections: try again after"
     " Retry-After seconds",
 }
-_PLAIN = (401, 403, 421, 429, 503)
+_PLAIN = (400, 401, 403, 421, 429, 503)
 """Also refused before a path is looked at, in plain text."""
 
 

@@ -4,9 +4,10 @@ import asyncio
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Coroutine, Iterable
 from dataclasses import dataclass, field
 from itertools import count
+from typing import Any
 
 from services.relay.bus_access import BusAccess
 from services.relay.delivery import (
@@ -100,7 +101,7 @@ class Hub:
         self._reader = reader = open_reader(
             self._redis, self._access.keys, self._is_wanted, NOW, clocks=False
         )
-        watching = asyncio.create_task(self._watch_total())
+        watching = self._begin(self._watch_total(), "watch total")
         try:
             await reader.prepare()
             self.up = True
@@ -115,6 +116,13 @@ class Hub:
             for task in self._beating.values():
                 task.cancel()
             reader.close()
+
+    @staticmethod
+    def _begin(work: Coroutine[Any, Any, None], name: str) -> "asyncio.Task[None]":
+        """Start what runs until it is cancelled; say so if it ends by an error."""
+        task = asyncio.create_task(work, name=name)
+        task.add_done_callback(_report)
+        return task
 
     async def next_round(self) -> None:
         """Wait until something was read; at most about a second."""
@@ -289,7 +297,7 @@ class Hub:
             grid = self._grids[rate, phase] = Grid(rate, phase)
         self._rate_users[rate] += 1
         if rate not in self._beating:
-            self._beating[rate] = asyncio.create_task(self._beat(rate), name=f"beat {rate:g}")
+            self._beating[rate] = self._begin(self._beat(rate), f"beat {rate:g}")
         return grid
 
     def _leave_grid(self, grid: Grid) -> None:
@@ -344,3 +352,8 @@ class Hub:
 def _ms(id: bytes) -> int:
     """Return the bus time of a stream ID."""
     return int(id.partition(b"-")[0])
+
+
+def _report(task: "asyncio.Task[None]") -> None:
+    if not task.cancelled() and (error := task.exception()) is not None:
+        log.error("%s failed: a bug of tickbus; restart this relay", task.get_name(), exc_info=error)

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import resource
 import ssl
 from functools import partial
 from ipaddress import ip_address
@@ -39,6 +40,8 @@ ABOUT = """Serve the bus to any app: WebSocket (JSON, MessagePack) and a read-on
 
 Any number of relays may run; each client may use any of them."""
 POSITIONALS = ()
+_OTHER_FILES = 1_200
+"""Besides clients: plain HTTP and answers to those refused, Redis, metrics."""
 
 __all__ = ["ABOUT", "POSITIONALS", "Options", "start"]
 
@@ -52,6 +55,22 @@ def start(options: Options) -> int:
         )
     preferred = _preferred_feeds(options.dialect)
     return run(partial(_run, options, tokens, _tls(options), preferred), options, "relay")
+
+
+def _allow_files(clients: int) -> None:
+    """Raise the limit of open files to what this many clients need, as far as the system lets us."""
+    needed = clients + _OTHER_FILES
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft >= needed or soft == resource.RLIM_INFINITY:
+        return
+    allowed = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
+    if allowed < needed:
+        log.warning(
+            "--max-clients %d: this process may open only %d files; raise its limit (ulimit -n,"
+            " LimitNOFILE=), or lower --max-clients",
+            clients, allowed,
+        )  # fmt: skip
 
 
 def _preferred_feeds(pairs: tuple[str, ...]) -> dict[str, str]:
@@ -93,6 +112,7 @@ async def _run(
     preferred: dict[str, str],
     service: Service,
 ) -> None:
+    _allow_files(options.max_clients)
     redis = locate(options.redis)
     keys = Keys(options.prefix, options.shards)
     access = BusAccess(redis, keys)

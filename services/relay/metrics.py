@@ -12,7 +12,8 @@ from tickbus.monitoring.meters import Meters
 from tickbus.units import MILLISECOND, SECOND
 
 _REFUSALS = (
-    "address", "bus", "host", "method", "origin", "path", "token", "total", "unauthorized", "vendor",
+    "address", "bus", "header", "host", "method", "origin", "path", "token", "total", "unauthorized",
+    "vendor",
 )  # fmt: skip
 _CLOSES = (
     "1000", "1001", "1002", "1005", "1006", "1007", "1008", "1009", "1011", "1012",
@@ -37,7 +38,7 @@ def expose(meters: Meters, hub: Hub, server: RelayServer, census: Callable[[], C
     follow(m.RELAY_REQUEST_ERRORS, lambda: hub.counts.request_errors)
     follow_each(m.RELAY_DIALECT_CLIENTS, lambda: census().protocols, VENDORS)
     follow_each(m.RELAY_UNSAID, lambda: server.dialects.unsaid, ("gap", "late"))
-    follow_each(m.RELAY_REFUSED, lambda: dict(server.counts.refused), _REFUSALS)
+    follow_each(m.RELAY_REFUSED, lambda: server.counts.refused + server.gate.refused, _REFUSALS)
     follow_each(m.RELAY_CLOSED, lambda: _named(server.counts.closed, _CLOSES), (*_CLOSES, _OTHER))
     follow_each(m.RELAY_HTTP, lambda: _named(server.counts.answered, _STATUSES), (*_STATUSES, _OTHER))
     follow_each(m.RELAY_SUBSCRIPTIONS, lambda: census().subscriptions, _POLICIES)

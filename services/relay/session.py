@@ -26,6 +26,7 @@ from tickbus.errors import RedisError
 log = logging.getLogger("tickbus.relay")
 
 UNAUTHORIZED, FORBIDDEN, AUTH_TIMEOUT, TOO_LARGE, TOO_MANY_REQUESTS = 4401, 4403, 4408, 4413, 4420
+INTERNAL_ERROR = 1011
 MAX_REQUEST_BYTES = 16 << 10
 _REQUESTS_PER_SECOND = 20
 _BURST = 200
@@ -96,6 +97,8 @@ class Session:
         account = self._authenticate(token)
         if account is None:
             self.client.close(UNAUTHORIZED, "unknown token")
+        elif self.account not in (None, account):
+            raise BadRequest("this connection has another token: open another one")
         else:
             self.account, self.client.name = account, account.name
             self.client.say(op="authorized", name=account.name)
@@ -134,6 +137,9 @@ class Session:
             log.warning("a subscription failed: %s", error)
             self._hub.leave(subscription)
             self._refuse(subscription.id, "the bus cannot be read", retry=True)
+        except Exception:
+            log.exception("a subscription failed: a bug of tickbus; its client is disconnected")
+            self.client.close(INTERNAL_ERROR, "internal error")
 
     def _refuse(self, id: RequestId | None, reason: str, **more: bool) -> None:
         self._hub.counts.request_errors += 1
