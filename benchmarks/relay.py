@@ -23,7 +23,7 @@ from services.relay.delivery import KERNEL_BYTES, Channel, Client, Group, Subscr
 from services.relay.followed import FollowedStream
 from services.relay.selection import Scope, Selection, Symbols
 from services.relay.sockets import RelayConnection, SocketSink
-from services.relay.styles import JSON, MSGPACK, News, Style
+from services.relay.styles import JSON, MSGPACK, NativeStyle, News
 from tickbus.protocol.codec import encode
 from tickbus.protocol.names import Stream
 
@@ -98,7 +98,7 @@ async def _compare(part: Part, connections: list[RelayConnection], rounds: int) 
 
 
 def _channel(
-    connections: list[RelayConnection], stream: Stream, style: Style
+    connections: list[RelayConnection], stream: Stream, style: NativeStyle
 ) -> tuple[Callable[[Sequence[object]], None], bytes]:
     """Return what sends entries to all connections, and the payload that each then gets."""
     group = Group(Selection("trade", Symbols(), frozenset(), frozenset(), Scope()))

@@ -7,7 +7,7 @@ merged, moved or compacted too. Left out are the recorder's own folders (`_...`)
 import logging
 import os
 import re
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
@@ -65,13 +65,23 @@ class Unnamed(LeftOut):
 
 
 def find(
-    data_dir: Path, kinds: Collection[str], first_day: int, last_day: int, left_out: LeftOut
+    data_dir: Path,
+    kinds: Collection[str],
+    first_day: int,
+    last_day: int,
+    left_out: LeftOut,
+    is_known: Callable[[Path], bool] = lambda path: False,
 ) -> Iterator[RecordedFile]:
-    """Yield the files of these kinds that may have rows of these days (since the epoch), by their footers."""
+    """Yield the files of these kinds that may have rows of these days (since the epoch), by their footers.
+
+    is_known: says which ones need not be looked at again.
+    """
     for path, kind_name, day in _paths(data_dir):
         match = _RECORDED.fullmatch(path.name)
         is_in_place = match is not None and day is not None
         if is_in_place and not (kind_name in kinds and first_day <= (day or 0) <= last_day):
+            continue
+        if is_known(path):
             continue
         try:
             if not path.name.endswith(".parquet") and not _is_parquet(path):

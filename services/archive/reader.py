@@ -45,6 +45,7 @@ _ORDER = "_order"
 _DOUBLES = SECOND
 """Copies of a row are found if their order times differ by no more: some tools cut nanoseconds off."""
 _UNKNOWN = -(1 << 63)
+_UNBOUNDED = (-(1 << 63), (1 << 63) - 1)
 _UNITS = {"s": SECOND, "ms": MILLISECOND, "us": 1_000, "ns": 1}
 
 _Row = tuple[int, int, RecordedMessage]
@@ -94,6 +95,38 @@ def recorded_feeds(data_dir: Path, kinds: Collection[str] = ("trade", "quote")) 
             column = pq.read_table(file.path, columns=["feed"])["feed"].cast(pa.string())
             feeds.update(str(feed) for feed in pc.unique(column).to_pylist())
     return feeds
+
+
+@dataclass(frozen=True)
+class RowGroup:
+    """Rows of one file that are read at once, and what its footer says of them."""
+
+    file: RecordedFile
+    number: int
+    days: tuple[int, int]
+    """First and last time in ns by which rows are selected: the start of a bar; else ts_event or from_ts."""
+    ids: tuple[int, int]
+    """First and last ms of the IDs."""
+
+    def rows(self, selection: Selection, left_out: LeftOut) -> Iterator[RecordedMessage]:
+        """Yield the selected rows. What cannot be read is left out, and named there."""
+        for _, _, recorded in _rows(_Unit(_UNKNOWN, [self.file], self.number), selection, left_out):
+            yield recorded
+
+
+def row_groups(file: RecordedFile) -> Iterator[RowGroup]:
+    """Yield the row groups of a file. Where the footer does not tell their times, these have no bounds."""
+    column = _DAY_COLUMN[file.kind.name]
+    for number in range(file.footer.num_row_groups):
+        days = _bounds(file.footer, column, number)
+        unit = _unit_of(file.schema.field(column).type)
+        ids = _bounds(file.footer, "id_ms", number)
+        yield RowGroup(
+            file,
+            number,
+            (days[0][0] * unit, days[0][1] * unit) if days else _UNBOUNDED,
+            (ids[0][0], ids[0][1]) if ids else _UNBOUNDED,
+        )
 
 
 @dataclass

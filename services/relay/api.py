@@ -6,7 +6,9 @@ from typing import Any
 
 import msgspec
 
+from services.archive.page import Page
 from services.relay.bus_access import BusAccess
+from services.relay.recorded import Recorded, Unavailable
 from services.relay.selection import Selection, Symbols
 from services.relay.styles import JSON, News
 from services.relay.tokens import Account
@@ -24,7 +26,9 @@ log = logging.getLogger("tickbus.relay")
 
 MAX_ROWS = 1_000
 MAX_BYTES = 256 << 10
-"""Of one page of history."""
+"""Of one page of history or bars."""
+_CLOCK_AHEAD_MS = 60_000
+"""A bar may have an ID before its start by as much as the vendor's clock is ahead."""
 
 Query = Mapping[str, Sequence[str]]
 Answer = tuple[int, str, bytes]
@@ -45,12 +49,16 @@ class Api:
     def __init__(
         self,
         access: BusAccess,
-        status: Callable[[], Awaitable[bytes]],
+        status: Callable[[], Mapping[str, object]],
         documents: Mapping[str, Answer] | None = None,
+        recorded: Recorded | None = None,
     ) -> None:
-        """status: the body of /api/status. documents: fixed answers by path, which need no token."""
+        """status: the answer of /api/status. documents: fixed answers by path, which need no token. recorded:
+        older bars and history.
+        """
         self._access = access
         self._status = status
+        self._recorded = recorded
         self._documents = dict(documents or {})
         self._routes: dict[str, Callable[[Query, Account], Awaitable[bytes]]] = {
             "/api/symbols": self._symbols,
@@ -77,6 +85,8 @@ class Api:
             return _error(error.status, str(error))
         except RedisError:
             return _error(503, "the bus cannot be read now")
+        except Unavailable as error:
+            return _error(503, str(error))
 
     async def _subscriptions(self, query: Query, account: Account) -> bytes:
         """What became of the subscriptions of a feed at its vendor."""
@@ -154,24 +164,40 @@ class Api:
             raise _Bad(403, "this token may not read history")
         limit = _limit(query)
         after = _position(query)
-        entries = await self._access.page(stream, after, limit)
-        elements: list[bytes] = []
-        size, last = 0, after
-        for entry in entries:
-            news = News(stream, [entry])
-            added = [JSON.element(stream, each) for each in news.entries]
-            size += sum(map(len, added))
-            if size > MAX_BYTES and elements:
-                break
-            elements += added
-            last = StreamId.parse(entry[0])
-        whole = len(entries) < limit and (not entries or last == StreamId.parse(entries[-1][0]))
-        next_cursor = b"null" if whole else b'"%b"' % str(last).encode()
-        return b'{"data":[%b],"next":%b}' % (b",".join(elements), next_cursor)
+        entries = await self._access.page(stream, after, limit, patient=False)
+        rows, more = await self._recorded_entries(stream, after, entries, limit)
+        if more is None:
+            for id, fields in entries:
+                news = News(stream, [(id, fields)])
+                rows.append((id.decode(), b",".join(JSON.element(stream, each) for each in news.entries)))
+            if len(entries) == limit:
+                more = rows[-1][0]
+        data, ended_at = _page(rows, limit)
+        next_cursor = msgspec.json.encode(ended_at or more)
+        return b'{"data":[%b],"next":%b}' % (data, next_cursor)
+
+    async def _recorded_entries(
+        self, stream: Stream, after: StreamId, entries: Sequence[Any], limit: int
+    ) -> tuple[list[tuple[str, bytes]], str | None]:
+        """Return what only recorded files still have between `after` and the entries of the bus that follow
+        it, as ID and JSON, and where their next page begins; None: with the entries of the bus.
+        """
+        if self._recorded is None or not self._recorded.has(stream.kind):
+            return [], None
+        first = StreamId.parse(entries[0][0]) if entries else None
+        if first is not None and after.seq and first.seq == after.seq + 1:
+            return [], None
+        oldest = await self._access.oldest(stream)
+        if oldest is not None and (first is None or oldest < first):
+            return [], None  # the bus has all that follows
+        page = await self._recorded.entries(stream, after, first, limit)
+        return [(row.id, row.json) for row in page.rows], page.next
 
     async def _bars(self, query: Query, account: Account) -> bytes:
         """Bars of one stream by their start, the newest revision of each: a page."""
         _check_names(query, ("symbol", "spec", "feed", "from", "to", "limit"))
+        if not account.history:
+            raise _Bad(403, "this token may not read history")
         symbol, feed = _one(query, "symbol"), _one(query, "feed")
         try:
             spec = next(iter(parse_all((_one(query, "spec") or "time:1m",)))).text
@@ -190,31 +216,60 @@ class Api:
         if len(found) > 1:
             names = ", ".join(one.stream.feed for one in found)
             raise _Bad(400, f"several feeds have bars of {symbol}: add feed=, one of {names}")
-        bars: dict[int, tuple[str, Bar]] = {}
-        position = StreamId(begin // MILLISECOND, 0)
-        while found:
-            entries = await self._access.page(found[0].stream, position)
-            if not entries:
-                break
-            for id, (field, payload) in entries:
+        stream = found[0].stream if found else Stream("bar", feed, symbol, spec)
+        if not found and (self._recorded is None or not is_stream(stream.name) or not account.scope(stream)):
+            return b'{"data":[],"next":null}'
+        on_bus = await self._bars_of_bus(stream, begin, end, limit) if found else {}
+        recorded = await self._recorded_bars(stream, begin, end, limit)
+        bars = {start: (StreamId.parse(id), row) for start, id, row in recorded.rows}
+        for start, (id, bar) in on_bus.items():
+            if start not in bars or bars[start][0] <= id:
+                bars[start] = id, json_object(stream, str(id), bar, "cursor")
+        certain = None if recorded.next is None else int(recorded.next)
+        starts = sorted(start for start in bars if certain is None or start < certain)
+        data, ended_at = _page([(str(start), bars[start][1]) for start in starts], limit)
+        following = certain if ended_at is None else starts[starts.index(int(ended_at)) + 1]
+        return b'{"data":[%b],"next":%b}' % (data, _encode(following))
+
+    async def _bars_of_bus(
+        self, stream: Stream, begin: int, end: int | None, limit: int
+    ) -> dict[int, tuple[StreamId, Bar]]:
+        """Return the bars that the bus has from `begin` on, by start, with the ID of their newest revision:
+        `limit` and some more."""
+        bars: dict[int, tuple[StreamId, Bar]] = {}
+        later = 0
+        position = StreamId(max(0, begin // MILLISECOND - _CLOCK_AHEAD_MS), 0)
+        while entries := await self._access.page(stream, position, patient=False):
+            for id, fields in entries:
                 position = StreamId.parse(id)
                 try:
+                    field, payload = fields
                     bar = decode(field, payload)
-                except WireError:
+                except (WireError, ValueError):
                     continue
-                if isinstance(bar, Bar) and bar.start >= begin and (end is None or bar.start < end):
-                    bars[bar.start] = (id.decode(), bar)
+                if not isinstance(bar, Bar) or bar.start < begin:
+                    continue
+                if end is not None and bar.start >= end:
+                    later += 1
+                else:
+                    bars[bar.start] = position, bar
             # a revision of the last bar of the page may come later: one page more than asked for
-            if len(bars) > limit + MAX_ROWS:
+            if len(bars) > limit + MAX_ROWS or later > MAX_ROWS:
                 break
-        starts = sorted(bars)
-        rows = [json_object(found[0].stream, *bars[start], "cursor") for start in starts[:limit]]
-        more = b"%d" % starts[limit] if len(starts) > limit else b"null"
-        return b'{"data":[%b],"next":%b}' % (b",".join(rows), more)
+        return bars
+
+    async def _recorded_bars(self, stream: Stream, begin: int, end: int | None, limit: int) -> Page:
+        """Return the bars of recorded files, unless the bus has all of this time."""
+        if self._recorded is None:
+            return Page([], None)
+        oldest = await self._access.oldest(stream)
+        if oldest is not None and begin >= oldest.ms * MILLISECOND:
+            return Page([], None)
+        return await self._recorded.bars(stream, begin, end, limit)
 
     async def _get_status(self, query: Query, account: Account) -> bytes:
         _check_names(query, ())
-        return await self._status()
+        return _encode(self._status())
 
     @staticmethod
     def _stream(query: Query, account: Account) -> Stream:
@@ -245,15 +300,30 @@ def _position(query: Query) -> StreamId:
     except (ConfigError, OverflowError) as error:
         raise _Bad(400, str(error)[:200]) from None
     if isinstance(position_or_word, StreamId):
-        return position_or_word
+        return max(position_or_word, START)
     if position_or_word != FROM_START:
         raise _Bad(400, f"invalid from {begin[:40]!r}: expected start or a time")
     return START
 
 
+def _page(rows: Sequence[tuple[str, bytes]], limit: int) -> tuple[bytes, str | None]:
+    """Return the JSON of as many rows, each with a key, as one page may hold; and the key of the last one, if
+    that is not all."""
+    elements: list[bytes] = []
+    size, last = 0, None
+    for number, (key, element) in enumerate(rows):
+        size += len(element)
+        if number == limit or (size > MAX_BYTES and elements):
+            return b",".join(elements), last
+        if element:
+            elements.append(element)
+        last = key
+    return b",".join(elements), None
+
+
 def _limit(query: Query) -> int:
     text = _one(query, "limit") or str(MAX_ROWS)
-    if not (text.isascii() and text.isdigit() and 1 <= int(text[:9]) <= MAX_ROWS):
+    if not (text.isascii() and text.isdigit() and len(text) <= 9 and 1 <= int(text) <= MAX_ROWS):
         raise _Bad(400, f"invalid limit {text[:20]!r}: expected 1 to {MAX_ROWS}")
     return int(text)
 

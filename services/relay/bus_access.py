@@ -15,6 +15,8 @@ from tickbus.redis.topology import Redis
 
 PAGE_ENTRIES = 1_000
 _CONCURRENT = 16
+ROWS_AT_ONCE = 200
+"""So many rows are looked at before others get their turn: a bus of thousands of streams takes many ms."""
 _RETRY_SECONDS = 0.2
 
 
@@ -74,7 +76,9 @@ class BusAccess:
         found = []
         for at in range(0, len(replies), 2):
             history = None if replies[at] is None else replies[at].decode(errors="replace")
-            for raw, value in pairs(replies[at + 1]):
+            for number, (raw, value) in enumerate(pairs(replies[at + 1])):
+                if number % ROWS_AT_ONCE == 0:
+                    await asyncio.sleep(0)
                 name = raw.decode(errors="replace")
                 if is_stream(name) and wanted(stream := Stream.parse(name)):
                     try:
@@ -94,12 +98,22 @@ class BusAccess:
         except (WireError, ValueError):
             return None
 
-    async def page(self, stream: Stream, after: StreamId, count: int = PAGE_ENTRIES) -> list[Any]:
-        """Return the entries after an ID, oldest first, as Redis returns them."""
-        (entries,) = await self.patiently(
-            [("XRANGE", self.keys.stream(stream), f"({after}", "+", "COUNT", count)]
-        )
+    async def page(
+        self, stream: Stream, after: StreamId, count: int = PAGE_ENTRIES, patient: bool = True
+    ) -> list[Any]:
+        """Return the entries after an ID, oldest first, as Redis returns them.
+
+        patient: whether to wait while Redis is away; else RedisError.
+        """
+        ask = self.patiently if patient else self.ask_all
+        (entries,) = await ask([("XRANGE", self.keys.stream(stream), f"({after}", "+", "COUNT", count)])
         return list(entries)
+
+    async def oldest(self, stream: Stream) -> StreamId | None:
+        """Return the ID of the oldest entry that is kept; None if there is none. RedisError if Redis does not
+        answer."""
+        (entries,) = await self.ask_all([("XRANGE", self.keys.stream(stream), "-", "+", "COUNT", 1)])
+        return StreamId.parse(entries[0][0]) if entries else None
 
     async def page_before(self, stream: Stream, before: str, count: int) -> list[Any]:
         """Return the entries up to an ID (`+`: the newest; `(ID`: without it), newest first."""

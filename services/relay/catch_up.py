@@ -16,10 +16,12 @@ from services.relay.styles import News
 from tickbus.errors import RedisUnavailable
 from tickbus.protocol.codec import TICK_FIELD
 from tickbus.protocol.foreign import is_message, split
-from tickbus.protocol.names import START, StreamId
+from tickbus.protocol.names import START, Stream, StreamId
 from tickbus.reader.reads import Lost
 from tickbus.reader.tracked_streams import TrackedStream
 
+RESUME_MINUTES = 5
+"""A client that may not read history resumes if all that it missed is younger."""
 _MAX_PASSES = 200
 """So often the rings may have moved on before a client that is too slow for them is given up."""
 _ROLLED_BACK_SECONDS = 5.0
@@ -27,32 +29,43 @@ _ROLLED_BACK_SECONDS = 5.0
 _RETRY_SECONDS = 0.2
 
 
-class TooManyStreams(Exception):
-    """The subscription selects more streams than its client may have."""
+class Refused(Exception):
+    """The subscription cannot begin as its client asked. The text is for the client."""
 
 
 class CatchUp:
     """Brings one subscription from where it begins to live."""
 
     def __init__(
-        self, hub: Hub, access: BusAccess, subscription: Subscription, begin: Begin, max_streams: int,
+        self,
+        hub: Hub,
+        access: BusAccess,
+        subscription: Subscription,
+        begin: Begin,
+        max_streams: int,
+        history: bool = True,
         begun: Callable[[], None] = lambda: None,
-    ) -> None:  # fmt: skip
-        """begun: called when it is fixed where the subscription begins."""
+    ) -> None:
+        """history: whether its client may read entries that are older than `RESUME_MINUTES`.
+
+        begun: called when it is fixed where the subscription begins.
+        """
         self._hub = hub
         self._access = access
         self._subscription = subscription
         self._begin = begin
         self._max_streams = max_streams
         self._begun = begun
+        self._may_read_history = history
         self._tracked: dict[str, TrackedStream] = {}
         self._heads: dict[str, StreamId] = {}
         """The newest entry of each stream at the beginning."""
-        self.served = 0
-        """Entries of history sent."""
 
     async def run(self) -> None:
-        """Send the answer, the history and, if there was any, `replay_completed`. Then it is live."""
+        """Send the answer, the history and, if there was any, `replay_completed`. Then it is live.
+
+        Refused if it cannot begin so.
+        """
         subscription, client = self._subscription, self._subscription.client
         known = await self._find()
         for one in known:
@@ -93,7 +106,7 @@ class CatchUp:
             except RedisUnavailable:
                 await asyncio.sleep(_RETRY_SECONDS)
         if len(known) > self._max_streams:
-            raise TooManyStreams(
+            raise Refused(
                 f"{len(known)} streams are selected, {self._max_streams} are allowed: name fewer symbols"
             )
         return sorted(known, key=lambda one: one.stream)
@@ -106,16 +119,27 @@ class CatchUp:
         if isinstance(begin, Cursors):
             cursor = begin.positions.get(stream.name)
             if cursor is None:
-                return TrackedStream(keys, stream, START, is_entry=True)
+                whole = TrackedStream(keys, stream, START, is_entry=True)
+                if not self._may_read_history and await self._follows_old_entry(whole):
+                    return TrackedStream(keys, stream, one.position, is_entry=True)
+                return whole
             tracked = TrackedStream(keys, stream, cursor, is_entry=cursor.seq > 0 or cursor == START)
             if begin.histories.get(stream.name, one.history) != one.history:
                 tracked.lower(START)
+            if not self._may_read_history and await self._follows_old_entry(tracked):
+                raise _too_old(stream)
             return tracked
         if isinstance(begin, Last):
             return TrackedStream(keys, stream, await self._before_last(one, begin.count), is_entry=True)
         position = START if begin == FROM_OLDEST else begin
         assert isinstance(position, StreamId)
         return TrackedStream(keys, stream, position, is_entry=False)
+
+    async def _follows_old_entry(self, tracked: TrackedStream) -> bool:
+        """Whether the next entry is older than a client without history may read."""
+        entries = await self._access.page(tracked.stream, tracked.position, 1)
+        oldest_ms = self._hub.clock.now_ms() - RESUME_MINUTES * 60_000
+        return bool(entries) and StreamId.parse(entries[0][0]).ms < oldest_ms
 
     async def _before_last(self, one: KnownStream, count: int) -> StreamId:
         """Return the position before the newest `count` ticks."""
@@ -167,6 +191,8 @@ class CatchUp:
                     await self._hub.next_round()
         except TimeoutError:
             tracked.lower(START)
+            if not self._may_read_history and await self._follows_old_entry(tracked):
+                raise _too_old(tracked.stream) from None
 
     async def _send(self, tracked: TrackedStream, entries: Sequence[Any]) -> None:
         last = StreamId.parse(entries[-1][0])
@@ -175,7 +201,8 @@ class CatchUp:
             lost = tracked.missing(list(entries))
         await self._send_news(News(tracked.stream, entries, lost))
         self._advance(tracked, last)
-        self.served += len(entries)
+        self._hub.counts.history_entries += len(entries)
+        self._hub.counts.history_pages += 1
 
     @staticmethod
     def _advance(tracked: TrackedStream, position: StreamId) -> None:
@@ -221,3 +248,10 @@ class CatchUp:
         group.join(subscription)
         client.flush()
         return True
+
+
+def _too_old(stream: Stream) -> Refused:
+    return Refused(
+        f"this token may not read history: what follows the cursor of {stream.name} is older than"
+        f" {RESUME_MINUTES} minutes; subscribe from now"
+    )

@@ -13,7 +13,7 @@ from services.relay.conflation import Interval
 from services.relay.followed import FollowedStream
 from services.relay.requests import RequestId
 from services.relay.selection import Selection
-from services.relay.styles import Chunk, News, Style
+from services.relay.styles import Chunk, NativeStyle, News, Style
 
 KERNEL_BYTES = 64 << 10
 """Bytes that the kernel may buffer per client: they are set, and count as in flight."""
@@ -44,6 +44,7 @@ class Client:
     """One connection of `/v1`: frames to its socket in order, within its bound."""
 
     __slots__ = (
+        "_marks",
         "_outbox",
         "_outbox_bytes",
         "bound",
@@ -53,17 +54,23 @@ class Client:
         "sink",
         "style",
         "subscriptions",
+        "written",
     )
 
-    def __init__(self, sink: Sink, style: Style, bound: int, name: str = "") -> None:
-        """bound: most bytes in flight, the kernel's included. name: of its token."""
+    def __init__(self, sink: Sink, style: NativeStyle, bound: int, name: str = "") -> None:
+        """style: of the requests and answers of `/v1`. bound: most bytes in flight, the kernel's included.
+        name: of its token.
+        """
         self.sink = sink
         self.style = style
         self.bound = bound
         self.name = name
         self.closed = False
-        self.subscriptions: dict[RequestId, Subscription] = {}
         self.on_close: Callable[[int], None] = lambda code: None
+        self.subscriptions: dict[RequestId, Subscription] = {}
+        self.written = 0
+        """Bytes written so far."""
+        self._marks: deque[tuple[int, float]] = deque()
         self._outbox: list[bytes] = []
         self._outbox_bytes = 0
 
@@ -85,12 +92,31 @@ class Client:
             self._outbox.append(frame)
             self._outbox_bytes += len(frame)
 
-    def flush(self) -> None:
-        """Write what is queued, at once."""
-        if self._outbox:
-            frames, self._outbox, self._outbox_bytes = self._outbox, [], 0
-            if not self.closed:
-                self.sink.write(frames[0] if len(frames) == 1 else b"".join(frames))
+    def flush(self) -> bool:
+        """Write what is queued, at once. Return whether there was something."""
+        if not self._outbox:
+            return False
+        self.written += self._outbox_bytes
+        frames, self._outbox, self._outbox_bytes = self._outbox, [], 0
+        if not self.closed:
+            self.sink.write(frames[0] if len(frames) == 1 else b"".join(frames))
+        return True
+
+    def oldest(self, now: float) -> float | None:
+        """Return since when the oldest bytes in flight have waited, at most; None if there are none.
+
+        now: on any clock, never decreasing. It is as fine as this is called often.
+        """
+        buffered, marks = self.sink.buffered, self._marks
+        if not buffered:
+            marks.clear()
+            return None
+        if not marks or marks[-1][0] < self.written:
+            marks.append((self.written, now))
+        taken = self.written - buffered
+        while len(marks) > 1 and marks[0][0] <= taken:
+            marks.popleft()
+        return marks[0][1]
 
     def say(self, **message: Any) -> None:
         """Send a message that is not data."""
@@ -117,14 +143,18 @@ class Subscription:
         self.client = client
         self.id = id
         self.group = group
-        self.style = client.style
-        self.head = self.style.head(id)
+        self.style: Style = client.style
+        self.head = client.style.head(id)
         self.joined = False
         """Whether it is live: it has everything up to the newest round."""
         self.announced = False
         """Whether the client was told the streams: those that appear later are announced one by one."""
         self.sent = 0
         """Elements sent so far."""
+        self.dropped = 0
+        """Elements dropped so far."""
+        self.conflated = 0
+        """Beats that were merged into a later one."""
 
     def deliver(self, chunk: Chunk) -> None:
         """Send a round's news."""
@@ -154,6 +184,11 @@ class Subscription:
     def resume(self) -> None:
         """The client's socket accepts data again."""
 
+    @property
+    def waiting(self) -> int:
+        """Bytes that wait for it besides those in flight."""
+        return 0
+
 
 class DroppingSubscription(Subscription):
     """Drops the oldest news of a client that cannot keep up, and says how many."""
@@ -167,8 +202,6 @@ class DroppingSubscription(Subscription):
         self._waiting: deque[Chunk] = deque()
         self._waiting_bytes = 0
         self._episode = 0
-        self.dropped = 0
-        """Elements dropped so far."""
 
     def deliver(self, chunk: Chunk) -> None:
         if not self._waiting and self.client.in_flight < KERNEL_BYTES + self._limit:
@@ -193,6 +226,10 @@ class DroppingSubscription(Subscription):
             self._waiting_bytes -= len(chunk.body)
             self._send(chunk)
 
+    @property
+    def waiting(self) -> int:
+        return self._waiting_bytes
+
     def _send(self, chunk: Chunk) -> None:
         self.client.queue(self.style.data(self.head, chunk))
         self.sent += chunk.length
@@ -209,8 +246,6 @@ class ConflatingSubscription(Subscription):
         self.first_segment = 0
         """Of the grid's present interval: what precedes it was sent already."""
         self._missed: list[Intervals] = []
-        self.conflated = 0
-        """Beats that were merged into a later one."""
 
     def beat(self, intervals: "Intervals", chunk: Callable[[], Chunk]) -> None:
         """Send what happened since the last beat, unless the client is still busy with that one.
@@ -226,7 +261,7 @@ class ConflatingSubscription(Subscription):
         if self._missed:
             self._missed.append(intervals)
             merged, self._missed = self._merge(), []
-            ready = encode(merged, self.group, self.style)
+            ready = encode(merged, self.group, self.client.style)
         else:
             ready = chunk()
         if ready.length:
@@ -252,7 +287,7 @@ Intervals = dict[str, Interval]
 """By stream name."""
 
 
-def encode(intervals: Intervals, group: "Group", style: Style) -> Chunk:
+def encode(intervals: Intervals, group: "Group", style: NativeStyle) -> Chunk:
     """Return the intervals of a group's streams as one chunk."""
     return style.join_chunks(
         [style.interval(group.streams[name].stream, intervals[name]) for name in _common(group, intervals)]
@@ -274,6 +309,8 @@ class Grid:
         self.rate = rate
         self.phase = phase
         self.members: dict[ConflatingSubscription, None] = {}
+        self.newest = ""
+        """ID of the last entry that was taken since the last beat; empty: none was."""
         self._segments: list[Intervals] = [{}]
         """The present interval; a new segment begins when a member joins, which has the ones before."""
 
@@ -293,24 +330,27 @@ class Grid:
             interval = intervals[news.stream.name] = Interval()
         for entry in news.entries:
             interval.add(entry)
+        if news.entries:
+            self.newest = news.entries[-1].cursor
 
     def beat(self) -> Iterator[ConflatingSubscription]:
         """End the interval: send to each member, and yield it."""
         segments, self._segments = self._segments, [{}]
+        self.newest = ""
         merged: dict[int, Intervals] = {}
-        encoded: dict[tuple[Style, Group, int], Chunk] = {}
-        elements: dict[tuple[Style, int, str], Chunk] = {}
+        encoded: dict[tuple[NativeStyle, Group, int], Chunk] = {}
+        elements: dict[tuple[NativeStyle, int, str], Chunk] = {}
         for member in list(self.members):
             first, member.first_segment = member.first_segment, 0
             if first not in merged:
                 merged[first] = _merge_segments(segments[first:])
-            intervals, group, style = merged[first], member.group, member.style
+            intervals, group, style = merged[first], member.group, member.client.style
 
             def chunk(
                 first: int = first,
                 intervals: Intervals = intervals,
                 group: Group = group,
-                style: Style = style,
+                style: NativeStyle = style,
             ) -> Chunk:
                 key = style, group, first
                 if key not in encoded:
@@ -394,6 +434,7 @@ class Group:
             channel.members[subscription] = None
 
     def leave(self, subscription: Subscription) -> None:
+        """End a subscription of it."""
         self.subscriptions.pop(subscription, None)
         if not subscription.joined:
             return

@@ -1,6 +1,7 @@
 """The conversation with a client that believes to speak to its vendor."""
 
 import asyncio
+import logging
 import time
 from collections import Counter
 from collections.abc import Set
@@ -19,12 +20,14 @@ from services.relay.tokens import Account
 from services.relay.wants import Hold, Wants
 from services.vendors import VENDORS
 from services.vendors.dialect import Answer, Dialect
-from tickbus.errors import ConfigError
+from tickbus.errors import ConfigError, RedisError
 from tickbus.protocol.codec import decode_head
 from tickbus.protocol.names import FEED_KINDS, Stream, check_symbol
 from tickbus.protocol.wants import Topic
 
-_POLICY_VIOLATION = 1008
+log = logging.getLogger("tickbus.relay")
+
+_POLICY_VIOLATION, _INTERNAL_ERROR = 1008, 1011
 
 
 class DialectSubscription(Subscription):
@@ -58,7 +61,6 @@ class DialectSession:
         self.account = account
         self.dialect = dialect
         self.vendor = dialect.vendor
-        self.history_served = 0
         self._hub = hub
         self._access = access
         self._registry = registry
@@ -190,6 +192,12 @@ class DialectSession:
             await CatchUp(self._hub, self._access, subscription, begin, max_streams=1).run()
         except ConnectionError:
             pass  # the client has gone
+        except RedisError as error:
+            log.warning("a %s client is disconnected: its subscription failed: %s", self.vendor, error)
+            self.client.close(_INTERNAL_ERROR, "the bus cannot be read")
+        except Exception:
+            log.exception("a subscription failed: a bug of tickbus; its client is disconnected")
+            self.client.close(_INTERNAL_ERROR, "internal error")
         finally:
             self._pending.pop(key, None)
 

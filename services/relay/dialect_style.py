@@ -6,11 +6,9 @@ left out, because a vendor's client takes the newest frame for the newest price.
 
 from collections import Counter
 from collections.abc import Hashable, Sequence
-from typing import Any
 
 from services.frames import text_frame, text_frames
-from services.relay.conflation import Entry, Interval
-from services.relay.requests import RequestId
+from services.relay.conflation import Entry
 from services.relay.styles import Chunk, Style
 from services.vendors.dialect import Dialect
 from tickbus.protocol.messages import Flag, Quote, Trade
@@ -59,17 +57,8 @@ class DialectStyle(Style):
     def join_chunks(self, chunks: Sequence[Chunk]) -> Chunk:
         return Chunk(sum(chunk.length for chunk in chunks), b"".join([chunk.body for chunk in chunks]))
 
-    def head(self, id: RequestId) -> bytes:
-        return b""
-
     def data(self, head: bytes, chunk: Chunk) -> bytes:
         return chunk.body
-
-    def control(self, message: dict[str, Any]) -> bytes:
-        return b""
-
-    def summary(self, stream: Stream, interval: Interval) -> bytes:
-        raise NotImplementedError("a vendor's clients are lossless")
 
 
 def reply_frames(replies: Sequence[bytes]) -> bytes:

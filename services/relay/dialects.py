@@ -1,6 +1,7 @@
 """All vendors' ends of the relay: which dialect serves a path, and the passing of time for its clients."""
 
 import asyncio
+import logging
 import time
 from collections import Counter
 from urllib.parse import urlsplit
@@ -19,7 +20,10 @@ from services.vendors.dialect import Dialect, HttpRefusal, VendorLimits
 from tickbus.errors import ConfigError
 from tickbus.protocol.names import check_symbol
 
+log = logging.getLogger("tickbus.relay")
+
 _TIMER_SECONDS = 0.25
+_INTERNAL_ERROR = 1011
 _OPTIONS = {
     name: vendor.relay_options for name, vendor in VENDORS.items() if vendor.relay_options is not None
 }
@@ -71,18 +75,15 @@ class Dialects:
         self._sessions.add(session)
         return session
 
-    def answer_get(self, path: str) -> bytes | None:
-        """Return the body of a GET that a vendor serves; None if none does."""
+    async def answer_get(self, path: str, account: Account) -> bytes | None:
+        """Return the body of a GET that a vendor serves; None if none does. RedisError if the bus does not
+        answer."""
         for vendor in VENDORS.values():
-            if vendor.answer_get is not None:
-                body = vendor.answer_get(path, self.registry.symbols, time.time_ns())
-                if body is not None:
-                    return body
+            if vendor.answer_get is not None and vendor.answer_get(path, (), 0) is not None:
+                await self.registry.refresh()
+                symbols = {symbol for symbol in self.registry.symbols if symbol in account.scope.symbols}
+                return vendor.answer_get(path, symbols, time.time_ns())
         return None
-
-    def by_vendor(self) -> Counter[str]:
-        """Return the number of clients of each dialect."""
-        return Counter(session.vendor for session in self._sessions)
 
     async def run(self) -> None:
         """Let time pass for all clients, until cancelled."""
@@ -92,4 +93,13 @@ class Dialects:
                 if session.client.closed:
                     self._sessions.discard(session)
                 else:
-                    session.on_timer()
+                    _pass_time(session)
+
+
+def _pass_time(session: DialectSession) -> None:
+    """Let time pass for one client; what goes wrong with it ends it alone."""
+    try:
+        session.on_timer()
+    except Exception:
+        log.exception("a %s client failed: a bug of tickbus; it is disconnected", session.vendor)
+        session.client.close(_INTERNAL_ERROR, "internal error")

@@ -24,6 +24,7 @@ Schema = dict[str, Any]
 
 CLOSE_CODES: dict[int, str] = {
     1009: "a message of more than 64 KB",
+    1011: "a fault of the relay, which is in its log: connect again",
     1012: "this relay stops: connect again, to any relay, and resume",
     4401: "no token, or an unknown one",
     4403: "the token was changed or removed, or has too many connections",
@@ -369,7 +370,7 @@ _SPECS = _texts("specs", "of bars, time:1m; all by default")
 _LIMIT = _parameter(
     "limit",
     {"type": "integer", "minimum": 1, "maximum": MAX_ROWS, "default": MAX_ROWS},
-    "most rows of the page; history ends at 256 KB too",
+    "most rows of the page, which ends at 256 KB too, or earlier with recorded files: next is what counts",
 )
 _ROW = _object(
     {
@@ -388,6 +389,21 @@ def _page(items: Schema, **more: Schema) -> Schema:
     return _object({"data": {"type": "array", "items": items}, **more})
 
 
+def _counts(about: str) -> Schema:
+    return {"type": "object", "additionalProperties": {"type": "integer"}, "description": about}
+
+
+_CLIENT = _object(
+    {
+        "name": {**_TEXT, "description": "of its token"},
+        "address": _TEXT,
+        "protocol": _TEXT,
+        "subscriptions": _counts("by policy"),
+        "in_flight": {"type": "integer", "description": "bytes on their way to it, or waiting for it"},
+        "oldest": {"type": ["number", "null"], "description": "seconds that the oldest of them have waited"},
+        "dropped": {"type": "integer", "description": "elements"},
+    }
+)
 _ELEMENTS = _page({"$ref": _REF + "Element"})
 _PATHS: dict[str, tuple[str, list[Schema], Schema]] = {
     "/api/symbols": ("The streams there are.", [_kind(None), _SYMBOLS, _FEEDS, _SPECS], _page(_ROW)),
@@ -397,7 +413,7 @@ _PATHS: dict[str, tuple[str, list[Schema], Schema]] = {
         _ELEMENTS,
     ),
     "/api/history": (
-        "Entries of one stream, oldest first.",
+        "Entries of one stream, oldest first; older ones from recorded files, where the relay has them.",
         [
             _parameter("stream", _TEXT, "e.g. trade:binance:BTC-USDT", required=True),
             _parameter("from", {**_TEXT, "default": "start"}, "start, or a time: ns, us, ms, s, or ISO text"),
@@ -409,7 +425,7 @@ _PATHS: dict[str, tuple[str, list[Schema], Schema]] = {
         ),
     ),
     "/api/bars": (
-        "Bars by their start, the newest revision of each.",
+        "Bars by their start, the newest revision of each; older ones from recorded files.",
         [
             _parameter("symbol", _TEXT, "e.g. BTC-USDT", required=True),
             _parameter("spec", {**_TEXT, "default": "time:1m"}, "of the bars"),
@@ -428,7 +444,16 @@ _PATHS: dict[str, tuple[str, list[Schema], Schema]] = {
                 "up": {"type": "boolean", "description": "whether the bus is being read"},
                 "clients": {"type": "integer"},
                 "streams": {"type": "integer", "description": "that are followed"},
-            }
+                "protocols": _counts("clients, by subprotocol of /v1 or vendor"),
+                "subscriptions": _counts("by policy"),
+                "in_flight": {"type": "integer", "description": "bytes on their way to all clients"},
+                "listed": {
+                    "type": "array",
+                    "items": _CLIENT,
+                    "description": "the clients furthest behind; only on a relay without tokens",
+                },
+            },
+            ("listed",),
         ),
     ),
 }
@@ -440,14 +465,15 @@ _VENDOR_PATHS = {
 }
 _DOCUMENT_PATHS = {ASYNCAPI: "The description of /v1, AsyncAPI 3.", OPENAPI: "This document."}
 _ERRORS = {
-    400: "a parameter is invalid",
+    400: "a parameter is invalid, or a header is there twice",
     401: "no token, or an unknown one",
-    403: "the origin is not allowed, or the token may not read this",
+    403: "the origin is not allowed, or the token may not read this, or no history",
     421: "unknown Host: name it with --public-host",
     429: "too many connections",
-    503: "the bus cannot be read now, or too many connections: try again after Retry-After seconds",
+    503: "the bus or recorded files cannot be read now, or too many requests or connections: try again after"
+    " Retry-After seconds",
 }
-_PLAIN = (401, 403, 421, 429, 503)
+_PLAIN = (400, 401, 403, 421, 429, 503)
 """Also refused before a path is looked at, in plain text."""
 
 

@@ -4,8 +4,10 @@ import asyncio
 import logging
 import time
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Coroutine, Iterable
+from dataclasses import dataclass, field
 from itertools import count
+from typing import Any
 
 from services.relay.bus_access import BusAccess
 from services.relay.delivery import (
@@ -22,6 +24,7 @@ from services.relay.followed import FollowedStream
 from services.relay.requests import Subscribe, parse_rate, parse_symbols
 from services.relay.selection import Scope, Selection
 from services.relay.styles import News
+from tickbus.clock import BusClock
 from tickbus.protocol.names import START, Stream, StreamId
 from tickbus.reader.cluster_reader import AnyReader, open_reader
 from tickbus.reader.reads import NOW, Read
@@ -33,6 +36,27 @@ PHASES = 10
 """Clients of one rate are spread over this many phases of an interval."""
 _PASS_SECONDS = 0.002
 """A pass over the members of a grid yields this often."""
+
+
+@dataclass
+class Counts:
+    """Totals since the start."""
+
+    sent: Counter[str] = field(default_factory=Counter)
+    """Elements, by policy; of subscriptions that have ended, as the next two."""
+    dropped: Counter[str] = field(default_factory=Counter)
+    conflated: Counter[str] = field(default_factory=Counter)
+    """Beats that were merged into a later one."""
+    history_entries: int = 0
+    history_pages: int = 0
+    request_errors: int = 0
+    """Requests on `/v1` that were answered with an error."""
+
+    def add(self, subscription: Subscription) -> None:
+        """Count what a subscription got."""
+        self.sent[subscription.policy] += subscription.sent
+        self.dropped[subscription.policy] += subscription.dropped
+        self.conflated[subscription.policy] += subscription.conflated
 
 
 class Hub:
@@ -63,8 +87,12 @@ class Hub:
         self.entries = 0
         self.invalid = 0
         """Entries that are no messages of this version."""
-        self.in_flight = 0
-        """Bytes on their way to all clients, as of the last look."""
+        self.counts = Counts()
+        self.clock = BusClock()
+        self.on_delivered: Callable[[str, int], None] = lambda policy, id_ms: None
+        """Called with the ms of a stream ID when its bytes were handed to the sockets: of the oldest entry of
+        a round, for lossless and dropping clients (`lossless`), and of the newest of a beat (`conflate`).
+        """
 
     # the bus
 
@@ -73,7 +101,7 @@ class Hub:
         self._reader = reader = open_reader(
             self._redis, self._access.keys, self._is_wanted, NOW, clocks=False
         )
-        watching = asyncio.create_task(self._watch_total())
+        watching = self._begin(self._watch_total(), "watch total")
         try:
             await reader.prepare()
             self.up = True
@@ -89,6 +117,13 @@ class Hub:
                 task.cancel()
             reader.close()
 
+    @staticmethod
+    def _begin(work: Coroutine[Any, Any, None], name: str) -> "asyncio.Task[None]":
+        """Start what runs until it is cancelled; say so if it ends by an error."""
+        task = asyncio.create_task(work, name=name)
+        task.add_done_callback(_report)
+        return task
+
     async def next_round(self) -> None:
         """Wait until something was read; at most about a second."""
         await self._round.wait()
@@ -102,6 +137,7 @@ class Hub:
         touched: list[FollowedStream] = []
         channels: dict[Channel, None] = {}
         clients: set[Client] = set()
+        oldest: list[bytes] = []
         for read in reads:
             followed = self.followed.get(read.stream.name)
             if followed is None:
@@ -113,6 +149,7 @@ class Hub:
             self.ring_bytes += followed.append(read.entries, read.lost is not None)
             self._ring_order.append(followed)
             touched.append(followed)
+            oldest.append(read.entries[0][0])
             news = News(read.stream, read.entries, read.lost)
             self.entries += len(read.entries)
             self.invalid += news.invalid
@@ -129,6 +166,8 @@ class Hub:
             clients.update(channel.flush())
         for client in clients:
             client.flush()
+        if clients:
+            self.on_delivered("lossless", min(map(_ms, oldest)))
         for followed in touched:
             followed.previous = followed.position
         self._bound_rings()
@@ -235,6 +274,7 @@ class Hub:
         group = subscription.group
         subscription.client.subscriptions.pop(subscription.id, None)
         group.leave(subscription)
+        self.counts.add(subscription)
         if isinstance(subscription, ConflatingSubscription):
             self._leave_grid(subscription.grid)
         if group.subscriptions:
@@ -257,7 +297,7 @@ class Hub:
             grid = self._grids[rate, phase] = Grid(rate, phase)
         self._rate_users[rate] += 1
         if rate not in self._beating:
-            self._beating[rate] = asyncio.create_task(self._beat(rate), name=f"beat {rate:g}")
+            self._beating[rate] = self._begin(self._beat(rate), f"beat {rate:g}")
         return grid
 
     def _leave_grid(self, grid: Grid) -> None:
@@ -281,11 +321,14 @@ class Hub:
             if grid is None or not grid.members:
                 continue
             began = time.monotonic()
+            newest, handed = grid.newest, False
             for member in grid.beat():
-                member.client.flush()
+                handed |= member.client.flush()
                 if time.monotonic() - began > _PASS_SECONDS:
                     await asyncio.sleep(0)
                     began = time.monotonic()
+            if newest and handed:
+                self.on_delivered("conflate", _ms(newest.encode()))
 
     # bounds
 
@@ -294,13 +337,23 @@ class Hub:
         while True:
             await asyncio.sleep(0.1)
             flights = {client: client.sink.buffered for client in self.clients if not client.closed}
-            self.in_flight = sum(flights.values())
-            while self.in_flight > self._total_bytes:
+            in_flight = sum(flights.values())
+            while in_flight > self._total_bytes:
                 fullest = max(flights, key=flights.__getitem__)
-                self.in_flight -= flights.pop(fullest)
+                in_flight -= flights.pop(fullest)
                 log.warning("more than %d bytes in flight: ending the slowest client", self._total_bytes)
                 for subscription in fullest.subscriptions.values():
                     subscription.cannot_keep_up()
                     break
                 else:
                     fullest.close(CANNOT_KEEP_UP, "cannot keep up")
+
+
+def _ms(id: bytes) -> int:
+    """Return the bus time of a stream ID."""
+    return int(id.partition(b"-")[0])
+
+
+def _report(task: "asyncio.Task[None]") -> None:
+    if not task.cancelled() and (error := task.exception()) is not None:
+        log.error("%s failed: a bug of tickbus; restart this relay", task.get_name(), exc_info=error)

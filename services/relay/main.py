@@ -2,11 +2,12 @@
 
 import asyncio
 import logging
+import resource
 import ssl
 from functools import partial
 from ipaddress import ip_address
 
-import msgspec
+from websockets.asyncio.server import Server
 
 from services.relay.api import Api
 from services.relay.bus_access import BusAccess
@@ -15,6 +16,8 @@ from services.relay.documents import documents
 from services.relay.hub import Hub
 from services.relay.metrics import expose
 from services.relay.options import Options
+from services.relay.presence import Presence
+from services.relay.recorded import Recorded
 from services.relay.registry import Registry
 from services.relay.server import Limits, RelayServer
 from services.relay.tokens import Tokens
@@ -23,6 +26,7 @@ from services.vendors import VENDORS
 from services.vendors.symbols import read_symbol_map
 from tickbus.errors import ConfigError
 from tickbus.protocol.names import Keys, check_name
+from tickbus.redis.link import set_clock
 from tickbus.redis.registry import check_meta
 from tickbus.redis.topology import locate
 from tickbus.service.runner import Service, run
@@ -37,6 +41,8 @@ ABOUT = """Serve the bus to any app: WebSocket (JSON, MessagePack) and a read-on
 
 Any number of relays may run; each client may use any of them."""
 POSITIONALS = ()
+_OTHER_FILES = 1_200
+"""Besides clients: plain HTTP and answers to those refused, Redis, metrics."""
 
 __all__ = ["ABOUT", "POSITIONALS", "Options", "start"]
 
@@ -50,6 +56,22 @@ def start(options: Options) -> int:
         )
     preferred = _preferred_feeds(options.dialect)
     return run(partial(_run, options, tokens, _tls(options), preferred), options, "relay")
+
+
+def _allow_files(clients: int) -> None:
+    """Raise the limit of open files to what this many clients need, as far as the system lets us."""
+    needed = clients + _OTHER_FILES
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft >= needed or soft == resource.RLIM_INFINITY:
+        return
+    allowed = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
+    if allowed < needed:
+        log.warning(
+            "--max-clients %d: this process may open only %d files; raise its limit (ulimit -n,"
+            " LimitNOFILE=), or lower --max-clients",
+            clients, allowed,
+        )  # fmt: skip
 
 
 def _preferred_feeds(pairs: tuple[str, ...]) -> dict[str, str]:
@@ -91,30 +113,30 @@ async def _run(
     preferred: dict[str, str],
     service: Service,
 ) -> None:
+    _allow_files(options.max_clients)
     redis = locate(options.redis)
     keys = Keys(options.prefix, options.shards)
+    access = BusAccess(redis, keys)
+    hub = Hub(redis, access, options.ring_bytes, options.drop_bytes, options.total_bytes)
     link = await redis.open_checked()
     try:
         await check_meta(link, keys)
+        await set_clock(link, hub.clock)
     finally:
         link.close()
-    access = BusAccess(redis, keys)
-    hub = Hub(redis, access, options.ring_bytes, options.drop_bytes, options.total_bytes)
     limits = Limits(
         options.client_bytes, options.max_clients, options.max_clients_per_address,
         options.auth_deadline / SECOND, frozenset(options.origins),
         frozenset(host.lower() for host in options.public_host),
     )  # fmt: skip
 
-    async def status() -> bytes:
-        return msgspec.json.encode({"up": hub.up, "clients": server.clients, "streams": len(hub.followed)})
-
     wants = Wants(options.redis, keys, access)
     dialects = Dialects(hub, access, Registry(access, read_symbol_map(options.symbol_map), preferred), wants)
-    server = RelayServer(
-        hub, access, tokens, Api(access, status, documents()), dialects, limits, options.host
-    )
-    expose(service.meters, hub, server)
+    recorded = None if options.data_dir is None else Recorded(options.data_dir, options.log_level)
+    api = Api(access, lambda: presence.status(with_clients=not tokens.required), documents(), recorded)
+    server = RelayServer(hub, access, tokens, api, dialects, limits, options.host)
+    presence = Presence(redis, keys, hub, server, service)
+    expose(service.meters, hub, server, lambda: presence.census)
     reading = asyncio.create_task(hub.run(), name="hub")
     background = [
         asyncio.create_task(coroutine)
@@ -125,16 +147,12 @@ async def _run(
             await asyncio.sleep(0.01)
         if reading.done():
             reading.result()
-        try:
-            listener = await server.serve(options.port, tls)
-        except OSError as error:
-            raise ConfigError(
-                f"--host {options.host}, --port {options.port}: cannot listen there: {error.strerror}; "
-                "choose another"
-            ) from None
+        listener = await _listen(server, options, tls)
         port = next(iter(listener.sockets)).getsockname()[1]
-        log.info("relay: serving %s://%s:%d/v1", "wss" if tls else "ws", options.host, port)
+        presence.url = f"{'wss' if tls else 'ws'}://{_in_url(options.host)}:{port}"
+        log.info("relay: serving %s/v1", presence.url)
         service.ready = True
+        background.append(asyncio.create_task(presence.run()))
         await service.until_stopping(_first(reading, *background))
         service.ready, service.why_not_ready = False, "stopping"
         listener.close(close_connections=False)
@@ -145,7 +163,24 @@ async def _run(
             task.cancel()
         await asyncio.gather(reading, *background, return_exceptions=True)
         await wants.close()
+        await presence.close()
+        if recorded is not None:
+            recorded.close()
         access.close()
+
+
+async def _listen(server: RelayServer, options: Options, tls: ssl.SSLContext | None) -> Server:
+    try:
+        return await server.serve(options.port, tls)
+    except OSError as error:
+        raise ConfigError(
+            f"--host {options.host}, --port {options.port}: cannot listen there: {error.strerror}; "
+            "choose another"
+        ) from None
+
+
+def _in_url(host: str) -> str:
+    return f"[{host}]" if ":" in host else host
 
 
 async def _first(*tasks: "asyncio.Task[None]") -> None:

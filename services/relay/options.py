@@ -31,6 +31,10 @@ class Options(ServiceOptions, frozen=True, kw_only=True):
     symbol_map: Annotated[
         Path | None, Option("file of lines `canonical = vendor` for symbols that vendors spell differently")
     ] = None
+    data_dir: Annotated[
+        Path | None,
+        Option("folder of a recorder: bars and history that the bus no longer has are read there"),
+    ] = None
     tls_cert: Annotated[Path | None, Option("certificate chain (PEM) to serve wss:// and https://")] = None
     tls_key: Annotated[Path | None, Option("its private key")] = None
     client_bytes: Annotated[

@@ -6,7 +6,7 @@ A spelling is looked up in this order: the symbols that the bus has, `--symbol-m
 import asyncio
 from collections.abc import Mapping
 
-from services.relay.bus_access import BusAccess
+from services.relay.bus_access import ROWS_AT_ONCE, BusAccess
 from services.vendors.feed import Feed
 from tickbus.errors import RedisError
 from tickbus.protocol.names import FEED_KINDS, Stream, is_stream
@@ -45,7 +45,9 @@ class Registry:
         replies = await self._access.ask_all([("HKEYS", keys.last(shard)) for shard in range(keys.shards)])
         feeds: dict[tuple[str, str], set[str]] = {}
         for names in replies:
-            for raw in names:
+            for number, raw in enumerate(names):
+                if number % ROWS_AT_ONCE == 0:
+                    await asyncio.sleep(0)
                 name = raw.decode(errors="replace")
                 if is_stream(name) and (stream := Stream.parse(name)).kind in FEED_KINDS:
                     feeds.setdefault((stream.kind, stream.symbol), set()).add(stream.feed)

@@ -12,7 +12,7 @@ import msgspec
 from services.relay.selection import Symbols
 from tickbus.errors import ConfigError
 from tickbus.protocol.bar_specs import parse_all
-from tickbus.protocol.names import FEED_KINDS, Stream, StreamId, check_name, is_stream
+from tickbus.protocol.names import FEED_KINDS, START, Stream, StreamId, check_name, is_stream
 from tickbus.protocol.wants import Topic
 from tickbus.reader.reads import FROM_START, NOW, parse_start
 
@@ -153,11 +153,12 @@ def parse_begin(text: str | int | dict[str, str], kind: str) -> Begin:
         return Cursors(positions, histories)
     if isinstance(text, str) and text.startswith("last:"):
         count = text[5:]
-        if not (count.isascii() and count.isdigit() and 0 < int(count[:9]) <= MAX_LAST):
+        if not (count.isascii() and count.isdigit() and len(count) <= 9 and 0 < int(count) <= MAX_LAST):
             raise BadRequest(f"invalid from {text[:40]!r}: expected last:1 to last:{MAX_LAST}")
         return Last(int(count))
     try:
-        return parse_start(text, "from")
+        begin = parse_start(text, "from")
+        return max(begin, START) if isinstance(begin, StreamId) else begin
     except (ConfigError, ValueError, OverflowError) as error:
         raise BadRequest(f"{str(error)[:200]}, last:N, or a cursor per stream") from None
 

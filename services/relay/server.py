@@ -10,12 +10,14 @@ from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from urllib.parse import parse_qs, urlsplit
 
 import websockets.http11
 from websockets.asyncio.server import Server, serve
-from websockets.datastructures import Headers
+from websockets.datastructures import Headers, MultipleValuesError
 from websockets.exceptions import ConnectionClosed
+from websockets.frames import CloseCode
 from websockets.http11 import Request, Response
 from websockets.typing import Subprotocol
 
@@ -28,11 +30,12 @@ from services.relay.hub import Hub
 from services.relay.session import (
     AUTH_TIMEOUT,
     FORBIDDEN,
+    INTERNAL_ERROR,
     MAX_REQUEST_BYTES,
     UNAUTHORIZED,
     Session,
 )
-from services.relay.sockets import RelayConnection, SocketSink
+from services.relay.sockets import Gate, RelayConnection, SocketSink
 from services.relay.styles import JSON, STYLES
 from services.relay.tokens import ANONYMOUS, Account, Tokens
 from services.vendors.dialect import HttpRefusal
@@ -51,6 +54,8 @@ _OPEN_SECONDS = 10.0
 _PING_SECONDS = 20.0
 _LOOK_SECONDS = 1.0
 _RESTART = 1012
+_SPARE, _SPARE_TOTAL = 64, 1_000
+"""Sockets beyond the caps, from one address and in total, for plain HTTP and for answers to those refused."""
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 
@@ -71,8 +76,11 @@ class Counts:
     """What the metrics report."""
 
     refused: Counter[str] = field(default_factory=Counter)
+    """By reason."""
     closed: Counter[str] = field(default_factory=Counter)
-    history: int = 0
+    """By close code."""
+    answered: Counter[str] = field(default_factory=Counter)
+    """Plain HTTP, by status."""
 
 
 class RelayServer:
@@ -94,6 +102,7 @@ class RelayServer:
         self._api = api
         self._limits = limits
         self._host = host
+        self.gate = Gate(limits.max_clients + _SPARE_TOTAL, limits.max_clients_per_address + _SPARE)
         self._addresses: Counter[str] = Counter()
         self._accounts: Counter[str] = Counter()
         self._sessions: dict[Session | DialectSession, RelayConnection] = {}
@@ -109,13 +118,14 @@ class RelayServer:
             self._handle,  # type: ignore[arg-type]  # our kind of connection
             sock=sock,
             ssl=tls,
-            create_connection=RelayConnection,
+            create_connection=partial(RelayConnection, gate=self.gate),  # type: ignore[arg-type]
             process_request=self._process_request,  # type: ignore[arg-type]
             select_subprotocol=self._select_subprotocol,  # type: ignore[arg-type]
             compression=None,
             max_size=4 * MAX_REQUEST_BYTES,
             max_queue=16,
             open_timeout=_OPEN_SECONDS,
+            ssl_handshake_timeout=_OPEN_SECONDS if tls else None,
             ping_interval=_PING_SECONDS,
             ping_timeout=None,  # a slow client answers late; a dead one ends by TCP_USER_TIMEOUT
             close_timeout=5,
@@ -128,8 +138,17 @@ class RelayServer:
     def clients(self) -> int:
         return len(self._sessions)
 
-    def sessions(self) -> list[Session | DialectSession]:
-        return list(self._sessions)
+    def connections(self) -> list[tuple[Session | DialectSession, str, str]]:
+        """Return all conversations, each with the client's address and its protocol: the subprotocol of `/v1`
+        or the name of the vendor."""
+        return [
+            (
+                session,
+                connection.address,
+                session.vendor if isinstance(session, DialectSession) else session.client.style.subprotocol,
+            )
+            for session, connection in self._sessions.items()
+        ]
 
     async def drain(self, seconds: float) -> None:
         """Tell all clients to connect again elsewhere, and wait until they have gone."""
@@ -158,6 +177,15 @@ class RelayServer:
 
     async def _process_request(self, connection: RelayConnection, request: Request) -> Response | None:
         """Answer plain HTTP; let WebSocket handshakes through that may have one."""
+        try:
+            return await self._decide(connection, request)
+        except MultipleValuesError as error:
+            return self._refuse(400, f"the header {error} is there twice", "header")
+        except Exception:
+            log.exception("a request failed: a bug of tickbus; it is answered with 500")
+            return _response(500, "text/plain; charset=utf-8", b"internal error\n")
+
+    async def _decide(self, connection: RelayConnection, request: Request) -> Response | None:
         if request.method not in ("GET", "HEAD", "OPTIONS"):
             return self._refuse(405, "only GET is served here", "method", [("Allow", "GET, HEAD, OPTIONS")])
         if not self._is_our_host(request.headers):
@@ -173,6 +201,7 @@ class RelayServer:
         account = self._account(token)
         if request.headers.get("Upgrade", "").lower() != "websocket":
             response = await self._answer_http(request, path, token, account)
+            self.counts.answered[str(response.status_code)] += 1
             self._share(response, request.headers.get("Origin"))
             return response
         if request.method != "GET":
@@ -222,10 +251,15 @@ class RelayServer:
         if account is None and not self._api.is_public(path):
             text = "unknown token" if token else "a token is needed: Authorization: Bearer TOKEN"
             return self._refuse(401, text, "unauthorized", [("WWW-Authenticate", "Bearer")])
-        if (found := self.dialects.answer_get(path)) is not None:
+        account = account or ANONYMOUS  # of what is public
+        try:
+            found = await self.dialects.answer_get(path, account)
+        except RedisError:
+            return self._refuse(503, "the bus cannot be read now", "bus", [("Retry-After", "1")])
+        if found is not None:
             return _response(200, "application/json", found)
         status, content_type, body = await self._api.get(
-            path, parse_qs(urlsplit(request.path).query, keep_blank_values=True), account or ANONYMOUS
+            path, parse_qs(urlsplit(request.path).query, keep_blank_values=True), account
         )
         headers = [("Retry-After", "1")] if status == 503 else []
         response = _response(status, content_type, body, headers)
@@ -286,28 +320,36 @@ class RelayServer:
         if account is None:
             timer = connection.loop.call_later(self._limits.auth_seconds, _close_without_token, session)
         else:
-            self._accounts[account.name] += 1
+            self._count(account, client)
         try:
             async for message in connection:
                 session.receive(message)
                 if account is None and session.account is not None:
                     account = session.account
-                    self._accounts[account.name] += 1
-                    if self._accounts[account.name] > account.max_connections:
-                        client.close(FORBIDDEN, "too many connections with this token")
+                    self._count(account, client)
         except ConnectionClosed:
             pass
+        except Exception:
+            log.exception("a client failed: a bug of tickbus; it is disconnected")
+            client.close(INTERNAL_ERROR, "internal error")
         finally:
             if timer is not None:
                 timer.cancel()
-            client.closed = True
+            if not client.closed:  # else it was counted
+                client.closed = True
+                self.counts.closed[_close_code(connection)] += 1
             session.close()
-            self.counts.history += session.history_served
             self.hub.clients.discard(client)
             del self._sessions[session]
             _decrease(self._addresses, connection.address)
             if account is not None:
                 _decrease(self._accounts, account.name)
+
+    def _count(self, account: Account, client: Client) -> None:
+        """Count one connection more of a token; several may have passed the handshake at once."""
+        self._accounts[account.name] += 1
+        if self._accounts[account.name] > account.max_connections:
+            client.close(FORBIDDEN, "too many connections with this token")
 
     def _authenticate(self, token: str) -> Account | None:
         return self._tokens.find(token) if self._tokens.required else ANONYMOUS
@@ -325,6 +367,12 @@ def _close_without_token(session: Session | DialectSession) -> None:
         session.client.close(AUTH_TIMEOUT, "no token was sent in time")
 
 
+def _close_code(connection: RelayConnection) -> str:
+    """Return the code with which a connection ended that its client or the library closed."""
+    sent = connection.protocol.close_sent
+    return str(CloseCode.ABNORMAL_CLOSURE.value if sent is None else sent.code)
+
+
 def _decrease(counter: Counter[str], key: str) -> None:
     counter[key] -= 1
     if counter[key] <= 0:
@@ -338,7 +386,7 @@ def _token_of(request: Request) -> str | None:
         return token.strip()
     if values := parse_qs(urlsplit(request.path).query).get("token"):
         return values[0]
-    for offer in request.headers.get("Sec-WebSocket-Protocol", "").split(","):
+    for offer in ",".join(request.headers.get_all("Sec-WebSocket-Protocol")).split(","):
         if offer.strip().startswith(_TOKEN_PROTOCOL):
             text = offer.strip().removeprefix(_TOKEN_PROTOCOL)
             with suppress(ValueError):

@@ -5,7 +5,7 @@ import logging
 from collections.abc import Callable
 
 from services.relay.bus_access import BusAccess
-from services.relay.catch_up import CatchUp, TooManyStreams
+from services.relay.catch_up import RESUME_MINUTES, CatchUp, Refused
 from services.relay.delivery import Client, Subscription
 from services.relay.hub import Hub
 from services.relay.requests import (
@@ -13,6 +13,7 @@ from services.relay.requests import (
     Auth,
     BadRequest,
     Begin,
+    Cursors,
     Ping,
     RequestId,
     Subscribe,
@@ -30,6 +31,7 @@ from tickbus.protocol.wants import SubscriptionState
 log = logging.getLogger("tickbus.relay")
 
 UNAUTHORIZED, FORBIDDEN, AUTH_TIMEOUT, TOO_LARGE, TOO_MANY_REQUESTS = 4401, 4403, 4408, 4413, 4420
+INTERNAL_ERROR = 1011
 MAX_REQUEST_BYTES = 16 << 10
 _REQUESTS_PER_SECOND = 20
 _BURST = 200
@@ -57,7 +59,6 @@ class Session:
         self._catching_up: dict[Subscription, asyncio.Task[None]] = {}
         self._allowance = float(_BURST)
         self._asked_at = asyncio.get_running_loop().time()
-        self.history_served = 0
 
     def receive(self, message: str | bytes) -> None:
         """Handle one message of the client. Never raises for what it sends."""
@@ -86,7 +87,7 @@ class Session:
                 case Unsubscribe():
                     self._unsubscribe(request)
         except BadRequest as error:
-            client.say(op="error", id=id, reason=str(error))
+            self._refuse(id, str(error))
 
     def close(self) -> None:
         """The client has gone: end its subscriptions."""
@@ -121,6 +122,8 @@ class Session:
         account = self._authenticate(token)
         if account is None:
             self.client.close(UNAUTHORIZED, "unknown token")
+        elif self.account not in (None, account):
+            raise BadRequest("this connection has another token: open another one")
         else:
             self.account, self.client.name = account, account.name
             self.client.say(op="authorized", name=account.name)
@@ -131,16 +134,22 @@ class Session:
         if len(client.subscriptions) >= account.max_subscriptions:
             raise BadRequest(f"too many subscriptions: {account.max_subscriptions} are allowed")
         begin = parse_begin(request.from_, request.kind)
-        if begin != FROM_NOW and not account.history:
-            raise BadRequest("this token may not read history: leave out from")
+        if begin != FROM_NOW and not isinstance(begin, Cursors) and not account.history:
+            raise BadRequest(
+                "this token may not read history: leave out from, or resume from the cursors of the last"
+                f" {RESUME_MINUTES} minutes"
+            )
         if request.kind not in account.scope.kinds:
             raise BadRequest(f"this token may not read the kind {request.kind}")
         if request.policy == "conflate" and request.kind == "signal":
             raise BadRequest("signals cannot be conflated: use the policy lossless or drop")
-        hold = self._reserve(request, account) if request.want else None
         subscription = self._hub.subscribe(client, request, account.scope)
-        if hold is not None:
-            self._holds[request.id] = hold
+        if request.want:
+            try:
+                self._holds[request.id] = self._reserve(request, account)
+            except BadRequest:
+                self._hub.leave(subscription)
+                raise
         task = asyncio.create_task(self._catch_up(subscription, begin, account), name="catch up")
         self._catching_up[subscription] = task
         task.add_done_callback(lambda _: self._catching_up.pop(subscription, None))
@@ -172,20 +181,27 @@ class Session:
     async def _catch_up(self, subscription: Subscription, begin: Begin, account: Account) -> None:
         hold = self._holds.get(subscription.id)
         begun = (lambda: None) if hold is None else hold.begin
-        catch_up = CatchUp(self._hub, self._access, subscription, begin, account.max_streams, begun)
+        catch_up = CatchUp(
+            self._hub, self._access, subscription, begin, account.max_streams, account.history, begun
+        )
         try:
             await catch_up.run()
-        except TooManyStreams as error:
+        except Refused as error:
             self._leave(subscription)
-            self.client.say(op="error", id=subscription.id, reason=str(error))
+            self._refuse(subscription.id, str(error))
         except ConnectionError:
             pass  # the client has gone
         except RedisError as error:
             log.warning("a subscription failed: %s", error)
             self._leave(subscription)
-            self.client.say(op="error", id=subscription.id, reason="the bus cannot be read", retry=True)
-        finally:
-            self.history_served += catch_up.served
+            self._refuse(subscription.id, "the bus cannot be read", retry=True)
+        except Exception:
+            log.exception("a subscription failed: a bug of tickbus; its client is disconnected")
+            self.client.close(INTERNAL_ERROR, "internal error")
+
+    def _refuse(self, id: RequestId | None, reason: str, **more: bool) -> None:
+        self._hub.counts.request_errors += 1
+        self.client.say(op="error", id=id, reason=reason, **more)
 
     def _unsubscribe(self, request: Unsubscribe) -> None:
         subscription = self.client.subscriptions.get(request.id)

@@ -5,6 +5,7 @@ Data frames are written straight to the transport, already framed; everything el
 
 import asyncio
 import socket
+from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, cast
@@ -25,6 +26,36 @@ _MAX_REASON = 123
 """Bytes of a close reason."""
 
 
+class Gate:
+    """Counts open sockets, also those that have said nothing yet, and turns those away that are too many."""
+
+    def __init__(self, total: int, per_address: int) -> None:
+        self._total = total
+        self._per_address = per_address
+        self._open = 0
+        self._by_address: Counter[str] = Counter()
+        self.refused: Counter[str] = Counter()
+        """By reason: `address`, `total`."""
+
+    def enter(self, address: str) -> bool:
+        """Count a socket. Return whether it may stay; `leave` follows in any case."""
+        self._open += 1
+        self._by_address[address] += 1
+        if self._by_address[address] > self._per_address:
+            self.refused["address"] += 1
+            return False
+        if self._open > self._total:
+            self.refused["total"] += 1
+            return False
+        return True
+
+    def leave(self, address: str) -> None:
+        self._open -= 1
+        self._by_address[address] -= 1
+        if not self._by_address[address]:
+            del self._by_address[address]
+
+
 class RelayConnection(ServerConnection):
     """Has the interface of a Sink."""
 
@@ -36,8 +67,9 @@ class RelayConnection(ServerConnection):
     """With what to close it right after the handshake."""
     address = ""
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, gate: Gate, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        self._gate = gate
         self._room = asyncio.Event()
         self._room.set()
         self.on_resume: Callable[[], None] = lambda: None
@@ -87,6 +119,8 @@ class RelayConnection(ServerConnection):
         peer = transport.get_extra_info("peername")
         self.address = peer[0] if isinstance(peer, tuple) else "local"
         super().connection_made(transport)
+        if not self._gate.enter(self.address):
+            self.transport.abort()
 
     def pause_writing(self) -> None:
         super().pause_writing()
@@ -99,6 +133,7 @@ class RelayConnection(ServerConnection):
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
+        self._gate.leave(self.address)
         self._room.set()
 
 

@@ -32,18 +32,11 @@ class Chunk(NamedTuple):
 
 
 class Style(ABC):
-    """How messages are encoded for a client."""
-
-    subprotocol: str
-    parse: Callable[[str | bytes], Request]
+    """How entries are encoded for a client."""
 
     @abstractmethod
     def element(self, stream: Stream, entry: Entry) -> bytes:
         """Return one entry."""
-
-    @abstractmethod
-    def summary(self, stream: Stream, interval: Interval) -> bytes:
-        """Return the trades of an interval."""
 
     @abstractmethod
     def join(self, elements: Sequence[bytes]) -> Chunk:
@@ -53,12 +46,23 @@ class Style(ABC):
     def join_chunks(self, chunks: Sequence[Chunk]) -> Chunk: ...
 
     @abstractmethod
+    def data(self, head: bytes, chunk: Chunk) -> bytes:
+        """Return a data frame, ready for the socket. head: of its subscription; empty: it has none."""
+
+
+class NativeStyle(Style):
+    """An encoding of `/v1`: it has messages that are not data, and can conflate."""
+
+    subprotocol: str
+    parse: Callable[[str | bytes], Request]
+
+    @abstractmethod
     def head(self, id: RequestId) -> bytes:
         """Return what stands before the elements in the data frames of a subscription."""
 
     @abstractmethod
-    def data(self, head: bytes, chunk: Chunk) -> bytes:
-        """Return a data frame, ready for the socket."""
+    def summary(self, stream: Stream, interval: Interval) -> bytes:
+        """Return the trades of an interval."""
 
     @abstractmethod
     def control(self, message: dict[str, Any]) -> bytes:
@@ -72,7 +76,7 @@ class Style(ABC):
         return self.join(elements)
 
 
-class JsonStyle(Style):
+class JsonStyle(NativeStyle):
     subprotocol = "tickbus.json"
     parse = staticmethod(parse_json)
 
@@ -113,7 +117,7 @@ class JsonStyle(Style):
         return header(TEXT, len(payload)) + payload
 
 
-class MsgpackStyle(Style):
+class MsgpackStyle(NativeStyle):
     """`[id, [[stream, cursor, field, payload], ...]]`; a summary has the field `c`."""
 
     subprotocol = "tickbus.msgpack"
@@ -163,7 +167,7 @@ def _array_header(count: int) -> bytes:
 
 
 JSON, MSGPACK = JsonStyle(), MsgpackStyle()
-STYLES: dict[str, Style] = {style.subprotocol: style for style in (JSON, MSGPACK)}
+STYLES: dict[str, NativeStyle] = {style.subprotocol: style for style in (JSON, MSGPACK)}
 
 
 class News:

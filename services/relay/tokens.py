@@ -21,7 +21,7 @@ class Account(msgspec.Struct, frozen=True):
     name: str
     scope: Scope = Scope()
     history: bool = True
-    """Whether a subscription may begin in the past."""
+    """Whether it may read the past, beyond what a client missed that resumes soon."""
     want: bool = False
     """Whether it may have symbols subscribed at the vendor."""
     max_wants: int = 100

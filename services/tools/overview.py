@@ -1,14 +1,18 @@
 """The status of a bus as tables for people and as one object for programs."""
 
+from collections.abc import Sequence
+
 from msgspec.structs import asdict
 
 from services.tools.tables import Table
 from tickbus.monitoring.lag import StreamLag
+from tickbus.monitoring.relays import RelayClient, RelayReport
 from tickbus.monitoring.status import BusStatus, FeedStatus, MemberStatus, ServiceStatus, StreamStatus
 from tickbus.units import MILLISECOND, format_time
 
 _MAX_SILENT = 20
 _MAX_WORST = 10
+_MAX_CLIENTS = 20
 
 
 def heading(status: BusStatus | None, prefix: str, url: str) -> str:
@@ -61,6 +65,8 @@ def tables(status: BusStatus | None) -> list[Table]:
             [_gaps_row(stream) for stream in with_gaps[:_MAX_WORST]],
         ),
     ]  # fmt: skip
+    if status.relays:
+        shown += _relay_tables(status.relays)
     shown += [
         Table(f"Standby of {feed.name} differs: {feed.standby.differs}", (), [], feed.standby.holder)
         for feed in status.feeds
@@ -90,6 +96,7 @@ def as_object(status: BusStatus | None, prefix: str, url: str) -> dict[str, obje
             "services": [],
             "lags": [],
             "streams": [],
+            "relays": [],
             "faults": [],
         }
     return bus | {
@@ -99,6 +106,9 @@ def as_object(status: BusStatus | None, prefix: str, url: str) -> dict[str, obje
         "services": [_service_object(service) for service in status.services],
         "lags": [_lag_object(name, lag) for name, lag in _worst(status)],
         "streams": [_stream_object(stream, status.time_ms) for stream in status.streams],
+        "relays": [
+            asdict(relay) | {"listed": [asdict(one) for one in relay.listed]} for relay in status.relays
+        ],
         "faults": status.faults,
     }
 
@@ -135,6 +145,42 @@ def _member_row(service: ServiceStatus, member: MemberStatus) -> tuple[str, ...]
         str(member.shards),
         f"{member.ticks:,}",
     )
+
+
+def _relay_tables(relays: Sequence[RelayReport]) -> list[Table]:
+    clients = [(relay, client) for relay in relays for client in relay.listed]
+    clients.sort(key=lambda pair: (-(pair[1].oldest or 0.0), -pair[1].in_flight))
+    more = sum(relay.clients for relay in relays) - len(clients[:_MAX_CLIENTS])
+    return [
+        Table(
+            "Relays",
+            ("relay", "address", ">clients", ">streams", "subscriptions", ">in flight"),
+            [
+                (
+                    relay.relay, relay.url, f"{relay.clients:,}", f"{relay.streams:,}",
+                    _kinds(relay.subscriptions) or "none", f"{relay.in_flight:,} B",
+                )
+                for relay in relays
+            ],
+        ),
+        Table(
+            "Clients of relays" + (f" (furthest behind; {more:,} more)" if more > 0 else ""),
+            (
+                "client", "relay", "address", "protocol", "subscriptions", ">in flight",
+                ">oldest undelivered", ">dropped",
+            ),
+            [_client_row(relay, client) for relay, client in clients[:_MAX_CLIENTS]],
+            "no relay has a client",
+        ),
+    ]  # fmt: skip
+
+
+def _client_row(relay: RelayReport, client: RelayClient) -> tuple[str, ...]:
+    return (
+        client.name or "(no token yet)", relay.relay, client.address, client.protocol,
+        _kinds(client.subscriptions) or "none", f"{client.in_flight:,} B", _age(client.oldest),
+        f"{client.dropped:,}",
+    )  # fmt: skip
 
 
 def _lag_row(service: str, lag: StreamLag) -> tuple[str, ...]:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from rich.live import Live
     from rich.text import Text
 
-ABOUT = """Show feeds, services and their lag, and streams with gaps.
+ABOUT = """Show feeds, services and their lag, streams with gaps, and relays with their clients.
 
 It reads only Redis, so it is right about a stopped process too.
 
@@ -40,7 +40,12 @@ flushes. It covers all streams that the service declares to read.
             headroom_seconds, free_shards (without an owner),
             members: member, alive, shards, lag_ticks (of its shards)
   lags:     the 10 streams furthest behind: service, stream, ticks, seconds, lost, headroom_seconds
-  streams:  all streams: stream, id, ticks, last_tick_age_seconds, gaps {kind: number}, repaired, missing"""
+  streams:  all streams: stream, id, ticks, last_tick_age_seconds, gaps {kind: number}, repaired, missing
+  relays:   as each relay reports them: relay, url, clients, streams, subscriptions {policy: number},
+            in_flight (bytes), listed (the clients furthest behind, at most 100): name (of the token),
+            address, protocol, subscriptions, in_flight, oldest (seconds that the oldest bytes in flight
+            have waited; null: there are none), dropped
+  faults:   what some other program wrote to the keys of the bus, a line each"""
 POSITIONALS = ()
 
 

@@ -2,10 +2,10 @@
 
 import asyncio
 import logging
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from functools import partial
 from types import TracebackType
-from typing import Any
+from typing import Any, Self
 from weakref import WeakSet
 
 from tickbus.consumer.consumer import ShardConsumer
@@ -26,7 +26,7 @@ from tickbus.reader.cluster_reader import AnyReader, open_reader
 from tickbus.reader.reads import FROM_START, Start, parse_start
 from tickbus.redis.registry import read_feeds, read_heads, read_meta, read_subscriptions
 from tickbus.redis.topology import locate
-from tickbus.subscription import Consumer, Subscription
+from tickbus.subscription import Consumer
 from tickbus.units import MILLISECOND, Duration, parse_duration
 from tickbus.wants import Want, WantLease, make_holder, make_topics
 
@@ -57,30 +57,12 @@ class Bus(Readable):
     """A bus, from `connect`. Leaving it ends all its subscriptions and consumers."""
 
     def __init__(self, url: str, prefix: str = DEFAULT_PREFIX) -> None:
+        super().__init__()
         locate(url)
         Keys(prefix)
         self._url = url
         self._prefix = prefix
-        # weak: a subscription that nobody uses any more must not live as long as the bus
-        self._subscriptions: WeakSet[Subscription[Any]] = WeakSet()
         self._consumers: WeakSet[Consumer] = WeakSet()
-
-    def _read(
-        self,
-        kind: str,
-        streams: StreamFilter,
-        begin: str | StreamId,
-        positions: dict[str, StreamId],
-        gaps: bool,
-        late: bool,
-        topics: Sequence[Topic],
-    ) -> Subscription[Any]:
-        wanting = partial(self._make_want, tuple(streams.feeds), topics) if topics else None
-        subscription: Subscription[Any] = Subscription(
-            partial(self._open_reader, streams), begin, positions, kind, gaps, late, wanting
-        )
-        self._subscriptions.add(subscription)
-        return subscription
 
     async def _snapshot(self, kind: str, streams: StreamFilter) -> dict[Stream, tuple[StreamId, Any]]:
         connection = await locate(self._url).connect()
@@ -224,8 +206,16 @@ class Bus(Readable):
             self._url, keys, service, streams, lease_ttl, start=start, mirror_groups=mirror_groups
         )
 
+    def _wanting(self, streams: StreamFilter, topics: Sequence[Topic]) -> Callable[[], Awaitable[Want]]:
+        return partial(self._make_want, tuple(streams.feeds), topics)
+
     async def _open_reader(
-        self, streams: StreamFilter, start: str | StreamId, positions: Mapping[str, StreamId]
+        self,
+        kind: str,
+        streams: StreamFilter,
+        want: bool,
+        start: str | StreamId,
+        positions: Mapping[str, StreamId],
     ) -> AnyReader:
         keys, was_empty = await self._keys()
         if was_empty:  # every entry from now on is new, so none may be skipped
@@ -246,7 +236,7 @@ class Bus(Readable):
             connection.close()
         return Keys(self._prefix, shards), was_empty
 
-    async def __aenter__(self) -> "Bus":
+    async def __aenter__(self) -> Self:
         connection = await locate(self._url).connect()
         try:
             await read_meta(connection, self._prefix)
@@ -260,15 +250,3 @@ class Bus(Readable):
         self._close()
         for consumer in list(self._consumers):
             await consumer.close()
-
-    def __enter__(self) -> "Bus":
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._close()
-
-    def _close(self) -> None:
-        for subscription in list(self._subscriptions):
-            subscription.close()

@@ -2,8 +2,11 @@
 (`tickbus.remote`)."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Mapping, Sequence
-from typing import Any, Literal, TypedDict, Unpack, overload
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from functools import partial
+from types import TracebackType
+from typing import Any, Literal, Self, TypedDict, Unpack, overload
+from weakref import WeakSet
 
 from tickbus.errors import ConfigError
 from tickbus.protocol.bar_specs import parse_all
@@ -12,8 +15,8 @@ from tickbus.protocol.names import KINDS, Stream, StreamId, check_name, check_sy
 from tickbus.protocol.stream_filter import StreamFilter
 from tickbus.protocol.wants import Topic
 from tickbus.reader.reads import FROM_START, NOW, Start, parse_start
-from tickbus.subscription import Subscription, parse_cursor
-from tickbus.wants import make_topics
+from tickbus.subscription import PollReader, Subscription, parse_cursor
+from tickbus.wants import Want, make_topics
 
 
 class _Choice(TypedDict, total=False):
@@ -37,7 +40,11 @@ class _Streams(TypedDict, total=False):
 
 
 class Readable(ABC):
-    """Streams of messages to read, and snapshots of them."""
+    """Streams of messages to read, and snapshots of them. Leaving it ends all its subscriptions."""
+
+    def __init__(self) -> None:
+        # weak: a subscription that nobody uses any more must not live as long as the bus
+        self._subscriptions: WeakSet[Subscription[Any]] = WeakSet()
 
     @overload
     def read(
@@ -116,7 +123,17 @@ class Readable(ABC):
         topics = make_topics(kind, symbols or ()) if want else ()
         if want and feeds is not None and len(feeds) != 1:
             raise ConfigError(f"invalid feeds {feeds!r}: with want=True expected one, which is asked")
-        return self._read(kind, streams, begin, parse_cursor(kind, cursor or {}), gaps, late, topics)
+        subscription: Subscription[Any] = Subscription(
+            partial(self._open_reader, kind, streams, want),
+            begin,
+            parse_cursor(kind, cursor or {}),
+            kind,
+            gaps,
+            late,
+            self._wanting(streams, topics) if want else None,
+        )
+        self._subscriptions.add(subscription)
+        return subscription
 
     @overload
     async def snapshot(
@@ -160,22 +177,46 @@ class Readable(ABC):
         """
         return await self._snapshot(kind, make_filter((kind,), symbols, feeds, specs))
 
+    def _wanting(
+        self, streams: StreamFilter, topics: Sequence[Topic]
+    ) -> "Callable[[], Awaitable[Want]] | None":
+        """Return what asks for topics while they are read; None if the reader itself does."""
+        return None
+
     @abstractmethod
-    def _read(
+    async def _open_reader(
         self,
         kind: str,
         streams: StreamFilter,
-        begin: str | StreamId,
-        positions: dict[str, StreamId],
-        gaps: bool,
-        late: bool,
-        topics: Sequence[Topic],
-    ) -> Subscription[Any]:
-        """Return the subscription for checked arguments. topics: what is wanted meanwhile."""
+        want: bool,
+        start: str | StreamId,
+        positions: Mapping[str, StreamId],
+    ) -> PollReader:
+        """Return a reader for checked arguments. want: whether its symbols are asked for meanwhile."""
 
     @abstractmethod
     async def _snapshot(self, kind: str, streams: StreamFilter) -> dict[Stream, tuple[StreamId, Any]]:
         """Return the newest messages for checked arguments."""
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._close()
+
+    def _close(self) -> None:
+        for subscription in list(self._subscriptions):
+            subscription.close()
 
 
 def make_filter(

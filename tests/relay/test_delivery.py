@@ -23,7 +23,7 @@ from services.relay.delivery import (
 )
 from services.relay.followed import FollowedStream
 from services.relay.selection import Scope, Selection, Symbols
-from services.relay.styles import JSON, MSGPACK, News, Style
+from services.relay.styles import JSON, MSGPACK, NativeStyle, News
 from tickbus.protocol.codec import encode
 from tickbus.protocol.messages import Flag, Gap, GapKind, Message, Quote, Side, StreamKind, Trade
 from tickbus.protocol.names import Stream, StreamId
@@ -79,7 +79,7 @@ class Bench:
         self.group.streams[STREAM.name] = self.followed
         self.seq = 0
 
-    def client(self, style: Style = JSON, bound: int = 1 << 20) -> tuple[Client, FakeSink]:
+    def client(self, style: NativeStyle = JSON, bound: int = 1 << 20) -> tuple[Client, FakeSink]:
         sink = FakeSink()
         return Client(sink, style, bound), sink
 
@@ -173,7 +173,9 @@ def test_dropping_client_is_told_how_many_it_missed() -> None:
     assert prices(message) == ["101"]
 
 
-def conflating(bench: Bench, grid: Grid, style: Style = JSON) -> tuple[ConflatingSubscription, FakeSink]:
+def conflating(
+    bench: Bench, grid: Grid, style: NativeStyle = JSON
+) -> tuple[ConflatingSubscription, FakeSink]:
     client, sink = bench.client(style)
     subscription = ConflatingSubscription(client, 1, bench.group, grid)
     bench.join(subscription)

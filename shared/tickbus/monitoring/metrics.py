@@ -448,14 +448,44 @@ RELAY_HISTORY = Metric(
     "counter",
     "entries",
     (),
-    "entries of history sent to clients that have gone or caught up",
+    "entries of history sent to clients",
+)
+RELAY_HISTORY_PAGES = Metric(
+    "tickbus_relay_history_pages_total", "counter", "pages", (), "pages of history sent to clients"
+)
+RELAY_ELEMENTS = Metric(
+    "tickbus_relay_elements_total", "counter", "elements", ("policy",), "elements sent to clients"
+)
+RELAY_DROPPED = Metric(
+    "tickbus_relay_dropped_total",
+    "counter",
+    "elements",
+    ("policy",),
+    "elements that clients did not get because they were too slow; they are told how many",
+)
+RELAY_CONFLATED = Metric(
+    "tickbus_relay_conflated_total",
+    "counter",
+    "beats",
+    ("policy",),
+    "beats that were merged into a later one because the client had not taken the one before",
+)
+RELAY_DELIVERY = Metric(
+    "tickbus_relay_delivery_seconds",
+    "histogram",
+    "seconds",
+    ("policy",),
+    "bus time from the ms of the stream ID until the bytes were handed to the sockets, of the oldest entry "
+    "of each round (lossless: also of drop) or the newest of each beat (conflate)",
+    _LATENCY,
 )
 RELAY_IN_FLIGHT = Metric(
     "tickbus_relay_in_flight_bytes",
     "gauge",
     "bytes",
-    (),
-    "bytes on their way to clients, the kernel's not counted",
+    ("policy",),
+    "bytes on their way to clients, those in the kernel not counted; mixed: of clients with several "
+    "policies, or without a subscription",
 )
 RELAY_RING = Metric(
     "tickbus_relay_ring_bytes", "gauge", "bytes", (), "newest entries kept for clients that catch up"
@@ -465,8 +495,8 @@ RELAY_REFUSED = Metric(
     "counter",
     "requests",
     ("reason",),
-    "requests refused before a WebSocket was open: address, host, method, origin, path, token, total, "
-    "unauthorized",
+    "requests refused before a WebSocket was open: address, bus, header, host, method, origin, path, "
+    "token, total, unauthorized, vendor",
 )
 RELAY_DIALECT_CLIENTS = Metric(
     "tickbus_relay_dialect_clients",
@@ -483,7 +513,26 @@ RELAY_UNSAID = Metric(
     "entries that a vendor's protocol cannot say, and its clients do not get: gap, late",
 )
 RELAY_CLOSED = Metric(
-    "tickbus_relay_closed_total", "counter", "connections", ("code",), "connections that the relay closed"
+    "tickbus_relay_closed_total",
+    "counter",
+    "connections",
+    ("code",),
+    "connections that ended, by close code: 1000 and 1001 by the client, 1006 without one; other: the codes "
+    "of vendors",
+)
+RELAY_HTTP = Metric(
+    "tickbus_relay_http_responses_total",
+    "counter",
+    "responses",
+    ("status",),
+    "answers to plain HTTP, by status",
+)
+RELAY_REQUEST_ERRORS = Metric(
+    "tickbus_relay_request_errors_total",
+    "counter",
+    "requests",
+    (),
+    "requests on /v1 that were answered with an error",
 )
 CONSUMER_FOREIGN = Metric(
     "tickbus_consumer_foreign_total",

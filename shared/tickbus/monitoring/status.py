@@ -1,7 +1,8 @@
 """A bus at this moment, as `tickbus status` shows it: feeds, services and how far each is behind, streams.
 
 Everything is derived from what is stored in Redis (heads, bells, leases, fences, positions), nothing comes
-from the processes themselves: it is correct even for one that is stopped, cut off or dead.
+from the processes themselves: it is correct even for one that is stopped, cut off or dead. Only relays and
+their clients stand there as each relay has reported them, within the last seconds.
 """
 
 from collections import Counter
@@ -13,6 +14,7 @@ from typing import Literal
 from tickbus.consumer.membership import read_heartbeats
 from tickbus.errors import WireError
 from tickbus.monitoring.lag import StreamLag, measure
+from tickbus.monitoring.relays import RelayReport, read_relays
 from tickbus.protocol.codec import NIL, Bell, Head, head_tick, read_bell, read_head
 from tickbus.protocol.messages import Flag, Message, Quote, Trade
 from tickbus.protocol.names import FEED_KINDS, Keys, Stream, StreamId
@@ -158,6 +160,8 @@ class BusStatus:
     heads: dict[str, Head] = field(repr=False)
     faults: list[str] = field(default_factory=list)
     """What some other program wrote to the keys of this bus, a line each: what is wrong, and the remedy."""
+    relays: list[RelayReport] = field(default_factory=list)
+    """Those that run, and their clients, as they say themselves."""
 
     @property
     def totals(self) -> Totals:
@@ -194,7 +198,7 @@ async def read_status(link: Connection, prefix: str) -> BusStatus | None:
             await _service(link, keys, name, reads, heads, now_ms, faults)
             for name, reads in sorted(services.items())
         ],
-        streams, heads, faults,
+        streams, heads, faults, await read_relays(link, keys, now_ms, faults),
     )  # fmt: skip
 
 

@@ -213,6 +213,15 @@ class Keys:
         """Key of the states of subscriptions: a hash by topic, `trade BTC-USDT`."""
         return self._shard_key(shard, f"subscriptions:{feed}")
 
+    @property
+    def relays(self) -> str:
+        """Key of the relays that run: a hash by process."""
+        return f"{self.prefix}:relays"
+
+    def relay(self, holder: str) -> str:
+        """Key of what the relay of this process (host:pid:token) says of itself and its clients; expires."""
+        return f"{self.prefix}:relay:{holder}"
+
     def members(self, service: str) -> str:
         """Key of the heartbeats of the replicas: a hash by process."""
         return f"{self.prefix}:members:{service}"

@@ -253,7 +253,7 @@ def is_of_key(reply: Reply) -> bool:
     return isinstance(reply, ReplyError) and str(reply).startswith(("WRONGTYPE", "ERR no such key"))
 
 
-async def set_clock(link: Link, clock: BusClock) -> None:
+async def set_clock(link: "Connection", clock: BusClock) -> None:
     sent_ns = monotonic_ns()
     seconds, micros = await link.ask("TIME")
     clock.set((int(seconds), int(micros)), sent_ns, monotonic_ns())

@@ -10,14 +10,11 @@ it was.
 """
 
 import asyncio
-from collections.abc import Collection, Mapping, Sequence
-from functools import partial
-from types import TracebackType
+from collections.abc import Collection, Mapping
 from typing import Any
 from urllib.error import HTTPError
 from urllib.parse import urlsplit
 from urllib.request import Request, urlopen
-from weakref import WeakSet
 
 import msgspec
 
@@ -26,12 +23,11 @@ from tickbus.protocol.codec import decode
 from tickbus.protocol.messages import Gap
 from tickbus.protocol.names import Stream, StreamId, check_name
 from tickbus.protocol.stream_filter import StreamFilter
-from tickbus.protocol.wants import State, SubscriptionState, Topic
+from tickbus.protocol.wants import State, SubscriptionState
 from tickbus.readable import Readable
 from tickbus.remote.reader import RemoteReader
 from tickbus.remote.socket import Dialer, check_url
 from tickbus.remote.want import RemoteLease
-from tickbus.subscription import Subscription
 from tickbus.units import parse_duration
 from tickbus.wants import Want, make_holder, make_topics
 
@@ -71,25 +67,9 @@ class RemoteBus(Readable):
     """A bus behind a relay, from `connect`. Leaving it ends all its subscriptions."""
 
     def __init__(self, urls: tuple[str, ...], token: str | None) -> None:
+        super().__init__()
         self._urls = urls
         self._token = token
-        self._subscriptions: WeakSet[Subscription[Any]] = WeakSet()
-
-    def _read(
-        self,
-        kind: str,
-        streams: StreamFilter,
-        begin: str | StreamId,
-        positions: dict[str, StreamId],
-        gaps: bool,
-        late: bool,
-        topics: Sequence[Topic],
-    ) -> Subscription[Any]:
-        subscription: Subscription[Any] = Subscription(
-            partial(self._open_reader, kind, streams, bool(topics)), begin, positions, kind, gaps, late
-        )
-        self._subscriptions.add(subscription)
-        return subscription
 
     async def _open_reader(
         self,
@@ -168,23 +148,3 @@ class RemoteBus(Readable):
         finally:
             reader.close()
         return {stream: (id, message) for stream, (id, message) in found.items() if message is not None}
-
-    async def __aenter__(self) -> "RemoteBus":
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._close()
-
-    def __enter__(self) -> "RemoteBus":
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._close()
-
-    def _close(self) -> None:
-        for subscription in list(self._subscriptions):
-            subscription.close()
