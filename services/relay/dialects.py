@@ -51,13 +51,13 @@ class Dialects:
         self._sessions.add(session)
         return session
 
-    def answer_get(self, path: str) -> bytes | None:
-        """Return the body of a GET that a vendor serves; None if none does."""
+    async def answer_get(self, path: str) -> bytes | None:
+        """Return the body of a GET that a vendor serves; None if none does. RedisError if it cannot be read."""
         for vendor in VENDORS.values():
-            if vendor.answer_get is not None:
-                body = vendor.answer_get(path, self.registry.symbols, time.time_ns())
-                if body is not None:
-                    return body
+            if vendor.answer_get is None or vendor.answer_get(path, (), 0) is None:
+                continue
+            await self.registry.look()  # a client asks before it connects: nobody may use the registry yet
+            return vendor.answer_get(path, self.registry.symbols, time.time_ns())
         return None
 
     def by_vendor(self) -> Counter[str]:

@@ -4,6 +4,7 @@ A spelling is looked up in this order: the symbols that the bus has, `--symbol-m
 """
 
 import asyncio
+import time
 from collections.abc import Mapping
 
 from services.relay.bus_access import BusAccess
@@ -26,6 +27,7 @@ class Registry:
         """(kind, symbol) -> feeds that have it."""
         self._symbols: frozenset[str] = frozenset()
         self._spellings: dict[type[Feed], dict[str, str]] = {}
+        self._read_at = -_REFRESH_SECONDS
         self.users = 0
         """How many clients look things up."""
 
@@ -39,6 +41,11 @@ class Registry:
                 except RedisError:
                     continue  # the old one stands; the hub reports the outage
 
+    async def look(self) -> None:
+        """Refresh what is older than a look of `run`. RedisError if Redis does not answer."""
+        if time.monotonic() - self._read_at >= _REFRESH_SECONDS:
+            await self.refresh()
+
     async def refresh(self) -> None:
         """Read which streams there are. RedisError if Redis does not answer."""
         keys = self._access.keys
@@ -49,7 +56,7 @@ class Registry:
                 name = raw.decode(errors="replace")
                 if is_stream(name) and (stream := Stream.parse(name)).kind in FEED_KINDS:
                     feeds.setdefault((stream.kind, stream.symbol), set()).add(stream.feed)
-        self._feeds = feeds
+        self._feeds, self._read_at = feeds, time.monotonic()
         if (symbols := frozenset(symbol for _, symbol in feeds)) != self._symbols:
             self._symbols = symbols
             self._spellings.clear()

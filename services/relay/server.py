@@ -222,7 +222,11 @@ class RelayServer:
         if account is None and not self._api.is_public(path):
             text = "unknown token" if token else "a token is needed: Authorization: Bearer TOKEN"
             return self._refuse(401, text, "unauthorized", [("WWW-Authenticate", "Bearer")])
-        if (found := self.dialects.answer_get(path)) is not None:
+        try:
+            found = await self.dialects.answer_get(path)
+        except RedisError:
+            return self._refuse(503, "the bus cannot be read now", "bus", [("Retry-After", "1")])
+        if found is not None:
             return _response(200, "application/json", found)
         status, content_type, body = await self._api.get(
             path, parse_qs(urlsplit(request.path).query, keep_blank_values=True), account or ANONYMOUS

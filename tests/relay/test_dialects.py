@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import sys
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
@@ -11,62 +10,14 @@ import websocket
 from support.processes import Process
 from support.redis_server import RedisServer
 from support.relay import JSON, MSGPACK, RelayClient, start_relay
-from support.writing import Writer
+from support.vendor_bus import FEED, FIRST_ID, STREAM, SYMBOL, TIME, Bus, Row, make, row
 from websockets.asyncio.client import ClientConnection, connect
 
 import tickbus
-from tickbus.protocol.messages import Flag, Quote, Side, Trade
-from tickbus.protocol.names import Stream
+from tickbus.protocol.messages import Flag, Side, Trade
 from tickbus.units import MILLISECOND
 
 Start = Callable[..., Process]
-FEED, SYMBOL = "binance", "BTC-USDT"
-STREAM = Stream("trade", FEED, SYMBOL)
-QUOTES = Stream("quote", FEED, SYMBOL)
-FIRST_ID = 3_735_683_000
-TIME = 1_770_000_000_000 * MILLISECOND
-Row = tuple[str, str, str, int]
-"""Price, size, side, time in ms."""
-
-
-def make(number: int) -> Trade:
-    side = Side.BUY if number % 3 else Side.SELL
-    time = TIME + number * 7 * MILLISECOND
-    return Trade(SYMBOL, f"{60_000 + number % 50}.{number % 100:02}", f"0.{number + 1:05}", side,
-                 str(FIRST_ID + number), time, time + 3)  # fmt: skip
-
-
-def row(trade: Trade) -> Row:
-    return trade.price_text, trade.size_text, trade.side.name.lower(), trade.ts_event // MILLISECOND
-
-
-class Bus(Writer):
-    """A writer of one symbol, with the vendor's ids in the heads."""
-
-    async def send(self, numbers: range) -> None:
-        for first in range(numbers.start, numbers.stop, 50):
-            part = range(first, min(first + 50, numbers.stop))
-            await self.publisher.commit(
-                self.transaction([self.entry(STREAM, make(number)) for number in part])
-            )
-
-    async def send_quote(self, bid: str, ask: str) -> None:
-        quote = Quote(SYMBOL, bid, "1.5", ask, "2", TIME, TIME)
-        await self.publisher.commit(self.transaction([self.entry(QUOTES, quote)]))
-
-    def transaction(self, entries: Any, ring_all: bool = False) -> Any:
-        transaction = super().transaction(entries, ring_all)
-        for entry in entries:
-            if entry.field == b"t":
-                import msgspec
-
-                from tickbus.protocol.codec import Head, encode
-
-                head = Head(
-                    str(entry.id), FIRST_ID, 0, msgspec.Raw(entry.payload), epochs=[(self.publisher.epoch, 1)]
-                )
-                transaction.heads[entry.stream] = encode(head)
-        return transaction
 
 
 @pytest.fixture
@@ -74,7 +25,7 @@ async def bus(redis_server: RedisServer) -> AsyncIterator[Bus]:
     opened = Bus(redis_server.url, owner=FEED)
     await opened.open()
     await opened.send(range(1))
-    await opened.send_quote("1", "2")
+    await opened.send_quotes(range(1))
     yield opened
     opened.close()
 
@@ -190,94 +141,6 @@ async def read_rows(reading: "tickbus.Subscription[Trade]") -> list[Row]:
                 break
     reading.close()
     return rows
-
-
-CONNECTOR = """
-import sys
-from binance.websocket.spot.websocket_stream import SpotWebsocketStreamClient
-
-client = SpotWebsocketStreamClient(
-    stream_url=sys.argv[1], on_message=lambda _, text: print(text, flush=True), is_combined=True
-)
-client.trade(symbol="btcusdt")
-client.book_ticker(symbol="btcusdt")
-"""
-"""A program of the vendor's own package; only its address is ours."""
-
-
-async def run_program(text: str, url: str) -> asyncio.subprocess.Process:
-    return await asyncio.create_subprocess_exec(
-        sys.executable, "-c", text, url, stdout=asyncio.subprocess.PIPE
-    )
-
-
-async def test_binance_connector_by_its_address_only(
-    redis_server: RedisServer, start: Start, bus: Bus
-) -> None:
-    _, url = start_relay(start, redis_server.url)
-    program = await run_program(CONNECTOR, url)
-    assert program.stdout is not None
-    reading = asyncio.create_task(program.stdout.readline())
-    events: dict[str, Any] = {}
-    number = 0
-    while len(events) < 2:
-        number += 1
-        await bus.send(range(number, number + 1))
-        await bus.send_quote("60000.10", "60000.20")
-        if (await asyncio.wait((reading,), timeout=0.1))[0]:
-            message = json.loads(reading.result())
-            if "stream" in message:
-                events[message["stream"]] = message["data"]
-            reading = asyncio.create_task(program.stdout.readline())
-    reading.cancel()
-    program.kill()
-    await program.wait()
-    trade = events["btcusdt@trade"]
-    sent = make(trade["t"] - FIRST_ID)
-    assert (trade["p"], trade["q"], trade["T"]) == (
-        sent.price_text,
-        sent.size_text,
-        sent.ts_event // MILLISECOND,
-    )
-    quote = events["btcusdt@bookTicker"]
-    assert (quote["b"], quote["B"], quote["a"], quote["A"]) == ("60000.10", "1.5", "60000.20", "2")
-
-
-LISTENER = """
-import json
-import sys
-import websocket
-
-def on_message(ws, message):
-    data = json.loads(message)
-    for trade in data.get("trades", []):
-        print(trade["symbol"], trade["price"], flush=True)
-
-def on_open(ws):
-    ws.send(json.dumps({"action": "subscribe", "symbols": ["AAPL", "MSFT", "BTC-USDT"]}))
-
-websocket.WebSocketApp(sys.argv[1], on_message=on_message, on_open=on_open).run_forever()
-"""
-"""The tutorial's program; only its address is ours."""
-
-
-async def test_listener_of_the_tutorial_prints_the_trades(
-    redis_server: RedisServer, start: Start, bus: Bus
-) -> None:
-    _, url = start_relay(start, redis_server.url)
-    listener = await run_program(LISTENER, f"{url}/stock/ws")
-    assert listener.stdout is not None
-    printing = asyncio.create_task(listener.stdout.readline())
-    number = 0
-    while not printing.done():
-        number += 1
-        await bus.send(range(number, number + 1))
-        await asyncio.wait((printing,), timeout=0.05)
-    symbol, price = printing.result().decode().split()
-    assert symbol == SYMBOL
-    assert price in {make(each).price_text for each in range(1, number + 1)}
-    listener.kill()
-    await listener.communicate()
 
 
 async def test_late_ticks_and_gaps_are_left_out_and_counted(
