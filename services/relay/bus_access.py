@@ -16,6 +16,7 @@ from tickbus.redis.topology import Redis
 PAGE_ENTRIES = 1_000
 _CONCURRENT = 16
 _RETRY_SECONDS = 0.2
+_YIELD_EVERY = 500
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,9 @@ class BusAccess:
         found = []
         for at in range(0, len(replies), 2):
             history = None if replies[at] is None else replies[at].decode(errors="replace")
-            for raw, value in pairs(replies[at + 1]):
+            for number, (raw, value) in enumerate(pairs(replies[at + 1])):
+                if number % _YIELD_EVERY == _YIELD_EVERY - 1:
+                    await asyncio.sleep(0)  # ten thousand streams must not delay the others
                 name = raw.decode(errors="replace")
                 if is_stream(name) and wanted(stream := Stream.parse(name)):
                     try:

@@ -18,6 +18,7 @@ from services.relay.styles import Chunk, News, Style
 KERNEL_BYTES = 64 << 10
 """Bytes that the kernel may buffer per client: they are set, and count as in flight."""
 CANNOT_KEEP_UP = 4429
+"""Close code."""
 
 
 class Sink(Protocol):
@@ -93,9 +94,13 @@ class Client:
                 self.sink.write(frames[0] if len(frames) == 1 else b"".join(frames))
 
     def say(self, **message: Any) -> None:
-        """Send a message that is not data."""
-        self.queue(self.style.control(message))
-        self.flush()
+        """Send a message that is not data. A client that takes none of them is closed."""
+        frame = self.style.control(message)
+        if self.has_room(len(frame)):
+            self.queue(frame)
+            self.flush()
+        else:
+            self.close(CANNOT_KEEP_UP, "cannot keep up")
 
     def close(self, code: int, reason: str) -> None:
         """End the connection. Its pending data may be lost; nothing more is queued."""
@@ -148,7 +153,8 @@ class Subscription:
             for name, cursor in subscription.group.cursors().items()
         }
         reason = "cannot keep up: resume from your cursors"
-        client.say(op="closing", code=CANNOT_KEEP_UP, reason=reason, cursors=cursors)
+        message = {"op": "closing", "code": CANNOT_KEEP_UP, "reason": reason, "cursors": cursors}
+        client.queue(self.style.control(message))  # over the bound: the last that it is sent
         client.close(CANNOT_KEEP_UP, reason)
 
     def resume(self) -> None:

@@ -52,7 +52,10 @@ class Dialects:
         return session
 
     async def answer_get(self, path: str) -> bytes | None:
-        """Return the body of a GET that a vendor serves; None if none does. RedisError if it cannot be read."""
+        """Return the body of a GET that a vendor serves; None if none does.
+
+        RedisError if the bus cannot be read.
+        """
         for vendor in VENDORS.values():
             if vendor.answer_get is None or vendor.answer_get(path, (), 0) is None:
                 continue

@@ -7,9 +7,10 @@ from tickbus.monitoring import metrics as m
 from tickbus.monitoring.meters import Meters
 
 _REFUSALS = (
-    "address", "bus", "host", "method", "origin", "path", "token", "total", "unauthorized", "vendor",
+    "address", "bus", "handshake", "host", "method", "origin", "path", "token", "total", "unauthorized",
+    "vendor",
 )  # fmt: skip
-_CLOSES = ("1012", "4401", "4403", "4408", "4413", "4420", "4429")
+_CLOSES = ("1002", "1007", "1008", "1009", "1012", "4401", "4403", "4408", "4413", "4420", "4429")
 _POLICIES = ("lossless", "conflate", "drop")
 
 

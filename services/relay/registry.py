@@ -28,6 +28,8 @@ class Registry:
         self._symbols: frozenset[str] = frozenset()
         self._spellings: dict[type[Feed], dict[str, str]] = {}
         self._read_at = -_REFRESH_SECONDS
+        self.version = 0
+        """Changes with the streams that there are."""
         self.users = 0
         """How many clients look things up."""
 
@@ -56,7 +58,11 @@ class Registry:
                 name = raw.decode(errors="replace")
                 if is_stream(name) and (stream := Stream.parse(name)).kind in FEED_KINDS:
                     feeds.setdefault((stream.kind, stream.symbol), set()).add(stream.feed)
-        self._feeds, self._read_at = feeds, time.monotonic()
+        self._read_at = time.monotonic()
+        if feeds == self._feeds:
+            return
+        self._feeds = feeds
+        self.version += 1
         if (symbols := frozenset(symbol for _, symbol in feeds)) != self._symbols:
             self._symbols = symbols
             self._spellings.clear()

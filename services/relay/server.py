@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import websockets.http11
@@ -51,6 +52,10 @@ _OPEN_SECONDS = 10.0
 _PING_SECONDS = 20.0
 _LOOK_SECONDS = 1.0
 _RESTART = 1012
+_ANSWERED = 100
+"""So many sockets beyond a bound get an answer before they are closed."""
+_SINGLE = ("Authorization", "Host", "Origin", "Upgrade")
+"""Headers that a request has at most once."""
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 
@@ -95,6 +100,9 @@ class RelayServer:
         self._limits = limits
         self._host = host
         self._addresses: Counter[str] = Counter()
+        """Sockets by address."""
+        self._open = 0
+        """Sockets, those that do not speak WebSocket included."""
         self._accounts: Counter[str] = Counter()
         self._sessions: dict[Session | DialectSession, RelayConnection] = {}
         self._draining = False
@@ -109,7 +117,7 @@ class RelayServer:
             self._handle,  # type: ignore[arg-type]  # our kind of connection
             sock=sock,
             ssl=tls,
-            create_connection=RelayConnection,
+            create_connection=self._connect,
             process_request=self._process_request,  # type: ignore[arg-type]
             select_subprotocol=self._select_subprotocol,  # type: ignore[arg-type]
             compression=None,
@@ -123,6 +131,30 @@ class RelayServer:
             server_header=None,
             logger=_quiet,
         )
+
+    def _connect(self, *args: Any, **kwargs: Any) -> RelayConnection:
+        connection = RelayConnection(*args, **kwargs)
+        connection.admit, connection.on_lost = self._admit, self._on_lost
+        return connection
+
+    def _admit(self, connection: RelayConnection) -> bool:
+        """Count a socket from its first moment on: one that never ends its handshake counts too."""
+        self._addresses[connection.address] += 1
+        self._open += 1
+        # a few more than may stay are answered, as documented; the others are not worth a word
+        if self._addresses[connection.address] > self._limits.max_clients_per_address + _ANSWERED:
+            self.counts.refused["address"] += 1
+        elif self._open > self._limits.max_clients + _ANSWERED:
+            self.counts.refused["total"] += 1
+        else:
+            return True
+        return False
+
+    def _on_lost(self, connection: RelayConnection) -> None:
+        _decrease(self._addresses, connection.address)
+        self._open -= 1
+        if connection.request is None:
+            self.counts.refused["handshake"] += 1
 
     @property
     def clients(self) -> int:
@@ -158,15 +190,17 @@ class RelayServer:
 
     async def _process_request(self, connection: RelayConnection, request: Request) -> Response | None:
         """Answer plain HTTP; let WebSocket handshakes through that may have one."""
+        if not _can_be_read(request):
+            return self._refuse(400, "the request target is no path, or a header is there twice", "path")
         if request.method not in ("GET", "HEAD", "OPTIONS"):
             return self._refuse(405, "only GET is served here", "method", [("Allow", "GET, HEAD, OPTIONS")])
         if not self._is_our_host(request.headers):
             return self._refuse(421, "unknown host: name it with --public-host", "host")
         if not self._is_allowed_origin(request.headers):
             return self._refuse(403, "this origin is not allowed: name it with --origins", "origin")
-        if self._addresses[connection.address] >= self._limits.max_clients_per_address:
+        if self._addresses[connection.address] > self._limits.max_clients_per_address:
             return self._refuse(429, "too many connections from this address", "address")
-        if len(self._sessions) >= self._limits.max_clients or self._draining:
+        if self._open > self._limits.max_clients or self._draining:
             return self._refuse(503, "too many connections", "total", [("Retry-After", "5")])
         path = urlsplit(request.path).path
         token = _token_of(request)
@@ -253,7 +287,7 @@ class RelayServer:
         origin = headers.get("Origin")
         if origin is None or origin in self._limits.origins:
             return True
-        return urlsplit(origin).netloc.lower() == headers.get("Host", "").lower()
+        return origin.partition("://")[2].lower() == headers.get("Host", "").lower()
 
     @staticmethod
     def _select_subprotocol(
@@ -280,10 +314,10 @@ class RelayServer:
             connection.on_control = session.on_control
         else:
             session = Session(self.hub, self._access, client, account, self._authenticate)
+            connection.on_control = session.on_control
         connection.on_resume = lambda: _resume(client)
         self._sessions[session] = connection
         self.hub.clients.add(client)
-        self._addresses[connection.address] += 1
         timer = None
         if account is None:
             timer = connection.loop.call_later(self._limits.auth_seconds, _close_without_token, session)
@@ -302,17 +336,28 @@ class RelayServer:
         finally:
             if timer is not None:
                 timer.cancel()
+            sent = connection.protocol.close_sent
+            if not client.closed and sent is not None and not connection.protocol.close_rcvd_then_sent:
+                self.counts.closed[str(sent.code)] += 1  # by the library, or over a bound of the socket
             client.closed = True
             session.close()
             self.counts.history += session.history_served
             self.hub.clients.discard(client)
             del self._sessions[session]
-            _decrease(self._addresses, connection.address)
             if account is not None:
                 _decrease(self._accounts, account.name)
 
     def _authenticate(self, token: str) -> Account | None:
         return self._tokens.find(token) if self._tokens.required else ANONYMOUS
+
+
+def _can_be_read(request: Request) -> bool:
+    """Whether the target is a path, with or without a query, and the headers say one thing each."""
+    return (
+        request.path.startswith("/")
+        and not request.path.startswith("//")
+        and all(len(request.headers.get_all(name)) < 2 for name in _SINGLE)
+    )
 
 
 def _resume(client: Client) -> None:

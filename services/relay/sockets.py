@@ -10,7 +10,7 @@ from contextlib import suppress
 from typing import Any, cast
 
 from websockets.asyncio.server import ServerConnection
-from websockets.frames import Frame, Opcode
+from websockets.frames import DATA_OPCODES, Frame, Opcode
 from websockets.protocol import Event, State
 
 from services.relay.delivery import KERNEL_BYTES
@@ -21,6 +21,9 @@ _CLOSE_SECONDS = 5.0
 """How long a connection that we closed may stay open."""
 _DEAD_MS = 60_000
 """A peer that has acknowledged nothing, or taken nothing, for this long is gone."""
+_MAX_FRAGMENTS = 256
+"""Of one message: empty ones count for nothing against its size."""
+_TOO_BIG = 1009
 _MAX_REASON = 123
 """Bytes of a close reason."""
 
@@ -38,6 +41,12 @@ class RelayConnection(ServerConnection):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        self._fragments = 0
+        self._ending = False
+        """Whether we have closed it: what the client still sends is not looked at."""
+        self.admit: Callable[[RelayConnection], bool] = lambda connection: True
+        """Whether a socket that was just accepted may stay."""
+        self.on_lost: Callable[[RelayConnection], None] = lambda connection: None
         self._room = asyncio.Event()
         self._room.set()
         self.on_resume: Callable[[], None] = lambda: None
@@ -65,6 +74,7 @@ class RelayConnection(ServerConnection):
 
     def close_now(self, code: int, reason: str) -> None:
         """Send a close frame; the connection ends within seconds, whatever the client does."""
+        self._ending = True
         if self.state is State.OPEN:
             short = reason.encode()[:_MAX_REASON].decode(errors="ignore")
             self.protocol.send_close(code, short)
@@ -72,8 +82,15 @@ class RelayConnection(ServerConnection):
         self.loop.call_later(_CLOSE_SECONDS, self.transport.abort)
 
     def process_event(self, event: Event) -> None:
-        if isinstance(event, Frame) and event.opcode in (Opcode.PING, Opcode.PONG):
-            self.on_control(event)
+        if isinstance(event, Frame):
+            if event.opcode in (Opcode.PING, Opcode.PONG):
+                self.on_control(event)
+            elif event.opcode in DATA_OPCODES:
+                self._fragments = 0 if event.fin else self._fragments + 1
+                if self._fragments > _MAX_FRAGMENTS and not self._ending:
+                    self.close_now(_TOO_BIG, f"a message of more than {_MAX_FRAGMENTS} fragments")
+                if self._ending:
+                    return
         super().process_event(event)
 
     # asyncio.Protocol
@@ -87,6 +104,8 @@ class RelayConnection(ServerConnection):
         peer = transport.get_extra_info("peername")
         self.address = peer[0] if isinstance(peer, tuple) else "local"
         super().connection_made(transport)
+        if not self.admit(self):
+            self.transport.abort()
 
     def pause_writing(self) -> None:
         super().pause_writing()
@@ -100,6 +119,7 @@ class RelayConnection(ServerConnection):
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
         self._room.set()
+        self.on_lost(self)
 
 
 class SocketSink:

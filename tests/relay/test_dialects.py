@@ -3,10 +3,10 @@
 import asyncio
 import json
 from collections.abc import AsyncIterator, Callable
-from typing import Any
 
 import pytest
 import websocket
+from msgspec.structs import replace
 from support.processes import Process
 from support.redis_server import RedisServer
 from support.relay import JSON, MSGPACK, RelayClient, start_relay
@@ -14,6 +14,8 @@ from support.vendor_bus import FEED, FIRST_ID, STREAM, SYMBOL, TIME, Bus, Row, m
 from websockets.asyncio.client import ClientConnection, connect
 
 import tickbus
+from services.vendors import VENDORS, open_dialect
+from services.vendors.dialect import Dialect, VendorLimits
 from tickbus.protocol.messages import Flag, Side, Trade
 from tickbus.units import MILLISECOND
 
@@ -73,6 +75,62 @@ async def test_six_clients_see_the_same_trades(redis_server: RedisServer, start:
             assert await found == expected
 
 
+async def test_what_a_protocol_cannot_carry_is_left_out_as_project_says(
+    redis_server: RedisServer, start: Start, bus: Bus
+) -> None:
+    """Unknown sides, times in ns, the book beside a trade: the bus has them, not every vendor does."""
+    sent = [
+        replace(
+            make(number),
+            side=Side(number % 3),
+            ts_event=TIME + number * 1_234_567,
+            bid_text="59999.5",
+            ask_text="60001.5",
+            flags=Flag.OFF_BOOK if number % 7 == 0 else 0,
+        )
+        for number in range(1, 2001)
+    ]
+    _, url = start_relay(start, redis_server.url)
+    async with (
+        connect(f"{url}/ws/btcusdt@trade") as binance,
+        connect(f"{url}/quote-stock-b-ws-api?token=any") as alltick,
+        connect(f"{url}/stock/ws") as tutorial,
+    ):
+        request = {"cmd_id": 22004, "seq_id": 1, "trace": "t", "data": {"symbol_list": [{"code": SYMBOL}]}}
+        await alltick.send(json.dumps(request))
+        assert json.loads(await alltick.recv())["ret"] == 200
+        await tutorial.send(json.dumps({"action": "subscribe", "symbols": [SYMBOL]}))
+        await settle(binance, alltick, tutorial, bus)
+        await bus.send_ticks(sent)
+        async with asyncio.timeout(90):
+            assert await binance_rows(binance) == projected("/ws", sent)
+            assert await alltick_rows(alltick) == projected("/quote-stock-b-ws-api?token=any", sent)
+            assert await tutorial_rows(tutorial) == projected("/stock/ws", sent)
+        async with tickbus.connect(redis_server.url) as direct:
+            reading = direct.read("trade", symbols=[SYMBOL], gaps=False, start="start")
+            whole = [trade async for trade in first_of(reading)]
+    assert whole == sent
+
+
+def projected(target: str, trades: list[Trade]) -> list[Row]:
+    """Return what the protocol that serves a path can carry."""
+    options = {name: vendor.relay_options for name, vendor in VENDORS.items() if vendor.relay_options}
+    dialect = open_dialect(target, VendorLimits(), options, 0)
+    assert isinstance(dialect, Dialect)
+    return [row(dialect.project(trade, int(trade.trade_id or 0))) for trade in trades]
+
+
+async def first_of(reading: "tickbus.Subscription[Trade]") -> AsyncIterator[Trade]:
+    """Yield the two thousand trades that are compared."""
+    found = 0
+    async for trade in reading:
+        if trade.ts_event > TIME:
+            yield trade
+            found += 1
+            if found == 2000:
+                return
+
+
 async def settle(
     binance: ClientConnection, alltick: ClientConnection, tutorial: ClientConnection, bus: Bus
 ) -> int:
@@ -117,7 +175,7 @@ async def alltick_rows(client: ClientConnection) -> list[Row]:
         data = json.loads(await client.recv())["data"]
         assert data["code"] == SYMBOL
         if is_ours(int(data["tick_time"])):
-            side = {1: "buy", 2: "sell"}[data["trade_direction"]]
+            side = {0: "unknown", 1: "buy", 2: "sell"}[data["trade_direction"]]
             rows.append((data["price"], data["volume"], side, int(data["tick_time"])))
     return rows
 
@@ -128,7 +186,7 @@ async def tutorial_rows(client: ClientConnection) -> list[Row]:
         for trade in json.loads(await client.recv()).get("trades", []):
             assert trade["symbol"] == SYMBOL
             if is_ours(trade["time"]):
-                rows.append((trade["price"], trade["volume"], trade["side"], trade["time"]))
+                rows.append((trade["price"], trade["volume"], trade.get("side", "unknown"), trade["time"]))
     return rows
 
 
@@ -146,8 +204,6 @@ async def read_rows(reading: "tickbus.Subscription[Trade]") -> list[Row]:
 async def test_late_ticks_and_gaps_are_left_out_and_counted(
     redis_server: RedisServer, start: Start, bus: Bus
 ) -> None:
-    from msgspec.structs import replace
-
     from tickbus.protocol.messages import Gap, GapKind, StreamKind
 
     relay, url = start_relay(start, redis_server.url)

@@ -219,7 +219,7 @@ class Feed:
     def on_open(self, socket):
         code = {"code": "BTC-USDT"} if self.command == 22004 else {"code": "BTC-USDT", "depth_level": 5}
         request = {
-            "cmd_id": self.command, "seq_id": 123, "trace": "3baaa938-f92c-4a74-a228-fd49d5e2f8bc-1678419657806",
+            "cmd_id": self.command, "seq_id": 123, "trace": "3baaa938-f92c-1678419657806",
             "data": {"symbol_list": [code]},
         }
         socket.send(json.dumps(request))

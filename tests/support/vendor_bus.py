@@ -30,7 +30,9 @@ def make_quote(number: int, symbol: str = SYMBOL) -> Quote:
     """Return the quote of this number."""
     time = TIME + number * 7 * MILLISECOND
     bid = 60_000 + number % 50
-    return Quote(symbol, f"{bid}.{number % 100:02}", f"1.{number + 1:05}", f"{bid + 1}.5", "2", time, time + 3)
+    return Quote(
+        symbol, f"{bid}.{number % 100:02}", f"1.{number + 1:05}", f"{bid + 1}.5", "2", time, time + 3
+    )
 
 
 def row(trade: Trade) -> Row:

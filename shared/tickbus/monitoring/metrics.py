@@ -441,8 +441,8 @@ RELAY_REFUSED = Metric(
     "counter",
     "requests",
     ("reason",),
-    "requests refused before a WebSocket was open: address, host, method, origin, path, token, total, "
-    "unauthorized",
+    "requests refused before a WebSocket was open: address, bus, handshake (none came), host, "
+    "method, origin, path, token, total, unauthorized, vendor",
 )
 RELAY_DIALECT_CLIENTS = Metric(
     "tickbus_relay_dialect_clients",
