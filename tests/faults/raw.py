@@ -38,7 +38,8 @@ class Reader:
             try:
                 async with connect(
                     f"{url}/v1", subprotocols=[Subprotocol("tickbus.msgpack")], compression=None,
-                    max_size=None, open_timeout=5, ping_interval=_PING_SECONDS, ping_timeout=_PONG_SECONDS, close_timeout=1,
+                    max_size=None, open_timeout=5, ping_interval=_PING_SECONDS,
+                    ping_timeout=_PONG_SECONDS, close_timeout=1,
                 ) as socket:  # fmt: skip
                     for kind in app.KINDS:
                         request = {"op": "subscribe", "id": app.KINDS.index(kind), "kind": kind}
