@@ -234,7 +234,7 @@ def _position(query: Query) -> StreamId:
 
 def _limit(query: Query) -> int:
     text = _one(query, "limit") or str(MAX_ROWS)
-    if not (text.isascii() and text.isdigit() and 1 <= int(text[:9]) <= MAX_ROWS):
+    if not (text.isascii() and text.isdigit() and len(text) < 10 and 1 <= int(text) <= MAX_ROWS):
         raise _Bad(400, f"invalid limit {text[:20]!r}: expected 1 to {MAX_ROWS}")
     return int(text)
 

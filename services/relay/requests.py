@@ -141,7 +141,7 @@ def parse_begin(text: str | int | dict[str, str], kind: str) -> Begin:
         return Cursors(positions, histories)
     if isinstance(text, str) and text.startswith("last:"):
         count = text[5:]
-        if not (count.isascii() and count.isdigit() and 0 < int(count[:9]) <= MAX_LAST):
+        if not (count.isascii() and count.isdigit() and len(count) < 10 and 0 < int(count) <= MAX_LAST):
             raise BadRequest(f"invalid from {text[:40]!r}: expected last:1 to last:{MAX_LAST}")
         return Last(int(count))
     try:
