@@ -14,7 +14,7 @@ from urllib.parse import parse_qs, quote_from_bytes
 
 from support.processes import Process
 from support.redis_server import RedisServer
-from websockets.frames import Frame, Opcode
+from websockets.frames import Opcode
 from websockets.sync.client import connect
 
 from fuzz.engine import Pieces, Run, Target, pure
@@ -330,9 +330,16 @@ def _frame(chance: Random) -> bytes:
     data = chance.choice((_request(chance), damaged_json(chance, chance.choice(_FRAMES)), b"", b"\x03\xe8x"))
     if opcode.value >= 8:
         data = data[:125]
-    frame = Frame(opcode, data).serialize(mask=chance.random() < 0.95)
-    if chance.random() < 0.2:
-        frame = bytes((frame[0] & 0x7F,)) + frame[1:]  # not the last of its message
+    first = opcode | (0 if chance.random() < 0.2 else 0x80)  # or not the last of its message
+    size = len(data)
+    length = bytes((size,)) if size < 126 else b"\x7e" + size.to_bytes(2, "big")
+    if size >= 1 << 16:
+        length = b"\x7f" + size.to_bytes(8, "big")
+    frame = bytes((first,)) + length + data  # without a mask, which is an error
+    if chance.random() < 0.95:
+        mask = chance.randbytes(4)
+        masked = bytes(byte ^ mask[at % 4] for at, byte in enumerate(data))
+        frame = bytes((first, length[0] | 0x80)) + length[1:] + mask + masked
     return damaged_bytes(chance, frame, 2) if chance.random() < 0.2 else frame
 
 
