@@ -223,7 +223,13 @@ def _records(path: Path) -> Iterator[tuple[int, int, int, int]]:
 
 @contextmanager
 def _clients(lab: Lab, url: str, name: str, requests: list[dict[str, object]]) -> Iterator[Process]:
-    command = [PYTHON, "-m", "benchmarks.relay_clients", url, lab.folder / f"{name}.records"]
+    command: list[str | Path] = [
+        PYTHON,
+        "-m",
+        "benchmarks.relay_clients",
+        url,
+        lab.folder / f"{name}.records",
+    ]
     with Process(name, command, lab.folder) as process:
         assert process.popen.stdin is not None
         for request in requests:

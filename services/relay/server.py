@@ -117,7 +117,7 @@ class RelayServer:
             self._handle,  # type: ignore[arg-type]  # our kind of connection
             sock=sock,
             ssl=tls,
-            create_connection=self._connect,
+            create_connection=self._connect,  # type: ignore[arg-type]  # called as the class would be
             process_request=self._process_request,  # type: ignore[arg-type]
             select_subprotocol=self._select_subprotocol,  # type: ignore[arg-type]
             compression=None,

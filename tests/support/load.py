@@ -8,7 +8,6 @@ import re
 import sys
 import time
 from pathlib import Path
-from typing import ClassVar
 
 from support.processes import Process
 from support.writing import KEYS, Writer
@@ -19,7 +18,7 @@ _STEP_SECONDS = 0.005
 class Load(Process):
     """Writes until `finish`. Symbols are L0, L1, ..., of the feed `test`."""
 
-    command: ClassVar = [sys.executable, __file__]
+    command = (sys.executable, __file__)
 
     def __init__(self, log: Path, redis: str, rate: int, symbols: int) -> None:
         path = Path(__file__).parent.parent

@@ -1,5 +1,6 @@
 """A bus with what a gateway of a sequenced feed writes: trades with the vendor's ids, and quotes."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -48,7 +49,7 @@ class Bus(Writer):
     async def send_quotes(self, numbers: range, symbol: str = SYMBOL) -> None:
         await self.send_ticks([make_quote(number, symbol) for number in numbers])
 
-    async def send_ticks(self, ticks: list[Message]) -> None:
+    async def send_ticks(self, ticks: Sequence[Message]) -> None:
         entries = [
             self.entry(Stream("trade" if isinstance(tick, Trade) else "quote", FEED, tick.symbol), tick)
             for tick in ticks
