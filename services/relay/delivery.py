@@ -293,12 +293,14 @@ class Grid:
         self.members.pop(member, None)
 
     def take(self, news: News) -> None:
+        if not news.entries:
+            return
         intervals = self._segments[-1]
         interval = intervals.get(news.stream.name)
         if interval is None:
-            interval = intervals[news.stream.name] = Interval()
-        for entry in news.entries:
-            interval.add(entry)
+            intervals[news.stream.name] = news.interval().copy()
+        else:
+            interval.merge(news.interval())
 
     def beat(self) -> Iterator[ConflatingSubscription]:
         """End the interval: send to each member, and yield it."""
