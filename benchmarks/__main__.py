@@ -10,12 +10,12 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks import bars, frames, gateway, latency, profiling, reader, relay
+from benchmarks import bars, frames, gateway, latency, profiling, reader, relay, relay_load
 from benchmarks.figures import Part, table
 from benchmarks.processes import BenchmarkError, open_lab
 from benchmarks.publishers import cryptofeed_python
 
-PARTS = ("gateway", "reader", "bars", "relay", "latency")
+PARTS = ("gateway", "reader", "bars", "relay", "fanout", "latency")
 
 
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -105,6 +105,12 @@ def run(options: argparse.Namespace) -> list[Part]:
                     part = reader.measure(file, lab, options.rounds)
                 elif name == "relay":
                     part = relay.measure(options.rounds)
+                elif name == "fanout":
+                    part = (
+                        relay_load.measure(lab, 2, clients=100, seconds=1.0)
+                        if options.quick
+                        else relay_load.measure(lab, max(10, options.rounds))
+                    )
                 elif name == "latency":
                     part = latency.measure(
                         lab, options.rounds, options.rates, options.counts, options.seconds

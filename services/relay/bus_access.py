@@ -18,6 +18,7 @@ _CONCURRENT = 16
 ROWS_AT_ONCE = 200
 """So many rows are looked at before others get their turn: a bus of thousands of streams takes many ms."""
 _RETRY_SECONDS = 0.2
+_YIELD_EVERY = 500
 
 
 @dataclass(frozen=True)

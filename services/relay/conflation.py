@@ -13,7 +13,7 @@ from tickbus.protocol.messages import Bar, Flag, Gap, Message, Quote, Trade
 from tickbus.units import plain
 
 _EXACT = Context(prec=100)
-_ASIDE = Flag.LATE | Flag.BACKFILLED | Flag.CANCELLED | Flag.OFF_BOOK
+_ASIDE = int(Flag.LATE | Flag.BACKFILLED | Flag.CANCELLED | Flag.OFF_BOOK)
 
 
 class Entry(NamedTuple):
@@ -57,6 +57,13 @@ class TradeSummary:
         self.count += 1
         self.newest = trade
 
+    def copy(self) -> "TradeSummary":
+        copied = TradeSummary.__new__(TradeSummary)
+        copied.first, copied.high, copied.low, copied.last = self.first, self.high, self.low, self.last
+        copied.volume, copied.value, copied.count = self.volume, self.value, self.count
+        copied.aside, copied.newest = self.aside, self.newest
+        return copied
+
     def merge(self, later: "TradeSummary") -> None:
         """Append the summary of the interval after this one."""
         self.aside += later.aside
@@ -65,7 +72,10 @@ class TradeSummary:
         if not self.count:
             self.first, self.high, self.low = later.first, later.high, later.low
         else:
-            self.high, self.low = max(self.high, later.high), min(self.low, later.low)
+            if later.high > self.high:
+                self.high = later.high
+            if later.low < self.low:
+                self.low = later.low
         self.last, self.newest = later.last, later.newest
         self.volume = _EXACT.add(self.volume, later.volume)
         self.value = _EXACT.add(self.value, later.value)
@@ -122,13 +132,15 @@ class Interval:
             self.latest[0] = entry
 
     def merge(self, later: "Interval") -> None:
-        """Append the interval after this one."""
+        """Append the interval after this one, which stays as it is: others share it."""
         self.cursor = later.cursor
-        self.gaps = self.gaps + later.gaps
-        if self.trades is None:
-            self.trades = later.trades
-        elif later.trades is not None:
-            self.trades.merge(later.trades)
+        if later.gaps:
+            self.gaps = self.gaps + later.gaps
+        if later.trades is not None:
+            if self.trades is None:
+                self.trades = later.trades.copy()
+            else:
+                self.trades.merge(later.trades)
         for start, entry in later.latest.items():
             self.latest.pop(start, None)
             self.latest[start] = entry
@@ -137,7 +149,4 @@ class Interval:
         """Return a copy to merge others into."""
         copied = Interval()
         copied.merge(self)
-        if self.trades is not None:
-            copied.trades = TradeSummary()
-            copied.trades.merge(self.trades)
         return copied

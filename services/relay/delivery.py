@@ -18,6 +18,7 @@ from services.relay.styles import Chunk, NativeStyle, News, Style
 KERNEL_BYTES = 64 << 10
 """Bytes that the kernel may buffer per client: they are set, and count as in flight."""
 CANNOT_KEEP_UP = 4429
+"""Close code."""
 
 
 class Sink(Protocol):
@@ -119,9 +120,13 @@ class Client:
         return marks[0][1]
 
     def say(self, **message: Any) -> None:
-        """Send a message that is not data."""
-        self.queue(self.style.control(message))
-        self.flush()
+        """Send a message that is not data. A client that takes none of them is closed."""
+        frame = self.style.control(message)
+        if self.has_room(len(frame)):
+            self.queue(frame)
+            self.flush()
+        else:
+            self.close(CANNOT_KEEP_UP, "cannot keep up")
 
     def close(self, code: int, reason: str) -> None:
         """End the connection. Its pending data may be lost; nothing more is queued."""
@@ -178,7 +183,8 @@ class Subscription:
             for name, cursor in subscription.group.cursors().items()
         }
         reason = "cannot keep up: resume from your cursors"
-        client.say(op="closing", code=CANNOT_KEEP_UP, reason=reason, cursors=cursors)
+        message = {"op": "closing", "code": CANNOT_KEEP_UP, "reason": reason, "cursors": cursors}
+        client.queue(client.style.control(message))  # over the bound: the last that it is sent
         client.close(CANNOT_KEEP_UP, reason)
 
     def resume(self) -> None:
@@ -324,12 +330,14 @@ class Grid:
         self.members.pop(member, None)
 
     def take(self, news: News) -> None:
+        if not news.entries:
+            return
         intervals = self._segments[-1]
         interval = intervals.get(news.stream.name)
         if interval is None:
-            interval = intervals[news.stream.name] = Interval()
-        for entry in news.entries:
-            interval.add(entry)
+            intervals[news.stream.name] = news.interval().copy()
+        else:
+            interval.merge(news.interval())
         if news.entries:
             self.newest = news.entries[-1].cursor
 

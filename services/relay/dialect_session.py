@@ -8,6 +8,7 @@ from collections.abc import Set
 
 from websockets.frames import Frame, Opcode
 
+from services.relay.allowance import Allowance
 from services.relay.bus_access import BusAccess
 from services.relay.catch_up import CatchUp
 from services.relay.delivery import Client, Group, Subscription
@@ -74,16 +75,22 @@ class DialectSession:
         self._pending: dict[tuple[str, str], asyncio.Task[None]] = {}
         self._missing: set[tuple[str, str]] = set()
         """Asked for, but without a stream so far."""
+        self._allowance = Allowance(time.monotonic())
+        self._looked_at = registry.version, wants.version
         registry.users += 1
         self.refresh()
 
     def receive(self, message: str | bytes) -> None:
         """Handle one message of the client."""
-        self._apply(self.dialect.receive(message.encode() if isinstance(message, str) else message, _now()))
+        if self._is_allowed():
+            raw = message.encode() if isinstance(message, str) else message
+            self._apply(self.dialect.receive(raw, _now()))
 
     def on_control(self, frame: Frame) -> None:
         """Handle a ping or pong of the client; the pong to a ping was sent."""
         if frame.opcode is Opcode.PING:
+            if not self._is_allowed():
+                return
             self._apply(self.dialect.on_ping(_now()))
         else:
             self._apply(self.dialect.on_pong(bytes(frame.data), _now()))
@@ -91,8 +98,15 @@ class DialectSession:
     def on_timer(self) -> None:
         """Send what is due by the clock; subscribe to streams that have appeared."""
         self._apply(self.dialect.on_timer(_now()))
-        if self._missing:
+        if self._missing and self._looked_at != (self._registry.version, self._wants.version):
             self.refresh()
+
+    def _is_allowed(self) -> bool:
+        """Whether the client asks as rarely as any client must; if not, the vendor's answer was sent."""
+        if self._allowance.take(time.monotonic()):
+            return True
+        self._apply(self.dialect.slow_down())
+        return False
 
     def close(self) -> None:
         """The client has gone."""
@@ -108,7 +122,11 @@ class DialectSession:
     def _apply(self, answer: Answer) -> None:
         client = self.client
         if answer.replies:
-            client.queue(reply_frames(answer.replies))
+            frames = reply_frames(answer.replies)
+            if not client.has_room(len(frames)):
+                client.close(_POLICY_VIOLATION, "slow consumer")
+                return
+            client.queue(frames)
             client.flush()
         if answer.ping is not None:
             client.sink.ping(answer.ping)
@@ -119,6 +137,7 @@ class DialectSession:
 
     def refresh(self) -> None:
         """Make the subscriptions those that the client asked for."""
+        self._looked_at = self._registry.version, self._wants.version
         wanted = {
             (kind, spelling)
             for spelling in self.dialect.symbols()

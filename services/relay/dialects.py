@@ -80,7 +80,7 @@ class Dialects:
         answer."""
         for vendor in VENDORS.values():
             if vendor.answer_get is not None and vendor.answer_get(path, (), 0) is not None:
-                await self.registry.refresh()
+                await self.registry.look()
                 symbols = {symbol for symbol in self.registry.symbols if symbol in account.scope.symbols}
                 return vendor.answer_get(path, symbols, time.time_ns())
         return None

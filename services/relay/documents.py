@@ -156,7 +156,8 @@ def _requests() -> dict[str, Schema]:
     for schema in schemas.values():
         schema["description"] = "\n".join(line.strip() for line in schema["description"].splitlines())
     fields = schemas["Subscribe"]["properties"]
-    fields["rate"] |= {"description": "with the policy conflate only: 0.1 to 20; 4 by default"}
+    rates = "0.1 to 20, above 1 rounded up to a whole number; 4 by default"
+    fields["rate"] |= {"description": f"with the policy conflate only: {rates}"}
     fields["from"] |= {"description": "now, start, a time, last:N, or a cursor per stream"}
     schemas["Subscribe"]["description"] = "Ask for the messages of some streams. Empty lists mean all."
     return schemas

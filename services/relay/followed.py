@@ -8,7 +8,7 @@ from typing import Any
 from tickbus.protocol.names import START, Stream, StreamId
 from tickbus.reader.reads import Cursor
 
-_ENTRY_BYTES = 120
+_ENTRY_BYTES = 240
 """Python's own bytes for an entry, beside its payload."""
 
 

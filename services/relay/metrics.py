@@ -13,8 +13,8 @@ from tickbus.protocol.wants import STATES
 from tickbus.units import MILLISECOND, SECOND
 
 _REFUSALS = (
-    "address", "bus", "header", "host", "method", "origin", "path", "token", "total", "unauthorized",
-    "vendor",
+    "address", "bus", "handshake", "header", "host", "method", "origin", "path", "token", "total",
+    "unauthorized", "vendor",
 )  # fmt: skip
 _CLOSES = (
     "1000", "1001", "1002", "1005", "1006", "1007", "1008", "1009", "1011", "1012",

@@ -4,6 +4,7 @@ A spelling is looked up in this order: the symbols that the bus has, `--symbol-m
 """
 
 import asyncio
+import time
 from collections.abc import Mapping
 
 from services.relay.bus_access import ROWS_AT_ONCE, BusAccess
@@ -26,6 +27,9 @@ class Registry:
         """(kind, symbol) -> feeds that have it."""
         self._symbols: frozenset[str] = frozenset()
         self._spellings: dict[type[Feed], dict[str, str]] = {}
+        self._read_at = -_REFRESH_SECONDS
+        self.version = 0
+        """Changes with the streams that there are."""
         self.users = 0
         """How many clients look things up."""
 
@@ -39,6 +43,11 @@ class Registry:
                 except RedisError:
                     continue  # the old one stands; the hub reports the outage
 
+    async def look(self) -> None:
+        """Refresh what is older than a look of `run`. RedisError if Redis does not answer."""
+        if time.monotonic() - self._read_at >= _REFRESH_SECONDS:
+            await self.refresh()
+
     async def refresh(self) -> None:
         """Read which streams there are. RedisError if Redis does not answer."""
         keys = self._access.keys
@@ -51,7 +60,11 @@ class Registry:
                 name = raw.decode(errors="replace")
                 if is_stream(name) and (stream := Stream.parse(name)).kind in FEED_KINDS:
                     feeds.setdefault((stream.kind, stream.symbol), set()).add(stream.feed)
+        self._read_at = time.monotonic()
+        if feeds == self._feeds:
+            return
         self._feeds = feeds
+        self.version += 1
         if (symbols := frozenset(symbol for _, symbol in feeds)) != self._symbols:
             self._symbols = symbols
             self._spellings.clear()

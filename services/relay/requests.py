@@ -4,6 +4,7 @@ A request is a JSON object, or a MessagePack map with the subprotocol `tickbus.m
 fields of one of the classes below. Unknown fields are an error: a misspelled option must not be ignored.
 """
 
+import math
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -173,7 +174,8 @@ def parse_rate(request: Subscribe) -> float:
         raise BadRequest(
             f"invalid rate {request.rate:g}: expected {MIN_RATE:g} to {MAX_RATE:g} times a second"
         )
-    return round(request.rate, 1)
+    # few different rates: each has a clock of its own
+    return float(math.ceil(request.rate)) if request.rate > 1 else round(request.rate, 1)
 
 
 def parse_symbols(request: Subscribe | Want) -> Symbols:

@@ -9,6 +9,8 @@ from tickbus.protocol.names import KINDS, Stream
 MAX_GLOB = 64
 """Longest glob."""
 MAX_STARS = 2
+MAX_GLOBS = 32
+"""Of one selection: each is compared with every stream."""
 _SYMBOL_OR_GLOB = re.compile(r"[A-Z0-9._*-]+")
 
 
@@ -57,6 +59,10 @@ class Symbols:
     def parse(cls, texts: Collection[str]) -> "Symbols":
         """Return them. ValueError for an invalid one."""
         parsed = [Glob(text) for text in texts]
+        if sum("*" in glob.text for glob in parsed) > MAX_GLOBS:
+            raise ValueError(
+                f"too many globs: at most {MAX_GLOBS}, e.g. BTC-* and ETH-*; names have no such limit"
+            )
         return cls(
             frozenset(glob.text for glob in parsed if "*" not in glob.text),
             tuple(sorted({glob for glob in parsed if "*" in glob.text}, key=lambda glob: glob.text)),

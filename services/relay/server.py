@@ -103,7 +103,6 @@ class RelayServer:
         self._limits = limits
         self._host = host
         self.gate = Gate(limits.max_clients + _SPARE_TOTAL, limits.max_clients_per_address + _SPARE)
-        self._addresses: Counter[str] = Counter()
         self._accounts: Counter[str] = Counter()
         self._sessions: dict[Session | DialectSession, RelayConnection] = {}
         self._draining = False
@@ -186,15 +185,17 @@ class RelayServer:
             return _response(500, "text/plain; charset=utf-8", b"internal error\n")
 
     async def _decide(self, connection: RelayConnection, request: Request) -> Response | None:
+        if not request.path.startswith("/") or request.path.startswith("//"):
+            return self._refuse(400, "the request target is no path", "path")
         if request.method not in ("GET", "HEAD", "OPTIONS"):
             return self._refuse(405, "only GET is served here", "method", [("Allow", "GET, HEAD, OPTIONS")])
         if not self._is_our_host(request.headers):
             return self._refuse(421, "unknown host: name it with --public-host", "host")
         if not self._is_allowed_origin(request.headers):
             return self._refuse(403, "this origin is not allowed: name it with --origins", "origin")
-        if self._addresses[connection.address] >= self._limits.max_clients_per_address:
+        if self.gate.count(connection.address) > self._limits.max_clients_per_address:
             return self._refuse(429, "too many connections from this address", "address")
-        if len(self._sessions) >= self._limits.max_clients or self._draining:
+        if self.gate.open > self._limits.max_clients or self._draining:
             return self._refuse(503, "too many connections", "total", [("Retry-After", "5")])
         path = urlsplit(request.path).path
         token = _token_of(request)
@@ -283,7 +284,7 @@ class RelayServer:
         origin = headers.get("Origin")
         if origin is None or origin in self._limits.origins:
             return True
-        return urlsplit(origin).netloc.lower() == headers.get("Host", "").lower()
+        return origin.partition("://")[2].lower() == headers.get("Host", "").lower()
 
     @staticmethod
     def _select_subprotocol(
@@ -312,10 +313,10 @@ class RelayServer:
             session = Session(
                 self.hub, self._access, client, account, self._authenticate, self.dialects.wants
             )
+            connection.on_control = session.on_control
         connection.on_resume = lambda: _resume(client)
         self._sessions[session] = connection
         self.hub.clients.add(client)
-        self._addresses[connection.address] += 1
         timer = None
         if account is None:
             timer = connection.loop.call_later(self._limits.auth_seconds, _close_without_token, session)
@@ -341,7 +342,6 @@ class RelayServer:
             session.close()
             self.hub.clients.discard(client)
             del self._sessions[session]
-            _decrease(self._addresses, connection.address)
             if account is not None:
                 _decrease(self._accounts, account.name)
 

@@ -2,8 +2,12 @@
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable
 
+from websockets.frames import Frame, Opcode
+
+from services.relay.allowance import REQUESTS_PER_SECOND, Allowance
 from services.relay.bus_access import BusAccess
 from services.relay.catch_up import RESUME_MINUTES, CatchUp, Refused
 from services.relay.delivery import Client, Subscription
@@ -33,8 +37,6 @@ log = logging.getLogger("tickbus.relay")
 UNAUTHORIZED, FORBIDDEN, AUTH_TIMEOUT, TOO_LARGE, TOO_MANY_REQUESTS = 4401, 4403, 4408, 4413, 4420
 INTERNAL_ERROR = 1011
 MAX_REQUEST_BYTES = 16 << 10
-_REQUESTS_PER_SECOND = 20
-_BURST = 200
 
 
 class Session:
@@ -57,8 +59,7 @@ class Session:
         self._holds: dict[RequestId, Hold] = {}
         """What subscriptions, and wants alone, ask gateways for, by id."""
         self._catching_up: dict[Subscription, asyncio.Task[None]] = {}
-        self._allowance = float(_BURST)
-        self._asked_at = asyncio.get_running_loop().time()
+        self._allowance = Allowance(time.monotonic())
 
     def receive(self, message: str | bytes) -> None:
         """Handle one message of the client. Never raises for what it sends."""
@@ -67,7 +68,6 @@ class Session:
             client.close(TOO_LARGE, f"request of more than {MAX_REQUEST_BYTES} bytes")
             return
         if not self._is_allowed():
-            client.close(TOO_MANY_REQUESTS, f"more than {_REQUESTS_PER_SECOND} requests a second")
             return
         id = None
         try:
@@ -88,6 +88,11 @@ class Session:
                     self._unsubscribe(request)
         except BadRequest as error:
             self._refuse(id, str(error))
+
+    def on_control(self, frame: Frame) -> None:
+        """Count a ping of the client as a request; its pong is sent by the library."""
+        if frame.opcode is Opcode.PING:
+            self._is_allowed()
 
     def close(self) -> None:
         """The client has gone: end its subscriptions."""
@@ -111,12 +116,11 @@ class Session:
         return hold is not None
 
     def _is_allowed(self) -> bool:
-        """Whether the client's requests are within their rate."""
-        now = asyncio.get_running_loop().time()
-        self._allowance = min(_BURST, self._allowance + (now - self._asked_at) * _REQUESTS_PER_SECOND)
-        self._asked_at = now
-        self._allowance -= 1
-        return self._allowance >= 0
+        """Whether the client's requests are within their rate; if not, it is closed."""
+        if self._allowance.take(time.monotonic()):
+            return True
+        self.client.close(TOO_MANY_REQUESTS, f"more than {REQUESTS_PER_SECOND} requests a second")
+        return False
 
     def _authorize(self, token: str) -> None:
         account = self._authenticate(token)

@@ -11,7 +11,7 @@ from contextlib import suppress
 from typing import Any, cast
 
 from websockets.asyncio.server import ServerConnection
-from websockets.frames import Frame, Opcode
+from websockets.frames import DATA_OPCODES, Frame, Opcode
 from websockets.protocol import Event, State
 
 from services.relay.delivery import KERNEL_BYTES
@@ -22,6 +22,9 @@ _CLOSE_SECONDS = 5.0
 """How long a connection that we closed may stay open."""
 _DEAD_MS = 60_000
 """A peer that has acknowledged nothing, or taken nothing, for this long is gone."""
+_MAX_FRAGMENTS = 256
+"""Of one message: empty ones count for nothing against its size."""
+_TOO_BIG = 1009
 _MAX_REASON = 123
 """Bytes of a close reason."""
 
@@ -32,25 +35,31 @@ class Gate:
     def __init__(self, total: int, per_address: int) -> None:
         self._total = total
         self._per_address = per_address
-        self._open = 0
+        self.open = 0
         self._by_address: Counter[str] = Counter()
         self.refused: Counter[str] = Counter()
-        """By reason: `address`, `total`."""
+        """By reason: `address`, `total`, `handshake` (none came)."""
 
     def enter(self, address: str) -> bool:
         """Count a socket. Return whether it may stay; `leave` follows in any case."""
-        self._open += 1
+        self.open += 1
         self._by_address[address] += 1
         if self._by_address[address] > self._per_address:
             self.refused["address"] += 1
             return False
-        if self._open > self._total:
+        if self.open > self._total:
             self.refused["total"] += 1
             return False
         return True
 
-    def leave(self, address: str) -> None:
-        self._open -= 1
+    def count(self, address: str) -> int:
+        """Return the number of open sockets from an address."""
+        return self._by_address[address]
+
+    def leave(self, address: str, *, said_nothing: bool) -> None:
+        """A socket ended. said_nothing: without a request."""
+        self.open -= 1
+        self.refused["handshake"] += said_nothing
         self._by_address[address] -= 1
         if not self._by_address[address]:
             del self._by_address[address]
@@ -70,6 +79,9 @@ class RelayConnection(ServerConnection):
     def __init__(self, *args: Any, gate: Gate, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._gate = gate
+        self._fragments = 0
+        self._ending = False
+        """Whether we have closed it: what the client still sends is not looked at."""
         self._room = asyncio.Event()
         self._room.set()
         self.on_resume: Callable[[], None] = lambda: None
@@ -97,6 +109,7 @@ class RelayConnection(ServerConnection):
 
     def close_now(self, code: int, reason: str) -> None:
         """Send a close frame; the connection ends within seconds, whatever the client does."""
+        self._ending = True
         if self.state is State.OPEN:
             short = reason.encode()[:_MAX_REASON].decode(errors="ignore")
             self.protocol.send_close(code, short)
@@ -104,8 +117,15 @@ class RelayConnection(ServerConnection):
         self.loop.call_later(_CLOSE_SECONDS, self.transport.abort)
 
     def process_event(self, event: Event) -> None:
-        if isinstance(event, Frame) and event.opcode in (Opcode.PING, Opcode.PONG):
-            self.on_control(event)
+        if isinstance(event, Frame):
+            if event.opcode in (Opcode.PING, Opcode.PONG):
+                self.on_control(event)
+            elif event.opcode in DATA_OPCODES:
+                self._fragments = 0 if event.fin else self._fragments + 1
+                if self._fragments > _MAX_FRAGMENTS and not self._ending:
+                    self.close_now(_TOO_BIG, f"a message of more than {_MAX_FRAGMENTS} fragments")
+                if self._ending:
+                    return
         super().process_event(event)
 
     # asyncio.Protocol
@@ -133,7 +153,7 @@ class RelayConnection(ServerConnection):
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
-        self._gate.leave(self.address)
+        self._gate.leave(self.address, said_nothing=self.request is None)
         self._room.set()
 
 

@@ -173,7 +173,7 @@ STYLES: dict[str, NativeStyle] = {style.subprotocol: style for style in (JSON, M
 class News:
     """Consecutive entries of one stream, decoded once and encoded at most once per style."""
 
-    __slots__ = ("_chunks", "entries", "invalid", "stream")
+    __slots__ = ("_chunks", "_interval", "entries", "invalid", "stream")
 
     def __init__(self, stream: Stream, entries: Iterable[Any], lost: Lost | None = None) -> None:
         """entries: as Redis returned them; lost: what is missing before them, delivered as a Gap."""
@@ -182,6 +182,7 @@ class News:
         """Entries that are no messages of this version: left out."""
         self.entries: list[Entry] = []
         self._chunks: dict[Style, Chunk] = {}
+        self._interval: Interval | None = None
         if lost is not None:
             read = Read(stream, [], lost, None)  # type: ignore[arg-type]  # only the loss is looked at
             before = lost.before._replace(seq=lost.before.seq - 1)
@@ -193,6 +194,14 @@ class News:
                 self.entries.append(Entry(id.decode(), decode(field, payload), field, payload))
             except (WireError, ValueError):
                 self.invalid += 1
+
+    def interval(self) -> Interval:
+        """Return them as an interval, made once for all who conflate them: it is not to be changed."""
+        if self._interval is None:
+            self._interval = Interval()
+            for entry in self.entries:
+                self._interval.add(entry)
+        return self._interval
 
     def chunk(self, style: Style) -> Chunk:
         """Return them encoded."""

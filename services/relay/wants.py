@@ -59,6 +59,8 @@ class Wants:
     def __init__(self, url: str, keys: Keys, access: BusAccess) -> None:
         self.live_feeds: tuple[str, ...] = ()
         """Feeds whose gateway holds its lease, as of the last look."""
+        self.version = 0
+        """Changes with these."""
         self.states: dict[str, dict[Topic, SubscriptionState]] = {}
         """What became of what is wanted, by feed."""
         self._url = url
@@ -149,7 +151,9 @@ class Wants:
         fields = [name.decode(errors="replace") for name, _ in pairs(flat)]
         feeds = sorted(field.removeprefix("feed:") for field in fields if field.startswith("feed:"))
         leases = await self._access.ask_all([("EXISTS", keys.lease(feed)) for feed in feeds])
-        self.live_feeds = tuple(feed for feed, held in zip(feeds, leases, strict=True) if held)
+        live = tuple(feed for feed, held in zip(feeds, leases, strict=True) if held)
+        self.version += live != self.live_feeds
+        self.live_feeds = live
         for feed, users in self._users.items():
             self.states[feed] = await self._read_states(feed, list(users))
         for hold in list(self._holds):

@@ -86,7 +86,7 @@ def test_stopped_suite_leaves_nothing_behind(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("args", "message"),
     [
-        (["speed"], "unknown part speed: expected any of gateway, reader, bars, relay, latency"),
+        (["speed"], "unknown part speed: expected any of gateway, reader, bars, relay, fanout, latency"),
         (["--symbols", "200"], "--symbols: 200 is out of range: expected 1 to 199"),
     ],
 )

@@ -221,7 +221,7 @@ async def written_while(writer: Writer, script: Script) -> Any:
     while not running.done():
         await writer.write(*range(number + 1, number + 51))
         number += 50
-        await asyncio.sleep(0.01)
+        await asyncio.sleep(0.01)  # a market's pace: the script must be able to read it all
     return await running
 
 

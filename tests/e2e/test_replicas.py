@@ -49,7 +49,7 @@ class Market:
                 )
             )
             self.rounds += 1
-            await asyncio.sleep(0.02)
+            await asyncio.sleep(0.02)  # a market's pace: bus time passes between the rounds
 
     def _entry(self, symbol: str) -> Entry:
         now = self._writer.clock.now_ns()

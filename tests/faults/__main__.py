@@ -54,7 +54,9 @@ def options() -> argparse.Namespace:
     )
     parser.add_argument("--json", type=Path, help="write the result to this file too")
     parser.add_argument(
-        "--alone", action="store_true", help="run gateways and the app only, without bars and recorders"
+        "--alone",
+        action="store_true",
+        help="run gateways and the app only, without bars, recorders and relays",
     )
     parser.add_argument("--list", action="store_true", help="list the faults and exit")
     parser.add_argument(

@@ -1,4 +1,5 @@
-"""An application as users write it: reads the bus with the public library, logs every entry to a ledger.
+"""An application as users write it: reads the bus with the public library, from Redis or through relays, and
+logs every entry to a ledger.
 
 The ledger is its only memory. After a restart it continues behind the newest entry there, so an entry that
 is in the ledger twice, or missing, is the library's fault. One JSON array a line: [stream, ID, field,
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 import tickbus
+import tickbus.remote
 from tickbus.errors import TickbusError
 from tickbus.protocol.codec import FIELDS, encode
 from tickbus.protocol.messages import Gap
@@ -42,10 +44,12 @@ def positions(rows: list[list[object]]) -> dict[str, str]:
     return {stream: str(id) for stream, id in newest.items()}
 
 
-async def log_entries(bus: tickbus.Bus, kind: str, cursor: dict[str, str], output: BinaryIO) -> None:
+async def log_entries(
+    bus: "tickbus.Bus | tickbus.remote.RemoteBus", kind: str, cursor: dict[str, str], output: BinaryIO
+) -> None:
     own = {stream: id for stream, id in cursor.items() if stream.startswith(f"{kind}:")}
     async for stream, id, message in bus.read(kind, start="start", cursor=own).entries():
-        if isinstance(message, Gap) and message.source == "reader":
+        if isinstance(message, Gap) and message.source in ("reader", "relay"):
             row: list[object] = [stream.name, str(id), "lost", message.count]
         else:
             row = [stream.name, str(id), FIELDS[type(message)].decode(), zlib.crc32(encode(message))]
@@ -58,8 +62,9 @@ async def flush(output: BinaryIO) -> None:
         output.flush()
 
 
-async def main(redis: str, cursor: dict[str, str], output: BinaryIO) -> None:
-    async with tickbus.connect(redis) as bus, asyncio.TaskGroup() as tasks:
+async def main(redis: str, relays: str, cursor: dict[str, str], output: BinaryIO) -> None:
+    connecting = tickbus.remote.connect(relays.split(",")) if relays else tickbus.connect(redis)
+    async with connecting as bus, asyncio.TaskGroup() as tasks:
         for kind in KINDS:
             tasks.create_task(log_entries(bus, kind, cursor, output))
         tasks.create_task(flush(output))
@@ -75,13 +80,16 @@ def repair(ledger: Path) -> dict[str, str]:
 
 def command() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("--redis", required=True)
+    parser.add_argument("--redis", default="")
+    parser.add_argument(
+        "--relays", default="", help="URLs of relays, separated by commas: instead of --redis"
+    )
     parser.add_argument("--ledger", required=True, type=Path)
     options = parser.parse_args()
     cursor = repair(options.ledger)
     try:
         with options.ledger.open("ab") as output:
-            asyncio.run(main(options.redis, cursor, output))
+            asyncio.run(main(options.redis, options.relays, cursor, output))
     except* TickbusError as group:
         print(group.exceptions)
         raise SystemExit(3) from None

@@ -97,7 +97,7 @@ def files_again(system: System, link: str) -> None:
 def kill_storm(system: System, target: str) -> None:
     for _ in range(_KILLS):
         system.redis.client.client_kill_filter(_type="normal", skipme=True)
-        time.sleep(0.1)
+        time.sleep(0.1)  # a storm: some are in the middle of connecting again, some have not begun
 
 
 def foreign_bells(system: System, target: str) -> None:

@@ -33,8 +33,8 @@ RESENT = "tickbus_resent_ticks_total"
 class Verdict:
     kind: str
     """lost, doubled, mistimed (the Gap is in the right place but has other times), order, invented,
-    contradicted, counter, epoch, app, recorder, bars, metrics; for the run itself: crashed, stuck, memory,
-    harness."""
+    contradicted, counter, epoch, app, remote, raw, recorder, bars, metrics; for the run itself: crashed,
+    stuck, memory, harness."""
     where: str
     text: str
 
@@ -84,7 +84,9 @@ def check(ledgers: Ledgers, specs: Sequence[str], grace: int, horizon: int) -> R
             check_trades(result, name, ticks, entries, ledgers.planted.get(name, NOTHING))
         else:
             check_quotes(result, name, ticks, entries)
-    check_delivered(result, ledgers)
+    check_delivered(result, ledgers, "app", ledgers.delivered)
+    for name, rows in ledgers.relayed.items():
+        check_delivered(result, ledgers, name, rows)
     if ledgers.recorded is not None:
         check_recorded(result, ledgers)
     check_counters(result, ledgers)
@@ -312,11 +314,11 @@ class ReportedHoles:
         )
 
 
-def check_delivered(result: Result, ledgers: Ledgers) -> None:
-    """The app has every entry of every stream once, in order, with its content, but for reported losses."""
+def check_delivered(result: Result, ledgers: Ledgers, who: str, rows: Sequence[list[Any]]) -> None:
+    """A reader has every entry of every stream once, in order, with its content, but for reported losses."""
     by_stream: dict[str, list[list[Any]]] = defaultdict(list)
     reported: Counter[str] = Counter()
-    for row in ledgers.delivered:
+    for row in rows:
         if row[2] == "lost":
             reported[row[0]] += row[3] or 0
         else:
@@ -331,7 +333,7 @@ def check_delivered(result: Result, ledgers: Ledgers) -> None:
         ]
         if got == want:
             continue
-        result.doubles(f"app, {name}", [id for id, _ in got])
+        result.doubles(f"{who}, {name}", [id for id, _ in got])
         missing, extra = (
             [row for row in want if row not in set(got)],
             [row for row in got if row not in set(want)],
@@ -339,13 +341,13 @@ def check_delivered(result: Result, ledgers: Ledgers) -> None:
         # else: the same entries in the same order, and a report about a stream that was rolled back
         if len(missing) > reported[name] or extra or got != [row for row in want if row in set(got)]:
             result.add(
-                "app",
+                who,
                 name,
                 f"{len(missing)} of {len(want)} entries missing {missing[:2]}, {reported[name]} reported; "
                 f"{len(extra)} others {extra[:2]}",
             )
     for name in by_stream.keys() - ledgers.published.keys():
-        result.add("app", name, "was delivered, but is not on the bus")
+        result.add(who, name, "was delivered, but is not on the bus")
 
 
 def check_recorded(result: Result, ledgers: Ledgers) -> None:

@@ -66,6 +66,8 @@ class Ledgers:
     """Stream name -> what an attacker did to it."""
     delivered: list[list[Any]] = field(default_factory=list)
     """The app's ledger."""
+    relayed: dict[str, list[list[Any]]] = field(default_factory=dict)
+    """Those of the clients of the relays: `remote`, which uses the library, and `raw`."""
     recorded: list[tuple[Any, ...]] | None = None
     """(stream name, ms, seq, epoch, values as from `facts`) of every row in the files; None: no recorder."""
     flushed: bool = False

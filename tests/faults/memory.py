@@ -14,9 +14,12 @@ _INTERVAL = 0.5
 _MB = 1 << 20
 _FACTOR = 1.5
 """Memory per byte that a buffer counts: fragmentation, and copies while a batch is packed or written."""
+RING, CLIENT = "64MB", "4MB"
+"""The defaults of --ring-bytes and --client-bytes; a relay has two clients."""
 REPLAY, ROWS = "64MB", "256MB"
 """The default of --replay-bytes, and four times that of --flush-bytes: where a recorder stops reading."""
 SLACK = {"gateway": 96 * _MB, "bars": 96 * _MB, "recorder": 192 * _MB, "app": 96 * _MB}
+SLACK |= {"relay": 96 * _MB, "remote": 96 * _MB, "raw": 96 * _MB}
 """One reply of Redis, one frame, one Parquet file being written, the interpreter's own growth."""
 
 
@@ -28,6 +31,7 @@ class Sizes(Protocol):
 def buffers(role: str, sizes: Sizes) -> int:
     """Return how many bytes the buffers of a process may hold."""
     texts = {"gateway": (sizes.backlog, REPLAY), "bars": (REPLAY,), "recorder": (ROWS,), "app": ()}
+    texts |= {"relay": (RING, CLIENT, CLIENT), "remote": (), "raw": ()}
     return sum(parse_size(text) for text in texts[role])
 
 

@@ -60,6 +60,7 @@ def draw(
         backlog=chance.choice(("1MB", "4MB", "64MB")),
         spill=chance.choice(("256KB", "8MB", "48MB")),
         attacked=any(row.expected for row in rows),
+        relays=0 if any(row.expected for row in rows) else 2,
     )
     usable = [row for row in rows if row.fits(shape)]
     # What Redis acknowledged and lost, the gateway sends again. A round has faults that make Redis lose
@@ -92,9 +93,10 @@ def draw(
 
 
 def alone(plan: Round) -> Round:
-    """The same round without bars and recorders, and without the faults on them."""
-    kept = tuple(one for one in plan.injections if not one.row.target.endswith(("bars", "recorder", "disk")))
-    return Round(replace(plan.shape, bars=0, recorders=0), kept)
+    """The same round without bars, recorders and relays, and without the faults on them."""
+    others = ("bars", "recorder", "disk", "relay")
+    kept = tuple(one for one in plan.injections if not one.row.target.endswith(others))
+    return Round(replace(plan.shape, bars=0, recorders=0, relays=0), kept)
 
 
 def _placed(chosen: Sequence[Row], chance: Random, seconds: float) -> list[Injection]:

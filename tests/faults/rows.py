@@ -21,6 +21,8 @@ from tickbus.redis.slots import key_slot
 
 Act = Callable[[System, str], None]
 ROLES = ("gateway", "bars", "recorder", "app")
+RELAY = "relay"
+"""A role of systems that have relays; no attack is made on it here: tests/relay and `make fuzz` do that."""
 SHORT, PAUSE_1, PAUSE_30 = (0.2, 3.0), (1.0, 1.3), (30.0, 31.0)
 
 
@@ -29,7 +31,8 @@ class Row:
     name: str
     """The fault, and what it is done to: `kill-9 gateway`."""
     target: str
-    """A role, `redis-ROLE` or `vendor-gateway` for links, `http-ROLE`, `redis`, `vendor`, `disk`, `clock`."""
+    """A role, `redis-ROLE`, `client-relay` or `vendor-gateway` for links, `http-ROLE`, `redis`, `vendor`,
+    `disk`, `clock`."""
     seconds: tuple[float, float]
     """How long it lasts: minimum and maximum."""
     inject: Act
@@ -46,6 +49,8 @@ class Row:
     """Of an attack: what must come of it, beside what holds for all faults."""
 
     def fits(self, shape: Shape) -> bool:
+        if self.target.endswith(RELAY) and not shape.relays:
+            return False
         return self.only in (None, shape.redis) and self.machine(shape)
 
     def takes_copy(self, shape: Shape) -> bool:
@@ -159,7 +164,7 @@ def _second_gateway(system: System, part: str) -> None:
 
 def _process_rows() -> list[Row]:
     rows = []
-    for role in ROLES:
+    for role in (*ROLES, RELAY):
         rows += [
             Row(f"kill-9 {role}", role, SHORT, _kill, _restart),
             Row(f"kill-15 {role}", role, SHORT, _terminate, _restart_after_exit),
@@ -316,7 +321,7 @@ def _server_rows(pause: Act, resume: Act) -> list[Row]:
 def _link_rows() -> list[Row]:
     heal = partial(_link, "heal")
     rows = []
-    for target in [*(f"redis-{role}" for role in ROLES), "vendor-gateway"]:
+    for target in [*(f"redis-{role}" for role in (*ROLES, RELAY)), "vendor-gateway", "client-relay"]:
         rows += [
             Row(f"cut {target}", target, (0.1, 3.0), partial(_cut_and_refuse, "cut"), heal),
             Row(f"reset {target}", target, (0.0, 0.1), partial(_link, "reset"), heal),

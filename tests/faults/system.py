@@ -1,5 +1,5 @@
-"""The whole system as real processes: simulator, gateways, Redis, bars, recorders, an app; a proxy on every
-connection.
+"""The whole system as real processes: simulator, gateways, Redis, bars, recorders, an app, relays with two
+clients; a proxy on every connection.
 
 `supervise` does what a process supervisor does: it restarts what ended. It also judges how it ended.
 """
@@ -18,10 +18,10 @@ import redis as redis_py
 from support.attacker import AttackerProcess
 from support.processes import Process
 from support.proxy import ProxyProcess
-from support.redis_server import RedisServer
+from support.redis_server import RedisServer, free_port
 from support.waiting import until
 
-from faults import app, ledgers
+from faults import app, ledgers, raw
 from faults.backends import OneServer, backend
 from faults.checker import METRICS, RESENT, Result, Verdict, check
 from faults.disk import SmallDisk
@@ -46,6 +46,8 @@ class Shape:
     gateways: int = 1
     bars: int = 1
     recorders: int = 1
+    relays: int = 0
+    """With any, two lossless clients read all through them: one of the library, and one without it."""
     symbols: int = 12
     rate: int = 600
     seed: int = 1
@@ -63,12 +65,21 @@ class Shape:
         faketime = ", faketime" if self.clock else ""
         return (
             f"{self.redis}, {self.gateways} gateways (backlog {self.backlog}, spill {self.spill}{faketime}), "
-            f"{self.bars} bars, {self.recorders} recorders, {self.symbols} symbols, {self.rate} ticks/s"
+            f"{self.bars} bars, {self.recorders} recorders, {self.relays} relays, "
+            f"{self.symbols} symbols, {self.rate} ticks/s"
         )
 
 
 class App(Process):
     command = [sys.executable, app.__file__]
+
+
+class Raw(Process):
+    command = [sys.executable, "-m", raw.__name__]
+
+
+CLIENTS = ("remote", "raw")
+"""Of the relays."""
 
 
 @dataclass
@@ -102,8 +113,8 @@ class System:
         self.limited: dict[str, int] = {}
         """Processes whose limits a fault has lowered, by its target."""
         self._watched: dict[str, Watch] = {}
-        self._delivered: dict[str, StreamId] = {}
-        self._app_read = 0
+        self._delivered: dict[str, dict[str, StreamId]] = {}
+        self._ledger_read: dict[str, int] = {}
         self.symbols = [f"S{number:02d}-USDT" for number in range(1, shape.symbols + 1)]
         self._spelled = {symbol.replace("-", ""): symbol for symbol in self.symbols}
         self.backend = backend(shape.redis, folder / "redis")
@@ -149,6 +160,8 @@ class System:
             str(self.folder / "delivered.jsonl"),
         )
         self._watched["app"] = Watch()
+        if self.shape.relays:
+            self._start_relays()
         self.until(
             lambda: all(self.heads().get(name, StreamId(0, 0)).seq > 2 for name in self.tick_streams()),
             30,
@@ -157,6 +170,26 @@ class System:
         self.until(self._services_commit, 30, "bars and recorder commit positions")
         self.until(self.caught_up, 30, "everything has caught up")
         self.memory.begin()
+
+    def _start_relays(self) -> None:
+        urls = []
+        for number in range(1, self.shape.relays + 1):
+            name, port = f"relay-{number}", free_port()
+            self._add(
+                name, "relay", "--redis", self._redis_url(name), "--shards", str(self.keys.shards),
+                "--port", str(port), "--stop-deadline", "5s",
+            )  # fmt: skip
+            urls.append(f"ws://127.0.0.1:{self._link(f'client-{name}', port)}")
+        for name in self.parts:
+            if name.startswith("relay-"):
+                self.parts[name].wait_for("serving")
+        for name, kind in zip(CLIENTS, (App, Raw), strict=True):
+            ledger = str(self.folder / f"{name}.jsonl")
+            path = str(Path(__file__).parent.parent)
+            self.parts[name] = kind(
+                self.folder / f"{name}.log", "--relays", ",".join(urls), "--ledger", ledger, PYTHONPATH=path
+            )
+            self._watched[name] = Watch()
 
     def _services_commit(self) -> bool:
         streams = set(self.tick_streams())
@@ -359,20 +392,28 @@ class System:
                 name.decode(): StreamId.parse(id) for found in pipe.execute() for name, id in found.items()
             }
 
-    def delivered(self) -> dict[str, StreamId]:
-        """Return the newest ID of each stream in the app's ledger, reading on from the previous call."""
-        path = self.folder / "delivered.jsonl"
+    def delivered(self, who: str = "delivered") -> dict[str, StreamId]:
+        """Return the newest ID of each stream in a reader's ledger, reading on from the previous call.
+
+        who: `delivered`, the app's, or one of CLIENTS.
+        """
+        path = self.folder / f"{who}.jsonl"
+        newest = self._delivered.setdefault(who, {})
         if path.exists():
             with path.open("rb") as file:
-                file.seek(self._app_read)
+                file.seek(self._ledger_read.get(who, 0))
                 piece = file.read()
             whole = piece[: piece.rfind(b"\n") + 1]
-            self._app_read += len(whole)
+            self._ledger_read[who] = self._ledger_read.get(who, 0) + len(whole)
             for line in whole.splitlines():
                 stream, id, field_name, *_ = app.parse(line)
                 if field_name != "lost":
-                    self._delivered[str(stream)] = StreamId.parse(str(id))
-        return self._delivered
+                    newest[str(stream)] = StreamId.parse(str(id))
+        return newest
+
+    def clients(self) -> tuple[str, ...]:
+        """Return the clients of the relays."""
+        return CLIENTS if self.shape.relays else ()
 
     def caught_up(self) -> bool:
         """Whether everybody has, under load, all ticks up to about two seconds ago."""
@@ -390,6 +431,7 @@ class System:
         trades = {name: head for name, head in ticks.items() if name.startswith("trade:")}
         return (
             self._behind(heads, self.delivered()) < allowed
+            and all(self._behind(heads, self.delivered(name)) < allowed for name in self.clients())
             and (not self.shape.bars or self._behind(trades, self._positions("bars")) < allowed)
             and (not self.shape.recorders or self._behind(heads, self._positions("recorder")) < allowed)
         )
@@ -423,6 +465,12 @@ class System:
             self.until(
                 lambda: self._behind(self.heads(), self.delivered()) == 0, seconds, "the app has everything"
             )
+            for name in self.clients():
+                self.until(
+                    lambda name=name: self._behind(self.heads(), self.delivered(name)) == 0,
+                    seconds,
+                    f"{name} has everything",
+                )
             if self.shape.recorders:
                 self.until(self._all_is_recorded, seconds, "everything is recorded")
 
@@ -479,11 +527,12 @@ class System:
         if (writer := self._writer()) is not None:
             shown = ledgers.parse_metrics(self.get(writer, "/metrics")[1], (*METRICS, RESENT))
             resent, collected.metrics = int(sum(shown.pop(RESENT).values())), shown
-        for name in [*self.of("gateway"), *self.of("bars"), *self.of("recorder")]:
+        services = [name for role in ("gateway", "bars", "recorder", "relay") for name in self.of(role)]
+        self.down.update(("app", *self.clients()))
+        for name in services:
             self.terminate(name)
-        for name in [*self.of("gateway"), *self.of("bars"), *self.of("recorder")]:
+        for name in services:
             self.expect_clean_exit(name)
-        self.down.add("app")
         collected.published, collected.heads = ledgers.read_published(self.backend.client, self.keys)
         collected.flushed = self.flushed
         if self.flushed:
@@ -491,6 +540,8 @@ class System:
         collected.sent = ledgers.read_sent(self.folder / "sent.jsonl", self._spelled.__getitem__)
         collected.planted = ledgers.read_planted(self.folder / "planted.jsonl", self._spelled.__getitem__)
         collected.delivered = ledgers.read_delivered(self.folder / "delivered.jsonl")
+        for name in self.clients():
+            collected.relayed[name] = ledgers.read_delivered(self.folder / f"{name}.jsonl")
         if self.shape.recorders:
             collected.recorded = ledgers.read_recorded(self.disk.folder)
         result = check(collected, self.specs if self.shape.bars else (), _GRACE, _HORIZON)

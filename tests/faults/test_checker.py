@@ -206,6 +206,20 @@ def test_app_ledger_that_differs_from_the_bus_is_found(name: str) -> None:
     assert kinds(ledgers) == set(), "the library reported the loss"
 
 
+@pytest.mark.parametrize("who", ["remote", "raw"])
+@pytest.mark.parametrize("name", [TRADES, QUOTES, BARS])
+def test_ledger_of_a_client_of_the_relays_that_differs_from_the_bus_is_found(name: str, who: str) -> None:
+    ledgers = healthy()
+    rows = ledgers.delivered
+    place = next(at for at, row in enumerate(rows) if row[0] == name) + 1
+    ledgers.relayed = {who: list(rows)}
+    assert kinds(ledgers) == set()
+    ledgers.relayed = {who: rows[:place] + rows[place + 1 :]}
+    assert kinds(ledgers) == {who}
+    ledgers.relayed = {who: rows[:place] + rows[place : place + 1] + rows[place:]}
+    assert "doubled" in kinds(ledgers)
+
+
 @pytest.mark.parametrize("name", [TRADES, QUOTES, BARS])
 def test_files_that_differ_from_the_bus_are_found(name: str) -> None:
     place = next(at for at, row in enumerate(healthy().recorded or ()) if row[0] == name) + 1

@@ -36,6 +36,7 @@ def test_rows_are_chosen_by_the_prefixes_of_their_names() -> None:
         "kill-9 bars",
         "kill-9 recorder",
         "kill-9 app",
+        "kill-9 relay",
         "redis-oom",
     }
     assert choose("") == list(ROWS.values())

@@ -1,10 +1,11 @@
 """The registry: every target by name. A new reader of what others write gets a target here."""
 
-from fuzz import endpoint, files, frames, stored
+from fuzz import endpoint, files, frames, relay, stored
 from fuzz.engine import Target
 
 TARGETS: dict[str, Target] = {
-    target.name: target for target in (*frames.TARGETS, *stored.TARGETS, *endpoint.TARGETS, *files.TARGETS)
+    target.name: target
+    for target in (*frames.TARGETS, *stored.TARGETS, *endpoint.TARGETS, *files.TARGETS, *relay.TARGETS)
 }
 
 

@@ -1,10 +1,13 @@
 """Policies on sockets that never drain, without a network: what a slow client costs, and what it gets."""
 
+import gc
 import json
+import tracemalloc
 from collections.abc import Sequence
 from decimal import Decimal
 from typing import Any
 
+import hiredis
 import msgspec
 import pytest
 from hypothesis import given
@@ -227,6 +230,21 @@ def test_client_that_joins_within_an_interval_gets_only_what_follows() -> None:
     assert (message["data"][0]["count"], message["data"][0]["first"]) == (1, "2")
 
 
+def test_clients_that_join_one_after_the_other_do_not_change_what_the_others_get() -> None:
+    bench, grid = Bench(), Grid(4, 0)
+    sinks = []
+    for message in (gap(), trade("1"), trade("2")):
+        sinks.append(conflating(bench, grid)[1])
+        bench.send(message)
+    beat(grid)
+    summaries = [sink.messages()[0]["data"][-1] for sink in sinks]
+    assert [(one["count"], one["volume"], one["first"]) for one in summaries] == [
+        (2, "2", "1"),
+        (2, "2", "1"),
+        (1, "1", "2"),
+    ]
+
+
 @pytest.mark.parametrize("missed", [1, 3, 40])
 def test_slow_conflating_client_gets_what_it_missed_merged(missed: int) -> None:
     bench, grid = Bench(), Grid(4, 0)
@@ -328,3 +346,27 @@ def test_channel_without_news_sends_nothing() -> None:
     assert list(channel.flush()) == []
     assert sink.writes == []
     assert bench.followed.has(StreamId(0, 0))
+
+
+def test_ring_counts_what_its_entries_take() -> None:
+    """As the parser of Redis's replies makes them: the bound of all rings is one of real memory."""
+    payload = encode(trade("60000.25", "0.015"))
+    reply = b"".join(
+        b"*2\r\n$%d\r\n%b\r\n*2\r\n$1\r\nt\r\n$%d\r\n%b\r\n" % (len(id), id, len(payload), payload)
+        for id in (b"1700000000000-%d" % number for number in range(1, 10_001))
+    )
+    tracemalloc.start()
+    try:
+        reader = hiredis.Reader()
+        reader.feed(b"*10000\r\n" + reply)
+        before = tracemalloc.get_traced_memory()[0]
+        entries = reader.gets()
+        followed = FollowedStream(STREAM)
+        counted = followed.append(entries, lost=False)
+        del entries
+        gc.collect()
+        real = tracemalloc.get_traced_memory()[0] - before
+    finally:
+        tracemalloc.stop()
+    assert 0.85 * real < counted < 1.3 * real
+    assert followed.clear() == counted

@@ -2,71 +2,24 @@
 
 import asyncio
 import json
-import sys
 from collections.abc import AsyncIterator, Callable
-from typing import Any
 
 import pytest
 import websocket
+from msgspec.structs import replace
 from support.processes import Process
 from support.redis_server import RedisServer
 from support.relay import JSON, MSGPACK, RelayClient, start_relay
-from support.writing import Writer
+from support.vendor_bus import FEED, FIRST_ID, STREAM, SYMBOL, TIME, Bus, Row, make, row
 from websockets.asyncio.client import ClientConnection, connect
 
 import tickbus
-from tickbus.protocol.messages import Flag, Quote, Side, Trade
-from tickbus.protocol.names import Stream
+from services.vendors import VENDORS, open_dialect
+from services.vendors.dialect import Dialect, VendorLimits
+from tickbus.protocol.messages import Flag, Side, Trade
 from tickbus.units import MILLISECOND
 
 Start = Callable[..., Process]
-FEED, SYMBOL = "binance", "BTC-USDT"
-STREAM = Stream("trade", FEED, SYMBOL)
-QUOTES = Stream("quote", FEED, SYMBOL)
-FIRST_ID = 3_735_683_000
-TIME = 1_770_000_000_000 * MILLISECOND
-Row = tuple[str, str, str, int]
-"""Price, size, side, time in ms."""
-
-
-def make(number: int) -> Trade:
-    side = Side.BUY if number % 3 else Side.SELL
-    time = TIME + number * 7 * MILLISECOND
-    return Trade(SYMBOL, f"{60_000 + number % 50}.{number % 100:02}", f"0.{number + 1:05}", side,
-                 str(FIRST_ID + number), time, time + 3)  # fmt: skip
-
-
-def row(trade: Trade) -> Row:
-    return trade.price_text, trade.size_text, trade.side.name.lower(), trade.ts_event // MILLISECOND
-
-
-class Bus(Writer):
-    """A writer of one symbol, with the vendor's ids in the heads."""
-
-    async def send(self, numbers: range) -> None:
-        for first in range(numbers.start, numbers.stop, 50):
-            part = range(first, min(first + 50, numbers.stop))
-            await self.publisher.commit(
-                self.transaction([self.entry(STREAM, make(number)) for number in part])
-            )
-
-    async def send_quote(self, bid: str, ask: str) -> None:
-        quote = Quote(SYMBOL, bid, "1.5", ask, "2", TIME, TIME)
-        await self.publisher.commit(self.transaction([self.entry(QUOTES, quote)]))
-
-    def transaction(self, entries: Any, ring_all: bool = False) -> Any:
-        transaction = super().transaction(entries, ring_all)
-        for entry in entries:
-            if entry.field == b"t":
-                import msgspec
-
-                from tickbus.protocol.codec import Head, encode
-
-                head = Head(
-                    str(entry.id), FIRST_ID, 0, msgspec.Raw(entry.payload), epochs=[(self.publisher.epoch, 1)]
-                )
-                transaction.heads[entry.stream] = encode(head)
-        return transaction
 
 
 @pytest.fixture
@@ -74,7 +27,7 @@ async def bus(redis_server: RedisServer) -> AsyncIterator[Bus]:
     opened = Bus(redis_server.url, owner=FEED)
     await opened.open()
     await opened.send(range(1))
-    await opened.send_quote("1", "2")
+    await opened.send_quotes(range(1))
     yield opened
     opened.close()
 
@@ -122,6 +75,62 @@ async def test_six_clients_see_the_same_trades(redis_server: RedisServer, start:
             assert await found == expected
 
 
+async def test_what_a_protocol_cannot_carry_is_left_out_as_project_says(
+    redis_server: RedisServer, start: Start, bus: Bus
+) -> None:
+    """Unknown sides, times in ns, the book beside a trade: the bus has them, not every vendor does."""
+    sent = [
+        replace(
+            make(number),
+            side=Side(number % 3),
+            ts_event=TIME + number * 1_234_567,
+            bid_text="59999.5",
+            ask_text="60001.5",
+            flags=Flag.OFF_BOOK if number % 7 == 0 else 0,
+        )
+        for number in range(1, 2001)
+    ]
+    _, url = start_relay(start, redis_server.url)
+    async with (
+        connect(f"{url}/ws/btcusdt@trade") as binance,
+        connect(f"{url}/quote-stock-b-ws-api?token=any") as alltick,
+        connect(f"{url}/stock/ws") as tutorial,
+    ):
+        request = {"cmd_id": 22004, "seq_id": 1, "trace": "t", "data": {"symbol_list": [{"code": SYMBOL}]}}
+        await alltick.send(json.dumps(request))
+        assert json.loads(await alltick.recv())["ret"] == 200
+        await tutorial.send(json.dumps({"action": "subscribe", "symbols": [SYMBOL]}))
+        await settle(binance, alltick, tutorial, bus)
+        await bus.send_ticks(sent)
+        async with asyncio.timeout(90):
+            assert await binance_rows(binance) == projected("/ws", sent)
+            assert await alltick_rows(alltick) == projected("/quote-stock-b-ws-api?token=any", sent)
+            assert await tutorial_rows(tutorial) == projected("/stock/ws", sent)
+        async with tickbus.connect(redis_server.url) as direct:
+            reading = direct.read("trade", symbols=[SYMBOL], gaps=False, start="start")
+            whole = [trade async for trade in first_of(reading)]
+    assert whole == sent
+
+
+def projected(target: str, trades: list[Trade]) -> list[Row]:
+    """Return what the protocol that serves a path can carry."""
+    options = {name: vendor.relay_options for name, vendor in VENDORS.items() if vendor.relay_options}
+    dialect = open_dialect(target, VendorLimits(), options, 0)
+    assert isinstance(dialect, Dialect)
+    return [row(dialect.project(trade, int(trade.trade_id or 0))) for trade in trades]
+
+
+async def first_of(reading: "tickbus.Subscription[Trade]") -> AsyncIterator[Trade]:
+    """Yield the two thousand trades that are compared."""
+    found = 0
+    async for trade in reading:
+        if trade.ts_event > TIME:
+            yield trade
+            found += 1
+            if found == 2000:
+                return
+
+
 async def settle(
     binance: ClientConnection, alltick: ClientConnection, tutorial: ClientConnection, bus: Bus
 ) -> int:
@@ -166,7 +175,7 @@ async def alltick_rows(client: ClientConnection) -> list[Row]:
         data = json.loads(await client.recv())["data"]
         assert data["code"] == SYMBOL
         if is_ours(int(data["tick_time"])):
-            side = {1: "buy", 2: "sell"}[data["trade_direction"]]
+            side = {0: "unknown", 1: "buy", 2: "sell"}[data["trade_direction"]]
             rows.append((data["price"], data["volume"], side, int(data["tick_time"])))
     return rows
 
@@ -177,7 +186,7 @@ async def tutorial_rows(client: ClientConnection) -> list[Row]:
         for trade in json.loads(await client.recv()).get("trades", []):
             assert trade["symbol"] == SYMBOL
             if is_ours(trade["time"]):
-                rows.append((trade["price"], trade["volume"], trade["side"], trade["time"]))
+                rows.append((trade["price"], trade["volume"], trade.get("side", "unknown"), trade["time"]))
     return rows
 
 
@@ -192,99 +201,9 @@ async def read_rows(reading: "tickbus.Subscription[Trade]") -> list[Row]:
     return rows
 
 
-CONNECTOR = """
-import sys
-from binance.websocket.spot.websocket_stream import SpotWebsocketStreamClient
-
-client = SpotWebsocketStreamClient(
-    stream_url=sys.argv[1], on_message=lambda _, text: print(text, flush=True), is_combined=True
-)
-client.trade(symbol="btcusdt")
-client.book_ticker(symbol="btcusdt")
-"""
-"""A program of the vendor's own package; only its address is ours."""
-
-
-async def run_program(text: str, url: str) -> asyncio.subprocess.Process:
-    return await asyncio.create_subprocess_exec(
-        sys.executable, "-c", text, url, stdout=asyncio.subprocess.PIPE
-    )
-
-
-async def test_binance_connector_by_its_address_only(
-    redis_server: RedisServer, start: Start, bus: Bus
-) -> None:
-    _, url = start_relay(start, redis_server.url)
-    program = await run_program(CONNECTOR, url)
-    assert program.stdout is not None
-    reading = asyncio.create_task(program.stdout.readline())
-    events: dict[str, Any] = {}
-    number = 0
-    while len(events) < 2:
-        number += 1
-        await bus.send(range(number, number + 1))
-        await bus.send_quote("60000.10", "60000.20")
-        if (await asyncio.wait((reading,), timeout=0.1))[0]:
-            message = json.loads(reading.result())
-            if "stream" in message:
-                events[message["stream"]] = message["data"]
-            reading = asyncio.create_task(program.stdout.readline())
-    reading.cancel()
-    program.kill()
-    await program.wait()
-    trade = events["btcusdt@trade"]
-    sent = make(trade["t"] - FIRST_ID)
-    assert (trade["p"], trade["q"], trade["T"]) == (
-        sent.price_text,
-        sent.size_text,
-        sent.ts_event // MILLISECOND,
-    )
-    quote = events["btcusdt@bookTicker"]
-    assert (quote["b"], quote["B"], quote["a"], quote["A"]) == ("60000.10", "1.5", "60000.20", "2")
-
-
-LISTENER = """
-import json
-import sys
-import websocket
-
-def on_message(ws, message):
-    data = json.loads(message)
-    for trade in data.get("trades", []):
-        print(trade["symbol"], trade["price"], flush=True)
-
-def on_open(ws):
-    ws.send(json.dumps({"action": "subscribe", "symbols": ["AAPL", "MSFT", "BTC-USDT"]}))
-
-websocket.WebSocketApp(sys.argv[1], on_message=on_message, on_open=on_open).run_forever()
-"""
-"""The tutorial's program; only its address is ours."""
-
-
-async def test_listener_of_the_tutorial_prints_the_trades(
-    redis_server: RedisServer, start: Start, bus: Bus
-) -> None:
-    _, url = start_relay(start, redis_server.url)
-    listener = await run_program(LISTENER, f"{url}/stock/ws")
-    assert listener.stdout is not None
-    printing = asyncio.create_task(listener.stdout.readline())
-    number = 0
-    while not printing.done():
-        number += 1
-        await bus.send(range(number, number + 1))
-        await asyncio.wait((printing,), timeout=0.05)
-    symbol, price = printing.result().decode().split()
-    assert symbol == SYMBOL
-    assert price in {make(each).price_text for each in range(1, number + 1)}
-    listener.kill()
-    await listener.communicate()
-
-
 async def test_late_ticks_and_gaps_are_left_out_and_counted(
     redis_server: RedisServer, start: Start, bus: Bus
 ) -> None:
-    from msgspec.structs import replace
-
     from tickbus.protocol.messages import Gap, GapKind, StreamKind
 
     relay, url = start_relay(start, redis_server.url)

@@ -184,11 +184,12 @@ async def test_sockets_that_say_nothing_are_capped(
 def test_gate_counts_by_address_and_in_total() -> None:
     gate = Gate(total=3, per_address=2)
     assert [gate.enter("a"), gate.enter("a"), gate.enter("a")] == [True, True, False]
-    gate.leave("a")
+    gate.leave("a", said_nothing=False)
     assert [gate.enter("b"), gate.enter("b")] == [True, False]
-    assert gate.refused == {"address": 1, "total": 1}
+    assert +gate.refused == {"address": 1, "total": 1}
     for address in ("a", "a", "b", "b"):
-        gate.leave(address)
+        gate.leave(address, said_nothing=address == "b")
+    assert gate.refused["handshake"] == 2
     assert gate.enter("b")
 
 

@@ -109,7 +109,7 @@ async def test_reading_goes_on_at_another_relay_without_hole_or_double(
         while not enough.is_set():
             await writer.write(*range(number, number + 20))
             number += 20
-            await asyncio.sleep(0.005)
+            await asyncio.sleep(0.005)  # a market's pace: the reader must catch up after the kill
 
     async with tickbus.remote.connect(urls) as bus:
         subscription = bus.read("trade", start="start", gaps=False)

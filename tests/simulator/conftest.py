@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from support.paths import DATA
+from support.waiting import until_async
 from websockets.asyncio.client import ClientConnection, connect
 
 from services.simulator.main import Options, build
@@ -46,9 +47,7 @@ class Venue:
         return [line for line in self.lines() if line.get("event") == name]
 
     async def until(self, condition: Callable[[], bool]) -> None:
-        async with asyncio.timeout(10):
-            while not condition():  # a file or an internal state: nothing notifies
-                await asyncio.sleep(0.01)
+        await until_async(condition, 10)  # a file or an internal state: nothing notifies
 
 
 @dataclass

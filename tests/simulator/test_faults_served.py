@@ -6,6 +6,7 @@ from itertools import pairwise
 from typing import Any
 
 import pytest
+from support.waiting import until_async
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 TRADES = "/stream?streams=btcusdt@trade"
@@ -176,13 +177,15 @@ async def test_refuse_ends_after_its_duration(venue: Any) -> None:
             async with sim.connect("/ws"):
                 pass
         assert caught.value.response.status_code == 503
-        async with asyncio.timeout(5):
-            while True:
-                try:
-                    async with sim.connect("/ws"):
-                        break
-                except InvalidStatus:
-                    await asyncio.sleep(0.01)
+
+        async def is_served() -> bool:
+            try:
+                async with sim.connect("/ws"):
+                    return True
+            except InvalidStatus:
+                return False
+
+        await until_async(is_served, 5)
         assert sim.events("refuse")[0]["status"] == 503
 
 

@@ -80,11 +80,12 @@ class Collector:
         return isinstance(reader, Reader) and all(shard.swept for shard in reader._shards.values())
 
     async def until(self, condition: Any, seconds: float = 20.0) -> None:
-        async with asyncio.timeout(seconds):
-            while not condition():
-                if self._task.done():
-                    self._task.result()
-                await asyncio.sleep(0.01)
+        def met() -> bool:
+            if self._task.done():
+                self._task.result()
+            return bool(condition())
+
+        await until_async(met, seconds, str(condition))
 
     async def have(self, count: int, seconds: float = 20.0) -> list[int | str]:
         await self.until(lambda: len(self.messages) >= count, seconds)
@@ -112,7 +113,8 @@ async def test_start_at_the_oldest_entry_and_now(redis_server: RedisServer) -> N
 async def test_start_at_a_time_in_every_form(redis_server: RedisServer) -> None:
     async with open_bus(redis_server) as (writer, bus):
         await writer.write(1)
-        await asyncio.sleep(0.01)  # the next one has a later ms
+        first = writer.clock.now_ms()
+        await until_async(lambda: writer.clock.now_ms() > first, what="the next one has a later ms")
         await writer.write(2)
         ms = stored(redis_server.client, writer.key())[1][0].ms
         at = datetime.fromtimestamp(ms / 1000, UTC)

@@ -18,6 +18,8 @@ from tickbus.units import MICROSECOND, MILLISECOND, SECOND, canonical, format_ti
 
 _UNITS = {"seconds": SECOND, "ms": MILLISECOND, "us": MICROSECOND, "ns": 1}
 _SIDES = {Side.BUY: ',"side":"buy"', Side.SELL: ',"side":"sell"', Side.UNKNOWN: ""}
+_MAX_SYMBOLS = 20_000
+"""Of one client; more are left out."""
 _TRADES, _QUOTES = b'{"trades":[', b'{"quotes":['
 
 
@@ -61,7 +63,7 @@ class JsonDialect(Dialect):
                 self._symbols.pop(symbol, None)
         else:
             wanted = self._symbols | dict.fromkeys(symbol for symbol in symbols if self._limits.knows(symbol))
-            self._symbols = dict.fromkeys(list(wanted)[: self._limits.symbol_cap or None])
+            self._symbols = dict.fromkeys(list(wanted)[: self._limits.symbol_cap or _MAX_SYMBOLS])
         return Answer(event={"event": str(action), "symbols": symbols, "quotes": quotes})
 
     def slow_down(self) -> Answer:

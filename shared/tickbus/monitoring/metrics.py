@@ -495,8 +495,8 @@ RELAY_REFUSED = Metric(
     "counter",
     "requests",
     ("reason",),
-    "requests refused before a WebSocket was open: address, bus, header, host, method, origin, path, "
-    "token, total, unauthorized, vendor",
+    "requests refused before a WebSocket was open: address, bus, handshake (none came), header, host, "
+    "method, origin, path, token, total, unauthorized, vendor",
 )
 RELAY_DIALECT_CLIENTS = Metric(
     "tickbus_relay_dialect_clients",

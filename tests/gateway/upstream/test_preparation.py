@@ -125,7 +125,7 @@ async def test_rest_answer_that_trickles_is_given_up(monkeypatch: pytest.MonkeyP
         while True:
             writer.write(b"x")
             await writer.drain()
-            await asyncio.sleep(0.05)
+            await asyncio.sleep(0.05)  # a trickle: more often than any timeout of a single read
 
     async with raw(talk) as port:
         with pytest.raises(TimeoutError):

@@ -18,7 +18,7 @@ async def main(service):
     service.ready = True
     if "stuck" in sys.argv:
         await asyncio.sleep(0.2)
-        while True:
+        while True:  # blocks the event loop, as a service does that is stuck
             time.sleep(0.1)
     await service.stopping.wait()
     if "slow" in sys.argv:
