@@ -101,6 +101,8 @@ class System:
         """Connections that a fault holds open, by its target."""
         self.limited: dict[str, int] = {}
         """Processes whose limits a fault has lowered, by its target."""
+        self.logged: dict[str, int] = {}
+        """How much the gateways had logged when a fault began that is mended as their logs say."""
         self._watched: dict[str, Watch] = {}
         self._delivered: dict[str, StreamId] = {}
         self._app_read = 0

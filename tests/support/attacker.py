@@ -15,7 +15,8 @@ server at all. As a program it takes one command per line on standard input and 
     arrays N                send the next frames N times five at a time, as one array
     jump N                  put N copies of trades with the id 2^53 - 1 between the next ones
     repeats N               put N copies of trades with the same id and other values behind their originals
-    timeless N              set the time of the next N trades to 0
+    fallen N                put N copies of trades with ids far below and other values behind their originals
+    timeless N              take the time of the next N trades: 0, null, or not there
     stop                    end what lasts
 
 Ticks that the vendor never sent, or sent with another time, go to the ledger, a JSON object a line.
@@ -34,6 +35,8 @@ from typing import Any, TextIO
 LAST_ID = (1 << 53) - 1
 OTHER_PRICE, OTHER_MS = "1.23456789", 7
 """What a repeat has instead of its own: this price, and a time so much later."""
+FALL = 1_500_000
+"""How far the id of a trade falls."""
 _CHUNK = 1 << 16
 _TEXT = 0x81
 _PER_ARRAY = 5
@@ -152,20 +155,25 @@ class Attacker:
         return json.dumps(frame).encode()
 
     def _planted(self, what: str, payload: bytes, frame: dict[str, Any], data: dict[str, Any]) -> list[bytes]:
+        original = data["t"]
         if what == "timeless":
-            self._note(what, data)
-            data["T"] = 0
+            self._note(what, data, original)
+            del data["T"]
+            if (time := self._chance.choice((0, None, ""))) != "":
+                data["T"] = time
             return [json.dumps(frame).encode()]
         if what == "jump":
             data["t"] = LAST_ID
         else:
+            data["t"] -= FALL if what == "fallen" else 0
             data["p"], data["T"] = OTHER_PRICE, data["T"] + OTHER_MS
-        self._note(what, data)
+        self._note(what, data, original)
         return [payload, json.dumps(frame).encode()]
 
-    def _note(self, what: str, data: dict[str, Any]) -> None:
+    def _note(self, what: str, data: dict[str, Any], original: int) -> None:
         row = {
             "how": what,
+            "behind": original,
             "symbol": data["s"],
             "id": data["t"],
             "price": data["p"],
@@ -299,7 +307,7 @@ class _Connection:
 
 
 LASTING = ("pings", "fragments", "handshake", "body")
-PLANNED = ("garbage", "damaged", "errors", "arrays", "jump", "repeats", "timeless")
+PLANNED = ("garbage", "damaged", "errors", "arrays", "jump", "repeats", "fallen", "timeless")
 
 
 class AttackerProcess:
