@@ -444,6 +444,10 @@ class System:
         name = self._writer()
         return name is not None and self.parts[name].metric("tickbus_backlog_ticks") == 0
 
+    def _writer_metrics(self) -> str:
+        writer = self._writer()
+        return "" if writer is None else self.get(writer, "/metrics")[1]
+
     def _writer(self) -> str | None:
         """Return the gateway with the highest epoch."""
         epochs = {
@@ -478,8 +482,12 @@ class System:
     def finish(self) -> Result:
         """After `drain`: stop all processes, read all ledgers, check them."""
         collected, resent = ledgers.Ledgers(), 0
-        if (writer := self._writer()) is not None:
-            shown = ledgers.parse_metrics(self.get(writer, "/metrics")[1], (*METRICS, RESENT))
+        with self._stuck_is_a_verdict("metrics"):
+            # a machine with more to do than cores may take seconds to answer
+            self.until(
+                lambda: METRICS[0] in self._writer_metrics(), 30, "the writing gateway shows its metrics"
+            )
+            shown = ledgers.parse_metrics(self._writer_metrics(), (*METRICS, RESENT))
             resent, collected.metrics = int(sum(shown.pop(RESENT).values())), shown
         for name in [*self.of("gateway"), *self.of("bars"), *self.of("recorder")]:
             self.terminate(name)
