@@ -35,6 +35,8 @@ from tickbus.units import SECOND
 _GRACE, _HORIZON = SECOND, 120 * SECOND
 _YOUNG_SECONDS = 20.0
 """A process that finds no Redis in its first seconds may end with a message; its supervisor restarts it."""
+_START_SECONDS = 90.0
+"""A machine that has more to do than this run starts a dozen processes slowly."""
 UNAVAILABLE = (redis_py.RedisError, OSError)
 """What a look at the system may raise while it is under a fault."""
 
@@ -153,11 +155,11 @@ class System:
         self._watched["app"] = Watch()
         self.until(
             lambda: all(self.heads().get(name, StreamId(0, 0)).seq > 2 for name in self.tick_streams()),
-            30,
+            _START_SECONDS,
             "every stream has ticks",
         )
-        self.until(self._services_commit, 30, "bars and recorder commit positions")
-        self.until(self.caught_up, 30, "everything has caught up")
+        self.until(self._services_commit, _START_SECONDS, "bars and recorder commit positions")
+        self.until(self.caught_up, _START_SECONDS, "everything has caught up")
         self.memory.begin()
 
     def _services_commit(self) -> bool:
