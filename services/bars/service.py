@@ -248,6 +248,18 @@ class BarService:
             )
         return self.feeds.fault
 
+    def report(self) -> list[str]:
+        """Return what `tickbus status` shows of this replica: a line per feed whose clock is ahead."""
+        by_feed: dict[str, list[str]] = {}
+        for stream in self._ahead:
+            by_feed.setdefault(stream.feed, []).append(stream.name)
+        return [
+            f"{feed}: the vendor's clock is ahead of ours, in {len(names)} streams like {names[0]}: "
+            "time bars close by our clock, with quality clock_ahead; check the clock of the gateway's "
+            "host, then the vendor's"
+            for feed, names in by_feed.items()
+        ]
+
     def _decoded(self, read: Read) -> list[tuple[StreamId, Trade | Gap]]:
         """Return the entries of a read; one that no gateway of this version wrote becomes a Gap."""
         entries: list[tuple[StreamId, Trade | Gap]] = []

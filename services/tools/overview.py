@@ -69,6 +69,24 @@ def tables(status: BusStatus | None) -> list[Table]:
     if status.faults:
         rows = [(fault,) for fault in status.faults[:_MAX_WORST]]
         shown.insert(0, Table("Written by some other program", ("what is wrong, and what mends it",), rows))
+    if reports := [(one.name, *report) for one in status.services for report in one.reports]:
+        shown.insert(
+            0, Table("Reported by services", ("service", "member", "what is wrong"), reports[:_MAX_WORST])
+        )
+    if status.refusals:
+        rows = [(line,) for line in status.refusals]
+        shown.insert(0, Table("Redis refuses writes", ("why, and what mends it",), rows))
+    if forgotten := [stream for stream in status.streams if stream.forgotten]:
+        names = ", ".join(f"{one.stream.name} {one.forgotten}" for one in forgotten[:_MAX_SILENT])
+        more = f" (and {len(forgotten) - _MAX_SILENT} more)" if len(forgotten) > _MAX_SILENT else ""
+        shown.append(
+            Table(
+                f"Forgotten holes: {names}{more}",
+                (),
+                [],
+                "there were too many; trades that fill them are dropped",
+            )
+        )
     silent = [stream.name for feed in status.feeds for stream in feed.silent]
     if silent:
         more = f" (and {len(silent) - _MAX_SILENT} more)" if len(silent) > _MAX_SILENT else ""
@@ -91,6 +109,7 @@ def as_object(status: BusStatus | None, prefix: str, url: str) -> dict[str, obje
             "lags": [],
             "streams": [],
             "faults": [],
+            "refusals": [],
         }
     return bus | {
         "time": status.time_ms * MILLISECOND,
@@ -100,6 +119,7 @@ def as_object(status: BusStatus | None, prefix: str, url: str) -> dict[str, obje
         "lags": [_lag_object(name, lag) for name, lag in _worst(status)],
         "streams": [_stream_object(stream, status.time_ms) for stream in status.streams],
         "faults": status.faults,
+        "refusals": status.refusals,
     }
 
 
@@ -177,6 +197,7 @@ def _service_object(service: ServiceStatus) -> dict[str, object]:
         "lag_ticks": service.ticks, "lag_seconds": service.seconds, "lost_ticks": service.lost,
         "headroom_seconds": service.headroom, "free_shards": service.free,
         "members": [_member_object(member) for member in service.members],
+        "reports": [{"member": member, "text": text} for member, text in service.reports],
     }  # fmt: skip
 
 
@@ -198,5 +219,5 @@ def _stream_object(stream: StreamStatus, now_ms: int) -> dict[str, object]:
     return {
         "stream": stream.stream.name, "id": str(stream.id), "ticks": stream.ticks,
         "last_tick_age_seconds": age, "gaps": stream.gaps, "repaired": stream.repaired,
-        "missing": stream.missing,
+        "missing": stream.missing, "forgotten_holes": stream.forgotten,
     }  # fmt: skip

@@ -201,6 +201,10 @@ class Keys:
         """Key of what the gateway that stands by for a feed says of itself; expires."""
         return f"{self.prefix}:standby:{feed}"
 
+    def report(self, service: str, member: str) -> str:
+        """Key of what a replica of a service says of its own state; expires."""
+        return f"{self.prefix}:report:{service}:{member}"
+
     def members(self, service: str) -> str:
         """Key of the heartbeats of the replicas: a hash by process."""
         return f"{self.prefix}:members:{service}"
