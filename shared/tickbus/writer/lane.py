@@ -229,7 +229,7 @@ class Lane:
             self.unfinished = transaction
             try:
                 stored = await self._commit_until_stored(transaction)
-            except BaseException:
+            except BaseException:  # Fenced, or cancelled: passed on; what was sent may be stored or not
                 self._armed = ()  # the reply with the fences was not seen
                 self._outage.give_up(self)
                 raise
