@@ -96,6 +96,23 @@ async def test_clock_that_is_ahead_is_reported_and_bars_go_on(
     writer.close()
 
 
+async def test_what_was_read_is_committed_at_an_orderly_end(redis_server: RedisServer, start: Start) -> None:
+    """Positions alone are committed four times a second: the end comes in between."""
+    writer = await Writer(redis_server.url, keys=Keys()).open()
+    keys, name, written = Keys(), "trade:test:A", 0
+    for _ in range(2):
+        bars = start(*OPTIONS, redis_server.url, "--specs", "time:1d").wait_ready()
+        for _ in range(20):
+            await write(writer, [trade(written / 10)])
+            written += 1
+        until(lambda: bars.metric("tickbus_consumer_read_total") == 20, what="nothing is read twice")  # noqa: B023
+        assert bars.stop() == 0
+        head = decode_head(redis_server.client.hget(keys.last(keys.shard("A")), name) or b"")
+        position = redis_server.client.hget(keys.position(keys.shard("A"), "bars"), name) or b""
+        assert (position.decode(), int(head.id.partition("-")[2])) == (head.id, written)
+    writer.close()
+
+
 async def test_feed_of_quotes_makes_no_bars_and_says_so(redis_server: RedisServer, start: Start) -> None:
     writer = await Writer(redis_server.url, keys=Keys()).open()
     await write(writer, [Quote("A", "1", "1", "2", "1", T0, T0)], kind="quote")
