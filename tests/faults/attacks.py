@@ -5,6 +5,7 @@ that nobody sent, no process ended, memory within bounds (faults.memory). How a 
 `support.attacker` for vendors, and here for the rest.
 """
 
+import json
 import re
 import resource
 import shlex
@@ -17,6 +18,7 @@ from functools import partial
 from pathlib import Path
 
 from redis import ResponseError
+from support.processes import tickbus
 
 from faults.system import System
 from tickbus.protocol.names import Stream
@@ -162,23 +164,21 @@ def foreign_top(system: System, target: str) -> None:
 
 
 def mend_top(system: System, target: str) -> None:
-    """Run the command that the gateway's log names, as an operator does."""
-    command = re.compile(rf"{re.escape(_topped(system))}: .*; fix: redis-cli (EVAL .*); until then")
-
-    def named() -> str | None:
-        for name, text in _gateway_logs(system).items():
-            if found := command.findall(text[system.logged.get(name, 0) :]):
-                return str(found[-1])
-        return None
-
+    """Run the command that the gateway's log names, or `tickbus status` while it has nothing to write."""
+    command = re.compile(rf"{re.escape(_topped(system))}: .*; fix: redis-cli (EVAL .*?)(?:; until then|$)")
     remedy = ""
 
     def is_named() -> bool:
         nonlocal remedy
-        remedy = named() or ""
-        return bool(remedy)
+        texts = [text[system.logged.get(name, 0) :] for name, text in _gateway_logs(system).items()]
+        found = [line for text in texts for line in command.findall(text)]
+        if not found:
+            shown = json.loads(tickbus("status", "--json", "--redis", system.redis.url).stdout or "{}")
+            found = [line for fault in shown.get("faults", ()) for line in command.findall(fault)]
+        remedy = found[-1] if found else ""
+        return bool(found)
 
-    system.until(is_named, _ANSWER_SECONDS, "the gateway names the command that mends the stream")
+    system.until(is_named, _ANSWER_SECONDS, "the command that mends the stream is named")
     port = str(system.redis.port)
     subprocess.run(["redis-cli", "-p", port, *shlex.split(remedy)], check=True, capture_output=True)
     system.redis.client.delete(f"{_topped(system)}:foreign")
