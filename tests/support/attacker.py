@@ -25,12 +25,12 @@ Ticks that the vendor never sent, or sent with another time, go to the ledger, a
 import asyncio
 import json
 import random
-import subprocess
-import sys
 from collections import Counter
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, TextIO
+
+from support.commanded import CommandedProcess, serve
 
 LAST_ID = (1 << 53) - 1
 OTHER_PRICE, OTHER_MS = "1.23456789", 7
@@ -308,58 +308,40 @@ LASTING = ("pings", "fragments", "handshake", "body")
 PLANNED = ("garbage", "damaged", "errors", "arrays", "jump", "repeats", "fallen", "timeless")
 
 
-class AttackerProcess:
+class AttackerProcess(CommandedProcess):
     """The attacker as a separate process."""
 
     def __init__(self, log: Path) -> None:
-        self._log = log.open("ab")
-        self._process = subprocess.Popen(
-            [sys.executable, __file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._log
-        )
-
-    def command(self, line: str) -> str:
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        self._process.stdin.write(line.encode() + b"\n")
-        self._process.stdin.flush()
-        answer = self._process.stdout.readline().decode().strip()
-        assert answer.startswith("ok"), f"attacker: {line}: {answer or 'it has exited'}"
-        return answer.removeprefix("ok").strip()
+        super().__init__("support.attacker", log)
 
     def open(self, host: str, port: int, ledger: Path) -> int:
         """Stand in front of a vendor and return the port to connect to instead."""
         return int(self.command(f"open {host}:{port} {ledger}"))
 
-    def close(self) -> None:
-        self._process.kill()
-        self._process.wait(10)
-        for pipe in (self._process.stdin, self._process.stdout, self._log):
-            if pipe is not None:
-                pipe.close()
-
 
 async def _serve() -> None:
     attacker: Attacker | None = None
-    loop = asyncio.get_running_loop()
-    while line := await loop.run_in_executor(None, sys.stdin.readline):
-        answer = f"error: {line.strip()}: unknown command"
+
+    async def answer(line: str) -> str:
+        nonlocal attacker
         match line.split():
             case ["open", address, ledger]:
                 host, _, port = address.rpartition(":")
                 attacker = Attacker(host, int(port), open(ledger, "a"))  # noqa: SIM115, ASYNC230, PTH123
                 await attacker.open()
-                answer = f"ok {attacker.port}"
+                return f"ok {attacker.port}"
             case [what] if attacker is not None and what in LASTING:
                 attacker.begin(what)
-                answer = f"ok {what}"
+                return f"ok {what}"
             case [what, count] if attacker is not None and what in PLANNED:
                 attacker.planned[what] += int(count)
-                answer = f"ok {what}"
+                return f"ok {what}"
             case ["stop"] if attacker is not None:
                 attacker.lasting = ""
-                answer = "ok stop"
-        sys.stdout.write(answer + "\n")
-        sys.stdout.flush()
+                return "ok stop"
+        return f"error: {line.strip()}: unknown command"
+
+    await serve(answer)
 
 
 if __name__ == "__main__":
