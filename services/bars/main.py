@@ -59,5 +59,5 @@ async def _run(options: Options, specs: tuple[Spec, ...], begin: "str | StreamId
     )  # fmt: skip
     bars = BarService(consumer, specs, options.grace, options.horizon, options.feeds)
     expose(service.meters, bars)
-    async with running(service, consumer, options=options, fault=lambda: bars.fault):
+    async with running(service, consumer, options=options, fault=lambda: bars.fault, report=bars.report):
         await service.until_stopping(bars.run())

@@ -17,7 +17,7 @@ from services.bars.watermark import AHEAD_TRADES
 from tickbus.consumer.batch import Batch
 from tickbus.consumer.consumer import ShardConsumer
 from tickbus.consumer.outputs import Output
-from tickbus.errors import RedisError, WireError
+from tickbus.errors import Fenced, RedisError, WireError
 from tickbus.protocol.bar_specs import Spec
 from tickbus.protocol.codec import DECODE, read_head
 from tickbus.protocol.messages import Flag, Gap, GapKind, StreamKind, Trade
@@ -31,6 +31,8 @@ log = logging.getLogger("tickbus.bars")
 
 _COMMIT_SECONDS = 0.25
 """Positions alone are committed this often; bars immediately."""
+_LAST_COMMIT_SECONDS = 2.0
+"""How long the last commit may take."""
 _LOOK_SECONDS = 10.0
 """How often the registry of streams is looked at."""
 _LOGGED_UNREADABLE = 5
@@ -67,6 +69,8 @@ class BarService:
         """(shard, feed) -> its streams, which share a bus clock."""
         self._dirty: set[Stream] = set()
         """Streams whose bars differ from the committed state."""
+        self._applied: Batch | None = None
+        """The newest batch that is in the bars."""
         self._ahead: dict[Stream, bool] = {}
         """Streams whose vendor's clock is ahead -> whether that is certain, so that time bars close."""
         self.emitted: Counter[str] = Counter()
@@ -80,6 +84,30 @@ class BarService:
             watching.cancel()
 
     async def _build(self) -> None:
+        try:
+            await self._take_batches()
+        except asyncio.CancelledError:
+            await self._commit_last()
+            raise
+
+    async def _commit_last(self) -> None:
+        """This replica is to end: commit what was applied, so that the next owner need not read it again."""
+        if self._applied is None or not self._dirty:
+            return
+        try:
+            async with asyncio.timeout(_LAST_COMMIT_SECONDS):
+                await self._commit(self._applied, [])
+        except TimeoutError:
+            log.info("the last positions are not committed: Redis did not accept them in time")
+        except Fenced as error:
+            log.info("the last positions are not committed: %s", error)
+
+    async def _commit(self, batch: Batch, outputs: list[Output]) -> None:
+        """Commit everything up to this batch. Even if cancelled, it is stored unless Redis is unavailable."""
+        dirty, self._dirty = self._dirty, set()
+        await batch.commit(outputs, {stream: self._bars[stream].state() for stream in dirty})
+
+    async def _take_batches(self) -> None:
         committed = time.monotonic()
         async for batch in self._consumer.batches():
             for states in batch.gained.values():
@@ -88,10 +116,10 @@ class BarService:
             if any(read.stream not in self._bars for read in batch.reads):
                 await self._meet(batch.reads)
             outputs = self._apply(batch)
+            self._applied = batch
             # commit before releasing shards: the next owner need not reread these entries
             if outputs or (self._dirty and (batch.lost or time.monotonic() - committed > _COMMIT_SECONDS)):
-                await batch.commit(outputs, {stream: self._bars[stream].state() for stream in self._dirty})
-                self._dirty.clear()
+                await self._commit(batch, outputs)
                 committed = time.monotonic()
             if batch.lost:
                 self._release(batch.lost)
@@ -247,6 +275,18 @@ class BarService:
                 f"{AHEAD_TRADES} trades in a row that are flagged future_time"
             )
         return self.feeds.fault
+
+    def report(self) -> list[str]:
+        """Return what `tickbus status` shows of this replica: a line per feed whose clock is ahead."""
+        by_feed: dict[str, list[str]] = {}
+        for stream in self._ahead:
+            by_feed.setdefault(stream.feed, []).append(stream.name)
+        return [
+            f"{feed}: the vendor's clock is ahead of ours, in {len(names)} streams like {names[0]}: "
+            "time bars close by our clock, with quality clock_ahead; check the clock of the gateway's "
+            "host, then the vendor's"
+            for feed, names in by_feed.items()
+        ]
 
     def _decoded(self, read: Read) -> list[tuple[StreamId, Trade | Gap]]:
         """Return the entries of a read; one that no gateway of this version wrote becomes a Gap."""

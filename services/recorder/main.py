@@ -60,7 +60,11 @@ async def _run(options: Options, begin: "str | StreamId", service: Service) -> N
     recorder = Recorder(consumer, keys, options, stores)
     expose(service.meters, recorder)
     async with running(
-        service, consumer, positions=lambda: stores.positions, fault=lambda: str(stores.blocked)
+        service,
+        consumer,
+        positions=lambda: stores.positions,
+        fault=lambda: str(stores.blocked),
+        report=lambda: [str(stores.blocked)] if stores.blocked else [],
     ):
         await _check_folder(consumer, identity.folder)
         await recorder.run(service.stopping)

@@ -74,11 +74,16 @@ class Connection(asyncio.Protocol):
         self._websocket = ServerProtocol(logger=_quiet)
         self._fragments: list[bytes] = []
         self._close_cause: str | None = None
+        self._ended = False
+        """Our side of the TCP connection is closed: nothing may be written any more."""
 
     @property
     def live(self) -> bool:
         """Whether data may be sent."""
-        return self._websocket.state is State.OPEN and not self.half_open and self._close_cause is None
+        return not (
+            self._ended or self.half_open or self._close_cause is not None
+            or self._websocket.state is not State.OPEN
+        )  # fmt: skip
 
     @property
     def pending_bytes(self) -> int:
@@ -129,8 +134,9 @@ class Connection(asyncio.Protocol):
     # called by the server
 
     def write(self, frames: bytes) -> None:
-        """Write ready WebSocket frames. Only while `live`."""
-        self._transport.write(frames)
+        """Write ready WebSocket frames, unless the connection has ended since they were made."""
+        if not self._ended:
+            self._transport.write(frames)
 
     def on_timer(self, now: int) -> None:
         """Send what is due by the clock."""
@@ -244,6 +250,7 @@ class Connection(asyncio.Protocol):
                 self._transport.write(data)
             elif self._transport.can_write_eof() and not self._transport.is_closing():
                 # half-close, so that incoming data does not turn our last frames into a reset
+                self._ended = True
                 self._transport.write_eof()
                 self._abort_later()
 

@@ -75,6 +75,24 @@ def tables(status: BusStatus | None) -> list[Table]:
     if status.faults:
         rows = [(fault,) for fault in status.faults[:_MAX_WORST]]
         shown.insert(0, Table("Written by some other program", ("what is wrong, and what mends it",), rows))
+    if reports := [(one.name, *report) for one in status.services for report in one.reports]:
+        shown.insert(
+            0, Table("Reported by services", ("service", "member", "what is wrong"), reports[:_MAX_WORST])
+        )
+    if status.refusals:
+        rows = [(line,) for line in status.refusals]
+        shown.insert(0, Table("Redis refuses writes", ("why, and what mends it",), rows))
+    if forgotten := [stream for stream in status.streams if stream.forgotten]:
+        names = ", ".join(f"{one.stream.name} {one.forgotten}" for one in forgotten[:_MAX_SILENT])
+        more = f" (and {len(forgotten) - _MAX_SILENT} more)" if len(forgotten) > _MAX_SILENT else ""
+        shown.append(
+            Table(
+                f"Forgotten holes: {names}{more}",
+                (),
+                [],
+                "there were too many; trades that fill them are dropped",
+            )
+        )
     silent = [stream.name for feed in status.feeds for stream in feed.silent]
     if silent:
         more = f" (and {len(silent) - _MAX_SILENT} more)" if len(silent) > _MAX_SILENT else ""
@@ -98,6 +116,7 @@ def as_object(status: BusStatus | None, prefix: str, url: str) -> dict[str, obje
             "streams": [],
             "relays": [],
             "faults": [],
+            "refusals": [],
         }
     return bus | {
         "time": status.time_ms * MILLISECOND,
@@ -110,6 +129,7 @@ def as_object(status: BusStatus | None, prefix: str, url: str) -> dict[str, obje
             asdict(relay) | {"listed": [asdict(one) for one in relay.listed]} for relay in status.relays
         ],
         "faults": status.faults,
+        "refusals": status.refusals,
     }
 
 
@@ -223,6 +243,7 @@ def _service_object(service: ServiceStatus) -> dict[str, object]:
         "lag_ticks": service.ticks, "lag_seconds": service.seconds, "lost_ticks": service.lost,
         "headroom_seconds": service.headroom, "free_shards": service.free,
         "members": [_member_object(member) for member in service.members],
+        "reports": [{"member": member, "text": text} for member, text in service.reports],
     }  # fmt: skip
 
 
@@ -244,5 +265,5 @@ def _stream_object(stream: StreamStatus, now_ms: int) -> dict[str, object]:
     return {
         "stream": stream.stream.name, "id": str(stream.id), "ticks": stream.ticks,
         "last_tick_age_seconds": age, "gaps": stream.gaps, "repaired": stream.repaired,
-        "missing": stream.missing,
+        "missing": stream.missing, "forgotten_holes": stream.forgotten,
     }  # fmt: skip

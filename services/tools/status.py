@@ -25,7 +25,8 @@ if TYPE_CHECKING:
 
 ABOUT = """Show feeds, services and their lag, streams with gaps, and relays with their clients.
 
-It reads only Redis, so it is right about a stopped process too.
+It reads only Redis, so it is right about a stopped process too. Redis refusing writes, a full disk of a
+recorder, a vendor's clock that is ahead and keys that other programs wrote are shown first.
 
 Feeds are `up` (connected upstream), `down` (the gateway runs, but is not connected) or `gone` (no gateway
 rings the bells). Lag is measured to what a service has committed, so a recorder's lag grows between two
@@ -38,14 +39,17 @@ flushes. It covers all streams that the service declares to read.
             silent_streams (the first 20), standby {holder, differs} (null: no gateway stands by)
   services: name, epoch (the highest of its shards), streams, lag_ticks, lag_seconds, lost_ticks,
             headroom_seconds, free_shards (without an owner),
-            members: member, alive, shards, lag_ticks (of its shards)
+            members: member, alive, shards, lag_ticks (of its shards),
+            reports: member, text (what only it knows: shards set aside, a vendor's clock that is ahead)
   lags:     the 10 streams furthest behind: service, stream, ticks, seconds, lost, headroom_seconds
-  streams:  all streams: stream, id, ticks, last_tick_age_seconds, gaps {kind: number}, repaired, missing
+  streams:  all streams: stream, id, ticks, last_tick_age_seconds, gaps {kind: number}, repaired, missing,
+            forgotten_holes (no longer known, because there were too many)
   relays:   as each relay reports them: relay, url, clients, streams, subscriptions {policy: number},
             in_flight (bytes), listed (the clients furthest behind, at most 100): name (of the token),
             address, protocol, subscriptions, in_flight, oldest (seconds that the oldest bytes in flight
             have waited; null: there are none), dropped
-  faults:   what some other program wrote to the keys of the bus, a line each"""
+  faults:   what some other program wrote to the keys of the bus, and what mends it
+  refusals: why Redis refuses writes now: MISCONF, OOM, READONLY or NOREPLICAS, and what mends it"""
 POSITIONALS = ()
 
 

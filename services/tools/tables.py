@@ -12,7 +12,8 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
 
-_MAX_CELL = 200
+_MAX_CELL = 1_000
+"""The command that mends a key must fit."""
 
 
 @dataclass(frozen=True)

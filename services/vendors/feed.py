@@ -10,7 +10,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import NamedTuple, Protocol
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from msgspec.structs import replace
 
@@ -409,6 +409,8 @@ class Feed(ABC):
             port = parts.port
         except ValueError as error:
             raise ConfigError(f"invalid --url {redact(url)}: {error}") from None
+        if why := self.unsuitable(parts):
+            raise ConfigError(f"invalid --url {redact(url)}: {why}")
         if parts.scheme not in ("ws", "wss") or not parts.hostname or port == 0:
             raise ConfigError(f"invalid --url {redact(url)}: expected ws://host:port or wss://host")
         if parts.fragment or (parts.username is not None and parts.password is None):
@@ -419,6 +421,10 @@ class Feed(ABC):
         return parts._replace(
             path=path, query="&".join(part for part in (parts.query, self.query()) if part)
         ).geturl()
+
+    def unsuitable(self, parts: SplitResult) -> str:
+        """Return why an address of the vendor's has not what this feed reads, and which has; '' if it may."""
+        return ""
 
     def query(self) -> str:
         """Return the query to add to the address, tokens included; '' for none."""

@@ -7,7 +7,7 @@ import pytest
 from msgspec.structs import replace
 from support.bus import messages_in
 from support.market import Market
-from support.processes import Process
+from support.processes import Process, tickbus
 from support.redis_server import RedisServer
 from support.waiting import until, until_async
 from support.writing import Writer
@@ -67,6 +67,10 @@ async def test_clock_that_is_ahead_is_reported_and_bars_go_on(
     bars.wait_for(r"WARNING .*trade:test:A: the vendor's clock is ahead of ours by 8.000 s")
     until(lambda: "trade:test:A: the vendor's clock is ahead" in bars.get("/readyz")[1], 20)
     assert bars.metric("tickbus_bars_clock_ahead_streams", feed="test") == 1
+    until(
+        lambda: "test: the vendor's clock is ahead" in tickbus("status", "--redis", redis_server.url).stdout,
+        20,
+    )
     await write(writer, [trade(at / 10, ahead=8) for at in range(60, 150)])
     bars.wait_ready()
     await until_built(redis_server, writer, "time:1s", 12)
@@ -81,6 +85,7 @@ async def test_clock_that_is_ahead_is_reported_and_bars_go_on(
     await until_built(redis_server, writer, "time:1s", 41)
     assert bars.metric("tickbus_bars_clock_ahead_streams", feed="test") == 0
     assert "trade:test:A: the vendor's clock is not ahead any more" in bars.output
+    until(lambda: "clock is ahead" not in tickbus("status", "--redis", redis_server.url).stdout, 20)
     assert bars.stop() == 0
     found = newest(redis_server, "time:1s")
     assert {at: (bar.trades, bar.quality) for at, bar in found.items() if at < 41} == {
@@ -88,6 +93,23 @@ async def test_clock_that_is_ahead_is_reported_and_bars_go_on(
         **dict.fromkeys(range(9, 23), (10, ("clock_ahead",))),
         40: (1, ()),
     }
+    writer.close()
+
+
+async def test_what_was_read_is_committed_at_an_orderly_end(redis_server: RedisServer, start: Start) -> None:
+    """Positions alone are committed four times a second: the end comes in between."""
+    writer = await Writer(redis_server.url, keys=Keys()).open()
+    keys, name, written = Keys(), "trade:test:A", 0
+    for _ in range(2):
+        bars = start(*OPTIONS, redis_server.url, "--specs", "time:1d").wait_ready()
+        for _ in range(20):
+            await write(writer, [trade(written / 10)])
+            written += 1
+        until(lambda: bars.metric("tickbus_consumer_read_total") == 20, what="nothing is read twice")  # noqa: B023
+        assert bars.stop() == 0
+        head = decode_head(redis_server.client.hget(keys.last(keys.shard("A")), name) or b"")
+        position = redis_server.client.hget(keys.position(keys.shard("A"), "bars"), name) or b""
+        assert (position.decode(), int(head.id.partition("-")[2])) == (head.id, written)
     writer.close()
 
 

@@ -5,13 +5,20 @@ that nobody sent, no process ended, memory within bounds (faults.memory). How a 
 `support.attacker` for vendors, and here for the rest.
 """
 
+import json
+import re
 import resource
+import shlex
 import socket
+import subprocess
 import time
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
+
+from redis import ResponseError
+from support.processes import tickbus
 
 from faults.system import System
 from tickbus.protocol.names import Stream
@@ -19,6 +26,8 @@ from tickbus.protocol.names import Stream
 Act = Callable[[System, str], None]
 
 HALF_REQUESTS = 300
+_OPEN_SECONDS = 3.0
+"""A process without descriptors accepts none of them: then fewer are opened."""
 _ANSWER_SECONDS = 15.0
 """A service whose endpoint is full of half requests answers the next whole one within this."""
 FUTURE = "9999999999999-1"
@@ -45,7 +54,10 @@ def half_requests(system: System, target: str) -> None:
     part = target.removeprefix("http-")
     port = system.parts[part].metrics_port
     held = system.held.setdefault(target, [])
+    until = time.monotonic() + _OPEN_SECONDS
     for _ in range(HALF_REQUESTS):
+        if time.monotonic() > until:
+            break
         with suppress(OSError):
             held.append(socket.create_connection(("127.0.0.1", port), 0.2))
             held[-1].send(b"GET /metrics HTTP/1.1\r\nX: ")
@@ -53,6 +65,7 @@ def half_requests(system: System, target: str) -> None:
 
 def end_requests(system: System, target: str) -> None:
     part = target.removeprefix("http-")
+    files_again(system, f"redis-{part}")  # another attack, beside which nothing can be answered
     try:
         system.until(
             lambda: system.get(part, "/healthz")[0] == 200,
@@ -85,7 +98,7 @@ def no_files(system: System, link: str) -> None:
 
 
 def files_again(system: System, link: str) -> None:
-    with suppress(ProcessLookupError):
+    with suppress(ProcessLookupError, KeyError):
         pid = system.limited.pop(link)
         _, most = resource.prlimit(pid, resource.RLIMIT_NOFILE)
         resource.prlimit(pid, resource.RLIMIT_NOFILE, (most, most))
@@ -115,7 +128,8 @@ def foreign_bells(system: System, target: str) -> None:
             client.xadd(bell, {"d": payload})
         client.xadd(bell, {"d": b"x", "e": b"y"})
         client.xadd(bell, {"": b""})
-    client.xadd(system.keys.bell(system.keys.shard(system.symbols[0])), {"d": b"later"}, id=FUTURE)
+    with suppress(ResponseError):  # it is there already
+        client.xadd(system.keys.bell(system.keys.shard(system.symbols[0])), {"d": b"later"}, id=FUTURE)
 
 
 def foreign_heads(system: System, target: str) -> None:
@@ -137,16 +151,37 @@ def _topped(system: System) -> str:
     return system.keys.stream(Stream("trade", "binance", system.symbols[2]))
 
 
+def _gateway_logs(system: System) -> dict[str, str]:
+    return {
+        name: (system.folder / f"{name}.log").read_text(errors="replace") for name in system.of("gateway")
+    }
+
+
 def foreign_top(system: System, target: str) -> None:
     """Add an entry of the future to a tick stream: nothing of ours can be added behind it."""
+    system.logged = {name: len(text) for name, text in _gateway_logs(system).items()}
     system.redis.client.xadd(_topped(system), {"t": b"junk"}, id=FUTURE)
 
 
 def mend_top(system: System, target: str) -> None:
-    """What the gateway's log tells the operator to do."""
-    client, key = system.redis.client, _topped(system)
-    client.execute_command("XDEL", key, FUTURE)
-    client.execute_command("XSETID", key, client.xrevrange(key, count=1)[0][0])
+    """Run the command that the gateway's log names, or `tickbus status` while it has nothing to write."""
+    command = re.compile(rf"{re.escape(_topped(system))}: .*; fix: redis-cli (EVAL .*?)(?:; until then|$)")
+    remedy = ""
+
+    def is_named() -> bool:
+        nonlocal remedy
+        texts = [text[system.logged.get(name, 0) :] for name, text in _gateway_logs(system).items()]
+        found = [line for text in texts for line in command.findall(text)]
+        if not found:
+            shown = json.loads(tickbus("status", "--json", "--redis", system.redis.url).stdout or "{}")
+            found = [line for fault in shown.get("faults", ()) for line in command.findall(fault)]
+        remedy = found[-1] if found else ""
+        return bool(found)
+
+    system.until(is_named, _ANSWER_SECONDS, "the command that mends the stream is named")
+    port = str(system.redis.port)
+    subprocess.run(["redis-cli", "-p", port, *shlex.split(remedy)], check=True, capture_output=True)
+    system.redis.client.delete(f"{_topped(system)}:foreign")
 
 
 def foreign_types(system: System, target: str) -> None:
@@ -170,6 +205,10 @@ def remove_types(system: System, target: str) -> None:
         f"{tag}trade:x:Y", f"{tag}position:x", f"{system.keys.prefix}:members:x",
         system.keys.bell(shard), system.keys.members("bars"),
     )  # fmt: skip
+
+
+def reset_ids(system: System, target: str) -> None:
+    system.parts["simulator"].send_line("reset=1000000")
 
 
 _STOP = partial(attacker, "stop")
@@ -224,6 +263,13 @@ VENDOR: dict[str, tuple[tuple[float, float], Act, Act, str]] = {
         nothing,
         "stored once at most, doubtful; the sequence goes on",
     ),
+    "fallen": (
+        (0.1, 0.2),
+        partial(attacker, "fallen 3"),
+        nothing,
+        "each stored once, doubtful; the sequence goes on, nothing is missing",
+    ),
+    "reset": ((0.1, 0.2), reset_ids, nothing, "the ids begin again: one Gap, every trade stored"),
     "timeless": (
         (0.1, 0.2),
         partial(attacker, "timeless 10"),

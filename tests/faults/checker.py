@@ -114,11 +114,17 @@ def check_trades(
 ) -> None:
     """Check by vendor id. A repeated line counts as the tick that it repeats.
 
-    What an attacker planted may be stored, each once; what it took the time of is known by its id.
+    What an attacker planted may be stored, each once; what it took the time of is known by its id. A trade
+    with the id of another one must be stored, flagged, if its neighbours are.
     """
     wanted = {(tick.id, tick.ts_event // MILLISECOND): tick for tick in reversed(sent)}
     by_id = {key[0]: key for key in wanted} if planted.timeless else {}
     foreign: list[tuple[int, int]] = []
+    followed: set[int] = set()
+    """Ids of stored trades that the next one of the vendor follows in the stream: nothing between was cut."""
+    known: set[int] = set()
+    before: Sent | None = None
+    following = {one.n: other.n for one, other in pairwise(sorted(wanted.values(), key=lambda tick: tick.n))}
     result.sent += len(wanted)
     stored: list[tuple[int, int]] = []
     for entry in entries:
@@ -126,6 +132,10 @@ def check_trades(
             key = (int(entry.message.trade_id or -1), entry.message.ts_event // MILLISECOND)
             if key in planted.foreign and _same(_values(entry.message), planted.foreign[key]):
                 foreign.append(key)
+                if planted.behind.get(key) in known and not entry.message.flags & Flag.DOUBTFUL_ID:
+                    result.add(
+                        "contradicted", name, f"{entry.id} has the id of another trade: {entry.message}"
+                    )
                 continue
             if key[0] in planted.timeless and key not in wanted:
                 _check_timeless(result, name, entry)
@@ -139,9 +149,20 @@ def check_trades(
                 )
             else:
                 stored.append(key)
+                known.add(key[0])
+                if before is not None and following.get(before.n) == tick.n:
+                    followed.add(before.id)
+                before = tick
+                if entry.message.flags & Flag.DOUBTFUL_ID and not planted.foreign:
+                    result.add("contradicted", name, f"{entry.id} is doubtful, and nothing else had its id")
+        elif isinstance(entry.message, Gap):
+            before = None
     result.published += len(stored)
     result.doubles(name, stored)
     result.doubles(name, foreign)
+    if gone := [key for key, id in planted.behind.items() if id in followed and key not in set(foreign)]:
+        result.lost += len(gone)
+        result.add("lost", name, f"{len(gone)} trades with the id of another one, e.g. {gone[0]}")
     numbers = [wanted[key].n for key in stored]
     if wrong := next((pair for pair in pairwise(numbers) if pair[1] < pair[0]), None):
         result.add("order", name, f"line {wrong[1]} of the sender's ledger comes after line {wrong[0]}")

@@ -52,6 +52,8 @@ class Planted:
 
     foreign: dict[tuple[int, int], tuple[str | None, ...]] = field(default_factory=dict)
     """(id, ms) -> price, size, side of trades that the vendor never sent: they may be stored."""
+    behind: dict[tuple[int, int], int] = field(default_factory=dict)
+    """Of those whose id is that of another trade, or far below: the id of the trade that each came behind."""
     timeless: set[int] = field(default_factory=set)
     """Ids of trades that were passed on without their time."""
 
@@ -114,6 +116,8 @@ def read_planted(path: Path, canonical: Callable[[str], str]) -> dict[str, Plant
             stream.timeless.add(row["id"])
         else:
             stream.foreign[row["id"], row["ms"]] = (row["price"], row["size"], row["side"])
+            if row["how"] != "jump":
+                stream.behind[row["id"], row["ms"]] = row["behind"]
     return planted
 
 

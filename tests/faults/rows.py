@@ -417,7 +417,7 @@ def _machine_rows() -> list[Row]:
 def _attack_rows() -> list[Row]:
     rows = []
     for name, (seconds, inject, heal, expected) in attacks.VENDOR.items():
-        once = name == "jump"
+        once = name in ("jump", "reset")
         rows.append(Row(f"attack-{name}", "vendor", seconds, inject, heal, once=once, expected=expected))
     for name, (seconds, inject, heal, expected) in attacks.REDIS.items():
         rows.append(Row(f"attack-{name}", "redis", seconds, inject, heal, "server", expected=expected))

@@ -35,6 +35,8 @@ from tickbus.units import SECOND
 _GRACE, _HORIZON = SECOND, 120 * SECOND
 _YOUNG_SECONDS = 20.0
 """A process that finds no Redis in its first seconds may end with a message; its supervisor restarts it."""
+_START_SECONDS = 90.0
+"""A machine that has more to do than this run starts a dozen processes slowly."""
 UNAVAILABLE = (redis_py.RedisError, OSError)
 """What a look at the system may raise while it is under a fault."""
 
@@ -112,6 +114,8 @@ class System:
         """Connections that a fault holds open, by its target."""
         self.limited: dict[str, int] = {}
         """Processes whose limits a fault has lowered, by its target."""
+        self.logged: dict[str, int] = {}
+        """How much the gateways had logged when a fault began that is mended as their logs say."""
         self._watched: dict[str, Watch] = {}
         self._delivered: dict[str, dict[str, StreamId]] = {}
         self._ledger_read: dict[str, int] = {}
@@ -164,11 +168,11 @@ class System:
             self._start_relays()
         self.until(
             lambda: all(self.heads().get(name, StreamId(0, 0)).seq > 2 for name in self.tick_streams()),
-            30,
+            _START_SECONDS,
             "every stream has ticks",
         )
-        self.until(self._services_commit, 30, "bars and recorder commit positions")
-        self.until(self.caught_up, 30, "everything has caught up")
+        self.until(self._services_commit, _START_SECONDS, "bars and recorder commit positions")
+        self.until(self.caught_up, _START_SECONDS, "everything has caught up")
         self.memory.begin()
 
     def _start_relays(self) -> None:
@@ -490,6 +494,10 @@ class System:
         name = self._writer()
         return name is not None and self.parts[name].metric("tickbus_backlog_ticks") == 0
 
+    def _writer_metrics(self) -> str:
+        writer = self._writer()
+        return "" if writer is None else self.get(writer, "/metrics")[1]
+
     def _writer(self) -> str | None:
         """Return the gateway with the highest epoch."""
         epochs = {
@@ -524,8 +532,12 @@ class System:
     def finish(self) -> Result:
         """After `drain`: stop all processes, read all ledgers, check them."""
         collected, resent = ledgers.Ledgers(), 0
-        if (writer := self._writer()) is not None:
-            shown = ledgers.parse_metrics(self.get(writer, "/metrics")[1], (*METRICS, RESENT))
+        with self._stuck_is_a_verdict("metrics"):
+            # a machine with more to do than cores may take seconds to answer
+            self.until(
+                lambda: METRICS[0] in self._writer_metrics(), 30, "the writing gateway shows its metrics"
+            )
+            shown = ledgers.parse_metrics(self._writer_metrics(), (*METRICS, RESENT))
             resent, collected.metrics = int(sum(shown.pop(RESENT).values())), shown
         services = [name for role in ("gateway", "bars", "recorder", "relay") for name in self.of(role)]
         self.down.update(("app", *self.clients()))

@@ -24,7 +24,7 @@ from faults.factories import (
     trade,
 )
 from faults.ledgers import Entry, Ledgers, Planted
-from tickbus.protocol.messages import Flag, GapKind, Trade
+from tickbus.protocol.messages import Flag, Gap, GapKind, Trade
 from tickbus.protocol.names import StreamId
 from tickbus.units import MILLISECOND
 
@@ -269,7 +269,7 @@ def test_bar_that_differs_is_found() -> None:
 # what an attacker planted
 
 
-def with_trade(planted: Planted, *changes: Trade) -> set[str]:
+def with_trade(planted: Planted, *changes: Trade | Gap) -> set[str]:
     """Return the kinds of verdicts on a run whose trades end with these."""
     ledgers = healthy()
     ticks = [entry.message for entry in ledgers.published[TRADES]]
@@ -288,6 +288,24 @@ def test_planted_trade_may_be_stored_once() -> None:
     assert "invented" in with_trade(planted, msgspec.structs.replace(foreign, size_text="9"), last)
     again = msgspec.structs.replace(foreign, ts_recv=last.ts_recv + 1)
     assert "doubled" in with_trade(planted, foreign, last, again)
+
+
+def test_trade_with_the_id_of_another_one_must_be_stored_flagged_and_once() -> None:
+    first, last = trade(29), trade(30)
+    other = msgspec.structs.replace(
+        first, price_text="1", flags=int(Flag.DOUBTFUL_ID), ts_event=first.ts_event + 7 * MILLISECOND
+    )
+    key = (29, other.ts_event // MILLISECOND)
+    planted = Planted({key: ("1", "2", "buy")}, {key: 29})
+    between = msgspec.structs.replace(other, ts_recv=first.ts_recv + 1)
+    assert with_trade(planted, between, last) == set()
+    assert with_trade(planted, last) == {"lost"}
+    assert with_trade(planted, hole(30, 30)) == set(), "cut off: nobody knows"
+    assert with_trade(planted, msgspec.structs.replace(between, flags=0), last) == {"contradicted"}
+    again = msgspec.structs.replace(between, ts_recv=last.ts_recv + 1)
+    assert with_trade(planted, between, last, again) == {"doubled"}
+    marked = msgspec.structs.replace(last, flags=int(Flag.DOUBTFUL_ID))
+    assert with_trade(Planted(), marked) == {"contradicted"}
 
 
 def test_trade_without_a_time_must_have_that_of_its_receipt() -> None:

@@ -67,6 +67,14 @@ SCENARIOS = {
         (0.6, "attack-repeats", 0.1),
         (1.0, "attack-fragments", 1.0),
         (1.5, "attack-kill-storm", 0.1),
+        (2.2, "attack-arrays", 0.1),
+        (2.4, "attack-bells", 0.3),
+        (2.5, "attack-timeless", 0.1),
+        (2.8, "attack-fallen", 0.1),
+        (2.9, "attack-heads", 0.3),
+        (3.1, "attack-jump", 0.1),
+        (3.4, "attack-top", 1.0),
+        (3.6, "attack-reset", 0.1),
     ),
 }
 

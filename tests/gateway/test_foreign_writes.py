@@ -10,7 +10,7 @@ from support.redis_server import RedisServer
 from support.waiting import until_async
 from support.writing import KEYS
 
-from tickbus.protocol.codec import Head, encode, read_head
+from tickbus.protocol.codec import Head, encode, read_bell, read_head
 from tickbus.protocol.messages import GapKind
 from tickbus.protocol.names import StreamId
 
@@ -65,6 +65,9 @@ async def test_what_is_held_at_the_end_is_written_by_a_later_start(
     await until_async(lambda: len(one.gateway.publisher.lanes[0].quarantine) == 10)
     one.stopping.set()
     await running
+    bells = [
+        read_bell(list(*row.items())) for _, row in redis_server.client.xrange(KEYS.bell(KEYS.shard("A")))
+    ]
     two = await Running(redis_server, tmp_path / "spill").open()  # still not mended: held again
     assert two.next == 21 and len(two.gateway.publisher.lanes[0].quarantine) == 10
     running = asyncio.create_task(two.run())
@@ -72,6 +75,9 @@ async def test_what_is_held_at_the_end_is_written_by_a_later_start(
     mend(redis_server)
     await two.stored(20)
     assert on_the_bus(redis_server) == list(range(1, 31))
+    announced = max(bell.bus_ms for bell in bells if bell is not None)
+    first_held = StreamId.parse(redis_server.client.xrange(KEY)[10][0])
+    assert first_held.seq == 11 and first_held.ms >= announced
     two.stopping.set()
     await running
 

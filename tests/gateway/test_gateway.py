@@ -213,7 +213,9 @@ async def test_cancelled_spill_finishes_before_next_one_begins(
     backlog, spill = Backlog(1 << 20), opened(tmp_path)
     lane = cast(
         Lane,
-        SimpleNamespace(replay=SimpleNamespace(entries=[]), unfinished=None, quarantine=Quarantine(False)),
+        SimpleNamespace(
+            replay=SimpleNamespace(entries=[]), unfinished=None, quarantine=Quarantine(False), held=[]
+        ),
     )
     sender = Sender(lane, backlog, spill, BusClock(), {})
     for entry in entries(1, 10):

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from recorder.recorded import MIDNIGHT, NOON, rows_of, seqs, trade
-from support.processes import Process
+from support.processes import Process, tickbus
 from support.redis_server import RedisServer
 from support.waiting import until
 from support.writing import KEYS, Writer
@@ -97,6 +97,7 @@ async def test_shard_that_cannot_be_recovered_waits_and_others_are_recorded(
     assert (status, text.startswith(f"cannot record shard {TAG}: ")) == (503, True)
     assert recorder.metric("tickbus_recorder_blocked_shards") == 1
     assert recorder.output.count(f"shard {TAG}: cannot record it") == 1
+    until(lambda: f"cannot record shard {TAG}: " in tickbus("status", "--redis", redis_server.url).stdout)
     assert recorded(data_dir) == (list(range(1, 8)), [1, 2, 3])
     mend()
     until(lambda: recorder.metric("tickbus_recorder_rows_total") == 8)

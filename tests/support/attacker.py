@@ -15,7 +15,8 @@ server at all. As a program it takes one command per line on standard input and 
     arrays N                send the next frames N times five at a time, as one array
     jump N                  put N copies of trades with the id 2^53 - 1 between the next ones
     repeats N               put N copies of trades with the same id and other values behind their originals
-    timeless N              set the time of the next N trades to 0
+    fallen N                put N copies of trades with half the id and other values behind their originals
+    timeless N              take the time of the next N trades: 0, null, or not there
     stop                    end what lasts
 
 Ticks that the vendor never sent, or sent with another time, go to the ledger, a JSON object a line.
@@ -24,12 +25,12 @@ Ticks that the vendor never sent, or sent with another time, go to the ledger, a
 import asyncio
 import json
 import random
-import subprocess
-import sys
 from collections import Counter
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, TextIO
+
+from support.commanded import CommandedProcess, serve
 
 LAST_ID = (1 << 53) - 1
 OTHER_PRICE, OTHER_MS = "1.23456789", 7
@@ -152,20 +153,25 @@ class Attacker:
         return json.dumps(frame).encode()
 
     def _planted(self, what: str, payload: bytes, frame: dict[str, Any], data: dict[str, Any]) -> list[bytes]:
+        original = data["t"]
         if what == "timeless":
-            self._note(what, data)
-            data["T"] = 0
+            self._note(what, data, original)
+            del data["T"]
+            if (time := self._chance.choice((0, None, ""))) != "":
+                data["T"] = time
             return [json.dumps(frame).encode()]
         if what == "jump":
             data["t"] = LAST_ID
         else:
+            data["t"] //= 2 if what == "fallen" else 1
             data["p"], data["T"] = OTHER_PRICE, data["T"] + OTHER_MS
-        self._note(what, data)
+        self._note(what, data, original)
         return [payload, json.dumps(frame).encode()]
 
-    def _note(self, what: str, data: dict[str, Any]) -> None:
+    def _note(self, what: str, data: dict[str, Any], original: int) -> None:
         row = {
             "how": what,
+            "behind": original,
             "symbol": data["s"],
             "id": data["t"],
             "price": data["p"],
@@ -299,61 +305,43 @@ class _Connection:
 
 
 LASTING = ("pings", "fragments", "handshake", "body")
-PLANNED = ("garbage", "damaged", "errors", "arrays", "jump", "repeats", "timeless")
+PLANNED = ("garbage", "damaged", "errors", "arrays", "jump", "repeats", "fallen", "timeless")
 
 
-class AttackerProcess:
+class AttackerProcess(CommandedProcess):
     """The attacker as a separate process."""
 
     def __init__(self, log: Path) -> None:
-        self._log = log.open("ab")
-        self._process = subprocess.Popen(
-            [sys.executable, __file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._log
-        )
-
-    def command(self, line: str) -> str:
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        self._process.stdin.write(line.encode() + b"\n")
-        self._process.stdin.flush()
-        answer = self._process.stdout.readline().decode().strip()
-        assert answer.startswith("ok"), f"attacker: {line}: {answer or 'it has exited'}"
-        return answer.removeprefix("ok").strip()
+        super().__init__("support.attacker", log)
 
     def open(self, host: str, port: int, ledger: Path) -> int:
         """Stand in front of a vendor and return the port to connect to instead."""
         return int(self.command(f"open {host}:{port} {ledger}"))
 
-    def close(self) -> None:
-        self._process.kill()
-        self._process.wait(10)
-        for pipe in (self._process.stdin, self._process.stdout, self._log):
-            if pipe is not None:
-                pipe.close()
-
 
 async def _serve() -> None:
     attacker: Attacker | None = None
-    loop = asyncio.get_running_loop()
-    while line := await loop.run_in_executor(None, sys.stdin.readline):
-        answer = f"error: {line.strip()}: unknown command"
+
+    async def answer(line: str) -> str:
+        nonlocal attacker
         match line.split():
             case ["open", address, ledger]:
                 host, _, port = address.rpartition(":")
                 attacker = Attacker(host, int(port), open(ledger, "a"))  # noqa: SIM115, ASYNC230, PTH123
                 await attacker.open()
-                answer = f"ok {attacker.port}"
+                return f"ok {attacker.port}"
             case [what] if attacker is not None and what in LASTING:
                 attacker.begin(what)
-                answer = f"ok {what}"
+                return f"ok {what}"
             case [what, count] if attacker is not None and what in PLANNED:
                 attacker.planned[what] += int(count)
-                answer = f"ok {what}"
+                return f"ok {what}"
             case ["stop"] if attacker is not None:
                 attacker.lasting = ""
-                answer = "ok stop"
-        sys.stdout.write(answer + "\n")
-        sys.stdout.flush()
+                return "ok stop"
+        return f"error: {line.strip()}: unknown command"
+
+    await serve(answer)
 
 
 if __name__ == "__main__":

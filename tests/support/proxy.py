@@ -17,11 +17,11 @@ As a program it takes one command per line on standard input and answers each wi
 import asyncio
 import socket
 import struct
-import subprocess
-import sys
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+
+from support.commanded import CommandedProcess, serve
 
 _CHUNK = 1 << 16
 _RESET = struct.pack("ii", 1, 0)
@@ -182,42 +182,20 @@ class Proxy:
             await link.close()
 
 
-class ProxyProcess:
+class ProxyProcess(CommandedProcess):
     """The proxy as a separate process."""
 
     def __init__(self, log: Path) -> None:
-        self._log = log.open("ab")
-        self._process = subprocess.Popen(
-            [sys.executable, __file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._log
-        )
-
-    def command(self, line: str) -> str:
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        self._process.stdin.write(line.encode() + b"\n")
-        self._process.stdin.flush()
-        answer = self._process.stdout.readline().decode().strip()
-        assert answer.startswith("ok"), f"proxy: {line}: {answer or 'it has exited'}"
-        return answer.removeprefix("ok").strip()
+        super().__init__("support.proxy", log)
 
     def open(self, name: str, host: str, port: int) -> int:
         """Open a link and return the port to connect to instead."""
         return int(self.command(f"open {name} {host}:{port}"))
 
-    def close(self) -> None:
-        self._process.kill()
-        self._process.wait(10)
-        for pipe in (self._process.stdin, self._process.stdout, self._log):
-            if pipe is not None:
-                pipe.close()
-
 
 async def _serve() -> None:
     proxy = Proxy()
-    loop = asyncio.get_running_loop()
-    while line := await loop.run_in_executor(None, sys.stdin.readline):
-        sys.stdout.write(await proxy.command(line) + "\n")
-        sys.stdout.flush()
+    await serve(proxy.command)
     await proxy.close()
 
 

@@ -9,7 +9,7 @@ from websockets.frames import Frame, Opcode
 
 from support.attacker import LAST_ID, OTHER_MS, OTHER_PRICE, Attacker, text_frame
 
-TRADE = {"e": "trade", "s": "AUSDT", "t": 7, "p": "1.5", "q": "2", "T": 1_000, "m": True}
+TRADE = {"e": "trade", "s": "AUSDT", "t": 7_000_000, "p": "1.5", "q": "2", "T": 1_000, "m": True}
 QUOTE = {"u": 1, "s": "AUSDT", "b": "1", "B": "2", "a": "3", "A": "4"}
 
 
@@ -35,19 +35,34 @@ def test_frames_are_those_of_a_server(length: int) -> None:
 
 
 def test_made_up_trades_come_behind_the_original_and_are_in_the_ledger() -> None:
-    row = {"symbol": "AUSDT", "size": "2", "side": "sell"}
+    row = {"behind": 7_000_000, "symbol": "AUSDT", "size": "2", "side": "sell"}
     assert attacked("jump", TRADE) == (
         [TRADE, TRADE | {"t": LAST_ID}],
         [row | {"how": "jump", "id": LAST_ID, "price": "1.5", "ms": 1_000}],
     )
+    other = {"p": OTHER_PRICE, "T": 1_000 + OTHER_MS}
     assert attacked("repeats", TRADE) == (
-        [TRADE, TRADE | {"p": OTHER_PRICE, "T": 1_000 + OTHER_MS}],
-        [row | {"how": "repeats", "id": 7, "price": OTHER_PRICE, "ms": 1_000 + OTHER_MS}],
+        [TRADE, TRADE | other],
+        [row | {"how": "repeats", "id": 7_000_000, "price": OTHER_PRICE, "ms": 1_000 + OTHER_MS}],
     )
-    assert attacked("timeless", TRADE) == (
-        [TRADE | {"T": 0}],
-        [row | {"how": "timeless", "id": 7, "price": "1.5", "ms": 1_000}],
+    assert attacked("fallen", TRADE) == (
+        [TRADE, TRADE | other | {"t": 3_500_000}],
+        [row | {"how": "fallen", "id": 3_500_000, "price": OTHER_PRICE, "ms": 1_000 + OTHER_MS}],
     )
+
+
+def test_time_of_a_trade_is_zero_null_or_not_there() -> None:
+    attacker = Attacker("127.0.0.1", 1, io.StringIO())
+    seen = set()
+    for _ in range(50):
+        attacker.planned["timeless"] = 1
+        (sent,) = attacker.around(packed(TRADE))
+        data = json.loads(sent)["data"]
+        seen.add(data.pop("T", "absent"))
+        assert data == {name: value for name, value in TRADE.items() if name != "T"}
+    assert seen == {0, None, "absent"}
+    _, (row,) = attacked("timeless", TRADE)
+    assert (row["how"], row["id"], row["ms"]) == ("timeless", 7_000_000, 1_000)
 
 
 def test_quotes_are_left_alone_by_what_is_for_trades() -> None:

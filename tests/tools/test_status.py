@@ -1,19 +1,26 @@
 """`tickbus status` against the truth: the contents of Redis, counted here."""
 
 import json
+import re
+import shutil
 import signal
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
+from redis import ResponseError
 from support.bus import entries_in
 from support.processes import Process, tickbus
 from support.redis_server import RedisServer
 from support.waiting import until
+from support.writing import KEYS, Writer
 from tools.venue import Start
 
+from tickbus.protocol.codec import Head, encode, read_head
 from tickbus.protocol.messages import Gap
-from tickbus.protocol.names import Keys, StreamId
+from tickbus.protocol.names import Keys, Stream, StreamId
 
 
 def status(redis: RedisServer) -> dict[str, Any]:
@@ -148,3 +155,82 @@ def check_figures(now: dict[str, Any], redis: RedisServer) -> None:
     assert (feed["ticks"], feed["gaps"]) == (ticks, gaps)
     assert "stale" in gaps
     assert named(now["services"], "recorder")["lag_ticks"] == behind
+
+
+async def test_refusals_of_redis_and_forgotten_holes_are_shown(redis_server: RedisServer) -> None:
+    writer = await Writer(redis_server.url).open()
+    await writer.write(1)
+    plain = tickbus("status", "--redis", redis_server.url).stdout
+    assert "refuses writes" not in plain and "Forgotten holes" not in plain
+    head = read_head("A", redis_server.client.hget(KEYS.last(KEYS.shard("A")), "trade:test:A") or b"")
+    head.forgotten = 3
+    redis_server.client.hset(KEYS.last(KEYS.shard("A")), "trade:test:A", encode(head))
+    redis_server.client.config_set("maxmemory", "1mb")
+    shown = tickbus("status", "--redis", redis_server.url).stdout
+    assert re.search(r"Redis refuses writes\n.*\n +OOM: \d\.\d MB used, maxmemory is 1\.0 MB; fix: ", shown)
+    assert "Forgotten holes: trade:test:A 3: there were too many" in shown
+    found = status(redis_server)
+    assert [line.partition(":")[0] for line in found["refusals"]] == ["OOM"]
+    assert [row["forgotten_holes"] for row in found["streams"]] == [3]
+    redis_server.client.config_set("maxmemory", "0")
+    assert status(redis_server)["refusals"] == []
+    writer.close()
+
+
+def test_failed_snapshot_is_a_refusal_only_where_it_stops_writes(
+    redis_server: RedisServer, tmp_path: Path
+) -> None:
+    client = redis_server.client
+    client.hset(Keys().meta, mapping={"shards": 64, "schema": 1})
+    client.config_set("save", "3600 1")
+    client.config_set("rdbcompression", "no")
+    shutil.rmtree(redis_server._folder)  # the server can make no file there any more
+    with suppress(ResponseError):
+        client.execute_command("BGSAVE")
+    until(lambda: client.info("persistence")["rdb_last_bgsave_status"] == "err", what="the snapshot failed")
+    with pytest.raises(ResponseError, match="MISCONF"):
+        client.set("x", "y")
+    (line,) = status(redis_server)["refusals"]
+    assert line.startswith("MISCONF: its last snapshot failed; fix: ")
+    client.config_set("stop-writes-on-bgsave-error", "no")
+    client.set("x", "y")
+    assert status(redis_server)["refusals"] == []
+
+
+def test_replica_and_missing_replicas_are_refusals(redis_server: RedisServer) -> None:
+    client = redis_server.client
+    client.hset(Keys().meta, mapping={"shards": 64, "schema": 1})
+    client.config_set("min-replicas-to-write", 1)
+    with pytest.raises(ResponseError, match="NOREPLICAS"):
+        client.set("x", "y")
+    assert [line.partition(":")[0] for line in status(redis_server)["refusals"]] == ["NOREPLICAS"]
+    client.config_set("min-replicas-to-write", 0)
+    client.execute_command("REPLICAOF", "127.0.0.1", "1")
+    client.config_set("replica-serve-stale-data", "yes")
+    assert [line.partition(":")[0] for line in status(redis_server)["refusals"]] == ["READONLY"]
+
+
+def test_user_who_may_not_ask_for_the_configuration_sees_what_is_left(redis_server: RedisServer) -> None:
+    client = redis_server.client
+    client.hset(Keys().meta, mapping={"shards": 64, "schema": 1})
+    client.config_set("maxmemory", "1mb")
+    client.config_set("min-replicas-to-write", 1)
+    client.execute_command(
+        "ACL", "SETUSER", "viewer", "on", "nopass", "~*", "+@read", "+info", "+time", "+hello"
+    )
+    url = redis_server.url.replace("://", "://viewer:x@")
+    result = tickbus("status", "--json", "--redis", url)
+    assert result.returncode == 0, result.stderr
+    assert [line.partition(":")[0] for line in json.loads(result.stdout)["refusals"]] == ["OOM"]
+
+
+def test_command_that_mends_a_stream_is_shown_whole(redis_server: RedisServer) -> None:
+    client = redis_server.client
+    client.hset(Keys().meta, mapping={"shards": 64, "schema": 1})
+    stream = Stream("trade", "x", "A")
+    client.xadd(Keys().stream(stream), {"t": b"junk"}, id="9999999999999-1")
+    head = Head("1723210200125-1", None, 0, msgspec.Raw(b"\xc0"))
+    client.hset(Keys().last(Keys().shard("A")), stream.name, encode(head))
+    (fault,) = status(redis_server)["faults"]
+    assert fault.endswith("1723210200125-1")
+    assert fault in tickbus("status", "--redis", redis_server.url).stdout

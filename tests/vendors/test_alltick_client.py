@@ -7,6 +7,7 @@ from vendors.examples import ALLTICK, RECV, feed, mapper, subscribe_frames
 
 from services.vendors.alltick.client import AllTick
 from services.vendors.feed import Refused, Rejected, SubscribeAck
+from tickbus.errors import ConfigError
 from tickbus.protocol.messages import Flag, Side, Trade
 from tickbus.units import SECOND
 
@@ -59,6 +60,38 @@ def test_token_is_escaped_in_the_url_and_absent_from_logs() -> None:
         feed("alltick", url="wss://quote.alltick.co/quote-stock-b-ws-api", token="t").url()
         == "wss://quote.alltick.co/quote-stock-b-ws-api?token=t"
     )
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "https://quote.alltick.co/quote-b-api",
+        "https://quote.alltick.io/quote-stock-b-api/kline?token=secret",
+        "http://quote.tradeswitcher.com/quote-b-api/trade-tick",
+        "wss://quote.alltick.co/quote-stock-b-api",
+        "wss://quote.alltick.io/quote-b-api/",
+        "ws://proxy.example:8080/quote-b-api/depth-tick",
+        "https://quote.alltick.co/quote-b-ws-api",
+        "https://quote.alltick.io",
+    ],
+)
+def test_address_of_the_rest_api_is_a_config_error_with_the_remedy(url: str) -> None:
+    with pytest.raises(ConfigError, match=r"^invalid --url .* reads its WebSocket: use wss://") as raised:
+        feed("alltick", url=url).url()
+    assert "secret" not in str(raised.value) and "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "wss://quote.alltick.co/quote-stock-b-ws-api",
+        "wss://quote.alltick.io",
+        "ws://127.0.0.1:8080",
+        "ws://proxy.example/alltick/quote-b-ws-api",
+    ],
+)
+def test_address_of_the_websocket_or_a_proxy_is_accepted(url: str) -> None:
+    assert feed("alltick", url=url).url().startswith(url)
 
 
 @pytest.mark.parametrize(

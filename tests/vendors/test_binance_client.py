@@ -144,6 +144,11 @@ def test_empty_error_is_not_a_refusal(error: str) -> None:
         "wss://ws-api.binance.com/ws-api/v3",
         "wss://ws-fapi.binance.com/ws-fapi/v1",
         "wss://stream-sbe.binance.com",
+        "https://api.binance.com",
+        "https://api3.binance.com/api/v3/trades",
+        "wss://data-api.binance.vision",
+        "https://fapi.binance.com/fapi/v1/trades",
+        "ws://proxy.example/api/v3/trades",
     ],
 )
 def test_address_of_another_family_is_a_config_error(url: str) -> None:
@@ -163,6 +168,7 @@ def test_address_of_another_family_is_a_config_error(url: str) -> None:
         "wss://stream.binance.us:9443",
         "ws://127.0.0.1:8765",
         "ws://stream-proxy.internal:80/binance/stream",
+        "ws://stream-proxy.internal/api/stream",
         "ws://upstream.example",
     ],
 )

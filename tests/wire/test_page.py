@@ -98,6 +98,7 @@ def test_keys_and_shards_match_the_page() -> None:
     of_code = [
         ours.meta, ours.lease("<owner>"), ours.standby("<feed>"), ours.members("<service>"),
         ours.relays, ours.relay("<relay>"),
+        ours.report("<service>", "<member>"),
         ours.bell(7), ours.last(7), ours.era(7),
         ours.fence(7, "<owner>"), ours.holder(7, "<owner>"), ours.position(7, "<service>"),
         ours.state(7, "<service>"),

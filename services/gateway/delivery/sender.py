@@ -284,7 +284,7 @@ class Sender:
             moved = self.backlog.oldest(limit)
             before: list[Entry] = []
             if not len(self.spill):
-                before = [*self.lane.replay.entries, *self.lane.quarantine.entries, *self._in_flight]
+                before = [*self.lane.replay.entries, *self.lane.held, *self._in_flight]
             if not (before or moved) or not await asyncio.to_thread(self.spill.append, [*before, *moved]):
                 return False
             if before:

@@ -106,7 +106,7 @@ class Spill:
             found = survey_folder(folder.path)  # again, now that nobody else can write
             if found.owner is None:
                 raise SpillError(f"{folder.path}: no readable segment names its owner")
-        except BaseException:
+        except BaseException:  # whatever ends this, a cancellation too, must not keep the folder locked
             os.close(lock)
             raise
         spill = cls(folder.path.parents[1], found.owner, budget, resolve)

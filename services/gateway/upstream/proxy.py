@@ -106,7 +106,7 @@ async def open_tunnel(proxy: Proxy, host: str, port: int) -> socket.socket:
             )
         if not head.endswith(b"\r\n\r\n"):  # the vendor speaks after us
             raise ProxyError(f"proxy {proxy} sent data before the vendor could")
-    except BaseException:
+    except BaseException:  # a deadline cancels this: the socket belongs to nobody else yet
         connection.close()
         raise
     return connection
@@ -127,7 +127,7 @@ async def _connect(proxy: Proxy) -> socket.socket:
         except OSError as error:
             connection.close()
             why = error
-        except BaseException:
+        except BaseException:  # a deadline cancels this: the socket belongs to nobody else yet
             connection.close()
             raise
         else:

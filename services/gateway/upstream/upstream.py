@@ -174,7 +174,7 @@ class Upstream:
         self, connection: Connection, refused: Refused, reason: str, retry_after: int = 0
     ) -> tuple[str, float]:
         """Return the reason and the minimum wait in seconds. VendorRefused if it is for good."""
-        text = clean(refused.text)
+        text = clean(refused.text, 500)  # what the vendor says is short already, the remedy comes after it
         # what a replacement is told says nothing about the connection that still delivers
         if refused.fatal and not connection.buffering and self._verdict.is_final(refused.wrong_data):
             raise VendorRefused(text)

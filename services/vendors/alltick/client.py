@@ -6,8 +6,9 @@ kept as trade_id and never used to detect a gap or to drop a tick. Fields are te
 seconds or milliseconds. Source: the vendor's repository alltick-realtime-..., websocket_interface.
 """
 
+import re
 from collections.abc import Collection, Mapping, Sequence
-from urllib.parse import quote
+from urllib.parse import SplitResult, quote
 
 import msgspec
 
@@ -245,6 +246,10 @@ def _top(levels: list[_Level] | None) -> tuple[str | None, str | None]:
     return book_side(raw_text(levels[0].price), raw_text(levels[0].volume)) if levels else NO_SIDE
 
 
+_is_vendor = re.compile(r"(?:[a-z0-9-]+\.)*(?:alltick\.(?:co|io)|tradeswitcher\.com)").fullmatch
+_is_rest = re.compile(r"/quote-(?:stock-)?b-api(?:/.*)?").fullmatch
+
+
 class AllTick(Feed):
     default_url = "wss://quote.alltick.co/quote-b-ws-api"
     default_path = "/quote-b-ws-api"
@@ -265,6 +270,16 @@ class AllTick(Feed):
                     f"too many symbols: {len(setup.fixed)}, plan {plan} allows {cap} per connection "
                     "(--alltick-plan); leave some out of --symbols"
                 )
+
+    def unsuitable(self, parts: SplitResult) -> str:
+        is_http = parts.scheme in ("http", "https") and _is_vendor(parts.hostname or "")
+        if not is_http and not _is_rest(parts.path):
+            return ""
+        return (
+            "an address of AllTick's REST API, and the alltick feed reads its WebSocket: use "
+            "wss://quote.alltick.co/quote-stock-b-ws-api for stocks and their indices, "
+            "wss://quote.alltick.co/quote-b-ws-api for all others"
+        )
 
     def query(self) -> str:
         return f"token={quote(self.setup.token)}" if self.setup.token else ""

@@ -8,7 +8,7 @@ Source: binance-spot-api-docs, web-socket-streams.md.
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult
 
 import msgspec
 
@@ -37,7 +37,6 @@ from services.vendors.frames import (
 from services.vendors.values import NO_SIDE, book_side
 from tickbus.errors import ConfigError
 from tickbus.protocol.messages import Quote, Side, Trade
-from tickbus.sanitize import redact
 from tickbus.units import HOUR, MICROSECOND, MILLISECOND, MINUTE, SECOND, Duration, canonical, canonical_size
 
 _MESSAGE_BYTES = 4000
@@ -346,9 +345,10 @@ _OTHER_HOST = re.compile(
     # fstream, dstream, vstream, pstream: futures, coin futures, options, portfolio margin
     r"(?P<what>(?:[a-z0-9-]+\.)*(?:[fdvp]stream|nbstream|ws-[fd]api|[a-z-]*eoptions)[a-z0-9-]*\..*"
     r"|.*binancefuture.*)|(?P<api>(?:[a-z0-9-]+\.)*ws-api\..*)|(?P<sbe>(?:[a-z0-9-]+\.)*stream-sbe\..*)"
+    r"|(?P<rest>(?:[fd]?api[0-9]?|data-api|api-gcp)\.(?:testnet\.)?binance\..*)"
 ).fullmatch
 _OTHER_PATH = re.compile(
-    r"/(?:(?:market|public|private)/(?:ws|stream)|eoptions|[fd]api|ws-[fd]?api|pm)(?:/.*)?"
+    r"/(?:(?:market|public|private)/(?:ws|stream)|eoptions|[fd]api|ws-[fd]?api|pm|(?P<rest>s?api/v[0-9]+))(?:/.*)?"
 ).fullmatch
 
 
@@ -378,18 +378,19 @@ class Binance(Feed):
     def canonical_vendor_symbol(spelling: str) -> str:
         return spelling.upper()
 
-    def url(self) -> str:
-        url = super().url()
-        parts = urlsplit(url)
-        found = _OTHER_HOST(parts.hostname or "")
-        if found is None and not _OTHER_PATH(parts.path):
-            return url
+    def unsuitable(self, parts: SplitResult) -> str:
+        host = _OTHER_HOST(parts.hostname or "")
+        path = _OTHER_PATH(parts.path)
+        if host is None and path is None:
+            return ""
         what = "futures or options"
-        if found is not None and found["what"] is None:
-            what = "binary SBE streams" if found["sbe"] else "trading API"
-        raise ConfigError(
-            f"invalid --url {redact(url)}: an address of Binance's {what}, and the binance feed speaks the "
-            f"JSON streams of spot: use {_SPOT}"
+        if host is not None and host["what"] is None:
+            what = "binary SBE streams" if host["sbe"] else "trading API" if host["api"] else "REST API"
+        elif host is None and path is not None and path["rest"]:
+            what = "REST API"
+        return (
+            f"an address of Binance's {what}, and the binance feed speaks the JSON streams of spot: "
+            f"use {_SPOT}"
         )
 
     def change(self, target: Collection[Topic], acknowledged: Collection[Topic]) -> list[Request]:

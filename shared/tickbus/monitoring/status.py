@@ -1,8 +1,9 @@
 """A bus at this moment, as `tickbus status` shows it: feeds, services and how far each is behind, streams.
 
-Everything is derived from what is stored in Redis (heads, bells, leases, fences, positions), nothing comes
-from the processes themselves: it is correct even for one that is stopped, cut off or dead. Only relays and
-their clients stand there as each relay has reported them, within the last seconds.
+Everything is derived from what is stored in Redis (heads, bells, leases, fences, positions) and from what
+Redis says of itself; nothing is asked of the processes: it is correct even for one that is stopped, cut off
+or dead. Only what a process alone can know (`reports` of replicas, `relays` and their clients) is what it
+last said, and expires seconds later.
 """
 
 from collections import Counter
@@ -20,7 +21,8 @@ from tickbus.protocol.messages import Flag, Message, Quote, Trade
 from tickbus.protocol.names import FEED_KINDS, Keys, Stream, StreamId
 from tickbus.protocol.stream_filter import StreamFilter
 from tickbus.redis.link import Connection, ReplyError
-from tickbus.redis.registry import Standby, read_filter, read_heads, read_meta, read_standby
+from tickbus.redis.refusals import find_refusals
+from tickbus.redis.registry import Standby, read_filter, read_heads, read_meta, read_reports, read_standby
 from tickbus.redis.resp import milliseconds, pairs
 from tickbus.units import MILLISECOND
 from tickbus.writer.fences import read_fence
@@ -42,6 +44,8 @@ class StreamStatus:
     """Gap messages with repaired = false, by kind."""
     repaired: int
     missing: int
+    forgotten: int = 0
+    """Holes that are not known any more, because there were too many: trades that fill them are dropped."""
 
     @property
     def ticks(self) -> int:
@@ -115,6 +119,8 @@ class ServiceStatus:
     """Number of shards without a holder."""
     epoch: int
     lags: list[StreamLag]
+    reports: list[tuple[str, str]] = field(default_factory=list)
+    """(replica, line) of what replicas say of their own state: shards set aside, clocks of vendors ahead."""
 
     @property
     def ticks(self) -> int:
@@ -162,6 +168,8 @@ class BusStatus:
     """What some other program wrote to the keys of this bus, a line each: what is wrong, and the remedy."""
     relays: list[RelayReport] = field(default_factory=list)
     """Those that run, and their clients, as they say themselves."""
+    refusals: list[str] = field(default_factory=list)
+    """Why Redis refuses writes now, a line each, which begins with the first word of its error."""
 
     @property
     def totals(self) -> Totals:
@@ -198,7 +206,7 @@ async def read_status(link: Connection, prefix: str) -> BusStatus | None:
             await _service(link, keys, name, reads, heads, now_ms, faults)
             for name, reads in sorted(services.items())
         ],
-        streams, heads, faults, await read_relays(link, keys, now_ms, faults),
+        streams, heads, faults, await read_relays(link, keys, now_ms, faults), await find_refusals(link),
     )  # fmt: skip
 
 
@@ -213,7 +221,7 @@ def _stream(name: str, head: Head) -> StreamStatus:
         # the newest entry may be a Gap; but a replayed tick was received long before it reached this bus
         if isinstance(tick, Trade | Quote) and not tick.flags & Flag.REPLAYED:
             last = tick.ts_recv
-    return StreamStatus(stream, id, last, dict(head.gaps), head.repaired, head.missing)
+    return StreamStatus(stream, id, last, dict(head.gaps), head.repaired, head.missing, head.forgotten)
 
 
 async def _feed(
@@ -264,7 +272,9 @@ async def _service(
     members = _members(
         holders, {member for member, until in heartbeats.items() if until > now_ms}, lags, keys
     )
-    return ServiceStatus(name, members, holders.count(""), max(fence.epoch for fence in fences), lags)
+    epoch = max(fence.epoch for fence in fences)
+    reports = await read_reports(link, keys, name, [member.token for member in members])
+    return ServiceStatus(name, members, holders.count(""), epoch, lags, reports)
 
 
 def _members(

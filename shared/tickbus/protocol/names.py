@@ -222,6 +222,10 @@ class Keys:
         """Key of what the relay of this process (host:pid:token) says of itself and its clients; expires."""
         return f"{self.prefix}:relay:{holder}"
 
+    def report(self, service: str, member: str) -> str:
+        """Key of what a replica of a service says of its own state; expires."""
+        return f"{self.prefix}:report:{service}:{member}"
+
     def members(self, service: str) -> str:
         """Key of the heartbeats of the replicas: a hash by process."""
         return f"{self.prefix}:members:{service}"

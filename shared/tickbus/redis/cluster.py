@@ -68,6 +68,10 @@ class Cluster:
                 )
         return ClusterLink(self)
 
+    @property
+    def masters(self) -> list[Node]:
+        return self._slots.masters
+
     def master(self, slot: int) -> Node:
         node = self._slots.master(slot)
         if node is None:
@@ -234,6 +238,9 @@ class ClusterLink:
         if link is None or link.closed:
             link = self._links[node] = await self._cluster.open(node)
         return link
+
+    async def masters(self) -> list[tuple[str, Link]]:
+        return [(str(node), await self._link_to(node)) for node in self._cluster.masters]
 
     def close(self) -> None:
         self.closed = True

@@ -43,6 +43,10 @@ class Connection(Protocol):
 
     async def ask_each(self, commands: Iterable[Command], timeout: float = REPLY_SECONDS) -> list[Reply]: ...
 
+    async def masters(self) -> "list[tuple[str, Link]]":
+        """Return a link to each server that takes writes, with its address; '' if there is only one."""
+        ...
+
     def close(self) -> None: ...
 
 
@@ -138,6 +142,9 @@ class Link(asyncio.Protocol):
         for reply in replies:
             raise_common(reply)
         return replies
+
+    async def masters(self) -> "list[tuple[str, Link]]":
+        return [("", self)]
 
     def close(self, why: str = "closed") -> None:
         if not self.closed:

@@ -43,7 +43,7 @@ async def check_server(link: Link, where: str, cluster: bool = False) -> None:
 
     cluster: whether it must be a cluster node.
     """
-    info = _parse_info(await ask_permitted(link, "INFO"))
+    info = parse_info(await ask_permitted(link, "INFO"))
     if problem := _problem(info, cluster):
         link.close()
         raise RedisMisconfigured(f"Redis at {where} {problem}")
@@ -91,6 +91,7 @@ def _problem(info: dict[str, str], cluster: bool) -> str | None:
     return None
 
 
-def _parse_info(text: bytes) -> dict[str, str]:
+def parse_info(text: bytes) -> dict[str, str]:
+    """Return the fields of the reply to INFO."""
     pairs = (line.split(":", 1) for line in text.decode(errors="replace").splitlines() if ":" in line)
     return {key: value.strip() for key, value in pairs}

@@ -193,6 +193,32 @@ async def read_standby(link: Connection, keys: Keys, feed: str) -> Standby | Non
         return None
 
 
+async def write_report(
+    link: Connection, keys: Keys, service: str, member: str, lines: Sequence[str], ttl_ms: int
+) -> None:
+    """Store what a replica says of its own state that nothing else in Redis shows; none: remove it."""
+    key = keys.report(service, member)
+    if lines:
+        await link.ask("SET", key, msgspec.json.encode(lines), "PX", ttl_ms)
+    else:
+        await link.ask("DEL", key)
+
+
+async def read_reports(
+    link: Connection, keys: Keys, service: str, members: Sequence[str]
+) -> list[tuple[str, str]]:
+    """Return what replicas of a service say of themselves: (replica, line)."""
+    found = await link.ask_each([("GET", keys.report(service, member)) for member in members])
+    reports = []
+    for member, stored in zip(members, found, strict=True):
+        with suppress(msgspec.MsgspecError, UnicodeDecodeError):  # nothing, or not ours
+            lines = msgspec.json.decode(
+                stored or b"[]" if isinstance(stored, bytes | None) else b"[]", type=list[str]
+            )
+            reports += [(member, line) for line in lines]
+    return reports
+
+
 async def check_replicas(
     link: Connection, keys: Keys, service: str, reads: StreamFilter, writes: StreamFilter | None
 ) -> None:

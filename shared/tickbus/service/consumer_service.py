@@ -20,6 +20,7 @@ from tickbus.consumer.consumer import ShardConsumer
 from tickbus.monitoring import metrics as m
 from tickbus.monitoring.lag import LagMeter
 from tickbus.monitoring.meters import Meters
+from tickbus.monitoring.reports import Reporter
 from tickbus.monitoring.retention_metrics import expose_sweeps
 from tickbus.protocol.names import StreamId
 from tickbus.reader.reads import FROM_START, Start
@@ -40,12 +41,14 @@ async def running(
     options: WriterOptions | None = None,
     positions: Callable[[], Mapping[str, StreamId]] | None = None,
     fault: Callable[[], str] = lambda: "",
+    report: Callable[[], Sequence[str]] = lambda: (),
 ) -> AsyncIterator[None]:
     """Open the consumer, and close it at the end of the block; in between report on it and sweep its outputs.
 
     options: if the service writes streams: how long their entries are kept.
     positions: what is committed, if the service stores that outside Redis.
     fault: what else keeps the service from its job, for /readyz; empty if nothing does.
+    report: what `tickbus status` shows of this replica beside that, a line for each state.
     """
     _expose(service.meters, consumer)
     committed = positions or (lambda: consumer.shards.positions)
@@ -54,7 +57,8 @@ async def running(
     )
     try:
         await consumer.open()
-        background = [lag.run(), _report_readiness(service, consumer, fault)]
+        reporter = Reporter(consumer.keys, consumer.service, consumer.members.token, consumer.connect, report)
+        background = [lag.run(), reporter.run(), _report_readiness(service, consumer, fault)]
         if options is not None:
 
             async def own_streams(_: Connection) -> Sequence[bytes]:

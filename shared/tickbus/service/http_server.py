@@ -148,7 +148,7 @@ class HttpServer:
         path = line[1].partition(b"?")[0].decode("latin-1")
         try:
             response = self._respond(path)
-        except Exception:
+        except Exception:  # a bug in what is shown of the process must not end the only thread that shows it
             if not self._failed:
                 log.exception("cannot answer %r; further failures are not logged", path)
             self._failed = True

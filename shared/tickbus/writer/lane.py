@@ -28,7 +28,7 @@ from tickbus.redis.registry import ensure_eras
 from tickbus.redis.resp import pack, pairs, unpack
 from tickbus.writer.entry import Entry, StreamWriter
 from tickbus.writer.fences import Fence, Fences
-from tickbus.writer.quarantine import Fault, Quarantine, Scope, merge_fields, top_fault, type_fault
+from tickbus.writer.quarantine import Fault, Quarantine, Scope, merge_fields, postponed, top_fault, type_fault
 from tickbus.writer.replay_buffer import ReplayBuffer, streams_of
 from tickbus.writer.transaction import Field, Packer, Transaction, pack_fields
 
@@ -112,6 +112,9 @@ class Lane:
         self.quarantine = Quarantine(whole_shards)
         self._whole_shards = whole_shards
         self._rechecked_at = 0.0
+        self._announced_ms = 0
+        """The newest bus time that went out with bells: no entry added later may be older. 0 for services:
+        their bells promise nothing, and what they hold keeps the IDs of its causes."""
         self._restored: dict[StreamWriter, bytes] = {}
         """Heads to set back: a transaction stored them, but not their entries."""
         self.replay = replay
@@ -226,7 +229,7 @@ class Lane:
             self.unfinished = transaction
             try:
                 stored = await self._commit_until_stored(transaction)
-            except BaseException:
+            except BaseException:  # Fenced, or cancelled: passed on; what was sent may be stored or not
                 self._armed = ()  # the reply with the fences was not seen
                 self._outage.give_up(self)
                 raise
@@ -272,6 +275,8 @@ class Lane:
         watched = (self._home,) if self._home is not None else tuple(sorted(transaction.shards()))
         if not set(watched) <= set(self._armed):
             await self._arm(link, watched)
+        if not self._whole_shards:
+            self._announced_ms = max(self._announced_ms, transaction.bus_ms)
         body, count = self._packer.pack(
             transaction, self.owned if transaction.ring_all else (), self.quarantine.bells
         )
@@ -309,6 +314,11 @@ class Lane:
         return None
 
     # keys that other programs wrote to
+
+    @property
+    def held(self) -> list[Entry]:
+        """What is held, with the bus time that it would get now."""
+        return [postponed(entry, self._announced_ms) for entry in self.quarantine.entries]
 
     def quarantine_stream(self, stream: StreamWriter, fault: Fault) -> None:
         """Keep a stream out of the transactions until it is mended."""
@@ -415,7 +425,7 @@ class Lane:
                     continue
             log.info("%s: %s is mended; writing what was held", self._fences.owner, fault.key)
             stored = {key: end.last for key, end in ends.items() if end is not None}
-            transaction = self.quarantine.lift(scope, transaction, stored)
+            transaction = self.quarantine.lift(scope, transaction, stored, self._announced_ms)
             if fault.after is None and isinstance(scope, int):
                 transaction = self._with_all_heads(scope, transaction)
         return transaction

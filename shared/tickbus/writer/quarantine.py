@@ -5,6 +5,9 @@ at all. MULTI/EXEC stores the rest of a transaction all the same, so such a key 
 what belongs to it is held in memory, and everything else goes on. Once somebody has mended the key, as its
 `Fault.remedy` says, all that was held is written, in order.
 
+Meanwhile the bells of a gateway go on, and each of them promises that no entry with an older bus time will
+follow. So what was held gets the newest bus time that was announced: it reaches the bus only now.
+
 Whoever writes only streams, a gateway, loses one stream at a time. A service stores positions, state and
 outputs of a shard together or not at all, so there it is the whole shard.
 """
@@ -12,6 +15,9 @@ outputs of a shard together or not at all, so there it is the whole shard.
 from collections.abc import Collection, Iterable, Mapping
 from typing import NamedTuple
 
+import msgspec
+
+from tickbus.protocol.codec import decode_head, encode
 from tickbus.protocol.names import START, StreamId
 from tickbus.writer.entry import Entry, StreamWriter
 from tickbus.writer.replay_buffer import OVERHEAD
@@ -139,19 +145,27 @@ class Quarantine:
             self.held[scope].entries = []
         return self.held[scope]
 
-    def lift(self, scope: Scope, transaction: Transaction, last: Mapping[bytes, StreamId]) -> Transaction:
+    def lift(
+        self, scope: Scope, transaction: Transaction, last: Mapping[bytes, StreamId], announced_ms: int
+    ) -> Transaction:
         """The fault is mended: return the transaction with what was held in front of it.
 
         last: key of a stream -> the newest entry that it has: what is not newer is stored.
+        announced_ms: bus time before which no entry may be added any more.
         """
         del self.faults[scope]
-        held = self.held.pop(scope, None)
-        if held is None:
-            return transaction
+        held = self.held.pop(scope, None) or Transaction(transaction.bus_ms)
         self.bytes -= _size(held.entries)
         missing = [entry for entry in held.entries if entry.id > last.get(entry.stream.key, START)]
-        merged = transaction.with_entries([*missing, *transaction.entries])
+        entries = [
+            entry if scope not in (entry.stream.key, entry.stream.shard) else postponed(entry, announced_ms)
+            for entry in (*missing, *transaction.entries)
+        ]
+        merged = transaction.with_entries(entries)
         merged.heads = {**held.heads, **transaction.heads}
+        for stream, entry in {entry.stream: entry for entry in entries}.items():
+            if entry.ms <= announced_ms and stream in merged.heads:
+                merged.heads[stream] = _with_id(merged.heads[stream], entry.id)
         merged.fields = merge_fields(held.fields, transaction.fields)
         return merged
 
@@ -168,6 +182,20 @@ class Quarantine:
         for shard in shards:
             self.bells.pop(shard, None)
         return dropped
+
+
+def postponed(entry: Entry, ms: int) -> Entry:
+    """Return the entry with at least this bus time."""
+    return entry if entry.ms >= ms else msgspec.structs.replace(entry, ms=ms)
+
+
+def _with_id(packed: bytes, id: StreamId) -> bytes:
+    """Return a head with another ID, if it is that of the same entry."""
+    head = decode_head(packed)
+    if StreamId.parse(head.id).seq != id.seq:
+        return packed
+    head.id = str(id)
+    return encode(head)
 
 
 def merge_fields(before: Iterable[Field], after: Iterable[Field]) -> list[Field]:

@@ -9,9 +9,9 @@ import pytest
 from support.client import Client
 from support.redis_server import RedisServer
 from support.waiting import until_async
-from support.writing import KEYS, Writer, numbers, trade
+from support.writing import KEYS, Writer, numbers, stored, trade
 
-from tickbus.protocol.codec import read_head
+from tickbus.protocol.codec import read_bell, read_head
 from tickbus.protocol.names import START
 from tickbus.writer.quarantine import Quarantine, top_fault, type_fault
 from tickbus.writer.transaction import Field
@@ -36,6 +36,12 @@ def run_remedy(server: RedisServer, remedy: str) -> None:
     program, *arguments = shlex.split(remedy)
     assert program == "redis-cli"
     subprocess.run(["redis-cli", "-p", str(server.port), *arguments], check=True, capture_output=True)
+
+
+def newest_bell(redis: Client) -> int:
+    """Return the newest bus time that a bell of the shard has announced."""
+    bells = [read_bell(list(*row.items())) for _, row in redis.xrange(KEYS.bell(SHARD))]
+    return max(bell.bus_ms for bell in bells if bell is not None)
 
 
 async def ring_until_mended(writer: Writer) -> None:
@@ -74,6 +80,32 @@ async def test_stream_is_held_until_its_remedy_is_run_and_the_others_go_on(
     head = redis_server.client.hget(KEYS.last(SHARD), "trade:test:A")
     assert head is not None and read_head("A", head).id.endswith("-5")
     assert not writer.publisher.lanes[0].quarantine.bytes
+    writer.close()
+
+
+@pytest.mark.parametrize("what", list(ATTACKS))
+async def test_what_was_held_is_not_older_than_the_bus_time_that_bells_announced(
+    redis_server: RedisServer, what: str
+) -> None:
+    writer = await Writer(redis_server.url).open()
+    await writer.write(1)
+    ATTACKS[what](redis_server.client, writer.key())
+    await writer.write(2, 3)
+    (fault,) = writer.publisher.quarantined
+    received = writer.publisher.lanes[0].quarantine.entries[-1].ms
+    await until_async(lambda: writer.clock.now_ms() > received + 5)
+    await writer.ring()
+    announced = newest_bell(redis_server.client)
+    assert announced > received
+    await writer.write(4)
+    run_remedy(redis_server, fault.remedy)
+    await ring_until_mended(writer)
+    rows = stored(redis_server.client, writer.key())
+    assert [id.seq for id, _ in rows][-3:] == [2, 3, 4]
+    assert all(id.ms >= announced for id, _ in rows[-3:])
+    assert [id.ms for id, _ in rows] == sorted(id.ms for id, _ in rows)
+    head = read_head("A", redis_server.client.hget(KEYS.last(SHARD), "trade:test:A") or b"")
+    assert head.id == str(rows[-1][0])
     writer.close()
 
 
@@ -181,8 +213,9 @@ def test_what_a_service_stores_of_a_shard_is_held_together(redis_server: RedisSe
     assert [field.name for field in sent.fields] == ["B"]
     again = quarantine.take_out(transaction)
     assert len(quarantine) == 2 and len(again.entries) == 1
-    lifted = quarantine.lift(SHARD, sent, {})
+    lifted = quarantine.lift(SHARD, sent, {}, 0)
     assert [entry.stream.name for entry in lifted.entries] == 2 * ["trade:test:A"] + ["trade:test:B"]
     assert {field.name for field in lifted.fields} == {"A", "B"}
+    assert [entry.id for entry in lifted.entries[:2]] == 2 * [entries[0].id], "an output keeps its cause's ID"
     assert not quarantine and not quarantine.bytes
     writer.close()
