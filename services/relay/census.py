@@ -51,7 +51,7 @@ async def take_census(hub: Hub, server: RelayServer) -> Census:
         for subscription in client.subscriptions.values():
             policies[subscription.policy] += 1
             totals.add(subscription)
-        described = _describe(client, address, protocol, policies)
+        described = _describe(client, address, protocol, policies, session.wanted)
         protocols[protocol] += 1
         subscriptions.update(policies)
         in_flight[next(iter(policies)) if len(policies) == 1 else MIXED] += described.in_flight
@@ -70,7 +70,7 @@ async def take_census(hub: Hub, server: RelayServer) -> Census:
     )
 
 
-def _describe(client: Client, address: str, protocol: str, policies: Counter[str]) -> RelayClient:
+def _describe(client: Client, address: str, protocol: str, policies: Counter[str], wants: int) -> RelayClient:
     now = time.monotonic()
     since = client.oldest(now)
     waiting = sum(subscription.waiting for subscription in client.subscriptions.values())
@@ -82,4 +82,5 @@ def _describe(client: Client, address: str, protocol: str, policies: Counter[str
         in_flight=client.sink.buffered + waiting,
         oldest=None if since is None else round(now - since, 1),
         dropped=sum(subscription.dropped for subscription in client.subscriptions.values()),
+        wants=wants,
     )

@@ -80,6 +80,11 @@ class DialectSession:
         registry.users += 1
         self.refresh()
 
+    @property
+    def wanted(self) -> int:
+        """How many topics it asks gateways for."""
+        return sum(len(hold.topics) for hold in self._holds.values())
+
     def receive(self, message: str | bytes) -> None:
         """Handle one message of the client."""
         if self._is_allowed():

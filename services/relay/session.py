@@ -61,6 +61,11 @@ class Session:
         self._catching_up: dict[Subscription, asyncio.Task[None]] = {}
         self._allowance = Allowance(time.monotonic())
 
+    @property
+    def wanted(self) -> int:
+        """How many topics it asks gateways for."""
+        return sum(len(hold.topics) for hold in self._holds.values())
+
     def receive(self, message: str | bytes) -> None:
         """Handle one message of the client. Never raises for what it sends."""
         client = self.client

@@ -35,7 +35,7 @@ def tables(status: BusStatus | None) -> list[Table]:
             "Feeds",
             (
                 "feed", "state", ">clock", ">streams", ">silent", ">ticks", ">last tick", ">gaps", ">missing",
-                ">repaired", ">epoch", "lease",
+                ">repaired", "subscriptions", ">epoch", "lease",
             ),
             [_feed_row(feed) for feed in status.feeds],
         ),
@@ -65,6 +65,16 @@ def tables(status: BusStatus | None) -> list[Table]:
             [_gaps_row(stream) for stream in with_gaps[:_MAX_WORST]],
         ),
     ]  # fmt: skip
+    waiting = [
+        (stream.name, state.state, _age(status.time_ms / 1000 - state.since / 1000), state.reason)
+        for feed in status.feeds
+        for stream, state in feed.subscriptions.items()
+        if state.state in ("refused", "pending")
+    ]
+    if waiting:
+        more = f" ({len(waiting) - _MAX_WORST:,} more)" if len(waiting) > _MAX_WORST else ""
+        columns = ("stream", "state", ">since", "why")
+        shown.append(Table(f"Wanted, and not subscribed{more}", columns, waiting[:_MAX_WORST]))
     if status.relays:
         shown += _relay_tables(status.relays)
     shown += [
@@ -144,7 +154,8 @@ def _feed_row(feed: FeedStatus) -> tuple[str, ...]:
     return (
         feed.name, feed.state, _age(feed.clock_age), str(len(feed.streams)), str(len(feed.silent)),
         f"{feed.ticks:,}", _age(feed.last_tick_age), f"{gaps} ({_kinds(feed.gaps)})" if gaps else "0",
-        f"{feed.missing:,}", str(feed.repaired), str(feed.epoch), feed.holder or "none",
+        f"{feed.missing:,}", str(feed.repaired), _kinds(feed.subscribed) or "none", str(feed.epoch),
+        feed.holder or "none",
     )  # fmt: skip
 
 
@@ -186,7 +197,7 @@ def _relay_tables(relays: Sequence[RelayReport]) -> list[Table]:
         Table(
             "Clients of relays" + (f" (furthest behind; {more:,} more)" if more > 0 else ""),
             (
-                "client", "relay", "address", "protocol", "subscriptions", ">in flight",
+                "client", "relay", "address", "protocol", "subscriptions", ">wants", ">in flight",
                 ">oldest undelivered", ">dropped",
             ),
             [_client_row(relay, client) for relay, client in clients[:_MAX_CLIENTS]],
@@ -198,7 +209,8 @@ def _relay_tables(relays: Sequence[RelayReport]) -> list[Table]:
 def _client_row(relay: RelayReport, client: RelayClient) -> tuple[str, ...]:
     return (
         client.name or "(no token yet)", relay.relay, client.address, client.protocol,
-        _kinds(client.subscriptions) or "none", f"{client.in_flight:,} B", _age(client.oldest),
+        _kinds(client.subscriptions) or "none", str(client.wants), f"{client.in_flight:,} B",
+        _age(client.oldest),
         f"{client.dropped:,}",
     )  # fmt: skip
 
@@ -234,6 +246,12 @@ def _feed_object(feed: FeedStatus) -> dict[str, object]:
         "last_tick_age_seconds": feed.last_tick_age, "gaps": feed.gaps, "repaired": feed.repaired,
         "missing": feed.missing, "silent": len(silent), "silent_streams": silent[:_MAX_SILENT],
         "standby": None if feed.standby is None else asdict(feed.standby),
+        "subscriptions": feed.subscribed,
+        "refused": [
+            {"stream": stream.name, "since": state.since * MILLISECOND, "reason": state.reason}
+            for stream, state in feed.subscriptions.items()
+            if state.state == "refused"
+        ][:_MAX_SILENT],
     }  # fmt: skip
 
 

@@ -36,7 +36,8 @@ flushes. It covers all streams that the service declares to read.
   bus, redis, time (ns), shards (null: nothing has been written yet)
   feeds:    name, state, clock_age_seconds, holder, epoch, streams, ticks, last_tick_age_seconds,
             gaps {kind: number}, repaired, missing, silent (number of streams that never had a tick),
-            silent_streams (the first 20), standby {holder, differs} (null: no gateway stands by)
+            silent_streams (the first 20), standby {holder, differs} (null: no gateway stands by),
+            subscriptions {state: number}, refused (the first 20): stream, since, reason
   services: name, epoch (the highest of its shards), streams, lag_ticks, lag_seconds, lost_ticks,
             headroom_seconds, free_shards (without an owner),
             members: member, alive, shards, lag_ticks (of its shards),
@@ -46,7 +47,7 @@ flushes. It covers all streams that the service declares to read.
             forgotten_holes (no longer known, because there were too many)
   relays:   as each relay reports them: relay, url, clients, streams, subscriptions {policy: number},
             in_flight (bytes), listed (the clients furthest behind, at most 100): name (of the token),
-            address, protocol, subscriptions, in_flight, oldest (seconds that the oldest bytes in flight
+            address, protocol, subscriptions, wants, in_flight, oldest (seconds that the oldest bytes in flight
             have waited; null: there are none), dropped
   faults:   what some other program wrote to the keys of the bus, and what mends it
   refusals: why Redis refuses writes now: MISCONF, OOM, READONLY or NOREPLICAS, and what mends it"""

@@ -36,6 +36,8 @@ class RelayClient(msgspec.Struct, frozen=True):
     """For how many seconds the oldest of them have waited, at least; None if there are none."""
     dropped: int = 0
     """Elements that its present subscriptions have dropped."""
+    wants: int = 0
+    """Topics that it asks gateways for."""
 
 
 class RelayReport(msgspec.Struct, frozen=True):

@@ -20,9 +20,19 @@ from tickbus.protocol.codec import NIL, Bell, Head, head_tick, read_bell, read_h
 from tickbus.protocol.messages import Flag, Message, Quote, Trade
 from tickbus.protocol.names import FEED_KINDS, Keys, Stream, StreamId
 from tickbus.protocol.stream_filter import StreamFilter
+from tickbus.protocol.wants import SubscriptionState
 from tickbus.redis.link import Connection, ReplyError
 from tickbus.redis.refusals import find_refusals
-from tickbus.redis.registry import Standby, read_filter, read_heads, read_meta, read_reports, read_standby
+from tickbus.redis.registry import (
+    Standby,
+    read_feeds,
+    read_filter,
+    read_heads,
+    read_meta,
+    read_reports,
+    read_standby,
+    read_subscriptions,
+)
 from tickbus.redis.resp import milliseconds, pairs
 from tickbus.units import MILLISECOND
 from tickbus.writer.fences import read_fence
@@ -68,6 +78,13 @@ class FeedStatus:
     last_tick_age: float | None
     standby: Standby | None = None
     """The gateway that stands by; None if there is none."""
+    subscriptions: dict[Stream, SubscriptionState] = field(default_factory=dict)
+    """What its gateway is subscribed to at the vendor, or was asked for."""
+
+    @property
+    def subscribed(self) -> dict[str, int]:
+        """The number of subscriptions by state."""
+        return dict(Counter(state.state for state in self.subscriptions.values()))
 
     @property
     def ticks(self) -> int:
@@ -198,6 +215,7 @@ async def read_status(link: Connection, prefix: str) -> BusStatus | None:
         if name.startswith(b"service:") and (reads := read_filter(value)) is not None
     }
     feeds = {stream.stream.feed for stream in streams if stream.stream.kind in FEED_KINDS}
+    feeds |= {feed for feed in await read_feeds(link, keys) if await link.ask("EXISTS", keys.lease(feed))}
     bells = await _newest_bells(link, keys, feeds, faults)
     return BusStatus(
         now_ms, shards,
@@ -236,9 +254,14 @@ async def _feed(
     newest = max((stream.last_tick for stream in own if stream.last_tick is not None), default=None)
     last_tick_age = None if newest is None else max(0, now_ms - newest // MILLISECOND) / 1000
     standby = await read_standby(link, keys, name)
+    subscriptions = {
+        Stream(topic.kind, name, topic.symbol): subscription
+        for topic, subscription in sorted((await read_subscriptions(link, keys, name)).items())
+    }
     return FeedStatus(
-        name, state, None if age is None else age / 1000, holder, epoch, own, last_tick_age, standby
-    )
+        name, state, None if age is None else age / 1000, holder, epoch, own, last_tick_age, standby,
+        subscriptions,
+    )  # fmt: skip
 
 
 async def _service(
