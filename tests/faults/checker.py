@@ -124,6 +124,7 @@ def check_trades(
     """Ids of stored trades that the next one of the vendor follows in the stream: nothing between was cut."""
     known: set[int] = set()
     before: Sent | None = None
+    fallen = _fallen(wanted.values())
     following = {one.n: other.n for one, other in pairwise(sorted(wanted.values(), key=lambda tick: tick.n))}
     result.sent += len(wanted)
     stored: list[tuple[int, int]] = []
@@ -153,7 +154,7 @@ def check_trades(
                 if before is not None and following.get(before.n) == tick.n:
                     followed.add(before.id)
                 before = tick
-                if entry.message.flags & Flag.DOUBTFUL_ID and not planted.foreign:
+                if entry.message.flags & Flag.DOUBTFUL_ID and not planted.foreign and tick.n not in fallen:
                     result.add("contradicted", name, f"{entry.id} is doubtful, and nothing else had its id")
         elif isinstance(entry.message, Gap):
             before = None
@@ -184,6 +185,17 @@ def check_trades(
             else:
                 lost.append(tick)
     _add_lost(result, name, lost)
+
+
+def _fallen(sent: Iterable[Sent]) -> set[int]:
+    """Return the lines whose id is below an earlier one: the vendor's ids began again. The first of them that
+    arrives is doubtful until the next one confirms it, and stays so if the connection ends between."""
+    highest, fallen = -1, set()
+    for tick in sorted(sent, key=lambda tick: tick.n):
+        if tick.id < highest:
+            fallen.add(tick.n)
+        highest = max(highest, tick.id)
+    return fallen
 
 
 def _check_timeless(result: Result, name: str, entry: Entry) -> None:

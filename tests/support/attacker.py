@@ -15,7 +15,7 @@ server at all. As a program it takes one command per line on standard input and 
     arrays N                send the next frames N times five at a time, as one array
     jump N                  put N copies of trades with the id 2^53 - 1 between the next ones
     repeats N               put N copies of trades with the same id and other values behind their originals
-    fallen N                put N copies of trades with half the id and other values behind their originals
+    fallen N                put N copies of trades with ids far below and other values behind their originals
     timeless N              take the time of the next N trades: 0, null, or not there
     stop                    end what lasts
 
@@ -35,6 +35,8 @@ from support.commanded import CommandedProcess, serve
 LAST_ID = (1 << 53) - 1
 OTHER_PRICE, OTHER_MS = "1.23456789", 7
 """What a repeat has instead of its own: this price, and a time so much later."""
+FALL = 500_000
+"""How far the id of a trade falls: less than where the simulator's ids begin again."""
 _CHUNK = 1 << 16
 _TEXT = 0x81
 _PER_ARRAY = 5
@@ -163,7 +165,7 @@ class Attacker:
         if what == "jump":
             data["t"] = LAST_ID
         else:
-            data["t"] //= 2 if what == "fallen" else 1
+            data["t"] -= FALL if what == "fallen" else 0
             data["p"], data["T"] = OTHER_PRICE, data["T"] + OTHER_MS
         self._note(what, data, original)
         return [payload, json.dumps(frame).encode()]

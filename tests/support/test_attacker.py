@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from websockets.frames import Frame, Opcode
 
-from support.attacker import LAST_ID, OTHER_MS, OTHER_PRICE, Attacker, text_frame
+from support.attacker import FALL, LAST_ID, OTHER_MS, OTHER_PRICE, Attacker, text_frame
 
 TRADE = {"e": "trade", "s": "AUSDT", "t": 7_000_000, "p": "1.5", "q": "2", "T": 1_000, "m": True}
 QUOTE = {"u": 1, "s": "AUSDT", "b": "1", "B": "2", "a": "3", "A": "4"}
@@ -46,8 +46,8 @@ def test_made_up_trades_come_behind_the_original_and_are_in_the_ledger() -> None
         [row | {"how": "repeats", "id": 7_000_000, "price": OTHER_PRICE, "ms": 1_000 + OTHER_MS}],
     )
     assert attacked("fallen", TRADE) == (
-        [TRADE, TRADE | other | {"t": 3_500_000}],
-        [row | {"how": "fallen", "id": 3_500_000, "price": OTHER_PRICE, "ms": 1_000 + OTHER_MS}],
+        [TRADE, TRADE | other | {"t": 7_000_000 - FALL}],
+        [row | {"how": "fallen", "id": 7_000_000 - FALL, "price": OTHER_PRICE, "ms": 1_000 + OTHER_MS}],
     )
 
 
