@@ -150,8 +150,8 @@ class Wants:
         (flat,) = await self._access.ask_all([("HGETALL", keys.meta)])
         fields = [name.decode(errors="replace") for name, _ in pairs(flat)]
         feeds = sorted(field.removeprefix("feed:") for field in fields if field.startswith("feed:"))
-        leases = await self._access.ask_all([("EXISTS", keys.lease(feed)) for feed in feeds])
-        live = tuple(feed for feed, held in zip(feeds, leases, strict=True) if held)
+        leases = await self._access.ask_all([("GET", keys.lease(feed)) for feed in feeds])
+        live = tuple(feed for feed, holder in zip(feeds, leases, strict=True) if holder is not None)
         self.version += live != self.live_feeds
         self.live_feeds = live
         for feed, users in self._users.items():

@@ -47,8 +47,8 @@ flushes. It covers all streams that the service declares to read.
             forgotten_holes (no longer known, because there were too many)
   relays:   as each relay reports them: relay, url, clients, streams, subscriptions {policy: number},
             in_flight (bytes), listed (the clients furthest behind, at most 100): name (of the token),
-            address, protocol, subscriptions, wants, in_flight, oldest (seconds that the oldest bytes in flight
-            have waited; null: there are none), dropped
+            address, protocol, subscriptions, wants, in_flight, oldest (seconds that the oldest bytes in
+            flight have waited; null: there are none), dropped
   faults:   what some other program wrote to the keys of the bus, and what mends it
   refusals: why Redis refuses writes now: MISCONF, OOM, READONLY or NOREPLICAS, and what mends it"""
 POSITIONALS = ()

@@ -97,6 +97,7 @@ async def test_status_lists_relays_and_their_clients(
             {
                 "name": "desk", "address": "127.0.0.1", "protocol": "tickbus.json",
                 "subscriptions": {"lossless": 1, "drop": 2}, "in_flight": 0, "oldest": None, "dropped": 0,
+            "wants": 0,
             }
         ]  # fmt: skip
         assert found[other_url]["listed"][0]["name"] == "anonymous"

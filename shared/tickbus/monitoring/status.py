@@ -215,7 +215,9 @@ async def read_status(link: Connection, prefix: str) -> BusStatus | None:
         if name.startswith(b"service:") and (reads := read_filter(value)) is not None
     }
     feeds = {stream.stream.feed for stream in streams if stream.stream.kind in FEED_KINDS}
-    feeds |= {feed for feed in await read_feeds(link, keys) if await link.ask("EXISTS", keys.lease(feed))}
+    registered = await read_feeds(link, keys)
+    leases = await link.ask_each([("GET", keys.lease(feed)) for feed in registered])
+    feeds |= {feed for feed, holder in zip(registered, leases, strict=True) if holder is not None}
     bells = await _newest_bells(link, keys, feeds, faults)
     return BusStatus(
         now_ms, shards,
