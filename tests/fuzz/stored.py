@@ -20,6 +20,10 @@ from fuzz.hostile import TEXTS, damaged_bytes, damaged_msgpack, some_of, to_byte
 from fuzz.hostile import pack as pack_hostile
 from services.bars.builder import StreamBars
 from services.bars.service import _canonical
+from services.gateway.subscriptions.policy import WantsPolicy
+from services.gateway.subscriptions.table import SubscriptionTable
+from services.gateway.subscriptions.wants import WantBook
+from services.vendors.feed import Cap
 from tickbus.consumer.handover import read_handover
 from tickbus.consumer.membership import read_heartbeats
 from tickbus.errors import ConfigError, RedisError, WireError
@@ -38,9 +42,11 @@ from tickbus.protocol.codec import (
 from tickbus.protocol.messages import Gap, Signal, Trade
 from tickbus.protocol.names import Keys, Stream, StreamId, is_stream
 from tickbus.protocol.stream_filter import StreamFilter, encode_filter
+from tickbus.protocol.wants import Topic, decode_states
 from tickbus.reader.reader import Reader
 from tickbus.redis.link import Link
-from tickbus.redis.registry import check_meta, check_replicas, read_heads
+from tickbus.redis.registry import check_meta, check_replicas, read_heads, read_subscriptions
+from tickbus.redis.wants import MARK, WantsReader, put_wants
 from tickbus.subscription import parse_cursor
 from tickbus.units import SECOND, parse_time
 from tickbus.writer.fences import Fences
@@ -401,6 +407,67 @@ async def take_over(bus: _Bus, commands: Pieces) -> None:
             assert found.positions.get(HEALTHY.name) == StreamId(1_700_000_000_000, 3), "the position is lost"
 
 
+def make_wants(chance: Random) -> Pieces:
+    """Return commands to Redis, each a MessagePack array: wants and states that a foreign program writes."""
+    return [pack_hostile(_want(chance)) for _ in range(chance.randint(1, 6))]
+
+
+def _want(chance: Random) -> list[bytes]:
+    holders = KEYS.holders("good").encode()
+    holder = to_bytes(chance.choice(("app-1", "other", MARK, "", "x" * 200, *TEXTS)))
+    kind = chance.randrange(6)
+    if kind < 2:
+        score = chance.choice((b"1", b"-inf", b"1e308", b"1700000000001"))
+        return [b"ZADD", holders, score, holder]
+    if kind == 2:
+        return [b"HSET", holders + b":" + holder, _topic(chance), _text(chance, "1700000000000")]
+    if kind == 3:
+        shard = chance.choice((SHARD, 1 - SHARD))
+        key = KEYS.subscriptions(shard, "good").encode()
+        return [b"HSET", key, _topic(chance), _text(chance, '{"state":"active","since":1}')]
+    key = chance.choice((holders, holders + b":app-1", holders + b":" + holder))
+    return chance.choice(
+        ([b"SET", key, b"x"], [b"DEL", key], [b"LPUSH", key, b"x"], [b"ZREM", holders, holder])
+    )
+
+
+def _topic(chance: Random) -> bytes:
+    field = chance.choice(
+        (b"trade ETH-USDT", b"quote A", b"trade  B", b"bar X", b"trade", b" ", b"trade a b")
+    )
+    return damaged_bytes(chance, field, 1) if chance.random() < 0.4 else field
+
+
+async def keep_wants(bus: _Bus, commands: Pieces) -> None:
+    """What a holder wants is read, whatever stands beside it, once it has renewed it; every state is one."""
+    healthy = Topic("trade", "BTC-USDT")
+    policy = WantsPolicy()
+    book, table = WantBook(policy, ("trade", "quote")), SubscriptionTable((), Cap(3, "symbols"), 1_000)
+    reader = WantsReader(KEYS, "good")
+    now = 1_700_000_000_000
+    with closing(await bus.connect()) as link:
+        for number, half in enumerate((commands[::2], commands[1::2]), 1):
+            bus.attack(half)
+            for found in (await reader.read(link), await reader.read(link)):
+                for holder, wants in found.changed.items():
+                    book.put(holder, wants, now)
+                for holder in found.ended:
+                    book.forget(holder)
+            states = await read_subscriptions(link, KEYS, "good")
+            table.restore(states, now) if number == 1 else None
+            book.read(now)
+            wanted = book.wanted()
+            table.update(wanted.topics, wanted.rejected, True, now + 20_000 * number)
+            table.open(table.to_open())
+            table.take_ended()
+            for state in table.take_changes().values():
+                assert state is None or decode_states({b"trade A": state.encode()})
+        bus.client.delete(KEYS.holders("good"), KEYS.wants("good", "healthy-1"))
+        await link.ask_all(put_wants(KEYS, "good", "healthy-1", {healthy: now}, now, 15_000))
+        found = await reader.read(link)
+        assert found.changed["healthy-1"] == {healthy: now}, "a healthy want is not read"
+
+
 TARGETS = [
     Target("message", make_message, partial(pure, run_message)),
     Target("head", make_head, partial(pure, run_head)),
@@ -409,4 +476,5 @@ TARGETS = [
     Target("reader", make_commands, partial(open_bus, read_beside), short=60),
     Target("status", make_commands, partial(open_bus, look_at), short=60),
     Target("takeover", make_commands, partial(open_bus, take_over), short=60),
+    Target("wants", make_wants, partial(open_bus, keep_wants), short=60),
 ]

@@ -141,6 +141,8 @@ class Streams:
             self._clock.now_ms(),
         )
         heads = await read_heads_of(link, self._keys, [state.stream for state in chosen])
+        held = self._publisher.held_heads()  # of spilled entries that a stream does not take yet
+        heads |= {state.name: held[state.name] for state in chosen if state.name in held}
         returning = await find_returning(link, self._keys, heads, {state.name for state in chosen})
         limit = self._clock.now_ms() + _MAX_AHEAD // MILLISECOND
         for topic, state in states.items():

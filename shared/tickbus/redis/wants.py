@@ -94,7 +94,8 @@ class WantsReader:
             [("ZRANGE", self._keys.holders(self._feed), 0, MAX_HOLDERS, "WITHSCORES")]
         )
         if isinstance(flat, ReplyError):
-            self._report("holders", f"{self._keys.holders(self._feed)}: {flat}; nobody's wants are read")
+            key = self._keys.holders(self._feed)
+            self._report("holders", f"{key}: {flat}; no wants can be read: fix: redis-cli DEL '{key}'")
             flat = []
         scores = {name.decode(errors="replace"): score for name, score in pairs(flat)}
         found.were_lost = scores.pop(MARK, None) is None
