@@ -47,6 +47,7 @@ Where the words mean something special: [glossary](glossary.md). What is promise
 
 _API_SECTIONS: dict[str, tuple[str, ...]] = {
     "Reading": ("connect", "Bus", "Subscription"),
+    "Wanting": ("Want", "SubscriptionState"),
     "Services of your own": ("Consumer", "Batch", "Output"),
     "Messages": ("Trade", "Quote", "Gap", "Bar", "Signal", "as_json"),
     "Values in messages": ("Side", "Flag", "GapKind", "StreamKind"),
