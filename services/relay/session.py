@@ -13,6 +13,7 @@ from services.relay.requests import (
     Auth,
     BadRequest,
     Begin,
+    NotNow,
     Ping,
     RequestId,
     Subscribe,
@@ -86,7 +87,8 @@ class Session:
                 case Unsubscribe():
                     self._unsubscribe(request)
         except BadRequest as error:
-            client.say(op="error", id=id, reason=str(error))
+            retry = {"retry": True} if isinstance(error, NotNow) else {}
+            client.say(op="error", id=id, reason=str(error), **retry)
 
     def close(self) -> None:
         """The client has gone: end its subscriptions."""
