@@ -642,7 +642,7 @@ def start_gateway(start: Start, redis: str, *more: str) -> Process:
 def held_wants(redis: RedisServer) -> set[str]:
     """Return what the holders want now."""
     keys = redis.client.scan_iter("tickbus:{wants:binance}:*")
-    return {field.decode() for key in keys for field in redis.client.hkeys(key)}
+    return {field.decode() for key in keys for field in redis.client.hgetall(key)}
 
 
 async def test_symbol_that_nobody_subscribed_to_is_read_over_the_end_of_a_relay(
