@@ -142,8 +142,10 @@ export type Element<K extends Kind, O = {}> =
 
 export interface State {
   state: "connecting" | "open" | "resuming" | "closed";
-  read: Read<any>;
-  kind: Kind;
+  /** Whose connection it is: that of a read, with its kind, or that of a want. */
+  read?: Read<any>;
+  kind?: Kind;
+  want?: Want;
   url?: string;
   /** Close code of the connection that ended. */
   code?: number;
@@ -175,8 +177,10 @@ export interface ReadOptions extends Selection {
   policy?: "lossless" | "conflate" | "drop";
   /** Conflated elements a second and stream: 0.1 to 20. */
   rate?: number;
-  /** Whether the vendor is to be asked for the symbols. */
+  /** Whether the gateway is to subscribe to the symbols, which must be names then; `feeds` says which one. */
   want?: boolean;
+  /** What becomes of each stream that is wanted, whenever that changes. */
+  onWant?: (state: WantedState) => void;
   /** false leaves out Gaps. */
   gaps?: boolean;
   /** false leaves out late ticks, and Gaps that report them as repaired. */
@@ -203,6 +207,39 @@ export interface Read<T> extends AsyncIterableIterator<T> {
   close(): void;
 }
 
+export interface WantedState {
+  stream: string;
+  state: "active" | "pending" | "refused" | "lingering";
+  /** ms since the epoch. */
+  since: number;
+  /** Why it is refused, or not active yet; else empty. */
+  reason: string;
+}
+
+export interface SubscriptionRow extends WantedState {
+  /** Whether the gateway's own options ask for it. */
+  fixed: boolean;
+}
+
+export interface WantOptions {
+  /** `trade` by default. */
+  kind?: "trade" | "quote" | readonly ("trade" | "quote")[];
+  /** Needed where several gateways run. */
+  feed?: string;
+  /** ms without a sign of life after which a connection is given up: 45,000. */
+  timeout?: number;
+  signal?: AbortSignal;
+  onState?: (state: State) => void;
+}
+
+export interface Want {
+  /** Each change; of several of one stream that wait, the newest. Leaving the loop ends the want. */
+  readonly states: AsyncIterableIterator<WantedState>;
+  /** Resolved when a relay wants all of it. */
+  opened(): Promise<void>;
+  close(): void;
+}
+
 export interface StreamRow {
   stream: string;
   kind: Kind;
@@ -218,6 +255,10 @@ export interface Bus {
     kind?: K,
     options?: O,
   ): Read<Element<K, O>>;
+  /** Ask that the gateway subscribes to symbols, without reading them, until `close`. */
+  want(symbols: readonly string[], options?: WantOptions): Want;
+  /** What the gateway of a feed is subscribed to, or is asked for and why it is not. */
+  subscriptions(feed: string): Promise<SubscriptionRow[]>;
   /** The newest message of each stream, and the cursor from which to read on. */
   snapshot<K extends Kind = "trade">(
     kind?: K,
@@ -239,7 +280,7 @@ export interface Bus {
     query?: { from?: string | number | bigint | Date; after?: string; limit?: number },
   ): Promise<{ data: (Messages[Kind] | Gap)[]; next: string | null }>;
   status(): Promise<{ up: boolean; clients: number; streams: number }>;
-  /** End all reads. */
+  /** End all reads and wants. */
   close(): void;
 }
 

@@ -119,7 +119,8 @@ export function connect(urls, options = {}) {
 class Bus {
   #addresses;
   #options;
-  #reads = new Set();
+  /** Reads and wants that have not ended. */
+  #open = new Set();
 
   constructor(urls, options) {
     this.#addresses = (Array.isArray(urls) ? urls : [urls]).map(addressesOf);
@@ -129,7 +130,31 @@ class Bus {
 
   /** Return an async iterable of the messages of some streams. Each read has a connection of its own. */
   read(kind = "trade", options = {}) {
-    const { token, onState } = this.#options;
+    const { onState } = this.#options;
+    const read = new Read(this.#opener(), kind, { onState, ...options }, () => this.#open.delete(read));
+    return this.#begin(read);
+  }
+
+  /**
+   * Ask that the gateway of a feed subscribes to symbols, without reading them, until `close`.
+   *
+   * kind: `trade`, `quote`, or both in an array. feed: which feed; needed where several gateways run.
+   */
+  want(symbols, options = {}) {
+    const { onState } = this.#options;
+    const want = new Want(this.#opener(), symbols, { onState, ...options }, () => this.#open.delete(want));
+    return this.#begin(want);
+  }
+
+  #begin(one) {
+    this.#open.add(one);
+    one._begin();
+    return one;
+  }
+
+  /** Return a function that opens a socket to the address of a number. */
+  #opener() {
+    const { token } = this.#options;
     const Socket = this.#options.WebSocket ?? globalThis.WebSocket;
     if (Socket === undefined) {
       throw new TickbusError(
@@ -138,14 +163,10 @@ class Bus {
     }
     const protocols = token === undefined ? ["tickbus.json"] : ["tickbus.json", tokenProtocol(token)];
     const addresses = this.#addresses.map((address) => address.socket);
-    const open = (number) => {
+    return (number) => {
       const url = addresses[number % addresses.length];
       return { url, socket: new Socket(url, protocols) };
     };
-    const read = new Read(open, kind, { onState, ...options }, () => this.#reads.delete(read));
-    this.#reads.add(read);
-    read._begin();
-    return read;
   }
 
   /** Return the newest message of each stream, and the cursor from which to read on. */
@@ -170,14 +191,19 @@ class Bus {
     return this.#get("/api/history", { stream, from, after, limit });
   }
 
+  /** Return what the gateway of a feed is subscribed to, or is asked for and why it is not. */
+  async subscriptions(feed) {
+    return (await this.#get("/api/subscriptions", { feed })).subscriptions;
+  }
+
   /** Return how the relay is. */
   async status() {
     return this.#get("/api/status", {});
   }
 
-  /** End all reads. */
+  /** End all reads and wants. */
   close() {
-    for (const read of [...this.#reads]) read.close();
+    for (const one of [...this.#open]) one.close();
   }
 
   async #get(path, parameters) {
@@ -246,27 +272,297 @@ class Queue {
   }
 }
 
-class Read {
+/** A connection to a relay that is opened again, at the next address, when it is lost. */
+class Link {
   #open;
-  #onEnd;
-  #onState;
-  #onDropped;
-  #request;
-  #selectors;
-  #from;
-  #limit;
   #timeout;
-  #gaps;
-  #late;
-  #signal;
-
+  #on;
   #socket = null;
+  #url;
   #attempt = 0;
   #address = 0;
   #timers = { retry: undefined, watch: undefined };
   #openedAt = 0;
   #heardAt = 0;
-  #progress = false;
+  /** Whether this connection was of use: the delays begin anew. */
+  progress = false;
+
+  /**
+   * on: `open()`, `hear(message, url)`, `lost({ url, code, reason, delay })`, and `end(error)` for what trying
+   * again does not change.
+   */
+  constructor(open, timeout, on) {
+    this.#open = open;
+    this.#timeout = timeout;
+    this.#on = on;
+  }
+
+  connect() {
+    this.progress = false;
+    this.#openedAt = this.#heardAt = Date.now();
+    let opened;
+    try {
+      opened = this.#open(this.#address);
+    } catch (error) {
+      this.#on.end(new TickbusError(`cannot connect: ${error.message}`, { cause: error }));
+      return;
+    }
+    const { socket, url } = opened;
+    this.#socket = socket;
+    this.#url = url;
+    socket.onopen = () => {
+      this.#heardAt = Date.now();
+      this.#on.open();
+    };
+    socket.onmessage = ({ data }) => {
+      this.#heardAt = Date.now();
+      this.#on.hear(parse(data), url);
+    };
+    socket.onclose = ({ code, reason }) => this.#lose(socket, code, reason);
+    // some implementations end a failed handshake without a close event
+    socket.onerror = () => setTimeout(() => this.#lose(socket, 1006, "the connection failed"), 50);
+    const step = Math.max(20, this.#timeout / 9);
+    this.#timers.watch = setInterval(() => this.#watch(socket), step);
+  }
+
+  send(request) {
+    this.#socket.send(JSON.stringify(request));
+  }
+
+  /** Give this connection up, and open another one after a while. */
+  lose(code, reason) {
+    this.#lose(this.#socket, code, reason);
+  }
+
+  /** End it; it may be connected again. */
+  disconnect() {
+    clearInterval(this.#timers.watch);
+    clearTimeout(this.#timers.retry);
+    const socket = this.#socket;
+    this.#socket = null;
+    if (socket !== null) {
+      socket.onopen = socket.onmessage = socket.onclose = null;
+      socket.onerror = () => {};
+      if (socket.readyState <= 1) socket.close(1000);
+    }
+  }
+
+  /** A connection may die without a sign: ask for one, and give it up if none comes. */
+  #watch(socket) {
+    const silent = Date.now() - this.#heardAt;
+    if (silent > this.#timeout) {
+      this.#lose(socket, 1006, `nothing was heard for ${silent} ms`);
+    } else if (silent > this.#timeout / 3 && socket.readyState === 1) {
+      socket.send('{"op":"ping"}');
+    }
+  }
+
+  #lose(socket, code, reason) {
+    if (socket === null || socket !== this.#socket) return;
+    this.disconnect();
+    if (FATAL.has(code)) {
+      this.#on.end(new TickbusError(reason || `the relay closed with ${code}`, { code }));
+      return;
+    }
+    if (this.progress || Date.now() - this.#openedAt > GOOD) this.#attempt = 0;
+    const most = Math.min(MAX_DELAY, FIRST_DELAY * 2 ** ++this.#attempt);
+    const delay = Math.max(FIRST_DELAY, Math.random() * most);
+    this.#address += 1;
+    this.#timers.retry = setTimeout(() => this.connect(), delay);
+    this.#on.lost({ url: this.#url, code, reason, delay });
+  }
+}
+
+/** Return what a relay says of a topic that is wanted. */
+function wantedState({ stream, state, since, reason }) {
+  return { stream, state, since, reason };
+}
+
+/** What is wanted, kept alive by a connection of its own: the relay wants it as long as that lasts. */
+class Want {
+  #link;
+  #onEnd;
+  #onState;
+  #symbols;
+  #kinds;
+  #feed;
+  #signal;
+  #unanswered = 0;
+  #begun = false;
+  #ended = false;
+  #error = null;
+  #opening = new Settled();
+  /** Stream -> the newest state; `#news`: those that nobody has taken yet. */
+  #known = new Map();
+  #news = new Map();
+  #waiting = [];
+
+  constructor(open, symbols, options, onEnd) {
+    this.#onEnd = onEnd;
+    this.#onState = options.onState ?? (() => {});
+    this.#symbols = [...new Set(symbols)];
+    this.#kinds = [...new Set([options.kind ?? "trade"].flat())];
+    this.#feed = options.feed;
+    this.#signal = options.signal;
+    this.#link = new Link(open, options.timeout ?? 45_000, {
+      open: () => this.#ask(),
+      hear: (message, url) => this.#hear(message, url),
+      lost: (event) => this.#report({ state: this.#begun ? "resuming" : "connecting", ...event }),
+      end: (error) => this.#end(error),
+    });
+    /** What becomes of each stream, whenever that changes: of several changes that wait, the newest. */
+    this.states = {
+      next: () => this.#next(),
+      return: async (value) => {
+        this.close();
+        return { value, done: true };
+      },
+      [Symbol.asyncIterator]() {
+        return this;
+      },
+    };
+  }
+
+  /** Called once by the bus. */
+  _begin() {
+    if (this.#signal?.aborted) {
+      this.#abort();
+      return;
+    }
+    this.#signal?.addEventListener("abort", this.#abort, { once: true });
+    this.#report({ state: "connecting" });
+    if (!this.#ended) this.#link.connect();
+  }
+
+  /** Resolved when a relay wants all of it. */
+  opened() {
+    return this.#opening.promise;
+  }
+
+  /** Want it no more. */
+  close() {
+    this.#end(null);
+  }
+
+  #abort = () => this.#end(this.#signal.reason);
+
+  #report(event) {
+    this.#onState({ want: this, ...event });
+  }
+
+  #end(error) {
+    if (this.#ended) return;
+    this.#ended = true;
+    this.#error = error;
+    this.#news.clear();
+    this.#link.disconnect();
+    this.#signal?.removeEventListener("abort", this.#abort);
+    this.#opening.reject(error ?? new TickbusError("the want was closed"));
+    this.#onEnd();
+    this.#report({ state: "closed", code: error?.code, reason: error?.message ?? "closed" });
+    this.#deliver();
+  }
+
+  #ask() {
+    const feeds = this.#feed === undefined ? [] : [this.#feed];
+    const groups = inGroups(this.#symbols);
+    this.#unanswered = 0;
+    for (const kind of this.#kinds) {
+      for (const symbols of groups) {
+        this.#link.send({ op: "want", id: ++this.#unanswered, kind, symbols, feeds });
+      }
+    }
+  }
+
+  #hear(message, url) {
+    switch (message.op) {
+      case "wanted":
+        this.#link.progress = true;
+        this.#feed = message.feed; // the next relay may not know yet which gateways run
+        if (--this.#unanswered > 0) break;
+        this.#begun = true;
+        this.#report({ state: "open", url });
+        this.#opening.resolve();
+        break;
+      case "want": {
+        const event = wantedState(message);
+        const known = this.#known.get(event.stream);
+        if (["state", "since", "reason"].every((name) => known?.[name] === event[name])) break;
+        this.#known.set(event.stream, event);
+        this.#news.set(event.stream, event);
+        this.#deliver();
+        break;
+      }
+      case "error":
+        if (message.retry) this.#link.lose(1013, message.reason);
+        else this.#end(new TickbusError(message.reason));
+        break;
+    }
+  }
+
+  #next() {
+    return new Promise((resolve, reject) => {
+      this.#waiting.push({ resolve, reject });
+      this.#deliver();
+    });
+  }
+
+  #deliver() {
+    while (this.#waiting.length && this.#news.size) {
+      const [stream, value] = this.#news.entries().next().value;
+      this.#news.delete(stream);
+      this.#waiting.shift().resolve({ value, done: false });
+    }
+    if (this.#ended) this.#error = finish(this.#waiting, this.#error);
+  }
+}
+
+/** Return symbols in groups that fit into a request each; at least one, if it is empty. */
+function inGroups(symbols) {
+  const groups = [[]];
+  let size = 0;
+  for (const symbol of symbols) {
+    size += symbol.length + 3;
+    if (size > MAX_REQUEST - 1_000 && groups.at(-1).length) {
+      groups.push([]);
+      size = symbol.length + 3;
+    }
+    groups.at(-1).push(symbol);
+  }
+  return groups;
+}
+
+/** A promise that is settled from outside; a rejection that nobody awaits is none. */
+class Settled {
+  constructor() {
+    this.promise = new Promise((resolve, reject) => Object.assign(this, { resolve, reject }));
+    this.promise.catch(() => {});
+  }
+}
+
+/** Tell those who wait that it has ended: the first of them why. Return what is left to be told. */
+function finish(waiting, error) {
+  for (const { resolve, reject } of waiting.splice(0)) {
+    if (error === null) resolve({ value: undefined, done: true });
+    else reject(error);
+    error = null;
+  }
+  return error;
+}
+
+class Read {
+  #link;
+  #onEnd;
+  #onState;
+  #onDropped;
+  #onWant;
+  #request;
+  #selectors;
+  #from;
+  #limit;
+  #gaps;
+  #late;
+  #signal;
 
   /** The requests of this connection by id, and which of them a symbol belongs to; usually there is one. */
   #parts = new Map();
@@ -284,17 +580,15 @@ class Read {
   #paused = false;
   #ended = false;
   #error = null;
-  #opening;
-  #settle;
+  #opening = new Settled();
 
   constructor(open, kind, options, onEnd) {
-    this.#open = open;
     this.#onEnd = onEnd;
     this.#onState = options.onState ?? (() => {});
     this.#onDropped = options.onDropped ?? (() => {});
+    this.#onWant = options.onWant ?? (() => {});
     this.#selectors = options.symbols?.length ? [...new Set(options.symbols)] : ["*"];
     this.#limit = options.queue ?? 10_000;
-    this.#timeout = options.timeout ?? 45_000;
     this.#gaps = options.gaps ?? true;
     this.#late = options.late ?? true;
     this.#signal = options.signal;
@@ -310,10 +604,12 @@ class Read {
         this.#delivered.set(stream, { cursor, history });
       }
     }
-    this.#opening = new Promise((resolve, reject) => {
-      this.#settle = { resolve, reject };
+    this.#link = new Link(open, options.timeout ?? 45_000, {
+      open: () => this.#subscribe(),
+      hear: (message, url) => this.#hear(message, url),
+      lost: (event) => this.#report({ state: this.#begun ? "resuming" : "connecting", ...event }),
+      end: (error) => this.#end(error),
     });
-    this.#opening.catch(() => {});
   }
 
   /** Called once by the bus. */
@@ -324,7 +620,7 @@ class Read {
     }
     this.#signal?.addEventListener("abort", this.#abort, { once: true });
     this.#report({ state: "connecting" });
-    this.#connect();
+    if (!this.#ended) this.#link.connect();
   }
 
   /** What to pass as `from` to continue after the elements that were taken. */
@@ -339,7 +635,7 @@ class Read {
 
   /** Resolved when the relay has begun to deliver: what is written from then on is read. */
   opened() {
-    return this.#opening;
+    return this.#opening.promise;
   }
 
   [Symbol.asyncIterator]() {
@@ -373,10 +669,9 @@ class Read {
     if (this.#ended) return;
     this.#ended = true;
     this.#error = error;
-    this.#disconnect();
-    clearTimeout(this.#timers.retry);
+    this.#link.disconnect();
     this.#signal?.removeEventListener("abort", this.#abort);
-    this.#settle.reject(error ?? new TickbusError("the read was closed"));
+    this.#opening.reject(error ?? new TickbusError("the read was closed"));
     this.#onEnd();
     this.#report({ state: "closed", code: error?.code, reason: error?.message ?? "closed" });
     this.#deliver();
@@ -386,75 +681,10 @@ class Read {
     this.#onState({ read: this, kind: this.#request.kind, ...event });
   }
 
-  // connections
-
-  #connect() {
-    this.#progress = false;
-    this.#openedAt = this.#heardAt = Date.now();
-    let opened;
-    try {
-      opened = this.#open(this.#address);
-    } catch (error) {
-      this.#end(new TickbusError(`cannot connect: ${error.message}`, { cause: error }));
-      return;
-    }
-    const { socket, url } = opened;
-    this.#socket = socket;
-    socket.onopen = () => {
-      this.#heardAt = Date.now();
-      this.#subscribe();
-    };
-    socket.onmessage = ({ data }) => {
-      this.#heardAt = Date.now();
-      this.#hear(parse(data), url);
-    };
-    socket.onclose = ({ code, reason }) => this.#lose(socket, url, code, reason);
-    // some implementations end a failed handshake without a close event
-    socket.onerror = () => setTimeout(() => this.#lose(socket, url, 1006, "the connection failed"), 50);
-    const step = Math.max(20, this.#timeout / 9);
-    this.#timers.watch = setInterval(() => this.#watch(socket, url), step);
-  }
-
-  /** A connection may die without a sign: ask for one, and give it up if none comes. */
-  #watch(socket, url) {
-    const silent = Date.now() - this.#heardAt;
-    if (silent > this.#timeout) {
-      this.#lose(socket, url, 1006, `nothing was heard for ${silent} ms`);
-    } else if (silent > this.#timeout / 3 && socket.readyState === 1) {
-      socket.send('{"op":"ping"}');
-    }
-  }
-
-  #disconnect() {
-    clearInterval(this.#timers.watch);
-    const socket = this.#socket;
-    this.#socket = null;
-    if (socket !== null) {
-      socket.onopen = socket.onmessage = socket.onclose = null;
-      socket.onerror = () => {};
-      if (socket.readyState <= 1) socket.close(1000);
-    }
-  }
-
-  #lose(socket, url, code, reason) {
-    if (socket !== this.#socket) return;
-    this.#disconnect();
-    if (FATAL.has(code)) {
-      this.#end(new TickbusError(reason || `the relay closed with ${code}`, { code }));
-      return;
-    }
-    if (this.#progress || Date.now() - this.#openedAt > GOOD) this.#attempt = 0;
-    const most = Math.min(MAX_DELAY, FIRST_DELAY * 2 ** ++this.#attempt);
-    const delay = Math.max(FIRST_DELAY, Math.random() * most);
-    this.#address += 1;
-    this.#report({ state: this.#begun ? "resuming" : "connecting", url, code, reason, delay });
-    if (!this.#ended) this.#timers.retry = setTimeout(() => this.#connect(), delay);
-  }
-
   /** The reader is behind: end the connection, and resume when it has caught up. */
   #pause() {
     this.#paused = true;
-    this.#disconnect();
+    this.#link.disconnect();
     this.#report({ state: "resuming", reason: "the queue is full: continues when half of it has been taken" });
   }
 
@@ -530,7 +760,7 @@ class Read {
     this.#parts.set(part.id, part);
     this.#unanswered += 1;
     const symbols = selectors.length === 1 && selectors[0] === "*" ? [] : selectors;
-    this.#socket.send(JSON.stringify({ ...this.#request, id: part.id, symbols, from }));
+    this.#link.send({ ...this.#request, id: part.id, symbols, from });
     return part;
   }
 
@@ -559,11 +789,14 @@ class Read {
       case "stream":
         if (this.#owner(message.stream) === this.#parts.get(message.id)) this.#announce(message);
         break;
+      case "want":
+        this.#onWant(wantedState(message));
+        break;
       case "dropped":
         this.#onDropped(message.count);
         break;
       case "error":
-        if (message.retry) this.#lose(this.#socket, url, 1013, message.reason);
+        if (message.retry) this.#link.lose(1013, message.reason);
         else this.#end(new TickbusError(message.reason));
         break;
     }
@@ -572,7 +805,7 @@ class Read {
   #isOpen(url) {
     this.#begun = true;
     this.#report({ state: "open", url });
-    this.#settle.resolve();
+    this.#opening.resolve();
   }
 
   #isAnswered(part, streams) {
@@ -637,7 +870,7 @@ class Read {
         continue; // known from before the connection was lost
       }
       position.cursor = cursor;
-      this.#progress = true;
+      this.#link.progress = true;
       this.#queue.push({
         element: this.#isWanted(element) ? element : null,
         stream,
@@ -670,7 +903,7 @@ class Read {
         continue;
       }
       if (end.cursor === null || end.reset || isAfter(cursor, end.cursor)) end.cursor = cursor;
-      this.#progress = true;
+      this.#link.progress = true;
       if (this.#isWanted(element)) this.#queue.push({ element, stream: null });
     }
     for (const [stream, { cursor, history }] of ends) {
@@ -693,16 +926,9 @@ class Read {
     }
     if (this.#paused && !this.#ended && queue.length * 2 <= this.#limit) {
       this.#paused = false;
-      this.#connect();
+      this.#link.connect();
     }
-    if (this.#ended && queue.length === 0) {
-      for (const { resolve, reject } of this.#waiting.splice(0)) {
-        const error = this.#error;
-        this.#error = null;
-        if (error === null) resolve({ value: undefined, done: true });
-        else reject(error);
-      }
-    }
+    if (this.#ended && queue.length === 0) this.#error = finish(this.#waiting, this.#error);
   }
 }
 

@@ -11,9 +11,10 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 import msgspec
 
 from services.relay.conflation import TRADE_FIELDS
-from services.relay.requests import Auth, Ping, Subscribe, Unsubscribe
+from services.relay.requests import Auth, Ping, Subscribe, Unsubscribe, Want
 from tickbus.protocol.messages import Bar, Flag, Gap, Quote, Signal, Trade
 from tickbus.protocol.names import KINDS
+from tickbus.protocol.wants import STATES
 from tickbus.version import VERSION
 
 ASYNCAPI, OPENAPI = "/asyncapi.json", "/openapi.json"
@@ -151,7 +152,7 @@ def _answer(op: str, about: str, fields: dict[str, Schema], *optional: str) -> S
 
 def _requests() -> dict[str, Schema]:
     _, schemas = msgspec.json.schema_components(
-        (Auth, Subscribe, Unsubscribe, Ping), ref_template=_REF + "{name}"
+        (Auth, Subscribe, Want, Unsubscribe, Ping), ref_template=_REF + "{name}"
     )
     for schema in schemas.values():
         schema["description"] = "\n".join(line.strip() for line in schema["description"].splitlines())
@@ -163,6 +164,12 @@ def _requests() -> dict[str, Schema]:
     return schemas
 
 
+_WANTED: dict[str, Schema] = {
+    "stream": _STREAM,
+    "state": {"enum": list(STATES)},
+    "since": {"type": "integer", "description": "ms since the epoch"},
+    "reason": {"type": "string", "description": "why it is refused, or not active yet; else empty"},
+}
 _ID_OR_NULL: Schema = {"type": ["integer", "string", "null"]}
 _ANSWERS: dict[str, Schema] = {
     "Authorized": _answer("authorized", "The token is valid.", {"name": {"type": "string"}}),
@@ -171,6 +178,12 @@ _ANSWERS: dict[str, Schema] = {
         "The streams there are, and where each begins.",
         {"id": _ID, "streams": {"type": "array", "items": _object(_POSITION)}},
     ),
+    "Wanted": _answer(
+        "wanted",
+        "The relay asks the gateway of a feed for it, until unsubscribe.",
+        {"id": _ID, "feed": {"type": "string"}},
+    ),
+    "WantState": _answer("want", "What became of a stream that is wanted.", {"id": _ID, **_WANTED}),
     "Unsubscribed": _answer("unsubscribed", "No more data of this subscription follow.", {"id": _ID}),
     "Pong": _answer("pong", "The answer to ping.", {"id": _ID_OR_NULL}),
     "Error": _answer(
@@ -241,10 +254,13 @@ _PACKED_DATA: Schema = {
 _REPLIES = {
     "Auth": ("Authorized",),
     "Subscribe": ("Subscribed", "Error"),
+    "Want": ("Wanted", "Error"),
     "Unsubscribe": ("Unsubscribed", "Error"),
     "Ping": ("Pong",),
 }
-_UNASKED = ("Data", "PackedData", "StreamAppeared", "ReplayCompleted", "Dropped", "Closing", "Error")
+_UNASKED = (
+    "Data", "PackedData", "StreamAppeared", "WantState", "ReplayCompleted", "Dropped", "Closing", "Error",
+)  # fmt: skip
 
 
 def asyncapi() -> dict[str, Any]:
@@ -436,6 +452,26 @@ _PATHS: dict[str, tuple[str, list[Schema], Schema]] = {
             _LIMIT,
         ],
         _page({"$ref": _REF + "Bar"}, next={**_nullable(_TIME), "description": "from= of the next page"}),
+    ),
+    "/api/subscriptions": (
+        "What the gateway of a feed is subscribed to, or asked for and why it is not.",
+        [_parameter("feed", _TEXT, "its name", required=True)],
+        _object(
+            {
+                "subscriptions": {
+                    "type": "array",
+                    "items": _object(
+                        {
+                            **_WANTED,
+                            "fixed": {
+                                "type": "boolean",
+                                "description": "the gateway's own options ask for it",
+                            },
+                        }
+                    ),
+                }
+            }
+        ),
     ),
     "/api/status": (
         "How the relay is.",

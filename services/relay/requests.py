@@ -29,6 +29,10 @@ class BadRequest(Exception):
     """A request that cannot be carried out. The text is for the client."""
 
 
+class NotNow(BadRequest):
+    """A request that may be accepted later as it is."""
+
+
 class _Request(msgspec.Struct, tag_field="op", tag=str.lower, forbid_unknown_fields=True, frozen=True):
     """The base of all."""
 

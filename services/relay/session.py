@@ -18,6 +18,7 @@ from services.relay.requests import (
     BadRequest,
     Begin,
     Cursors,
+    NotNow,
     Ping,
     RequestId,
     Subscribe,
@@ -92,7 +93,8 @@ class Session:
                 case Unsubscribe():
                     self._unsubscribe(request)
         except BadRequest as error:
-            self._refuse(id, str(error))
+            retry = {"retry": True} if isinstance(error, NotNow) else {}
+            self._refuse(id, str(error), **retry)
 
     def on_control(self, frame: Frame) -> None:
         """Count a ping of the client as a request; its pong is sent by the library."""

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 
 from services.relay.bus_access import BusAccess
-from services.relay.requests import BadRequest
+from services.relay.requests import BadRequest, NotNow
 from services.relay.tokens import Account
 from tickbus.errors import RedisError
 from tickbus.protocol.names import Keys, Stream
@@ -88,15 +88,17 @@ class Wants:
         return dict(counts)
 
     def choose_feed(self, named: Sequence[str], preferred: str | None = None) -> str:
-        """Return the feed to ask. BadRequest if that is not clear."""
+        """Return the feed to ask. BadRequest if that is not clear, NotNow if it may become so."""
         if len(named) == 1:
             return named[0]
         if preferred is not None:
             return preferred
         if len(self.live_feeds) == 1:
             return self.live_feeds[0]
-        running = f"{', '.join(self.live_feeds)} are running" if self.live_feeds else "no gateway is running"
-        raise BadRequest(f"want: name one feed in feeds, which is to subscribe ({running})")
+        if not self.live_feeds:  # a relay that has just started does not know them yet
+            raise NotNow("want: name one feed in feeds, which is to subscribe (no gateway is running)")
+        running = ", ".join(self.live_feeds)
+        raise BadRequest(f"want: name one feed in feeds, which is to subscribe ({running} are running)")
 
     def reserve(self, account: Account, feed: str, topics: Sequence[Topic], watch: Watch) -> Hold:
         """Return a hold on topics. BadRequest if the account may not want them."""

@@ -35,7 +35,7 @@ def make_holder(name: str = "") -> str:
 
 
 def make_topics(kind: str | Collection[str], symbols: Collection[str]) -> list[Topic]:
-    """Return the topics. ConfigError for invalid arguments."""
+    """Return the topics of some symbols, each once. ConfigError for invalid arguments."""
     kinds = (kind,) if isinstance(kind, str) else tuple(kind)
     for one in kinds:
         if one not in FEED_KINDS:
@@ -54,11 +54,12 @@ class Lease(ABC):
     """
 
     errors: tuple[type[Exception], ...] = (OSError,)
-    """What it means that the bus does not answer."""
+    """What is raised while the bus does not answer, or refuses."""
     refusals: tuple[type[Exception], ...] = (RedisMisconfigured, RelayRefused)
-    """Those of them that another attempt hardly changes."""
+    """Those of them that trying again hardly changes: `wait_until_told` raises them."""
 
     def __init__(self, feed: str, holder: str, ttl_ms: int = WANT_TTL_MS) -> None:
+        """ttl_ms: how long the wants outlive the last renewal. ConfigError for invalid arguments."""
         self.feed = check_name(feed)
         self.holder = check_holder(holder)
         self._ttl_ms = check_ttl(ttl_ms)
@@ -176,7 +177,7 @@ class Lease(ABC):
 
 
 class WantLease(Lease):
-    """A lease in Redis."""
+    """A lease in Redis: a hash that expires, renewed every third of its life."""
 
     errors = (RedisError, ReplyError, OSError)
 
@@ -215,8 +216,9 @@ class Want:
     """What an app wants of a feed while it is inside: `with bus.want(...)`, or `async with`.
 
     The gateway subscribes to it within a second or so, as fast as the vendor allows, and ends it a while
-    after nobody wants it any more (its `--linger`). `bus.subscriptions` says what became of it. Should the
-    process die, its wants end by themselves after `lease`.
+    after nobody wants it any more (its `--linger`). `bus.subscriptions` says what became of it. A thread
+    renews it, so it lasts however busy the program is. Should the process die, its wants end by themselves
+    after `lease`; should the bus be away, they are told to it when it is back.
 
         async with bus.want("trade", symbols=["ETH-USDT"], feed="binance"):
             async for tick in bus.read("trade", symbols=["ETH-USDT"]):
@@ -231,15 +233,15 @@ class Want:
 
     @property
     def holder(self) -> str:
-        """The name under which the wants stand in Redis."""
+        """The name under which the wants stand in Redis; behind a relay they stand under the relay's."""
         return self._lease.holder
 
     def add(self, symbols: Collection[str], kind: str | Collection[str] = "trade") -> None:
-        """Want these too."""
+        """Want these too; returns at once. ConfigError for invalid arguments: those of `Bus.want`."""
         self._lease.add(make_topics(kind, symbols))
 
     def drop(self, symbols: Collection[str], kind: str | Collection[str] = "trade") -> None:
-        """Do not want these any more."""
+        """Do not want these any more; what is not wanted is no error. ConfigError for invalid arguments."""
         self._lease.take(make_topics(kind, symbols))
 
     def open(self) -> None:
@@ -255,11 +257,11 @@ class Want:
             raise
 
     def stop(self) -> None:
-        """End the wants, without waiting until Redis has been told."""
+        """End the wants, without waiting until the bus has been told."""
         self._finalizer()
 
     def close(self) -> None:
-        """End the wants."""
+        """End the wants; waits a moment, until the bus has been told."""
         self._finalizer()
         self._lease.close()
 

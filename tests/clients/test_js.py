@@ -630,3 +630,134 @@ def test_package_has_the_version_and_the_intended_files(tmp_path: Path) -> None:
     (packed,) = packed.values() if isinstance(packed, dict) else packed
     files = {file["path"] for file in packed["files"]}
     assert files == {"README.md", "package.json", "tickbus.d.ts", "tickbus.js"}
+
+
+def start_gateway(start: Start, redis: str, *more: str) -> Process:
+    """Start a gateway without symbols of its own, with a simulated vendor."""
+    simulator = start("simulate", "--rate", "200", "--quotes-per-trade", "0")
+    vendor = simulator.wait_for(r"listening on (ws://\S+)")[1]
+    return start("gateway", "--feed", "binance", "--url", vendor, "--redis", redis, "--shards", "8", *more)
+
+
+def held_wants(redis: RedisServer) -> set[str]:
+    """Return what the holders want now."""
+    keys = redis.client.scan_iter("tickbus:{wants:binance}:*")
+    return {field.decode() for key in keys for field in redis.client.hgetall(key)}
+
+
+async def test_symbol_that_nobody_subscribed_to_is_read_over_the_end_of_a_relay(
+    redis_server: RedisServer, start: Start, run: Run
+) -> None:
+    start_gateway(start, redis_server.url)
+    relay, url = start_relay(start, redis_server.url, "--port", str(free_port()))
+    script = run(
+        """
+        const bus = connect(given.url, { onState });
+        const wants = [];
+        const onWant = ({ stream, state }) => wants.push([stream, state]);
+        const read = bus.read("trade", { symbols: ["ETH-USDT"], want: true, onWant });
+        const elements = await take(read, 20);
+        say("kill");
+        const opened = () => states.filter(({ state }) => state === "open").length;
+        while (opened() < 2) elements.push(...(await take(read, 1)));
+        elements.push(...(await take(read, 20)));
+        while (!wants.some(([, state]) => state === "active")) elements.push(...(await take(read, 1)));
+        say([elements.map(({ cursor }) => Number(cursor.split("-")[1])), wants.at(-1)]);
+        bus.close();
+        """,
+        url=url,
+    )
+    await heard(script, 1)
+    relay.kill()
+    relay.start()  # does not know yet which gateways run
+    counters, want = await end_of(script)
+    assert counters == list(range(1, len(counters) + 1))
+    assert want == ["trade:binance:ETH-USDT", "active"]
+    await until_async(lambda: not held_wants(redis_server), 40)
+
+
+async def test_wants_are_held_over_the_end_of_a_relay_until_they_are_closed(
+    redis_server: RedisServer, start: Start, run: Run
+) -> None:
+    start_gateway(start, redis_server.url, "--max-symbols", "1")
+    relay, url = start_relay(start, redis_server.url, "--port", str(free_port()))
+    script = run(
+        """
+        const bus = connect(given.url, { onState });
+        const want = bus.want(["ETH-USDT", "SOL-USDT"], { kind: ["trade", "quote"] });
+        await want.opened();
+        const told = {};
+        for (;;) {
+          const { stream, state, reason } = (await want.states.next()).value;
+          told[stream] = [state, reason];
+          const settled = Object.values(told).filter(([state]) => state !== "pending");
+          if (settled.length === 4) break;
+        }
+        say(told);
+        const rows = await bus.subscriptions("binance");
+        say(rows.map(({ stream, state, reason, fixed }) => [stream, state, reason, fixed]));
+        while (states.filter(({ state }) => state === "open").length < 2) await pause();
+        say(states.map(({ state }) => state));
+        while (!existsSync(given.go)) await pause();
+        const last = want.states.next();
+        want.close();
+        say([await last, states.at(-1).state]);
+        """,
+        url=url,
+        go=str(relay._log.with_name("go")),
+    )
+    told, rows = await heard(script, 2)
+    first = {"trade:binance:ETH-USDT", "quote:binance:ETH-USDT"}
+    active = {stream for stream, (state, _) in told.items() if state == "active"}
+    refused = {stream: reason for stream, (state, reason) in told.items() if state == "refused"}
+    assert active | refused.keys() == first | {"trade:binance:SOL-USDT", "quote:binance:SOL-USDT"}
+    assert active == first
+    assert set(refused.values()) == {"cap of 1 symbols reached"}
+    assert {stream: (state, reason) for stream, state, reason, _ in rows} == {
+        stream: tuple(state) for stream, state in told.items()
+    }
+    assert not any(fixed for *_, fixed in rows)
+    wanted = {f"{kind} {symbol}" for kind in ("trade", "quote") for symbol in ("ETH-USDT", "SOL-USDT")}
+    assert held_wants(redis_server) == wanted
+    relay.kill()
+    redis_server.client.delete(*redis_server.client.scan_iter("tickbus:{wants:binance}:*"))
+    relay.start()
+    await heard(script, 3)
+    await until_async(lambda: held_wants(redis_server) == wanted)
+    relay._log.with_name("go").touch()
+    assert await end_of(script) == [{"done": True}, "closed"]
+    assert [name for name in script.said[2] if name != "resuming"] == ["connecting", "open", "open"]
+    await until_async(lambda: not held_wants(redis_server))
+
+
+async def test_want_that_is_refused_says_why(
+    redis_server: RedisServer, start: Start, writer: Writer, run: Run, tmp_path: Path
+) -> None:
+    tokens = tmp_path / "tokens.toml"
+    tokens.write_text(token_row("desk", TOKEN))
+    _, url = start_relay(start, redis_server.url, "--tokens", str(tokens))
+    script = run(
+        """
+        const bus = connect(given.url, { token: given.token });
+        const failure = (promise) => promise.catch(({ name, message }) => `${name}: ${message}`);
+        const want = bus.want(["A"], { feed: "test" });
+        const next = failure(want.states.next());
+        say([await failure(want.opened()), await next, await want.states.next()]);
+        say(await failure(bus.read("trade", { symbols: ["A"], feeds: ["test"], want: true }).next()));
+        const abort = new AbortController();
+        abort.abort();
+        say(await failure(bus.want(["A"], { signal: abort.signal }).states.next()));
+        say(await bus.subscriptions("test"));
+        bus.close();
+        """,
+        url=url,
+        token=TOKEN,
+    )
+    await end_of(script)
+    reason = "TickbusError: this token may not want symbols: leave out want"
+    assert script.said == [
+        [reason, reason, {"done": True}],
+        reason,
+        "AbortError: This operation was aborted",
+        [],
+    ]

@@ -241,7 +241,10 @@ def damaged_msgpack(chance: Random, packed: bytes) -> bytes:
     """Return a valid value with some of its parts replaced, left out, added or cast; sometimes bad bytes."""
     if chance.random() < 0.25:
         return damaged_bytes(chance, packed)
-    holder = [msgpack.unpackb(packed, strict_map_key=False)]
+    try:
+        holder = [msgpack.unpackb(packed, strict_map_key=False)]
+    except ValueError:  # damaged before
+        return damaged_bytes(chance, packed)
     for _ in range(chance.choice((1, 1, 1, 2, 3))):
         where, key = chance.choice(list(_places(holder)))
         how = chance.randrange(6)

@@ -30,6 +30,7 @@ from services.relay.session import (
 )
 from tickbus.protocol.messages import Bar, Flag, Gap, GapKind, Quote, Side, Signal, StreamKind, Trade
 from tickbus.protocol.names import Stream
+from tickbus.protocol.wants import SubscriptionState, Topic
 
 Start = Callable[..., Process]
 NS = 1_795_847_345_011_000_001
@@ -151,6 +152,12 @@ def protocol() -> Protocol:
     return CheckedClient.protocol
 
 
+def write_state(redis_server: RedisServer, writer: Writer, state: SubscriptionState) -> None:
+    """Say what became of a subscription, in place of a gateway."""
+    keys, topic = writer.keys, Topic("trade", "A")
+    redis_server.client.hset(keys.subscriptions(keys.shard("A"), "test"), topic.field, state.encode())
+
+
 def connected(url: str) -> socket.socket:
     """Return a connection into which little fits, and which is yet read fast."""
     sock = socket.socket()
@@ -164,7 +171,7 @@ async def test_every_message_of_a_relay_is_described(
     redis_server: RedisServer, start: Start, writer: Writer, protocol: Protocol, tmp_path: Path
 ) -> None:
     tokens = tmp_path / "tokens.toml"
-    tokens.write_text(token_row("desk", TOKEN))
+    tokens.write_text(token_row("desk", TOKEN) + "want = true\n")
     relay, url = start_relay(
         start, redis_server.url, "--tokens", str(tokens), "--client-bytes", "1MB", "--drop-bytes", "1KB"
     )
@@ -177,6 +184,13 @@ async def test_every_message_of_a_relay_is_described(
         await client.ask(op="ping", id="p")
         await client.ask(op="unsubscribe", id=0)
         await client.ask(op="unsubscribe", id=0)
+        for state in ("pending", "refused"):
+            write_state(redis_server, writer, SubscriptionState(state, 1_795_847_345_011, "because"))
+            if state == "pending":
+                assert (await client.ask(op="want", id="w", symbols=["A"], feeds=["test"]))["op"] == "wanted"
+            assert (await client.hear_until("want"))["state"] == state
+        await client.ask(op="unsubscribe", id="w")
+        await client.ask(op="want", id="w", symbols=["A*"])
         await client.ask(op="nonsense")
         await client.say(op="subscribe", id="c", policy="conflate", rate=20)
         await client.hear_until("subscribed")
@@ -228,6 +242,8 @@ def test_requests_are_described() -> None:
     ]
     for request in valid:
         assert not list(protocol.errors("Subscribe", request))
+    assert not list(protocol.errors("Want", {"op": "want", "id": 1, "symbols": ["A"], "kind": "quote"}))
+    assert list(protocol.errors("Want", {"op": "want", "id": 1, "symbols": ["A"], "kind": "bar"}))
     invalid: list[dict[str, object]] = [
         {"op": "subscribe"},
         {"op": "subscribe", "id": 1, "colour": "red"},
@@ -271,6 +287,7 @@ def test_openapi_is_valid() -> None:
 
 
 async def test_http_api_is_as_described(redis_server: RedisServer, start: Start, writer: Writer) -> None:
+    write_state(redis_server, writer, SubscriptionState("refused", 1_795_847_345_011, "cap", fixed=True))
     _, url = start_relay(start, redis_server.url)
     served = json.loads((await asyncio.to_thread(get, url, OPENAPI))[1])
     assert served == plain(openapi())
@@ -295,6 +312,16 @@ async def test_http_api_is_as_described(redis_server: RedisServer, start: Start,
         assert len(check("/api/history?stream=trade:test:A&limit=2")["data"]) == 2
         assert len(check("/api/history?stream=trade:test:A")["data"]) == 3
         assert check("/api/bars?symbol=A")["next"] is None
+        assert check("/api/subscriptions?feed=test")["subscriptions"] == [
+            {
+                "stream": "trade:test:A",
+                "state": "refused",
+                "since": 1_795_847_345_011,
+                "reason": "cap",
+                "fixed": True,
+            }
+        ]
+        check("/api/subscriptions", 400)
         for path, described in document["paths"].items():
             if path.startswith("/api/v3/") or path in (ASYNCAPI, OPENAPI, "/api/status"):
                 check(path)

@@ -101,7 +101,8 @@ def test_keys_and_shards_match_the_page() -> None:
         ours.report("<service>", "<member>"),
         ours.bell(7), ours.last(7), ours.era(7),
         ours.fence(7, "<owner>"), ours.holder(7, "<owner>"), ours.position(7, "<service>"),
-        ours.state(7, "<service>"),
+        ours.state(7, "<service>"), ours.holders("<feed>"), ours.wants("<feed>", "<holder>"),
+        ours.subscriptions(7, "<feed>"),
     ]  # fmt: skip
     specs = {"bar": "<spec>:"}
     streams = {f"tickbus:{{NN}}:{kind}:{specs.get(kind, '')}<feed>:<symbol>" for kind in KINDS}

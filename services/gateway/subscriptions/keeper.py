@@ -1,4 +1,4 @@
-"""Looks twice a second what is wanted, and lets the gateway subscribe to it."""
+"""Looks twice a second at what is wanted, and makes the gateway subscribe to it."""
 
 import asyncio
 import logging
@@ -34,7 +34,10 @@ class SubscriptionKeeper:
         stamp: Callable[[], int],
         histories_lost: Callable[[], int],
     ) -> None:
-        """stamp: returns a receive time. histories_lost: how often Redis lost its data."""
+        """connect: opens a connection of its own to Redis. stamp: returns a receive time (ns).
+
+        histories_lost: returns how often Redis lost its data since the start.
+        """
         self._name = name
         self._table = table
         self._book = book
@@ -46,6 +49,7 @@ class SubscriptionKeeper:
         self._reader = WantsReader(keys, name)
 
     async def run(self) -> None:
+        """Look until cancelled. While Redis is away nothing changes: what is subscribed to stays so."""
         link: Connection | None = None
         try:
             while True:
@@ -92,6 +96,6 @@ class SubscriptionKeeper:
         self.store_changes()
 
     def store_changes(self) -> None:
-        """Let the states that changed be stored."""
+        """Have the states that changed stored, with the next transactions."""
         if changes := self._table.take_changes():
             self._streams.store(changes)

@@ -33,6 +33,7 @@ class Rule(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     """Most topics that a holder may begin to want within an hour: each may make a stream."""
 
     def allows(self, topic: Topic) -> bool:
+        """Return whether its holders may want this; `most` and `new_per_hour` are for the caller."""
         return topic.kind in self.kinds and any(
             fnmatchcase(topic.symbol, pattern) for pattern in self.symbols
         )

@@ -1,4 +1,4 @@
-"""Opens and ends streams while the gateway runs, without a word to the others.
+"""Opens and ends streams while the gateway runs; no other stream notices.
 
 A stream takes ticks only once its head is read, and its first head stored: so the vendor is asked for a
 symbol after that. One that ends is kept in memory: when it returns, its counter goes on, however much of it
@@ -31,8 +31,10 @@ from tickbus.writer.transaction import Field
 log = logging.getLogger("tickbus.gateway")
 
 _MAX_RETIRED = 10_000
+"""Streams that have ended and are remembered; more only while their entries are on their way to Redis."""
 _MAX_AHEAD = 5 * MINUTE
 _MAX_NAMED = 20
+"""Streams in one log line."""
 
 
 class Streams:
@@ -166,12 +168,16 @@ class Streams:
                 await sender.attach({stream: head.pack() for stream, head in own.items()}, ())
 
     def _put_back(self, states: Mapping[Topic, StreamState]) -> None:
+        """Keep what `make` took out of the ended streams: it is opened again later."""
         for topic, state in states.items():
             if state in self.heads:
                 self._retired[topic] = state
 
     def end(self, topics: Iterable[Topic], recv: int) -> None:
-        """Let these streams take no more ticks, from the receive time `recv` on."""
+        """Let these streams take no more ticks, from the receive time `recv` (ns) on.
+
+        Each that has entries ends with a Gap; the head of one that never had any is deleted.
+        """
         ended = []
         topics = list(topics)
         if topics:
@@ -203,7 +209,7 @@ class Streams:
                 del self._retired[topic], self.heads[state], self.by_name[state.name]
 
     def store(self, changes: Mapping[Topic, SubscriptionState | None]) -> None:
-        """Let the states of subscriptions be stored, each with its shard's next transaction."""
+        """Have states of subscriptions stored, each with its shard's next transaction; None removes one."""
         fields: dict[int, list[Field]] = {}
         for topic, state in changes.items():
             shard = self._keys.shard(topic.symbol)

@@ -20,7 +20,9 @@ from tickbus.protocol.wants import State, SubscriptionState, Topic
 RETRY_MS = 600_000
 """What the vendor refused is tried again after this time, if it is still wanted."""
 _REFUSALS = 100_000
+"""Refusals of the vendor that are remembered; what is beyond is asked for again sooner."""
 _LATE_MS = 10_000
+"""After this time without an answer of the vendor a pending topic says so."""
 _UNANSWERED = "the vendor has not answered yet"
 
 
@@ -46,10 +48,11 @@ class _Row:
 
 
 class SubscriptionTable:
-    """Decides; what follows from its decisions the caller does: open streams, end them, store states."""
+    """Decides what to subscribe to. The caller acts on it: it opens streams (`to_open`, `open`), ends them
+    (`take_ended`), and stores states (`take_changes`)."""
 
     def __init__(self, fixed: Iterable[Topic], cap: Cap | None, linger_ms: int) -> None:
-        """fixed: topics that are always subscribed to."""
+        """fixed: topics that are always subscribed to. cap: None: there is none."""
         self.fixed = tuple(dict.fromkeys(fixed))
         self.target: Sequence[Topic] = ()
         """What to subscribe to: the fixed part, then the others by age."""
@@ -92,7 +95,7 @@ class SubscriptionTable:
     def update(
         self, wanted: Mapping[Topic, int], rejected: Mapping[Topic, str], settled: bool, now: int
     ) -> None:
-        """Take over what is wanted now, since when, and what may not be wanted, and why.
+        """Take over what is wanted now, and since when (ms), and what may not be wanted, and why.
 
         settled: whether what is not in `wanted` is really not wanted: the wants could be read long enough.
         """

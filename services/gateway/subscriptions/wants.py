@@ -1,7 +1,8 @@
 """What all living holders want together, and whether that is known for sure. Pure.
 
 The absence of a want proves nothing after an outage: its holder may not have come back yet. So it counts only
-once the wants could be read without interruption for as long as a want lives.
+once the wants could be read without interruption for WANT_TTL_MS: every living holder has renewed by then,
+for even the longest lease is renewed that often.
 """
 
 from collections.abc import Mapping
@@ -51,11 +52,14 @@ class WantBook:
         self._readable_since = self._readable_since or now
 
     def settled(self, now: int) -> bool:
-        """Return whether what is not wanted now is really not wanted."""
+        """Return whether what is not wanted now (ms) is really not wanted."""
         return 0 < self._readable_since <= now - WANT_TTL_MS
 
     def put(self, holder: str, wants: Mapping[Topic, int], now: int) -> None:
-        """Replace what a holder wants."""
+        """Replace what a holder wants, as far as the rules allow it.
+
+        wants: since when it wants each, in ms, by its own clock. now: in ms.
+        """
         rule = self.policy.rule_of(holder)
         before = self._holders.get(holder)
         kept = {} if before is None else before.topics

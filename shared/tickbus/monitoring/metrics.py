@@ -84,7 +84,8 @@ FEED_IGNORED = Metric(
     "counter",
     "frames",
     ("feed",),
-    "frames of a type that the vendor documents and that carries no ticks we use; keepalives",
+    "frames of a type that the vendor documents and that carries no ticks we use; keepalives; ticks of what "
+    "is not subscribed to, or not any more",
 )
 FEED_UNKNOWN = Metric(
     "tickbus_feed_unknown_total",

@@ -16,6 +16,7 @@ from tickbus.protocol.names import FEED_KINDS, check_symbol
 WANT_TTL_MS = 15_000
 """How long a want lives after its holder's last renewal, which is due at every third of that."""
 _MAX_TTL_MS = 45_000
+"""A third of it is WANT_TTL_MS: so long a gateway waits, after an outage, for holders to renew."""
 _HOLDER = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
 State = Literal["active", "pending", "refused", "lingering"]
@@ -38,7 +39,7 @@ class Topic(NamedTuple):
 
     @classmethod
     def parse(cls, field: bytes) -> "Topic":
-        """Parse a field. ValueError if some other program wrote it."""
+        """Parse a field of the hashes. ValueError if it is none: some other program wrote it."""
         kind, _, symbol = field.decode("ascii", "replace").partition(" ")
         try:
             check_symbol(symbol)
@@ -94,10 +95,11 @@ def check_holder(holder: str) -> str:
 
 
 def check_ttl(ttl_ms: int) -> int:
-    """Return the time that a want lives without renewal. ConfigError if it is too short or too long."""
+    """Return the time that a want lives without renewal, in ms. ConfigError unless it is 1 s to 45 s."""
     if not 1_000 <= ttl_ms <= _MAX_TTL_MS:
         raise ConfigError(f"invalid lease of {ttl_ms} ms: expected 1s to {_MAX_TTL_MS // 1000}s")
     return ttl_ms
 
 
 STATES = get_args(State)
+"""All values of State."""

@@ -1,8 +1,8 @@
 """Wants in Redis: how a holder keeps them alive, and how a gateway reads them.
 
 All keys of a feed's wants live in one slot: a sorted set of holders, whose scores rise with every change, and
-a hash per holder, which Redis ends by itself. So a look costs two commands, and a hash is read only when it
-changed. docs/decisions/0021 has the figures.
+a hash per holder, which Redis ends by itself. So a look costs one command, and one more for each holder, all
+sent at once; a hash is read only when it changed. docs/decisions/0021-wants.md has the figures.
 """
 
 import logging
@@ -23,21 +23,25 @@ MARK = "#read"
 such a name."""
 MAX_HOLDERS = 10_000
 MAX_WANTS = 10_000
-"""Of one holder. What is beyond either is not read, and that is said."""
+"""Of one holder. More holders are not read, and a holder with more wants not at all; either is logged."""
 
 _GONE, _ENDLESS = -2, -1
 """Replies to PTTL."""
 
 
 def next_score(before: int) -> int:
-    """Return the score after a change: greater than before, and than that of an earlier holder's."""
+    """Return the score after a change: greater than the one before, and than that of an earlier holder of the
+    same name, unless the clock was set back."""
     return max(before + 1, time.time_ns() // 1_000_000)
 
 
 def put_wants(
     keys: Keys, feed: str, holder: str, wants: Mapping[Topic, int], score: int, ttl_ms: int
 ) -> list[Command]:
-    """Return the commands that add to what a holder wants. The score comes last: who sees it sees all."""
+    """Return the commands that add to what a holder wants. The score comes last: who sees it sees all.
+
+    wants: since when each is wanted, in ms. score: from `next_score`. ttl_ms: how long it lives.
+    """
     key = keys.wants(feed, holder)
     fields = [part for topic, since in wants.items() for part in (topic.field, since)]
     return [
@@ -72,11 +76,11 @@ class FoundWants:
     ended: list[str] = field(default_factory=list)
     """Holders whose wants are gone."""
     were_lost: bool = False
-    """Whether Redis lost all of them since, or this is the first look."""
+    """Whether Redis lost all of them since; also true at the first look of the first gateway ever."""
 
 
 class WantsReader:
-    """Reads the wants of one feed. Errors as of the link."""
+    """Reads the wants of one feed, and only what changed since the last look."""
 
     def __init__(self, keys: Keys, feed: str) -> None:
         self._keys = keys
@@ -89,6 +93,10 @@ class WantsReader:
         self._scores = dict.fromkeys(self._scores, b"")
 
     async def read(self, link: Connection) -> FoundWants:
+        """Look once. Puts MARK back if it is gone, and removes holders that are. RedisError if Redis is away.
+
+        What some other program wrote there is skipped, and logged once.
+        """
         found = FoundWants()
         (flat,) = await link.ask_each(
             [("ZRANGE", self._keys.holders(self._feed), 0, MAX_HOLDERS, "WITHSCORES")]

@@ -188,6 +188,8 @@ class RemoteReader:
             answer = decode_answer(message)
             if answer["op"] == "error":
                 socket.transport.abort()
+                if answer.get("retry"):
+                    raise RelayUnavailable(f"the relay cannot subscribe now: {answer['reason']}")
                 raise RelayRefused(f"the relay refused the subscription: {answer['reason']}")
             if answer["op"] == "subscribed":
                 for row in answer["streams"]:
