@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Collection, Coroutine, Mapping
 from contextlib import suppress
@@ -205,7 +204,7 @@ class Gateway:
 
     def _restore_subscriptions(self, stored: Mapping[Topic, SubscriptionState]) -> list[Topic]:
         """Make the streams to begin with: the fixed ones, and those that an earlier gateway subscribed to."""
-        self.table.restore(stored, time.time_ns() // MILLISECOND)
+        self.table.restore(stored, self.clock.now_ms())
         opened = []
         for topic in self.table.to_open():
             try:

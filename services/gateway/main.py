@@ -160,7 +160,7 @@ async def _run(
     )
     sequencer = Sequencer((), backlog.put, feed.repairable, backlog.reserve)
     intake = Intake(clock, sequencer, backlog)
-    table = SubscriptionTable(feed.topics, _cap(feed, options), options.linger // MILLISECOND)
+    table = SubscriptionTable(feed.topics, _cap(feed, options), options.linger // MILLISECOND, clock.now_ms)
     streams = Streams(
         name, keys, setup.symbols, feed.sequenced, getattr(feed, "snapshot_size", SNAPSHOT_SIZE), sequencer,
         publisher, backlog, clock,
@@ -201,7 +201,15 @@ async def _run(
     table.changed, streams.forget_quotes = upstream.retarget, upstream.forget_quotes
     book = WantBook(WantsPolicy(options.wants), feed.kinds)
     keeper = SubscriptionKeeper(
-        name, keys, table, book, streams, redis.connect, intake.stamp, lambda: publisher.histories_lost
+        name,
+        keys,
+        table,
+        book,
+        streams,
+        redis.connect,
+        intake.stamp,
+        clock.now_ms,
+        lambda: publisher.histories_lost,
     )
     if options.spill_bytes:
         _check_spill_dir_early(options.spill_dir)

@@ -99,7 +99,7 @@ class Bus(Readable):
         symbols: canonical symbols: `BTC-USDT`, `AAPL.US`.
         feed: the name of the feed.
         name: begins the name under which the want stands in Redis, for the operator's rules (`--wants`).
-        lease: after this time without a sign of life of this process its wants end: 1s to 45s.
+        lease: after this time without a sign of life of this process its wants end: 1s to 30s.
 
         Errors: ConfigError for invalid arguments. While Redis is away, it is told later.
 

@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-import time
 from collections.abc import Awaitable, Callable
 
 from services.gateway.subscriptions.streams import Streams
@@ -12,7 +11,6 @@ from tickbus.errors import RedisError
 from tickbus.protocol.names import Keys
 from tickbus.redis.link import Connection, ReplyError
 from tickbus.redis.wants import MARK, WantsReader
-from tickbus.units import MILLISECOND
 
 log = logging.getLogger("tickbus.gateway")
 
@@ -32,6 +30,7 @@ class SubscriptionKeeper:
         streams: Streams,
         connect: Callable[[], Awaitable[Connection]],
         stamp: Callable[[], int],
+        now_ms: Callable[[], int],
         histories_lost: Callable[[], int],
     ) -> None:
         """connect: opens a connection of its own to Redis. stamp: returns a receive time (ns).
@@ -44,6 +43,7 @@ class SubscriptionKeeper:
         self._streams = streams
         self._connect = connect
         self._stamp = stamp
+        self._now_ms = now_ms
         self._histories_lost = histories_lost
         self._lost = 0
         self._reader = WantsReader(keys, name)
@@ -66,7 +66,7 @@ class SubscriptionKeeper:
                 link.close()
 
     async def _look(self, link: Connection) -> None:
-        now = time.time_ns() // MILLISECOND
+        now = self._now_ms()
         if self._lost != (lost := self._histories_lost()):
             self._lost = lost
             self._book.interrupt()

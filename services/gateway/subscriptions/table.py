@@ -51,13 +51,23 @@ class SubscriptionTable:
     """Decides what to subscribe to. The caller acts on it: it opens streams (`to_open`, `open`), ends them
     (`take_ended`), and stores states (`take_changes`)."""
 
-    def __init__(self, fixed: Iterable[Topic], cap: Cap | None, linger_ms: int) -> None:
-        """fixed: topics that are always subscribed to. cap: None: there is none."""
+    def __init__(
+        self,
+        fixed: Iterable[Topic],
+        cap: Cap | None,
+        linger_ms: int,
+        clock: Callable[[], int] | None = None,
+    ) -> None:
+        """fixed: topics that are always subscribed to. cap: None: there is none.
+
+        clock: returns the time; None: it is that of the last look.
+        """
         self.fixed = tuple(dict.fromkeys(fixed))
         self.target: Sequence[Topic] = ()
         """What to subscribe to: the fixed part, then the others by age."""
         self._cap = cap
         self._linger = linger_ms
+        self._clock = clock
         self.changed: Callable[[], None] = lambda: None
         """Called when `target` has changed."""
         self._now = 0
@@ -199,12 +209,14 @@ class SubscriptionTable:
 
     def acknowledge(self, topics: Sequence[Topic]) -> None:
         """The vendor acknowledged these."""
+        self._look_at_clock()
         for topic in topics:
             if (row := self._rows.get(topic)) is not None and (row.state == "pending" or row.reason):
                 self._set(row, "active" if row.wanted or row.fixed else "lingering")
 
     def refuse(self, topics: Sequence[Topic], reason: str) -> None:
         """These cannot be subscribed to; they are tried again after some time."""
+        self._look_at_clock()
         for topic in topics:
             if (row := self._rows.get(topic)) is not None:
                 if row.opened:
@@ -214,6 +226,10 @@ class SubscriptionTable:
                     self._refusals[topic] = row.retry_at, reason
                 self._set(row, "refused", reason)
         self._place()
+
+    def _look_at_clock(self) -> None:
+        if self._clock is not None:
+            self._now = max(self._now, self._clock())
 
     def take_ended(self) -> list[Topic]:
         """Return the topics whose streams end now, once each."""

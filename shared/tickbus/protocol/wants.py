@@ -15,7 +15,8 @@ from tickbus.protocol.names import FEED_KINDS, check_symbol
 
 WANT_TTL_MS = 15_000
 """How long a want lives after its holder's last renewal, which is due at every third of that."""
-_MAX_TTL_MS = 45_000
+_MAX_TTL_MS = 30_000
+"""Its renewals are then well within the time after which an absent want counts as ended."""
 """A third of it is WANT_TTL_MS: so long a gateway waits, after an outage, for holders to renew."""
 _HOLDER = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
@@ -95,7 +96,7 @@ def check_holder(holder: str) -> str:
 
 
 def check_ttl(ttl_ms: int) -> int:
-    """Return the time that a want lives without renewal, in ms. ConfigError unless it is 1 s to 45 s."""
+    """Return the time that a want lives without renewal, in ms. ConfigError unless it is 1 s to 30 s."""
     if not 1_000 <= ttl_ms <= _MAX_TTL_MS:
         raise ConfigError(f"invalid lease of {ttl_ms} ms: expected 1s to {_MAX_TTL_MS // 1000}s")
     return ttl_ms
