@@ -138,7 +138,12 @@ class Session:
         if request.policy == "conflate" and request.kind == "signal":
             raise BadRequest("signals cannot be conflated: use the policy lossless or drop")
         hold = self._reserve(request, account) if request.want else None
-        subscription = self._hub.subscribe(client, request, account.scope)
+        try:
+            subscription = self._hub.subscribe(client, request, account.scope)
+        except BadRequest:
+            if hold is not None:
+                hold.end()
+            raise
         if hold is not None:
             self._holds[request.id] = hold
         task = asyncio.create_task(self._catch_up(subscription, begin, account), name="catch up")

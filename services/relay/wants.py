@@ -150,7 +150,7 @@ class Wants:
         feeds = sorted(field.removeprefix("feed:") for field in fields if field.startswith("feed:"))
         leases = await self._access.ask_all([("EXISTS", keys.lease(feed)) for feed in feeds])
         self.live_feeds = tuple(feed for feed, held in zip(feeds, leases, strict=True) if held)
-        for feed, users in self._users.items():
+        for feed, users in list(self._users.items()):  # a client may want of another feed meanwhile
             self.states[feed] = await self._read_states(feed, list(users))
         for hold in list(self._holds):
             self._show(hold)
