@@ -104,8 +104,16 @@ class Gateway:
         self._paused = False
         """Whether the socket is left unread because Redis is slower than the vendor."""
 
-    async def open(self, connect: Callable[[], Awaitable[Connection]], spill_dir: Path) -> None:
-        """Become the writer: lease, fences, earlier spills, heads; then register the new streams."""
+    async def open(
+        self,
+        connect: Callable[[], Awaitable[Connection]],
+        spill_dir: Path,
+        read_wanted: Callable[[Connection], Awaitable[Collection[Topic]]],
+    ) -> None:
+        """Become the writer: lease, fences, earlier spills, heads; then register the new streams.
+
+        `read_wanted`: reads what is wanted now.
+        """
         streams, sequencer, publisher = self.streams, self.sequencer, self.publisher
         link = await connect()
         await check_meta(link, self._keys)
@@ -131,7 +139,8 @@ class Gateway:
             )
             before = await publisher.take_over()
             link = await connect()
-            opened = self._restore_subscriptions(await read_subscriptions(link, self._keys, self.name))
+            stored = await read_subscriptions(link, self._keys, self.name)
+            opened = self._restore_subscriptions(stored, await read_wanted(link))
             await self._repair_heads(link)
             if written := await inherited.write(publisher, self._keys, link, before):
                 log.warning("%s: wrote %d entries spilled by an earlier gateway", self.name, written)
@@ -202,9 +211,11 @@ class Gateway:
             self.publisher.lane(stream.shard).quarantine_stream(stream, fault)
         await self.publisher.write_heads(repairs.heads, self.clock.now_ms())
 
-    def _restore_subscriptions(self, stored: Mapping[Topic, SubscriptionState]) -> list[Topic]:
+    def _restore_subscriptions(
+        self, stored: Mapping[Topic, SubscriptionState], wanted: Collection[Topic]
+    ) -> list[Topic]:
         """Make the streams to begin with: the fixed ones, and those that an earlier gateway subscribed to."""
-        self.table.restore(stored, self.clock.now_ms())
+        self.table.restore(stored, self.clock.now_ms(), wanted)
         opened = []
         for topic in self.table.to_open():
             try:

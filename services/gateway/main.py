@@ -198,7 +198,7 @@ async def _run(
         silence=options.silence, session=session, max_age=options.max_connection_age,
         proxy=_proxy(feed.url(), options), target=table,
     )  # fmt: skip
-    table.changed, streams.forget_quotes = upstream.retarget, upstream.forget_quotes
+    table.changed, sequencer.forget_quotes = upstream.retarget, upstream.forget_quotes
     book = WantBook(WantsPolicy(options.wants), feed.kinds)
     keeper = SubscriptionKeeper(
         name,
@@ -217,7 +217,9 @@ async def _run(
     check = StandbyCheck(name, keys, publisher.fences.holder, description, redis.connect)
     service.meters.follow(m.FEED_STANDBY_DIFFERS, lambda: bool(check.differs), name)
     service.why_not_ready = "waiting for the lease of this feed"
-    await service.until_stopping(_open_checked(gateway.open(redis.connect, options.spill_dir), check, lease))
+    await service.until_stopping(
+        _open_checked(gateway.open(redis.connect, options.spill_dir, keeper.read_wanted), check, lease)
+    )
     if service.stopping.is_set():
         await lease.release()
         return

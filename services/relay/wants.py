@@ -156,7 +156,7 @@ class Wants:
         live = tuple(feed for feed, holder in zip(feeds, leases, strict=True) if holder is not None)
         self.version += live != self.live_feeds
         self.live_feeds = live
-        for feed, users in self._users.items():
+        for feed, users in list(self._users.items()):  # a client may want of another feed meanwhile
             self.states[feed] = await self._read_states(feed, list(users))
         for hold in list(self._holds):
             self._show(hold)

@@ -111,6 +111,10 @@ class SimulatorOptions(ServiceOptions, frozen=True, kw_only=True):
             minimum=0,
         ),
     ] = 0
+    refuse_symbols: Annotated[
+        tuple[str, ...],
+        Option("refuse each subscription that names one of these symbols, as the vendor spells them"),
+    ] = ()
 
 
 _SERVER_OPTIONS = {name: vendor.server_options for name, vendor in VENDORS.items()}
@@ -163,7 +167,10 @@ def build(options: SimulatorOptions) -> Simulator:
     pace = Pace(speed is None, options.start == "first-subscribe", options.settle)
     if options.session:
         pace.is_open = TradingHours.parse(options.session).contains
-    limits = VendorLimits(options.token, options.symbol_cap, options.max_connections, source.knows)
+    limits = VendorLimits(
+        options.token, options.symbol_cap, options.max_connections, source.knows,
+        frozenset(options.refuse_symbols),
+    )  # fmt: skip
     server_options = {name: select_vendor_options(options, own) for name, own in _SERVER_OPTIONS.items()}
     simulator = Simulator(
         source,

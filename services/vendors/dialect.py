@@ -31,6 +31,8 @@ class VendorLimits:
     """Per path; 0 means no cap."""
     knows: Callable[[str], bool] = lambda symbol: True
     """Whether the market has this symbol, or can open it."""
+    refused: frozenset[str] = frozenset()
+    """Symbols that this client may not have: a request that names one of them is refused as a whole."""
 
 
 class Close(NamedTuple):

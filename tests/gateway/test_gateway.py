@@ -36,6 +36,7 @@ from tickbus.protocol.codec import Head, decode_head
 from tickbus.protocol.messages import Gap, GapKind, Trade
 from tickbus.protocol.names import Stream
 from tickbus.protocol.wants import Topic
+from tickbus.redis.link import Connection
 from tickbus.redis.registry import read_heads
 from tickbus.redis.topology import locate
 from tickbus.units import MILLISECOND, Duration
@@ -62,6 +63,10 @@ class Vendor:
 
     async def run(self) -> None:
         await self.error
+
+
+async def _nothing_wanted(link: Connection) -> list[Topic]:
+    return []
 
 
 class Running:
@@ -108,7 +113,7 @@ class Running:
         self.next = 1
 
     async def open(self) -> "Running":
-        await self.gateway.open(self.connect, self.spill_dir)
+        await self.gateway.open(self.connect, self.spill_dir, _nothing_wanted)
         self.next = self.sequencer.streams[0].next_id or 1
         return self
 

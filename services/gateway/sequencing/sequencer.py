@@ -67,6 +67,10 @@ class Sequencer:
         self._trades = {state.symbol: state for state in self.streams if state.kind is StreamKind.TRADE}
         self._quotes = {state.symbol: state for state in self.streams if state.kind is StreamKind.QUOTE}
         self._sequenced = [state for state in self.streams if state.sequenced]
+        self._ended_quotes: set[str] = set()
+        """Symbols whose quotes were dropped: the vendor may still send some."""
+        self.forget_quotes: Callable[[str], None] = lambda symbol: None
+        """Called with a symbol whose trades must not carry the last quote any more."""
         self._emit = emit
         self._repairable = repairable
         self._reserve = reserve
@@ -103,6 +107,8 @@ class Sequencer:
                 state = (self._trades if type(tick) is Trade else self._quotes)[tick.symbol]
             except KeyError:
                 self.unwanted += 1
+                if tick.symbol in self._ended_quotes and type(tick) is Quote:
+                    self.forget_quotes(tick.symbol)
                 continue
             ts_event, recv, payload = tick.ts_event, tick.ts_recv, encode(tick)
             if state.sequenced:
@@ -388,6 +394,8 @@ class Sequencer:
         (self._trades if state.kind is StreamKind.TRADE else self._quotes)[state.symbol] = state
         if state.sequenced:
             self._sequenced.append(state)
+        if state.kind is StreamKind.QUOTE:
+            self._ended_quotes.discard(state.symbol)
 
     def drop(self, topic: Topic, recv: int) -> StreamState | None:
         """Take no more ticks of a stream: it ends with a Gap of kind `unsubscribed`, unless it never had an
@@ -410,6 +418,9 @@ class Sequencer:
         del (self._trades if state.kind is StreamKind.TRADE else self._quotes)[state.symbol]
         if state.sequenced:
             self._sequenced.remove(state)
+        if state.kind is StreamKind.QUOTE:
+            self._ended_quotes.add(state.symbol)
+            self.forget_quotes(state.symbol)
         return state
 
     # holes

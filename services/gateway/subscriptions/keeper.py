@@ -2,13 +2,15 @@
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
+from contextlib import suppress
 
 from services.gateway.subscriptions.streams import Streams
 from services.gateway.subscriptions.table import SubscriptionTable
 from services.gateway.subscriptions.wants import WantBook
 from tickbus.errors import RedisError
 from tickbus.protocol.names import Keys
+from tickbus.protocol.wants import Topic
 from tickbus.redis.link import Connection, ReplyError
 from tickbus.redis.wants import MARK, WantsReader
 
@@ -47,6 +49,14 @@ class SubscriptionKeeper:
         self._histories_lost = histories_lost
         self._lost = 0
         self._reader = WantsReader(keys, name)
+        self._failing = False
+
+    async def read_wanted(self, link: Connection) -> Collection[Topic]:
+        """Return what is wanted now, of what may be; nothing if it cannot be read."""
+        if self._book.policy.enabled:
+            with suppress(RedisError, ReplyError):  # `run` says so
+                await self._read(link, self._now_ms())
+        return self._book.wanted().topics
 
     async def run(self) -> None:
         """Look until cancelled. While Redis is away nothing changes: what is subscribed to stays so."""
@@ -55,11 +65,15 @@ class SubscriptionKeeper:
             while True:
                 try:
                     if link is None or link.closed:
+                        self._book.interrupt()
                         link = await self._connect()
                     await self._look(link)
+                    self._failing = False
                 except (RedisError, ReplyError) as error:
                     self._book.interrupt()
-                    log.debug("%s: wants cannot be read: %s", self._name, error)
+                    if not self._failing:
+                        log.warning("%s: wants cannot be read: %s; retrying", self._name, error)
+                    self._failing = True
                 await asyncio.sleep(_SECONDS)
         finally:
             if link is not None:
@@ -74,13 +88,7 @@ class SubscriptionKeeper:
         if self._book.policy.enabled:
             if self._book.policy.reload():
                 self._reader.read_all_again()
-            found = await self._reader.read(link)
-            if found.were_lost:
-                self._book.interrupt()
-            for holder, wants in found.changed.items():
-                self._book.put(holder, wants, now)
-            for holder in found.ended:
-                self._book.forget(holder)
+            await self._read(link, now)
         self._book.read(now)
         self._book.forget_idle(now)
         wanted = self._book.wanted()
@@ -94,6 +102,15 @@ class SubscriptionKeeper:
             self._table.open([topic for topic in opening if topic not in refused])
             self._streams.end(self._table.take_ended(), self._stamp())
         self.store_changes()
+
+    async def _read(self, link: Connection, now: int) -> None:
+        found = await self._reader.read(link)
+        if found.were_lost:
+            self._book.interrupt()
+        for holder, wants in found.changed.items():
+            self._book.put(holder, wants, now)
+        for holder in found.ended:
+            self._book.forget(holder)
 
     def store_changes(self) -> None:
         """Have the states that changed stored, with the next transactions."""

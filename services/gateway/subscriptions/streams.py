@@ -6,7 +6,7 @@ is still on its way to Redis.
 """
 
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from services.gateway.delivery.backlog import Backlog, Backlogs
 from services.gateway.delivery.sender import Sender, StreamHead
@@ -58,8 +58,6 @@ class Streams:
         self.heads: dict[StreamWriter, StreamHead] = {}
         self.senders: Sequence[Sender] = ()
         """Set once the heads are known."""
-        self.forget_quotes: Callable[[str], None] = lambda symbol: None
-        """Called with the symbol of a quote stream that ended."""
         self._name = name
         self._keys = keys
         self._symbols = symbols
@@ -187,8 +185,6 @@ class Streams:
             if state is None:
                 continue
             ended.append(state.name)
-            if topic.kind == "quote":
-                self.forget_quotes(topic.symbol)
             if state.seq:
                 self._retired[topic] = state
             else:  # a stream that never had an entry leaves nothing behind

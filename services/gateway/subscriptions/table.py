@@ -11,7 +11,7 @@ States, as other programs see them:
 Times are ms since the epoch.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from services.vendors.feed import Cap
@@ -84,9 +84,11 @@ class SubscriptionTable:
         for topic in self.fixed:
             self._rows[topic] = _Row(topic, True, "pending", 0, placed=True)
 
-    def restore(self, stored: Mapping[Topic, SubscriptionState], now: int) -> None:
+    def restore(
+        self, stored: Mapping[Topic, SubscriptionState], now: int, wanted: Collection[Topic] = ()
+    ) -> None:
         """Continue from what an earlier gateway stored: what it was subscribed to stays so, until it is known
-        who wants it."""
+        who wants it. What only its options asked for does not, unless it is in `wanted`."""
         self._now = now
         self._stored = dict(stored)
         for topic, before in stored.items():
@@ -94,9 +96,9 @@ class SubscriptionTable:
             if row is not None:
                 if before.state == "active":
                     row.state, row.since = "active", before.since
-            elif before.state in ("active", "lingering") and not before.fixed:
-                wanted = before.since if before.state == "active" else 0
-                self._rows[topic] = _Row(topic, False, before.state, before.since, wanted=wanted, placed=True)
+            elif before.state in ("active", "lingering") and (not before.fixed or topic in wanted):
+                since = before.since if before.state == "active" else 0
+                self._rows[topic] = _Row(topic, False, before.state, before.since, wanted=since, placed=True)
         for row in self._rows.values():
             row.since = row.since or now
         self._touched.update(stored, self._rows)

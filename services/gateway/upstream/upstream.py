@@ -204,8 +204,8 @@ class Upstream:
                     continue
                 self._bytes_before += self.current.socket.bytes_received
                 await self.current.close("replaced")
-                successor.take_over(self.current.mapper)
-                self.current = successor
+                previous, self.current = self.current.mapper, successor
+                successor.take_over(previous)
                 self.reconnects["rotate"] += 1
                 log.info("upstream: replaced the connection without a hole")
         finally:

@@ -142,6 +142,8 @@ class AllTickDialect(Dialect):
             return _reply(request, 400, "request data param invalid")
         codes = [entry.get("code") if isinstance(entry, dict) else None for entry in listed]
         known = dict.fromkeys(code for code in codes if isinstance(code, str) and self._limits.knows(code))
+        if not self._limits.refused.isdisjoint(known):
+            return _reply(request, 604, "unauthorized code")
         if not known:
             return _reply(request, 600, "code invalid")
         accepted = list(known)[: self._limits.symbol_cap or None]

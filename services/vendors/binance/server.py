@@ -191,6 +191,8 @@ class BinanceDialect(Dialect):
             for name in names:
                 self._streams.pop(name, None)
             return
+        if any(name.partition("@")[0].upper() in self._limits.refused for name in names):
+            raise _Refused(-1121, "Invalid symbol.", request_id)
         wanted = self._streams | dict.fromkeys(names)
         if len(wanted) > (self._limits.symbol_cap or _MAX_STREAMS):
             raise _Refused(4, "Too many subscriptions", request_id)

@@ -57,6 +57,10 @@ class JsonDialect(Dialect):
             return _refuse("symbols must be a list of text")
         if not isinstance(quotes, bool):
             return _refuse("quotes must be true or false")
+        if action == "subscribe" and (
+            bad := [symbol for symbol in symbols if symbol in self._limits.refused]
+        ):
+            return _refuse(f"unknown symbol {bad[0]}")
         self._quotes = quotes
         if action == "unsubscribe":
             for symbol in symbols:
