@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Collection, Coroutine, Mapping
 from contextlib import suppress
@@ -216,7 +215,7 @@ class Gateway:
         self, stored: Mapping[Topic, SubscriptionState], wanted: Collection[Topic]
     ) -> list[Topic]:
         """Make the streams to begin with: the fixed ones, and those that an earlier gateway subscribed to."""
-        self.table.restore(stored, time.time_ns() // MILLISECOND, wanted)
+        self.table.restore(stored, self.clock.now_ms(), wanted)
         opened = []
         for topic in self.table.to_open():
             try:

@@ -201,7 +201,15 @@ async def _run(
     table.changed, sequencer.forget_quotes = upstream.retarget, upstream.forget_quotes
     book = WantBook(WantsPolicy(options.wants), feed.kinds)
     keeper = SubscriptionKeeper(
-        name, keys, table, book, streams, redis.connect, intake.stamp, lambda: publisher.histories_lost
+        name,
+        keys,
+        table,
+        book,
+        streams,
+        redis.connect,
+        clock.now_ms,
+        intake.stamp,
+        lambda: publisher.histories_lost,
     )
     if options.spill_bytes:
         _check_spill_dir_early(options.spill_dir)

@@ -14,11 +14,13 @@ from tickbus.protocol.names import Keys
 from tickbus.protocol.wants import Topic
 from tickbus.redis.link import Connection, ReplyError
 from tickbus.redis.wants import MARK, WantsReader
-from tickbus.units import MILLISECOND
+from tickbus.units import SECOND
 
 log = logging.getLogger("tickbus.gateway")
 
 _SECONDS = 0.5
+_PAUSE_NS = 5 * SECOND
+"""A longer pause between two looks is an interruption: Redis was away, or holders were paused with us."""
 __all__ = ["MARK", "SubscriptionKeeper"]
 
 
@@ -33,26 +35,33 @@ class SubscriptionKeeper:
         book: WantBook,
         streams: Streams,
         connect: Callable[[], Awaitable[Connection]],
+        now_ms: Callable[[], int],
         stamp: Callable[[], int],
         histories_lost: Callable[[], int],
     ) -> None:
-        """stamp: returns a receive time. histories_lost: how often Redis lost its data."""
+        """now_ms: returns the time of the bus, which nobody sets.
+
+        stamp: returns a receive time. histories_lost: how often Redis lost its data.
+        """
         self._name = name
         self._table = table
         self._book = book
         self._streams = streams
         self._connect = connect
+        self._now_ms = now_ms
         self._stamp = stamp
         self._histories_lost = histories_lost
         self._lost = 0
         self._reader = WantsReader(keys, name)
         self._failing = False
+        self._looked_at = 0
+        """When it looked last, by the wall clock: also a machine that sleeps is a pause."""
 
     async def read_wanted(self, link: Connection) -> Collection[Topic]:
         """Return what is wanted now, of what may be; nothing if it cannot be read."""
         if self._book.policy.enabled:
             with suppress(RedisError, ReplyError):  # `run` says so
-                await self._read(link, time.time_ns() // MILLISECOND)
+                await self._read(link, self._now_ms())
         return self._book.wanted().topics
 
     async def run(self) -> None:
@@ -76,7 +85,10 @@ class SubscriptionKeeper:
                 link.close()
 
     async def _look(self, link: Connection) -> None:
-        now = time.time_ns() // MILLISECOND
+        now, wall = self._now_ms(), time.time_ns()
+        if not 0 <= wall - self._looked_at <= _PAUSE_NS:
+            self._book.interrupt()
+        self._looked_at = wall
         if self._lost != (lost := self._histories_lost()):
             self._lost = lost
             self._book.interrupt()
