@@ -111,18 +111,26 @@ async def test_native_clients_are_told_what_becomes_of_their_wants(
     async with RelayClient(url) as client:
         answer = await client.ask(op="subscribe", id=1, symbols=["AA-USDT"], want=True, policy="lossless")
         assert answer["op"] == "subscribed"
-        state = await hear(client, op="want", state="active")
-        assert (state["id"], state["stream"]) == (1, "trade:binance:AA-USDT")
-        message = await hear(client, id=1)
-        while "data" not in message:
-            message = await hear(client, id=1)
-        first = message["data"][0]
+        heard: list[dict[str, Any]] = []
+        async with asyncio.timeout(60):
+            while not (heard and heard[-1].get("state") == "active"):
+                heard.append(await client.hear())
+            while not any("data" in message for message in heard):
+                heard.append(await client.hear())
+        state = next(message for message in heard if message.get("state") == "active")
+        assert (state["op"], state["id"], state["stream"]) == ("want", 1, "trade:binance:AA-USDT")
+        first = next(message for message in heard if "data" in message)["data"][0]
         assert first["cursor"].endswith("-1"), "from the first entry of a new stream on"
+        await until_async(lambda: one.sent("AA-USDT"))
         assert (first["trade_id"], first["price"]) == one.sent("AA-USDT")[0][:2]
 
         await client.say(op="want", id=2, symbols=["BB-USDT", "CC-USDT"], kind="trade")
         assert (await hear(client, op="wanted"))["feed"] == "binance"
-        refused = await hear(client, op="want", id=2, state="refused")
+        said: dict[str, dict[str, Any]] = {}
+        while sorted(one["state"] for one in said.values()) != ["active", "refused"]:
+            message = await hear(client, op="want", id=2)
+            said[message["stream"]] = message
+        (refused,) = (message for message in said.values() if message["state"] == "refused")
         assert refused["reason"] == "cap of 2 symbols reached"
         assert refused["stream"] in ("trade:binance:BB-USDT", "trade:binance:CC-USDT")
         rows = await asyncio.to_thread(read_json, f"{url}/api/subscriptions?feed=binance")
@@ -266,8 +274,9 @@ async def test_remote_wants(venue: Callable[..., Venue], start: Start, redis_ser
                 found.append(trade)
                 if len(found) == 5:
                     break
-        sent = await asyncio.to_thread(one.sent, "CC-USDT")
-        assert [(str(one.trade_id), one.price_text, one.size_text) for one in found] == sent[:5]
+        await until_async(lambda: len(one.sent("CC-USDT")) >= 5)
+        rows = [(str(trade.trade_id), trade.price_text, trade.size_text) for trade in found]
+        assert rows == one.sent("CC-USDT")[:5]
 
 
 def _again(start: Start, redis: RedisServer, url: str) -> Process:
