@@ -207,8 +207,8 @@ async def _run(
         book,
         streams,
         redis.connect,
-        intake.stamp,
         clock.now_ms,
+        intake.stamp,
         lambda: publisher.histories_lost,
     )
     if options.spill_bytes:

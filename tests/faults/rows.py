@@ -112,6 +112,15 @@ def _configure(name: str, value: str, system: System, target: str) -> None:
         client.config_set(name, value)
 
 
+def _churn(system: System, target: str) -> None:
+    system.begin_churn()
+
+
+def _end_churn(system: System, target: str) -> None:
+    """Kill the holders: their wants end with their leases."""
+    system.end_churn()
+
+
 def _redis(method: str, system: System, target: str) -> None:
     getattr(system.redis, method)()
 
@@ -409,6 +418,7 @@ def _machine_rows() -> list[Row]:
             partial(_step, "+0"),
             machine=clock,
         ),
+        Row("want-churn", "wants", (5.0, 15.0), _churn, _end_churn),
         Row("disk-full recorder", "disk", (1.0, 8.0), _fill, _clear, machine=disk),
         Row("disk-full gateway", "redis", (2.0, 8.0), _fill_spill, _clear_spill, only="server", machine=disk),
     ]

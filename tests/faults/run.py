@@ -81,7 +81,7 @@ class Runner:
         if target == "redis":
             # it must run to be killed, and answer to be configured
             return None if "redis" in taken else target
-        if target in ("vendor", "disk", "clock"):
+        if target in ("vendor", "disk", "clock", "wants"):
             return None if target in taken else target
         kind, _, role = target.rpartition("-")
         names = system.of(role)

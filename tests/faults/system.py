@@ -16,6 +16,7 @@ from pathlib import Path
 
 import redis as redis_py
 from support.attacker import AttackerProcess
+from support.churning import Churn
 from support.processes import Process
 from support.proxy import ProxyProcess
 from support.redis_server import RedisServer, free_port
@@ -116,6 +117,8 @@ class System:
         """Processes whose limits a fault has lowered, by its target."""
         self.logged: dict[str, int] = {}
         """How much the gateways had logged when a fault began that is mended as their logs say."""
+        self.churn: Churn | None = None
+        """Holders whose wants change all the time."""
         self._watched: dict[str, Watch] = {}
         self._delivered: dict[str, dict[str, StreamId]] = {}
         self._ledger_read: dict[str, int] = {}
@@ -252,6 +255,7 @@ class System:
         return part
 
     def close(self) -> None:
+        self.end_churn()
         for part in self.parts.values():
             part.close()
         self.proxy.close()
@@ -332,6 +336,19 @@ class System:
     def thaw(self, name: str) -> None:
         self.frozen.discard(name)
         self.parts[name].signal(signal.SIGCONT)
+
+    def begin_churn(self) -> None:
+        """Let symbols that the vendor does not have be wanted and dropped, 500 of them: what changes is the
+        subscription, beside the symbols that are followed here."""
+        self.churn = Churn(
+            self.folder / "churn.log", "--redis", self.backend.url(lambda port: port), "--feed", ledgers.FEED,
+            "--seed", str(self.shape.seed), PYTHONPATH=str(Path(__file__).parent.parent),
+        )  # fmt: skip
+
+    def end_churn(self) -> None:
+        if self.churn is not None:
+            self.churn.close()
+            self.churn = None
 
     # supervision
 

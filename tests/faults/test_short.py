@@ -60,6 +60,16 @@ SCENARIOS = {
         (7.5, "stall client-relay", 1.5),
         (9.5, "redis-power-loss", 0.8),
     ),
+    "wants that change, and whose holders are killed, while the gateway and Redis are": plan(
+        Shape(bars=1, recorders=1),
+        (0.0, "want-churn", 12.0),
+        (1.5, "kill-9 gateway", 0.4),
+        (3.5, "cut vendor-gateway", 0.2),
+        (4.0, "vendor-drop", 0.1),
+        (5.5, "redis-kill-9", 0.3),
+        (8.0, "kill-15 gateway", 0.3),
+        (10.0, "redis-pause-1s", 1.0),
+    ),
     "a hostile vendor and hostile neighbours in Redis": plan(
         Shape(attacked=True, backlog="4MB"),
         (0.0, "attack-damaged", 0.1),

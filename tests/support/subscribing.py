@@ -30,6 +30,7 @@ class Venue:
         self.bus = tickbus.connect(redis.url)
         self.ledger = folder / "ledger.jsonl"
         self.simulator: Process
+        self.gateway_process: Process
         self.url = ""
 
     def simulate(self, *more: str, rate: int = 200) -> None:

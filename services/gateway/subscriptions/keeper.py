@@ -1,7 +1,8 @@
-"""Looks twice a second at what is wanted, and makes the gateway subscribe to it."""
+"""Looks twice a second what is wanted, and lets the gateway subscribe to it."""
 
 import asyncio
 import logging
+import time
 from collections.abc import Awaitable, Callable, Collection
 from contextlib import suppress
 
@@ -13,10 +14,13 @@ from tickbus.protocol.names import Keys
 from tickbus.protocol.wants import Topic
 from tickbus.redis.link import Connection, ReplyError
 from tickbus.redis.wants import MARK, WantsReader
+from tickbus.units import SECOND
 
 log = logging.getLogger("tickbus.gateway")
 
 _SECONDS = 0.5
+_PAUSE_NS = 5 * SECOND
+"""A longer pause between two looks is an interruption: Redis was away, or holders were paused with us."""
 __all__ = ["MARK", "SubscriptionKeeper"]
 
 
@@ -31,25 +35,27 @@ class SubscriptionKeeper:
         book: WantBook,
         streams: Streams,
         connect: Callable[[], Awaitable[Connection]],
-        stamp: Callable[[], int],
         now_ms: Callable[[], int],
+        stamp: Callable[[], int],
         histories_lost: Callable[[], int],
     ) -> None:
-        """connect: opens a connection of its own to Redis. stamp: returns a receive time (ns).
+        """now_ms: returns the time of the bus, which nobody sets.
 
-        histories_lost: returns how often Redis lost its data since the start.
+        stamp: returns a receive time. histories_lost: how often Redis lost its data.
         """
         self._name = name
         self._table = table
         self._book = book
         self._streams = streams
         self._connect = connect
-        self._stamp = stamp
         self._now_ms = now_ms
+        self._stamp = stamp
         self._histories_lost = histories_lost
         self._lost = 0
         self._reader = WantsReader(keys, name)
         self._failing = False
+        self._looked_at = 0
+        """When it looked last, by the wall clock: also a machine that sleeps is a pause."""
 
     async def read_wanted(self, link: Connection) -> Collection[Topic]:
         """Return what is wanted now, of what may be; nothing if it cannot be read."""
@@ -80,7 +86,10 @@ class SubscriptionKeeper:
                 link.close()
 
     async def _look(self, link: Connection) -> None:
-        now = self._now_ms()
+        now, wall = self._now_ms(), time.time_ns()
+        if not 0 <= wall - self._looked_at <= _PAUSE_NS:
+            self._book.interrupt()
+        self._looked_at = wall
         if self._lost != (lost := self._histories_lost()):
             self._lost = lost
             self._book.interrupt()
@@ -113,6 +122,6 @@ class SubscriptionKeeper:
             self._book.forget(holder)
 
     def store_changes(self) -> None:
-        """Have the states that changed stored, with the next transactions."""
+        """Let the states that changed be stored."""
         if changes := self._table.take_changes():
             self._streams.store(changes)

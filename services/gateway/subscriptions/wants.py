@@ -12,8 +12,6 @@ from services.gateway.subscriptions.policy import WantsPolicy
 from tickbus.protocol.wants import WANT_TTL_MS, Topic
 
 _HOUR_MS = 3_600_000
-_PAUSE_MS = 5_000
-"""A longer pause between two looks is an interruption: Redis was away, or holders were paused with us."""
 
 
 class Wanted(NamedTuple):
@@ -39,7 +37,7 @@ class WantBook:
         self._holders: dict[str, _Holder] = {}
         self._new: dict[str, tuple[int, int]] = {}
         """By holder: when an hour began for it, and how many topics it has wanted newly since."""
-        self._readable_since = self._looked_at = 0
+        self._readable_since = 0
 
     @property
     def holders(self) -> int:
@@ -51,9 +49,6 @@ class WantBook:
 
     def read(self, now: int) -> None:
         """The wants could be read."""
-        if not 0 <= now - self._looked_at <= _PAUSE_MS:  # or the clock was set
-            self._readable_since = 0
-        self._looked_at = now
         self._readable_since = self._readable_since or now
 
     def settled(self, now: int) -> bool:

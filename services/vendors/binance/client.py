@@ -234,9 +234,11 @@ class BinanceMapper(Mapper):
     def _vendor_error(self, outer: _Frame, frame: bytes) -> None:
         text = printable(frame, 200)
         over_limit = outer.code == 4 or b"Too many" in frame
+        # of streams: what is over the cap is found by name, and the rest goes on
+        about_streams = not over_limit or b"Too many subscriptions" in frame
         wait = Duration(30 * SECOND if over_limit else 5 * SECOND)
         refused = Refused(
-            f"Binance answered {text}", fatal=False, wait=wait, request=outer.request, symbols=not over_limit
+            f"Binance answered {text}", fatal=False, wait=wait, request=outer.request, symbols=about_streams
         )
         self.notices.append(refused)
 

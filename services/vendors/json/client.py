@@ -314,10 +314,10 @@ def _has_quotes(topics: Collection[Topic]) -> bool:
     return any(topic.kind == "quote" for topic in topics)
 
 
-def _request(action: str, symbols: Collection[str], quotes: bool) -> str:
+def _request(action: str, symbols: Collection[str], quotes: bool, had_quotes: bool = False) -> str:
     request: dict[str, object] = {"action": action, "symbols": list(symbols)}
-    if quotes:
-        request["quotes"] = True
+    if quotes or had_quotes:  # the tutorial's servers know no quotes, so they are named only where needed
+        request["quotes"] = quotes
     return msgspec.json.encode(request).decode()
 
 
@@ -347,12 +347,13 @@ class Json(Feed):
         drops = tuple(topic for topic in acknowledged if topic not in after)
         listed, held, quotes = self._spellings(target), self._spellings(acknowledged), _has_quotes(target)
         dropped = [symbol for symbol in held if symbol not in listed]
-        more = listed.keys() - held.keys() or quotes != _has_quotes(acknowledged)
+        had_quotes = _has_quotes(acknowledged)
+        more = listed.keys() - held.keys() or quotes != had_quotes
         requests = []
         if dropped and self._unsubscribe:
             requests.append(Request(_request(self._unsubscribe, dropped, quotes), drops=drops))
         if listed and (more or (dropped and not self._unsubscribe)):
-            requests.append(Request(_request("subscribe", listed, quotes), adds, drops))
+            requests.append(Request(_request("subscribe", listed, quotes, had_quotes), adds, drops))
         return requests
 
     def _spellings(self, topics: Collection[Topic]) -> dict[str, None]:
