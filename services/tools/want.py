@@ -9,13 +9,14 @@ from typing import Annotated, Literal
 import tickbus
 from services.output import pipe_may_close, stop_with_pipe
 from tickbus.errors import RedisError
-from tickbus.protocol.names import Keys, check_name, check_symbol
+from tickbus.protocol.names import Keys, check_name
 from tickbus.protocol.wants import Topic
 from tickbus.redis.registry import read_feed
 from tickbus.redis.topology import locate
 from tickbus.service.options import CommonOptions, Option
 from tickbus.service.runner import Service, run
 from tickbus.units import SECOND, Duration
+from tickbus.wants import make_topics
 
 ABOUT = """Want symbols of a feed, until Ctrl-C or --for: the gateway subscribes to them meanwhile.
 
@@ -30,7 +31,7 @@ __all__ = ["ABOUT", "POSITIONALS", "Options", "start"]
 class Options(CommonOptions, frozen=True, kw_only=True):
     symbols: Annotated[tuple[str, ...], Option("symbols to want, e.g. BTC-USDT AAPL.US")] = ()
     feed: Annotated[str, Option("name of the feed that has them")]
-    kind: Annotated[tuple[Literal["trade", "quote"], ...], Option("trade, quote or both")] = ("trade",)
+    kind: Annotated[tuple[str, ...], Option("trade, quote or both")] = ("trade",)
     for_: Annotated[Duration | None, Option("end after this time; default: with Ctrl-C")] = None
     name: Annotated[str, Option("begins the name of the holder, for the rules of the gateway's --wants")] = ""
     log_level: Annotated[
@@ -40,8 +41,7 @@ class Options(CommonOptions, frozen=True, kw_only=True):
 
 def start(options: Options) -> int:
     check_name(options.feed)
-    for symbol in options.symbols:
-        check_symbol(symbol)
+    make_topics(options.kind, options.symbols)
     return run(partial(_want, options), options, "want")
 
 

@@ -269,7 +269,7 @@ VENDOR: dict[str, tuple[tuple[float, float], Act, Act, str]] = {
         nothing,
         "each stored once, doubtful; the sequence goes on, nothing is missing",
     ),
-    "reset": ((0.1, 0.2), reset_ids, nothing, "the ids begin again: one Gap, every trade stored"),
+    "reset": ((0.1, 0.2), reset_ids, nothing, "one Gap `reset`, every trade stored"),
     "timeless": (
         (0.1, 0.2),
         partial(attacker, "timeless 10"),

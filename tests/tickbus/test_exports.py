@@ -22,8 +22,8 @@ def test_names_are_the_ones_that_users_write() -> None:
         "Bar", "Batch", "Bus", "ConfigError", "Consumer", "Fenced", "Flag", "Gap", "GapKind", "Message",
         "Output", "Quote", "RedisError", "RedisMisconfigured", "RedisUnavailable",
         "RelayError", "RelayRefused", "RelayUnavailable", "Side", "Signal",
-        "Stream", "StreamId", "StreamKind", "Subscription", "TickbusError", "Trade", "VendorRefused",
-        "WireError", "as_json", "connect",
+        "Stream", "StreamId", "StreamKind", "Subscription", "SubscriptionState", "TickbusError", "Trade",
+        "VendorRefused", "Want", "WireError", "as_json", "connect",
     }  # fmt: skip
 
 
