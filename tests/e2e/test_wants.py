@@ -15,7 +15,7 @@ from support.subscribing import TTL_SECONDS, Venue
 from support.waiting import until
 
 from tickbus.protocol.messages import Bar, Gap, GapKind, Trade
-from tickbus.protocol.names import Keys
+from tickbus.protocol.names import Keys, Stream
 
 Start = Callable[..., Process]
 pytestmark = pytest.mark.timeout(180)
@@ -275,6 +275,34 @@ def test_rules_of_the_operator_and_garbage_in_the_keys(
     one.finish(gateway)
     one.check_steady("AA-USDT")
     assert one.connects() == 1
+
+
+def test_a_symbol_whose_keys_are_damaged_is_refused_alone(
+    venue: Callable[[str], Venue], redis_server: RedisServer
+) -> None:
+    one, keys, client = venue("binance"), Keys(), redis_server.client
+    one.simulate()
+    gateway = one.gateway("--symbols", "AA-USDT").wait_ready()
+    one.wait_trades("AA-USDT")
+    # heads that nobody can read, a key of another type, entries of the year 2096, another spelling
+    client.hset(keys.last(keys.shard("GG-USDT")), "trade:binance:GG-USDT", b"\xc1garbage")
+    client.hset(keys.last(keys.shard("HH-USDT")), "trade:binance:HH-USDT", b"")
+    client.set(keys.stream(Stream("trade", "binance", "II-USDT")), "text")
+    client.xadd(keys.stream(Stream("trade", "binance", "JJ-USDT")), {"t": b"foreign"}, id="3976300800000-7")
+    client.hset(keys.subscriptions(keys.shard("KK-USDT"), "binance"), "trade KK-USDT", "not JSON")
+    wanted = one.want("AAUSDT", "BB-USDT", "GG-USDT", "HH-USDT", "II-USDT", "JJ-USDT", "KK-USDT")
+    one.wait_state("trade BB-USDT", "active")
+    one.wait_state("trade KK-USDT", "active")
+    one.wait_state("trade AAUSDT", "refused")
+    one.wait_state("trade JJ-USDT", "refused")
+    print({topic: (state.state, state.reason) for topic, state in one.states().items()})
+    one.wait_trades("BB-USDT")
+    one.wait_trades("KK-USDT")
+    assert gateway.process.poll() is None
+    assert one.connects() == 1
+    wanted.close()
+    one.finish(gateway)
+    one.check_steady("AA-USDT")
 
 
 def test_command_prints_what_becomes_of_wants(
