@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from support.bus import messages_in
+from support.cluster import RedisCluster
 from support.processes import Process, tickbus
 from support.redis_server import RedisServer
 from support.subscribing import TTL_SECONDS, Venue
@@ -419,3 +420,23 @@ def test_what_is_wanted_stays_subscribed_while_redis_or_its_holder_is_away(
     assert gaps.count(GapKind.UNSUBSCRIBED) == 1, gaps
     if way != "flush":
         one.check_steady("AA-USDT")
+
+
+def test_wants_on_a_cluster(start: Start, redis_cluster: RedisCluster, tmp_path: Path) -> None:
+    one = Venue(start, redis_cluster, tmp_path, "binance")
+    one.simulate()
+    gateway = one.gateway("--symbols", "AA-USDT", linger="0s").wait_ready()
+    wanted = one.want("BB-USDT", "CC-USDT", "DD-USDT")
+    active = {f"trade {symbol}-USDT": "active" for symbol in ("AA", "BB", "CC", "DD")}
+    one.wait_for(active)
+    redis_cluster.fail_over(Keys().holders("binance"))
+    for symbol in ("BB-USDT", "CC-USDT", "DD-USDT"):
+        one.wait_trades(symbol)
+    wanted.drop(["CC-USDT"])
+    del active["trade CC-USDT"]
+    one.wait_for(active)
+    assert [gap.kind for gap in one.gaps("CC-USDT")] == [GapKind.UNSUBSCRIBED]
+    one.finish(gateway)
+    wanted.close()
+    for symbol in ("AA-USDT", "BB-USDT", "DD-USDT"):
+        one.check_steady(symbol)
