@@ -108,6 +108,10 @@ class Lease(ABC):
                 raise self._refusal
             return self._told_revision >= wanted
 
+    @property
+    def stopped(self) -> bool:
+        return self._stopping
+
     def stop(self) -> None:
         """End all wants, without waiting until the bus has been told."""
         self._stopping = True
@@ -237,7 +241,8 @@ class Want:
         return self._lease.holder
 
     def add(self, symbols: Collection[str], kind: str | Collection[str] = "trade") -> None:
-        """Want these too; returns at once. ConfigError for invalid arguments: those of `Bus.want`."""
+        """Want these too; returns at once. ConfigError for invalid arguments, and once it has ended."""
+        self._check_open()
         self._lease.add(make_topics(kind, symbols))
 
     def drop(self, symbols: Collection[str], kind: str | Collection[str] = "trade") -> None:
@@ -247,14 +252,19 @@ class Want:
     def open(self) -> None:
         """Begin to want; returns when the bus has been told, or after two seconds while it is away.
 
-        RedisMisconfigured or RelayRefused if it refuses.
+        RedisMisconfigured or RelayRefused if it refuses. ConfigError if it has ended before.
         """
+        self._check_open()
         self._lease.add(self._topics)
         try:
             self._lease.wait_until_told(_CLOSE_SECONDS)
         except (RedisMisconfigured, RelayRefused):
             self.stop()
             raise
+
+    def _check_open(self) -> None:
+        if self._lease.stopped:
+            raise ConfigError("this want has ended: make a new one with bus.want(...)")
 
     def stop(self) -> None:
         """End the wants, without waiting until the bus has been told."""

@@ -9,13 +9,14 @@ from pathlib import Path
 
 import pytest
 from support.bus import messages_in
+from support.cluster import RedisCluster
 from support.processes import Process, tickbus
 from support.redis_server import RedisServer
 from support.subscribing import TTL_SECONDS, Venue
 from support.waiting import until
 
 from tickbus.protocol.messages import Bar, Gap, GapKind, Trade
-from tickbus.protocol.names import Keys
+from tickbus.protocol.names import Keys, Stream
 
 Start = Callable[..., Process]
 pytestmark = pytest.mark.timeout(180)
@@ -277,6 +278,34 @@ def test_rules_of_the_operator_and_garbage_in_the_keys(
     assert one.connects() == 1
 
 
+def test_a_symbol_whose_keys_are_damaged_is_refused_alone(
+    venue: Callable[[str], Venue], redis_server: RedisServer
+) -> None:
+    one, keys, client = venue("binance"), Keys(), redis_server.client
+    one.simulate()
+    gateway = one.gateway("--symbols", "AA-USDT").wait_ready()
+    one.wait_trades("AA-USDT")
+    # heads that nobody can read, a key of another type, entries of the year 2096, another spelling
+    client.hset(keys.last(keys.shard("GG-USDT")), "trade:binance:GG-USDT", b"\xc1garbage")
+    client.hset(keys.last(keys.shard("HH-USDT")), "trade:binance:HH-USDT", b"")
+    client.set(keys.stream(Stream("trade", "binance", "II-USDT")), "text")
+    client.xadd(keys.stream(Stream("trade", "binance", "JJ-USDT")), {"t": b"foreign"}, id="3976300800000-7")
+    client.hset(keys.subscriptions(keys.shard("KK-USDT"), "binance"), "trade KK-USDT", "not JSON")
+    wanted = one.want("AAUSDT", "BB-USDT", "GG-USDT", "HH-USDT", "II-USDT", "JJ-USDT", "KK-USDT")
+    one.wait_state("trade BB-USDT", "active")
+    one.wait_state("trade KK-USDT", "active")
+    one.wait_state("trade AAUSDT", "refused")
+    one.wait_state("trade JJ-USDT", "refused")
+    print({topic: (state.state, state.reason) for topic, state in one.states().items()})
+    one.wait_trades("BB-USDT")
+    one.wait_trades("KK-USDT")
+    assert gateway.process.poll() is None
+    assert one.connects() == 1
+    wanted.close()
+    one.finish(gateway)
+    one.check_steady("AA-USDT")
+
+
 def test_command_prints_what_becomes_of_wants(
     venue: Callable[[str], Venue], start: Start, redis_server: RedisServer
 ) -> None:
@@ -391,3 +420,23 @@ def test_what_is_wanted_stays_subscribed_while_redis_or_its_holder_is_away(
     assert gaps.count(GapKind.UNSUBSCRIBED) == 1, gaps
     if way != "flush":
         one.check_steady("AA-USDT")
+
+
+def test_wants_on_a_cluster(start: Start, redis_cluster: RedisCluster, tmp_path: Path) -> None:
+    one = Venue(start, redis_cluster, tmp_path, "binance")
+    one.simulate()
+    gateway = one.gateway("--symbols", "AA-USDT", linger="0s").wait_ready()
+    wanted = one.want("BB-USDT", "CC-USDT", "DD-USDT")
+    active = {f"trade {symbol}-USDT": "active" for symbol in ("AA", "BB", "CC", "DD")}
+    one.wait_for(active)
+    redis_cluster.fail_over(Keys().holders("binance"))
+    for symbol in ("BB-USDT", "CC-USDT", "DD-USDT"):
+        one.wait_trades(symbol)
+    wanted.drop(["CC-USDT"])
+    del active["trade CC-USDT"]
+    one.wait_for(active)
+    assert [gap.kind for gap in one.gaps("CC-USDT")] == [GapKind.UNSUBSCRIBED]
+    one.finish(gateway)
+    wanted.close()
+    for symbol in ("AA-USDT", "BB-USDT", "DD-USDT"):
+        one.check_steady(symbol)

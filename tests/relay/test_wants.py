@@ -143,7 +143,7 @@ async def test_native_clients_are_told_what_becomes_of_their_wants(
             ({"op": "want", "id": 3, "symbols": ["A*"]}, "patterns cannot be wanted"),
             ({"op": "subscribe", "id": 3, "symbols": ["A*"], "want": True}, "patterns cannot be wanted"),
             ({"op": "want", "id": 3, "symbols": []}, "name each symbol"),
-            ({"op": "want", "id": 3, "symbols": ["A"], "kind": "bar"}, "services make every bar"),
+            ({"op": "want", "id": 3, "symbols": ["A"], "kind": "bar"}, "Invalid enum value 'bar'"),
             ({"op": "want", "id": 2, "symbols": ["A"]}, "this id has a subscription"),
         ]:  # fmt: skip
             await client.say(**request)

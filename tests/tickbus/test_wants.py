@@ -188,6 +188,14 @@ def test_a_want_that_is_lost_without_being_left_ends(redis_server: RedisServer) 
     until(lambda: wants_of(redis_server, holder) == {})
 
 
+def test_a_want_that_has_ended_does_not_begin_again_in_silence(redis_server: RedisServer) -> None:
+    with want(redis_server, "A-B") as wanted:
+        pass
+    for again in (wanted.open, lambda: wanted.add(["C-D"])):
+        with pytest.raises(ConfigError, match="this want has ended: make a new one"):
+            again()
+
+
 def test_wants_on_a_cluster(redis_cluster: RedisCluster) -> None:
     with want(redis_cluster, "A-B", "C-D", lease="1s") as wanted:
         assert set(wants_of(redis_cluster, wanted.holder)) == {"trade A-B", "trade C-D"}

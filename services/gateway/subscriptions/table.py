@@ -23,6 +23,7 @@ _REFUSALS = 100_000
 """Refusals of the vendor that are remembered; what is beyond is asked for again sooner."""
 _LATE_MS = 10_000
 """After this time without an answer of the vendor a pending topic says so."""
+_NEVER = 1 << 62
 _UNANSWERED = "the vendor has not answered yet"
 
 
@@ -79,8 +80,8 @@ class SubscriptionTable:
         """What the vendor refused lately: when to try again, and its words. Also of topics that nobody wants
         any more: a holder that comes and goes does not make us ask again."""
         self._last: tuple[Mapping[Topic, int], Mapping[Topic, str], bool] | None = None
-        self._waits = True
-        """Whether something may change by the clock alone."""
+        self._due = 0
+        """When something may change by the clock alone."""
         for topic in self.fixed:
             self._rows[topic] = _Row(topic, True, "pending", 0, placed=True)
 
@@ -112,7 +113,7 @@ class SubscriptionTable:
         settled: whether what is not in `wanted` is really not wanted: the wants could be read long enough.
         """
         self._now = now
-        if not self._waits and (wanted, rejected, settled) == self._last:
+        if now < self._due and (wanted, rejected, settled) == self._last:
             return
         self._last = wanted, rejected, settled
         for topic in (*wanted, *rejected):
@@ -138,7 +139,15 @@ class SubscriptionTable:
             if late and not row.reason:
                 self._set(row, "pending", _UNANSWERED)
         self._refusals = {topic: until for topic, until in self._refusals.items() if until[0] > now}
-        self._waits = any(row.state != "active" for row in self._rows.values())
+        self._due = min(map(self._due_of, self._rows.values()), default=_NEVER)
+
+    def _due_of(self, row: _Row) -> int:
+        """Return when the clock alone may change a row."""
+        if row.state == "lingering":
+            return row.since + self._linger
+        if row.state == "refused":
+            return row.retry_at or _NEVER
+        return row.since + _LATE_MS + 1 if row.state == "pending" and not row.reason else _NEVER
 
     def _new_row(self, topic: Topic) -> _Row:
         retry_at, reason = self._refusals.get(topic, (0, ""))
@@ -194,11 +203,8 @@ class SubscriptionTable:
 
     def to_open(self) -> list[Topic]:
         """Return the topics whose streams are to be made ready, the fixed part first."""
-        return [
-            row.topic
-            for row in sorted(self._rows.values(), key=lambda row: (not row.fixed, row.age))
-            if row.placed and not row.opened and not row.retry_at
-        ]
+        waiting = [row for row in self._rows.values() if row.placed and not row.opened and not row.retry_at]
+        return [row.topic for row in sorted(waiting, key=lambda row: (not row.fixed, row.age))]
 
     def open(self, topics: Iterable[Topic]) -> None:
         """The streams of these are ready."""
@@ -277,6 +283,7 @@ class SubscriptionTable:
         if (state, reason) != (row.state, row.reason):
             if state != row.state:
                 row.since = self._now
+            self._due = 0  # look at it at the next update
             row.state, row.reason = state, reason
             self._touched.add(row.topic)
 

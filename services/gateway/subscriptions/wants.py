@@ -38,6 +38,8 @@ class WantBook:
         self._new: dict[str, tuple[int, int]] = {}
         """By holder: when an hour began for it, and how many topics it has wanted newly since."""
         self._readable_since = 0
+        self._union: Wanted | None = None
+        """As of the last change."""
 
     @property
     def holders(self) -> int:
@@ -81,6 +83,7 @@ class WantBook:
                 continue
             rejected[topic] = why
         self._holders[holder] = _Holder(topics, rejected)
+        self._union = None
 
     def _is_new_allowed(self, holder: str, most: int, now: int) -> bool:
         began, count = self._new.get(holder, (now, 0))
@@ -92,6 +95,7 @@ class WantBook:
     def forget(self, holder: str) -> None:
         """A holder's lease ended."""
         self._holders.pop(holder, None)
+        self._union = None
 
     def forget_idle(self, now: int) -> None:
         """Forget the count of new topics of holders that are gone."""
@@ -100,7 +104,12 @@ class WantBook:
                 del self._new[holder]
 
     def wanted(self) -> Wanted:
-        """Return the union over all holders."""
+        """Return the union over all holders: the same object until something changes."""
+        if self._union is None:
+            self._union = self._unite()
+        return self._union
+
+    def _unite(self) -> Wanted:
         topics: dict[Topic, int] = {}
         rejected: dict[Topic, str] = {}
         for holder in self._holders.values():

@@ -7,12 +7,12 @@ sent at once; a hash is read only when it changed. docs/decisions/0021-wants.md 
 
 import logging
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from tickbus.protocol.names import Keys
 from tickbus.protocol.wants import WANT_TTL_MS, Topic
-from tickbus.redis.link import Connection, ReplyError
+from tickbus.redis.link import Connection, Reply, ReplyError
 from tickbus.redis.resp import Command, pairs
 from tickbus.sanitize import clean
 
@@ -24,6 +24,9 @@ such a name."""
 MAX_HOLDERS = 10_000
 MAX_WANTS = 10_000
 """Of one holder. More holders are not read, and a holder with more wants not at all; either is logged."""
+
+_PIECE = 500
+"""Commands sent at once: about a millisecond of the event loop."""
 
 _GONE, _ENDLESS = -2, -1
 """Replies to PTTL."""
@@ -112,13 +115,14 @@ class WantsReader:
         if len(scores) >= MAX_HOLDERS:
             self._report("many", f"more than {MAX_HOLDERS} holders of wants: the rest is not read")
         names = list(scores)
-        ttls = await link.ask_each([("PTTL", self._keys.wants(self._feed, name)) for name in names])
+        ttls = await _in_pieces(link, [("PTTL", self._keys.wants(self._feed, name)) for name in names])
         gone = [name for name, ttl in zip(names, ttls, strict=True) if ttl == _GONE]
         endless = [name for name, ttl in zip(names, ttls, strict=True) if ttl == _ENDLESS]
         # a holder that died between two commands of its own leaves a hash that would never end
-        await link.ask_each(
+        await _in_pieces(
+            link,
             [("PEXPIRE", self._keys.wants(self._feed, name), WANT_TTL_MS) for name in endless]
-            + ([("ZREM", self._keys.holders(self._feed), *gone)] if gone else [])
+            + ([("ZREM", self._keys.holders(self._feed), *gone)] if gone else []),
         )
         alive = {name: scores[name] for name in set(names) - set(gone)}
         found.ended = [name for name in self._scores if name not in alive]
@@ -129,7 +133,7 @@ class WantsReader:
         return found
 
     async def _read_changed(self, link: Connection, changed: list[str], found: FoundWants) -> None:
-        sizes = await link.ask_each([("HLEN", self._keys.wants(self._feed, name)) for name in changed])
+        sizes = await _in_pieces(link, [("HLEN", self._keys.wants(self._feed, name)) for name in changed])
         readable = []
         for name, size in zip(changed, sizes, strict=True):
             if isinstance(size, int) and size <= MAX_WANTS:
@@ -138,8 +142,8 @@ class WantsReader:
             why = f"{size} wants, at most {MAX_WANTS} are read" if isinstance(size, int) else str(size)
             self._report(name, f"wants of {clean(name[:128])} are not read: {why}")
             found.changed[name] = {}
-        replies = await link.ask_each([("HGETALL", self._keys.wants(self._feed, name)) for name in readable])
-        for name, flat in zip(readable, replies, strict=True):
+        for name in readable:
+            (flat,) = await link.ask_each([("HGETALL", self._keys.wants(self._feed, name))])
             found.changed[name] = {} if isinstance(flat, ReplyError) else self._parse(name, flat)
 
     def _parse(self, holder: str, flat: list[bytes]) -> dict[Topic, int]:
@@ -160,3 +164,11 @@ class WantsReader:
         if what not in self._reported and len(self._reported) < MAX_HOLDERS:
             self._reported.add(what)
             log.warning("%s", text)
+
+
+async def _in_pieces(link: Connection, commands: Sequence[Command]) -> list[Reply]:
+    """Ask many commands, and let the ticks through meanwhile."""
+    replies: list[Reply] = []
+    for first in range(0, len(commands), _PIECE):
+        replies += await link.ask_each(commands[first : first + _PIECE])
+    return replies
