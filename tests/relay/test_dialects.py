@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import urllib.request
 from collections.abc import AsyncIterator, Callable
 
 import pytest
@@ -247,3 +248,12 @@ def test_unknown_path_is_not_found(redis_server: RedisServer, start: Start) -> N
     _, url = start_relay(start, redis_server.url)
     with pytest.raises(websocket.WebSocketBadStatusException, match="404"):
         websocket.create_connection(f"{url}/elsewhere")
+
+
+def test_symbols_are_told_to_a_client_that_asks_before_anybody_has_connected(
+    redis_server: RedisServer, start: Start, bus: Bus
+) -> None:
+    _, url = start_relay(start, redis_server.url)
+    address = url.replace("ws:", "http:", 1)
+    with urllib.request.urlopen(f"{address}/api/v3/exchangeInfo", timeout=10) as answer:
+        assert [row["symbol"] for row in json.load(answer)["symbols"]] == ["BTCUSDT"]
