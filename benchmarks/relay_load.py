@@ -110,7 +110,7 @@ def measure(lab: Lab, triples: int, clients: int = 1_000, seconds: float = 3.0, 
         decoders = stack.enter_context(_clients(lab, url, "decoders", requests.decoders()))
         counters = stack.enter_context(_clients(lab, url, "counters", requests.counters(clients - _DECODERS)))
         for process in (decoders, counters):
-            process.wait_event("ready", 60, needs=relay)
+            process.wait_event("ready", 240, needs=relay)
         programs = {"relay": relay, "upstream": source, "gateway": gateway, "decoders": decoders,
                     "counters": counters}  # fmt: skip
         cores = _pin(programs)
