@@ -150,6 +150,7 @@ class Lease(ABC):
         with suppress(TimeoutError, *self.errors):
             async with asyncio.timeout(_CLOSE_SECONDS / 2):
                 await self._end()
+        await asyncio.sleep(0)  # sockets close in the next turn of the loop, which ends now
 
     def _note_refusal(self, error: Exception) -> None:
         if isinstance(error, self.refusals):
@@ -212,8 +213,10 @@ class WantLease(Lease):
 
     async def _end(self) -> None:
         if self._connection is not None and not self._connection.closed:
-            await self._connection.ask_all(drop_wants(self._keys, self.feed, self.holder))
-            self._connection.close()
+            try:
+                await self._connection.ask_all(drop_wants(self._keys, self.feed, self.holder))
+            finally:
+                self._connection.close()
 
 
 class Want:

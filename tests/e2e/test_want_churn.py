@@ -1,4 +1,7 @@
-"""Symbols wanted and dropped at random: the vendor ends with the union, and steady ones lose nothing."""
+"""Symbols wanted and dropped at random: the vendor ends with the union, and steady ones lose nothing.
+
+The whole of it: TICKBUS_CHURN_SYMBOLS=500 TICKBUS_CHURN_SECONDS=60. `make soak` has it among its faults.
+"""
 
 import os
 from collections.abc import Callable
