@@ -115,7 +115,8 @@ class CatchUp:
         begin, stream = self._begin, one.stream
         keys = self._access.keys
         if begin == FROM_NOW:
-            return TrackedStream(keys, stream, one.position, is_entry=True)
+            # where the reader is: then there is nothing to catch up on, however busy the stream is
+            return TrackedStream(keys, stream, self._hub.followed[stream.name].position, is_entry=True)
         if isinstance(begin, Cursors):
             cursor = begin.positions.get(stream.name)
             if cursor is None:
