@@ -160,7 +160,6 @@ class Reconciler:
         if not self._feed.acks_subscribe:  # taken for subscribed when it was sent
             for topic in adds:
                 self.acknowledged.pop(topic, None)
-        self._uncertain.difference_update(adds)
         suspects = [topic for topic in adds if topic not in self._fixed and topic not in self.acknowledged]
         certain = [topic for topic in adds if topic in self._fixed and topic not in self.acknowledged]
         self.unanswered = 0

@@ -5,7 +5,7 @@ from collections import deque
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from services.gateway.upstream.reconciler import ANSWER_SECONDS, Reconciler
@@ -57,7 +57,7 @@ def _pieces(topics: Sequence[Topic]) -> list[tuple[Topic, ...]]:
 
 @dataclass
 class Vendor:
-    """Refuses any request that names a bad symbol, and forgets a list that it refuses."""
+    """Refuses any subscribe that names a bad symbol, and forgets a list that it refuses."""
 
     replaces: bool
     bad: frozenset[str]
@@ -66,7 +66,7 @@ class Vendor:
 
     def receive(self, frame: str) -> bool:
         op, *symbols = frame.split()
-        if self.bad & set(symbols):
+        if op != "drop" and self.bad & set(symbols):
             if self.replaces and self.forgets:
                 self.subscribed.clear()
             return False
@@ -121,6 +121,14 @@ class Talk:
 targets = st.lists(st.lists(st.sampled_from(OTHERS), unique=True), min_size=1, max_size=8)
 
 
+@example(
+    replaces=False,
+    forgets=False,
+    steps=[[], [OTHERS[0]], [], [OTHERS[0], OTHERS[6]], []],
+    losses=[False, True],
+    bad=frozenset(["S8"]),
+    patience=1,
+)  # an unanswered request had worked, and a later one for the same symbol was refused
 @settings(max_examples=400, deadline=None)
 @given(
     replaces=st.booleans(), forgets=st.booleans(), steps=targets, losses=st.lists(st.booleans(), max_size=20),
