@@ -161,6 +161,15 @@ def test_what_the_vendor_refuses_is_tried_again_later_also_after_it_was_not_want
     assert (one.said[A], one.target) == (("pending", ""), [FIXED, B, A])
 
 
+def test_active_topic_that_the_vendor_refuses_after_a_reconnect_is_tried_again_by_the_clock_alone() -> None:
+    one = Gateway().want(A).acknowledge().want(A, after=60_000).want(A, after=60_000)
+    one.refuse(A, "604 code unauthorized")
+    one.want(A, after=RETRY_MS - 1)
+    assert one.said[A] == ("refused", "604 code unauthorized")
+    one.want(A, after=1)
+    assert (one.said[A], one.target) == (("pending", ""), [FIXED, A])
+
+
 def test_what_may_not_be_wanted_says_why_until_somebody_wants_it_who_may() -> None:
     one = Gateway().want(rejected={A: "not allowed"}, settled=False)
     assert (one.said[A], one.target) == (("refused", "not allowed"), [FIXED])
