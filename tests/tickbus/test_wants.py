@@ -219,8 +219,8 @@ def test_wants_on_a_cluster(redis_cluster: RedisCluster) -> None:
         ({"name": "a:b"}, "invalid holder 'a:b-"),
         ({"name": "#read"}, "invalid holder '#read-"),
         ({"lease": "5x"}, "lease: invalid duration '5x'"),
-        ({"lease": "500ms"}, "invalid lease of 500 ms: expected 1s to 45s"),
-        ({"lease": "1m"}, "invalid lease of 60000 ms: expected 1s to 45s"),
+        ({"lease": "500ms"}, "invalid lease of 500 ms: expected 1s to 30s"),
+        ({"lease": "1m"}, "invalid lease of 60000 ms: expected 1s to 30s"),
     ],
 )
 def test_invalid_arguments_are_one_clear_line(arguments: dict[str, object], error: str) -> None:
