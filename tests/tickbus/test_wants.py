@@ -32,8 +32,8 @@ def wants_of(server: Server, holder: str, keys: Keys = OWN) -> dict[str, int]:
 
 def holders(server: Server, keys: Keys = OWN) -> dict[str, int]:
     """Return the score of each holder."""
-    flat = server.client.execute_command("ZRANGE", keys.holders(FEED), 0, -1, "WITHSCORES")
-    return {name.decode(): int(score) for name, score in flat}
+    scores = server.client.zrange(keys.holders(FEED), 0, -1, withscores=True)
+    return {name.decode(): int(score) for name, score in scores}
 
 
 def ttl(server: Server, holder: str, keys: Keys = OWN) -> int:
