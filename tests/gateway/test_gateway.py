@@ -72,13 +72,13 @@ async def _nothing_wanted(link: Connection) -> list[Topic]:
 class Running:
     """A gateway with one stream on a real Redis."""
 
-    def __init__(self, server: RedisServer, spill_dir: Path) -> None:
+    def __init__(self, server: RedisServer, spill_dir: Path, fixed: Sequence[str] = ("A",)) -> None:
         redis, clock = locate(server.url), BusClock()
         publisher = Publisher(redis, KEYS, "x", clock, home=0)
         self.backlog = Backlog(1 << 20)
         self.sequencer = Sequencer((), self.backlog.put, reserve=self.backlog.reserve)
-        streams = Streams(
-            "x", KEYS, SymbolMap(["A"], str, {}), True, 64, self.sequencer, publisher, self.backlog, clock
+        self.streams = streams = Streams(
+            "x", KEYS, SymbolMap(fixed, str, {}), True, 64, self.sequencer, publisher, self.backlog, clock
         )
         lease = Lease(
             partial(redis.link, KEYS.lease("x")),
@@ -107,14 +107,14 @@ class Running:
             Intake(clock, self.sequencer, self.backlog),
             senders,
             streams,
-            SubscriptionTable([Topic("trade", "A")], None, 60_000),
+            SubscriptionTable([Topic("trade", symbol) for symbol in fixed], None, 60_000),
         )
         self.stopping = asyncio.Event()
         self.next = 1
 
     async def open(self) -> "Running":
         await self.gateway.open(self.connect, self.spill_dir, _nothing_wanted)
-        self.next = self.sequencer.streams[0].next_id or 1
+        self.next = max((state.next_id for state in self.sequencer.streams), default=0) or 1
         return self
 
     async def run(self) -> None:

@@ -12,11 +12,10 @@ from services.gateway.delivery.backlog import Backlog, Backlogs
 from services.gateway.delivery.sender import Sender, StreamHead
 from services.gateway.sequencing.sequencer import Sequencer
 from services.gateway.sequencing.stream_state import StreamState
-from services.gateway.subscriptions.unsubscribed import find_returning
 from services.vendors.symbols import SymbolMap
 from tickbus.clock import BusClock
 from tickbus.errors import ConfigError
-from tickbus.protocol.codec import Head
+from tickbus.protocol.codec import Head, encode
 from tickbus.protocol.names import Keys, Stream, StreamId
 from tickbus.protocol.wants import SubscriptionState, Topic
 from tickbus.redis.link import Connection
@@ -25,6 +24,7 @@ from tickbus.units import MILLISECOND, MINUTE
 from tickbus.writer.entry import StreamWriter
 from tickbus.writer.head_repair import find_repairs
 from tickbus.writer.heads import EMPTY_HEAD
+from tickbus.writer.lane import Lane
 from tickbus.writer.publisher import Publisher
 from tickbus.writer.transaction import Field
 
@@ -71,10 +71,8 @@ class Streams:
         """What has ended, oldest first."""
 
     def make(self, topic: Topic) -> StreamState:
-        """Return the state of a stream, new or as it ended. ConfigError if its symbol cannot be had."""
+        """Return the state of a new stream. ConfigError if its symbol cannot be had."""
         self._symbols.add(topic.symbol)
-        if (retired := self._retired.pop(topic, None)) is not None:
-            return retired
         stream = Stream(topic.kind, self._name, topic.symbol)
         state = StreamState(
             self._keys, stream, self._sequenced and topic.kind == "trade", self._snapshot_size
@@ -94,38 +92,35 @@ class Streams:
     async def open(self, link: Connection, topics: Sequence[Topic]) -> dict[Topic, str]:
         """Make these streams take ticks. Return those that cannot, and why. RedisError if Redis is away."""
         refused: dict[Topic, str] = {}
-        states: dict[Topic, StreamState] = {}
+        new: dict[Topic, StreamState] = {}
         for topic in topics:
-            try:
-                states[topic] = self.make(topic)
-            except ConfigError as error:
-                refused[topic] = str(error)
-        fresh = {topic: state for topic, state in states.items() if state not in self.heads}
-        try:
-            heads = await self._read_heads(link, fresh, refused)
-        except BaseException:
-            self._put_back(states)
-            raise
+            if topic not in self._retired:
+                try:
+                    new[topic] = self.make(topic)
+                except ConfigError as error:
+                    refused[topic] = str(error)
+        heads = await self._read_heads(link, new, refused)
         first: dict[StreamWriter, StreamHead] = {}
-        for topic, state in fresh.items():
+        for topic, state in new.items():
             if topic in refused:
-                continue
-            stored = heads.get(state.name)
-            if stored is not None:
+                del self.by_name[state.name]
+            elif stored := heads.get(state.name):  # not subscribed to until now: see `find_dropped`
+                self.head(state, stored)
                 self._sequencer.restore_stream(state, stored)
-            head = self.head(state, stored)
-            if stored is None:
-                first[state] = head
-        await self._store_first(first)
-        for topic, state in states.items():
+                state.end(stored.ts_recv)
+            else:
+                first[state] = self.head(state, None)
+                self._sender(state).follow(state, first[state])
+        await self._store({stream: head.pack() for stream, head in first.items()})
+        for topic in topics:
             if topic not in refused:
-                self._sequencer.add(state)
+                self._sequencer.add(new[topic] if topic in new else self._retired.pop(topic))
         return refused
 
     async def _read_heads(
         self, link: Connection, states: Mapping[Topic, StreamState], refused: dict[Topic, str]
     ) -> dict[str, Head]:
-        """Return the stored heads of new streams; those that cannot be gone on with are refused."""
+        """Return the heads of new streams that have entries. Those that cannot go on are refused."""
         if not states:
             return {}
         chosen = list(states.values())
@@ -136,40 +131,26 @@ class Streams:
         for topic, state in states.items():
             if (fault := repairs.faults.get(state)) is not None:
                 refused[topic] = str(fault)
-        await self._publisher.write_heads(
-            {stream: head for stream, head in repairs.heads.items() if stream not in repairs.faults},
-            self._clock.now_ms(),
+        await self._store(
+            {stream: encode(head) for stream, head in repairs.heads.items() if stream not in repairs.faults}
         )
         heads = await read_heads_of(link, self._keys, [state.stream for state in chosen])
         held = self._publisher.held_heads()  # of spilled entries that a stream does not take yet
         heads |= {state.name: held[state.name] for state in chosen if state.name in held}
-        returning = await find_returning(link, self._keys, heads, {state.name for state in chosen})
         limit = self._clock.now_ms() + _MAX_AHEAD // MILLISECOND
         for topic, state in states.items():
             head = heads.get(state.name)
             if head is not None and StreamId.parse(head.id).ms > limit:
                 refused[topic] = f"{state.name} has entries ahead of the Redis server's clock"
-            elif state.name in returning:
-                state.ended_at = StreamId.parse(heads[state.name].id).seq
-        return heads
+        return {name: head for name, head in heads.items() if StreamId.parse(head.id).seq}
 
-    async def _store_first(self, heads: Mapping[StreamWriter, StreamHead]) -> None:
-        for sender in self.senders:
-            own = {
-                stream: head
-                for stream, head in heads.items()
-                if self._publisher.lane(stream.shard) is sender.lane
-            }
-            if own:
-                for stream, head in own.items():
-                    sender.follow(stream, head)
-                await sender.attach({stream: head.pack() for stream, head in own.items()}, ())
-
-    def _put_back(self, states: Mapping[Topic, StreamState]) -> None:
-        """Keep what `make` took out of the ended streams: it is opened again later."""
-        for topic, state in states.items():
-            if state in self.heads:
-                self._retired[topic] = state
+    async def _store(self, heads: Mapping[StreamWriter, bytes]) -> None:
+        """Store heads of streams that take no ticks yet, each with its lane's next transaction."""
+        by_sender: dict[Sender, dict[StreamWriter, bytes]] = {}
+        for stream, head in heads.items():
+            by_sender.setdefault(self._sender(stream), {})[stream] = head
+        for sender, own in by_sender.items():
+            await sender.attach(own, ())
 
     def end(self, topics: Iterable[Topic], recv: int) -> None:
         """Let these streams take no more ticks, from the receive time `recv` (ns) on.
@@ -206,19 +187,13 @@ class Streams:
 
     def store(self, changes: Mapping[Topic, SubscriptionState | None]) -> None:
         """Have states of subscriptions stored, each with its shard's next transaction; None removes one."""
-        fields: dict[int, list[Field]] = {}
+        by_lane: dict[Lane, list[Field]] = {}
         for topic, state in changes.items():
-            shard = self._keys.shard(topic.symbol)
-            fields.setdefault(shard, []).append(self.field(topic, state))
+            field = self.field(topic, state)
+            by_lane.setdefault(self._publisher.lane(field.shard), []).append(field)
         for sender in self.senders:
-            own = [
-                field
-                for shard, some in fields.items()
-                if self._publisher.lane(shard) is sender.lane
-                for field in some
-            ]
-            if own:
-                sender.attach({}, own)
+            if fields := by_lane.get(sender.lane):
+                sender.attach({}, fields)
 
     def field(self, topic: Topic, state: SubscriptionState | None) -> Field:
         """Return the field with which a state is stored; None removes it."""
@@ -226,6 +201,6 @@ class Streams:
         key = self._keys.subscriptions(shard, self._name)
         return Field(shard, key, topic.field, b"" if state is None else state.encode())
 
-    def _sender(self, state: StreamState) -> Sender:
-        lane = self._publisher.lane(state.shard)
+    def _sender(self, stream: StreamWriter) -> Sender:
+        lane = self._publisher.lane(stream.shard)
         return next(sender for sender in self.senders if sender.lane is lane)
