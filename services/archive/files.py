@@ -23,6 +23,8 @@ log = logging.getLogger("tickbus.archive")
 _RECORDED = re.compile(r"s(\d+)-(\d{8,})\.parquet")
 _FOLDER = re.compile(r"date=(\d{4}-\d\d-\d\d)")
 _MAGIC = (b"PAR1", b"PARE")
+BOUNDED = ("symbol", "feed", "id_ms", "ts_recv", "ts_event", "from_ts", "start")
+"""Columns whose bounds in the footer may be asked for."""
 _NAMED = 10
 """So many files that are left out are named; then their number."""
 _SCHEMAS = {name: kind.schema for name, kind in KINDS.items()}
@@ -88,23 +90,37 @@ def find(
                 if ".parquet" in path.name:
                     left_out.add(path, "no Parquet file")
                 continue
-            footer = pq.read_metadata(path)
-            about = footer.metadata or {}
-            commit: tuple[str, str] | None
-            if match and kind_name in KINDS and _is_as_recorded(match, kind_name, about):
-                kind, schema, commit = KINDS[kind_name], _SCHEMAS[kind_name], (match[1], match[2])
-            else:
-                schema, commit = footer.schema.to_arrow_schema(), None
-                found, reason = _kind_of(schema, kind_name)
-                if found is None:
-                    left_out.add(path, reason)
-                    continue
-                kind = found
+            with pq.ParquetFile(path) as parquet:
+                footer = parquet.metadata
+                about = footer.metadata or {}
+                commit: tuple[str, str] | None
+                if match and kind_name in KINDS and _is_as_recorded(match, kind_name, about):
+                    kind, schema, commit = KINDS[kind_name], _SCHEMAS[kind_name], (match[1], match[2])
+                else:
+                    schema, commit = footer.schema.to_arrow_schema(), None
+                    found, reason = _kind_of(schema, kind_name)
+                    if found is None:
+                        left_out.add(path, reason)
+                        continue
+                    kind = found
+                if kind.name in kinds:
+                    _check_bounds(parquet, schema)
         except (OSError, pa.ArrowException, ValueError) as error:
             left_out.add(path, f"no Parquet file that can be read: {error}")
             continue
         if kind.name in kinds:
             yield RecordedFile(path, kind, footer, commit, schema)
+
+
+def _check_bounds(parquet: pq.ParquetFile, schema: pa.Schema) -> None:
+    """Read the first row of the columns whose statistics choose what is read; OSError if that is impossible.
+
+    A damaged footer becomes an exception when rows are read. When pyarrow (26) is asked for the statistics of
+    such a column, it ends the process.
+    """
+    columns = [name for name in BOUNDED if name in schema.names]
+    for number in range(parquet.metadata.num_row_groups):
+        next(parquet.iter_batches(batch_size=1, row_groups=[number], columns=columns), None)
 
 
 def _is_as_recorded(name: "re.Match[str]", kind: str, about: Mapping[bytes, bytes]) -> bool:

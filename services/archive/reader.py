@@ -225,27 +225,25 @@ def _bounds(footer: pq.FileMetaData, column: str, row_group: int | None = None) 
     unreadable: whoever then reads the rows says what is wrong with the file.
     """
     try:
-        return [
-            pair
-            for number in (range(footer.num_row_groups) if row_group is None else (row_group,))
-            for pair in _group_bounds(footer.row_group(number), footer.num_columns, column)
-        ]
-    except (LookupError, UnicodeDecodeError):
+        paths = [footer.schema.column(number).path for number in range(footer.num_columns)]
+        at = paths.index(column)
+        groups = range(footer.num_row_groups) if row_group is None else (row_group,)
+        # no other column is asked for: `find` has tried only those whose bounds are
+        return [_group_bounds(footer.row_group(number).column(at), column) for number in groups]
+    except (LookupError, ValueError):  # also for names in a damaged footer that are no text
         return []
 
 
-def _group_bounds(group: pq.RowGroupMetaData, columns: int, column: str) -> Iterator[tuple[Any, Any]]:
-    """Yield min and max. LookupError if unknown, UnicodeDecodeError for names in a damaged footer."""
-    found = (group.column(number) for number in range(columns))
-    statistics = next((chunk.statistics for chunk in found if chunk.path_in_schema == column), None)
+def _group_bounds(chunk: pq.ColumnChunkMetaData, column: str) -> tuple[Any, Any]:
+    """Return min and max. LookupError if they are unknown."""
+    statistics = chunk.statistics
     if statistics is None or not statistics.has_min_max:
         raise LookupError(column)
     if column in ("symbol", "feed"):
-        yield statistics.min, statistics.max
-    elif isinstance(statistics.min_raw, int) and isinstance(statistics.max_raw, int):
-        yield statistics.min_raw, statistics.max_raw
-    else:
-        raise LookupError(column)  # times of 96 bits
+        return statistics.min, statistics.max
+    if isinstance(statistics.min_raw, int) and isinstance(statistics.max_raw, int):
+        return statistics.min_raw, statistics.max_raw
+    raise LookupError(column)  # times of 96 bits
 
 
 def _ordered(units: Sequence[_Unit], selection: Selection, left_out: LeftOut) -> Iterator[_Row]:

@@ -1,7 +1,10 @@
 """Files that others merged, moved or copied: every row is read once, in its place, or the file is named."""
 
 import os
+import re
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from decimal import Decimal
 from pathlib import Path
@@ -315,3 +318,24 @@ def test_any_distribution_over_files_gives_every_row_once_in_order(
             order = data.draw(st.permutations(rows))
             pq.write_table(table.take(pa.array(order)), folder / f"{file}.parquet", row_group_size=9)
     assert [id.seq for _, id, _ in read(folder, "trade")] == list(range(1, count + 1))
+
+
+@pytest.mark.parametrize("column", ["symbol", "id_ms", "bid"])
+def test_footer_that_pyarrow_cannot_take_is_named_and_ends_no_process(
+    recording: Path, column: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Asked for the statistics of a column whose counts do not fit its schema, pyarrow ends the process."""
+    victim = next(path for path in files_of(recording, "trade") if not path.name.startswith("s31"))
+    data = victim.read_bytes()
+    # in the thrift of the footer: OPTIONAL or REQUIRED, before the column's name
+    name = bytes([len(column)]) + column.encode()
+    (at,) = [found.start() + 1 for found in re.finditer(rb"[\x15\x25][\x00\x02]\x18" + name, data)]
+    victim.write_bytes(data[:at] + bytes([data[at] ^ 2]) + data[at + 1 :])
+    command = "import sys; from services.archive.reader import read_recorded; from pathlib import Path;"
+    command += "print(len(list(read_recorded(Path(sys.argv[1]), ('trade',)))))"
+    done = subprocess.run(
+        [sys.executable, "-c", command, str(recording)], capture_output=True, text=True, check=False
+    )
+    assert done.returncode in (0, 1), "killed by a signal"
+    assert victim.name in done.stderr
+    assert "terminate called" not in done.stderr
