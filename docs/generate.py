@@ -111,7 +111,10 @@ def _described(what: griffe.Object, heading: str) -> str:
         parts.append(f"```python\n{_signature(what)}\n```\n")
     parts.append(_text(what))
     if isinstance(what, griffe.Class):
-        own = [member for member in what.members.values() if not member.name.startswith("_")]
+        # what it inherits first: Bus reads as every Readable does
+        inherited = [member.final_target for member in what.inherited_members.values()]
+        members = [*inherited, *what.members.values()]
+        own = [member for member in members if not member.name.startswith("_")]
         fields = [member for member in own if isinstance(member, griffe.Attribute)]
         parts += [*map(_field, fields)]
         if fields:

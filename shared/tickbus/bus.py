@@ -27,8 +27,8 @@ from tickbus.reader.reads import FROM_START, Start, parse_start
 from tickbus.redis.registry import read_feeds, read_heads, read_meta, read_subscriptions
 from tickbus.redis.topology import locate
 from tickbus.subscription import Consumer
-from tickbus.units import MILLISECOND, Duration, parse_duration
-from tickbus.wants import Want, WantLease, make_holder, make_topics
+from tickbus.units import Duration, parse_duration
+from tickbus.wants import Want, WantLease, make_holder
 
 log = logging.getLogger("tickbus")
 
@@ -84,37 +84,8 @@ class Bus(Readable):
                 newest[stream] = StreamId.parse(head.id), tick
         return newest
 
-    def want(
-        self,
-        kind: str | Collection[str] = "trade",
-        *,
-        symbols: Collection[str],
-        feed: str,
-        name: str = "",
-        lease: str = "15s",
-    ) -> Want:
-        """Return what makes the gateway of a feed subscribe to symbols, while the program is inside of it.
-
-        kind: `trade`, `quote` or both.
-        symbols: canonical symbols: `BTC-USDT`, `AAPL.US`.
-        feed: the name of the feed.
-        name: begins the name under which the want stands in Redis, for the operator's rules (`--wants`).
-        lease: after this time without a sign of life of this process its wants end: 1s to 30s.
-
-        Errors: ConfigError for invalid arguments. While Redis is away, it is told later.
-
-            async with bus.want("trade", symbols=["ETH-USDT"], feed="binance"):
-                print(await bus.subscriptions("binance"))
-        """
-        try:
-            ttl_ms = parse_duration(lease) // MILLISECOND
-        except ValueError as error:
-            raise ConfigError(f"lease: {error}") from None
-        return self._want(feed, make_topics(kind, symbols), name, ttl_ms)
-
-    def _want(self, feed: str, topics: Sequence[Topic], name: str = "", ttl_ms: int = WANT_TTL_MS) -> Want:
-        holder = make_holder(name)
-        return Want(WantLease(self._url, Keys(self._prefix), feed, holder, ttl_ms), topics)
+    def _lease(self, feed: str, name: str = "", ttl_ms: int = WANT_TTL_MS) -> WantLease:
+        return WantLease(self._url, Keys(self._prefix), feed, make_holder(name), ttl_ms)
 
     async def _make_want(self, feeds: Sequence[str], topics: Sequence[Topic]) -> Want:
         """Return the want of a subscription. ConfigError if it is not clear whom to ask."""
@@ -128,17 +99,9 @@ class Bus(Readable):
                 raise ConfigError(
                     f"feeds must be given with want=True: the bus has {', '.join(feeds) or 'none yet'}"
                 )
-        return self._want(feeds[0], topics)
+        return Want(self._lease(feeds[0]), topics)
 
-    async def subscriptions(self, feed: str) -> dict[Stream, SubscriptionState]:
-        """Return what the gateway of a feed is subscribed to, or asked for and why it is not.
-
-        Errors: ConfigError for an invalid name; RedisError.
-
-            for stream, state in (await bus.subscriptions("binance")).items():
-                print(stream.kind, stream.symbol, state.state, state.reason)
-        """
-        check_name(feed)
+    async def _read_subscriptions(self, feed: str) -> dict[Stream, SubscriptionState]:
         connection = await locate(self._url).connect()
         try:
             keys = Keys(self._prefix, await read_meta(connection, self._prefix) or DEFAULT_SHARDS)

@@ -13,10 +13,11 @@ from tickbus.protocol.bar_specs import parse_all
 from tickbus.protocol.messages import Bar, Gap, Message, Quote, Signal, Trade
 from tickbus.protocol.names import KINDS, Stream, StreamId, check_name, check_symbol
 from tickbus.protocol.stream_filter import StreamFilter
-from tickbus.protocol.wants import Topic
+from tickbus.protocol.wants import SubscriptionState, Topic
 from tickbus.reader.reads import FROM_START, NOW, Start, parse_start
 from tickbus.subscription import PollReader, Subscription, parse_cursor
-from tickbus.wants import Want, make_topics
+from tickbus.units import MILLISECOND, parse_duration
+from tickbus.wants import Lease, Want, make_topics
 
 
 class _Choice(TypedDict, total=False):
@@ -176,6 +177,53 @@ class Readable(ABC):
                 ...
         """
         return await self._snapshot(kind, make_filter((kind,), symbols, feeds, specs))
+
+    def want(
+        self,
+        kind: str | Collection[str] = "trade",
+        *,
+        symbols: Collection[str],
+        feed: str,
+        name: str = "",
+        lease: str = "15s",
+    ) -> Want:
+        """Return what makes the gateway of a feed subscribe to symbols, while the program is inside of it.
+
+        kind: `trade`, `quote` or both.
+        symbols: canonical symbols: `BTC-USDT`, `AAPL.US`.
+        feed: the name of the feed.
+        name: begins the name under which the want stands in Redis, for the operator's rules (`--wants`);
+            behind a relay it stands under the relay's.
+        lease: after this time without a sign of life of this process its wants end: 1s to 30s.
+
+        Errors: ConfigError for invalid arguments. While the bus is away, it is told later.
+
+            async with bus.want("trade", symbols=["ETH-USDT"], feed="binance"):
+                print(await bus.subscriptions("binance"))
+        """
+        try:
+            ttl_ms = parse_duration(lease) // MILLISECOND
+        except ValueError as error:
+            raise ConfigError(f"lease: {error}") from None
+        return Want(self._lease(feed, name, ttl_ms), make_topics(kind, symbols))
+
+    async def subscriptions(self, feed: str) -> dict[Stream, SubscriptionState]:
+        """Return what the gateway of a feed is subscribed to, or asked for and why it is not.
+
+        Errors: ConfigError for an invalid name; RedisError, or RelayError of a relay.
+
+            for stream, state in (await bus.subscriptions("binance")).items():
+                print(stream.kind, stream.symbol, state.state, state.reason)
+        """
+        return await self._read_subscriptions(check_name(feed))
+
+    @abstractmethod
+    def _lease(self, feed: str, name: str, ttl_ms: int) -> Lease:
+        """Return a lease for checked arguments."""
+
+    @abstractmethod
+    async def _read_subscriptions(self, feed: str) -> dict[Stream, SubscriptionState]:
+        """Return the states of a feed with a valid name."""
 
     def _wanting(
         self, streams: StreamFilter, topics: Sequence[Topic]

@@ -21,15 +21,14 @@ import msgspec
 from tickbus.errors import ConfigError, RelayRefused, RelayUnavailable
 from tickbus.protocol.codec import decode
 from tickbus.protocol.messages import Gap
-from tickbus.protocol.names import Stream, StreamId, check_name
+from tickbus.protocol.names import Stream, StreamId
 from tickbus.protocol.stream_filter import StreamFilter
 from tickbus.protocol.wants import State, SubscriptionState
 from tickbus.readable import Readable
 from tickbus.remote.reader import RemoteReader
 from tickbus.remote.socket import Dialer, check_url
 from tickbus.remote.want import RemoteLease
-from tickbus.units import parse_duration
-from tickbus.wants import Want, make_holder, make_topics
+from tickbus.wants import make_holder
 
 __all__ = ["RemoteBus", "connect"]
 
@@ -84,28 +83,11 @@ class RemoteBus(Readable):
     def _dialer(self) -> Dialer:
         return Dialer(self._urls, self._token)
 
-    def want(
-        self,
-        kind: str | Collection[str] = "trade",
-        *,
-        symbols: Collection[str],
-        feed: str,
-        name: str = "",
-        lease: str = "15s",
-    ) -> Want:
-        """Return what makes the gateway of a feed subscribe to symbols: as `Bus.want`.
+    def _lease(self, feed: str, name: str, ttl_ms: int) -> RemoteLease:
+        # the relay wants for its clients, in its own name, while the connection lasts
+        return RemoteLease(self._dialer(), feed, make_holder(name), ttl_ms)
 
-        The relay wants them for its clients, in its own name, while the connection lasts.
-        """
-        try:
-            parse_duration(lease)
-        except ValueError as error:
-            raise ConfigError(f"lease: {error}") from None
-        return Want(RemoteLease(self._dialer(), feed, make_holder(name)), make_topics(kind, symbols))
-
-    async def subscriptions(self, feed: str) -> dict[Stream, SubscriptionState]:
-        """Return what the gateway of a feed is subscribed to: as `Bus.subscriptions`."""
-        check_name(feed)
+    async def _read_subscriptions(self, feed: str) -> dict[Stream, SubscriptionState]:
         rows = await asyncio.to_thread(self._get, f"/api/subscriptions?feed={feed}")
         found = msgspec.json.decode(rows, type=_Subscriptions).subscriptions
         return {

@@ -8,7 +8,7 @@ from websockets.asyncio.client import ClientConnection
 from websockets.exceptions import ConnectionClosed
 
 from tickbus.errors import RelayError, RelayRefused
-from tickbus.protocol.wants import Topic
+from tickbus.protocol.wants import WANT_TTL_MS, Topic
 from tickbus.remote.socket import Dialer, decode_answer, encode
 from tickbus.wants import Lease
 
@@ -21,8 +21,8 @@ class RemoteLease(Lease):
 
     errors = (RelayError, ConnectionClosed, OSError)
 
-    def __init__(self, dialer: Dialer, feed: str, holder: str) -> None:
-        super().__init__(feed, holder)
+    def __init__(self, dialer: Dialer, feed: str, holder: str, ttl_ms: int = WANT_TTL_MS) -> None:
+        super().__init__(feed, holder, ttl_ms)
         self._dialer = dialer
         self._socket: ClientConnection | None = None
         self._ids = itertools.count(1)
