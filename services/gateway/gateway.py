@@ -3,7 +3,7 @@
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import Awaitable, Callable, Collection, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol
@@ -94,9 +94,9 @@ class Gateway:
         """What this process knows of the bus: whoever makes the gateway sets its address."""
         self.table = table
         self._make_senders = make_senders
-        self._by_name = streams
+        self._registry = streams
         self._keys = keys
-        self._lease = lease
+        self.lease = lease
         self._predecessor_died = False
         """Whether the previous owner died: it neither renewed nor released its lease."""
         self._spilled = False
@@ -114,19 +114,19 @@ class Gateway:
 
         `read_wanted`: reads what is wanted now.
         """
-        streams, sequencer, publisher = self.streams, self.sequencer, self.publisher
+        publisher = self.publisher
         link = await connect()
         await check_meta(link, self._keys)
         await register_feed(link, self._keys, self.name)
         self.bus = self.bus._replace(id=await read_bus(link, self._keys) or "")
         link.close()  # a standby may wait for days
-        self._predecessor_died = await self._lease.acquire(publisher.released)
+        self._predecessor_died = await self.lease.acquire(publisher.released)
         if self._predecessor_died:
             log.warning(
                 "%s: previous owner stopped renewing its lease without releasing it; taking over",
                 self.name,
             )
-        renewing = asyncio.create_task(self._lease.keep())
+        renewing = asyncio.create_task(self.lease.keep())
         try:
             inherited = await asyncio.to_thread(
                 SpillRecovery.find,
@@ -139,46 +139,54 @@ class Gateway:
             )
             before = await publisher.take_over()
             link = await connect()
-            stored = await read_subscriptions(link, self._keys, self.name)
-            opened = self._restore_subscriptions(stored, await read_wanted(link))
+            opened = self._restore_subscriptions(
+                await read_subscriptions(link, self._keys, self.name), await read_wanted(link)
+            )
             await self._repair_heads(link)
             if written := await inherited.write(publisher, self._keys, link, before):
                 log.warning("%s: wrote %d entries spilled by an earlier gateway", self.name, written)
-            heads = await read_heads(link, self._keys, range(self._keys.shards))
-            names = {state.name for state in streams}
-            dropped = await find_dropped(link, self._keys, self.name, heads, names)
-            returning = await find_returning(link, self._keys, heads, names)
-            delay = await read_delay(link, self._keys, self.name)
-            ends_in_gap = await _ends_in_gap(
-                link, {state: heads[state.name] for state in streams if state.name in heads}
-            )
+            restored = await self._restore_streams(link, opened)
             link.close()
-            heads |= publisher.held_heads()  # of spilled entries that a stream does not take
-            restored = sequencer.restore(heads, publisher.lane, delay, ends_in_gap)
-            for state in streams:
-                if state.name in returning:
-                    state.end(heads[state.name].ts_recv)
-            self._check_clock()
-            builders = {state: self._by_name.head(state, heads.get(state.name)) for state in streams}
-            self.senders = self._make_senders(self._by_name.heads)
-            self._by_name.senders = self.senders
-            self.table.open(opened)
-            fresh = Transaction(self.clock.now_ms(), False)
-            fresh.heads = {state: head.pack() for state, head in builders.items() if state.name not in heads}
-            fresh.fields = [
-                self._by_name.field(topic, state) for topic, state in self.table.take_changes().items()
-            ]
-            self._end_dropped(dropped, fresh)
-            await publisher.commit(fresh)
         finally:
             renewing.cancel()
         log.info(
             "%s: epoch %d, %d streams, %d with history",
             self.name,
             publisher.epoch,
-            len(streams),
+            len(self.streams),
             restored,
         )
+
+    async def _restore_streams(self, link: Connection, opened: Sequence[Topic]) -> int:
+        """Continue all streams from their heads, and end those that are not subscribed to any more.
+
+        Return how many have a history.
+        """
+        streams, sequencer, publisher = self.streams, self.sequencer, self.publisher
+        heads = await read_heads(link, self._keys, range(self._keys.shards))
+        names = {state.name for state in streams}
+        dropped = await find_dropped(link, self._keys, self.name, heads, names)
+        returning = await find_returning(link, self._keys, heads, names)
+        delay = await read_delay(link, self._keys, self.name)
+        ends_in_gap = await _ends_in_gap(
+            link, {state: heads[state.name] for state in streams if state.name in heads}
+        )
+        heads |= publisher.held_heads()  # of spilled entries that a stream does not take
+        restored = sequencer.restore(heads, publisher.lane, delay, ends_in_gap)
+        for state in streams:
+            if state.name in returning:
+                state.end(heads[state.name].ts_recv)
+        self._check_clock()
+        builders = {state: self._registry.head(state, heads.get(state.name)) for state in streams}
+        self.senders = self._registry.senders = self._make_senders(self._registry.heads)
+        self.table.open(opened)
+        fresh = Transaction(self.clock.now_ms(), False)
+        fresh.heads = {state: head.pack() for state, head in builders.items() if state.name not in heads}
+        changes = self.table.take_changes()
+        fresh.fields = [self._registry.field(topic, state) for topic, state in changes.items()]
+        self._end_dropped(dropped, fresh)
+        await publisher.commit(fresh)
+        return restored
 
     def _end_dropped(self, dropped: Mapping[str, Head], fresh: Transaction) -> None:
         """Report the streams of earlier gateways that this one does not subscribe to."""
@@ -219,7 +227,7 @@ class Gateway:
         opened = []
         for topic in self.table.to_open():
             try:
-                state = self._by_name.make(topic)
+                state = self._registry.make(topic)
             except ConfigError as error:
                 self.table.refuse([topic], str(error))
                 continue
@@ -260,7 +268,7 @@ class Gateway:
                     keep_subscriptions(),
                     self._release_held(),
                     self._spill_when_full(),
-                    self._lease.keep(),
+                    self.lease.keep(),
                 )
                 background = [group.create_task(coroutine) for coroutine in coroutines]
                 try:
@@ -349,12 +357,12 @@ class Gateway:
         # after a spill the fences must keep naming us: the next start sees by them that nobody wrote after it
         if not self._spilled:
             await self.publisher.release()
-        await self._lease.release()
+        await self.lease.release()
         self.publisher.close()
 
     def all_streams(self) -> Collection[StreamState]:
         """Return all streams, those whose subscription ended included."""
-        return self._by_name.by_name.values()
+        return self._registry.by_name.values()
 
     @property
     def buffered(self) -> int:

@@ -4,6 +4,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Coroutine, Mapping
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -39,7 +40,7 @@ from tickbus.monitoring import metrics as m
 from tickbus.monitoring.retention_metrics import expose_sweeps
 from tickbus.protocol.names import Keys, check_name
 from tickbus.redis.registry import check_meta, register_feed, write_delay
-from tickbus.redis.topology import locate
+from tickbus.redis.topology import Redis, locate
 from tickbus.redis.urls import address_of
 from tickbus.sanitize import clean
 from tickbus.service.runner import Service, run
@@ -142,16 +143,28 @@ def _proxy(url: str, options: GatewayOptions) -> Proxy | None:
     return chosen.proxy
 
 
-async def _run(
-    options: GatewayOptions, setup: FeedSetup, name: str, session: TradingHours | None, service: Service
-) -> None:
+@dataclass
+class _Parts:
+    """A gateway, not opened yet, and what works beside it."""
+
+    feed: Feed
+    gateway: Gateway
+    upstream: Upstream
+    book: WantBook
+    keeper: SubscriptionKeeper
+
+
+def _wire(
+    options: GatewayOptions,
+    setup: FeedSetup,
+    name: str,
+    session: TradingHours | None,
+    redis: Redis,
+    keys: Keys,
+) -> _Parts:
     make_feed = partial(get_vendor(options.feed).feed, setup)
     feed = make_feed()
-    delay = feed.takeover_delay if options.takeover_delay is None else options.takeover_delay
-    keys = Keys(options.prefix, options.shards)
     clock = BusClock()
-    redis = locate(options.redis)
-    (await redis.open_checked()).close()
     publisher = Publisher(redis, keys, name, clock, home=_HOME, window=options.replay_buffer)
     backlogs = {lane: Backlog(options.backlog_bytes) for lane in publisher.lanes}
     by_shard = {shard: backlogs[publisher.lane(shard)] for shard in range(keys.shards)}
@@ -173,22 +186,10 @@ async def _run(
     def make_senders(heads: Mapping[StreamWriter, StreamHead]) -> list[Sender]:
         senders = []
         for lane, queue in backlogs.items():
-            owner = Owner(
-                name,
-                publisher.epoch,
-                publisher.fences.holder,
-                str(lane.owned[0]) if len(publisher.lanes) > 1 else "",
-                gateway.bus,
-            )
-            senders.append(
-                Sender(
-                    lane,
-                    queue,
-                    Spill(options.spill_dir, owner, budget, streams.by_name.__getitem__),
-                    clock,
-                    heads,
-                )
-            )
+            part = str(lane.owned[0]) if len(publisher.lanes) > 1 else ""
+            owner = Owner(name, publisher.epoch, publisher.fences.holder, part, gateway.bus)
+            spill = Spill(options.spill_dir, owner, budget, streams.by_name.__getitem__)
+            senders.append(Sender(lane, queue, spill, clock, heads))
         return senders
 
     gateway = Gateway(name, keys, clock, lease, publisher, intake, make_senders, streams, table)
@@ -201,27 +202,30 @@ async def _run(
     table.changed, sequencer.forget_quotes = upstream.retarget, upstream.forget_quotes
     book = WantBook(WantsPolicy(options.wants), feed.kinds)
     keeper = SubscriptionKeeper(
-        name,
-        keys,
-        table,
-        book,
-        streams,
-        redis.connect,
-        clock.now_ms,
-        intake.stamp,
+        name, keys, table, book, streams, redis.connect, clock.now_ms, intake.stamp,
         lambda: publisher.histories_lost,
-    )
+    )  # fmt: skip
+    return _Parts(feed, gateway, upstream, book, keeper)
+
+
+async def _run(
+    options: GatewayOptions, setup: FeedSetup, name: str, session: TradingHours | None, service: Service
+) -> None:
+    keys, redis = Keys(options.prefix, options.shards), locate(options.redis)
+    (await redis.open_checked()).close()
+    # the fixed symbols: others are added while it runs
+    description = Description.of(options.feed, setup.kinds, setup.fixed)
+    parts = _wire(options, setup, name, session, redis, keys)
+    gateway, upstream = parts.gateway, parts.upstream
     if options.spill_bytes:
         _check_spill_dir_early(options.spill_dir)
-    description = Description.of(options.feed, setup.kinds, setup.symbols.vendor)
-    check = StandbyCheck(name, keys, publisher.fences.holder, description, redis.connect)
+    check = StandbyCheck(name, keys, gateway.publisher.fences.holder, description, redis.connect)
     service.meters.follow(m.FEED_STANDBY_DIFFERS, lambda: bool(check.differs), name)
     service.why_not_ready = "waiting for the lease of this feed"
-    await service.until_stopping(
-        _open_checked(gateway.open(redis.connect, options.spill_dir, keeper.read_wanted), check, lease)
-    )
+    opening = gateway.open(redis.connect, options.spill_dir, parts.keeper.read_wanted)
+    await service.until_stopping(_open_checked(opening, check, gateway.lease))
     if service.stopping.is_set():
-        await lease.release()
+        await gateway.lease.release()
         return
     sweeper = Sweeper(
         name, options.retention_policy, keys, redis.connect, partial(stream_keys, keys=keys, owner=name)
@@ -231,17 +235,20 @@ async def _run(
         connection = await redis.connect()
         await check_meta(connection, keys)
         await register_feed(connection, keys, name, description.encode())
-        await write_delay(connection, keys, name, sequencer.latency.observed)
+        await write_delay(connection, keys, name, gateway.sequencer.latency.observed)
         connection.close()
         await sweeper.announce()
 
     expose_sweeps(service.meters, sweeper)
-    expose(service.meters, gateway, upstream, book)
+    expose(service.meters, gateway, upstream, parts.book)
     background = [
         asyncio.create_task(work) for work in (_report_readiness(service, gateway, upstream), sweeper.run())
     ]
+    delay = parts.feed.takeover_delay if options.takeover_delay is None else options.takeover_delay
     try:
-        await gateway.run(upstream, service.stopping, options.stop_deadline, delay, register, keeper.run)
+        await gateway.run(
+            upstream, service.stopping, options.stop_deadline, delay, register, parts.keeper.run
+        )
     finally:
         for task in background:
             task.cancel()
