@@ -138,6 +138,7 @@ class Hub:
         channels: dict[Channel, None] = {}
         clients: set[Client] = set()
         oldest: list[bytes] = []
+        marks: list[int] = []
         for read in reads:
             followed = self.followed.get(read.stream.name)
             if followed is None:
@@ -153,15 +154,15 @@ class Hub:
             news = News(read.stream, read.entries, read.lost)
             self.entries += len(read.entries)
             self.invalid += news.invalid
-            grids: set[Grid] = set()
-            for group in followed.users:
-                assert isinstance(group, Group)
-                for channel in group.channels.values():
-                    channel.take(news)
-                    channels[channel] = None
-                grids.update(group.grids)
-            for grid in grids:
-                grid.take(news)
+            takers = followed.takers
+            for channel in followed.look_up_takers() if takers is None else takers:
+                channel.take(news)
+                channels[channel] = None
+            if followed.recent is not None and news.entries:
+                followed.recent.add(self.rounds, news.interval())
+                if followed.recent.is_long:
+                    marks = marks or self._marks()
+                    followed.recent.fold(marks)
         for channel in channels:
             clients.update(channel.flush())
         for client in clients:
@@ -268,6 +269,7 @@ class Hub:
     def _add_to_group(group: Group, followed: FollowedStream) -> None:
         group.streams[followed.name] = followed
         followed.users.add(group)
+        followed.takers = None
 
     def leave(self, subscription: Subscription) -> None:
         """End a subscription, and with the last one of its streams the reading of these."""
@@ -282,6 +284,7 @@ class Hub:
         del self.groups[group.selection]
         for followed in group.streams.values():
             followed.users.discard(group)
+            followed.takers = None
             if not followed.users:
                 self.ring_bytes -= followed.clear()
                 del self.followed[followed.name]
@@ -309,6 +312,10 @@ class Hub:
             for phase in range(PHASES):
                 self._grids.pop((rate, phase), None)
 
+    def _marks(self) -> list[int]:
+        """Return, sorted, the rounds up to which a conflating client has everything."""
+        return sorted(set().union(*(grid.marks() for grid in self._grids.values() if grid.members)))
+
     async def _beat(self, rate: float) -> None:
         """Beat the grids of a rate, one phase after the other."""
         loop = asyncio.get_running_loop()
@@ -321,14 +328,15 @@ class Hub:
             if grid is None or not grid.members:
                 continue
             began = time.monotonic()
-            newest, handed = grid.newest, False
-            for member in grid.beat():
-                handed |= member.client.flush()
+            newest_ms = 0
+            for client, sent_ms in grid.beat(self.rounds):
+                if client.flush():
+                    newest_ms = max(newest_ms, sent_ms)
                 if time.monotonic() - began > _PASS_SECONDS:
                     await asyncio.sleep(0)
                     began = time.monotonic()
-            if newest and handed:
-                self.on_delivered("conflate", _ms(newest.encode()))
+            if newest_ms:
+                self.on_delivered("conflate", newest_ms)
 
     # bounds
 
