@@ -19,7 +19,7 @@ from websockets.asyncio.server import broadcast, serve
 from benchmarks.figures import Part
 from benchmarks.floor import stored_trade
 from benchmarks.frames import market, symbols
-from services.relay.delivery import KERNEL_BYTES, Channel, Client, Group, Subscription
+from services.relay.delivery import SEND_BUFFER_BYTES, Channel, Client, Group, Subscription
 from services.relay.followed import FollowedStream
 from services.relay.selection import Scope, Selection, Symbols
 from services.relay.sockets import RelayConnection, SocketSink
@@ -54,7 +54,7 @@ async def _measure(rounds: int, clients: int) -> Part:
     async with serve(
         hold,  # type: ignore[arg-type]  # our kind of connection
         "127.0.0.1", 0, create_connection=RelayConnection, compression=None, ping_interval=None,
-        write_limit=(KERNEL_BYTES, 0),
+        write_limit=(SEND_BUFFER_BYTES, 0),
     ) as server:  # fmt: skip
         port = next(iter(server.sockets)).getsockname()[1]
         reader = subprocess.Popen([sys.executable, __file__, str(port), str(clients)])  # noqa: ASYNC220
@@ -127,7 +127,7 @@ async def _turn(send: Callable[[], None], connections: list[RelayConnection]) ->
     began = time.process_time()
     for _ in range(_MESSAGES):
         send()
-        while any(connection.buffered > KERNEL_BYTES for connection in connections):
+        while any(connection.buffered > SEND_BUFFER_BYTES for connection in connections):
             await asyncio.sleep(0)
         await asyncio.sleep(0)
     while any(connection.buffered for connection in connections):

@@ -37,7 +37,18 @@ class Entry(NamedTuple):
 class TradeSummary:
     """The trades of an interval: price of the first, highest, lowest and last, and their sums."""
 
-    __slots__ = ("aside", "count", "first", "high", "last", "low", "newest", "value", "volume")
+    __slots__ = (
+        "aside",
+        "count",
+        "first",
+        "high",
+        "last",
+        "low",
+        "ts_event",
+        "ts_recv",
+        "value",
+        "volume",
+    )
 
     def __init__(self) -> None:
         self.first = self.high = self.low = self.last = Decimal(0)
@@ -45,28 +56,32 @@ class TradeSummary:
         self.count = 0
         self.aside = 0
         """Trades that are not in the sums: late, backfilled, cancelled, off the book."""
-        self.newest: Trade | None = None
+        self.ts_event: int | None = None
+        """Of the newest trade that is in the sums; `ts_recv` too."""
+        self.ts_recv: int | None = None
 
     def add(self, trade: Trade) -> None:
         if trade.flags & _ASIDE:
             self.aside += 1
             return
         price, size = trade.price, trade.size
+        value = _EXACT.multiply(price, size)
         if not self.count:
             self.first = self.high = self.low = price
-        elif price > self.high:
-            self.high = price
-        elif price < self.low:
-            self.low = price
+            self.volume, self.value = size, value
+        else:
+            if price > self.high:
+                self.high = price
+            elif price < self.low:
+                self.low = price
+            self.volume = _EXACT.add(self.volume, size)
+            self.value = _EXACT.add(self.value, value)
         self.last = price
-        self.volume = _EXACT.add(self.volume, size)
-        self.value = _EXACT.add(self.value, _EXACT.multiply(price, size))
         self.count += 1
-        self.newest = trade
+        self.ts_event, self.ts_recv = trade.ts_event, trade.ts_recv
 
     def row(self) -> "list[object]":
         """Return the values in the order of `TRADE_FIELDS`."""
-        newest = self.newest
         prices = (self.first, self.high, self.low, self.last) if self.count else (None,) * 4
         return [
             *(None if price is None else plain(price) for price in prices),
@@ -74,8 +89,8 @@ class TradeSummary:
             plain(self.value),
             self.count,
             self.aside,
-            None if newest is None else newest.ts_event,
-            None if newest is None else newest.ts_recv,
+            self.ts_event,
+            self.ts_recv,
         ]
 
 
@@ -138,7 +153,9 @@ def _summed(parts: list[TradeSummary]) -> TradeSummary | None:
     whole.aside = sum([part.aside for part in parts])
     parts = [part for part in parts if part.count]
     if parts:
-        whole.first, whole.last, whole.newest = parts[0].first, parts[-1].last, parts[-1].newest
+        newest = parts[-1]
+        whole.first, whole.last = parts[0].first, newest.last
+        whole.ts_event, whole.ts_recv = newest.ts_event, newest.ts_recv
         whole.high = max([part.high for part in parts])
         whole.low = min([part.low for part in parts])
         whole.volume = reduce(_EXACT.add, [part.volume for part in parts])
@@ -147,7 +164,7 @@ def _summed(parts: list[TradeSummary]) -> TradeSummary | None:
     return whole
 
 
-_FOLDED_FROM = 256
+_FOLDED_FROM = 32
 """Rounds kept of a stream: below, folding is not worth its time."""
 
 
@@ -194,4 +211,4 @@ class Recent:
         for begin, end in pairwise([*ends, len(rounds)]):
             if begin < end:
                 self.add(rounds[end - 1], merged(intervals[begin:end]))
-        self._limit = _FOLDED_FROM + 2 * len(self._rounds)
+        self._limit = _FOLDED_FROM + len(self._rounds)

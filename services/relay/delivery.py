@@ -14,8 +14,10 @@ from services.relay.requests import RequestId
 from services.relay.selection import Selection
 from services.relay.styles import Chunk, NativeStyle, News, Style
 
-KERNEL_BYTES = 64 << 10
-"""Bytes that the kernel may buffer per client: they are set, and count as in flight."""
+SEND_BUFFER_BYTES = 64 << 10
+"""The kernel's send buffer of a client."""
+KERNEL_BYTES = SEND_BUFFER_BYTES + (32 << 10)
+"""Bytes that the kernel may hold per client, with what it takes over its buffer: they count as in flight."""
 CANNOT_KEEP_UP = 4429
 """Close code."""
 
@@ -262,22 +264,24 @@ class Grid:
         self.round = 0
         """The newest one at its last beat."""
 
-    def beat(self, round: int) -> Iterator[tuple[Client, int]]:
+    def beat(self, round: int) -> "Iterator[tuple[Client, int] | None]":
         """Send each member what followed its last beat, unless its client is still busy with that one.
 
         round: the newest; later ones may be delivered while this goes on. Yield the clients, with the bus
-        time in ms of the newest entry that was queued for each; 0 if none was.
+        time in ms of the newest entry that was queued for each, 0 if none was; None while nothing is ready.
         """
         self.round = round
         encoded = _Encoded(round)
         for member in list(self.members):
+            client, since = member.client, member.since
+            if client.idle:
+                yield from encoded.prepare(member.group, since, client.style)
             if member not in self.members:
                 continue  # it left meanwhile
-            client, since = member.client, member.since
             if not client.idle:
                 member.conflated += 1
                 continue
-            chunk, newest_ms = encoded.group(member.group, since, client.style)
+            chunk, newest_ms = encoded.groups[member.group, since, client.style]
             if chunk.length:
                 client.queue(member.style.data(member.head, chunk))
                 member.sent += chunk.length
@@ -294,21 +298,23 @@ class _Encoded:
 
     def __init__(self, until: int) -> None:
         self._until = until
-        self._groups: dict[tuple[Group, int, NativeStyle], tuple[Chunk, int]] = {}
+        self.groups: dict[tuple[Group, int, NativeStyle], tuple[Chunk, int]] = {}
+        """What the streams of a group did after a round, and the bus time in ms of the newest entry."""
         self._streams: dict[tuple[str, int, NativeStyle], Chunk | None] = {}
 
-    def group(self, group: "Group", since: int, style: NativeStyle) -> tuple[Chunk, int]:
-        """Return what the streams of a group did after a round, and the bus time of the newest entry."""
-        found = self._groups.get((group, since, style))
-        if found is None:
-            chunks, newest_ms = [], 0
-            for followed in group.streams.values():
-                if (chunk := self._stream(followed, since, style)) is not None:
-                    chunks.append(chunk)
-                    newest_ms = max(newest_ms, followed.position.ms)
-            found = style.join_chunks(chunks) if chunks else Chunk(0, b""), newest_ms
-            self._groups[group, since, style] = found
-        return found
+    def prepare(self, group: "Group", since: int, style: NativeStyle) -> Iterator[None]:
+        """Make an element of `groups`, if it is missing. Yield now and then: it may take a while."""
+        if (group, since, style) in self.groups:
+            return
+        chunks, newest_ms = [], 0
+        for number, followed in enumerate(list(group.streams.values()), 1):
+            if (chunk := self._stream(followed, since, style)) is not None:
+                chunks.append(chunk)
+                newest_ms = max(newest_ms, followed.position.ms)
+            if not number % _STREAMS_AT_ONCE:
+                yield None
+        joined = style.join_chunks(chunks) if chunks else Chunk(0, b"")
+        self.groups[group, since, style] = joined, newest_ms
 
     def _stream(self, followed: FollowedStream, since: int, style: NativeStyle) -> Chunk | None:
         key = followed.name, since, style
@@ -319,23 +325,25 @@ class _Encoded:
         return self._streams[key]
 
 
+_STREAMS_AT_ONCE = 25
+"""Streams that are encoded between two looks at the clock."""
+
+
 class Channel:
     """The live lossless and dropping subscriptions of one group and style."""
 
-    __slots__ = ("_chunks", "members", "style")
+    __slots__ = ("members", "pending", "style")
 
     def __init__(self, style: Style) -> None:
         self.style = style
         self.members: dict[Subscription, None] = {}
-        self._chunks: list[Chunk] = []
-
-    def take(self, news: News) -> None:
-        self._chunks.append(news.chunk(self.style))
+        self.pending: list[News] = []
+        """Of this round, to be flushed."""
 
     def flush(self) -> Iterator[Client]:
         """Send the round's news to all members. Yield their clients."""
-        chunks, self._chunks = self._chunks, []
-        chunk = self.style.join_chunks(chunks)
+        pending, self.pending = self.pending, []
+        chunk = self.style.join_chunks([news.chunk(self.style) for news in pending])
         if chunk.length:
             for member in list(self.members):
                 member.deliver(chunk)

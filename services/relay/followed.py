@@ -59,7 +59,7 @@ class FollowedStream:
             self.floor = first._replace(seq=first.seq - 1)
         self.ring.extend(entries)
         self.position = StreamId.parse(entries[-1][0])
-        return sum(map(_size, entries)) - freed
+        return sum([len(entry[1][1]) for entry in entries]) + len(entries) * _ENTRY_BYTES - freed
 
     def look_up_takers(self) -> "tuple[Channel, ...]":
         """Return who takes each round, after somebody joined or left."""
@@ -70,13 +70,15 @@ class FollowedStream:
             self.recent = Recent()
         return takers
 
-    def drop_oldest(self) -> int:
-        """Forget the oldest entry. Return its size."""
-        if not self.ring:
-            return 0
-        entry = self.ring.popleft()
-        self.floor = StreamId.parse(entry[0])
-        return _size(entry)
+    def drop_oldest(self, size: int) -> int:
+        """Forget the oldest entries, at least `size` bytes of them, but the newer half. Return their size."""
+        dropped, goal = 0, len(self.ring) // 2
+        while dropped < size and len(self.ring) > goal:
+            entry = self.ring.popleft()
+            dropped += _size(entry)
+        if dropped:
+            self.floor = StreamId.parse(entry[0])
+        return dropped
 
     def clear(self) -> int:
         """Forget all entries. Return their size."""

@@ -32,10 +32,14 @@ from tickbus.redis.topology import Redis
 
 log = logging.getLogger("tickbus.relay")
 
-PHASES = 10
-"""Clients of one rate are spread over this many phases of an interval."""
+PHASES = 4
+"""Clients of one rate are spread over this many phases of an interval: each encodes what it sends anew."""
 _PASS_SECONDS = 0.002
 """A pass over the members of a grid yields this often."""
+_SHORT_SECONDS = 0.0005
+"""A round that took longer is followed by a pause: `_PAUSES` times as long, at most `_MAX_PAUSE_SECONDS`."""
+_PAUSES = 2
+_MAX_PAUSE_SECONDS = 0.02
 
 
 @dataclass
@@ -106,10 +110,15 @@ class Hub:
             await reader.prepare()
             self.up = True
             async for poll in reader.polls():
+                began = time.monotonic()
                 if poll.reads:
                     self._deliver(poll.reads)
                 self._round.set()
                 self._round.clear()
+                took = time.monotonic() - began
+                if took > _SHORT_SECONDS:
+                    # fewer and larger rounds cost less, and the beats get their time
+                    await asyncio.sleep(min(_PAUSES * took, _MAX_PAUSE_SECONDS))
         finally:
             self.up = False
             watching.cancel()
@@ -135,7 +144,7 @@ class Hub:
     def _deliver(self, reads: Iterable[Read]) -> None:
         self.rounds += 1
         touched: list[FollowedStream] = []
-        channels: dict[Channel, None] = {}
+        channels: list[Channel] = []
         clients: set[Client] = set()
         oldest: list[bytes] = []
         marks: list[int] = []
@@ -156,8 +165,9 @@ class Hub:
             self.invalid += news.invalid
             takers = followed.takers
             for channel in followed.look_up_takers() if takers is None else takers:
-                channel.take(news)
-                channels[channel] = None
+                if not channel.pending:
+                    channels.append(channel)
+                channel.pending.append(news)
             if followed.recent is not None and news.entries:
                 followed.recent.add(self.rounds, news.interval())
                 if followed.recent.is_long:
@@ -204,9 +214,7 @@ class Hub:
         while self.ring_bytes > self._ring_bytes_limit and at < len(order):
             followed = order[at]
             at += 1
-            goal = len(followed.ring) // 2
-            while len(followed.ring) > goal and self.ring_bytes > self._ring_bytes_limit:
-                self.ring_bytes -= followed.drop_oldest()
+            self.ring_bytes -= followed.drop_oldest(self.ring_bytes - self._ring_bytes_limit)
         if at or len(order) > 100_000:
             remaining = dict.fromkeys(followed for followed in order[at:] if followed.ring)
             self._ring_order = list(remaining)
@@ -329,9 +337,9 @@ class Hub:
                 continue
             began = time.monotonic()
             newest_ms = 0
-            for client, sent_ms in grid.beat(self.rounds):
-                if client.flush():
-                    newest_ms = max(newest_ms, sent_ms)
+            for ready in grid.beat(self.rounds):
+                if ready is not None and ready[0].flush():
+                    newest_ms = max(newest_ms, ready[1])
                 if time.monotonic() - began > _PASS_SECONDS:
                     await asyncio.sleep(0)
                     began = time.monotonic()
@@ -343,7 +351,7 @@ class Hub:
     async def _watch_total(self) -> None:
         """End the clients with most in flight while all of them together have too much."""
         while True:
-            await asyncio.sleep(0.1)
+            await asyncio.sleep(0.25)
             flights = {client: client.sink.buffered for client in self.clients if not client.closed}
             in_flight = sum(flights.values())
             while in_flight > self._total_bytes:
