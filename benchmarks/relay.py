@@ -104,12 +104,12 @@ def _channel(
     group = Group(Selection("trade", Symbols(), frozenset(), frozenset(), Scope()))
     group.streams[stream.name] = FollowedStream(stream)
     for connection in connections:
-        group.join(Subscription(Client(SocketSink(connection), style, _BOUND), 1, group))
+        group.join(Subscription(Client(SocketSink(connection), style, _BOUND), 1, group), round=0)
     (channel,) = group.channels.values()
     assert isinstance(channel, Channel)
 
     def send(entries: Sequence[object]) -> None:
-        channel.take(News(stream, entries))
+        channel.pending.append(News(stream, entries))
         for client in channel.flush():
             client.flush()
 
