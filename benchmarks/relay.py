@@ -19,7 +19,7 @@ from websockets.asyncio.server import broadcast, serve
 from benchmarks.figures import Part
 from benchmarks.floor import stored_trade
 from benchmarks.frames import market, symbols
-from services.relay.delivery import KERNEL_BYTES, Channel, Client, Group, Subscription
+from services.relay.delivery import SEND_BUFFER_BYTES, Channel, Client, Group, Subscription
 from services.relay.followed import FollowedStream
 from services.relay.selection import Scope, Selection, Symbols
 from services.relay.sockets import RelayConnection, SocketSink
@@ -54,7 +54,7 @@ async def _measure(rounds: int, clients: int) -> Part:
     async with serve(
         hold,  # type: ignore[arg-type]  # our kind of connection
         "127.0.0.1", 0, create_connection=RelayConnection, compression=None, ping_interval=None,
-        write_limit=(KERNEL_BYTES, 0),
+        write_limit=(SEND_BUFFER_BYTES, 0),
     ) as server:  # fmt: skip
         port = next(iter(server.sockets)).getsockname()[1]
         reader = subprocess.Popen([sys.executable, __file__, str(port), str(clients)])  # noqa: ASYNC220
@@ -104,12 +104,12 @@ def _channel(
     group = Group(Selection("trade", Symbols(), frozenset(), frozenset(), Scope()))
     group.streams[stream.name] = FollowedStream(stream)
     for connection in connections:
-        group.join(Subscription(Client(SocketSink(connection), style, _BOUND), 1, group))
+        group.join(Subscription(Client(SocketSink(connection), style, _BOUND), 1, group), round=0)
     (channel,) = group.channels.values()
     assert isinstance(channel, Channel)
 
     def send(entries: Sequence[object]) -> None:
-        channel.take(News(stream, entries))
+        channel.pending.append(News(stream, entries))
         for client in channel.flush():
             client.flush()
 
@@ -127,7 +127,7 @@ async def _turn(send: Callable[[], None], connections: list[RelayConnection]) ->
     began = time.process_time()
     for _ in range(_MESSAGES):
         send()
-        while any(connection.buffered > KERNEL_BYTES for connection in connections):
+        while any(connection.buffered > SEND_BUFFER_BYTES for connection in connections):
             await asyncio.sleep(0)
         await asyncio.sleep(0)
     while any(connection.buffered for connection in connections):

@@ -276,11 +276,10 @@ def _slow_clients(url: str, names: list[str]) -> Iterator[None]:
 
 
 def _pin(programs: dict[str, Process]) -> dict[str, str]:
-    """Keep the relay on one core, if there are two. Return who has which."""
+    """Keep the relay on one core, if there are enough for the others. Return who has which."""
     cores = sorted(os.sched_getaffinity(0))
-    if len(cores) < 2:
+    if len(cores) < 4:
         return {}
-    # the others may use it too: on two cores they need more than one
     os.sched_setaffinity(programs["relay"].popen.pid, {cores[-1]})
     return {"relay": str(cores[-1])}
 

@@ -246,7 +246,7 @@ class CatchUp:
                 chunk = News(tracked.stream, entries, lost).chunk(style)
                 client.queue(style.data(head, chunk))
                 subscription.sent += chunk.length
-        group.join(subscription)
+        group.join(subscription, self._hub.rounds)
         client.flush()
         return True
 

@@ -6,17 +6,18 @@ their style; conflating ones wait for the next beat of their Grid.
 """
 
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
-from services.relay.conflation import Interval
 from services.relay.followed import FollowedStream
 from services.relay.requests import RequestId
 from services.relay.selection import Selection
 from services.relay.styles import Chunk, NativeStyle, News, Style
 
-KERNEL_BYTES = 64 << 10
-"""Bytes that the kernel may buffer per client: they are set, and count as in flight."""
+SEND_BUFFER_BYTES = 64 << 10
+"""The kernel's send buffer of a client."""
+KERNEL_BYTES = SEND_BUFFER_BYTES + (32 << 10)
+"""Bytes that the kernel may hold per client, with what it takes over its buffer: they count as in flight."""
 CANNOT_KEEP_UP = 4429
 """Close code."""
 
@@ -242,173 +243,107 @@ class DroppingSubscription(Subscription):
 
 
 class ConflatingSubscription(Subscription):
-    """At most one element per stream and beat; what a slow client misses is merged."""
+    """At most one element per stream and beat; what a slow client misses comes merged with what follows."""
 
     policy = "conflate"
 
     def __init__(self, client: Client, id: RequestId, group: "Group", grid: "Grid") -> None:
         super().__init__(client, id, group)
         self.grid = grid
-        self.first_segment = 0
-        """Of the grid's present interval: what precedes it was sent already."""
-        self._missed: list[Intervals] = []
-
-    def beat(self, intervals: "Intervals", chunk: Callable[[], Chunk]) -> None:
-        """Send what happened since the last beat, unless the client is still busy with that one.
-
-        chunk: what `intervals` hold of its streams, encoded.
-        """
-        if not self.client.idle:
-            self._missed.append(intervals)
-            self.conflated += 1
-            if len(self._missed) > _MERGED_FROM:
-                self._missed = [self._merge()]
-            return
-        if self._missed:
-            self._missed.append(intervals)
-            merged, self._missed = self._merge(), []
-            ready = encode(merged, self.group, self.client.style)
-        else:
-            ready = chunk()
-        if ready.length:
-            self.client.queue(self.style.data(self.head, ready))
-            self.sent += ready.length
-
-    def _merge(self) -> "Intervals":
-        streams = self.group.streams
-        merged: Intervals = {}
-        for intervals in self._missed:
-            for name in streams.keys() & intervals.keys():
-                if (earlier := merged.get(name)) is None:
-                    merged[name] = intervals[name].copy()
-                else:
-                    earlier.merge(intervals[name])
-        return merged
-
-
-_MERGED_FROM = 16
-"""Missed beats that wait unmerged: a stalled client costs an append a beat."""
-
-Intervals = dict[str, Interval]
-"""By stream name."""
-
-
-def encode(intervals: Intervals, group: "Group", style: NativeStyle) -> Chunk:
-    """Return the intervals of a group's streams as one chunk."""
-    return style.join_chunks(
-        [style.interval(group.streams[name].stream, intervals[name]) for name in _common(group, intervals)]
-        or [Chunk(0, b"")]
-    )
-
-
-def _common(group: "Group", intervals: Intervals) -> Iterator[str]:
-    """Yield the names of the group's streams that have an interval."""
-    if len(group.streams) < len(intervals):
-        return (name for name in group.streams if name in intervals)
-    return (name for name in intervals if name in group.streams)
+        self.since = 0
+        """The round up to which it has everything."""
 
 
 class Grid:
-    """The conflating subscriptions of one rate and phase: they share intervals and encoded elements."""
+    """The conflating subscriptions of one rate and phase: they share encoded elements."""
 
     def __init__(self, rate: float, phase: int) -> None:
         self.rate = rate
         self.phase = phase
         self.members: dict[ConflatingSubscription, None] = {}
-        self.newest = ""
-        """ID of the last entry that was taken since the last beat; empty: none was."""
-        self._segments: list[Intervals] = [{}]
-        """The present interval; a new segment begins when a member joins, which has the ones before."""
+        self.round = 0
+        """The newest one at its last beat."""
 
-    def join(self, member: ConflatingSubscription) -> None:
-        if self._segments[-1]:
-            self._segments.append({})
-        member.first_segment = len(self._segments) - 1
-        self.members[member] = None
+    def beat(self, round: int) -> "Iterator[tuple[Client, int] | None]":
+        """Send each member what followed its last beat, unless its client is still busy with that one.
 
-    def leave(self, member: ConflatingSubscription) -> None:
-        self.members.pop(member, None)
-
-    def take(self, news: News) -> None:
-        if not news.entries:
-            return
-        intervals = self._segments[-1]
-        interval = intervals.get(news.stream.name)
-        if interval is None:
-            intervals[news.stream.name] = news.interval().copy()
-        else:
-            interval.merge(news.interval())
-        if news.entries:
-            self.newest = news.entries[-1].cursor
-
-    def beat(self) -> Iterator[ConflatingSubscription]:
-        """End the interval: send to each member, and yield it."""
-        segments, self._segments = self._segments, [{}]
-        self.newest = ""
-        merged: dict[int, Intervals] = {}
-        encoded: dict[tuple[NativeStyle, Group, int], Chunk] = {}
-        elements: dict[tuple[NativeStyle, int, str], Chunk] = {}
+        round: the newest; later ones may be delivered while this goes on. Yield the clients, with the bus
+        time in ms of the newest entry that was queued for each, 0 if none was; None while nothing is ready.
+        """
+        self.round = round
+        encoded = _Encoded(round)
         for member in list(self.members):
-            first, member.first_segment = member.first_segment, 0
-            if first not in merged:
-                merged[first] = _merge_segments(segments[first:])
-            intervals, group, style = merged[first], member.group, member.client.style
+            client, since = member.client, member.since
+            if client.idle:
+                yield from encoded.prepare(member.group, since, client.style)
+            if member not in self.members:
+                continue  # it left meanwhile
+            if not client.idle:
+                member.conflated += 1
+                continue
+            chunk, newest_ms = encoded.groups[member.group, since, client.style]
+            if chunk.length:
+                client.queue(member.style.data(member.head, chunk))
+                member.sent += chunk.length
+            member.since = round
+            yield client, newest_ms
 
-            def chunk(
-                first: int = first,
-                intervals: Intervals = intervals,
-                group: Group = group,
-                style: NativeStyle = style,
-            ) -> Chunk:
-                key = style, group, first
-                if key not in encoded:
-                    chunks = []
-                    for name in _common(group, intervals):
-                        part = elements.get((style, first, name))
-                        if part is None:
-                            part = style.interval(group.streams[name].stream, intervals[name])
-                            elements[style, first, name] = part
-                        chunks.append(part)
-                    encoded[key] = style.join_chunks(chunks) if chunks else Chunk(0, b"")
-                return encoded[key]
-
-            if intervals:
-                member.beat(intervals, chunk)
-            elif member.client.idle:
-                member.beat({}, chunk)
-            yield member
+    def marks(self) -> set[int]:
+        """Return the rounds up to which its members have everything, or soon will."""
+        return {self.round, *(member.since for member in self.members)}
 
 
-def _merge_segments(segments: Sequence[Intervals]) -> Intervals:
-    if len(segments) == 1:
-        return segments[0]
-    merged: Intervals = {}
-    for segment in segments:
-        for name, interval in segment.items():
-            if (earlier := merged.get(name)) is None:
-                merged[name] = interval.copy()
-            else:
-                earlier.merge(interval)
-    return merged
+class _Encoded:
+    """What streams did until one round, encoded: once for all groups and members with the same style."""
+
+    def __init__(self, until: int) -> None:
+        self._until = until
+        self.groups: dict[tuple[Group, int, NativeStyle], tuple[Chunk, int]] = {}
+        """What the streams of a group did after a round, and the bus time in ms of the newest entry."""
+        self._streams: dict[tuple[str, int, NativeStyle], Chunk | None] = {}
+
+    def prepare(self, group: "Group", since: int, style: NativeStyle) -> Iterator[None]:
+        """Make an element of `groups`, if it is missing. Yield now and then: it may take a while."""
+        if (group, since, style) in self.groups:
+            return
+        chunks, newest_ms = [], 0
+        for number, followed in enumerate(list(group.streams.values()), 1):
+            if (chunk := self._stream(followed, since, style)) is not None:
+                chunks.append(chunk)
+                newest_ms = max(newest_ms, followed.position.ms)
+            if not number % _STREAMS_AT_ONCE:
+                yield None
+        joined = style.join_chunks(chunks) if chunks else Chunk(0, b"")
+        self.groups[group, since, style] = joined, newest_ms
+
+    def _stream(self, followed: FollowedStream, since: int, style: NativeStyle) -> Chunk | None:
+        key = followed.name, since, style
+        if key not in self._streams:
+            recent = followed.recent
+            interval = None if recent is None else recent.between(since, self._until)
+            self._streams[key] = None if interval is None else style.interval(followed.stream, interval)
+        return self._streams[key]
+
+
+_STREAMS_AT_ONCE = 25
+"""Streams that are encoded between two looks at the clock."""
 
 
 class Channel:
     """The live lossless and dropping subscriptions of one group and style."""
 
-    __slots__ = ("_chunks", "members", "style")
+    __slots__ = ("members", "pending", "style")
 
     def __init__(self, style: Style) -> None:
         self.style = style
         self.members: dict[Subscription, None] = {}
-        self._chunks: list[Chunk] = []
-
-    def take(self, news: News) -> None:
-        self._chunks.append(news.chunk(self.style))
+        self.pending: list[News] = []
+        """Of this round, to be flushed."""
 
     def flush(self) -> Iterator[Client]:
         """Send the round's news to all members. Yield their clients."""
-        chunks, self._chunks = self._chunks, []
-        chunk = self.style.join_chunks(chunks)
+        pending, self.pending = self.pending, []
+        chunk = self.style.join_chunks([news.chunk(self.style) for news in pending])
         if chunk.length:
             for member in list(self.members):
                 member.deliver(chunk)
@@ -424,22 +359,21 @@ class Group:
         self.subscriptions: dict[Subscription, None] = {}
         """All of them, also those that still catch up."""
         self.channels: dict[Style, Channel] = {}
-        self.grids: dict[Grid, int] = {}
-        """How many members each has in this group."""
+        self.conflating = 0
+        """How many of its live subscriptions conflate."""
         self.history: Callable[[FollowedStream], str | None] = lambda followed: None
 
-    def join(self, subscription: Subscription) -> None:
-        """Make it live: it has everything up to the newest round."""
+    def join(self, subscription: Subscription, round: int) -> None:
+        """Make it live: it has everything up to `round`, the newest."""
         subscription.joined = True
         if isinstance(subscription, ConflatingSubscription):
-            self.grids[subscription.grid] = self.grids.get(subscription.grid, 0) + 1
-            subscription.grid.join(subscription)
+            subscription.since = round
+            subscription.grid.members[subscription] = None
+            self.conflating += 1
         else:
-            style = subscription.style
-            channel = self.channels.get(style)
-            if channel is None:
-                channel = self.channels[style] = Channel(style)
+            channel = self.channels.setdefault(subscription.style, Channel(subscription.style))
             channel.members[subscription] = None
+        self._changed()
 
     def leave(self, subscription: Subscription) -> None:
         """End a subscription of it."""
@@ -447,16 +381,19 @@ class Group:
         if not subscription.joined:
             return
         if isinstance(subscription, ConflatingSubscription):
-            grid = subscription.grid
-            grid.leave(subscription)
-            self.grids[grid] -= 1
-            if not self.grids[grid]:
-                del self.grids[grid]
-            return
-        channel = self.channels[subscription.style]
-        del channel.members[subscription]
-        if not channel.members:
-            del self.channels[subscription.style]
+            del subscription.grid.members[subscription]
+            self.conflating -= 1
+        else:
+            channel = self.channels[subscription.style]
+            del channel.members[subscription]
+            if not channel.members:
+                del self.channels[subscription.style]
+        self._changed()
+
+    def _changed(self) -> None:
+        """The streams look up again who takes their news."""
+        for followed in self.streams.values():
+            followed.takers = None
 
     def cursors(self) -> dict[str, str]:
         """Return from where each stream can be resumed if the newest round was not delivered."""

@@ -3,10 +3,14 @@
 from collections import deque
 from collections.abc import Sequence
 from itertools import islice
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from services.relay.conflation import Recent
 from tickbus.protocol.names import START, Stream, StreamId
 from tickbus.reader.reads import Cursor
+
+if TYPE_CHECKING:
+    from services.relay.delivery import Channel, Group
 
 _ENTRY_BYTES = 240
 """Python's own bytes for an entry, beside its payload."""
@@ -15,7 +19,18 @@ _ENTRY_BYTES = 240
 class FollowedStream:
     """`ring` holds the entries after `floor` up to `position`, without a hole."""
 
-    __slots__ = ("cursor", "floor", "name", "position", "previous", "ring", "stream", "users")
+    __slots__ = (
+        "cursor",
+        "floor",
+        "name",
+        "position",
+        "previous",
+        "recent",
+        "ring",
+        "stream",
+        "takers",
+        "users",
+    )
 
     def __init__(self, stream: Stream, position: StreamId = START, cursor: Cursor | None = None) -> None:
         """cursor: of the reader; None for a stream that it found by itself."""
@@ -28,8 +43,11 @@ class FollowedStream:
         """`position` before the newest round."""
         self.floor = position
         self.ring: deque[Any] = deque()
-        self.users: set[object] = set()
-        """Who needs it: channels, grids, and subscriptions that catch up."""
+        self.users: set[Group] = set()
+        self.takers: tuple[Channel, ...] | None = None
+        """Those of its users who take each round; None: to be looked up again."""
+        self.recent: Recent | None = None
+        """For those who conflate it; None if nobody does."""
 
     def append(self, entries: Sequence[Any], lost: bool) -> int:
         """Append new entries. Return their size in bytes, less that of entries that a loss made useless."""
@@ -41,15 +59,26 @@ class FollowedStream:
             self.floor = first._replace(seq=first.seq - 1)
         self.ring.extend(entries)
         self.position = StreamId.parse(entries[-1][0])
-        return sum(map(_size, entries)) - freed
+        return sum([len(entry[1][1]) for entry in entries]) + len(entries) * _ENTRY_BYTES - freed
 
-    def drop_oldest(self) -> int:
-        """Forget the oldest entry. Return its size."""
-        if not self.ring:
-            return 0
-        entry = self.ring.popleft()
-        self.floor = StreamId.parse(entry[0])
-        return _size(entry)
+    def look_up_takers(self) -> "tuple[Channel, ...]":
+        """Return who takes each round, after somebody joined or left."""
+        self.takers = takers = tuple(channel for group in self.users for channel in group.channels.values())
+        if not any(group.conflating for group in self.users):
+            self.recent = None
+        elif self.recent is None:
+            self.recent = Recent()
+        return takers
+
+    def drop_oldest(self, size: int) -> int:
+        """Forget the oldest entries, at least `size` bytes of them, but the newer half. Return their size."""
+        dropped, goal = 0, len(self.ring) // 2
+        while dropped < size and len(self.ring) > goal:
+            entry = self.ring.popleft()
+            dropped += _size(entry)
+        if dropped:
+            self.floor = StreamId.parse(entry[0])
+        return dropped
 
     def clear(self) -> int:
         """Forget all entries. Return their size."""

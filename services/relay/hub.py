@@ -32,10 +32,14 @@ from tickbus.redis.topology import Redis
 
 log = logging.getLogger("tickbus.relay")
 
-PHASES = 10
-"""Clients of one rate are spread over this many phases of an interval."""
+PHASES = 4
+"""Clients of one rate are spread over this many phases of an interval: each encodes what it sends anew."""
 _PASS_SECONDS = 0.002
 """A pass over the members of a grid yields this often."""
+_SHORT_SECONDS = 0.0005
+"""A round that took longer is followed by a pause: `_PAUSES` times as long, at most `_MAX_PAUSE_SECONDS`."""
+_PAUSES = 2
+_MAX_PAUSE_SECONDS = 0.02
 
 
 @dataclass
@@ -106,10 +110,15 @@ class Hub:
             await reader.prepare()
             self.up = True
             async for poll in reader.polls():
+                began = time.monotonic()
                 if poll.reads:
                     self._deliver(poll.reads)
                 self._round.set()
                 self._round.clear()
+                took = time.monotonic() - began
+                if took > _SHORT_SECONDS:
+                    # fewer and larger rounds cost less, and the beats get their time
+                    await asyncio.sleep(min(_PAUSES * took, _MAX_PAUSE_SECONDS))
         finally:
             self.up = False
             watching.cancel()
@@ -135,9 +144,10 @@ class Hub:
     def _deliver(self, reads: Iterable[Read]) -> None:
         self.rounds += 1
         touched: list[FollowedStream] = []
-        channels: dict[Channel, None] = {}
+        channels: list[Channel] = []
         clients: set[Client] = set()
         oldest: list[bytes] = []
+        marks: list[int] = []
         for read in reads:
             followed = self.followed.get(read.stream.name)
             if followed is None:
@@ -153,15 +163,16 @@ class Hub:
             news = News(read.stream, read.entries, read.lost)
             self.entries += len(read.entries)
             self.invalid += news.invalid
-            grids: set[Grid] = set()
-            for group in followed.users:
-                assert isinstance(group, Group)
-                for channel in group.channels.values():
-                    channel.take(news)
-                    channels[channel] = None
-                grids.update(group.grids)
-            for grid in grids:
-                grid.take(news)
+            takers = followed.takers
+            for channel in followed.look_up_takers() if takers is None else takers:
+                if not channel.pending:
+                    channels.append(channel)
+                channel.pending.append(news)
+            if followed.recent is not None and news.entries:
+                followed.recent.add(self.rounds, news.interval())
+                if followed.recent.is_long:
+                    marks = marks or self._marks()
+                    followed.recent.fold(marks)
         for channel in channels:
             clients.update(channel.flush())
         for client in clients:
@@ -203,9 +214,7 @@ class Hub:
         while self.ring_bytes > self._ring_bytes_limit and at < len(order):
             followed = order[at]
             at += 1
-            goal = len(followed.ring) // 2
-            while len(followed.ring) > goal and self.ring_bytes > self._ring_bytes_limit:
-                self.ring_bytes -= followed.drop_oldest()
+            self.ring_bytes -= followed.drop_oldest(self.ring_bytes - self._ring_bytes_limit)
         if at or len(order) > 100_000:
             remaining = dict.fromkeys(followed for followed in order[at:] if followed.ring)
             self._ring_order = list(remaining)
@@ -268,6 +277,7 @@ class Hub:
     def _add_to_group(group: Group, followed: FollowedStream) -> None:
         group.streams[followed.name] = followed
         followed.users.add(group)
+        followed.takers = None
 
     def leave(self, subscription: Subscription) -> None:
         """End a subscription, and with the last one of its streams the reading of these."""
@@ -282,6 +292,7 @@ class Hub:
         del self.groups[group.selection]
         for followed in group.streams.values():
             followed.users.discard(group)
+            followed.takers = None
             if not followed.users:
                 self.ring_bytes -= followed.clear()
                 del self.followed[followed.name]
@@ -309,6 +320,10 @@ class Hub:
             for phase in range(PHASES):
                 self._grids.pop((rate, phase), None)
 
+    def _marks(self) -> list[int]:
+        """Return, sorted, the rounds up to which a conflating client has everything."""
+        return sorted(set().union(*(grid.marks() for grid in self._grids.values() if grid.members)))
+
     async def _beat(self, rate: float) -> None:
         """Beat the grids of a rate, one phase after the other."""
         loop = asyncio.get_running_loop()
@@ -321,21 +336,22 @@ class Hub:
             if grid is None or not grid.members:
                 continue
             began = time.monotonic()
-            newest, handed = grid.newest, False
-            for member in grid.beat():
-                handed |= member.client.flush()
+            newest_ms = 0
+            for ready in grid.beat(self.rounds):
+                if ready is not None and ready[0].flush():
+                    newest_ms = max(newest_ms, ready[1])
                 if time.monotonic() - began > _PASS_SECONDS:
                     await asyncio.sleep(0)
                     began = time.monotonic()
-            if newest and handed:
-                self.on_delivered("conflate", _ms(newest.encode()))
+            if newest_ms:
+                self.on_delivered("conflate", newest_ms)
 
     # bounds
 
     async def _watch_total(self) -> None:
         """End the clients with most in flight while all of them together have too much."""
         while True:
-            await asyncio.sleep(0.1)
+            await asyncio.sleep(0.25)
             flights = {client: client.sink.buffered for client in self.clients if not client.closed}
             in_flight = sum(flights.values())
             while in_flight > self._total_bytes:

@@ -23,7 +23,7 @@ from websockets.typing import Subprotocol
 
 from services.relay.api import Api
 from services.relay.bus_access import BusAccess
-from services.relay.delivery import KERNEL_BYTES, Client
+from services.relay.delivery import SEND_BUFFER_BYTES, Client
 from services.relay.dialect_session import DialectSession
 from services.relay.dialects import Dialects
 from services.relay.hub import Hub
@@ -112,7 +112,7 @@ class RelayServer:
         family = socket.AF_INET6 if ":" in self._host else socket.AF_INET
         sock = socket.create_server((self._host, port), family=family, backlog=1024)
         # accepted sockets inherit it; the kernel doubles what it is told
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, KERNEL_BYTES // 2)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES // 2)
         return await serve(
             self._handle,  # type: ignore[arg-type]  # our kind of connection
             sock=sock,
@@ -128,7 +128,7 @@ class RelayServer:
             ping_interval=_PING_SECONDS,
             ping_timeout=None,  # a slow client answers late; a dead one ends by TCP_USER_TIMEOUT
             close_timeout=5,
-            write_limit=(KERNEL_BYTES, 0),
+            write_limit=(SEND_BUFFER_BYTES, 0),
             server_header=None,
             logger=_quiet,
         )

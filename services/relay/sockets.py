@@ -14,7 +14,7 @@ from websockets.asyncio.server import ServerConnection
 from websockets.frames import DATA_OPCODES, Frame, Opcode
 from websockets.protocol import Event, State
 
-from services.relay.delivery import KERNEL_BYTES
+from services.relay.delivery import SEND_BUFFER_BYTES
 from services.relay.tokens import Account
 from services.vendors.dialect import Dialect
 
@@ -134,7 +134,7 @@ class RelayConnection(ServerConnection):
         sock = cast(socket.socket, transport.get_extra_info("socket"))
         with suppress(OSError, AttributeError):  # a Unix socket has none of these
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, KERNEL_BYTES)
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, SEND_BUFFER_BYTES)
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, _DEAD_MS)
         peer = transport.get_extra_info("peername")
         self.address = peer[0] if isinstance(peer, tuple) else "local"

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.relay.conflation import Entry, Interval, TradeSummary
+from services.relay.conflation import Entry, Interval, Recent, TradeSummary, merged
 from services.relay.delivery import (
     KERNEL_BYTES,
     Channel,
@@ -80,7 +80,9 @@ class Bench:
         self.group = Group(SELECTION)
         self.followed = FollowedStream(STREAM)
         self.group.streams[STREAM.name] = self.followed
+        self.followed.users.add(self.group)
         self.seq = 0
+        self.round = 0
 
     def client(self, style: NativeStyle = JSON, bound: int = 1 << 20) -> tuple[Client, FakeSink]:
         sink = FakeSink()
@@ -89,7 +91,7 @@ class Bench:
     def join(self, subscription: Subscription) -> None:
         self.group.subscriptions[subscription] = None
         subscription.client.subscriptions[subscription.id] = subscription
-        self.group.join(subscription)
+        self.group.join(subscription, self.round)
 
     def news(self, *messages: Message) -> News:
         entries = []
@@ -103,12 +105,13 @@ class Bench:
     def send(self, *messages: Message) -> None:
         """One round: to the channels and to the grids."""
         news = self.news(*messages)
-        for channel in list(self.group.channels.values()):
-            channel.take(news)
+        self.round += 1
+        for channel in self.followed.look_up_takers():
+            channel.pending.append(news)
             for client in channel.flush():
                 client.flush()
-        for grid in list(self.group.grids):
-            grid.take(news)
+        if self.followed.recent is not None:
+            self.followed.recent.add(self.round, news.interval())
         self.followed.previous = self.followed.position
 
 
@@ -185,9 +188,13 @@ def conflating(
     return subscription, sink
 
 
-def beat(grid: Grid) -> None:
-    for member in grid.beat():
-        member.client.flush()
+def beat(bench: Bench, grid: Grid) -> int:
+    """Return the bus time of the newest entry that somebody got; 0 if nobody got one."""
+    newest_ms = 0
+    for client, sent_ms in filter(None, grid.beat(bench.round)):
+        client.flush()
+        newest_ms = max(newest_ms, sent_ms)
+    return newest_ms
 
 
 def test_conflated_trades_hide_no_print() -> None:
@@ -195,7 +202,7 @@ def test_conflated_trades_hide_no_print() -> None:
     _, sink = conflating(bench, grid)
     bench.send(trade("5", "1"), trade("9", "0.5"))
     bench.send(trade("2", "2"), trade("4", "1"), trade("77", "9", Flag.LATE), trade("1", "1", Flag.OFF_BOOK))
-    beat(grid)
+    beat(bench, grid)
     (message,) = sink.messages()
     (element,) = message["data"]
     assert element == {
@@ -203,7 +210,7 @@ def test_conflated_trades_hide_no_print() -> None:
         "first": "5", "high": "9", "low": "2", "last": "4", "volume": "4.5", "value": "17.5", "count": 4,
         "aside": 2, "ts_event": 1, "ts_recv": 2, "has_gap": False,
     }  # fmt: skip
-    beat(grid)
+    assert beat(bench, grid) == 0
     assert sink.messages() == []
 
 
@@ -211,7 +218,7 @@ def test_gaps_go_out_before_the_conflated_element() -> None:
     bench, grid = Bench(), Grid(4, 0)
     _, sink = conflating(bench, grid)
     bench.send(trade("5"), gap(), trade("6"))
-    beat(grid)
+    beat(bench, grid)
     (message,) = sink.messages()
     hole, summary = message["data"]
     assert (hole["type"], hole["count"]) == ("gap", 2)
@@ -224,7 +231,7 @@ def test_client_that_joins_within_an_interval_gets_only_what_follows() -> None:
     bench.send(trade("1"))
     _, late = conflating(bench, grid)
     bench.send(trade("2"))
-    beat(grid)
+    beat(bench, grid)
     assert [message["data"][0]["count"] for message in early.messages()] == [2]
     (message,) = late.messages()
     assert (message["data"][0]["count"], message["data"][0]["first"]) == (1, "2")
@@ -236,13 +243,28 @@ def test_clients_that_join_one_after_the_other_do_not_change_what_the_others_get
     for message in (gap(), trade("1"), trade("2")):
         sinks.append(conflating(bench, grid)[1])
         bench.send(message)
-    beat(grid)
+    beat(bench, grid)
     summaries = [sink.messages()[0]["data"][-1] for sink in sinks]
     assert [(one["count"], one["volume"], one["first"]) for one in summaries] == [
         (2, "2", "1"),
         (2, "2", "1"),
         (1, "1", "2"),
     ]
+
+
+def test_round_that_is_delivered_within_a_beat_comes_with_the_next_one() -> None:
+    bench, grid = Bench(), Grid(4, 0)
+    sinks = [conflating(bench, grid)[1] for _ in range(2)]
+    bench.send(trade("1"))
+    for client, newest_ms in filter(None, grid.beat(bench.round)):
+        client.flush()
+        assert newest_ms == 1000 + 1
+        bench.send(trade(str(10 + bench.seq)))
+        bench.followed.position = StreamId(1001, 1)
+    beat(bench, grid)
+    for sink in sinks:
+        elements = [element for message in sink.messages() for element in message["data"]]
+        assert [(one["first"], one["count"]) for one in elements] == [("1", 1), ("11", 2)]
 
 
 @pytest.mark.parametrize("missed", [1, 3, 40])
@@ -253,11 +275,11 @@ def test_slow_conflating_client_gets_what_it_missed_merged(missed: int) -> None:
     slow.buffered = 1
     for number in range(1, missed + 1):
         bench.send(trade(str(number), "2"))
-        beat(grid)
+        beat(bench, grid)
     assert slow.writes == []
     slow.buffered = 0
     bench.send(trade("1000"))
-    beat(grid)
+    beat(bench, grid)
     (message,) = slow.messages()
     (element,) = message["data"]
     assert (element["first"], element["high"], element["low"], element["last"]) == ("1", "1000", "1", "1000")
@@ -277,7 +299,7 @@ def test_stalled_clients_cost_a_fixed_number_of_operations_a_round() -> None:
     conflated.buffered = 1
     for number in range(1_000):
         bench.send(trade(str(number)))
-        beat(grid)
+        beat(bench, grid)
     # the lossless one is closed, the others write nothing until their sockets drain
     assert stalled.closed is not None
     assert stalled.operations < 10
@@ -285,35 +307,78 @@ def test_stalled_clients_cost_a_fixed_number_of_operations_a_round() -> None:
     assert conflated.operations == 0
 
 
-@given(
-    st.lists(
-        st.lists(
-            st.tuples(st.integers(1, 99), st.integers(1, 9), st.sampled_from([0, 0, 0, Flag.LATE])),
-            max_size=6,
-        ),
-        min_size=1,
-        max_size=8,
-    )
-)
-def test_merged_intervals_equal_one_long_interval(parts: list[list[tuple[int, int, int]]]) -> None:
-    def interval(rows: Sequence[tuple[int, int, int]]) -> Interval:
-        made = Interval()
-        for price, size, flags in rows:
-            message = trade(str(price), str(size), flags)
-            made.add(Entry("1-1", message, b"t", encode(message)))
-        return made
+def interval_of(seq: int, rows: Sequence[tuple[int, int, int]]) -> Interval:
+    """Return trades (price, size, flags), and a gap for each price of 0."""
+    made = Interval()
+    for price, size, flags in rows:
+        message = trade(str(price), str(size), flags) if price else gap()
+        made.add(Entry(f"{seq}-{seq}", message, b"t" if price else b"g", encode(message)))
+    return made
 
-    whole = interval([row for part in parts for row in part])
-    merged = interval(parts[0]).copy()
-    for part in parts[1:]:
-        merged.merge(interval(part))
-    expected = whole.trades.row() if whole.trades is not None else None
-    assert (merged.trades.row() if merged.trades is not None else None) == expected
-    counted = [(Decimal(price), Decimal(size)) for part in parts for price, size, flags in part if not flags]
+
+def looked_at(interval: Interval | None) -> Any:
+    if interval is None:
+        return None
+    trades = None if interval.trades is None else interval.trades.row()
+    return interval.cursor, trades, [entry.cursor for entry in interval.gaps]
+
+
+ROUNDS = st.lists(
+    st.lists(
+        st.tuples(st.integers(0, 99), st.integers(1, 9), st.sampled_from([0, 0, 0, Flag.LATE])),
+        min_size=1,
+        max_size=6,
+    ),
+    min_size=1,
+    max_size=8,
+)
+
+
+@given(ROUNDS)
+def test_merged_intervals_equal_one_long_interval(parts: list[list[tuple[int, int, int]]]) -> None:
+    made = [interval_of(1, part) for part in parts]
+    assert looked_at(merged(made)) == looked_at(interval_of(1, [row for part in parts for row in part]))
+    assert [looked_at(one) for one in made] == [looked_at(interval_of(1, part)) for part in parts]
+    counted = [
+        (Decimal(price), Decimal(size))
+        for part in parts
+        for price, size, flags in part
+        if price and not flags
+    ]
+    trades = merged(made).trades
     if counted:
-        assert merged.trades is not None
-        assert merged.trades.volume == sum(size for _, size in counted)
-        assert merged.trades.value == sum(price * size for price, size in counted)
+        assert trades is not None
+        assert trades.volume == sum(size for _, size in counted)
+        assert trades.value == sum(price * size for price, size in counted)
+
+
+@given(ROUNDS, st.data())
+def test_folded_rounds_give_the_same_intervals_between_marks(
+    parts: list[list[tuple[int, int, int]]], data: st.DataObject
+) -> None:
+    whole, folded = Recent(), Recent()
+    marks: set[int] = set()
+    for round, part in enumerate(parts, 1):
+        marks |= data.draw(st.sets(st.just(round - 1)), "somebody has everything up to here")
+        for recent in (whole, folded):
+            recent.add(round, interval_of(round, part))
+        if data.draw(st.booleans(), "fold"):
+            marks -= data.draw(st.sets(st.sampled_from(sorted(marks))) if marks else st.just(set()), "gone")
+            folded.fold(sorted(marks))
+    asked = [*sorted(marks), len(parts)]
+    for after in asked:
+        for until in asked:
+            assert looked_at(folded.between(after, until)) == looked_at(whole.between(after, until))
+
+
+def test_what_nobody_asks_for_is_forgotten() -> None:
+    recent = Recent()
+    for round in range(1, 10_001):
+        recent.add(round, interval_of(round, [(round, 1, 0)]))
+        if recent.is_long:
+            recent.fold([round - 10, round - 5])
+    assert len(recent._rounds) < 600
+    assert looked_at(recent.between(9_999, 10_000)) == looked_at(interval_of(10_000, [(10_000, 1, 0)]))
 
 
 def test_quotes_are_replaced_by_the_next() -> None:
@@ -330,7 +395,7 @@ def test_summary_in_msgpack_has_the_documented_order() -> None:
     bench, grid = Bench(), Grid(4, 0)
     _, sink = conflating(bench, grid, MSGPACK)
     bench.send(trade("5", "2"))
-    beat(grid)
+    beat(bench, grid)
     assert sink.messages() == [
         [1, [[STREAM.name, "1001-1", "c", ["BTC-USDT", "5", "5", "5", "5", "2", "10", 1, 0, 1, 2, False]]]]
     ]
