@@ -50,7 +50,7 @@ _API_SECTIONS: dict[str, tuple[str, ...]] = {
     "Asking for symbols": ("Want", "SubscriptionState"),
     "Services of your own": ("Consumer", "Batch", "Output"),
     "Messages": ("Trade", "Quote", "Gap", "Bar", "Signal", "as_json"),
-    "Values in messages": ("Side", "Flag", "GapKind", "StreamKind"),
+    "Values in messages": ("Side", "Flag", "GapKind", "StreamKind", "SignalState"),
     "Names": ("Stream", "StreamId"),
     "Errors": (
         "TickbusError",

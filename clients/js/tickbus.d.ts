@@ -82,6 +82,21 @@ export interface Signal extends Place {
   window: string;
   message: string;
   ts_event: Time;
+  /** An alert's episode starts and ends; anything else is an indicator. */
+  state: "indicator" | "start" | "end";
+  /** 1 up or bought, -1 down or sold, 0 neither. */
+  direction: number;
+  unit: string;
+  /** Empty: complete. */
+  quality: ("has_gap" | "partial")[];
+  /** ts_event of the episode's start; 0 for an indicator. */
+  episode: Time;
+  /** ID of the entry that caused it. */
+  cause: string;
+  /** Number of the parameters in force. */
+  params: number;
+  /** More numbers: name and value. */
+  details: [string, Decimal][];
 }
 
 /** A hole in a stream, before the first element after it. */

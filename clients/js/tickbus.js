@@ -30,8 +30,8 @@ export class TickbusError extends Error {
 // Times exceed 2^53. In JSON an unescaped quote never stands inside a text, so `"start":` can only be a key:
 // no text, whatever it holds, is taken for a time. Replacing keys is faster than a pattern that steps over all
 // texts, and than a reviver, which JSON.parse calls for every value and which knows the source only where new.
-const TIMES = ["ts_event", "ts_recv", "start", "end", "from_ts", "to_ts"];
-const TIME = /"(ts_event|ts_recv|start|end|from_ts|to_ts|next)":\s*(-?\d+)(?=\s*[,}])/g;
+const TIMES = ["ts_event", "ts_recv", "start", "end", "from_ts", "to_ts", "episode"];
+const TIME = /"(ts_event|ts_recv|start|end|from_ts|to_ts|episode|next)":\s*(-?\d+)(?=\s*[,}])/g;
 
 /** Return the value of a message or answer of a relay, with the times of its `data` as BigInt. */
 export function parse(text) {

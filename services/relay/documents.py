@@ -60,7 +60,12 @@ _QUALITY: Schema = {
     "items": {"enum": ["partial", "has_gap", "repaired", "clock_ahead"]},
     "description": "empty: complete",
 }
-_TIMES = ("ts_event", "ts_recv", "start", "end", "from_ts", "to_ts")
+_TIMES = ("ts_event", "ts_recv", "start", "end", "from_ts", "to_ts", "episode")
+_DETAILS: Schema = {
+    "type": "array",
+    "items": {"type": "array", "prefixItems": [{"type": "string"}, _DECIMAL], "minItems": 2, "maxItems": 2},
+    "description": "more numbers: name and value",
+}
 
 
 def _object(properties: dict[str, Schema], optional: Collection[str] = (), **more: object) -> Schema:
@@ -81,6 +86,8 @@ def _field(name: str, kind: Any) -> Schema:
         return _FLAGS
     if name == "quality":
         return _QUALITY
+    if name == "details":
+        return _DETAILS
     if name in _TIMES:
         return _TIME
     if name.endswith("_text"):

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 from tickbus.protocol.json_form import flag_names, json_object
-from tickbus.protocol.messages import Bar, Gap, Message, Quote, Side, Signal, Trade
+from tickbus.protocol.messages import Bar, Gap, Message, Quote, Side, Signal, SignalState, Trade
 from tickbus.protocol.names import Stream, StreamId
 from tickbus.sanitize import clean, escape, json_safe
 from tickbus.units import MILLISECOND, SECOND, format_time
@@ -76,7 +76,10 @@ def _gap(gap: Gap) -> tuple[str, str]:
 
 def _signal(signal: Signal) -> tuple[str, str]:
     limits = f"(threshold {signal.threshold_text}, window {signal.window})"
-    return f"{signal.name} {signal.value_text} {limits} {signal.message}".rstrip(), _YELLOW
+    state = "" if signal.state is SignalState.INDICATOR else f" {signal.state.name.lower()}"
+    value = f"{signal.value_text} {signal.unit}".rstrip()
+    text = f"{signal.name}{state} {value} {limits} {signal.message}".rstrip()
+    return f"{text} {','.join(signal.quality)}".rstrip(), _YELLOW
 
 
 def _flags(flags: int) -> str:

@@ -29,6 +29,7 @@ from tickbus.protocol.messages import (
     Quote,
     Side,
     Signal,
+    SignalState,
     StreamKind,
     Trade,
     as_json,
@@ -42,7 +43,7 @@ from tickbus.wants import Want
 __all__ = [
     "Bar", "Batch", "Bus", "ConfigError", "Consumer", "Fenced", "Flag", "Gap", "GapKind", "Message", "Output",
     "Quote", "RedisError", "RedisMisconfigured", "RedisUnavailable", "RelayError", "RelayRefused",
-    "RelayUnavailable", "Side", "Signal", "Stream", "StreamId", "StreamKind", "Subscription",
+    "RelayUnavailable", "Side", "Signal", "SignalState", "Stream", "StreamId", "StreamKind", "Subscription",
     "SubscriptionState", "TickbusError", "Trade", "VendorRefused", "Want", "WireError", "__version__",
     "as_json", "connect",
 ]  # fmt: skip

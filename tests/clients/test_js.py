@@ -27,7 +27,7 @@ Run = Callable[..., Script]
 STREAM = "trade:test:A"
 NS = 1_795_847_345_011_000_001
 """Exceeds 2^53: no JavaScript number holds it."""
-TIMES = ("ts_event", "ts_recv", "start", "end", "from_ts", "to_ts")
+TIMES = ("ts_event", "ts_recv", "start", "end", "from_ts", "to_ts", "episode")
 
 
 @pytest.fixture

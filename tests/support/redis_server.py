@@ -82,7 +82,7 @@ class RedisServer:
     def log_size(self) -> int:
         """Return the size of the log once it holds everything that Redis has answered.
 
-        With `appendfsync everysec` Redis answers before it writes while an fsync on a slow disk is on its way.
+        With `appendfsync everysec` Redis answers before it writes while an fsync of a slow disk goes on.
         """
         until(lambda: self.client.info("persistence")["aof_buffer_length"] == 0, what="the log to be written")
         return self._log.stat().st_size

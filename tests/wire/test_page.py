@@ -22,6 +22,7 @@ ARRAYS = {
 ENUMS: dict[str, type[IntEnum] | type[IntFlag]] = {
     "Side": messages.Side,
     "StreamKind": messages.StreamKind,
+    "SignalState": messages.SignalState,
     "GapKind": messages.GapKind,
     "Flag": messages.Flag,
 }

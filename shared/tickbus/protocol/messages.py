@@ -85,6 +85,19 @@ class StreamKind(IntEnum):
     SIGNAL = 3
 
 
+class SignalState(IntEnum):
+    """What a signal says: a value at a cadence, or that an episode begins or ends."""
+
+    INDICATOR = 0
+    START = 1
+    END = 2
+
+    @classmethod
+    def _missing_(cls, value: object) -> "SignalState":
+        """Return INDICATOR for a value from a newer writer."""
+        return cls.INDICATOR
+
+
 class _Message(msgspec.Struct, array_like=True, frozen=True, gc=False):
     """gc=False: messages hold only text and numbers, so no cycle can include them: nothing to collect."""
 
@@ -272,11 +285,19 @@ class Bar(_Message, frozen=True):
 class Signal(_Message, frozen=True):
     """What a signal service or an app has to say of a symbol.
 
-    name: which signal.
-    value, threshold: exact Decimals.
+    name: which signal, like `sigma.price`.
+    value, threshold: exact Decimals; an indicator has no threshold: 0.
     window: over what it was measured.
     message: for people.
     ts_event: ns since the epoch.
+    state: an alert's episode starts and ends; anything else is an indicator.
+    direction: 1 up or bought, -1 down or sold, 0 neither.
+    unit: of `value`: `sd`, `ratio`, `bp`, ...
+    quality: empty means complete.
+    episode: ts_event of its start, ns; 0 for an indicator.
+    cause: ID of the entry that caused it.
+    params: number of the parameters in force.
+    details: more numbers, as (name, decimal text).
 
         Signal("spread", "0.02", "0.01", "1m", "spread above 1 %", "BTC-USDT", trade.ts_event)
     """
@@ -288,6 +309,15 @@ class Signal(_Message, frozen=True):
     message: str
     symbol: str = ""
     ts_event: int = 0
+    state: SignalState = SignalState.INDICATOR
+    direction: int = 0
+    unit: str = ""
+    quality: tuple[str, ...] = ()
+    """Any of `has_gap`, `partial`."""
+    episode: int = 0
+    cause: str = ""
+    params: int = 0
+    details: tuple[tuple[str, str], ...] = ()
 
     @property
     def value(self) -> Decimal:
