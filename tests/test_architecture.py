@@ -33,7 +33,8 @@ services.gateway.delivery
 services.gateway.upstream
 services.gateway.subscriptions
 services.relay.selection
-services.relay.conflation services.relay.requests services.relay.followed
+services.relay.conflation services.relay.requests
+services.relay.followed
 services.relay.styles
 services.relay.delivery
 services.gateway services.bars services.recorder services.relay

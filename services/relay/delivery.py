@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
+from services.relay.conflation import Recent
 from services.relay.followed import FollowedStream
 from services.relay.requests import RequestId
 from services.relay.selection import Selection
@@ -401,6 +402,17 @@ class Group:
             name: cursor_text(followed.previous, self.history(followed))
             for name, followed in self.streams.items()
         }
+
+
+def look_up_takers(followed: FollowedStream) -> tuple[Channel, ...]:
+    """Return who takes each round of a stream, after somebody joined or left; see whether it is conflated."""
+    groups: set[Group] = followed.users
+    followed.takers = takers = tuple(channel for group in groups for channel in group.channels.values())
+    if not any(group.conflating for group in groups):
+        followed.recent = None
+    elif followed.recent is None:
+        followed.recent = Recent()
+    return takers
 
 
 def cursor_text(position: object, history: str | None) -> str:

@@ -3,14 +3,11 @@
 from collections import deque
 from collections.abc import Sequence
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from services.relay.conflation import Recent
 from tickbus.protocol.names import START, Stream, StreamId
 from tickbus.reader.reads import Cursor
-
-if TYPE_CHECKING:
-    from services.relay.delivery import Channel, Group
 
 _ENTRY_BYTES = 240
 """Python's own bytes for an entry, beside its payload."""
@@ -43,9 +40,10 @@ class FollowedStream:
         """`position` before the newest round."""
         self.floor = position
         self.ring: deque[Any] = deque()
-        self.users: set[Group] = set()
-        self.takers: tuple[Channel, ...] | None = None
-        """Those of its users who take each round; None: to be looked up again."""
+        self.users: set[Any] = set()
+        """The groups that have it."""
+        self.takers: tuple[Any, ...] | None = None
+        """The channels of these groups; None: to be looked up again."""
         self.recent: Recent | None = None
         """For those who conflate it; None if nobody does."""
 
@@ -60,15 +58,6 @@ class FollowedStream:
         self.ring.extend(entries)
         self.position = StreamId.parse(entries[-1][0])
         return sum([len(entry[1][1]) for entry in entries]) + len(entries) * _ENTRY_BYTES - freed
-
-    def look_up_takers(self) -> "tuple[Channel, ...]":
-        """Return who takes each round, after somebody joined or left."""
-        self.takers = takers = tuple(channel for group in self.users for channel in group.channels.values())
-        if not any(group.conflating for group in self.users):
-            self.recent = None
-        elif self.recent is None:
-            self.recent = Recent()
-        return takers
 
     def drop_oldest(self, size: int) -> int:
         """Forget the oldest entries, at least `size` bytes of them, but the newer half. Return their size."""

@@ -19,6 +19,7 @@ from services.relay.delivery import (
     Grid,
     Group,
     Subscription,
+    look_up_takers,
 )
 from services.relay.followed import FollowedStream
 from services.relay.requests import Subscribe, parse_rate, parse_symbols
@@ -164,7 +165,7 @@ class Hub:
             self.entries += len(read.entries)
             self.invalid += news.invalid
             takers = followed.takers
-            for channel in followed.look_up_takers() if takers is None else takers:
+            for channel in look_up_takers(followed) if takers is None else takers:
                 if not channel.pending:
                     channels.append(channel)
                 channel.pending.append(news)

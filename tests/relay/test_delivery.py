@@ -23,6 +23,7 @@ from services.relay.delivery import (
     Grid,
     Group,
     Subscription,
+    look_up_takers,
 )
 from services.relay.followed import FollowedStream
 from services.relay.selection import Scope, Selection, Symbols
@@ -106,7 +107,7 @@ class Bench:
         """One round: to the channels and to the grids."""
         news = self.news(*messages)
         self.round += 1
-        for channel in self.followed.look_up_takers():
+        for channel in look_up_takers(self.followed):
             channel.pending.append(news)
             for client in channel.flush():
                 client.flush()
