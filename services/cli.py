@@ -25,6 +25,7 @@ COMMANDS: dict[str, Command] = {
     ),
     "gateway": Command("services.gateway.main", "hold the one upstream connection and publish every tick"),
     "bars": Command("services.bars.main", "build time, tick, volume and value bars from the trades"),
+    "signals": Command("services.signals.main", "watch the ticks for what is unusual, and say so"),
     "recorder": Command("services.recorder.main", "write everything to Parquet files, exactly once"),
     "simulate": Command(
         "services.simulator.main", "stand in for a vendor: synthetic or recorded ticks, faults on request"

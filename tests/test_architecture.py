@@ -17,8 +17,9 @@ from support.paths import ROOT
 LAYERS = """
 tickbus.errors tickbus.version tickbus.sanitize services
 tickbus.units tickbus.durable
+tickbus.fixed_point
 tickbus.clock tickbus.protocol
-tickbus.redis
+tickbus.redis tickbus.trading_days
 tickbus.reader tickbus.writer tickbus.wants
 tickbus.consumer
 tickbus.subscription tickbus.monitoring
@@ -37,14 +38,15 @@ services.relay.conflation services.relay.requests
 services.relay.followed
 services.relay.styles
 services.relay.delivery
-services.gateway services.bars services.recorder services.relay
+services.gateway services.bars services.recorder services.relay services.signals
 services.simulator services.demo services.tools
 services.cli
 """
 
-PURE = "tickbus.protocol services.vendors services.gateway.sequencing services.bars"
+PURE = "tickbus.protocol services.vendors services.gateway.sequencing services.bars services.signals"
 """Packages that run without loop, network or server, as does every module whose docstring says `Pure.`"""
-EDGES = "services.bars.main services.bars.service services.bars.metrics"
+EDGES = """services.bars.main services.bars.service services.bars.metrics
+services.signals.main services.signals.service services.signals.metrics services.signals.parameter_store"""
 """Modules of pure packages that are not pure."""
 
 IMPURE = {

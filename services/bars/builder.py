@@ -42,12 +42,12 @@ from math import inf
 from services.bars.columnar import MIN_BATCH, Columns, Entries
 from services.bars.columnar import columns as make_columns
 from services.bars.count_bars import CountBars, min_remaining
-from services.bars.fixed_point import PrecisionExceeded, ensure_scale, scale_table
 from services.bars.ohlcv import Ohlcv
 from services.bars.open_bar import CLOCK_AHEAD, LATE, OpenBar
 from services.bars.state import VERSION, StreamState, dump, load
 from services.bars.timeline import Emitted, Timeline
 from services.bars.watermark import MAX_TIME, MIN_TIME, SUSPICIOUS_TRADES, Watermark
+from tickbus.fixed_point import PrecisionExceeded, ensure_scale, scale_table
 from tickbus.protocol.bar_specs import Spec
 from tickbus.protocol.messages import Flag, Gap, Side, Trade
 from tickbus.protocol.names import StreamId

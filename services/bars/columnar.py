@@ -9,9 +9,9 @@ from collections.abc import Mapping, Sequence
 from operator import mul
 from typing import cast
 
-from services.bars.fixed_point import PrecisionExceeded
 from services.bars.ohlcv import Ohlcv
 from services.bars.watermark import Watermark
+from tickbus.fixed_point import PrecisionExceeded
 from tickbus.protocol.messages import Gap, Side, Trade
 from tickbus.protocol.names import StreamId
 from tickbus.units import MILLISECOND

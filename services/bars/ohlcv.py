@@ -2,12 +2,12 @@
 
 The totals of two consecutive runs merge into the totals of both: that is how one pass over the trades feeds
 bars of every length. Prices, sizes and what is derived from them are scaled integers
-(services.bars.fixed_point) at the object's own scales.
+(tickbus.fixed_point) at the object's own scales.
 """
 
 from dataclasses import dataclass, replace
 
-from services.bars.fixed_point import PLACES, TENS, divide_half_even, to_text
+from tickbus.fixed_point import PLACES, TENS, divide_half_even, to_text
 from tickbus.protocol.messages import Side, Trade
 
 _BUY, _SELL = Side.BUY, Side.SELL

@@ -2,8 +2,8 @@
 
 import msgspec
 
-from services.bars.fixed_point import to_text
 from services.bars.ohlcv import Ohlcv
+from tickbus.fixed_point import to_text
 from tickbus.protocol.messages import Bar
 
 PARTIAL, HAS_GAP, REPAIRED, CLOCK_AHEAD = 1, 2, 4, 8

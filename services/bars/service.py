@@ -6,7 +6,6 @@ import time
 from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 from functools import partial
-from typing import Any
 
 import msgspec
 
@@ -17,15 +16,16 @@ from services.bars.watermark import AHEAD_TRADES
 from tickbus.consumer.batch import Batch
 from tickbus.consumer.consumer import ShardConsumer
 from tickbus.consumer.outputs import Output
+from tickbus.consumer.tick_entries import TickEntries, at_event_time
 from tickbus.errors import Fenced, RedisError, WireError
 from tickbus.protocol.bar_specs import Spec
-from tickbus.protocol.codec import DECODE, read_head
-from tickbus.protocol.messages import Flag, Gap, GapKind, StreamKind, Trade
+from tickbus.protocol.codec import read_head
+from tickbus.protocol.messages import StreamKind, Trade
 from tickbus.protocol.names import Stream, StreamId, is_stream
 from tickbus.reader.reads import Read, trimmed_gap
 from tickbus.redis.link import Connection, Reply, ReplyError
 from tickbus.redis.resp import Command
-from tickbus.units import MILLISECOND, SECOND, Duration, canonical, canonical_size, in_64_bits
+from tickbus.units import SECOND, Duration, in_64_bits
 
 log = logging.getLogger("tickbus.bars")
 
@@ -35,14 +35,7 @@ _LAST_COMMIT_SECONDS = 2.0
 """How long the last commit may take."""
 _LOOK_SECONDS = 10.0
 """How often the registry of streams is looked at."""
-_LOGGED_UNREADABLE = 5
-"""Entries of one stream that are logged when they cannot be read; the others are counted."""
 _TRIES, _RETRY_SECONDS = 5, 0.2
-
-_FUTURE = int(Flag.FUTURE_TIME)
-_DECODE = {field: DECODE[field] for field in (b"t", b"g")}
-_UNREADABLE = (msgspec.MsgspecError, KeyError, ValueError, TypeError, RecursionError)
-"""What decoding raises for an entry that no gateway wrote."""
 
 
 class BarService:
@@ -75,7 +68,7 @@ class BarService:
         """Streams whose vendor's clock is ahead -> whether that is certain, so that time bars close."""
         self.emitted: Counter[str] = Counter()
         self.revised: Counter[str] = Counter()
-        self._unreadable: Counter[Stream] = Counter()
+        self._entries = TickEntries(consumer.service, log, "its bar gets has_gap")
 
     async def run(self) -> None:
         async with asyncio.TaskGroup() as group:
@@ -232,7 +225,7 @@ class BarService:
         bars = self._bars[read.stream]
         if read.lost is not None:
             # entries trimmed before they were read: a hole in the bars, and announced in their streams too
-            gap = _at_event_time(trimmed_gap(read, self._consumer.service), bars.newest_event, read)
+            gap = at_event_time(trimmed_gap(read, self._consumer.service), bars.newest_event, read)
             self._emit(
                 read.stream, bars.apply(StreamId(read.lost.before.ms, read.lost.after.seq), gap), outputs
             )
@@ -241,7 +234,7 @@ class BarService:
                 Output(self._bar_stream(read.stream, spec.text), read.lost.before.ms, announced)
                 for spec in self.specs
             ]
-        entries = self._decoded(read)
+        entries = self._entries.trades(read)
         self._emit(read.stream, bars.apply_many(entries), outputs)
         if bars.clock_ahead or bars.awaits_clock or read.stream in self._ahead:
             newest = next((trade for _, trade in reversed(entries) if isinstance(trade, Trade)), None)
@@ -288,36 +281,6 @@ class BarService:
             for feed, names in by_feed.items()
         ]
 
-    def _decoded(self, read: Read) -> list[tuple[StreamId, Trade | Gap]]:
-        """Return the entries of a read; one that no gateway of this version wrote becomes a Gap."""
-        entries: list[tuple[StreamId, Trade | Gap]] = []
-        for id, fields in read.entries:
-            at, message = StreamId.parse(id), None
-            try:
-                field, payload = fields
-                message = _DECODE[field](payload)
-                entries.append((at, _canonical(message)))
-            except _UNREADABLE as error:
-                self._note_unreadable(read.stream, at, error)
-                entries.append((at, self._rejected(at, message)))
-        return entries
-
-    def _note_unreadable(self, stream: Stream, at: StreamId, error: Exception) -> None:
-        self._unreadable[stream] += 1
-        if self._unreadable[stream] <= _LOGGED_UNREADABLE:
-            more = "" if self._unreadable[stream] < _LOGGED_UNREADABLE else "; further ones are only counted"
-            log.error(
-                "%s %s: skipping entry, its bar gets has_gap: not a Trade or Gap that bars can take: %s%s",
-                stream.name, at, error if str(error) else type(error).__name__, more,
-            )  # fmt: skip
-
-    def _rejected(self, at: StreamId, message: Trade | Gap | None) -> Gap:
-        """Return an entry that cannot be taken as a hole, by the vendor's clock where it can be read."""
-        ts = at.ms * MILLISECOND
-        if isinstance(message, Trade) and abs(message.ts_event) < 1 << 63:
-            ts = message.ts_event
-        return Gap(StreamKind.TRADE, self._consumer.service, GapKind.REJECTED, ts, ts, count=1)
-
     def _emit(self, stream: Stream, emitted: list[Emitted], outputs: list[Output]) -> None:
         for ms, bar in emitted:
             outputs.append(Output(self._bar_stream(stream, bar.spec), ms, bar))
@@ -351,7 +314,7 @@ class BarService:
 
     @property
     def ignored(self) -> Counter[str]:
-        total: Counter[str] = Counter(unreadable=sum(self._unreadable.copy().values()))
+        total: Counter[str] = Counter(unreadable=self._entries.unreadable)
         for bars in list(self._bars.values()):
             total.update(bars.counters)
         return total
@@ -362,40 +325,3 @@ class BarService:
         streams = list(self._bars)
         ahead = Counter(stream.feed for stream in self._ahead.copy())
         return Counter({stream.feed: ahead[stream.feed] for stream in streams})
-
-
-def _canonical(message: Trade | Gap) -> Trade | Gap:
-    """Return the message in a gateway's canonical form, whoever wrote it: digits without exponent, times in
-    64 bits. ValueError if that is impossible.
-    """
-    if isinstance(message, Gap):
-        in_64_bits(message.from_ts)
-        in_64_bits(message.to_ts)
-        return message
-    in_64_bits(message.ts_event)
-    if message.flags & _FUTURE:
-        # it may become the watermark
-        in_64_bits(message.ts_recv)
-    price, size = canonical(message.price_text), canonical_size(message.size_text)
-    return (
-        message
-        if (price, size) == (message.price_text, message.size_text)
-        else msgspec.structs.replace(message, price_text=price, size_text=size)
-    )
-
-
-def _at_event_time(gap: Gap, newest: int, read: Read) -> Gap:
-    """Return the Gap with the range between the trades around it: its IDs carry bus time, another clock."""
-    after = next(filter(None, map(_event_time, read.entries)), 0)
-    if newest and after:
-        return msgspec.structs.replace(gap, from_ts=min(newest, after), to_ts=max(newest, after))
-    return gap
-
-
-def _event_time(entry: Any) -> int:
-    """Return the ts_event of an entry; 0 if it is not a trade."""
-    try:
-        field, payload = entry[1]
-        return in_64_bits(DECODE[b"t"](payload).ts_event) if field == b"t" else 0
-    except _UNREADABLE:
-        return 0

@@ -7,10 +7,10 @@ from typing import Annotated, Final
 
 import msgspec
 
-from services.bars.fixed_point import TENS
 from services.bars.ohlcv import Ohlcv
 from services.bars.open_bar import HAS_GAP, PARTIAL, QUALITY_BITS, REPAIRED, OpenBar
 from tickbus.errors import WireError
+from tickbus.fixed_point import TENS
 
 VERSION: Final = 1
 

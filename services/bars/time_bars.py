@@ -6,7 +6,6 @@ The builder decides from the stream's watermark what closes when, and what is pa
 from collections.abc import Iterable
 from operator import attrgetter
 
-from services.bars.calendar import intervals
 from services.bars.interval_set import IntervalSet
 from services.bars.ohlcv import Ohlcv
 from services.bars.open_bar import HAS_GAP, LATE, MISSED, OPEN, PARTIAL, REPAIRED, OpenBar
@@ -14,6 +13,7 @@ from services.bars.state import TimeState, pack, unpack
 from services.bars.watermark import MAX_TIME
 from tickbus.protocol.bar_specs import Spec
 from tickbus.protocol.messages import Bar
+from tickbus.trading_days import intervals
 
 _START, _END = attrgetter("start"), attrgetter("end")
 

@@ -6,9 +6,9 @@ from bars.reference import numbers
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.bars.fixed_point import ScaleTable
 from services.bars.ohlcv import Ohlcv
 from services.bars.open_bar import OpenBar
+from tickbus.fixed_point import ScaleTable
 from tickbus.protocol.messages import Side, Trade
 
 

@@ -19,13 +19,13 @@ from fuzz.engine import Pieces, Run, Target, pure
 from fuzz.hostile import TEXTS, damaged_bytes, damaged_msgpack, some_of, to_bytes, value_of_msgpack
 from fuzz.hostile import pack as pack_hostile
 from services.bars.builder import StreamBars
-from services.bars.service import _canonical
 from services.gateway.subscriptions.policy import WantsPolicy
 from services.gateway.subscriptions.table import SubscriptionTable
 from services.gateway.subscriptions.wants import WantBook
 from services.vendors.feed import Cap
 from tickbus.consumer.handover import read_handover
 from tickbus.consumer.membership import read_heartbeats
+from tickbus.consumer.tick_entries import canonical_tick
 from tickbus.errors import ConfigError, RedisError, WireError
 from tickbus.monitoring.status import read_status
 from tickbus.protocol.bar_specs import parse as parse_spec
@@ -107,7 +107,7 @@ def run_message(pieces: Pieces) -> None:
     assert _same(decode(pieces[0], encode(message)), message), f"not what was encoded: {message}"
     if isinstance(message, Trade | Gap):
         try:
-            message = _canonical(message)
+            message = canonical_tick(message)
         except ValueError:
             return  # refused: the service makes a Gap of it
         bars = StreamBars("BTC-USDT", _SPECS, SECOND, SECOND)

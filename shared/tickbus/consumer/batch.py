@@ -7,7 +7,7 @@ from tickbus.consumer.outputs import Output
 from tickbus.errors import WireError
 from tickbus.protocol.codec import decode
 from tickbus.protocol.messages import Message
-from tickbus.protocol.names import Stream, StreamId
+from tickbus.protocol.names import StateField, StatePart, Stream, StreamId
 from tickbus.reader.reads import Poll, rejected, trimmed_gap
 
 
@@ -24,7 +24,11 @@ class Committer(Protocol):
         ...
 
     async def commit_batch(
-        self, number: int, epochs: Mapping[int, int], outputs: Sequence[Output], state: Mapping[Stream, bytes]
+        self,
+        number: int,
+        epochs: Mapping[int, int],
+        outputs: Sequence[Output],
+        state: Mapping[StateField, bytes],
     ) -> None:
         """As `Batch.commit`, for batch `number`, under the epochs in which it was delivered."""
         ...
@@ -92,7 +96,10 @@ class Batch:
         return self._consumer.state(stream)
 
     async def commit(
-        self, outputs: Sequence[Output] = (), state: Mapping[Stream, bytes] | None = None
+        self,
+        outputs: Sequence[Output] = (),
+        state: Mapping[Stream, bytes] | None = None,
+        parts: Mapping[StatePart, bytes] | None = None,
     ) -> None:
         """Store outputs, states and the positions of everything delivered so far, in one transaction.
 
@@ -103,9 +110,12 @@ class Batch:
         outputs: messages for streams of this service. The symbol of each must belong to a shard that this
             batch could have contained: preferably the symbol that caused it.
         state: any bytes per stream, for `Batch.state` of the next owner; empty bytes delete it.
+        parts: of larger states, likewise; in `gained` they stand beside the states, as `<stream>#<part>`.
 
         Errors: ValueError for an output in a shard that this process does not own; Fenced if another
         program writes the same streams. If cancelled, the commit continues in the background, and the next
         one waits for it.
         """
-        await self._consumer.commit_batch(self._number, self._epochs, outputs, state or {})
+        fields: dict[StateField, bytes] = dict((state or {}).items())
+        fields.update((parts or {}).items())
+        await self._consumer.commit_batch(self._number, self._epochs, outputs, fields)

@@ -29,7 +29,7 @@ from tickbus.consumer.ownership import SLOW_SHARD_SECONDS, Recover, ShardOwnersh
 from tickbus.consumer.uncommitted import UncommittedPositions
 from tickbus.consumer.writer_epochs import WriterEpochs
 from tickbus.errors import Fenced, RedisError
-from tickbus.protocol.names import Keys, Stream, StreamId
+from tickbus.protocol.names import Keys, StateField, Stream, StreamId
 from tickbus.protocol.stream_filter import StreamFilter
 from tickbus.reader.cluster_reader import AnyReader, open_reader
 from tickbus.reader.reads import FROM_START, NOW, Poll
@@ -318,13 +318,17 @@ class ShardConsumer:
         self,
         positions: Mapping[Stream, StreamId],
         outputs: Sequence[Output] = (),
-        state: Mapping[Stream, bytes] | None = None,
+        state: Mapping[StateField, bytes] | None = None,
     ) -> None:
         """Store these as one transaction, as far as their shards are owned. Returns when it is stored."""
         await self._shielded(self._commit(positions, outputs, state or {}, dict(self.epochs)))
 
     async def commit_batch(
-        self, number: int, epochs: Mapping[int, int], outputs: Sequence[Output], state: Mapping[Stream, bytes]
+        self,
+        number: int,
+        epochs: Mapping[int, int],
+        outputs: Sequence[Output],
+        state: Mapping[StateField, bytes],
     ) -> None:
         """As `commit`, for everything delivered up to batch `number`. `epochs`: those owned at that batch."""
         foreign = next(
@@ -347,7 +351,7 @@ class ShardConsumer:
         self,
         positions: Mapping[Stream, StreamId],
         outputs: Sequence[Output],
-        state: Mapping[Stream, bytes],
+        state: Mapping[StateField, bytes],
         epochs: Mapping[int, int],
     ) -> None:
         owned, shard_of = self.shards, self.keys.shard

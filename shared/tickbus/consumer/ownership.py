@@ -17,7 +17,7 @@ from tickbus.consumer.membership import Membership
 from tickbus.consumer.outputs import OutputStreams
 from tickbus.errors import Fenced, RedisError
 from tickbus.protocol.codec import Head
-from tickbus.protocol.names import Keys, Stream, StreamId
+from tickbus.protocol.names import Keys, StateField, Stream, StreamId, stream_of_state
 from tickbus.protocol.stream_filter import StreamFilter
 from tickbus.reader.reads import NOW
 from tickbus.redis.link import Connection, Reply, ReplyError
@@ -98,7 +98,7 @@ class ShardOwnership:
         """Owned shard -> the epoch under which it is owned."""
         return self._publisher.fences.held
 
-    def owns(self, stream: Stream) -> bool:
+    def owns(self, stream: StateField) -> bool:
         return self._keys.shard(stream.symbol) in self.epochs
 
     @property
@@ -145,7 +145,7 @@ class ShardOwnership:
 
     def _forget(self, shards: Collection[int]) -> None:
         names = self.read_to.keys() | self.positions.keys() | self.states.keys()
-        for name in [name for name in names if self._keys.shard(Stream.parse(name).symbol) in shards]:
+        for name in [name for name in names if self._keys.shard(stream_of_state(name).symbol) in shards]:
             for mapping in (self.read_to, self.positions, self.states):
                 mapping.pop(name, None)
         self.unreadable = {
@@ -257,9 +257,11 @@ class ShardOwnership:
         found = await self.retry_until_answered(partial(self._read_handover, shards=shards))
         positions, heads = found.positions, found.heads
         fields = self.position_fields({Stream.parse(name): id for name, id in positions.items()})
-        fields += self.state_fields(
-            {Stream.parse(name): value for states in found.states.values() for name, value in states.items()}
-        )
+        fields += [
+            Field(shard, self._keys.state(shard, self._service), name, value)
+            for shard, states in found.states.items()
+            for name, value in states.items()
+        ]
         writes = self._writes or ANY_OUTPUT
         self.outputs.load({name: head for name, head in heads.items() if writes(Stream.parse(name))})
         writer = self.outputs.writer
@@ -325,7 +327,7 @@ class ShardOwnership:
             Field(shard, self._keys.position(shard, self._service), name, id) for shard, name, id in shards
         ]
 
-    def state_fields(self, states: Mapping[Stream, bytes]) -> list[Field]:
+    def state_fields(self, states: Mapping[StateField, bytes]) -> list[Field]:
         shards = [(self._keys.shard(stream.symbol), stream.name, value) for stream, value in states.items()]
         return [
             Field(shard, self._keys.state(shard, self._service), name, value) for shard, name, value in shards

@@ -335,6 +335,28 @@ RETENTION_HEADROOM = Metric(
     ("service",),
     "shortest time until retention removes an entry the service has not read",
 )
+SIGNALS_EMITTED = Metric(
+    "tickbus_signals_emitted_total", "counter", "signals", ("name", "state"),
+    "signals emitted; state: indicator, start, end",
+)  # fmt: skip
+SIGNALS_IGNORED = Metric(
+    "tickbus_signals_ignored_ticks_total", "counter", "ticks", ("reason",),
+    "trades and quotes that touch no signal: late, backfilled, off_book, cancelled, corrected, future_time, "
+    "bad_time, zero, one_sided, locked, crossed, unreadable",
+)  # fmt: skip
+SIGNALS_UNDECIDED = Metric(
+    "tickbus_signals_undecided", "gauge", "evaluations", ("reason",),
+    "evaluations of the owned streams that decided nothing: flat (all values of the window are equal), "
+    "suppressed (within a cool-down)",
+)  # fmt: skip
+SIGNALS_EPISODES = Metric("tickbus_signals_episodes", "gauge", "episodes", (), "episodes open now")
+SIGNALS_PARAMETERS = Metric(
+    "tickbus_signals_parameters", "gauge", "number", (),
+    "number of the parameters in force; 0: the built-in ones",
+)  # fmt: skip
+SIGNALS_STATE_BYTES = Metric(
+    "tickbus_signals_state_bytes_total", "counter", "bytes", (), "state written to Redis"
+)
 BARS_EMITTED = Metric(
     "tickbus_bars_emitted_total", "counter", "bars", ("spec",), "bars emitted, revisions included"
 )

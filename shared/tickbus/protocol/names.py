@@ -8,7 +8,7 @@ Cluster hash tag, so that all keys of a shard live on one node and fit into one 
 import re
 import zlib
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, Union
 
 from tickbus.errors import ConfigError
 
@@ -130,6 +130,32 @@ class Stream(NamedTuple):
                 raise ValueError(f"invalid stream name {self.name!r}: its {what} is {text!r}")
         if self.kind not in KINDS or (self.kind != "bar" and self.spec):
             raise ValueError(f"invalid stream name {self.name!r}: expected e.g. trade:binance:BTC-USDT")
+
+
+class StatePart(NamedTuple):
+    """A part of a stream's state, stored beside the others: only parts that changed are written."""
+
+    stream: Stream
+    part: str
+    """Any text without `#`."""
+
+    @property
+    def symbol(self) -> str:
+        """Of its stream."""
+        return self.stream.symbol
+
+    @property
+    def name(self) -> str:
+        """Name of its field in the service's state."""
+        return f"{self.stream.name}#{self.part}"
+
+
+StateField = Union[Stream, StatePart]
+
+
+def stream_of_state(name: str) -> Stream:
+    """Return the stream of a field of a service's state, whole or part. ValueError if it has none."""
+    return Stream.parse(name.partition("#")[0])
 
 
 @dataclass(frozen=True)

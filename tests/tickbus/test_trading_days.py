@@ -2,8 +2,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.bars.calendar import ZONES, intervals
 from tickbus.protocol.bar_specs import parse
+from tickbus.trading_days import ZONES, intervals
 from tickbus.units import DAY, HOUR, SECOND, iso_ns
 
 

@@ -38,9 +38,15 @@ Interval = tuple[int, int]
 _EPOCH = date(1970, 1, 1).toordinal()
 
 
-def zone_of(symbol: str) -> tzinfo:
+def has_market(symbol: str) -> bool:
+    """Return whether a symbol has a market's suffix: one that closes at night."""
     _, _, suffix = symbol.rpartition(".")
-    return _zone(ZONES[suffix]) if suffix != symbol and suffix in ZONES else UTC
+    return suffix != symbol and suffix in ZONES
+
+
+def zone_of(symbol: str) -> tzinfo:
+    """Return the zone whose midnight ends a symbol's day."""
+    return _zone(ZONES[symbol.rpartition(".")[2]]) if has_market(symbol) else UTC
 
 
 def intervals(spec: Spec, symbol: str) -> Callable[[int], Interval]:

@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.bars.fixed_point import PrecisionExceeded, ScaleTable, divide_half_even, to_text
 from tickbus.errors import WireError
+from tickbus.fixed_point import PrecisionExceeded, ScaleTable, divide_half_even, to_text
 from tickbus.units import canonical
 
 WIDE = Context(prec=400)
