@@ -194,7 +194,8 @@ def rows_of(trades: Iterable[Trade | Gap], n: int) -> list[Row]:
 def spread_rows(quotes: Iterable[Quote]) -> list[tuple[int, str, Decimal]]:
     """Return ts, state and value of the signal `spread`."""
     rows: list[tuple[int, str, Decimal]] = []
-    episodes, samples, t, pane, last, last_ts = Episodes(), [], 0, None, 0, 0
+    episodes, t, pane, last, last_ts = Episodes(), 0, None, 0, 0
+    samples: list[Fraction | int] = []
     for quote in quotes:
         if quote.flags & ASIDE or quote.bid_text is None or quote.ask_text is None:
             continue
@@ -207,11 +208,11 @@ def spread_rows(quotes: Iterable[Quote]) -> list[tuple[int, str, Decimal]]:
             ts = (number + 1) * SECOND
             if ts - last_ts > 60 * SECOND:
                 continue
-            history = samples[-600:]
-            if len(history) >= 300:
-                mean, variance = deviation(history)
+            newest = samples[-600:]
+            if len(newest) >= 300:
+                mean, variance = deviation(newest)
                 if variance:
-                    f = Fraction(last)
+                    f: Fraction | int = last
                     on = f >= 2 * mean and f > mean and (f - mean) ** 2 >= 16 * variance
                     rows += [
                         (ts, state, Decimal(last) / 10**6)
