@@ -105,7 +105,10 @@ def with_pyarrow(files: list[Path], target: Path) -> None:
 
 
 def with_polars(files: list[Path], target: Path) -> None:
-    pl.read_parquet(files, hive_partitioning=False).write_parquet(target)
+    frame = pl.read_parquet(files, hive_partitioning=False)
+    if "details" in frame.columns and pl.__version__.startswith("1.0."):
+        pytest.skip("writes decimals in a struct as files that nobody can read")
+    frame.write_parquet(target)
 
 
 WRITERS = [
