@@ -1,8 +1,8 @@
 """Reads recorded files back as messages in the order in which they arrived: for replay and the simulator.
 
-Ticks are ordered by (ts_recv, counter). Bars and Gaps have no ts_recv: they are ordered by the bus time in
-their ID, but a Gap always comes right before the tick that follows it in its stream. Decimals have the
-recorded value; the vendor's trailing zeros are not preserved (`201.187000` is returned as `201.187`).
+Ticks are ordered by (ts_recv, counter). Bars, signals and Gaps have no ts_recv: they are ordered by the bus
+time in their ID, but a Gap always comes right before the tick that follows it in its stream. Decimals have
+the recorded value; the vendor's trailing zeros are not preserved (`201.187000` is returned as `201.187`).
 
 The files of one commit contain a piece of each stream, so they are read and sorted together; commits are
 merged with a heap. Only commits that overlap in time are in memory at once, about one per shard. Of other
@@ -39,8 +39,14 @@ from tickbus.protocol.names import Stream, StreamId
 from tickbus.units import DAY, MILLISECOND, SECOND
 
 _BATCH = 1_024
-_DAY_COLUMN = {"trade": "ts_event", "quote": "ts_event", "bar": "start", "gap": "from_ts"}
-"""The time whose UTC day names the folder, and by which `start` and `end` select."""
+_DAY_COLUMN = {
+    "trade": "ts_event",
+    "quote": "ts_event",
+    "bar": "start",
+    "signal": "ts_event",
+    "gap": "from_ts",
+}
+"""The time whose UTC day names the folder, and by which `start` and `end` select. Null: that of the ID."""
 _ORDER = "_order"
 _DOUBLES = SECOND
 """Copies of a row are found if their order times differ by no more: some tools cut nanoseconds off."""
@@ -71,9 +77,10 @@ def read_recorded(
 ) -> Iterator[RecordedMessage]:
     """Return stream, ID and message of all recorded rows of these kinds, symbols and feeds (None: all).
 
-    Rows have start <= time < end, in ns: ts_event, the start of a bar, the from_ts of a Gap. A Gap's stream
-    is the one that contains it. Every Parquet file below the folder is read whose columns fit; any other is
-    named in a warning. No row comes twice, unless it has no ID. ValueError for an unknown kind.
+    Rows have start <= time < end, in ns: ts_event, the start of a bar, the from_ts of a Gap; of a signal
+    without a ts_event the time of its ID. A Gap's stream is the one that contains it. Every Parquet file
+    below the folder is read whose columns fit; any other is named in a warning. No row comes twice, unless it
+    has no ID. ValueError for an unknown kind.
     """
     unknown = sorted(set(kinds) - set(KINDS))
     if unknown:
@@ -116,15 +123,13 @@ class RowGroup:
 
 def row_groups(file: RecordedFile) -> Iterator[RowGroup]:
     """Yield the row groups of a file. Where the footer does not tell their times, these have no bounds."""
-    column = _DAY_COLUMN[file.kind.name]
     for number in range(file.footer.num_row_groups):
-        days = _bounds(file.footer, column, number)
-        unit = _unit_of(file.schema.field(column).type)
+        days = _time_bounds(file, _DAY_COLUMN[file.kind.name], number)
         ids = _bounds(file.footer, "id_ms", number)
         yield RowGroup(
             file,
             number,
-            (days[0][0] * unit, days[0][1] * unit) if days else _UNBOUNDED,
+            days[0] if days else _UNBOUNDED,
             (ids[0][0], ids[0][1]) if ids else _UNBOUNDED,
         )
 
@@ -204,15 +209,19 @@ def _first(file: RecordedFile, selection: Selection, row_group: int | None = Non
     ):
         return None
     if file.commit is None:
-        column = _DAY_COLUMN[file.kind.name]
-        unit = _unit_of(file.schema.field(column).type)
-        days = [(low * unit, high * unit) for low, high in _bounds(file.footer, column, row_group)]
+        days = _time_bounds(file, _DAY_COLUMN[file.kind.name], row_group)
         if days and not any(low < selection.end and high >= selection.start for low, high in days):
             return None
-    column, unit = "id_ms", MILLISECOND
     if "ts_recv" in file.kind.schema.names:
-        column, unit = "ts_recv", _unit_of(file.schema.field("ts_recv").type)
-    return min((low * unit for low, _ in _bounds(file.footer, column, row_group)), default=_UNKNOWN)
+        return min((low for low, _ in _time_bounds(file, "ts_recv", row_group)), default=_UNKNOWN)
+    return min((low * MILLISECOND for low, _ in _bounds(file.footer, "id_ms", row_group)), default=_UNKNOWN)
+
+
+def _time_bounds(file: RecordedFile, column: str, row_group: int | None) -> list[tuple[int, int]]:
+    """Return `_bounds` in ns."""
+    bounds = _bounds(file.footer, column, row_group)
+    unit = _unit_of(file.schema.field(column).type) if bounds else 1
+    return [(low * unit, high * unit) for low, high in bounds]
 
 
 def _unit_of(type: pa.DataType) -> int:
@@ -237,8 +246,8 @@ def _bounds(footer: pq.FileMetaData, column: str, row_group: int | None = None) 
 def _group_bounds(chunk: pq.ColumnChunkMetaData, column: str) -> tuple[Any, Any]:
     """Return min and max. LookupError if they are unknown."""
     statistics = chunk.statistics
-    if statistics is None or not statistics.has_min_max:
-        raise LookupError(column)
+    if statistics is None or not statistics.has_min_max or statistics.null_count:
+        raise LookupError(column)  # of a null they say nothing: it may stand for any time
     if column in ("symbol", "feed"):
         return statistics.min, statistics.max
     if isinstance(statistics.min_raw, int) and isinstance(statistics.max_raw, int):
@@ -319,6 +328,9 @@ def _table(file: RecordedFile, row_group: int | None, selection: Selection) -> p
         kind, parquet.read(names) if row_group is None else parquet.read_row_group(row_group, names)
     )
     time = pc.field(_DAY_COLUMN[kind.name]).cast(pa.int64())
+    if kind.may_lack_time:
+        stored = pc.multiply(pc.field("id_ms"), pa.scalar(MILLISECOND, pa.int64()))
+        time = pc.coalesce(time, stored)  # type: ignore[type-var]  # the stubs know no expressions here
     selected = (time >= pc.scalar(selection.start)) & (time < pc.scalar(selection.end))
     for name, values in (("symbol", selection.symbols), ("feed", selection.feeds)):
         if values is not None:

@@ -7,10 +7,11 @@ does not fit raises Unrepresentable, and `representation_error` returns the reas
 
 import re
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import Decimal
 from enum import IntEnum
 from functools import cache
+from itertools import accumulate, islice
 from operator import attrgetter
 from types import NoneType
 from typing import Any, get_args
@@ -19,12 +20,24 @@ import msgspec
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from tickbus.protocol.messages import Bar, Gap, GapKind, Message, Quote, Side, StreamKind, Trade
+from tickbus.protocol.messages import (
+    Bar,
+    Gap,
+    GapKind,
+    Message,
+    Quote,
+    Side,
+    Signal,
+    SignalState,
+    StreamKind,
+    Trade,
+)
 from tickbus.protocol.names import Stream
 
 DECIMAL = pa.decimal128(38, 18)
 TIME = pa.timestamp("ns", "UTC")
 NAME = pa.dictionary(pa.int32(), pa.string())
+DETAILS = pa.list_(pa.struct([("name", pa.string()), ("value", DECIMAL)]))
 _INT64 = range(-(1 << 63), 1 << 63)
 _INT32 = range(-(1 << 31), 1 << 31)
 
@@ -32,7 +45,7 @@ _INT32 = range(-(1 << 31), 1 << 31)
 class Unrepresentable(ValueError):
     """A value that its column cannot hold exactly, or an entry that is no message of this version.
 
-    `reason`, a metric label: `decimal`, `integer` or `unreadable`.
+    `reason`, a metric label: `decimal`, `integer`, `text` or `unreadable`.
     """
 
     def __init__(self, reason: str, text: str) -> None:
@@ -50,6 +63,8 @@ class Column:
     """Field values to the column. Unrepresentable, pa.ArrowInvalid or OverflowError if one does not fit."""
     from_arrow: Callable[["pa.Array[Any]"], list[Any]]
     """The column to field values."""
+    check: Callable[[Any], None] | None = None
+    """Unrepresentable if a value does not fit, where the type of the column does not say so."""
 
 
 _DIGITS = b"0123456789.-"
@@ -162,6 +177,74 @@ def _time(name: str) -> Column:
     return _plain(name, TIME, integer_values)
 
 
+def _optional_time(name: str) -> Column:
+    """0 in the message means unknown: null, not 1970."""
+
+    def to_arrow(values: list[Any]) -> "pa.Array[Any]":
+        return pa.array([value or None for value in values], TIME)
+
+    def from_arrow(column: "pa.Array[Any]") -> list[Any]:
+        return integer_values(column.cast(pa.int64()).fill_null(0))
+
+    return Column(name, TIME, name, to_arrow, from_arrow)
+
+
+def _words_of(column: "pa.Array[Any]") -> list[Any]:
+    return [tuple(value or ()) for value in column.to_pylist()]
+
+
+_WORD = re.compile(r"[a-z][a-z0-9_]{0,31}")
+"""A newer version may have more words; what does not look like one comes from elsewhere."""
+
+
+def _check_words(words: Iterable[str]) -> None:
+    for word in words:
+        if not _WORD.fullmatch(word):
+            raise Unrepresentable(
+                "text", f"invalid quality {word[:80]!r}: expected words like has_gap, of a-z 0-9 _"
+            )
+
+
+def _check_direction(value: int) -> None:
+    if value not in (-1, 0, 1):
+        raise Unrepresentable("integer", f"invalid direction {value}: expected 1, -1 or 0")
+
+
+def _checked(column: Column, check: Callable[[Any], None]) -> Column:
+    """Every different value is checked."""
+
+    def to_arrow(values: list[Any]) -> "pa.Array[Any]":
+        for value in set(values):
+            check(value)
+        return column.to_arrow(values)
+
+    return replace(column, to_arrow=to_arrow, check=check)
+
+
+def details_array(values: Sequence[Sequence[tuple[str, str]]]) -> "pa.Array[Any]":
+    """Return (name, decimal text) pairs as a list of structs. Raises like `decimal_array`."""
+    pairs = [pair for each in values for pair in each]
+    numbers = pa.StructArray.from_arrays(
+        [pa.array([name for name, _ in pairs], pa.string()), decimal_array([text for _, text in pairs])],
+        fields=list(DETAILS.value_type),
+    )
+    ends = accumulate(map(len, values), initial=0)
+    return pa.ListArray.from_arrays(pa.array(ends, pa.int32()), numbers, type=DETAILS)
+
+
+def details_pairs(column: "pa.Array[Any]") -> list[tuple[tuple[str, str], ...]]:
+    """Return the pairs of each row; null has none."""
+    numbers = column.flatten()  # type: ignore[attr-defined]
+    texts: list[Any] = decimal_texts(numbers.field("value"))
+    pairs = zip(numbers.field("name").to_pylist(), texts, strict=True)
+    return [tuple(islice(pairs, length or 0)) for length in pc.list_value_length(column).to_pylist()]
+
+
+def _check_details(pairs: Iterable[tuple[str, str]]) -> None:
+    for _, text in pairs:
+        parse_decimal(text)
+
+
 COMMON: tuple[tuple[str, pa.DataType], ...] = (
     ("feed", NAME),
     ("symbol", NAME),
@@ -182,6 +265,8 @@ class Kind:
     """Whether there is a column `spec`: the bar's, or that of the bar stream of a Gap (otherwise null)."""
     day_of: Callable[[Any], int]
     """The time, in ns, whose UTC day names the folder."""
+    may_lack_time: bool = False
+    """Whether that may be 0, for unknown: then the time of the stream ID stands in for it."""
 
     @property
     def schema(self) -> pa.Schema:
@@ -219,14 +304,32 @@ BAR = Kind(
         _plain("trades", pa.int64()),
         *map(_decimal, ("buy_volume", "sell_volume")),
         _plain("revision", pa.int32()),
-        _plain(
-            "quality",
-            pa.list_(pa.string()),
-            lambda column: [tuple(value or ()) for value in column.to_pylist()],
-        ),
+        _plain("quality", pa.list_(pa.string()), _words_of),
     ),
     spec=True,
     day_of=attrgetter("start"),
+)
+SIGNAL = Kind(
+    "signal",
+    Signal,
+    (
+        _plain("name", pa.string()),
+        *map(_decimal, ("value", "threshold")),
+        _plain("window", pa.string()),
+        _plain("message", pa.string()),
+        _optional_time("ts_event"),
+        _enum("state", SignalState, unknown=SignalState.INDICATOR),
+        _checked(_plain("direction", pa.int32()), _check_direction),
+        _plain("unit", pa.string()),
+        _checked(_plain("quality", pa.list_(pa.string()), _words_of), _check_words),
+        _optional_time("episode"),
+        _plain("cause", pa.string()),
+        _plain("params", pa.int64()),
+        Column("details", DETAILS, "details", details_array, details_pairs, _check_details),
+    ),
+    spec=False,
+    day_of=attrgetter("ts_event"),
+    may_lack_time=True,
 )
 GAP = Kind(
     "gap",
@@ -246,7 +349,7 @@ GAP = Kind(
     spec=True,
     day_of=attrgetter("from_ts"),
 )
-KINDS: dict[str, Kind] = {kind.name: kind for kind in (TRADE, QUOTE, BAR, GAP)}
+KINDS: dict[str, Kind] = {kind.name: kind for kind in (TRADE, QUOTE, BAR, SIGNAL, GAP)}
 
 _MESSAGE_COLUMNS = {
     kind.name: tuple((column, attrgetter(column.field)) for column in kind.columns) for kind in KINDS.values()
@@ -277,7 +380,9 @@ def representation_error(kind: Kind, message: Message) -> Unrepresentable | None
 def _check(column: Column, value: Any) -> None:
     if value is None:
         return
-    if column.type == DECIMAL:
+    if column.check is not None:
+        column.check(value)
+    elif column.type == DECIMAL:
         parse_decimal(value)
     elif column.type == TIME or column.type == pa.int64():
         _check_integer(column.name, value, _INT64)
@@ -345,6 +450,11 @@ def _can_cast(found: pa.DataType, wanted: pa.DataType) -> bool:
         return (types.is_list(found) or types.is_large_list(found)) and _can_cast(
             found.value_type, wanted.value_type
         )
+    if types.is_struct(wanted):
+        return types.is_struct(found) and (
+            [field.name for field in found] == [field.name for field in wanted]
+            and all(map(_can_cast, (field.type for field in found), (field.type for field in wanted)))
+        )
     return False
 
 
@@ -355,6 +465,9 @@ def check_values(kind: Kind, table: pa.Table) -> None:
     for name in _never_null(kind):
         if table[name].null_count:
             raise ValueError(f"column {name} has {table[name].null_count} nulls")
+    for name in (column.name for column in kind.columns if pa.types.is_list(column.type)):
+        if nulls := sum(_nulls_within(lists) for lists in table[name].chunks):
+            raise ValueError(f"column {name} has {nulls} nulls within its lists")
     specs = _texts(table["spec"]) if kind is BAR else {""}
     stream = "bar" if kind is BAR else "trade"
     for spec in specs:
@@ -370,9 +483,19 @@ def check_values(kind: Kind, table: pa.Table) -> None:
                 raise ValueError(f"column stream has {text!r}")
 
 
+def _nulls_within(lists: "pa.Array[Any]") -> int:
+    values: pa.Array[Any] = lists.flatten()  # type: ignore[attr-defined]
+    fields: list[pa.Array[Any]] = values.flatten() if pa.types.is_struct(values.type) else []  # type: ignore[attr-defined]
+    return sum(array.null_count for array in (fields or [values]))
+
+
 def _texts(column: "pa.ChunkedArray[Any]") -> set[str]:
     """Return the texts of a dictionary column."""
     return {str(text) for chunk in column.chunks for text in chunk.dictionary.to_pylist()}  # type: ignore[attr-defined]
+
+
+_NULLABLE = {"trade": ("side",), "bar": ("quality",), "signal": ("ts_event", "episode", "quality", "details")}
+"""Columns in which null stands for a value of the field."""
 
 
 @cache
@@ -381,7 +504,7 @@ def _never_null(kind: Kind) -> tuple[str, ...]:
     columns = [
         column.name
         for column in kind.columns
-        if column.name not in ("side", "quality") and not _is_optional(fields[column.field].type)
+        if column.name not in _NULLABLE.get(kind.name, ()) and not _is_optional(fields[column.field].type)
     ]
     return (*(name for name, _ in COMMON), *(["spec"] if kind is BAR else []), *columns)
 

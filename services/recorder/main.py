@@ -19,10 +19,12 @@ from tickbus.redis.topology import locate
 from tickbus.service.consumer_service import running
 from tickbus.service.runner import Service, run
 
-ABOUT = "Write trades, quotes, bars and gaps to Parquet, exactly once, readable by DuckDB, Polars and pandas."
+ABOUT = (
+    "Write trades, quotes, bars, signals and gaps to Parquet, exactly once, for DuckDB, Polars and pandas."
+)
 POSITIONALS = ()
 
-_KINDS = ("trade", "quote", "bar")
+_KINDS = ("trade", "quote", "bar", "signal")
 
 __all__ = ["ABOUT", "POSITIONALS", "Options", "start"]
 

@@ -24,7 +24,7 @@ _NAME = re.compile(r"(\d{8,})\.json")
 
 class File(msgspec.Struct, frozen=True):
     kind: str
-    """trade, quote, bar, gap; or `aside`: messages that do not fit their columns, as JSON lines."""
+    """trade, quote, bar, signal, gap; or `aside`: messages that do not fit their columns, as JSON lines."""
     name: str
     """Final name and temporary name, relative to the data folder."""
     temporary: str

@@ -1,17 +1,17 @@
 """The recorder's counters and gauges as metrics."""
 
+from services.archive.schema import KINDS
 from services.recorder.recorder import Recorder
 from tickbus.monitoring import metrics as m
 from tickbus.monitoring.meters import Meters
 
-_KINDS = ("trade", "quote", "bar", "gap")
-_QUARANTINED = ("decimal", "integer", "unreadable")
+_QUARANTINED = ("decimal", "integer", "text", "unreadable")
 
 
 def expose(meters: Meters, recorder: Recorder) -> None:
     follow = meters.follow
-    meters.follow_each(m.RECORDER_ROWS, lambda: recorder.rows, _KINDS)
-    meters.follow_each(m.RECORDER_FILES, lambda: recorder.files, _KINDS)
+    meters.follow_each(m.RECORDER_ROWS, lambda: recorder.rows, KINDS)
+    meters.follow_each(m.RECORDER_FILES, lambda: recorder.files, KINDS)
     meters.follow_each(m.RECORDER_ASIDE, lambda: recorder.quarantined, _QUARANTINED)
     follow(m.RECORDER_SPLIT, lambda: recorder.split)
     follow(m.RECORDER_BYTES, lambda: recorder.bytes)

@@ -22,7 +22,7 @@ class Options(OwnerOptions, frozen=True, kw_only=True):
         64 << 20
     )
     kinds: Annotated[
-        tuple[str, ...], Option("what to record: trade, quote, bar; gaps are included with each")
+        tuple[str, ...], Option("what to record: trade, quote, bar, signal; gaps are included with each")
     ] = ("trade", "quote", "bar")
     feeds: Annotated[tuple[str, ...], Option("feeds to record; default all")] = ()
     from_: Annotated[str, Option("where to start without a manifest: start, now or a time")] = FROM_START

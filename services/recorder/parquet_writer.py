@@ -25,7 +25,7 @@ ROW_GROUP = 131_072
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC).date()
 _MISFITS = (Unrepresentable, pa.ArrowException, OverflowError, ValueError, TypeError)
 """What a conversion raises for a value that has no place in its column."""
-_NO_DICTIONARY = ("id_ms", "seq", "ts_event", "ts_recv", "trade_id")
+_NO_DICTIONARY = ("id_ms", "seq", "ts_event", "ts_recv", "trade_id", "cause")
 _DELTA = ("id_ms", "seq", "ts_event", "ts_recv")
 
 

@@ -16,12 +16,13 @@ from tickbus.errors import WireError
 from tickbus.protocol.codec import DECODE, TICK_FIELD, decode
 from tickbus.protocol.messages import Message
 from tickbus.protocol.names import Stream, StreamId
-from tickbus.units import DAY
+from tickbus.units import DAY, MILLISECOND
 from tickbus.version import VERSION
 
 MAX_DAYS = 16
 """Days of one kind that a commit of a shard writes: wrong times must not open thousands of files at once."""
 _CALENDAR = range(-(1 << 63) // DAY, (1 << 63) // DAY + 1)
+_LAST_TIME = (1 << 63) - 1
 QUARANTINE = "aside"
 """Kind of the file of messages that do not fit their columns."""
 
@@ -180,6 +181,8 @@ def _days(
 ) -> Iterator[_Batch]:
     ids, messages = _decode(kind, stream, ids, payloads, quarantined)
     times = list(map(kind.day_of, messages))
+    if kind.may_lack_time:
+        times = [time or min(ms * MILLISECOND, _LAST_TIME) for time, ms in zip(times, ids.ms, strict=True)]
     if times and min(times) // DAY == max(times) // DAY:
         yield _Batch(kind, times[0] // DAY, stream, ids, messages)
         return

@@ -40,12 +40,12 @@ class CommitSummary:
 
     number: int
     rows: dict[str, int]
-    """By kind: trade, quote, bar, gap; without the quarantined ones."""
+    """By kind: trade, quote, bar, signal, gap; without the quarantined ones."""
     files: dict[str, int]
     bytes: int
     """Size of these files."""
     quarantined: dict[str, int]
-    """Messages that do not fit their columns, by reason: decimal, integer, unreadable."""
+    """Messages that do not fit their columns, by reason: decimal, integer, text, unreadable."""
     positions: dict[str, StreamId]
     """New position of each stream that advanced, by name."""
     is_cut: bool = False

@@ -21,7 +21,7 @@ _PATIENCE_SECONDS = 8.0
 """A request is answered within this time: a handshake ends after ten seconds."""
 _ANSWER_SECONDS = 30.0
 """A reader that takes longer is started again."""
-_KINDS = ("trade", "quote", "bar")
+_KINDS = ("trade", "quote", "bar", "signal")
 
 
 class Unavailable(Exception):

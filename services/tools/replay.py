@@ -76,8 +76,8 @@ def start(options: Options) -> int:
     for kind in options.kinds:
         if kind not in ("trade", "quote"):
             raise ConfigError(
-                f"invalid --kinds {kind}: expected trade or quote; gaps are included, and `tickbus bars` "
-                "builds the bars again"
+                f"invalid --kinds {kind}: expected trade or quote; gaps are included, and `tickbus bars` and "
+                "`tickbus signals` make theirs again"
             )
     for symbol in options.symbols:
         check_symbol(symbol)

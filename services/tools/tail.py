@@ -15,7 +15,7 @@ from services.tools.lines import human_line, json_line
 from tickbus.errors import ConfigError
 from tickbus.protocol.bar_specs import parse_all
 from tickbus.protocol.messages import Gap
-from tickbus.protocol.names import Keys, Stream, check_name, check_symbol
+from tickbus.protocol.names import KINDS, Keys, Stream, check_name, check_symbol
 from tickbus.reader.reader import NOW, parse_start
 from tickbus.redis.link import Connection
 from tickbus.redis.registry import read_heads, read_meta
@@ -36,7 +36,7 @@ class Options(CommonOptions, frozen=True, kw_only=True):
     symbols: Annotated[tuple[str, ...], Option("symbols to print, e.g. BTC-USDT AAPL.US; default: all")] = ()
     kind: Annotated[
         Literal["trade", "quote", "bar", "signal", "gap"],
-        Option("gap: those of all trade, quote and bar streams; other kinds include their own gaps"),
+        Option("gap: those of all streams; other kinds include their own gaps"),
     ] = "trade"
     feed: Annotated[tuple[str, ...], Option("only these feeds")] = ()
     spec: Annotated[tuple[str, ...], Option("only bars of these specs, e.g. time:1s")] = ()
@@ -69,7 +69,7 @@ async def _tail(options: Options, service: Service) -> None:
 
 
 async def _print(options: Options) -> None:
-    kinds = ("trade", "quote", "bar") if options.kind == "gap" else (options.kind,)
+    kinds = KINDS if options.kind == "gap" else (options.kind,)
     link = await locate(options.redis).connect()
     await _report_absent(link, options, kinds)
     link.close()

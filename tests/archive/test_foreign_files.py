@@ -24,12 +24,14 @@ from recorder.recorded import (
     MIDNIGHT,
     NOON,
     QUOTES,
+    SIGNALS,
     add,
     bar,
     files_of,
     gap,
     open_store,
     quote,
+    signal,
     trade,
 )
 
@@ -37,10 +39,11 @@ from services.archive.reader import read_recorded, recorded_feeds
 from services.archive.schema import TRADE
 from services.archive.waiting_gaps import RecordedMessage
 from services.recorder.shard_store import ShardStore
-from tickbus.protocol.messages import Quote, StreamKind, Trade
+from tickbus.protocol.messages import Quote, Signal, StreamKind, Trade
+from tickbus.protocol.names import Stream, StreamId
 from tickbus.units import MILLISECOND, SECOND
 
-ALL = ("trade", "quote", "bar", "gap")
+ALL = ("trade", "quote", "bar", "signal", "gap")
 
 
 @pytest.fixture
@@ -63,6 +66,8 @@ def recording(tmp_path: Path) -> Path:
             time=time,
         )
         add(stores[BTC], BARS, seq, bar(time), time=time)
+        said = signal(seq, time, ts_event=0) if seq in (27, 60) else signal(seq, time)
+        add(stores[BTC], SIGNALS, seq, gap(StreamKind.SIGNAL, time) if seq == 13 else said, time=time)
         if seq % 20 == 0 or seq == 33:
             for store in stores.values():
                 store.commit()
@@ -100,7 +105,10 @@ def with_pyarrow(files: list[Path], target: Path) -> None:
 
 
 def with_polars(files: list[Path], target: Path) -> None:
-    pl.read_parquet(files, hive_partitioning=False).write_parquet(target)
+    frame = pl.read_parquet(files, hive_partitioning=False)
+    if "details" in frame.columns and pl.__version__.startswith("1.0."):
+        pytest.skip("writes decimals in a struct as files that nobody can read")
+    frame.write_parquet(target)
 
 
 WRITERS = [
@@ -187,6 +195,60 @@ def test_counter_that_began_again_is_another_row(tmp_path: Path) -> None:
     assert len(before) == 9
     with_pyarrow(files_of(tmp_path, "trade"), tmp_path / "trade/all.parquet")
     assert read(tmp_path, "trade") == before
+
+
+@pytest.mark.parametrize("write", WRITERS)
+def test_merged_signals_are_selected_by_time_as_before(
+    recording: Path, write: Callable[[list[Path], Path], None]
+) -> None:
+    """Also those without a ts_event, of which the statistics of the merged file say nothing."""
+
+    def selected() -> list[list[int]]:
+        bounds = [
+            (0, MIDNIGHT), (MIDNIGHT - 3 * SECOND, MIDNIGHT + 7 * SECOND), (MIDNIGHT + 30 * SECOND, 1 << 62),
+        ]  # fmt: skip
+        return [
+            [id.seq for _, id, _ in read_recorded(recording, ("signal",), start=start, end=end)]
+            for start, end in bounds
+        ]
+
+    before = selected()
+    assert before == [
+        [seq for seq in range(1, 30) if seq != 13], list(range(27, 37)), [60],
+    ]  # fmt: skip
+    files = files_of(recording, "signal")
+    write(files, recording / "signal/merged.parquet")
+    for path in files:
+        path.unlink()
+    assert selected() == before
+
+
+def test_signals_without_the_newer_fields_have_their_defaults(tmp_path: Path) -> None:
+    """As somebody may have written them to a table of their own: not even a time of the vendor."""
+    columns: dict[str, list[Any]] = {
+        "feed": ["app"], "symbol": ["A"], "id_ms": [NOON // MILLISECOND], "seq": [1], "name": ["x"],
+        "value": [Decimal("1.5")], "threshold": [Decimal(0)], "window": [""], "message": ["said"],
+    }  # fmt: skip
+    (tmp_path / "x").mkdir()
+    pq.write_table(pa.table(columns), tmp_path / "x/a.parquet")
+    expected = Signal("x", "1.5", "0", "", "said", "A")
+    assert read(tmp_path) == [(Stream("signal", "app", "A"), StreamId(NOON // MILLISECOND, 1), expected)]
+    assert list(read_recorded(tmp_path, ("signal",), start=NOON + SECOND)) == []
+
+
+def test_signal_with_a_null_within_its_lists_is_named(
+    recording: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    before = read(recording)
+    table = pq.ParquetFile(files_of(recording, "signal")[0]).read()
+    for name, value in (("quality", [None]), ("details", [{"name": "mean", "value": None}])):
+        at = table.schema.get_field_index(name)
+        column = pa.array([value] * table.num_rows, table.schema.field(name).type)
+        pq.write_table(table.set_column(at, name, column), recording / f"signal/{name}.parquet")
+    assert read(recording) == before
+    assert sorted(message.rpartition("parquet: ")[2] for message in caplog.messages) == [
+        f"column {name} has {table.num_rows} nulls within its lists" for name in ("details", "quality")
+    ]
 
 
 def table_of(count: int = 3) -> pa.Table:

@@ -13,22 +13,25 @@ from recorder.recorded import (
     MIDNIGHT,
     NOON,
     QUOTES,
+    SIGNALS,
     add,
     bar,
+    files_of,
     gap,
     id_of,
     open_store,
     quote,
     rows,
+    signal,
     trade,
 )
 
 from services.archive.reader import read_recorded
 from services.archive.waiting_gaps import RecordedMessage
 from services.recorder.shard_store import ShardStore
-from tickbus.protocol.messages import Gap, Quote, StreamKind, Trade
+from tickbus.protocol.messages import Gap, Quote, Signal, StreamKind, Trade
 from tickbus.protocol.names import Stream, StreamId
-from tickbus.units import DAY, MILLISECOND
+from tickbus.units import DAY, MILLISECOND, SECOND
 
 
 def normalized(message: Trade) -> Trade:
@@ -95,6 +98,32 @@ def test_every_kind_round_trips(tmp_path: Path) -> None:
     ]
 
 
+def test_signals_are_read_back_as_they_were_said(tmp_path: Path) -> None:
+    """Across midnight, with a Gap, and one without a ts_event: it belongs to the time of its ID."""
+    store = open_store(tmp_path)
+    start = MIDNIGHT - 10 * SECOND
+    said: dict[int, Signal | Gap] = {seq: signal(seq, start + seq * SECOND) for seq in range(1, 21)}
+    said[4] = signal(4, start, ts_event=0)
+    said[15] = signal(15, start, ts_event=0)
+    said[16] = gap(StreamKind.SIGNAL, start + 16 * SECOND)
+    for seq, message in said.items():
+        add(store, SIGNALS, seq, message, time=start + seq * SECOND)
+        add(store, BTC, seq, trade(seq, time=start + seq * SECOND), time=start + seq * SECOND)
+        if seq % 8 == 0:
+            store.commit()
+    store.commit()
+    entries = [(SIGNALS, id_of(seq, start + seq * SECOND), message) for seq, message in said.items()]
+    assert list(read_recorded(tmp_path, ("signal", "gap"))) == entries
+    signals = [entry for entry in entries if isinstance(entry[2], Signal)]
+    assert list(read_recorded(tmp_path, ("signal",), ["BTC-USDT"], ["signals"])) == signals
+    assert list(read_recorded(tmp_path, ("signal",), ["ETH-USDT"])) == []
+    since = start + 14 * SECOND
+    assert list(read_recorded(tmp_path, ("signal",), start=since)) == signals[13:]
+    assert list(read_recorded(tmp_path, ("signal",), end=since)) == signals[:13]
+    days = {path.parent.name for path in files_of(tmp_path, "signal")}
+    assert days == {"date=2024-08-08", "date=2024-08-09"}
+
+
 def test_gap_comes_right_before_next_tick(tmp_path: Path) -> None:
     """Its ID is later than that tick's ts_recv: the tick was received before the Gap was stored."""
     store = open_store(tmp_path)
@@ -145,7 +174,9 @@ def test_symbols_feeds_and_times_are_selected(two_days: Path) -> None:
 
 
 def test_unknown_kind_is_rejected(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="unknown kind 'trades': expected one of trade, quote, bar, gap"):
+    with pytest.raises(
+        ValueError, match="unknown kind 'trades': expected one of trade, quote, bar, signal, gap"
+    ):
         read_recorded(tmp_path, ("trades",))
     assert list(read_recorded(tmp_path)) == []
 

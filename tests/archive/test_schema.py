@@ -16,6 +16,7 @@ from services.archive.schema import (
     GAP,
     KINDS,
     QUOTE,
+    SIGNAL,
     TRADE,
     Kind,
     Unrepresentable,
@@ -27,7 +28,18 @@ from services.archive.schema import (
 )
 from services.recorder.parquet_writer import ParquetBuilder
 from services.recorder.row_ids import RowIds
-from tickbus.protocol.messages import Bar, Gap, GapKind, Message, Quote, Side, StreamKind, Trade
+from tickbus.protocol.messages import (
+    Bar,
+    Gap,
+    GapKind,
+    Message,
+    Quote,
+    Side,
+    Signal,
+    SignalState,
+    StreamKind,
+    Trade,
+)
 from tickbus.protocol.names import Stream, StreamId
 
 FITTING = st.builds(
@@ -101,7 +113,8 @@ def test_small_decimals_have_no_exponent() -> None:
 
 
 NS = st.integers(-(1 << 63), (1 << 63) - 1)
-TEXT = st.none() | st.text(max_size=8)
+WORDS = st.text(max_size=8)
+TEXT = st.none() | WORDS
 PRICE = FITTING.map(lambda text: str(decimal_texts(decimal_array([text]))[0]))
 MAYBE = st.none() | PRICE
 MESSAGES: dict[str, st.SearchStrategy[Any]] = {
@@ -118,6 +131,11 @@ MESSAGES: dict[str, st.SearchStrategy[Any]] = {
         Bar, st.just("time:1m"), NS, NS, PRICE, PRICE, PRICE, PRICE, PRICE, PRICE, MAYBE,
         st.integers(0, 1 << 40), PRICE, PRICE, st.integers(0, 1 << 20),
         st.lists(st.sampled_from(["partial", "has_gap", "repaired"]), max_size=3).map(tuple), st.just("A"),
+    ),
+    "signal": st.builds(
+        Signal, WORDS, PRICE, PRICE, WORDS, WORDS, st.just("A"), NS, st.sampled_from(SignalState),
+        st.integers(-1, 1), WORDS, st.lists(st.sampled_from(["partial", "has_gap"]), max_size=3).map(tuple),
+        NS, WORDS, NS, st.lists(st.tuples(WORDS, PRICE), max_size=4).map(tuple),
     ),
 }  # fmt: skip
 
@@ -142,6 +160,15 @@ def test_messages_round_trip_through_file(kind: Kind, data: st.DataObject) -> No
     assert to_messages(kind, rows) == sent
     assert rows.column("seq").to_pylist() == list(range(1, len(sent) + 1))
     assert all(representation_error(kind, message) is None for message in sent)
+
+
+def test_what_a_signal_leaves_out_is_null() -> None:
+    sent: list[Message] = [Signal("app", "1", "0", "", "", "A"), Signal("app", "1", "0", "", "", "A", 7)]
+    rows = through_file(SIGNAL, sent)
+    assert [(row["ts_event"], row["episode"]) for row in plain_rows(pa.Table.from_batches([rows]))] == [
+        (None, None), (7, None),
+    ]  # fmt: skip
+    assert to_messages(SIGNAL, rows.slice(1)) == sent[1:]
 
 
 GOOD = Trade("A", "1", "2", Side.BUY, None, 5, 6)
@@ -174,6 +201,13 @@ def test_columns_match_contract() -> None:
     assert QUOTE.schema.names == [*common, "bid", "bid_size", "ask", "ask_size", *times]
     # the fields of the messages; symbol is one of the common columns
     assert set(BAR.schema.names) == {*common, *(name.removesuffix("_text") for name in Bar.__struct_fields__)}
+    assert SIGNAL.schema.names == [
+        *common, "name", "value", "threshold", "window", "message", "ts_event", "state", "direction", "unit",
+        "quality", "episode", "cause", "params", "details",
+    ]  # fmt: skip
+    assert {"symbol", *SIGNAL.schema.names[6:]} == {
+        name.removesuffix("_text") for name in Signal.__struct_fields__
+    }
     assert set(GAP.schema.names) == {*common, "spec", *Gap.__struct_fields__}
     for kind in KINDS.values():
         types = {

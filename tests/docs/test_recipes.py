@@ -8,6 +8,7 @@ import datetime
 import decimal
 import re
 import runpy
+from collections import Counter
 from collections.abc import Iterator
 from decimal import Decimal
 from pathlib import Path
@@ -17,7 +18,7 @@ import duckdb
 import pandas
 import polars
 import pytest
-from recorder.recorded import MIDNIGHT, NOON, QUOTES, gap, id_of, open_store, quote, rows
+from recorder.recorded import MIDNIGHT, NOON, QUOTES, SIGNALS, gap, id_of, open_store, quote, rows, signal
 from support.paths import ROOT
 from support.redis_server import RedisServer
 from support.writing import Writer
@@ -56,6 +57,7 @@ def recording(tmp_path_factory: pytest.TempPathFactory) -> Path:
         store.commit()
     edge = Quote("BTC-USDT", "-" + LARGEST, "1", LARGEST, "1", NOON, NOON)
     store.add_many(rows(QUOTES, [(id_of(1), quote(1)), (id_of(2), edge)]))
+    store.add_many(rows(SIGNALS, [(id_of(seq), signal(seq)) for seq in range(1, 6)]))
     store.add_many(rows(Stream("trade", "binance", "QUIET"), [(id_of(1), gap())]))
     store.commit()
     return folder
@@ -113,7 +115,7 @@ def run_python(text: str) -> dict[str, Any]:
 
 
 def test_every_block_of_the_page_runs(here: Path) -> None:
-    assert len(SQL) == 5 and len(PYTHON) == 4
+    assert len(SQL) == 6 and len(PYTHON) == 5
     for text in SQL:
         # times are not fetched: for those with a zone DuckDB needs pytz
         assert fetch(f"SELECT count(*) FROM ({text})")[0][0] > 0
@@ -137,6 +139,15 @@ def test_sums_and_products_of_the_page(here: Path) -> None:
     assert_close(dict(zip(frame["symbol"], frame["volume"], strict=True)), "volume")
     assert_close(dict(zip(frame["symbol"], frame["value"], strict=True)), "value")
     assert run_python(block(PYTHON, "decimal"))["value"].to_dict() == exact("value")
+
+
+def test_details_of_signals_of_the_page(here: Path) -> None:
+    mean, small, zero = ("mean", Decimal("60000.25")), ("small", -Decimal(SMALLEST)), ("mean", Decimal(0))
+    said = {1: [mean], 2: [mean, small], 3: [mean, small, zero], 5: [mean]}  # the fourth has none
+    expected = [(-Decimal(f"4.{seq:06d}1"), *pair) for seq, pairs in said.items() for pair in pairs]
+    assert [row[2:] for row in fetch(block(SQL, "details"))] == expected[:1]  # the only start of these
+    found = run_python(block(PYTHON, "details"))["details"].collect()
+    assert Counter(found.select("value", "detail", "number").rows()) == Counter(expected)
 
 
 def test_days_and_times_of_the_page(here: Path) -> None:

@@ -14,7 +14,20 @@ from typing import Any
 import msgpack
 import pyarrow as pa
 from gateway.spill.spilled import entries, stream_of
-from recorder.recorded import BARS, BTC, QUOTES, add, bar, gap, id_of, open_store, quote, trade
+from recorder.recorded import (
+    BARS,
+    BTC,
+    QUOTES,
+    SIGNALS,
+    add,
+    bar,
+    gap,
+    id_of,
+    open_store,
+    quote,
+    signal,
+    trade,
+)
 from vendors.examples import EXAMPLES
 
 from fuzz.engine import Pieces, Run, Target
@@ -147,6 +160,7 @@ def record(folder: Path) -> None:
         for seq in range(first, first + 10):
             add(store, BTC, seq, gap() if seq == 5 else trade(seq))
             add(store, QUOTES, seq, quote(seq))
+            add(store, SIGNALS, seq, signal(seq))
         add(store, BARS, first, bar())
         store.spool()
         store.commit()
@@ -157,7 +171,7 @@ def record(folder: Path) -> None:
 
 
 def messages(folder: Path) -> list[Any]:
-    return list(read_recorded(folder, ("trade", "quote", "bar", "gap")))
+    return list(read_recorded(folder, ("trade", "quote", "bar", "signal", "gap")))
 
 
 @contextmanager

@@ -12,7 +12,18 @@ from services.recorder.buffer import Rows
 from services.recorder.row_ids import RowIds
 from services.recorder.shard_store import ShardStore
 from tickbus.protocol.codec import encode
-from tickbus.protocol.messages import Bar, Gap, GapKind, Message, Quote, Side, StreamKind, Trade
+from tickbus.protocol.messages import (
+    Bar,
+    Gap,
+    GapKind,
+    Message,
+    Quote,
+    Side,
+    Signal,
+    SignalState,
+    StreamKind,
+    Trade,
+)
 from tickbus.protocol.names import START, Stream, StreamId
 from tickbus.units import MILLISECOND, iso_ns
 
@@ -22,6 +33,7 @@ BTC = Stream("trade", "binance", "BTC-USDT")
 ETH = Stream("trade", "binance", "ETH-USDT")
 QUOTES = Stream("quote", "binance", "BTC-USDT")
 BARS = Stream("bar", "binance", "BTC-USDT", "time:1m")
+SIGNALS = Stream("signal", "signals", "BTC-USDT")
 UNREPRESENTABLE_PRICE = "0.1234567890123456789"
 """One decimal place too many for its column."""
 
@@ -70,6 +82,30 @@ def bar(start: int = NOON) -> Bar:
         ("has_gap", "repaired"),
         "BTC-USDT",
     )
+
+
+def signal(seq: int, time: int = NOON, **fields: Any) -> Signal:
+    """An episode's start, its end, or an indicator. `fields`: others than these."""
+    state = SignalState(seq % 3)
+    alert = state is not SignalState.INDICATOR
+    values: dict[str, Any] = {
+        "name": "sigma.price",
+        "value_text": f"-4.{seq:06d}1",
+        "threshold_text": "4" if alert else "0",
+        "window": "1000 trades",
+        "message": f"BTC-USDT is {seq} sd below\nits mean — ü",
+        "symbol": "BTC-USDT",
+        "ts_event": time + seq,
+        "state": state,
+        "direction": seq % 3 - 1,
+        "unit": "sd",
+        "quality": (("has_gap", "partial"), (), ("partial",))[seq % 3],
+        "episode": time + 1 if alert else 0,
+        "cause": str(id_of(seq, time)),
+        "params": seq,
+        "details": (("mean", "60000.25"), ("small", "-0.000000000000000001"), ("mean", "0"))[: seq % 4],
+    }
+    return Signal(**values | fields)
 
 
 def gap(stream: StreamKind = StreamKind.TRADE, time: int = NOON) -> Gap:

@@ -4,6 +4,7 @@ import json
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -14,6 +15,7 @@ from recorder.recorded import (
     BTC,
     ETH,
     NOON,
+    SIGNALS,
     add,
     bar,
     files_of,
@@ -23,6 +25,7 @@ from recorder.recorded import (
     rows,
     rows_of,
     seqs,
+    signal,
     trade,
 )
 from support.processes import Process
@@ -30,10 +33,12 @@ from support.redis_server import RedisServer
 from support.waiting import until
 from support.writing import KEYS, Writer
 
+from services.archive.reader import read_recorded
 from services.recorder.partition import MAX_DAYS
 from services.recorder.shard_store import ShardStore
+from tickbus.protocol.codec import decode
 from tickbus.protocol.messages import Message, Trade
-from tickbus.protocol.names import Stream
+from tickbus.protocol.names import Stream, StreamId
 from tickbus.units import DAY
 
 
@@ -156,6 +161,74 @@ def test_bar_beyond_its_columns_is_set_aside_once(
     assert sum("quarantined 1 messages" in message for message in caplog.messages) == 1
 
 
+@pytest.mark.parametrize(
+    ("values", "reason", "text"),
+    [
+        ({"value_text": "NaN"}, "decimal", "invalid decimal 'NaN': expected plain digits"),
+        ({"value_text": ""}, "decimal", "invalid decimal '': expected plain digits"),
+        ({"value_text": "1E-7"}, "decimal", "invalid decimal '1E-7': expected plain digits"),
+        ({"threshold_text": "-Infinity"}, "decimal", "invalid decimal '-Infinity'"),
+        ({"threshold_text": "1" + "0" * 20}, "decimal", "does not fit decimal128(38, 18)"),
+        (
+            {"details": (("a", "1"), ("b", "0." + "0" * 18 + "1"))},
+            "decimal",
+            "does not fit decimal128(38, 18)",
+        ),
+        ({"details": (("a", ""),)}, "decimal", "invalid decimal ''"),
+        ({"direction": 2}, "integer", "invalid direction 2: expected 1, -1 or 0"),
+        ({"direction": -(1 << 63)}, "integer", "invalid direction -9223372036854775808"),
+        ({"direction": (1 << 64) - 1}, "integer", "invalid direction 18446744073709551615"),
+        (
+            {"quality": ("has_gap", "Has gap!\n")},
+            "text",
+            "invalid quality 'Has gap!\\n': expected words like",
+        ),
+        ({"quality": ("",)}, "text", "invalid quality ''"),
+        ({"quality": ("x" * 33,)}, "text", "invalid quality 'xxx"),
+        ({"ts_event": 1 << 63}, "integer", "ts_event 9223372036854775808 does not fit its 64-bit column"),
+        ({"episode": 1 << 63}, "integer", "episode 9223372036854775808 does not fit"),
+        ({"params": 1 << 63}, "integer", "params 9223372036854775808 does not fit"),
+    ],
+)
+def test_signal_beyond_its_columns_is_set_aside_once(
+    tmp_path: Path, values: dict[str, Any], reason: str, text: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = open_store(tmp_path)
+    beyond = signal(2, **values)
+    said = {seq: beyond if seq == 2 else signal(seq) for seq in range(1, 6)}
+    store.add_many(rows(SIGNALS, [(id_of(seq), message) for seq, message in said.items()]))
+    add(store, BTC, 1, trade(1))
+    summary = store.commit()
+    assert summary is not None
+    assert (summary.rows, summary.quarantined) == ({"signal": 4, "trade": 1}, {reason: 1})
+    assert [message for _, _, message in read_recorded(tmp_path, ("signal",))] == [
+        said[seq] for seq in (1, 3, 4, 5)
+    ]
+    (path,) = (tmp_path / "_aside").glob("*.jsonl")
+    (line,) = map(json.loads, path.read_text().splitlines())
+    assert (line["stream"], line["id"], line["field"]) == (SIGNALS.name, str(id_of(2)), "s")
+    assert decode(b"s", bytes.fromhex(line["payload"])) == beyond
+    (logged,) = caplog.messages
+    assert text in line["reason"] and text in logged and "\n" not in logged
+
+
+def test_quality_of_a_newer_version_is_kept(tmp_path: Path) -> None:
+    store = open_store(tmp_path)
+    add(store, SIGNALS, 1, signal(1, quality=("partial", "clock_ahead2")))
+    store.commit()
+    assert [row["quality"] for row in rows_of(tmp_path, "signal")] == [["partial", "clock_ahead2"]]
+
+
+def test_signal_without_a_time_at_an_id_beyond_the_calendar(tmp_path: Path) -> None:
+    """Its folder is that of the last day there is."""
+    store = open_store(tmp_path)
+    id = StreamId((1 << 63) - 1, 1)
+    store.add_many(rows(SIGNALS, [(id, signal(1, ts_event=0))]))
+    store.commit()
+    assert [path.parent.name for path in files_of(tmp_path, "signal")] == ["date=2262-04-11"]
+    assert [entry[1] for entry in read_recorded(tmp_path, ("signal",))] == [id]
+
+
 NUMBERS = st.one_of(
     st.sampled_from(
         ["0", "-0", "1", "1e64", "-1", "0.000000000000000001", "99999999999999999999", "nan", "", "."]
@@ -181,19 +254,35 @@ MESSAGES: st.SearchStrategy[Message] = st.one_of(
 )  # fmt: skip
 
 
+SAID: st.SearchStrategy[Message] = st.builds(
+    lambda value, event, direction, words, episode, params, details: signal(
+        1, value_text=value, ts_event=event, direction=direction, quality=words, episode=episode,
+        params=params, details=details,
+    ),
+    NUMBERS, st.one_of(st.just(0), INTEGERS), st.one_of(st.integers(-1, 1), INTEGERS),
+    st.lists(st.one_of(st.sampled_from(["has_gap", "partial"]), st.text(max_size=3)), max_size=2).map(tuple),
+    INTEGERS, INTEGERS, st.lists(st.tuples(st.text(max_size=3), NUMBERS), max_size=2).map(tuple),
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(("stream", "some"), [(BTC, MESSAGES), (SIGNALS, SAID)], ids=["trades", "signals"])
 @settings(max_examples=60)
-@given(st.lists(MESSAGES, min_size=1, max_size=40))
+@given(data=st.data())
 def test_any_message_is_recorded_or_set_aside_once(
-    tmp_path_factory: pytest.TempPathFactory, messages: list[Message]
+    tmp_path_factory: pytest.TempPathFactory,
+    stream: Stream,
+    some: st.SearchStrategy[Message],
+    data: st.DataObject,
 ) -> None:
+    messages = data.draw(st.lists(some, min_size=1, max_size=40))
     data_dir = tmp_path_factory.mktemp("any")
     store = open_store(data_dir)
-    store.add_many(rows(BTC, [(id_of(seq), message) for seq, message in enumerate(messages, 1)]))
+    store.add_many(rows(stream, [(id_of(seq), message) for seq, message in enumerate(messages, 1)]))
     commit_all(store)
     aside = [
         int(json.loads(line)["id"].split("-")[1])
         for path in (data_dir / "_aside").glob("*.jsonl")
         for line in path.read_bytes().splitlines()
     ]
-    found = Counter([*seqs(data_dir), *seqs(data_dir, "gap"), *aside])
+    found = Counter([*seqs(data_dir, stream.kind), *seqs(data_dir, "gap"), *aside])
     assert found == Counter(range(1, len(messages) + 1))

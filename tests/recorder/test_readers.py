@@ -4,6 +4,7 @@ import datetime
 import runpy
 from decimal import Decimal
 from pathlib import Path
+from typing import Any
 
 import duckdb
 import polars as pl
@@ -15,15 +16,19 @@ from recorder.recorded import (
     MIDNIGHT,
     NOON,
     QUOTES,
+    SIGNALS,
     UNREPRESENTABLE_PRICE,
     add,
     bar,
     gap,
     open_store,
     quote,
+    signal,
     trade,
 )
 from support.paths import ROOT
+
+from tickbus.protocol.messages import Signal, SignalState
 
 EXAMPLES = ROOT / "examples"
 
@@ -47,6 +52,9 @@ def recording(tmp_path_factory: pytest.TempPathFactory) -> Path:
         if seq % 30 == 0:
             store.commit()
     add(store, BARS, 1, bar())
+    for seq in range(1, 6):
+        said = signal(seq, MIDNIGHT, ts_event=0) if seq == 4 else signal(seq, MIDNIGHT)
+        add(store, SIGNALS, seq, said, time=MIDNIGHT)
     add(store, BTC, 101, trade(101, price=UNREPRESENTABLE_PRICE), time=MIDNIGHT)
     store.commit()
     add(store, BTC, 102, trade(102), time=MIDNIGHT)
@@ -111,8 +119,78 @@ def test_pandas_reads_files_as_one_table(recording: Path) -> None:
     )
 
 
+SAID = (
+    "name",
+    "value",
+    "threshold",
+    "window",
+    "message",
+    "state",
+    "direction",
+    "unit",
+    "quality",
+    "cause",
+    "params",
+)
+
+
+def said(row: dict[str, Any]) -> Signal:
+    """Return the signal that a row was recorded from; its times are ns, or None."""
+    values = {
+        "value_text": format(row["value"], "f").rstrip("0").rstrip("."),
+        "threshold_text": f"{int(row['threshold'])}",
+        "symbol": row["symbol"],
+        "ts_event": row["ts_event"] or 0,
+        "episode": row["episode"] or 0,
+        "state": SignalState[row["state"].upper()],
+        "quality": tuple(row["quality"]),
+        "details": tuple(
+            (each["name"], format(each["value"], "f").rstrip("0").rstrip(".")) for each in row["details"]
+        ),
+    }
+    return Signal(**{name: row[name] for name in SAID if f"{name}_text" not in values} | values)
+
+
+EVERY_SIGNAL = [signal(seq, MIDNIGHT, **({"ts_event": 0} if seq == 4 else {})) for seq in range(1, 6)]
+
+
+@pytest.mark.skipif(duckdb.__version__ < "2", reason="cuts times to microseconds")
+def test_duckdb_reads_every_field_of_signals(recording: Path) -> None:
+    connection = duckdb.connect()
+    files = f"read_parquet('{recording}/signal/**/*.parquet', hive_partitioning=true)"
+    times = "epoch_ns(ts_event) AS ts_event, epoch_ns(episode) AS episode"
+    found = connection.sql(f"SELECT * REPLACE ({times}) FROM {files} ORDER BY seq")
+    assert [said(dict(zip(found.columns, row, strict=True))) for row in found.fetchall()] == EVERY_SIGNAL
+    largest = f"SELECT seq, max(detail.value) FROM (SELECT seq, unnest(details) AS detail FROM {files}) "
+    assert connection.sql(f"{largest} WHERE detail.name = 'mean' GROUP BY seq ORDER BY seq").fetchall() == [
+        (seq, Decimal("60000.25")) for seq in (1, 2, 3, 5)
+    ]
+
+
+def test_polars_reads_every_field_of_signals(recording: Path) -> None:
+    signals = pl.scan_parquet(f"{recording}/signal/**/*.parquet", hive_partitioning=True).sort("seq")
+    found = signals.with_columns(pl.col("ts_event", "episode").cast(pl.Int64)).collect()
+    assert [said(row) for row in found.to_dicts()] == EVERY_SIGNAL
+    detail = pl.col("details").struct
+    details = signals.explode("details").select("seq", detail.field("name"), detail.field("value"))
+    assert details.filter(pl.col("name") == "small").collect().rows() == [
+        (seq, "small", Decimal("-1E-18")) for seq in (2, 3)
+    ]  # fmt: skip
+
+
+def test_pandas_reads_every_field_of_signals(recording: Path) -> None:
+    pandas = pytest.importorskip("pandas")
+    signals = pandas.read_parquet(recording / "signal").sort_values("seq")
+    rows = signals.to_dict("records")
+    for row in rows:
+        for name in ("ts_event", "episode"):
+            row[name] = None if row[name] is pandas.NaT else row[name].value
+    assert [said(row) for row in rows] == EVERY_SIGNAL
+    assert set(signals["date"]) == {"2024-08-09"}
+
+
 def test_each_kind_has_one_schema(recording: Path) -> None:
-    for kind in ("trade", "quote", "bar", "gap"):
+    for kind in ("trade", "quote", "bar", "signal", "gap"):
         schemas = {str(pl.read_parquet_schema(path)) for path in (recording / kind).rglob("*.parquet")}
         assert len(schemas) == 1
 

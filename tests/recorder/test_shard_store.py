@@ -163,9 +163,10 @@ def test_duplicate_rows_are_dropped(tmp_path: Path) -> None:
     assert seqs(tmp_path) == [1, 2, 3]
 
 
-def test_signals_are_not_recorded(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="signal:f:A: streams of kind signal are not recorded"):
-        add(open_store(tmp_path), Stream("signal", "f", "A"), 1, trade(1))
+@pytest.mark.parametrize("kind", ["depth", "gap"])
+def test_streams_of_other_kinds_are_not_recorded(tmp_path: Path, kind: str) -> None:
+    with pytest.raises(ValueError, match=f"{kind}:f:A: streams of kind {kind} are not recorded"):
+        add(open_store(tmp_path), Stream(kind, "f", "A"), 1, trade(1))
 
 
 def test_last_manifest_alone_is_position(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import zlib
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from recorder.recorded import BARS, BTC, ETH, NOON, QUOTES, id_of, rows, trade
+from recorder.recorded import BARS, BTC, ETH, NOON, QUOTES, SIGNALS, id_of, rows, trade
 
 from services.recorder.buffer import Rows, Run
 from services.recorder.row_ids import RowIds
@@ -30,7 +30,7 @@ def runs(draw: st.DrawFn) -> Run:
     payloads = draw(st.lists(st.binary(max_size=50), min_size=count, max_size=count))
     return Run(
         StreamId(*before),
-        Rows(draw(st.sampled_from([BTC, ETH, QUOTES, BARS])), RowIds(ms, seqs, epochs), gaps, payloads),
+        Rows(draw(st.sampled_from([BTC, ETH, QUOTES, BARS, SIGNALS])), RowIds(ms, seqs, epochs), gaps, payloads),
     )
 
 

@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from recorder.recorded import gap
+from recorder.recorded import signal as said_signal
 from relay.test_server import TOKEN, get, token_row
 from support.processes import Process, tickbus
 from support.redis_server import RedisServer
@@ -17,7 +19,7 @@ from support.relay import start_relay
 from support.waiting import until
 from support.writing import Writer
 
-from tickbus.protocol.messages import Bar
+from tickbus.protocol.messages import Bar, StreamKind
 from tickbus.protocol.names import Stream
 from tickbus.units import SECOND
 
@@ -46,10 +48,10 @@ async def write_bars(writer: Writer, *bars: Bar) -> None:
         await writer.publisher.commit(writer.transaction([writer.entry(BARS, one)]))
 
 
-def record(start: Start, redis: RedisServer, data_dir: Path) -> None:
+def record(start: Start, redis: RedisServer, data_dir: Path, *more: str) -> None:
     """Record all that the bus has, with a recorder of our own."""
     options = ("--redis", redis.url, "--shards", "8", "--flush-interval", "200ms")
-    recorder = start("recorder", *options, "--data-dir", str(data_dir)).wait_ready()
+    recorder = start("recorder", *options, "--data-dir", str(data_dir), *more).wait_ready()
     until(recorder.caught_up, what="everything is recorded")
     assert recorder.stop() == 0
 
@@ -123,6 +125,29 @@ async def test_bars_go_from_files_to_the_bus(
     assert pages(url, path, "from") == []
     found = pages(url, f"{path}&feed=test", "from")
     assert [row["start"] for row in found] == starts[:12]
+
+
+@pytest.mark.parametrize("limit", [1_000, 3])
+async def test_signals_go_from_files_to_the_bus(
+    redis_server: RedisServer, start: Start, writer: Writer, tmp_path: Path, limit: int
+) -> None:
+    """Every field as the bus had it, Gaps included."""
+    data_dir = tmp_path / "data"
+    stream = Stream("signal", "app", "BTC-USDT")
+    said = [gap(StreamKind.SIGNAL) if seq == 5 else said_signal(seq) for seq in range(1, 13)]
+    await writer.publisher.commit(writer.transaction([writer.entry(stream, each) for each in said[:8]]))
+    record(start, redis_server, data_dir, "--kinds", "trade,signal")
+    await writer.publisher.commit(writer.transaction([writer.entry(stream, each) for each in said[8:]]))
+    _, url = start_relay(start, redis_server.url, "--data-dir", str(data_dir))
+    path = f"/api/history?stream={stream.name}&limit={limit}"
+    on_bus = pages(url, path, "after")
+    assert [row["type"] for row in on_bus] == ["signal"] * 4 + ["gap"] + ["signal"] * 7
+    assert on_bus[2]["details"] == [
+        ["mean", "60000.25"], ["small", "-0.000000000000000001"], ["mean", "0"],
+    ]  # fmt: skip
+    for keep in (8, 4):
+        trim(redis_server, writer, stream, keep)
+        assert pages(url, path, "after") == on_bus
 
 
 def reader_of(relay: Process) -> int:

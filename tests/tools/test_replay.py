@@ -5,7 +5,7 @@ from pathlib import Path
 import pyarrow
 import pyarrow.parquet
 import pytest
-from recorder.recorded import BTC, add, gap, open_store, trade
+from recorder.recorded import BTC, SIGNALS, add, gap, open_store, signal, trade
 from support.bus import entries_in
 from support.processes import Process, tickbus
 from support.recording import Recording
@@ -14,7 +14,7 @@ from support.waiting import until
 from tools.venue import SYMBOLS, Start, Venue
 
 from services.cli import main
-from tickbus.protocol.messages import Flag, Gap, Trade
+from tickbus.protocol.messages import Flag, Gap, StreamKind, Trade
 from tickbus.units import MILLISECOND
 
 _TICKS = {
@@ -154,6 +154,25 @@ def test_merged_files_are_played_and_others_named(redis_server: RedisServer, tmp
     ] == [None if number == 11 else 1000 + number for number in range(30)]
 
 
+def test_signals_beside_the_ticks_are_not_played(redis_server: RedisServer, tmp_path: Path) -> None:
+    """Neither they nor their Gaps, and the feed is that of the ticks: the service makes them again."""
+    store = open_store(tmp_path)
+    for number in range(1, 11):
+        add(store, BTC, number, gap() if number == 5 else trade(number))
+        add(store, SIGNALS, number, gap(StreamKind.SIGNAL) if number == 6 else signal(number))
+    store.commit()
+    done = tickbus(
+        "replay", str(tmp_path), "--redis", redis_server.url, "--speed", "max", "--linger", "0s",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "replayed 9 ticks and 1 gaps" in done.stderr
+    assert "left out" not in done.stderr
+    streams = [key.decode() for key in redis_server.client.scan_iter("*:replay-*:BTC-USDT")]
+    assert [name.partition("}:")[2] for name in streams] == ["trade:replay-binance:BTC-USDT"]
+    entries = entries_in(redis_server, "trade", "replay-binance", "BTC-USDT")
+    assert [type(message) for _, message in entries] == [Trade] * 4 + [Gap] + [Trade] * 5
+
+
 def test_name_in_use_by_another_replay_is_refused(
     start: Start, redis_server: RedisServer, tmp_path: Path
 ) -> None:
@@ -182,6 +201,7 @@ def test_name_in_use_by_another_replay_is_refused(
         (("EMPTY", "--name", "x", "--speed", "fast"), "invalid --speed fast: expected a number"),
         (("EMPTY", "--name", "x", "--speed", "nan"), "invalid --speed nan: expected a number"),
         (("EMPTY", "--kinds", "bar"), "invalid --kinds bar: expected trade or quote"),
+        (("EMPTY", "--kinds", "signal"), "invalid --kinds signal: expected trade or quote"),
         (("EMPTY", "--from", "noon"), "--from: invalid time 'noon'"),
         (("EMPTY", "--name", "A B"), "name 'replay-A B'"),
         ((), "is missing"),

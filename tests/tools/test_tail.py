@@ -9,11 +9,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from recorder.recorded import gap
+from recorder.recorded import signal as said_signal
 from support.processes import tickbus
 from support.redis_server import RedisServer
+from support.writing import Writer
 from tools.venue import SYMBOLS, Start, Venue
 
 from services.cli import main
+from tickbus.protocol.messages import Message, StreamKind, as_json
+from tickbus.protocol.names import Stream
 from tickbus.units import MILLISECOND
 
 
@@ -97,6 +102,27 @@ def test_tail_follows_new_messages_and_ends_cleanly(
         check=False,
     )
     assert (result.returncode, len(result.stdout.splitlines()), result.stderr) == (0, 1, "")
+
+
+async def test_tail_prints_signals_and_their_gaps(redis_server: RedisServer) -> None:
+    writer = await Writer(redis_server.url).open()
+    stream = Stream("signal", "app", "BTC-USDT")
+    said: list[Message] = [said_signal(1), gap(StreamKind.SIGNAL), said_signal(2), said_signal(3)]
+    await writer.publisher.commit(writer.transaction([writer.entry(stream, each) for each in said]))
+    await writer.write(1, 2)
+    writer.close()
+    lines = lines_of(redis_server, "--kind", "signal", "--count", "4")
+    assert [line["type"] for line in lines] == ["signal", "gap", "signal", "signal"]
+    for line, message in zip(lines, said, strict=True):
+        place = {name: line[name] for name in ("type", "stream", "feed", "id")}
+        assert line == json.loads(json.dumps(as_json(message))) | place
+    assert lines_of(redis_server, "--kind", "gap", "--count", "1") == [lines[1]]
+    human = tickbus(
+        "tail", "--redis", redis_server.url, "--from", "start", "--kind", "signal", "--count", "4"
+    ).stdout.splitlines()
+    assert "sigma.price start -4.0000011 sd (threshold 4, window 1000 trades)" in human[0]
+    assert "sequence: 3 signals missing" in human[1]
+    assert len(human) == 4
 
 
 @pytest.mark.parametrize(
