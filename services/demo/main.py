@@ -45,7 +45,7 @@ class Options(CommonOptions, frozen=True, kw_only=True):
         "EUR-USD",
         "GOLD",
     )
-    rate: Annotated[int, Option("ticks per second over all symbols", minimum=1, maximum=100_000)] = 200
+    rate: Annotated[int, Option("ticks per second over all symbols", minimum=1, maximum=100_000)] = 400
     log_level: Annotated[
         Literal["debug", "info", "warning", "error"], Option("lowest level that is logged to standard error")
     ] = "warning"

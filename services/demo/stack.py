@@ -14,6 +14,8 @@ from tickbus.protocol.names import Keys
 
 FEED = "demo"
 SPECS = ("time:1s", "time:1m")
+SEED = 10
+"""A market whose first half minute has what signals look for."""
 _METRICS = r"metrics on (http://\S+)"
 _STOP_SECONDS = 12.0
 _RELAY_PORT = 9400
