@@ -10,7 +10,7 @@ from statistics import correlation, fmean, median, pstdev, pvariance
 
 import pytest
 
-from services.demo.main import Options
+from services.demo.main import SYMBOLS, Options
 from services.demo.stack import SEED
 from services.simulator.instruments import instrument
 from services.simulator.synthetic import Synthetic
@@ -18,7 +18,6 @@ from services.simulator.tick import Tick
 from tickbus.protocol.messages import Quote, Side, Trade
 from tickbus.units import SECOND
 
-SYMBOLS = Options().symbols
 RATE = Options().rate
 LENGTH = 480
 """Seconds."""
