@@ -83,13 +83,10 @@ class Synthetic:
             drawn = bits(30)
             # Dassios and Zhao 2013, "Exact simulation of Hawkes process with exponentially decaying
             # intensity": which comes first, the next tick by itself or the next descendant?
-            step = alone * _EXPONENTIAL[drawn & 1023] >> 16
-            descendant = False
+            by_itself = step = alone * _EXPONENTIAL[drawn & 1023] >> 16
             if (used := _EXPONENTIAL[drawn >> 10 & 1023]) < excited:
-                earlier = interval * _EXPONENTIAL[used * 1024 // excited] >> 16
-                descendant = earlier < step
-            if descendant:
-                step = earlier
+                step = min(step, interval * _EXPONENTIAL[used * 1024 // excited] >> 16)
+            if descendant := step < by_itself:
                 excited += _DESCENDANTS - used
             else:
                 excited = (excited * _DECAY[min(1023, (step << 6) // interval)] >> 16) + _DESCENDANTS
