@@ -15,13 +15,14 @@ setup: $(VENV)/.ready ## create .venv from requirements.lock; does nothing if no
 
 $(VENV)/.ready: requirements.lock pyproject.toml shared/pyproject.toml shared/tickbus/version.py
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "tickbus needs Python 3.11 or newer; name one: make PYTHON=python3.12")'
-	test -x $(BIN)/pip || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install -q --disable-pip-version-check --only-binary :all: --require-hashes -r requirements.lock
-	$(BIN)/python -m pip install -q --disable-pip-version-check --no-deps --no-build-isolation -e shared -e .
+	@echo "setting up $(VENV) from requirements.lock" >&2
+	@test -x $(BIN)/pip || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install -q --disable-pip-version-check --only-binary :all: --require-hashes -r requirements.lock
+	@$(BIN)/python -m pip install -q --disable-pip-version-check --no-deps --no-build-isolation -e shared -e .
 	@touch $@
 
 demo: setup ## run everything on this machine, with a simulated market; ARGS="--seconds 30" ends it by itself
-	$(BIN)/tickbus demo $(ARGS)
+	@$(BIN)/tickbus demo $(ARGS)
 
 test: setup ## run all tests; ARGS="-k bars" picks some; those whose server is missing are skipped, and fail in CI
 	$(BIN)/python -m pytest $(ARGS)

@@ -30,8 +30,6 @@ class Child:
         self.process: asyncio.subprocess.Process | None = None
 
     async def start(self) -> None:
-        # configuration meant for the user's own services must not reach the demo's
-        environ = {name: value for name, value in os.environ.items() if not name.startswith("TICKBUS_")}
         with self.log.open("ab") as output:
             self._log_offset = output.tell()
             self.process = await asyncio.create_subprocess_exec(
@@ -39,7 +37,7 @@ class Child:
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=output,
                 stderr=asyncio.subprocess.STDOUT,
-                env=environ,
+                env=child_environment(),
                 start_new_session=True,  # Ctrl-C reaches only the demo, which stops the others in order
                 preexec_fn=_die_with_parent(),
             )
@@ -47,12 +45,16 @@ class Child:
     async def wait_for(self, pattern: str, seconds: float = 20.0) -> "re.Match[str]":
         """Return the first match in the output since the start. Raises ChildDied on exit or timeout."""
         for _ in range(int(seconds / 0.05)):
-            if (match := re.search(pattern, self._output())) is not None:
+            if (match := self.printed(pattern)) is not None:
                 return match
             if self.process is not None and self.process.returncode is not None:
                 break
             await asyncio.sleep(0.05)
         raise self._died("did not start")
+
+    def printed(self, pattern: str) -> "re.Match[str] | None":
+        """Return the first match in the output since the start."""
+        return re.search(pattern, self._output())
 
     async def watch(self) -> None:
         """Raise ChildDied when the process exits."""
@@ -82,6 +84,11 @@ class Child:
 def tickbus(name: str, log: Path, *args: str) -> Child:
     """Return `tickbus NAME ARGS` as a child, not started yet."""
     return Child(name, [sys.executable, "-m", "services.cli", name, *args], log)
+
+
+def child_environment() -> dict[str, str]:
+    """Return the environment without configuration, which is meant for the user's own services."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("TICKBUS_")}
 
 
 def _die_with_parent() -> "Callable[[], None] | None":

@@ -5,6 +5,7 @@ import re
 import socket
 import urllib.error
 import urllib.request
+from collections.abc import Sequence
 from pathlib import Path
 
 from services.demo.children import Child, tickbus
@@ -14,7 +15,10 @@ from tickbus.protocol.names import Keys
 
 FEED = "demo"
 SPECS = ("time:1s", "time:1m")
+SEED = 10
+"""A market whose first half minute has what signals look for."""
 _METRICS = r"metrics on (http://\S+)"
+_ENDED = r"market ended after (\d+) ticks"
 _STOP_SECONDS = 12.0
 _RELAY_PORT = 9400
 
@@ -22,17 +26,19 @@ _RELAY_PORT = 9400
 class Stack:
     """Starts from the server to the recorder; stops from the source on, so that ticks in transit arrive."""
 
-    def __init__(self, folder: Folder, keys: Keys, symbols: tuple[str, ...], rate: int) -> None:
+    def __init__(self, folder: Folder, keys: Keys, symbols: tuple[str, ...], market: Sequence[str]) -> None:
+        """market: the simulator's options that say what it plays."""
         self._folder = folder
         self.keys = keys
-        self._symbols = symbols
-        self._rate = rate
+        self.symbols = symbols
+        self._market = market
         self.server: Child | None = None
         self.redis = ""
         self.metrics: dict[str, str] = {}
         """URL of the metrics by name of the service."""
         self.relay = ""
         """Address of the relay, `127.0.0.1:9400`."""
+        self._simulator: Child | None = None
         self.services: list[Child] = []
         """In the order in which they are stopped."""
 
@@ -44,12 +50,12 @@ class Stack:
             "--redis", self.redis, "--prefix", self.keys.prefix, "--shards", str(self.keys.shards),
             "--stop-deadline", "3s",
         )  # fmt: skip
-        simulator = await self._start("simulate", "--rate", str(self._rate), "--start", "first-subscribe")
-        address = (await simulator.wait_for(r"listening on (ws://\S+)"))[1]
+        self._simulator = await self._start("simulate", *self._market, "--start", "first-subscribe")
+        address = (await self._simulator.wait_for(r"listening on (ws://\S+)"))[1]
         # AllTick's protocol: it has quotes, and no ids that would have to continue from the previous demo
         await self._start(
             "gateway", *common, "--feed", "alltick", "--name", FEED, "--url", address, "--token", "demo",
-            "--kinds", "trade,quote", "--symbols", ",".join(self._symbols), "--retention", "1h",
+            "--kinds", "trade,quote", "--symbols", ",".join(self.symbols), "--retention", "1h",
             "--takeover-delay", "0s", "--spill-dir", str(self._folder.spill),
         )  # fmt: skip
         await self._start("bars", *common, "--specs", ",".join(SPECS))
@@ -64,6 +70,12 @@ class Stack:
         self.services.append(service)
         await service.start()
         return service
+
+    async def recording_ended(self) -> int:
+        """Wait until the simulator has played the last tick of a recording; return how many it were."""
+        while self._simulator is None or (ended := self._simulator.printed(_ENDED)) is None:
+            await asyncio.sleep(0.5)
+        return int(ended[1])
 
     async def watch(self) -> None:
         """Raise ChildDied when one of the processes exits."""

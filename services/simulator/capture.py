@@ -54,6 +54,8 @@ class _FrameReader:
     def read(self, line: bytes) -> Sequence[Tick]:
         """Return the ticks of a line. Raises ValueError or UnicodeDecodeError for an invalid line."""
         recv, _, frame = line.partition(b" ")
+        if not recv.isdigit():
+            raise ValueError(f"{recv[:40]!r} is no time")
         at = int(recv)
         if (identified := self._identify(frame)) is None:
             return ()

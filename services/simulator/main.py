@@ -3,12 +3,14 @@
 from pathlib import Path
 from typing import Annotated, Literal
 
+from services.output import pipe_may_close
 from services.simulator.console import print_line, serve_stdin
 from services.simulator.faults import ACTIONS, parse_faults
 from services.simulator.ledger import Ledger
 from services.simulator.market import Market, parse_speed
 from services.simulator.simulator import Pace, Simulator
-from services.simulator.sources import open_source
+from services.simulator.source import Source
+from services.simulator.sources import open_source, recorded_symbols
 from services.simulator.tick import is_symbol
 from services.trading_hours import TradingHours
 from services.vendors import VENDORS
@@ -93,6 +95,9 @@ class SimulatorOptions(ServiceOptions, frozen=True, kw_only=True):
         Duration,
         Option("start, and at --speed max resume, only after this long without a subscription change"),
     ] = Duration(0)
+    list_symbols: Annotated[
+        bool, Option("print the symbols of a recording (of its first 200,000 ticks), one a line, and end")
+    ] = False
     ledger: Annotated[
         Path | None, Option("write everything sent, and all events, to this file as JSON lines")
     ] = None
@@ -122,6 +127,11 @@ Options = with_vendor_options(SimulatorOptions, _SERVER_OPTIONS)
 
 
 def start(options: SimulatorOptions) -> int:
+    if options.list_symbols:
+        parse_speed(options.speed)
+        with pipe_may_close():
+            print_line("\n".join(recorded_symbols(_source(options))))
+        return 0
     return run(lambda service: serve(service, options), options, name="simulate")
 
 
@@ -139,18 +149,8 @@ def build(options: SimulatorOptions) -> Simulator:
 
     Raises ConfigError for invalid options or files.
     """
-    symbols = _symbols(options)
     faults = parse_faults(options.faults)
-    source = open_source(
-        options.source,
-        seed=options.seed,
-        rate=options.rate,
-        quotes_per_trade=options.quotes_per_trade,
-        symbols=symbols,
-        symbol=options.symbol,
-        date=options.date,
-        merge_sides=options.merge_sides,
-    )
+    source = _source(options)
     speed = parse_speed(options.speed)
     if options.preload and source.idle:
         raise ConfigError(
@@ -183,6 +183,19 @@ def build(options: SimulatorOptions) -> Simulator:
     )
     simulator.schedule(faults)
     return simulator
+
+
+def _source(options: SimulatorOptions) -> Source:
+    return open_source(
+        options.source,
+        seed=options.seed,
+        rate=options.rate,
+        quotes_per_trade=options.quotes_per_trade,
+        symbols=_symbols(options),
+        symbol=options.symbol,
+        date=options.date,
+        merge_sides=options.merge_sides,
+    )
 
 
 def _symbols(options: SimulatorOptions) -> tuple[str, ...]:

@@ -1,24 +1,34 @@
-"""A seeded synthetic market: random walks, quotes around them, trades at the touch, bursts. Pure.
+"""A seeded synthetic market that behaves like one: ticks in bursts, symbols that move together. Pure.
 
-Each symbol walks in whole price steps. Its ticks follow from (seed, symbol) alone; which symbol is next,
-and when, follows from the seed and the order in which the symbols were opened. Prices and sizes are
-integers until they become text: no float comes near them.
+Ticks excite ticks: their intensity is that of a Hawkes process (Hawkes 1971, "Spectra of some self-exciting
+and mutually exciting point processes"), whose descendants are mostly of the same symbol; some symbols are
+busier than others. Now and then there is news, of one symbol or of all: see Walk.surprise. Prices and
+sizes: services/simulator/walk.py and instruments.py.
+
+A symbol's ids and its price level follow from (seed, symbol) alone; which symbol is next and when, and how
+the prices move, follows from the seed and the symbols in the order in which they were opened. Prices and
+sizes are integers until they become text: no float comes near them.
 """
 
 from collections.abc import Iterator, Sequence
+from math import exp, log
 from random import Random
 
 from services.simulator.tick import Tick, is_symbol, key_of
-from tickbus.protocol.messages import Quote, Side, Trade
+from services.simulator.walk import Factor, Walk
 from tickbus.units import SECOND
 
-_DECIMALS = (2, 2, 4, 5)
-_BURST_ODDS = 48
-"""One in this many draws starts a burst."""
-_BURST_SPEEDUP = 8
-"""In a burst, ticks are this many times closer together."""
-_SIZES = tuple(f"{lots // 100}.{lots % 100:02d}" for lots in range(1, 4097))
-"""0.01 to 40.96."""
+_ONE = 1 << 16
+"""1 in fixed point."""
+_EXPONENTIAL = tuple(round(-_ONE * log((number + 0.5) / 1024)) for number in range(1023, -1, -1))
+"""Equally likely values of an exponential distribution of mean 1, in _ONE, rising."""
+_DECAY = tuple(round(_ONE * exp(-(number + 0.5) / 64)) for number in range(1024))
+"""What is left of the excitement after so many 64ths of a mean interval, in _ONE."""
+_DESCENDANTS = _ONE * 5 // 8
+"""Ticks that a tick excites, on average, a mean interval later; so 3 of 8 ticks come by themselves."""
+_MIN_NEWS, _NEWS_BITS = 6 * SECOND, 34
+"""News comes every 6 to 23 s."""
+_NEWS_LENGTH = 8 * SECOND
 
 
 class Synthetic:
@@ -33,7 +43,10 @@ class Synthetic:
         self._interval = SECOND // rate
         self._quotes_per_trade = quotes_per_trade
         self._fixed = frozenset(symbols)
-        self._walks: list[_Walk] = []
+        self._factor = Factor(seed)
+        self._at = 0
+        self._walks: list[Walk] = []
+        """Each symbol as many times as it is active."""
         self._streams: set[str] = set()
         for symbol in symbols:
             self._add(symbol)
@@ -53,74 +66,50 @@ class Synthetic:
         stream = key_of(symbol, "trade")
         if stream not in self._streams:
             self._streams.add(stream)
-            self._walks.append(_Walk(symbol, self._seed, self._quotes_per_trade))
+            walk = Walk(symbol, self._seed, self._quotes_per_trade, self._factor, self._at)
+            self._walks += [walk] * walk.instrument.activity
 
     def __iter__(self) -> Iterator[Tick]:
-        """Yield ticks forever. Their mean rate is `rate`: a pause after each burst makes up for it."""
+        """Yield ticks forever. Their mean rate is `rate`."""
         bits = Random(f"{self._seed}").getrandbits
-        walks, interval = self._walks, self._interval
-        at = 0
+        walks, factor, interval = self._walks, self._factor, self._interval
+        alone = interval * _ONE // (_ONE - _DESCENDANTS)
+        """Mean time between ticks that come by themselves."""
+        at = excited = 0  # excited: how many descendants are still to be expected, in _ONE
+        newsworthy: Walk | None = None
+        news_at, news_until = _MIN_NEWS + bits(_NEWS_BITS), 0
+        walk = walks[0]
         while True:
-            drawn = bits(48)
-            walk = walks[(drawn & 0xFFFFFFFF) % len(walks)]
-            if drawn >> 32 < (1 << 16) // _BURST_ODDS:
-                length = 2 + bits(4)
-                for _ in range(length):
-                    at += interval // _BURST_SPEEDUP
-                    yield walk.next(at)
-                at += length * (interval - interval // _BURST_SPEEDUP)
+            drawn = bits(30)
+            # Dassios and Zhao 2013, "Exact simulation of Hawkes process with exponentially decaying
+            # intensity": which comes first, the next tick by itself or the next descendant?
+            by_itself = step = alone * _EXPONENTIAL[drawn & 1023] >> 16
+            if (used := _EXPONENTIAL[drawn >> 10 & 1023]) < excited:
+                step = min(step, interval * _EXPONENTIAL[used * 1024 // excited] >> 16)
+            if descendant := step < by_itself:
+                excited += _DESCENDANTS - used
             else:
-                at += interval
-                yield walk.next(at)
+                excited = (excited * _DECAY[min(1023, (step << 6) // interval)] >> 16) + _DESCENDANTS
+            at += step
+            self._at = at
+            factor.advance(at)
+            if at >= news_at:
+                news_at, news_until = at + _MIN_NEWS + bits(_NEWS_BITS), at + _NEWS_LENGTH
+                if bits(3):
+                    candidates = (walks[bits(32) % len(walks)], walks[bits(32) % len(walks)])
+                    newsworthy = max(candidates, key=_activity)
+                    newsworthy.surprise(news_until)
+                else:
+                    factor.jump()
+            if not descendant or not drawn & 0x300000:
+                if newsworthy is None or drawn & 0xC00000:
+                    walk = walks[bits(32) % len(walks)]
+                else:
+                    walk = newsworthy
+                    if at >= news_until:
+                        newsworthy = None
+            yield walk.next(at)
 
 
-class _Walk:
-    """One symbol's price, in steps of its last decimal, and its ids."""
-
-    def __init__(self, symbol: str, seed: int, quotes_per_trade: int) -> None:
-        self.symbol = symbol
-        self._bits = bits = Random(f"{seed}:{symbol}").getrandbits
-        self._decimals = _DECIMALS[bits(2)]
-        self._price = 10**self._decimals * (2 + bits(9))
-        # at least one unit must stay before the decimal point, so that the text is only split, never padded
-        self._min_price = 10**self._decimals
-        self._trade_id = 1 + bits(30)
-        self._quote_id = 1 + bits(34)
-        self._quotes_per_trade = quotes_per_trade
-        self._quotes_due = quotes_per_trade
-        self._trade_key = key_of(symbol, "trade")
-        self._quote_key = key_of(symbol, "quote")
-        self._bid = self._ask = ""
-        self._move(0)
-
-    def next(self, at: int) -> Tick:
-        drawn = self._bits(32)
-        # a step of -1, 0 or +1, mostly 0, before the next tick uses the price
-        if (step := drawn & 7) < 2:
-            self._move(1 if step else -1)
-        # by position, not by keyword: half the cost of making a tick
-        if self._quotes_due:
-            self._quotes_due -= 1
-            self._quote_id += 1 + (drawn >> 28)
-            bid_size, ask_size = _SIZES[drawn >> 4 & 0xFFF], _SIZES[drawn >> 16 & 0xFFF]
-            return Tick(
-                self._quote_key,
-                self.symbol,
-                self._quote_id,
-                at,
-                Quote(self.symbol, self._bid, bid_size, self._ask, ask_size, 0, 0),
-            )
-        self._quotes_due = self._quotes_per_trade
-        self._trade_id += 1
-        size = _SIZES[drawn >> 4 & 0xFFF]
-        price, side = (self._ask, Side.BUY) if drawn & 8 else (self._bid, Side.SELL)
-        trade = Trade(self.symbol, price, size, side, None, 0, 0)
-        return Tick(self._trade_key, self.symbol, self._trade_id, at, trade)
-
-    def _move(self, steps: int) -> None:
-        self._price = price = max(self._min_price + 2, self._price + steps)
-        self._bid, self._ask = self._text(price - 1), self._text(price + 1)
-
-    def _text(self, price: int) -> str:
-        digits = str(price)
-        return f"{digits[: -self._decimals]}.{digits[-self._decimals :]}"
+def _activity(walk: Walk) -> int:
+    return walk.instrument.activity

@@ -1,11 +1,15 @@
 """`tickbus demo` as a user runs it: the summary it prints matches the files and the bus."""
 
+import json
 import os
 import re
 import signal
+import time
+import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
 from support.processes import Process, tickbus
 from support.recording import Recording
 from support.redis_server import RedisServer
@@ -103,9 +107,12 @@ def test_summary_is_true_restart_continues_and_a_dead_service_is_reported(
     assert numbers(again.output, "recorded") == in_files(folder)
 
 
-def test_services_do_not_outlive_the_demo(start: Start, tmp_path: Path) -> None:
+def test_page_is_the_first_line_and_services_do_not_outlive_the_demo(start: Start, tmp_path: Path) -> None:
     demo = start("demo", "--data-dir", str(tmp_path / "demo"))
     demo.wait_for("metrics ")
+    address = matched(r"\A(http://127\.0\.0\.1:\d+/)\n", demo.output)[1]
+    with urllib.request.urlopen(f"{address}api/status", timeout=5) as answer:
+        assert answer.status == 200
     processes = children(demo)
     assert len(processes) == 6
     demo.kill()
@@ -129,3 +136,66 @@ def test_unwritable_folder_is_refused(tmp_path: Path) -> None:
     refused = tickbus("demo", "--data-dir", str(tmp_path / "file" / "below"))
     assert (refused.returncode, len(refused.stderr.splitlines())) == (2, 1)
     assert "choose a writable folder" in refused.stderr
+
+
+def recorded_frames() -> str:
+    """Return a capture: 40 trades of two symbols within 2 s, each behind a quote."""
+    lines = []
+    for number in range(40):
+        symbol, price = ("BTCUSDT", "ETHUSDT")[number % 2], f"{100 + number}.50"
+        at = 10**18 + number * 5 * 10**7
+        quote = {"u": number + 1, "s": symbol, "b": price, "B": "2", "a": "200.00", "A": "3"}
+        trade = {"e": "trade", "E": at // 10**6, "s": symbol, "t": number + 1, "p": price, "q": "0.5"}
+        trade |= {"T": at // 10**6, "m": True}
+        for channel, data in (("bookTicker", quote), ("trade", trade)):
+            frame = {"stream": f"{symbol.lower()}@{channel}", "data": data}
+            lines.append(f"{at} {json.dumps(frame, separators=(',', ':'))}")
+    return "\n".join(lines)
+
+
+def test_recorded_day_is_played_whole_as_if_it_were_now(start: Start, tmp_path: Path) -> None:
+    (tmp_path / "day.txt").write_text(recorded_frames())
+    began = time.time_ns()
+    demo = start(
+        "demo", "--data-dir", str(tmp_path / "demo"), "--capture", str(tmp_path / "day.txt"), "--speed", "2",
+    )  # fmt: skip
+    demo.wait_for("the recording has ended after 80 ticks")
+    url = demo.wait_for(r"Redis +(redis://\S+)")[1]
+    tail = tickbus("tail", "ETHUSDT", "--redis", url, "--from", "start", "--count", "20", "--json")
+    rows = [json.loads(line) for line in tail.stdout.splitlines()]
+    assert [row["price"] for row in rows] == [f"{100 + number}.50" for number in range(1, 40, 2)]
+    # as if it were now; the vendor's times are in ms
+    times = [row["ts_event"] for row in rows]
+    assert times == sorted(times)
+    assert times[0] >= began // 10**6 * 10**6
+    demo.signal(signal.SIGINT)
+    assert demo.wait(30) == 0
+    assert numbers(demo.output, "on the bus") | {"bar": 0} == {"trade": 40, "quote": 40, "bar": 0, "gap": 0}
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--capture", "{folder}/none.gz"], "--capture: no such file: {folder}/none.gz"),
+        (["--capture", "{folder}/bad.txt"], "{folder}/bad.txt, line 2: b'nonsense' is no time"),
+        (["--capture", "{folder}/bad.gz"], "cannot read {folder}/bad.gz"),
+        (["--capture", "{folder}/_trade.csv"], "no symbol in its name"),
+        (["--capture", "{folder}"], "no files in {folder}"),
+        (["--capture", "{folder}/good.txt", "--symbols", "GOLD"], "--symbols GOLD: not in the recording"),
+        (["--capture", "{folder}/good.txt", "--speed", "fast"], "invalid --speed fast: expected a number"),
+        (["--speed", "2"], "--speed 2 without --capture"),
+    ],
+)
+def test_recording_that_cannot_be_played_is_one_line_and_exit_code_2(
+    tmp_path: Path, options: list[str], message: str
+) -> None:
+    (tmp_path / "good.txt").write_text(recorded_frames())
+    (tmp_path / "bad.txt").write_text(recorded_frames().splitlines()[0] + "\nnonsense\n")
+    (tmp_path / "bad.gz").write_text("nonsense")
+    (tmp_path / "_trade.csv").write_text("")
+    refused = tickbus(
+        "demo", "--data-dir", str(tmp_path / "demo"), *(text.format(folder=tmp_path) for text in options)
+    )
+    assert (refused.returncode, refused.stdout, len(refused.stderr.splitlines())) == (2, "", 1)
+    assert message.format(folder=tmp_path) in refused.stderr
+    assert not (tmp_path / "demo").exists()

@@ -72,6 +72,8 @@ async def test_command_listens_answers_and_stops_on_sigterm(tmp_path: Path) -> N
         (["--port", "70000"], "--port"),
         (["--host", "192.0.2.1"], "cannot listen on 192.0.2.1"),
         (["--preload", "5"], "--symbols"),
+        (["--list-symbols"], "requires a recording"),
+        (["--list-symbols", "--source", f"capture:{os.devnull}x"], "no such file"),
         (["--frobnicate"], "--help"),
     ],
 )
@@ -90,6 +92,18 @@ async def test_invalid_line_in_a_recording_is_exit_code_2(tmp_path: Path) -> Non
         _, errors = await process.communicate()
         assert process.returncode == 2
         assert "c.txt, line 2" in errors.decode()
+
+
+async def test_symbols_of_a_recording_are_listed(tmp_path: Path) -> None:
+    path = tmp_path / "c.txt"
+    frames = [
+        f'{{"stream":"{symbol.lower()}@bookTicker","data":{{"u":1,"s":"{symbol}","b":"1","B":"1","a":"2","A":"1"}}}}'
+        for symbol in ("ETHUSDT", "BTCUSDT", "ETHUSDT")
+    ]
+    path.write_text("\n".join(f"{number} {frame}" for number, frame in enumerate(frames)))
+    async with simulate("--source", f"capture:{path}", "--list-symbols") as process:
+        assert await process.communicate() == (b"ETHUSDT\nBTCUSDT\n", b"")
+        assert process.returncode == 0
 
 
 def test_every_option_has_a_default() -> None:
