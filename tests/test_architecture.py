@@ -36,7 +36,7 @@ services.relay.selection
 services.relay.conflation services.relay.requests services.relay.followed
 services.relay.styles
 services.relay.delivery
-services.gateway services.bars services.recorder services.relay
+services.gateway services.bars services.recorder services.relay services.notify
 services.simulator services.demo services.tools
 services.cli
 """
