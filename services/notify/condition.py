@@ -10,8 +10,9 @@ from tickbus.protocol.names import Stream
 
 log = logging.getLogger("tickbus.notify")
 
-_DEAD_LOG_SECONDS = 60.0
-"""Dead letters of one reason are logged at most this often; all are counted."""
+_LOG_SECONDS = 60.0
+"""A receiver that fails now and then is logged at most this often, and so are dead letters of one reason: all
+of it is counted."""
 
 
 class Condition:
@@ -25,6 +26,9 @@ class Condition:
         self._outage = ""
         """How the outage began; empty while there is none."""
         self._began = 0.0
+        self._warned_at = -_LOG_SECONDS
+        self._is_logged = False
+        """Whether this outage is in the log."""
         self._dead_logged: dict[str, float] = {}
         self._last_dead = ""
         """Of the last dead letter, if nothing was delivered since."""
@@ -40,8 +44,11 @@ class Condition:
     def failed(self, stream: Stream, outcome: Outcome) -> None:
         self.retried[outcome.reason] += 1
         self._failing[stream] = outcome.detail
+        now = self._monotonic()
         if not self._outage:
-            self._outage, self._began = outcome.detail, self._monotonic()
+            self._outage, self._began, self._is_logged = outcome.detail, now, False
+        if not self._is_logged and now - self._warned_at >= _LOG_SECONDS:
+            self._is_logged, self._warned_at = True, now
             log.warning(
                 "receiver %s: %s (%s); trying again, alerts wait; tickbus status shows how many",
                 self._receiver.name, outcome.detail, stream.name,
@@ -51,11 +58,11 @@ class Condition:
         self.dead[reason] += 1
         self._last_dead = f"{reason}: {detail}"
         now = self._monotonic()
-        if now - self._dead_logged.get(reason, -_DEAD_LOG_SECONDS) >= _DEAD_LOG_SECONDS:
+        if now - self._dead_logged.get(reason, -_LOG_SECONDS) >= _LOG_SECONDS:
             self._dead_logged[reason] = now
             log.error(
                 "receiver %s: not delivered, %s (%s): %s; stored at %s; more of this reason are only counted "
-                "for %d s", self._receiver.name, reason, detail, key, where, _DEAD_LOG_SECONDS,
+                "for %d s", self._receiver.name, reason, detail, key, where, _LOG_SECONDS,
             )  # fmt: skip
         self.leave(stream)
 
@@ -64,7 +71,8 @@ class Condition:
         if self._failing.pop(stream, None) is not None and not self._failing:
             seconds = self._monotonic() - self._began
             self._outage = ""
-            log.info("receiver %s: no alert is failing any more, after %.0f s", self._receiver.name, seconds)
+            if self._is_logged:
+                log.info("receiver %s: no alert fails any more, after %.0f s", self._receiver.name, seconds)
 
     @property
     def is_failing(self) -> bool:

@@ -19,7 +19,7 @@ from tickbus.errors import WireError
 from tickbus.protocol.codec import MALFORMED, decode_entry
 from tickbus.protocol.messages import Signal, SignalState
 from tickbus.protocol.names import Stream, StreamId
-from tickbus.reader.reads import Read
+from tickbus.reader.reads import Lost, Read
 
 OVERHEAD = 400
 """Memory of a waiting alert beside its body, bytes."""
@@ -92,10 +92,16 @@ class StreamQueue:
         """
         if self.paused:
             return True
-        if not self._continues(read):
-            return False
-        if read.lost is not None:
-            self._note_loss(read, history)
+        lost, at, first = read.lost, self.accepted, StreamId.parse(read.entries[0][0])
+        if at is not None and not (lost is not None and lost.reset) and first.seq > at.seq + 1:
+            # a poll that was on its way while the stream was paused; but not twice in a row
+            if self._astray != at and (lost is None or lost.after != at):
+                self._astray = at
+                return False
+            lost = Lost(first.seq - 1 - at.seq, at, first)
+        self._astray = None
+        if lost is not None:
+            self._note_loss(lost, history)
         for raw, fields in read.entries:
             id = StreamId.parse(raw)
             if self.accepted is not None and id.seq <= self.accepted.seq:
@@ -112,28 +118,14 @@ class StreamQueue:
             self.accepted = id
         return True
 
-    def _continues(self, read: Read) -> bool:
-        """Whether this read follows what was taken: a poll that was on its way while the stream was paused
-        does not. The second one in a row that does not is taken as it is."""
-        at, lost = self.accepted, read.lost
-        if at is None or at == self._astray or (lost is not None and lost.reset):
-            self._astray = None
-            return True
-        follows = (
-            lost.after == at if lost is not None else StreamId.parse(read.entries[0][0]).seq <= at.seq + 1
-        )
-        self._astray = None if follows else at
-        return follows
-
-    def _note_loss(self, read: Read, history: str) -> None:
-        lost = read.lost
-        assert lost is not None
+    def _note_loss(self, lost: Lost, history: str) -> None:
         count: int | None = None
         if lost.reset:
             self._covered = 0
             self.accepted = None
         else:
-            count = lost.before.seq - 1 - max(lost.after.seq, self._covered)
+            known = self.accepted.seq if self.accepted is not None else 0
+            count = lost.before.seq - 1 - max(lost.after.seq, self._covered, known)
             if count <= 0:
                 return
         if not self._is_followed:
