@@ -7,8 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from support.bus import Server
 from support.processes import Process
-from support.redis_server import RedisServer
 from support.webhook import Request
 from support.writing import Writer
 
@@ -76,7 +76,7 @@ def _quoted(value: object) -> str:
     return f'"{value}"'
 
 
-def start_notify(start: Start, redis: RedisServer, file: Path, *more: str) -> Process:
+def start_notify(start: Start, redis: Server, file: Path, *more: str) -> Process:
     return start("notify", "--redis", redis.url, "--receiver", str(file), "--lease-ttl", "500ms", *more)
 
 
@@ -87,19 +87,19 @@ def is_signed(request: Request, key: bytes = KEY) -> bool:
     return f"v1,{base64.b64encode(mac).decode()}" in request.headers["webhook-signature"].split(" ")
 
 
-def expected_key(redis: RedisServer, id: str, symbol: str = "BTC-USDT") -> str:
+def expected_key(redis: Server, id: str, symbol: str = "BTC-USDT") -> str:
     era = redis.client.get(KEYS.era(KEYS.shard(symbol)))
     assert era is not None
     return f"{era.decode()}:signal:{FEED}:{symbol}:{id}"
 
 
-def position(redis: RedisServer, symbol: str = "BTC-USDT", name: str = "ops") -> StreamId | None:
+def position(redis: Server, symbol: str = "BTC-USDT", name: str = "ops") -> StreamId | None:
     value = redis.client.hget(KEYS.position(KEYS.shard(symbol), f"notify-{name}"), f"signal:{FEED}:{symbol}")
     return None if value is None else StreamId.parse(value)
 
 
 def dead_letters(
-    redis: RedisServer, symbol: str = "BTC-USDT", name: str = "ops"
+    redis: Server, symbol: str = "BTC-USDT", name: str = "ops"
 ) -> list[tuple[str, dict[str, str]]]:
     key = f"tickbus:{{{KEYS.shard(symbol):02d}}}:dead:notify-{name}:signal:{FEED}:{symbol}"
     return [

@@ -22,6 +22,7 @@ from notify.alerts import (
     signal,
     start_notify,
 )
+from support.cluster import RedisCluster
 from support.processes import tickbus
 from support.redis_server import RedisServer
 from support.waiting import until
@@ -370,4 +371,22 @@ async def test_filters_and_secrets_stay_out_of_everything_shown(
         shown += str(redis_server.client.hgetall(key))
     for secret in (SECRET, SECRET[6:], KEY.hex(), "secret-path-0123456789", "abcdefghijklmnop"):
         assert secret not in shown
+    writer.close()
+
+
+async def test_the_same_on_a_cluster(
+    redis_cluster: RedisCluster, start: Start, tmp_path: Path, hook: Webhook
+) -> None:
+    hook.answer = lambda request: 410 if request.body["message"] == "alert 2" else 204
+    writer = await Alerts(redis_cluster.url).open()
+    start_notify(start, redis_cluster, receiver_file(tmp_path, hook.url))
+    symbols = [f"S{number}" for number in range(8)]
+    ids = {symbol: await writer.add_numbers(range(1, 600), symbol) for symbol in symbols}
+    expected = [text for text in alerts(range(1, 600)) if text != "alert 2"]
+    until(lambda: all(bodies(hook.accepted, symbol) == expected for symbol in symbols), 50)
+    for symbol in symbols:
+        until(lambda symbol=symbol: position(redis_cluster, symbol) == StreamId.parse(ids[symbol][-1]))  # type: ignore[misc]
+        assert [(id, letter["status"]) for id, letter in dead_letters(redis_cluster, symbol)] == [
+            (ids[symbol][1], "410")
+        ]
     writer.close()
