@@ -66,29 +66,30 @@ class Condition:
             )  # fmt: skip
         self.leave(stream)
 
-    def leave(self, stream: Stream) -> None:
-        """Nothing of this stream is failing any more."""
+    def leave(self, stream: Stream, is_mended: bool = True) -> None:
+        """Nothing of this stream is failing any more; or it is not ours any more."""
         if self._failing.pop(stream, None) is not None and not self._failing:
             seconds = self._monotonic() - self._began
             self._outage = ""
-            if self._is_logged:
+            if self._is_logged and is_mended:
                 log.info("receiver %s: no alert fails any more, after %.0f s", self._receiver.name, seconds)
 
     @property
     def is_failing(self) -> bool:
         return bool(self._outage)
 
-    def describe(self, waiting: int, oldest: float) -> str:
-        """Return what is wrong, in a line; empty if nothing is. `oldest`: age of the oldest alert, s."""
+    def outage(self, waiting: int, oldest: float) -> str:
+        """Return what fails, in a line; empty if nothing does. `oldest`: age of the oldest alert, s."""
+        detail = next(iter(self._failing.copy().values()), "")
         name = self._receiver.name
-        if self._failing:
-            detail = next(reversed(self._failing.values()))
-            return (
-                f"receiver {name}: {detail}; {waiting} alerts wait in memory, the oldest for {oldest:.0f} s"
-            )
-        if self._last_dead:
-            return (
-                f"receiver {name}: alerts go to the dead letters ({self._last_dead}); "
-                f"{self.dead.total()} since the start"
-            )
-        return ""
+        return detail and (
+            f"receiver {name}: {detail}; {waiting} alerts wait in memory, the oldest for {oldest:.0f} s"
+        )
+
+    @property
+    def refusals(self) -> str:
+        """What becomes dead letters, in a line; empty if the receiver took an alert since."""
+        return self._last_dead and (
+            f"receiver {self._receiver.name}: alerts go to the dead letters ({self._last_dead}); "
+            f"{self.dead.total()} since the start"
+        )

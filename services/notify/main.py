@@ -9,7 +9,6 @@ from services.notify.receiver import Receiver, load_receiver
 from services.notify.sending import open_sender
 from services.notify.service import NotifyService
 from tickbus.consumer.consumer import ShardConsumer
-from tickbus.errors import ConfigError
 from tickbus.protocol.names import Keys, StreamId, check_name
 from tickbus.protocol.stream_filter import StreamFilter
 from tickbus.reader.reads import FROM_START, parse_start
@@ -27,8 +26,8 @@ POSITIONALS = ()
 
 class Options(OwnerOptions, frozen=True, kw_only=True):
     receiver: Annotated[
-        Path, Option("TOML file with the receiver's name, url and secret, and which alerts it gets")
-    ] = Path()
+        Path, Option("TOML file with the receiver's name, url and secret: see docs/notify.md")
+    ]
     name: Annotated[
         str, Option("name of the receiver instead of the one in its file; the service is notify-<name>")
     ] = ""
@@ -40,10 +39,6 @@ class Options(OwnerOptions, frozen=True, kw_only=True):
 
 
 def start(options: Options) -> int:
-    if options.receiver == Path():
-        raise ConfigError(
-            "--receiver is missing (also TICKBUS_RECEIVER): expected a TOML file, see docs/notify.md"
-        )
     begin = parse_start(options.from_, "--from")
     for feed in options.feeds:
         check_name(feed)

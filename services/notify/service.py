@@ -160,7 +160,7 @@ class NotifyService:
         finally:
             del self._working[stream]
             self._sending.discard(stream)
-            self.condition.leave(stream)
+            self.condition.leave(stream, is_mended=False)
 
     async def _deliver_next(self, queue: StreamQueue) -> None:
         before = queue.bytes
@@ -323,8 +323,8 @@ class NotifyService:
     @property
     def fault(self) -> str:
         """What keeps alerts from the receiver, for /readyz; empty if nothing does."""
-        return self._dead_letters.fault or self.condition.describe(self.waiting, self.oldest_seconds)
+        return self._dead_letters.fault or self.condition.outage(self.waiting, self.oldest_seconds)
 
     def report(self) -> list[str]:
-        """Return what `tickbus status` shows of this replica."""
-        return [self.fault] if self.fault else []
+        """Return what `tickbus status` shows of this replica: what fails, what is refused."""
+        return [line for line in (self.fault, self.condition.refusals) if line]

@@ -390,3 +390,52 @@ async def test_the_same_on_a_cluster(
             (ids[symbol][1], "410")
         ]
     writer.close()
+
+
+async def test_stops_at_once_while_the_receiver_hangs_and_repeats_what_was_in_flight(
+    redis_server: RedisServer, start: Start, tmp_path: Path, hook: Webhook
+) -> None:
+    release = threading.Event()
+
+    def hang(_: Request) -> Answer:
+        release.wait(60)
+        return 204
+
+    hook.answer = hang
+    writer = await Alerts(redis_server.url).open()
+    notify = start_notify(start, redis_server, receiver_file(tmp_path, hook.url, timeout="60s"))
+    ids = await writer.add_numbers(range(1, 3))
+    until(lambda: hook.requests)
+    assert notify.stop() == 0
+    assert position(redis_server) is None
+    hook.answer = lambda _: 204
+    notify.start()
+    until(lambda: position(redis_server) == StreamId.parse(ids[-1]))
+    assert [request.body["message"] for request in hook.requests] == ["alert 1", "alert 1", "alert 2"]
+    assert hook.requests[0].raw == hook.requests[1].raw
+    release.set()
+    writer.close()
+
+
+async def test_redis_that_is_away_delays_and_a_history_that_is_lost_is_reported(
+    redis_server: RedisServer, start: Start, tmp_path: Path, hook: Webhook
+) -> None:
+    writer = await Alerts(redis_server.url).open()
+    notify = start_notify(start, redis_server, receiver_file(tmp_path, hook.url)).wait_ready()
+    await writer.add_numbers(range(1, 4))
+    until(lambda: len(hook.accepted) == 3)
+    redis_server.stop()
+    redis_server.start()
+    await writer.add_numbers(range(4, 7))
+    until(lambda: bodies(hook.accepted) == alerts(range(1, 7)))
+    notify.wait_ready()
+    writer.close()
+    redis_server.client.flushall()
+    other = await Alerts(redis_server.url).open()
+    ids = await other.add_numbers(range(7, 9))
+    until(lambda: position(redis_server) == StreamId.parse(ids[-1]))
+    reset, *others = hook.accepted[6:]
+    assert (reset.body["type"], reset.body["kind"], reset.body["count"]) == ("gap", "reset", None)
+    assert [request.body["message"] for request in others] == alerts(range(7, 9))
+    assert [request.key for request in others] == [expected_key(redis_server, id) for id in ids]
+    other.close()

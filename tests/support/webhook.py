@@ -73,7 +73,7 @@ class Webhook:
                 except OSError:  # it did not wait for the answer
                     self.close_connection = True
 
-            def log_message(self, *_: object) -> None:
+            def log_message(self, format: str, *args: object) -> None:
                 pass
 
         class Server(ThreadingHTTPServer):
