@@ -31,6 +31,9 @@ COMMANDS: dict[str, Command] = {
         "services.simulator.main", "stand in for a vendor: synthetic or recorded ticks, faults on request"
     ),
     "relay": Command("services.relay.main", "serve the bus to any app, over WebSocket and HTTP"),
+    "notify": Command(
+        "services.notify.main", "send alerts to a webhook, or by mail and chat through apprise"
+    ),
     "want": Command("services.tools.want", "subscribe to symbols of a feed while it runs"),
     "tail": Command("services.tools.tail", "print streams, one message per line"),
     "status": Command("services.tools.status", "show feeds, streams, lag, gaps, retention headroom"),

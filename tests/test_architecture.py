@@ -38,7 +38,7 @@ services.relay.conflation services.relay.requests
 services.relay.followed
 services.relay.styles
 services.relay.delivery
-services.gateway services.bars services.recorder services.relay services.signals
+services.gateway services.bars services.recorder services.relay services.signals services.notify
 services.simulator services.demo services.tools
 services.cli
 """

@@ -126,7 +126,8 @@ def test_lock_pins_by_hash_and_names_no_url(path: str) -> None:
 def test_image_gets_the_tested_versions() -> None:
     tested = pins("requirements.lock")
     for name, pin in pins("deploy/requirements.lock").items():
-        assert tested[name] == pin
+        # with fewer packages the marker of one may be narrower
+        assert tested.get(name, tested.get(name.partition(" ")[0])) == pin, name
 
 
 def requirements(project: dict[str, Any], extras: Sequence[str]) -> list[Requirement]:

@@ -1,5 +1,6 @@
 """docs/wire-format.md describes what the code does: tables, values, examples."""
 
+import re
 import zlib
 from enum import IntEnum, IntFlag
 from types import NoneType
@@ -12,7 +13,7 @@ from wire import page
 
 from tickbus.protocol import codec as wire
 from tickbus.protocol import messages
-from tickbus.protocol.names import KINDS, Keys
+from tickbus.protocol.names import KINDS, Keys, Stream
 from tickbus.redis.registry import SCHEMA
 
 ARRAYS = {
@@ -96,6 +97,8 @@ def test_values_of_enums_and_flags(title: str) -> None:
 def test_keys_and_shards_match_the_page() -> None:
     keys = {row[0] for row in page.table("Keys") if len(row) == 3 and row[0].startswith("tickbus")}
     ours = Keys()
+    signals = Stream("signal", "watch", "BTC-USDT")
+    dead_letters = ours.dead_letters(signals, "<service>").replace(signals.name, "<stream name>")
     of_code = [
         ours.meta, ours.lease("<owner>"), ours.standby("<feed>"), ours.members("<service>"),
         ours.relays, ours.relay("<relay>"),
@@ -103,11 +106,11 @@ def test_keys_and_shards_match_the_page() -> None:
         ours.bell(7), ours.last(7), ours.era(7),
         ours.fence(7, "<owner>"), ours.holder(7, "<owner>"), ours.position(7, "<service>"),
         ours.state(7, "<service>"), ours.holders("<feed>"), ours.wants("<feed>", "<holder>"),
-        ours.subscriptions(7, "<feed>"),
+        ours.subscriptions(7, "<feed>"), dead_letters,
     ]  # fmt: skip
     specs = {"bar": "<spec>:"}
     streams = {f"tickbus:{{NN}}:{kind}:{specs.get(kind, '')}<feed>:<symbol>" for kind in KINDS}
-    assert keys == {key.replace("{07}", "{NN}") for key in of_code} | streams
+    assert keys == {re.sub(r"\{[0-9]+\}", "{NN}", key) for key in of_code} | streams
     rows = page.section("Keys").split("| symbol |")[1].splitlines()[2:]
     for symbol, crc, of_64, of_128 in (
         [cell.strip(" `") for cell in row.strip("|").split("|")] for row in rows if row

@@ -105,6 +105,8 @@ class ShardConsumer:
         """The membership version that was last acted on."""
         self._withheld: set[int] = set()
         """Owned shards that are not read: see `withhold`."""
+        self._withheld_streams: set[str] = set()
+        """Names of streams of owned shards that are not read: see `withhold_stream`."""
         self._selection_changed = False
         """Whether other shards are to be read than the reader reads."""
         self._registered = 0
@@ -261,7 +263,11 @@ class ShardConsumer:
         return self._reader.polls()
 
     def _is_read(self, stream: Stream) -> bool:
-        return self.reads(stream) and stream.name not in self.shards.unreadable
+        return (
+            self.reads(stream)
+            and stream.name not in self.shards.unreadable
+            and stream.name not in self._withheld_streams
+        )
 
     def _paused(self) -> Collection[int]:
         """Return the shards of which nothing more is delivered until their last commit is stored."""
@@ -282,10 +288,34 @@ class ShardConsumer:
             self._withheld.remove(shard)
             self._selection_changed = True
 
+    def withhold_stream(self, stream: Stream, position: StreamId) -> None:
+        """Deliver nothing more of this stream until `resume_stream`, which continues after `position`: the
+        service has no room for it. Those of a poll that is already under way may still come.
+        """
+        if self.shards.owns(stream):
+            self._withheld_streams.add(stream.name)
+            self.shards.read_to[stream.name] = position
+            if self._reader is not None:
+                self._reader.unfollow(stream)
+
+    def resume_stream(self, stream: Stream) -> None:
+        """Deliver a withheld stream again."""
+        if stream.name in self._withheld_streams:
+            self._withheld_streams.remove(stream.name)
+            if self._reader is not None:
+                self._reader.follow(stream, self.shards.read_to[stream.name])
+
+    def history(self, stream: Stream) -> str | None:
+        """Return the ID of the history from which the stream is read now; None if it is not being read."""
+        return self._reader.history(self.keys.shard(stream.symbol)) if self._reader is not None else None
+
     def _end_reading(self) -> None:
         """The set of shards changes: another reader continues where this one is."""
         if self._reader is not None:
-            self.shards.read_to |= self._reader.resumable
+            resumable = self._reader.resumable
+            self.shards.read_to |= {
+                name: id for name, id in resumable.items() if name not in self._withheld_streams
+            }
             self._reader.close()
             self._reconnects += self._reader.reconnects
             self._foreign += self._reader.foreign
@@ -298,6 +328,7 @@ class ShardConsumer:
             return self.keys.shard(stream.symbol) in shards
 
         self._withheld.difference_update(shards)
+        self._withheld_streams = {n for n in self._withheld_streams if not is_gone(Stream.parse(n))}
         self._writer_epochs.forget_if(lambda name: is_gone(Stream.parse(name)))
         self._uncommitted.forget(is_gone)
         if self._groups is not None:

@@ -443,6 +443,59 @@ RECORDER_FLUSH = Metric(
     _LATENCY,
 )
 
+# notify
+NOTIFY_SENT = Metric(
+    "tickbus_notify_sent_total",
+    "counter",
+    "notifications",
+    ("service", "kind"),
+    "what the receiver took, by kind: alert, trimmed (entries are missing), summary (of alerts too old to be "
+    "sent one by one)",
+)
+NOTIFY_RETRIES = Metric(
+    "tickbus_notify_retries_total",
+    "counter",
+    "attempts",
+    ("service", "reason"),
+    "failed attempts that are repeated: connect, timeout, status (5xx, 408, 425), rate_limit (429), apprise",
+)
+NOTIFY_DEAD_LETTERS = Metric(
+    "tickbus_notify_dead_letters_total",
+    "counter",
+    "notifications",
+    ("service", "reason"),
+    "notifications given up and stored as dead letters: refused (4xx), redirect (3xx), expired (retried for "
+    "too long), unreadable (an entry of a newer version)",
+)
+NOTIFY_SKIPPED = Metric(
+    "tickbus_notify_skipped_total",
+    "counter",
+    "entries",
+    ("service", "reason"),
+    "entries that are not sent: indicator, filter (not for this receiver), gap",
+)
+NOTIFY_WAITING = Metric(
+    "tickbus_notify_waiting",
+    "gauge",
+    "notifications",
+    ("service",),
+    "notifications that wait in memory; more may wait on the bus, see tickbus_consumer_lag_ticks",
+)
+NOTIFY_OLDEST = Metric(
+    "tickbus_notify_oldest_seconds",
+    "gauge",
+    "seconds",
+    ("service",),
+    "age of the oldest alert that waits, by bus time; 0 if none does",
+)
+NOTIFY_FAILING = Metric(
+    "tickbus_notify_failing",
+    "gauge",
+    "bool",
+    ("service",),
+    "1 while the last attempt of at least one stream failed and is to be repeated",
+)
+
 # relay
 RELAY_CLIENTS = Metric("tickbus_relay_clients", "gauge", "connections", (), "WebSocket clients now")
 RELAY_SUBSCRIPTIONS = Metric(

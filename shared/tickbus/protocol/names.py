@@ -215,6 +215,10 @@ class Keys:
         """Key of the committed states: a hash by stream name."""
         return self._shard_key(shard, f"state:{service}")
 
+    def dead_letters(self, stream: Stream, service: str) -> str:
+        """Key of what a notify service could not deliver of a stream: a stream with the same IDs; expires."""
+        return self._shard_key(self.shard(stream.symbol), f"dead:{service}:{stream.name}")
+
     @property
     def meta(self) -> str:
         return f"{self.prefix}:meta"

@@ -704,3 +704,38 @@ async def test_cluster_shard_taken_over_while_its_commit_is_in_flight_is_reporte
             lambda: app.check() and sums(redis_cluster) == everywhere([1, 3, 6]), what="all sums"
         )
         await app.stop()
+
+
+@pytest.mark.parametrize("deployment", ["redis_server", "redis_cluster"])
+async def test_withheld_stream_waits_and_goes_on_where_it_was_left_also_over_a_rebalance(
+    deployment: str, request: pytest.FixtureRequest
+) -> None:
+    """The service takes two trades of A and has no room for more; B goes on."""
+    async with writer_and_bus(request.getfixturevalue(deployment)) as (writer, bus):
+        app = await App(bus, commits=False).wait_owns(range(8))
+        await writer.write(1, 2, symbol="S1")
+        await app.wait_seen(2)
+        consumer = app.consumer._shard_consumer
+        assert consumer is not None
+        stream = Stream("trade", "test", "S1")
+        position = next(batch.positions[stream] for batch in app.batches if stream in batch.positions)
+        consumer.withhold_stream(stream, StreamId(position.ms, position.seq))
+        await writer.write(3, 4, symbol="S1")
+        await writer.write(1, symbol="S2")
+        await app.wait_seen(3)
+        second = App(bus, commits=False)
+        await until_async(lambda: second.check() and second.shards and app.lost)
+        await writer.write(2, symbol="S2")
+        owner = app if consumer.owns(Stream("trade", "test", "S2")) else second
+        await until_async(lambda: ("S2", 2) in owner.seen)
+        if consumer.owns(stream):
+            assert ("S1", 3) not in app.seen
+            consumer.resume_stream(stream)
+            await until_async(lambda: app.seen.count(("S1", 4)))
+            assert [number for symbol, number in app.seen if symbol == "S1"] == [1, 2, 3, 4]
+        else:  # the other one reads it from what is committed: nothing
+            await until_async(lambda: second.seen.count(("S1", 4)))
+            assert [number for symbol, number in second.seen if symbol == "S1"] == [1, 2, 3, 4]
+            consumer.resume_stream(stream)
+        await app.stop()
+        await second.stop()
