@@ -118,7 +118,11 @@ export class CanvasChart {
     }
     context.textAlign = "left";
 
-    // what is missing
+    // what is missing; of what was before this page was opened only the candles tell
+    context.fillStyle = colour.hole;
+    for (const candle of shown) {
+      if (candle.quality.includes("has_gap")) context.fillRect(x(candle) - slot / 2, 4, slot, bottom - 4);
+    }
     for (const hole of holes) {
       const from = Math.max(0, position(hole.from));
       const to = Math.min(right, hole.open ? right : position(hole.to));

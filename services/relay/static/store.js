@@ -111,9 +111,10 @@ export class Store {
     return row;
   }
 
-  /** Now, by the clock of the bus as far as it is known, in ms. */
+  /** Now, in ms: by the clock of the bus where this browser's is off by more than the way to it explains. */
   now() {
-    return Date.now() - (this.clockAhead ?? 0);
+    const ahead = this.clockAhead ?? 0;
+    return Date.now() - (Math.abs(ahead) > 500 ? ahead : 0);
   }
 
   feed(name) {

@@ -89,7 +89,7 @@ export class HealthView {
     write(this.#latency, latency === null
       ? "No trade came in the last minute."
       : `Median ${Math.round(latency[0])} ms, 99th percentile ${Math.round(latency[1])} ms in the last minute: from the vendor's time of a trade to this page, which asks four times a second.` +
-        (ahead !== null && Math.abs(ahead) > 100 ? ` This browser's clock differs from the bus's by ${duration(Math.abs(ahead))}: the figures are off by as much.` : ""));
+        (ahead !== null && Math.abs(ahead) > 500 ? ` This browser's clock differs from the bus's by ${duration(Math.abs(ahead))}: the figures are off by as much.` : ""));
 
     const newest = [];
     for (let at = 0; at < store.gaps.length && newest.length < GAPS; at += 1) {

@@ -8,7 +8,7 @@ import { STALE_MS } from "../store.js";
 
 const COLUMNS = [
   ["Symbol"], ["Last"], ["Change", "", "Since this page was opened"], ["Bid", "bid"], ["Ask", "ask"], ["Spread", "spread"],
-  ["Trades/s"], ["Age", "", "Since the newest tick was received"], ["2 min", "sparkline"], [""],
+  ["Trades/s", "rate"], ["Age", "", "Since the newest tick was received"], ["2 min", "sparkline"], [""],
 ];
 
 export class MarketView {
@@ -107,7 +107,7 @@ export class MarketView {
       const cells = {
         symbol: make("td", { class: "symbol" }, make("a", { href: this.#app.addressOf(row) }, row.symbol), feed),
         last: make("td", { class: "last" }), change: make("td"), bid: make("td", { class: "bid" }), ask: make("td", { class: "ask" }),
-        spread: make("td", { class: "spread dim" }), rate: make("td"), age: make("td", { class: "age" }),
+        spread: make("td", { class: "spread dim" }), rate: make("td", { class: "rate" }), age: make("td", { class: "age" }),
       };
       const canvas = make("canvas", { class: "spark", "aria-hidden": "true" });
       const remove = make("button", { type: "button", "aria-label": `Remove ${row.symbol}`, onclick: (event) => this.#remove(event, row) }, "×");
