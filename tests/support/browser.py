@@ -4,6 +4,7 @@ import asyncio
 import base64
 import contextlib
 import json
+import os
 import signal
 import subprocess
 import tempfile
@@ -17,16 +18,19 @@ from websockets.asyncio.client import ClientConnection, connect
 from support.redis_server import require_program
 
 SWITCHES = (
-    "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-extensions",
-    "--disable-background-networking", "--disable-component-update", "--disable-sync", "--hide-scrollbars",
-    "--remote-debugging-port=0", "--enable-precise-memory-info",
+    "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
+    "--disable-extensions", "--disable-background-networking", "--disable-component-update", "--disable-sync",
+    "--hide-scrollbars", "--remote-debugging-port=0", "--enable-precise-memory-info",
 )  # fmt: skip
 _WATCH = """
 window.__reports = [];
-document.addEventListener("securitypolicyviolation", (event) => __reports.push(event.violatedDirective + " " + event.blockedURI));
+document.addEventListener("securitypolicyviolation", (event) => {
+  __reports.push(event.violatedDirective + " " + event.blockedURI);
+});
 window.__paints = [];
-new PerformanceObserver((list) => { for (const { startTime } of list.getEntriesByName("tickbus-paint")) __paints.push(startTime); })
-  .observe({ type: "mark", buffered: true });
+new PerformanceObserver((list) => {
+  for (const { startTime } of list.getEntriesByName("tickbus-paint")) __paints.push(startTime);
+}).observe({ type: "mark", buffered: true });
 """
 
 
@@ -46,14 +50,16 @@ class Browser:
 
     async def __aenter__(self) -> Self:
         profile = Path(self._folder.name)
-        self._process = subprocess.Popen(
+        self._process = subprocess.Popen(  # noqa: ASYNC220  # it waits for nothing
             [require_program("chromium"), *SWITCHES, f"--user-data-dir={profile}", "about:blank"],
             stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
         )  # fmt: skip
         port_file = profile / "DevToolsActivePort"
         await self._until(lambda: port_file.exists() and port_file.read_text().count("\n"), "Chromium starts")
         port = port_file.read_text().split()[0]
-        self._socket = await connect(f"ws://127.0.0.1:{port}{port_file.read_text().split()[1]}", max_size=None)
+        self._socket = await connect(
+            f"ws://127.0.0.1:{port}{port_file.read_text().split()[1]}", max_size=None
+        )
         self._listening = asyncio.create_task(self._listen())
         self._session = ""
         targets = (await self.call("Target.getTargets"))["targetInfos"]
@@ -72,8 +78,6 @@ class Browser:
         await self._socket.close()
         with contextlib.suppress(ProcessLookupError):
             # the process group that we started, and nothing else
-            import os
-
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
         self._folder.cleanup()
@@ -99,10 +103,11 @@ class Browser:
         return found["result"].get("value")
 
     async def wait_for(self, expression: str, seconds: float = 20.0) -> Any:
-        """Return the value of an expression as soon as it is true."""
+        """Return the value of an expression as soon as it is true; what cannot be found yet is not."""
+        attempt = f"(() => {{ try {{ return {expression} }} catch {{ return null }} }})()"
         async with asyncio.timeout(seconds + 5):
             for _ in range(int(seconds / 0.05)):
-                if value := await self.run(expression):
+                if value := await self.run(attempt):
                     return value
                 await asyncio.sleep(0.05)
         shown = await self.run("document.body?.innerText")
@@ -126,7 +131,11 @@ class Browser:
 
     async def resize(self, width: int, height: int, scale: float = 1, mobile: bool = False) -> None:
         await self.call(
-            "Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=scale, mobile=mobile
+            "Emulation.setDeviceMetricsOverride",
+            width=width,
+            height=height,
+            deviceScaleFactor=scale,
+            mobile=mobile,
         )
 
     async def prefer(self, scheme: str) -> None:

@@ -194,7 +194,7 @@ export class SymbolView {
     const notes = [...candle.quality, ...(candle.bar ? [] : ["being made"]), ...(holes.some((hole) => hole.open) ? ["open hole"] : [])];
     const text = `${timeOf(candle.start)}   O ${candle.open}  H ${candle.high}  L ${candle.low}  C ${candle.close}  V ${compact(candle.volume)}`;
     write(legend, notes.length ? `${text}   ${notes.join(", ").replaceAll("_", " ")}` : text);
-    const label = `Candles of ${this.#symbol}: ${this.#candles.list().length}; ${text}; gaps in view: ${holes.length}`;
+    const label = `Candles of ${this.#symbol}: ${this.#candles.list().length}; ${text}; gaps: ${holes.filter((hole) => !hole.open).length}${holes.some((hole) => hole.open) ? ", open hole" : ""}`;
     if (canvas.getAttribute("aria-label") !== label && this.#drawn + 900 < Date.now()) canvas.setAttribute("aria-label", label);
   }
 
