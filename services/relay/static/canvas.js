@@ -16,10 +16,11 @@ export function forgetColours() {
   colours = null;
 }
 
-/** Return an empty drawing of the canvas in CSS pixels: [context, width, height]; null while it is not shown. */
-export function begin(canvas) {
-  const width = canvas.clientWidth;
-  const height = canvas.clientHeight;
+/**
+ * Return an empty drawing of the canvas in CSS pixels: [context, width, height]; null while it is not shown. Its
+ * size is read from the document, unless it is given: reading it makes the browser lay out all that was written.
+ */
+export function begin(canvas, width = canvas.clientWidth, height = canvas.clientHeight) {
   if (!width || !height) return null;
   const scale = devicePixelRatio || 1;
   if (canvas.width !== Math.round(width * scale) || canvas.height !== Math.round(height * scale)) {
@@ -34,9 +35,9 @@ export function begin(canvas) {
   return [context, width, height];
 }
 
-/** Draw a line through some numbers, oldest first. */
+/** Draw a line through some numbers, oldest first, on a canvas of class `spark`. */
 export function sparkline(canvas, values) {
-  const drawing = begin(canvas);
+  const drawing = begin(canvas, 110, 24);
   if (drawing === null || values.length < 2) return;
   const [context, width, height] = drawing;
   const low = Math.min(...values);

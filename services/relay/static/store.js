@@ -97,6 +97,7 @@ export class Store {
   /** Kinds that cannot be read, and why. */
   refused = new Map();
   latencies = new Ring(2_000);
+  #latency = { at: 0, value: null };
   #seen = new Ring(2_000);
   #seenSet = new Set();
 
@@ -195,7 +196,12 @@ export class Store {
 
   /** The median and the 99th percentile of the last minute, in ms; null: nothing came. */
   latency() {
-    const since = Date.now() - 60_000;
+    const now = Date.now();
+    if (now - this.#latency.at > 1_000) this.#latency = { at: now, value: this.#computeLatency(now - 60_000) };
+    return this.#latency.value;
+  }
+
+  #computeLatency(since) {
     const values = [];
     for (const [at, value] of this.latencies) if (at >= since) values.push(value);
     if (!values.length) return null;

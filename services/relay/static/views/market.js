@@ -73,7 +73,16 @@ export class MarketView {
     const { store } = this.#app;
     if (store.version !== this.#version) this.#arrange();
     const now = store.now();
-    for (const row of this.#order) this.#write(row, this.#lines.get(row.key), now);
+    const turn = Math.floor(now / 250) % 4;
+    this.#order.forEach((row, at) => {
+      const line = this.#lines.get(row.key);
+      this.#write(row, line, now);
+      // each line changes once a second: a quarter of them at a time
+      if (at % 4 === turn || !line.drawn) {
+        line.drawn = row.spark.length > 1;
+        sparkline(line.canvas, [...row.spark]);
+      }
+    });
     this.#table.hidden = this.#order.length === 0;
     this.#notice.hidden = this.#order.length > 0;
     write(this.#notice, this.#nothing());
@@ -117,7 +126,7 @@ export class MarketView {
         { "data-key": row.key, onclick: (event) => this.#click(event, row) },
         ...Object.values(cells), make("td", { class: "sparkline" }, canvas), make("td", {}, tag, remove),
       );
-      line = { ...cells, canvas, tag, remove, element, sparkAt: 0 };
+      line = { ...cells, canvas, tag, remove, element, drawn: false };
       this.#lines.set(row.key, line);
     }
     return line;
@@ -142,15 +151,11 @@ export class MarketView {
     const [text, kind] = this.#state(row, down, stale);
     write(line.tag, text);
     setClass(line.tag, `tag ${kind}`);
-    line.tag.hidden = !text;
-    line.remove.hidden = row.want === null;
+    if (line.tag.hidden === Boolean(text)) line.tag.hidden = !text;
+    if (line.remove.hidden === (row.want !== null)) line.remove.hidden = row.want === null;
     setClass(line.element, down || stale ? "stale" : "");
-    line.element.setAttribute("aria-selected", String(row.key === this.#selected));
-    const second = Math.floor(now / 1000);
-    if (line.sparkAt !== second) {
-      line.sparkAt = second;
-      sparkline(line.canvas, [...row.spark]);
-    }
+    const selected = String(row.key === this.#selected);
+    if (line.element.getAttribute("aria-selected") !== selected) line.element.setAttribute("aria-selected", selected);
   }
 
   #state(row, down, stale) {
