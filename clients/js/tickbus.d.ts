@@ -157,10 +157,11 @@ export type Element<K extends Kind, O = {}> =
 
 export interface State {
   state: "connecting" | "open" | "resuming" | "closed";
-  /** Whose connection it is: that of a read, with its kind, or that of a want. */
+  /** Whose connection it is: that of a read, with its kind, of a want, or of a watch. */
   read?: Read<any>;
   kind?: Kind;
   want?: Want;
+  watch?: Watch;
   url?: string;
   /** Close code of the connection that ended. */
   code?: number;
@@ -255,6 +256,73 @@ export interface Want {
   close(): void;
 }
 
+export interface FeedHealth {
+  name: string;
+  /** `up`; `down`: not connected; `gone`: no gateway. */
+  state: string;
+  /** ms since the epoch; null: since before the relay looked. */
+  since: number | null;
+  /** s since the newest ring of its gateway; null: unknown. */
+  clock_age: number | null;
+  last_tick_age: number | null;
+  streams: number;
+  /** Streams that never had a tick. */
+  silent: number;
+  /** By kind. */
+  gaps: Record<string, number>;
+  missing: number;
+  repaired: number;
+  /** By state. */
+  subscriptions: Record<string, number>;
+  /** Whether a second gateway stands by. */
+  standby: boolean;
+}
+
+export interface ServiceHealth {
+  name: string;
+  replicas: number;
+  /** Shards without a replica. */
+  free: number;
+  /** Entries that it is behind, and the age of the oldest in s. */
+  ticks: number;
+  seconds: number;
+  /** Entries that were trimmed before it read them. */
+  lost: number;
+  /** s until the next one is trimmed; null: it reads nothing. */
+  headroom: number | null;
+}
+
+export interface RelayHealth {
+  clients: number;
+  streams: number;
+  in_flight: number;
+  /** By policy. */
+  subscriptions: Record<string, number>;
+}
+
+export interface Health {
+  /** Of Redis, ms since the epoch; null: unknown, for this `reason`. */
+  time: number | null;
+  reason: string;
+  feeds: FeedHealth[];
+  services: ServiceHealth[];
+  relays: RelayHealth[];
+  /** What is wrong with the keys of the bus; only from a relay without tokens. */
+  faults: string[];
+}
+
+export interface WatchOptions {
+  /** ms without a sign of life after which a connection is given up: 45,000. */
+  timeout?: number;
+  signal?: AbortSignal;
+  onState?: (state: State) => void;
+}
+
+export interface Watch extends AsyncIterableIterator<Health> {
+  next(): Promise<IteratorResult<Health, undefined>>;
+  close(): void;
+}
+
 export interface StreamRow {
   stream: string;
   kind: Kind;
@@ -294,8 +362,10 @@ export interface Bus {
     stream: string,
     query?: { from?: string | number | bigint | Date; after?: string; limit?: number },
   ): Promise<{ data: (Messages[Kind] | Gap)[]; next: string | null }>;
-  status(): Promise<{ up: boolean; clients: number; streams: number }>;
-  /** End all reads and wants. */
+  status(): Promise<{ up: boolean; clients: number; streams: number; bus: Health }>;
+  /** How the bus is, about once a second; of what waits, the newest. */
+  watch(options?: WatchOptions): Watch;
+  /** End all reads, wants and watches. */
   close(): void;
 }
 

@@ -119,7 +119,7 @@ export function connect(urls, options = {}) {
 class Bus {
   #addresses;
   #options;
-  /** Reads and wants that have not ended. */
+  /** Reads, wants and watches that have not ended. */
   #open = new Set();
 
   constructor(urls, options) {
@@ -144,6 +144,13 @@ class Bus {
     const { onState } = this.#options;
     const want = new Want(this.#opener(), symbols, { onState, ...options }, () => this.#open.delete(want));
     return this.#begin(want);
+  }
+
+  /** Return an async iterable of how the bus is: feeds, services, relays, about once a second. */
+  watch(options = {}) {
+    const { onState } = this.#options;
+    const watch = new Watch(this.#opener(), { onState, ...options }, () => this.#open.delete(watch));
+    return this.#begin(watch);
   }
 
   #begin(one) {
@@ -201,7 +208,7 @@ class Bus {
     return this.#get("/api/status", {});
   }
 
-  /** End all reads and wants. */
+  /** End all reads, wants and watches. */
   close() {
     for (const one of [...this.#open]) one.close();
   }
@@ -512,6 +519,106 @@ class Want {
       const [stream, value] = this.#news.entries().next().value;
       this.#news.delete(stream);
       this.#waiting.shift().resolve({ value, done: false });
+    }
+    if (this.#ended) this.#error = finish(this.#waiting, this.#error);
+  }
+}
+
+/** How the bus is, told by a relay as long as its connection lasts; of what waits, the newest. */
+class Watch {
+  #link;
+  #onEnd;
+  #onState;
+  #signal;
+  #begun = false;
+  #ended = false;
+  #error = null;
+  #newest = null;
+  #waiting = [];
+
+  constructor(open, options, onEnd) {
+    this.#onEnd = onEnd;
+    this.#onState = options.onState ?? (() => {});
+    this.#signal = options.signal;
+    this.#link = new Link(open, options.timeout ?? 45_000, {
+      open: () => this.#link.send({ op: "watch", id: 1 }),
+      hear: (message, url) => this.#hear(message, url),
+      lost: (event) => this.#report({ state: this.#begun ? "resuming" : "connecting", ...event }),
+      end: (error) => this.#end(error),
+    });
+  }
+
+  /** Called once by the bus. */
+  _begin() {
+    if (this.#signal?.aborted) {
+      this.#abort();
+      return;
+    }
+    this.#signal?.addEventListener("abort", this.#abort, { once: true });
+    this.#report({ state: "connecting" });
+    if (!this.#ended) this.#link.connect();
+  }
+
+  [Symbol.asyncIterator]() {
+    return this;
+  }
+
+  next() {
+    return new Promise((resolve, reject) => {
+      this.#waiting.push({ resolve, reject });
+      this.#deliver();
+    });
+  }
+
+  async return(value) {
+    this.close();
+    return { value, done: true };
+  }
+
+  close() {
+    this.#end(null);
+  }
+
+  #abort = () => this.#end(this.#signal.reason);
+
+  #report(event) {
+    this.#onState({ watch: this, ...event });
+  }
+
+  #end(error) {
+    if (this.#ended) return;
+    this.#ended = true;
+    this.#error = error;
+    this.#newest = null;
+    this.#link.disconnect();
+    this.#signal?.removeEventListener("abort", this.#abort);
+    this.#onEnd();
+    this.#report({ state: "closed", code: error?.code, reason: error?.message ?? "closed" });
+    this.#deliver();
+  }
+
+  #hear(message, url) {
+    switch (message.op) {
+      case "watching":
+        this.#begun = true;
+        this.#report({ state: "open", url });
+        break;
+      case "health":
+        this.#link.progress = true;
+        this.#newest = message.health;
+        this.#deliver();
+        break;
+      case "error":
+        if (message.retry) this.#link.lose(1013, message.reason);
+        else this.#end(new TickbusError(message.reason));
+        break;
+    }
+  }
+
+  #deliver() {
+    if (this.#waiting.length && this.#newest !== null) {
+      this.#waiting.shift().resolve({ value: this.#newest, done: false });
+      this.#newest = null;
     }
     if (this.#ended) this.#error = finish(this.#waiting, this.#error);
   }

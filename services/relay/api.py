@@ -49,7 +49,7 @@ class Api:
     def __init__(
         self,
         access: BusAccess,
-        status: Callable[[], Mapping[str, object]],
+        status: Callable[[Account], Awaitable[Mapping[str, object]]],
         documents: Mapping[str, Answer] | None = None,
         recorded: Recorded | None = None,
     ) -> None:
@@ -269,7 +269,7 @@ class Api:
 
     async def _get_status(self, query: Query, account: Account) -> bytes:
         _check_names(query, ())
-        return _encode(self._status())
+        return _encode(await self._status(account))
 
     @staticmethod
     def _stream(query: Query, account: Account) -> Stream:

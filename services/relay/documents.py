@@ -11,7 +11,7 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 import msgspec
 
 from services.relay.conflation import TRADE_FIELDS
-from services.relay.requests import Auth, Ping, Subscribe, Unsubscribe, Want
+from services.relay.requests import Auth, Ping, Subscribe, Unsubscribe, Want, Watch
 from tickbus.protocol.messages import Bar, Flag, Gap, Quote, Signal, Trade
 from tickbus.protocol.names import KINDS
 from tickbus.protocol.wants import STATES
@@ -159,7 +159,7 @@ def _answer(op: str, about: str, fields: dict[str, Schema], *optional: str) -> S
 
 def _requests() -> dict[str, Schema]:
     _, schemas = msgspec.json.schema_components(
-        (Auth, Subscribe, Want, Unsubscribe, Ping), ref_template=_REF + "{name}"
+        (Auth, Subscribe, Want, Watch, Unsubscribe, Ping), ref_template=_REF + "{name}"
     )
     for schema in schemas.values():
         schema["description"] = "\n".join(line.strip() for line in schema["description"].splitlines())
@@ -178,6 +178,71 @@ _WANTED: dict[str, Schema] = {
     "reason": {"type": "string", "description": "why it is refused, or not active yet; else empty"},
 }
 _ID_OR_NULL: Schema = {"type": ["integer", "string", "null"]}
+_SECONDS: Schema = {"type": ["number", "null"], "description": "seconds; null: unknown"}
+_COUNT: Schema = {"type": "integer", "minimum": 0}
+
+
+def _counts(about: str) -> Schema:
+    return {"type": "object", "additionalProperties": {"type": "integer"}, "description": about}
+
+
+def _list(items: dict[str, Schema], about: str) -> Schema:
+    return {"type": "array", "items": _object(items), "description": about}
+
+
+_HEALTH: Schema = _object(
+    {
+        "time": {"type": ["integer", "null"], "description": "of Redis, ms since the epoch; null: unknown"},
+        "reason": {"type": "string", "description": "why nothing is known; else empty"},
+        "feeds": _list(
+            {
+                "name": {"type": "string"},
+                "state": {"type": "string", "description": "up; down: not connected; gone: no gateway"},
+                "since": {
+                    "type": ["integer", "null"],
+                    "description": "of the state, ms since the epoch; null: since before this relay looked",
+                },
+                "clock_age": _SECONDS,
+                "last_tick_age": _SECONDS,
+                "streams": _COUNT,
+                "silent": {**_COUNT, "description": "streams that never had a tick"},
+                "gaps": _counts("by kind"),
+                "missing": {**_COUNT, "description": "ticks that Gaps count and that were not repaired"},
+                "repaired": {**_COUNT, "description": "Gaps"},
+                "subscriptions": _counts("by state"),
+                "standby": {"type": "boolean", "description": "whether a second gateway stands by"},
+            },
+            "those that the token may read",
+        ),
+        "services": _list(
+            {
+                "name": {"type": "string"},
+                "replicas": {**_COUNT, "description": "that live"},
+                "free": {**_COUNT, "description": "shards without a replica"},
+                "ticks": {**_COUNT, "description": "entries that it is behind"},
+                "seconds": {"type": "number", "description": "age of the oldest of them"},
+                "lost": {**_COUNT, "description": "entries that were trimmed before it read them"},
+                "headroom": {**_SECONDS, "description": "seconds until the next one is trimmed; null: none"},
+            },
+            "each that commits positions",
+        ),
+        "relays": _list(
+            {
+                "clients": _COUNT,
+                "streams": _COUNT,
+                "in_flight": {**_COUNT, "description": "bytes"},
+                "subscriptions": _counts("by policy"),
+            },
+            "those that run",
+        ),
+        "faults": {
+            "type": "array",
+            "items": {"type": "string"},
+            "description": "what is wrong with the keys of the bus; only on a relay without tokens",
+        },
+    },
+    description="How the bus is.",
+)
 _ANSWERS: dict[str, Schema] = {
     "Authorized": _answer("authorized", "The token is valid.", {"name": {"type": "string"}}),
     "Subscribed": _answer(
@@ -191,6 +256,8 @@ _ANSWERS: dict[str, Schema] = {
         {"id": _ID, "feed": {"type": "string"}},
     ),
     "WantState": _answer("want", "What became of a stream that is wanted.", {"id": _ID, **_WANTED}),
+    "Watching": _answer("watching", "From now on it is told how the bus is.", {"id": _ID}),
+    "Health": _answer("health", "How the bus is, once a second.", {"id": _ID, "health": _HEALTH}),
     "Unsubscribed": _answer("unsubscribed", "No more data of this subscription follow.", {"id": _ID}),
     "Pong": _answer("pong", "The answer to ping.", {"id": _ID_OR_NULL}),
     "Error": _answer(
@@ -262,11 +329,13 @@ _REPLIES = {
     "Auth": ("Authorized",),
     "Subscribe": ("Subscribed", "Error"),
     "Want": ("Wanted", "Error"),
+    "Watch": ("Watching", "Error"),
     "Unsubscribe": ("Unsubscribed", "Error"),
     "Ping": ("Pong",),
 }
 _UNASKED = (
-    "Data", "PackedData", "StreamAppeared", "WantState", "ReplayCompleted", "Dropped", "Closing", "Error",
+    "Data", "PackedData", "StreamAppeared", "WantState", "Health", "ReplayCompleted", "Dropped", "Closing",
+    "Error",
 )  # fmt: skip
 
 
@@ -413,10 +482,6 @@ def _page(items: Schema, **more: Schema) -> Schema:
     return _object({"data": {"type": "array", "items": items}, **more})
 
 
-def _counts(about: str) -> Schema:
-    return {"type": "object", "additionalProperties": {"type": "integer"}, "description": about}
-
-
 _CLIENT = _object(
     {
         "name": {**_TEXT, "description": "of its token"},
@@ -491,6 +556,7 @@ _PATHS: dict[str, tuple[str, list[Schema], Schema]] = {
                 "protocols": _counts("clients, by subprotocol of /v1 or vendor"),
                 "subscriptions": _counts("by policy"),
                 "in_flight": {"type": "integer", "description": "bytes on their way to all clients"},
+                "bus": _HEALTH,
                 "listed": {
                     "type": "array",
                     "items": _CLIENT,

@@ -13,14 +13,16 @@ from services.relay.api import Api
 from services.relay.bus_access import BusAccess
 from services.relay.dialects import Dialects
 from services.relay.documents import documents
+from services.relay.health import Health
 from services.relay.hub import Hub
 from services.relay.metrics import expose
 from services.relay.options import Options
+from services.relay.page import Page
 from services.relay.presence import Presence
 from services.relay.recorded import Recorded
 from services.relay.registry import Registry
 from services.relay.server import Limits, RelayServer
-from services.relay.tokens import Tokens
+from services.relay.tokens import Account, Tokens
 from services.relay.wants import Wants
 from services.vendors import VENDORS
 from services.vendors.symbols import read_symbol_map
@@ -38,6 +40,7 @@ ABOUT = """Serve the bus to any app: WebSocket (JSON, MessagePack) and a read-on
 
   ws://HOST:PORT/v1          subscribe to trades, quotes, bars, signals: docs/relay.md
   http://HOST:PORT/api/...   symbols, snapshot, history, bars, status
+  http://HOST:PORT/          the page, for people: docs/page.md
 
 Any number of relays may run; each client may use any of them."""
 POSITIONALS = ()
@@ -133,14 +136,26 @@ async def _run(
     wants = Wants(options.redis, keys, access)
     dialects = Dialects(hub, access, Registry(access, read_symbol_map(options.symbol_map), preferred), wants)
     recorded = None if options.data_dir is None else Recorded(options.data_dir, options.log_level)
-    api = Api(access, lambda: presence.status(with_clients=not tokens.required), documents(), recorded)
-    server = RelayServer(hub, access, tokens, api, dialects, limits, options.host)
+    health = Health(options.redis, options.prefix, names_all=not tokens.required)
+
+    async def status(account: Account) -> dict[str, object]:
+        bus = await health.current(account.scope)
+        return presence.status(with_clients=not tokens.required) | {"bus": bus}
+
+    api = Api(access, status, documents(), recorded)
+    server = RelayServer(hub, access, tokens, api, dialects, limits, options.host, health, _page())
     presence = Presence(redis, keys, hub, server, service)
     expose(service.meters, hub, server, lambda: presence.census)
     reading = asyncio.create_task(hub.run(), name="hub")
     background = [
         asyncio.create_task(coroutine)
-        for coroutine in (server.watch_tokens(), dialects.run(), dialects.registry.run(), wants.run())
+        for coroutine in (
+            server.watch_tokens(),
+            dialects.run(),
+            dialects.registry.run(),
+            wants.run(),
+            health.run(),
+        )
     ]
     try:
         while not hub.up and not reading.done():
@@ -150,7 +165,7 @@ async def _run(
         listener = await _listen(server, options, tls)
         port = next(iter(listener.sockets)).getsockname()[1]
         presence.url = f"{'wss' if tls else 'ws'}://{_in_url(options.host)}:{port}"
-        log.info("relay: serving %s/v1", presence.url)
+        log.info("relay: serving %s/v1, page %s/", presence.url, presence.url.replace("ws", "http", 1))
         service.ready = True
         background.append(asyncio.create_task(presence.run()))
         await service.until_stopping(_first(reading, *background))
@@ -167,6 +182,14 @@ async def _run(
         if recorded is not None:
             recorded.close()
         access.close()
+
+
+def _page() -> Page | None:
+    try:
+        return Page()
+    except (OSError, KeyError) as error:
+        log.warning("the page is not served, all else is: its files are missing: %s; install again", error)
+        return None
 
 
 async def _listen(server: RelayServer, options: Options, tls: ssl.SSLContext | None) -> Server:

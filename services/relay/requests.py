@@ -78,7 +78,13 @@ class Want(_Request, frozen=True):
 
 
 class Unsubscribe(_Request, frozen=True):
-    """End a subscription, or a want."""
+    """End a subscription, a want, or a watch."""
+
+    id: RequestId
+
+
+class Watch(_Request, frozen=True):
+    """Be told once a second how the bus is: its feeds, services and relays. `unsubscribe` ends it."""
 
     id: RequestId
 
@@ -89,7 +95,7 @@ class Ping(_Request, frozen=True):
     id: RequestId | None = None
 
 
-Request = Auth | Subscribe | Want | Unsubscribe | Ping
+Request = Auth | Subscribe | Want | Watch | Unsubscribe | Ping
 
 _decode_json = msgspec.json.Decoder(Request).decode
 _decode_msgpack = msgspec.msgpack.Decoder(Request).decode

@@ -26,7 +26,9 @@ from services.relay.bus_access import BusAccess
 from services.relay.delivery import SEND_BUFFER_BYTES, Client
 from services.relay.dialect_session import DialectSession
 from services.relay.dialects import Dialects
+from services.relay.health import Health
 from services.relay.hub import Hub
+from services.relay.page import Page, PageAnswer
 from services.relay.session import (
     AUTH_TIMEOUT,
     FORBIDDEN,
@@ -93,7 +95,10 @@ class RelayServer:
         dialects: Dialects,
         limits: Limits,
         host: str,
+        health: Health,
+        page: Page | None = None,
     ) -> None:
+        """page: None where its files are missing: everything else is served."""
         self.hub = hub
         self.dialects = dialects
         self.counts = Counts()
@@ -102,6 +107,8 @@ class RelayServer:
         self._api = api
         self._limits = limits
         self._host = host
+        self._health = health
+        self._page = page
         self.gate = Gate(limits.max_clients + _SPARE_TOTAL, limits.max_clients_per_address + _SPARE)
         self._accounts: Counter[str] = Counter()
         self._sessions: dict[Session | DialectSession, RelayConnection] = {}
@@ -249,16 +256,20 @@ class RelayServer:
     ) -> Response:
         if request.method == "OPTIONS":
             return _response(204, "text/plain", b"", [("Allow", "GET, HEAD, OPTIONS")])
+        if self._page is not None:
+            host, known = request.headers.get("Host", ""), request.headers.get("If-None-Match", "")
+            if (found := self._page.get(path, host, known)) is not None:
+                return _page_response(found, request.method == "HEAD")
         if account is None and not self._api.is_public(path):
             text = "unknown token" if token else "a token is needed: Authorization: Bearer TOKEN"
             return self._refuse(401, text, "unauthorized", [("WWW-Authenticate", "Bearer")])
         account = account or ANONYMOUS  # of what is public
         try:
-            found = await self.dialects.answer_get(path, account)
+            vendors = await self.dialects.answer_get(path, account)
         except RedisError:
             return self._refuse(503, "the bus cannot be read now", "bus", [("Retry-After", "1")])
-        if found is not None:
-            return _response(200, "application/json", found)
+        if vendors is not None:
+            return _response(200, "application/json", vendors)
         status, content_type, body = await self._api.get(
             path, parse_qs(urlsplit(request.path).query, keep_blank_values=True), account
         )
@@ -311,7 +322,7 @@ class RelayServer:
             connection.on_control = session.on_control
         else:
             session = Session(
-                self.hub, self._access, client, account, self._authenticate, self.dialects.wants
+                self.hub, self._access, client, account, self._authenticate, self.dialects.wants, self._health
             )
             connection.on_control = session.on_control
         connection.on_resume = lambda: _resume(client)
@@ -415,3 +426,12 @@ def _response(
         ]
     )
     return Response(status, http.HTTPStatus(status).phrase, fields, body)
+
+
+def _page_response(answer: PageAnswer, head_only: bool) -> Response:
+    response = _response(answer.status, answer.content_type, answer.body)
+    del response.headers["Cache-Control"]  # the page's own is among its headers
+    response.headers.update(answer.headers)
+    if head_only:
+        response.body = b""
+    return response

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from websockets.frames import Frame, Opcode
 
@@ -11,6 +11,8 @@ from services.relay.allowance import REQUESTS_PER_SECOND, Allowance
 from services.relay.bus_access import BusAccess
 from services.relay.catch_up import RESUME_MINUTES, CatchUp, Refused
 from services.relay.delivery import Client, Subscription
+from services.relay.health import Health
+from services.relay.health import Watch as HealthWatch
 from services.relay.hub import Hub
 from services.relay.requests import (
     FROM_NOW,
@@ -24,6 +26,7 @@ from services.relay.requests import (
     Subscribe,
     Unsubscribe,
     Want,
+    Watch,
     parse_begin,
     parse_topics,
 )
@@ -49,6 +52,7 @@ class Session:
         account: Account | None,
         authenticate: Callable[[str], Account | None],
         wants: Wants,
+        health: Health,
     ) -> None:
         """account: None until the client has sent its token. authenticate: finds that of a token."""
         self.account = account
@@ -57,8 +61,10 @@ class Session:
         self._access = access
         self._authenticate = authenticate
         self._wants = wants
+        self._health = health
         self._holds: dict[RequestId, Hold] = {}
         """What subscriptions, and wants alone, ask gateways for, by id."""
+        self._watches: dict[RequestId, HealthWatch] = {}
         self._catching_up: dict[Subscription, asyncio.Task[None]] = {}
         self._allowance = Allowance(time.monotonic())
 
@@ -90,6 +96,8 @@ class Session:
                     self._subscribe(request, self.account)
                 case Want():
                     self._want(request, self.account)
+                case Watch():
+                    self._watch(request, self.account)
                 case Unsubscribe():
                     self._unsubscribe(request)
         except BadRequest as error:
@@ -110,6 +118,9 @@ class Session:
         for hold in self._holds.values():
             hold.end()
         self._holds.clear()
+        for watch in self._watches.values():
+            watch.end()
+        self._watches.clear()
 
     def _leave(self, subscription: Subscription) -> None:
         self._hub.leave(subscription)
@@ -166,7 +177,7 @@ class Session:
         task.add_done_callback(lambda _: self._catching_up.pop(subscription, None))
 
     def _check_id(self, id: RequestId) -> None:
-        if id in self.client.subscriptions or id in self._holds:
+        if id in self.client.subscriptions or id in self._holds or id in self._watches:
             raise BadRequest("this id has a subscription: unsubscribe it first, or choose another id")
 
     def _want(self, request: Want, account: Account) -> None:
@@ -176,6 +187,18 @@ class Session:
         hold = self._holds[request.id] = self._reserve(request, account)
         self.client.say(op="wanted", id=request.id, feed=hold.feed)
         hold.begin()
+
+    def _watch(self, request: Watch, account: Account) -> None:
+        self._check_id(request.id)
+        if len(self._watches) >= account.max_subscriptions:
+            raise BadRequest(f"too many watches: {account.max_subscriptions} are allowed")
+
+        def tell(health: Mapping[str, object]) -> None:
+            if self.client.idle:  # else it is still busy: the next one is newer
+                self.client.say(op="health", id=request.id, health=health)
+
+        self.client.say(op="watching", id=request.id)
+        self._watches[request.id] = self._health.watch(account.scope, tell)
 
     def _reserve(self, request: Subscribe | Want, account: Account) -> Hold:
         """Return what a request wants. BadRequest if it may not."""
@@ -217,7 +240,9 @@ class Session:
     def _unsubscribe(self, request: Unsubscribe) -> None:
         subscription = self.client.subscriptions.get(request.id)
         if subscription is None:
-            if not self._release(request.id):
+            if (watch := self._watches.pop(request.id, None)) is not None:
+                watch.end()
+            elif not self._release(request.id):
                 raise BadRequest("no subscription has this id")
             self.client.say(op="unsubscribed", id=request.id)
             return

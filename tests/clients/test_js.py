@@ -761,3 +761,31 @@ async def test_want_that_is_refused_says_why(
         "AbortError: This operation was aborted",
         [],
     ]
+
+
+async def test_watch_tells_how_the_bus_is_and_again_after_a_lost_connection(
+    redis_server: RedisServer, start: Start, run: Run, writer: Writer
+) -> None:
+    await write(writer, (TRADES, trade(1)))
+    relay, url = start_relay(start, redis_server.url)
+    script = run(
+        """
+        const bus = connect(given.url, { onState: ({ watch, ...event }) => states.push(event.state) });
+        const watch = bus.watch();
+        const health = (await watch.next()).value;
+        say(health.feeds.map(({ name, state }) => [name, state]));
+        say((await bus.status()).bus.feeds.length);
+        const following = watch.next();
+        say((await following).value.time > health.time);
+        while (!states.includes("resuming")) await pause();
+        say((await watch.next()).value.feeds.length);
+        watch.close();
+        say([await watch.next(), states.at(-1)]);
+        """,
+        url=url,
+    )
+    await asyncio.to_thread(script.hear, 3)
+    relay.kill()
+    start_relay(start, redis_server.url, "--port", url.rpartition(":")[2])
+    await end_of(script)
+    assert script.said == [[["test", "gone"]], 1, True, 1, [{"done": True}, "closed"]]

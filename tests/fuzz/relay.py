@@ -241,9 +241,13 @@ def make_query(chance: Random) -> Pieces:
     return [chance.choice(_PATHS).encode(), damaged_bytes(chance, query) if chance.random() < 0.3 else query]
 
 
+async def _no_status(_: object) -> dict[str, object]:
+    return {}
+
+
 @contextmanager
 def open_api(folder: Path) -> Iterator[Run]:
-    api = Api(_Nothing(), dict, documents())  # type: ignore[arg-type]
+    api = Api(_Nothing(), _no_status, documents())  # type: ignore[arg-type]
     with asyncio.Runner() as runner:
         runner.get_loop().set_debug(False)
 

@@ -184,6 +184,9 @@ async def test_every_message_of_a_relay_is_described(
         await client.ask(op="ping", id="p")
         await client.ask(op="unsubscribe", id=0)
         await client.ask(op="unsubscribe", id=0)
+        assert (await client.ask(op="watch", id="h"))["op"] == "watching"
+        assert [feed["name"] for feed in (await client.hear_until("health"))["health"]["feeds"]] == ["test"]
+        await client.ask(op="unsubscribe", id="h")
         for state in ("pending", "refused"):
             write_state(redis_server, writer, SubscriptionState(state, 1_795_847_345_011, "because"))
             if state == "pending":
