@@ -30,7 +30,9 @@ def runs(draw: st.DrawFn) -> Run:
     payloads = draw(st.lists(st.binary(max_size=50), min_size=count, max_size=count))
     return Run(
         StreamId(*before),
-        Rows(draw(st.sampled_from([BTC, ETH, QUOTES, BARS, SIGNALS])), RowIds(ms, seqs, epochs), gaps, payloads),
+        Rows(
+            draw(st.sampled_from([BTC, ETH, QUOTES, BARS, SIGNALS])), RowIds(ms, seqs, epochs), gaps, payloads
+        ),
     )
 
 
@@ -113,7 +115,7 @@ def framed(body: bytes) -> bytes:
 @pytest.mark.parametrize(
     "run",
     [
-        Run(START, Rows(Stream("signal", "f", "A"), RowIds([1], [1], [1]), b"\0", [b""])),
+        Run(START, Rows(Stream("depth", "f", "A"), RowIds([1], [1], [1]), b"\0", [b""])),
         Run(START, Rows(BTC, RowIds([1], [1], [1]), b"", [b""])),
         Run(START, Rows(BTC, RowIds([1, 2], [1], [1]), b"\0", [b""])),
         Run(START, Rows(BTC, RowIds(), b"", [])),
