@@ -161,10 +161,11 @@ class Reference:
             self.block = []
         ts = (number + 1) * SECOND
         history = [one for one in self.blocks if one[0] <= number + 1 - 10][-60:]
-        for name, f, values in (
+        ratios: tuple[tuple[str, Fraction, list[Fraction]], ...] = (
             ("volume_surge", sum((one[0] for one in self.fast), Fraction()), [one[1] for one in history]),
             ("trade_rate", Fraction(sum(one[1] for one in self.fast)), [Fraction(one[2]) for one in history]),
-        ):
+        )
+        for name, f, values in ratios:
             if len(values) < 30:
                 continue
             mean, variance = deviation(values)
@@ -172,7 +173,8 @@ class Reference:
                 on = f >= 3 * mean and f > mean and (f - mean) ** 2 >= 16 * variance
                 self.emit(name, ts, on, not on and f < Fraction(3, 2) * mean)
         if self.closed >= 60:
-            bought, sold = (sum((one[at] for one in self.sixty), Fraction()) for at in (0, 1))
+            bought = sum((one[0] for one in self.sixty), Fraction())
+            sold = sum((one[1] for one in self.sixty), Fraction())
             trades = sum(one[2] for one in self.sixty)
             if not trades and self.episodes["aggressor"].start is None:
                 return
@@ -212,7 +214,7 @@ def spread_rows(quotes: Iterable[Quote]) -> list[tuple[int, str, Decimal]]:
             if len(newest) >= 300:
                 mean, variance = deviation(newest)
                 if variance:
-                    f: Fraction | int = last
+                    f = Fraction(last)
                     on = f >= 2 * mean and f > mean and (f - mean) ** 2 >= 16 * variance
                     rows += [
                         (ts, state, Decimal(last) / 10**6)

@@ -349,10 +349,11 @@ class ShardConsumer:
         self,
         positions: Mapping[Stream, StreamId],
         outputs: Sequence[Output] = (),
-        state: Mapping[StateField, bytes] | None = None,
+        state: Mapping[Stream, bytes] | None = None,
     ) -> None:
         """Store these as one transaction, as far as their shards are owned. Returns when it is stored."""
-        await self._shielded(self._commit(positions, outputs, state or {}, dict(self.epochs)))
+        fields: dict[StateField, bytes] = dict((state or {}).items())
+        await self._shielded(self._commit(positions, outputs, fields, dict(self.epochs)))
 
     async def commit_batch(
         self,

@@ -69,7 +69,7 @@ async def read_handover(
     """
     while True:
         positions = await _hashes(link, keys, shards, partial(keys.position, service=service))
-        states = await _hashes(link, keys, shards, partial(keys.state, service=service))
+        states = await _hashes(link, keys, shards, partial(keys.state, service=service), parts=True)
         heads = await read_heads(link, keys, shards)
         announced = {
             name
@@ -127,9 +127,12 @@ def _writes_stream(name: str, writes: StreamFilter | None) -> bool:
 
 
 async def _hashes(
-    link: Connection, keys: Keys, shards: Sequence[int], key_of: Callable[[int], str]
+    link: Connection, keys: Keys, shards: Sequence[int], key_of: Callable[[int], str], parts: bool = False
 ) -> list[dict[bytes, bytes]]:
-    """Return these hashes by shard, without fields that are no streams of theirs: not ours."""
+    """Return these hashes by shard, without fields that are no streams of theirs: not ours.
+
+    parts: a field may also be a part of a stream's.
+    """
     names = [key_of(shard) for shard in shards]
     replies = await link.ask_each([("HGETALL", name) for name in names])
     for name, flat in zip(names, replies, strict=True):
@@ -139,13 +142,15 @@ async def _hashes(
                 f" fix: redis-cli RENAME '{name}' '{name}:foreign'"
             )
     return [
-        {name: value for name, value in pairs(flat) if _is_of_shard(name, keys, shard)}
+        {name: value for name, value in pairs(flat) if _is_of_shard(name, keys, shard, parts)}
         for shard, flat in zip(shards, replies, strict=True)
     ]
 
 
-def _is_of_shard(raw: bytes, keys: Keys, shard: int) -> bool:
+def _is_of_shard(raw: bytes, keys: Keys, shard: int, parts: bool) -> bool:
     name = raw.decode(errors="replace")
+    if parts:
+        name = name.partition("#")[0]
     return is_stream(name) and keys.shard(Stream.parse(name).symbol) == shard
 
 
