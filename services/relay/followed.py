@@ -61,11 +61,11 @@ class FollowedStream:
 
     def drop_oldest(self, size: int) -> int:
         """Forget the oldest entries, at least `size` bytes of them, but the newer half. Return their size."""
-        dropped, goal = 0, len(self.ring) // 2
+        dropped, goal, entry = 0, len(self.ring) // 2, None
         while dropped < size and len(self.ring) > goal:
             entry = self.ring.popleft()
             dropped += _size(entry)
-        if dropped:
+        if entry is not None:
             self.floor = StreamId.parse(entry[0])
         return dropped
 

@@ -1,5 +1,5 @@
-"""How the bus is, for everybody who looks at a page: read once a second while somebody does, and never faster
-than at a twentieth of one core. It is read in a thread of its own: no delivery waits for it."""
+"""How the bus is, for everybody who looks at a page: read once a second while somebody does. A reading that
+takes long is followed by a pause 19 times as long, at most half a minute. It runs in a thread of its own."""
 
 import asyncio
 import logging

@@ -74,12 +74,13 @@ class ParameterStore:
         """Return the file's text if it changed and can be used."""
         if self._path is None:
             return None
+        first = self._stamp is None
         try:
             found = self._path.stat()
             stamp = (found.st_mtime_ns, found.st_size)
             if stamp == self._stamp:
                 return None
-            first, self._stamp = self._stamp is None, stamp
+            self._stamp = stamp
             if found.st_size > _MAX_BYTES:
                 raise ConfigError(f"{found.st_size} bytes, at most {_MAX_BYTES} are read")
             text = self._path.read_text(encoding="utf-8-sig")
@@ -87,7 +88,7 @@ class ParameterStore:
         except (OSError, UnicodeDecodeError, ConfigError) as error:
             reason = error.strerror if isinstance(error, OSError) else error
             line = f"--parameters {self._path}: {reason}"
-            if self._stamp is None or (first and not others):
+            if first and not others:
                 raise ConfigError(line) from None
             log.error("%s; parameters %d stay in force", line, self.current.number)
             return None
