@@ -74,15 +74,13 @@ class ParameterStore:
         """Return the file's text if it changed and can be used."""
         if self._path is None:
             return None
-        first = self._stamp is None
+        first, stamp = self._stamp is None, self._look_at(self._path)
+        if stamp == self._stamp:
+            return None
+        self._stamp = stamp
         try:
-            found = self._path.stat()
-            stamp = (found.st_mtime_ns, found.st_size)
-            if stamp == self._stamp:
-                return None
-            self._stamp = stamp
-            if found.st_size > _MAX_BYTES:
-                raise ConfigError(f"{found.st_size} bytes, at most {_MAX_BYTES} are read")
+            if stamp[1] > _MAX_BYTES:
+                raise ConfigError(f"{stamp[1]} bytes, at most {_MAX_BYTES} are read")
             text = self._path.read_text(encoding="utf-8-sig")
             parse(text)
         except (OSError, UnicodeDecodeError, ConfigError) as error:
@@ -93,3 +91,11 @@ class ParameterStore:
             log.error("%s; parameters %d stay in force", line, self.current.number)
             return None
         return text
+
+    @staticmethod
+    def _look_at(path: Path) -> tuple[int, int]:
+        try:
+            found = path.stat()
+        except OSError:
+            return 0, 0
+        return found.st_mtime_ns, found.st_size

@@ -1,18 +1,15 @@
 """Subscriptions that change while the gateway runs: real processes, compared with the vendor's ledger."""
 
 import json
-import signal
-import time
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 
 import pytest
 from support.bus import messages_in
-from support.cluster import RedisCluster
 from support.processes import Process, tickbus
 from support.redis_server import RedisServer
-from support.subscribing import TTL_SECONDS, Venue
+from support.subscribing import Venue
 from support.waiting import until
 
 from tickbus.protocol.messages import Bar, Gap, GapKind, Trade
@@ -345,98 +342,3 @@ def test_what_never_ticked_leaves_nothing_and_first_bars_are_partial(
     until(lambda: one.head("NONE-USDT") is None)
     assert one.head("BB-USDT") is not None
     one.finish(gateway)
-
-
-# what must not end a subscription
-
-
-@pytest.mark.parametrize("end", ["kill", "stop"])
-def test_a_gateway_that_takes_over_goes_on(end: str, venue: Callable[[str], Venue]) -> None:
-    """With --linger 0s: what is wanted, and not known to be unwanted, stays."""
-    one = venue("binance")
-    one.simulate()
-    first = one.gateway("--symbols", "AA-USDT,FF-USDT", linger="0s").wait_ready()
-    wanted = one.want("BB-USDT", "FF-USDT")
-    one.wait_state("trade BB-USDT", "active")
-    one.wait_trades("BB-USDT")
-    first.kill() if end == "kill" else first.stop()
-    second = one.gateway("--symbols", "AA-USDT", linger="0s").wait_ready()
-    one.wait_trades("BB-USDT", 20)
-    one.wait_trades("FF-USDT", 20)
-    one.wait_for({"trade AA-USDT": "active", "trade BB-USDT": "active", "trade FF-USDT": "active"})
-    # wanted no more: only that ends it
-    wanted.drop(["BB-USDT"])
-    one.wait_state("trade BB-USDT", "absent")
-    one.finish(second)
-    wanted.close()
-    for symbol in ("AA-USDT", "BB-USDT", "FF-USDT"):
-        trades, gaps = one.trades(symbol), one.gaps(symbol)
-        named = [
-            id
-            for gap in gaps
-            if gap.kind is not GapKind.UNSUBSCRIBED
-            for id in range(int(gap.from_id or 0), int(gap.to_id or 0) + 1)
-        ]
-        ids = [int(trade.trade_id or 0) for trade in trades]
-        assert sorted(ids + named) == list(range(ids[0], ids[-1] + 1)), symbol
-        assert [gap.kind for gap in gaps if gap.kind is GapKind.UNSUBSCRIBED] == (
-            [GapKind.UNSUBSCRIBED] if symbol == "BB-USDT" else []
-        ), symbol
-
-
-@pytest.mark.parametrize("way", ["restart", "pause", "flush", "holder"])
-def test_what_is_wanted_stays_subscribed_while_redis_or_its_holder_is_away(
-    way: str, venue: Callable[[str], Venue], start: Start, redis_server: RedisServer
-) -> None:
-    one = venue("binance")
-    one.simulate()
-    gateway = one.gateway("--symbols", "AA-USDT", linger="0s").wait_ready()
-    holder = start("want", "BB-USDT", "--feed", "binance", "--redis", redis_server.url)
-    one.wait_state("trade BB-USDT", "active")
-    one.wait_trades("BB-USDT")
-    time.sleep(TTL_SECONDS + 1)  # until then the gateway ends nothing in any case
-    if way == "restart":
-        redis_server.stop()
-        time.sleep(TTL_SECONDS + 2)  # longer than a want lives
-        redis_server.start()
-    elif way == "pause":
-        redis_server.pause()
-        time.sleep(TTL_SECONDS + 2)
-        redis_server.resume()
-    elif way == "flush":
-        redis_server.client.flushall()
-    else:
-        holder.signal(signal.SIGSTOP)
-        time.sleep(TTL_SECONDS - 8)
-        holder.signal(signal.SIGCONT)
-    one.wait_trades("BB-USDT", 20)
-    one.wait_for({"trade AA-USDT": "active", "trade BB-USDT": "active"})
-    assert one.events("unsubscribe") == []
-    assert holder.stop() == 0
-    one.wait_state("trade BB-USDT", "absent")
-    until(lambda: one.events("unsubscribe"), 10, "the vendor was told")
-    one.finish(gateway)
-    gaps = [gap.kind for gap in one.gaps("BB-USDT")]
-    assert gaps.count(GapKind.UNSUBSCRIBED) == 1, gaps
-    if way != "flush":
-        one.check_steady("AA-USDT")
-
-
-def test_wants_on_a_cluster(start: Start, redis_cluster: RedisCluster, tmp_path: Path) -> None:
-    one = Venue(start, redis_cluster, tmp_path, "binance")
-    one.simulate()
-    gateway = one.gateway("--symbols", "AA-USDT", linger="0s").wait_ready()
-    wanted = one.want("BB-USDT", "CC-USDT", "DD-USDT")
-    active = {f"trade {symbol}-USDT": "active" for symbol in ("AA", "BB", "CC", "DD")}
-    one.wait_for(active)
-    redis_cluster.fail_over(Keys().holders("binance"))
-    for symbol in ("BB-USDT", "CC-USDT", "DD-USDT"):
-        one.wait_trades(symbol)
-    wanted.drop(["CC-USDT"])
-    del active["trade CC-USDT"]
-    one.wait_for(active)
-    assert [gap.kind for gap in one.gaps("CC-USDT")] == [GapKind.UNSUBSCRIBED]
-    one.finish(gateway)
-    wanted.close()
-    for symbol in ("AA-USDT", "BB-USDT", "DD-USDT"):
-        one.check_steady(symbol)
