@@ -17,10 +17,8 @@ from tickbus.service.consumer_service import running
 from tickbus.service.options import MirrorGroups, Option, OwnerOptions
 from tickbus.service.runner import Service, run
 
-ABOUT = (
-    "Send alerts to one receiver: a webhook (JSON, signed as in Standard Webhooks), or mail, Slack, Telegram "
-    "and others through apprise. One service per receiver, each at its own pace."
-)
+ABOUT = """Send alerts to one receiver: a webhook (JSON, signed as in Standard Webhooks), or mail, Slack,
+Telegram and others through apprise. One service per receiver, each at its own pace."""
 POSITIONALS = ()
 
 

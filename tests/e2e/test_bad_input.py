@@ -44,8 +44,8 @@ class BadCommand:
 
 COMMAND_LINES = [
     BadCommand("bogus", 2,
-               "unknown command 'bogus': expected one of demo, gateway, bars, recorder, simulate, relay, "
-               "want, tail, status, replay"),
+               "unknown command 'bogus': expected one of demo, gateway, bars, signals, recorder, "
+               "simulate, relay, notify, want, tail, status, replay"),
     BadCommand("gateway", 2, "--feed is missing (also TICKBUS_FEED): the vendor's protocol"),
     BadCommand("gateway --feed reuters --symbols A", 2,
                "unknown feed 'reuters': expected one of alltick, binance, json"),

@@ -21,7 +21,7 @@ def test_names_are_the_ones_that_users_write() -> None:
     assert set(PUBLIC) == {
         "Bar", "Batch", "Bus", "ConfigError", "Consumer", "Fenced", "Flag", "Gap", "GapKind", "Message",
         "Output", "Quote", "RedisError", "RedisMisconfigured", "RedisUnavailable",
-        "RelayError", "RelayRefused", "RelayUnavailable", "Side", "Signal",
+        "RelayError", "RelayRefused", "RelayUnavailable", "Side", "Signal", "SignalState",
         "Stream", "StreamId", "StreamKind", "Subscription", "SubscriptionState", "TickbusError", "Trade",
         "VendorRefused", "Want", "WireError", "as_json", "connect",
     }  # fmt: skip
