@@ -2,9 +2,8 @@
 
 import asyncio
 import logging
-import time
 from collections import Counter
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import partial
 
 import msgspec
@@ -16,8 +15,9 @@ from services.bars.watermark import AHEAD_TRADES
 from tickbus.consumer.batch import Batch
 from tickbus.consumer.consumer import ShardConsumer
 from tickbus.consumer.outputs import Output
+from tickbus.consumer.stateful import StatefulService, States
 from tickbus.consumer.tick_entries import TickEntries, at_event_time
-from tickbus.errors import Fenced, RedisError, WireError
+from tickbus.errors import RedisError, WireError
 from tickbus.protocol.bar_specs import Spec
 from tickbus.protocol.codec import read_head
 from tickbus.protocol.messages import StreamKind, Trade
@@ -31,14 +31,12 @@ log = logging.getLogger("tickbus.bars")
 
 _COMMIT_SECONDS = 0.25
 """Positions alone are committed this often; bars immediately."""
-_LAST_COMMIT_SECONDS = 2.0
-"""How long the last commit may take."""
 _LOOK_SECONDS = 10.0
 """How often the registry of streams is looked at."""
 _TRIES, _RETRY_SECONDS = 5, 0.2
 
 
-class BarService:
+class BarService(StatefulService):
     """Feeds each stream's entries to its bars, and commits the bars they emit."""
 
     def __init__(
@@ -50,7 +48,7 @@ class BarService:
         feeds: Collection[str] = (),
     ) -> None:
         """`feeds`: those that the consumer reads; empty means all."""
-        self._consumer = consumer
+        super().__init__(consumer, log, _COMMIT_SECONDS)
         self._keys = consumer.keys
         self.feeds = FeedStreams(feeds)
         self._link: Connection | None = None
@@ -60,10 +58,6 @@ class BarService:
         self._bars: dict[Stream, StreamBars] = {}
         self._by_clock: dict[tuple[int, str], list[Stream]] = {}
         """(shard, feed) -> its streams, which share a bus clock."""
-        self._dirty: set[Stream] = set()
-        """Streams whose bars differ from the committed state."""
-        self._applied: Batch | None = None
-        """The newest batch that is in the bars."""
         self._ahead: dict[Stream, bool] = {}
         """Streams whose vendor's clock is ahead -> whether that is certain, so that time bars close."""
         self.emitted: Counter[str] = Counter()
@@ -73,55 +67,29 @@ class BarService:
     async def run(self) -> None:
         async with asyncio.TaskGroup() as group:
             watching = group.create_task(self._watch_registry())
-            await self._build()
+            await self.process()
             watching.cancel()
 
-    async def _build(self) -> None:
-        try:
-            await self._take_batches()
-        except asyncio.CancelledError:
-            await self._commit_last()
-            raise
+    def restore(self, fields: Mapping[str, bytes]) -> None:
+        """As in StatefulService. OtherVersion if another version of this program wrote a state."""
+        for name, state in fields.items():
+            self._restore(Stream.parse(name), state)
 
-    async def _commit_last(self) -> None:
-        """This replica is to end: commit what was applied, so that the next owner need not read it again."""
-        if self._applied is None or not self._dirty:
-            return
-        try:
-            async with asyncio.timeout(_LAST_COMMIT_SECONDS):
-                await self._commit(self._applied, [])
-        except TimeoutError:
-            log.info("the last positions are not committed: Redis did not accept them in time")
-        except Fenced as error:
-            log.info("the last positions are not committed: %s", error)
+    async def meet(self, batch: Batch) -> None:
+        """Begin the streams that are new to this service."""
+        if any(read.stream not in self._bars for read in batch.reads):
+            await self._meet(batch.reads)
 
-    async def _commit(self, batch: Batch, outputs: list[Output]) -> None:
-        """Commit everything up to this batch. Even if cancelled, it is stored unless Redis is unavailable."""
-        dirty, self._dirty = self._dirty, set()
-        await batch.commit(outputs, {stream: self._bars[stream].state() for stream in dirty})
+    def states(self, streams: Collection[Stream]) -> States:
+        """As in StatefulService."""
+        return {stream: self._bars[stream].state() for stream in streams}, {}
 
-    async def _take_batches(self) -> None:
-        committed = time.monotonic()
-        async for batch in self._consumer.batches():
-            for states in batch.gained.values():
-                for name, state in states.items():
-                    self._restore(Stream.parse(name), state)
-            if any(read.stream not in self._bars for read in batch.reads):
-                await self._meet(batch.reads)
-            outputs = self._apply(batch)
-            self._applied = batch
-            # commit before releasing shards: the next owner need not reread these entries
-            if outputs or (self._dirty and (batch.lost or time.monotonic() - committed > _COMMIT_SECONDS)):
-                await self._commit(batch, outputs)
-                committed = time.monotonic()
-            if batch.lost:
-                self._release(batch.lost)
-
-    def _apply(self, batch: Batch) -> list[Output]:
+    def apply(self, batch: Batch) -> list[Output]:
+        """As in StatefulService."""
         outputs: list[Output] = []
         for read in batch.reads:
             self._read(read, outputs)
-            self._dirty.add(read.stream)
+            self.dirty.add(read.stream)
         for clock, bus_ms in batch.clocks.items():
             for stream in self._by_clock.get(clock, ()):
                 bars = self._bars[stream]
@@ -129,14 +97,14 @@ class BarService:
                     self._emit(stream, bars.clock(bus_ms), outputs)
         return outputs
 
-    def _release(self, shards: Collection[int]) -> None:
-        """Forget these shards; another replica continues from their committed state."""
+    def release(self, shards: Collection[int]) -> None:
+        """As in StatefulService."""
         released = {stream for stream in self._bars if self._keys.shard(stream.symbol) in shards}
         self._bars = {stream: bars for stream, bars in self._bars.items() if stream not in released}
         self._by_clock = {
             clock: streams for clock, streams in self._by_clock.items() if clock[0] not in shards
         }
-        self._dirty -= released
+        self.dirty -= released
         for stream in released:
             self._ahead.pop(stream, None)
 
@@ -284,7 +252,7 @@ class BarService:
     def _emit(self, stream: Stream, emitted: list[Emitted], outputs: list[Output]) -> None:
         for ms, bar in emitted:
             outputs.append(Output(self._bar_stream(stream, bar.spec), ms, bar))
-            self._dirty.add(stream)
+            self.dirty.add(stream)
             self.emitted[bar.spec] += 1
             self.revised[bar.spec] += bar.revision > 0
 

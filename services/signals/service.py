@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-import time
 from collections import Counter
 from collections.abc import Collection, Mapping
 from pathlib import Path
@@ -17,8 +16,9 @@ from services.signals.trades import Emitted, TradeSignals
 from tickbus.consumer.batch import Batch
 from tickbus.consumer.consumer import ShardConsumer
 from tickbus.consumer.outputs import Output
+from tickbus.consumer.stateful import StatefulService, States
 from tickbus.consumer.tick_entries import TickEntries, at_event_time
-from tickbus.errors import Fenced, RedisError, WireError
+from tickbus.errors import RedisError, WireError
 from tickbus.protocol.messages import SignalState, StreamKind
 from tickbus.protocol.names import StatePart, Stream, StreamId, stream_of_state
 from tickbus.reader.reads import Read, trimmed_gap
@@ -27,19 +27,17 @@ log = logging.getLogger("tickbus.signals")
 
 _COMMIT_SECONDS = 0.5
 """Positions alone are committed this often; signals immediately."""
-_LAST_COMMIT_SECONDS = 2.0
-"""How long the last commit may take."""
 _LOOK_SECONDS = 1.0
 """How often the parameters are looked at."""
 
 StreamSignals = TradeSignals | QuoteSignals
 
 
-class SignalService:
+class SignalService(StatefulService):
     """Feeds each stream's entries to its signals, and commits what they say."""
 
     def __init__(self, consumer: ShardConsumer, parameters: Path | None) -> None:
-        self._consumer = consumer
+        super().__init__(consumer, log, _COMMIT_SECONDS)
         self._keys = consumer.keys
         self._store = ParameterStore(consumer.keys, consumer.service, parameters)
         self._parameters = ParameterSet()
@@ -47,10 +45,6 @@ class SignalService:
         self._signals: dict[Stream, StreamSignals] = {}
         self._by_clock: dict[tuple[int, str], list[Stream]] = {}
         """(shard, feed) -> its streams, which share a bus clock."""
-        self._dirty: set[Stream] = set()
-        """Streams whose signals differ from the committed state."""
-        self._applied: Batch | None = None
-        """The newest batch that is in the signals."""
         self._entries = TickEntries(consumer.service, log, "its signals get has_gap")
         self._ended: Counter[str] = Counter()
         """Ignored entries of streams that were released."""
@@ -68,13 +62,8 @@ class SignalService:
         """Work until cancelled."""
         async with asyncio.TaskGroup() as group:
             watching = group.create_task(self._watch_parameters())
-            try:
-                await self._take_batches()
-            except asyncio.CancelledError:
-                await self._commit_last()
-                raise
-            finally:
-                watching.cancel()
+            await self.process()
+            watching.cancel()
 
     async def _watch_parameters(self) -> None:
         while True:
@@ -91,61 +80,38 @@ class SignalService:
         finally:
             link.close()
 
-    async def _commit_last(self) -> None:
-        """This replica is to end: commit what was applied, so that the next owner need not read it again."""
-        if self._applied is None or not self._dirty:
-            return
-        try:
-            async with asyncio.timeout(_LAST_COMMIT_SECONDS):
-                await self._commit(self._applied, [])
-        except TimeoutError:
-            log.info("the last positions are not committed: Redis did not accept them in time")
-        except Fenced as error:
-            log.info("the last positions are not committed: %s", error)
+    async def meet(self, batch: Batch) -> None:
+        """Take over parameters that changed."""
+        if self._store.current is not self._parameters:
+            self._parameters = self._store.current
+            for signals in self._signals.values():
+                signals.configure(self._parameters)
 
-    async def _commit(self, batch: Batch, outputs: list[Output]) -> None:
-        """Commit everything up to this batch. Even if cancelled, it is stored unless Redis is unavailable."""
-        dirty, self._dirty = self._dirty, set()
-        state: dict[Stream, bytes] = {}
+    def states(self, streams: Collection[Stream]) -> States:
+        """As in StatefulService."""
+        whole: dict[Stream, bytes] = {}
         parts: dict[StatePart, bytes] = {}
-        for stream in dirty:
+        for stream in streams:
             for name, value in self._signals[stream].state().items():
                 self.state_bytes += len(value)
                 if name:
                     parts[StatePart(stream, name)] = value
                 else:
-                    state[stream] = value
-        await batch.commit(outputs, state, parts)
+                    whole[stream] = value
+        return whole, parts
 
-    async def _take_batches(self) -> None:
-        committed = time.monotonic()
-        async for batch in self._consumer.batches():
-            for fields in batch.gained.values():
-                self._restore(fields)
-            if self._store.current is not self._parameters:
-                self._parameters = self._store.current
-                for signals in self._signals.values():
-                    signals.configure(self._parameters)
-            outputs = self._apply(batch)
-            self._applied = batch
-            # commit before releasing shards: the next owner need not reread these entries
-            if outputs or (self._dirty and (batch.lost or time.monotonic() - committed > _COMMIT_SECONDS)):
-                await self._commit(batch, outputs)
-                committed = time.monotonic()
-            if batch.lost:
-                self._release(batch.lost)
-
-    def _apply(self, batch: Batch) -> list[Output]:
+    def apply(self, batch: Batch) -> list[Output]:
+        """As in StatefulService."""
         outputs: list[Output] = []
         for read in batch.reads:
             self._read(read, outputs)
-            self._dirty.add(read.stream)
+            self.dirty.add(read.stream)
         for clock, bus_ms in batch.clocks.items():
             for stream in self._by_clock.get(clock, ()):
                 due = self._signals[stream].due_ms
                 if due is not None and due < bus_ms:
                     self._emit(stream, self._signals[stream].clock(bus_ms), outputs)
-                    self._dirty.add(stream)
+                    self.dirty.add(stream)
         return outputs
 
     def _read(self, read: Read, outputs: list[Output]) -> None:
@@ -172,8 +138,8 @@ class SignalService:
             outputs.append(Output(_signal_stream(stream), ms, signal))
             self.emitted[signal.name, SignalState(signal.state).name.lower()] += 1
 
-    def _restore(self, fields: Mapping[str, bytes]) -> None:
-        """Continue from the committed state. OtherVersion if another version of this program wrote it."""
+    def restore(self, fields: Mapping[str, bytes]) -> None:
+        """As in StatefulService. OtherVersion if another version of this program wrote a state."""
         by_stream: dict[Stream, dict[str, bytes]] = {}
         for name, value in fields.items():
             by_stream.setdefault(stream_of_state(name), {})[name.partition("#")[2]] = value
@@ -195,15 +161,15 @@ class SignalService:
         self._signals[stream] = made
         return made
 
-    def _release(self, shards: Collection[int]) -> None:
-        """Forget these shards; another replica continues from their committed state."""
+    def release(self, shards: Collection[int]) -> None:
+        """As in StatefulService."""
         released = {stream for stream in self._signals if self._keys.shard(stream.symbol) in shards}
         for stream in released:
             self._ended.update(self._signals.pop(stream).ignored)
         self._by_clock = {
             clock: streams for clock, streams in self._by_clock.items() if clock[0] not in shards
         }
-        self._dirty -= released
+        self.dirty -= released
 
     # what it says of itself
 
