@@ -72,7 +72,7 @@ def test_summary_is_true_restart_continues_and_a_dead_service_is_reported(
     folder = tmp_path / "demo"
     # the user's own configuration does not reach the demo's services
     environ = {"TICKBUS_METRICS_PORT": "1", "TICKBUS_SYMBOLS": "BTC-USDT,GOLD"}
-    demo = start("demo", "--seconds", "6", "--data-dir", str(folder), **environ)
+    demo = start("demo", "--seconds", "15", "--data-dir", str(folder), **environ)
     url = demo.wait_for(r"Redis +(redis://\S+)")[1]
     tail = tickbus("tail", "GOLD", "--redis", url, "--from", "start", "--count", "1", "--json")
     assert '"stream":"trade:demo:GOLD"' in tail.stdout
@@ -81,7 +81,7 @@ def test_summary_is_true_restart_continues_and_a_dead_service_is_reported(
         2,
         f"tickbus: another demo is running in {folder}; stop it, or choose another --data-dir\n",
     )
-    assert demo.wait(30) == 0
+    assert demo.wait(60) == 0
     bus = numbers(demo.output, "on the bus")
     assert numbers(demo.output, "ran") == bus
     assert bus == on_the_bus(folder)
