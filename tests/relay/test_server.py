@@ -248,7 +248,8 @@ async def test_hostile_clients_disturb_nobody(
                 await client.send(json.dumps({"op": "subscribe", "id": id, "symbols": ["A"]}))
             answers = [json.loads(await client.recv())["op"] for _ in range(150)]
             assert answers.count("subscribed") == 150 or "error" in answers
-        async with connect(f"{url}/v1") as client:
+        # max_queue: a client that has many answers unread stops reading, and would not see the close
+        async with connect(f"{url}/v1", max_queue=None) as client:
             for _ in range(400):
                 await client.send("nonsense")
             await client.wait_closed()
