@@ -70,6 +70,7 @@ class CatchUp:
         known = await self._find()
         for one in known:
             self._hub.follow(subscription.group, one.stream, one.position)
+        self._hub.begin(subscription)
         self._heads = {one.stream.name: one.position for one in known}
         for one in known:
             self._tracked[one.stream.name] = await self._first_position(one)
@@ -116,7 +117,9 @@ class CatchUp:
         keys = self._access.keys
         if begin == FROM_NOW:
             # where the reader is: then there is nothing to catch up on, however busy the stream is
-            return TrackedStream(keys, stream, self._hub.followed[stream.name].position, is_entry=True)
+            read_to = self._hub.followed[stream.name].position
+            start = one.position if read_to == START else read_to
+            return TrackedStream(keys, stream, start, is_entry=True)
         if isinstance(begin, Cursors):
             cursor = begin.positions.get(stream.name)
             if cursor is None:

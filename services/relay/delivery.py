@@ -152,6 +152,8 @@ class Subscription:
         self.group = group
         self.style: Style = client.style
         self.head = client.style.head(id)
+        self.begun = False
+        """Whether its streams were looked up: it has those that appear later from their first entry on."""
         self.joined = False
         """Whether it is live: it has everything up to the newest round."""
         self.announced = False

@@ -37,6 +37,8 @@ PHASES = 4
 """Clients of one rate are spread over this many phases of an interval: each encodes what it sends anew."""
 _PASS_SECONDS = 0.002
 """A pass over the members of a grid yields this often."""
+_YOUNG_ENTRIES = 256
+"""A stream with no more entries is followed from its first one: somebody may have looked before it came."""
 _SHORT_SECONDS = 0.0005
 """A round that took longer is followed by a pause: `_PAUSES` times as long, at most `_MAX_PAUSE_SECONDS`."""
 _PAUSES = 2
@@ -192,8 +194,12 @@ class Hub:
             if self._reader is not None:
                 self._reader.unfollow(stream)
             return None
-        followed = FollowedStream(stream, START, read.cursor)
-        self.followed[followed.name] = followed
+        followed = self.followed[stream.name] = FollowedStream(stream, START, read.cursor)
+        self._give(followed, groups)
+        return followed
+
+    def _give(self, followed: FollowedStream, groups: Iterable[Group]) -> None:
+        """Add a stream to groups that have it from its first entry on, and announce it."""
         for group in groups:
             self._add_to_group(group, followed)
             for subscription in group.subscriptions:
@@ -206,7 +212,6 @@ class Hub:
                     cursor=str(START),
                     history=self.history(followed),
                 )
-        return followed
 
     def _bound_rings(self) -> None:
         """Forget the oldest entries of all rings while they are too large together."""
@@ -265,14 +270,34 @@ class Hub:
         subscription.client.subscriptions[subscription.id] = subscription
 
     def follow(self, group: Group, stream: Stream, position: StreamId) -> FollowedStream:
-        """Follow a stream for a group, from after `position` unless it is followed already."""
+        """Follow a stream for a group, from after `position` unless it is followed already.
+
+        The reader may be about to find it by itself: those who waited for it have it from its first entry on.
+        """
         followed = self.followed.get(stream.name)
         if followed is None:
             assert self._reader is not None
+            waiting = [
+                other
+                for other in self.groups.values()
+                if other.selection(stream) and any(one.begun for one in other.subscriptions)
+            ]
+            if waiting or position.seq <= _YOUNG_ENTRIES:
+                position = START
             cursor = self._reader.follow(stream, position)
             followed = self.followed[stream.name] = FollowedStream(stream, position, cursor)
+            self._give(followed, waiting)
         self._add_to_group(group, followed)
         return followed
+
+    def begin(self, subscription: Subscription) -> None:
+        """The streams that it finds are followed: from now on it has those that appear."""
+        subscription.begun, group = True, subscription.group
+        for followed in self.followed.values():
+            # it appeared while they were looked up
+            new = followed.floor == START and followed.name not in group.streams
+            if new and group.selection(followed.stream):
+                self._add_to_group(group, followed)
 
     @staticmethod
     def _add_to_group(group: Group, followed: FollowedStream) -> None:
