@@ -70,8 +70,8 @@ class CatchUp:
         known = await self._find()
         for one in known:
             self._hub.follow(subscription.group, one.stream, one.position)
-        self._hub.begin(subscription)
         self._heads = {one.stream.name: one.position for one in known}
+        self._hub.begin(subscription, self._heads)
         for one in known:
             self._tracked[one.stream.name] = await self._first_position(one)
         streams = [
@@ -84,7 +84,7 @@ class CatchUp:
         ]
         if subscription.is_native:
             client.say(op="subscribed", id=subscription.id, streams=streams)
-            subscription.announced = True
+            self._hub.announce(subscription, found=[one.stream.name for one in known])
         self._begun()
         for _ in range(_MAX_PASSES):
             for tracked in list(self._tracked.values()):
@@ -164,7 +164,7 @@ class CatchUp:
     async def _read_pages(self, tracked: TrackedStream) -> None:
         """Send pages of one stream until the ring has the rest."""
         access = self._access
-        while not self._hub.followed[tracked.name].has(tracked.position):
+        while not self._ring_has_rest(tracked):
             if tracked.position > self._hub.followed[tracked.name].position:
                 await self._await_position(tracked)
                 continue
@@ -181,11 +181,18 @@ class CatchUp:
                 continue
             head = await access.head(tracked.stream)
             if head is None or head <= tracked.position:
+                self._heads[tracked.name] = tracked.position  # Redis may have lost what stood there
                 await self._await_position(tracked)
             else:  # all of it was trimmed
                 lost = Lost(head.seq - tracked.seq, tracked.position, head._replace(seq=head.seq + 1))
                 await self._send_news(News(tracked.stream, (), lost if tracked.is_entry else None))
                 self._advance(tracked, head)
+
+    def _ring_has_rest(self, tracked: TrackedStream) -> bool:
+        followed = self._hub.followed[tracked.name]
+        # what somebody waited for is read from its first entry on: until it was, the newest is history too
+        unread = followed.position == START < self._heads[tracked.name]
+        return followed.has(tracked.position) and not unread
 
     async def _await_position(self, tracked: TrackedStream) -> None:
         """Wait until the reader has come to our position; if it never does, that is another history."""

@@ -4,7 +4,7 @@ import asyncio
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Collection, Coroutine, Iterable
 from dataclasses import dataclass, field
 from itertools import count
 from typing import Any
@@ -37,8 +37,6 @@ PHASES = 4
 """Clients of one rate are spread over this many phases of an interval: each encodes what it sends anew."""
 _PASS_SECONDS = 0.002
 """A pass over the members of a grid yields this often."""
-_YOUNG_ENTRIES = 256
-"""A stream with no more entries is followed from its first one: somebody may have looked before it came."""
 _SHORT_SECONDS = 0.0005
 """A round that took longer is followed by a pause: `_PAUSES` times as long, at most `_MAX_PAUSE_SECONDS`."""
 _PAUSES = 2
@@ -203,15 +201,17 @@ class Hub:
         for group in groups:
             self._add_to_group(group, followed)
             for subscription in group.subscriptions:
-                if not subscription.announced:
-                    continue
-                subscription.client.say(
-                    op="stream",
-                    id=subscription.id,
-                    stream=followed.name,
-                    cursor=str(START),
-                    history=self.history(followed),
-                )
+                if subscription.announced:
+                    self._announce(subscription, followed)
+
+    def _announce(self, subscription: Subscription, followed: FollowedStream) -> None:
+        subscription.client.say(
+            op="stream",
+            id=subscription.id,
+            stream=followed.name,
+            cursor=str(START),
+            history=self.history(followed),
+        )
 
     def _bound_rings(self) -> None:
         """Forget the oldest entries of all rings while they are too large together."""
@@ -282,7 +282,7 @@ class Hub:
                 for other in self.groups.values()
                 if other.selection(stream) and any(one.begun for one in other.subscriptions)
             ]
-            if waiting or position.seq <= _YOUNG_ENTRIES:
+            if waiting:
                 position = START
             cursor = self._reader.follow(stream, position)
             followed = self.followed[stream.name] = FollowedStream(stream, position, cursor)
@@ -290,14 +290,22 @@ class Hub:
         self._add_to_group(group, followed)
         return followed
 
-    def begin(self, subscription: Subscription) -> None:
-        """The streams that it finds are followed: from now on it has those that appear."""
+    def begin(self, subscription: Subscription, found: Collection[str]) -> None:
+        """The streams that it found are followed: from now on it has those that appear.
+
+        found: their names. What is followed and not among them appeared while they were looked up.
+        """
         subscription.begun, group = True, subscription.group
         for followed in self.followed.values():
-            # it appeared while they were looked up
-            new = followed.floor == START and followed.name not in group.streams
-            if new and group.selection(followed.stream):
+            if followed.name not in found and group.selection(followed.stream):
                 self._add_to_group(group, followed)
+
+    def announce(self, subscription: Subscription, found: Collection[str]) -> None:
+        """Say which streams appeared since its streams were looked up, and from now on each that appears."""
+        subscription.announced = True
+        for name, followed in subscription.group.streams.items():
+            if name not in found:
+                self._announce(subscription, followed)
 
     @staticmethod
     def _add_to_group(group: Group, followed: FollowedStream) -> None:

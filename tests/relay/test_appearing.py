@@ -104,3 +104,38 @@ async def test_client_that_waits_for_a_stream_has_its_first_entries_though_anoth
     access.close()
     before.close()
     later.close()
+
+
+async def test_stream_that_appears_while_a_client_looks_is_its_own_from_the_first_entry_on(
+    redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = await Writer(redis_server.url, "before").open()
+    stream = Stream("trade", "other", "NEW")
+    access, slow_access = (BusAccess(locate(redis_server.url), KEYS) for _ in range(2))
+    hub = Hub(locate(redis_server.url), access, 1 << 20, 1 << 20, 1 << 24)
+    reading = asyncio.create_task(hub.run())
+    await until_async(lambda: hub.up)
+    sockets = [Socket(), Socket()]
+    looking, finding = (
+        hub.subscribe(Client(socket, JSON, 1 << 20), Subscribe(number, symbols=chosen), Scope())
+        for number, (socket, chosen) in enumerate(zip(sockets, (["NEW"], ["NEW", "NO"]), strict=True))
+    )
+
+    async def find(*asked: Any) -> Any:
+        found = await access.find(*asked)
+        write_behind(redis_server.url, 1, 2, 3)
+        await CatchUp(hub, access, finding, FROM_NOW, 100).run()
+        return found
+
+    monkeypatch.setattr(slow_access, "find", find)
+    await CatchUp(hub, slow_access, looking, FROM_NOW, 100).run()
+    later = await Writer(redis_server.url, "other").open()
+    later.seqs[stream] = 3
+    await later.write(4, 5, symbol="NEW")
+    await until_async(lambda: all(socket.prices[-1:] == ["5"] for socket in sockets))
+    assert sockets[0].prices == ["1", "2", "3", "4", "5"]
+    assert [one["op"] for one in sockets[0].messages if "op" in one] == ["subscribed", "stream"]
+    reading.cancel()
+    await asyncio.gather(reading, return_exceptions=True)
+    for each in (access, slow_access, before, later):
+        each.close()
