@@ -1,5 +1,6 @@
 """Fixtures that many folders share: a real Redis, running commands, the captures beside the repository."""
 
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -12,8 +13,9 @@ from support.redis_server import RedisServer
 from support.sentinel import RedisWithSentinels
 from support.small_disk import mounted_at
 
-# machines are shared: the duration of an example means nothing
-settings.register_profile("tickbus", deadline=None)
+# Machines are shared: the duration of an example means nothing. CI tries the same examples of a version each
+# time, so that a change fails by what it changed; every run elsewhere, and `make fuzz`, tries new ones.
+settings.register_profile("tickbus", deadline=None, derandomize="CI" in os.environ)
 settings.load_profile("tickbus")
 
 

@@ -81,8 +81,8 @@ class ReplayBuffer:
         return list(chain.from_iterable(entries for _, _, entries in self._batches))
 
     def after(self, ends: Mapping[StreamWriter, StreamId]) -> list[Entry]:
-        """Return the entries after the ends of their streams."""
-        return [entry for entry in self.entries if entry.id > ends[entry.stream]]
+        """Return the entries after the ends of their streams, without those of streams that have none."""
+        return [entry for entry in self.entries if entry.stream in ends and entry.id > ends[entry.stream]]
 
     def recovery(
         self, entries: Sequence[Entry], bus_ms: int, rewritten: Collection[StreamWriter] = ()

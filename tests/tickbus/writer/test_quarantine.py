@@ -187,6 +187,26 @@ async def test_fence_that_is_no_number_is_set_again(redis_server: RedisServer, v
     standby.close()
 
 
+async def test_stream_that_is_none_any_more_when_history_was_lost_holds_up_no_other(
+    redis_server: RedisServer,
+) -> None:
+    """Found by Hypothesis: what was lost is resent, but not to a key that is no stream."""
+    writer = await Writer(redis_server.url).open()
+    await writer.write(1, 2)
+    await writer.write(1, symbol="B")
+    redis_server.client.delete(KEYS.fence(SHARD, "test"))
+    redis_server.client.set(writer.key(), "x")
+    await writer.write(3)
+    await writer.write(2, symbol="B")
+    assert numbers(redis_server.client, writer.key("B")) == [1, 2]
+    (fault,) = writer.publisher.quarantined
+    run_remedy(redis_server, fault.remedy)
+    await ring_until_mended(writer)
+    await writer.write(4)
+    assert [id.seq for id, _ in stored(redis_server.client, writer.key())] == [3, 4]
+    writer.close()
+
+
 @pytest.mark.parametrize("key", [KEYS.fence, KEYS.holder])
 async def test_half_of_a_fence_that_some_other_program_wrote_is_no_takeover(
     redis_server: RedisServer, key: Callable[[int, str], str]
