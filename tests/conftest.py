@@ -20,6 +20,7 @@ settings.load_profile("tickbus")
 
 
 _SERVER_FOLDERS = {"benchmarks", "demo", "e2e", "faults"}
+_SLOW_FOLDERS = (*sorted(_SERVER_FOLDERS), "clients", "relay")
 _SERVERS = {"redis_server", "shared_cluster", "shared_sentinels", "start"}
 """Fixtures that start servers or commands: what tests with them take is the time of those."""
 
@@ -31,6 +32,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    # files are handed out in this order: the long ones first, so that no worker is alone with one at the end
+    items.sort(key=lambda item: _folder(item) not in _SLOW_FOLDERS)
     if not config.getoption("--no-servers"):
         return
     left_out = [item for item in items if _starts_servers(item)]
@@ -39,8 +42,11 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def _starts_servers(item: pytest.Item) -> bool:
-    folder = item.path.relative_to(Path(__file__).parent).parts[0]
-    return folder in _SERVER_FOLDERS or not _SERVERS.isdisjoint(getattr(item, "fixturenames", ()))
+    return _folder(item) in _SERVER_FOLDERS or not _SERVERS.isdisjoint(getattr(item, "fixturenames", ()))
+
+
+def _folder(item: pytest.Item) -> str:
+    return item.path.relative_to(Path(__file__).parent).parts[0]
 
 
 @pytest.fixture

@@ -205,6 +205,7 @@ async def test_ten_thousand_subscriptions_and_glob_bombs_are_refused(
         )
 
 
+@pytest.mark.timeout(180)
 async def test_two_thousand_sockets_of_one_address_are_bounded(
     redis_server: RedisServer, start: Start, writer: Writer
 ) -> None:

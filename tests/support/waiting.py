@@ -8,15 +8,20 @@ from typing import Any, TypeVar, overload
 T = TypeVar("T")
 
 _STEP = 0.02
+_SHARE = 2
+"""What is slow to look at, a page of metrics or a ledger, is looked at less often: others need the CPU."""
 
 
 def until(condition: Callable[[], T | None], seconds: float = 20.0, what: str = "") -> T:
     """Poll until `condition()` is true and return its value; AssertionError after `seconds`."""
     deadline = time.monotonic() + seconds
-    while not (value := condition()):
-        assert time.monotonic() < deadline, _late(seconds, what or condition, value)
-        time.sleep(_STEP)
-    return value
+    while True:
+        began = time.monotonic()
+        if value := condition():
+            return value
+        now = time.monotonic()
+        assert now < deadline, _late(seconds, what or condition, value)
+        time.sleep(max(_STEP, _SHARE * (now - began)))
 
 
 @overload
