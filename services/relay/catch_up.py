@@ -5,12 +5,13 @@ then it takes the rest of the rings and becomes live in one step, between two ro
 """
 
 import asyncio
+import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from services.relay.bus_access import PAGE_ENTRIES, BusAccess, KnownStream
 from services.relay.delivery import Subscription
-from services.relay.hub import Hub
+from services.relay.hub import PASS_SECONDS, Hub
 from services.relay.requests import FROM_NOW, FROM_OLDEST, Begin, Cursors, Last
 from services.relay.styles import News
 from tickbus.errors import RedisUnavailable
@@ -67,11 +68,16 @@ class CatchUp:
         Refused if it cannot begin so.
         """
         subscription, client = self._subscription, self._subscription.client
+        follows = self._hub.follows
         known = await self._find()
+        yielded = time.monotonic()
         for one in known:
             self._hub.follow(subscription.group, one.stream, one.position)
+            if time.monotonic() - yielded > PASS_SECONDS:
+                await asyncio.sleep(0)
+                yielded = time.monotonic()
         self._heads = {one.stream.name: one.position for one in known}
-        self._hub.begin(subscription, self._heads)
+        self._hub.begin(subscription, self._heads, follows)
         for one in known:
             self._tracked[one.stream.name] = await self._first_position(one)
         streams = [
@@ -84,7 +90,7 @@ class CatchUp:
         ]
         if subscription.is_native:
             client.say(op="subscribed", id=subscription.id, streams=streams)
-            self._hub.announce(subscription, found=[one.stream.name for one in known])
+            self._hub.announce(subscription, self._heads)
         self._begun()
         for _ in range(_MAX_PASSES):
             for tracked in list(self._tracked.values()):

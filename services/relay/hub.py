@@ -6,7 +6,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Collection, Coroutine, Iterable
 from dataclasses import dataclass, field
-from itertools import count
+from itertools import count, islice
 from typing import Any
 
 from services.relay.bus_access import BusAccess
@@ -35,8 +35,8 @@ log = logging.getLogger("tickbus.relay")
 
 PHASES = 4
 """Clients of one rate are spread over this many phases of an interval: each encodes what it sends anew."""
-_PASS_SECONDS = 0.002
-"""A pass over the members of a grid yields this often."""
+PASS_SECONDS = 0.002
+"""A pass over many members or streams yields this often."""
 _SHORT_SECONDS = 0.0005
 """A round that took longer is followed by a pause: `_PAUSES` times as long, at most `_MAX_PAUSE_SECONDS`."""
 _PAUSES = 2
@@ -78,6 +78,9 @@ class Hub:
         self.clients: set[Client] = set()
         self.groups: dict[Selection, Group] = {}
         self.followed: dict[str, FollowedStream] = {}
+        """In the order in which they were begun."""
+        self.follows = 0
+        """How many were ever begun."""
         self.ring_bytes = 0
         self._ring_order: list[FollowedStream] = []
         self._grids: dict[tuple[float, int], Grid] = {}
@@ -192,8 +195,13 @@ class Hub:
             if self._reader is not None:
                 self._reader.unfollow(stream)
             return None
-        followed = self.followed[stream.name] = FollowedStream(stream, START, read.cursor)
+        followed = self._enter(FollowedStream(stream, START, read.cursor))
         self._give(followed, groups)
+        return followed
+
+    def _enter(self, followed: FollowedStream) -> FollowedStream:
+        self.followed[followed.name] = followed
+        self.follows += 1
         return followed
 
     def _give(self, followed: FollowedStream, groups: Iterable[Group]) -> None:
@@ -285,18 +293,19 @@ class Hub:
             if waiting:
                 position = START
             cursor = self._reader.follow(stream, position)
-            followed = self.followed[stream.name] = FollowedStream(stream, position, cursor)
+            followed = self._enter(FollowedStream(stream, position, cursor))
             self._give(followed, waiting)
         self._add_to_group(group, followed)
         return followed
 
-    def begin(self, subscription: Subscription, found: Collection[str]) -> None:
+    def begin(self, subscription: Subscription, found: Collection[str], since: int) -> None:
         """The streams that it found are followed: from now on it has those that appear.
 
         found: their names. What is followed and not among them appeared while they were looked up.
+        since: `follows` before the look. There may be ten thousand older ones.
         """
         subscription.begun, group = True, subscription.group
-        for followed in self.followed.values():
+        for followed in islice(reversed(self.followed.values()), self.follows - since):
             if followed.name not in found and group.selection(followed.stream):
                 self._add_to_group(group, followed)
 
@@ -374,7 +383,7 @@ class Hub:
             for ready in grid.beat(self.rounds):
                 if ready is not None and ready[0].flush():
                     newest_ms = max(newest_ms, ready[1])
-                if time.monotonic() - began > _PASS_SECONDS:
+                if time.monotonic() - began > PASS_SECONDS:
                     await asyncio.sleep(0)
                     began = time.monotonic()
             if newest_ms:

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import threading
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ from support.writing import KEYS, Writer
 
 from services.relay.bus_access import BusAccess
 from services.relay.catch_up import CatchUp
-from services.relay.delivery import Client
+from services.relay.delivery import Client, Subscription
 from services.relay.hub import Hub
 from services.relay.requests import FROM_NOW, Subscribe
 from services.relay.selection import Scope
@@ -69,73 +70,84 @@ def write_behind(url: str, *numbers: int) -> None:
     thread.join()
 
 
-@pytest.mark.parametrize("symbols", [["NEW"], ["*"], []], ids=["name", "glob", "all"])
-async def test_client_that_waits_for_a_stream_has_its_first_entries_though_another_one_finds_it(
-    symbols: list[str], redis_server: RedisServer
-) -> None:
-    before = await Writer(redis_server.url, "before").open()
+class Market:
+    """A hub at a bus on which `NEW` has yet to appear."""
+
     stream = Stream("trade", "other", "NEW")
-    access = BusAccess(locate(redis_server.url), KEYS)
-    hub = Hub(locate(redis_server.url), access, 1 << 20, 1 << 20, 1 << 24)
-    reading = asyncio.create_task(hub.run())
-    await until_async(lambda: hub.up)
-    sockets = [Socket(), Socket()]
-    waiting, finding = (
-        hub.subscribe(Client(socket, JSON, 1 << 20), Subscribe(number, symbols=chosen), Scope())
-        for number, (socket, chosen) in enumerate(zip(sockets, (symbols, ["NEW", "NO"]), strict=True))
-    )
-    await CatchUp(hub, access, waiting, FROM_NOW, 100).run()
 
-    write_behind(redis_server.url, 1, 2, 3)
-    value = redis_server.client.hget(KEYS.last(KEYS.shard("NEW")), stream.name)
-    assert stream.name not in hub.followed, "the reader was not faster"
-    hub.follow(finding.group, stream, StreamId.parse(read_head(stream.name, value or b"").id))
+    def __init__(self, url: str) -> None:
+        self.url = url
+        self.access = BusAccess(locate(url), KEYS)
+        self.hub = Hub(locate(url), self.access, 1 << 20, 1 << 20, 1 << 24)
+        self.sockets: list[Socket] = []
 
-    await CatchUp(hub, access, finding, FROM_NOW, 100).run()
-    later = await Writer(redis_server.url, "other").open()
-    later.seqs[stream] = 3
-    await later.write(4, 5, symbol="NEW")
-    await until_async(lambda: all(socket.prices[-1:] == ["5"] for socket in sockets))
-    assert sockets[0].prices == ["1", "2", "3", "4", "5"]
-    assert [one for one in sockets[0].messages if one.get("op") == "stream"] != []
-    assert sockets[1].prices[-2:] == ["4", "5"]
+    def subscribe(self, *symbols: str) -> Subscription:
+        """Return a subscription that has yet to catch up; its client is the newest socket."""
+        self.sockets.append(Socket())
+        request = Subscribe(len(self.sockets), symbols=list(symbols))
+        return self.hub.subscribe(Client(self.sockets[-1], JSON, 1 << 20), request, Scope())
+
+    async def catch_up(self, subscription: Subscription) -> None:
+        await CatchUp(self.hub, self.access, subscription, FROM_NOW, 100).run()
+
+    async def go_on(self) -> None:
+        """Write the trades 4 and 5, and wait until everybody has them."""
+        writer = await Writer(self.url, "other").open()
+        writer.seqs[self.stream] = 3
+        await writer.write(4, 5, symbol="NEW")
+        await until_async(lambda: all(socket.prices[-1:] == ["5"] for socket in self.sockets))
+        writer.close()
+
+
+@pytest.fixture
+async def market(redis_server: RedisServer) -> AsyncIterator[Market]:
+    before = await Writer(redis_server.url, "before").open()
+    market = Market(redis_server.url)
+    reading = asyncio.create_task(market.hub.run())
+    await until_async(lambda: market.hub.up)
+    yield market
     reading.cancel()
     await asyncio.gather(reading, return_exceptions=True)
-    access.close()
+    market.access.close()
     before.close()
-    later.close()
+
+
+@pytest.mark.parametrize("symbols", [["NEW"], ["*"], []], ids=["name", "glob", "all"])
+async def test_client_that_waits_for_a_stream_has_its_first_entries_though_another_one_finds_it(
+    symbols: list[str], market: Market, redis_server: RedisServer
+) -> None:
+    waiting, finding = market.subscribe(*symbols), market.subscribe("NEW", "NO")
+    await market.catch_up(waiting)
+    write_behind(market.url, 1, 2, 3)
+    value = redis_server.client.hget(KEYS.last(KEYS.shard("NEW")), market.stream.name)
+    assert market.stream.name not in market.hub.followed, "the reader was not faster"
+    head = StreamId.parse(read_head(market.stream.name, value or b"").id)
+    market.hub.follow(finding.group, market.stream, head)
+    await market.catch_up(finding)
+    await market.go_on()
+    first, second = market.sockets
+    assert first.prices == ["1", "2", "3", "4", "5"]
+    assert [one["op"] for one in first.messages if "op" in one] == ["subscribed", "stream"]
+    assert second.prices == ["4", "5"]
 
 
 async def test_stream_that_appears_while_a_client_looks_is_its_own_from_the_first_entry_on(
-    redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
+    market: Market, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    before = await Writer(redis_server.url, "before").open()
-    stream = Stream("trade", "other", "NEW")
-    access, slow_access = (BusAccess(locate(redis_server.url), KEYS) for _ in range(2))
-    hub = Hub(locate(redis_server.url), access, 1 << 20, 1 << 20, 1 << 24)
-    reading = asyncio.create_task(hub.run())
-    await until_async(lambda: hub.up)
-    sockets = [Socket(), Socket()]
-    looking, finding = (
-        hub.subscribe(Client(socket, JSON, 1 << 20), Subscribe(number, symbols=chosen), Scope())
-        for number, (socket, chosen) in enumerate(zip(sockets, (["NEW"], ["NEW", "NO"]), strict=True))
-    )
+    looking, finding = market.subscribe("NEW"), market.subscribe("NEW", "NO")
+    find = market.access.find
 
-    async def find(*asked: Any) -> Any:
-        found = await access.find(*asked)
-        write_behind(redis_server.url, 1, 2, 3)
-        await CatchUp(hub, access, finding, FROM_NOW, 100).run()
+    async def look(*asked: Any) -> Any:
+        found = await find(*asked)
+        monkeypatch.setattr(market.access, "find", find)
+        write_behind(market.url, 1, 2, 3)
+        await market.catch_up(finding)
         return found
 
-    monkeypatch.setattr(slow_access, "find", find)
-    await CatchUp(hub, slow_access, looking, FROM_NOW, 100).run()
-    later = await Writer(redis_server.url, "other").open()
-    later.seqs[stream] = 3
-    await later.write(4, 5, symbol="NEW")
-    await until_async(lambda: all(socket.prices[-1:] == ["5"] for socket in sockets))
-    assert sockets[0].prices == ["1", "2", "3", "4", "5"]
-    assert [one["op"] for one in sockets[0].messages if "op" in one] == ["subscribed", "stream"]
-    reading.cancel()
-    await asyncio.gather(reading, return_exceptions=True)
-    for each in (access, slow_access, before, later):
-        each.close()
+    monkeypatch.setattr(market.access, "find", look)
+    await market.catch_up(looking)
+    await market.go_on()
+    first, second = market.sockets
+    assert first.prices == ["1", "2", "3", "4", "5"]
+    assert [one["op"] for one in first.messages if "op" in one] == ["subscribed", "stream"]
+    assert second.prices == ["4", "5"]
