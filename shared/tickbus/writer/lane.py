@@ -470,6 +470,9 @@ class Lane:
         if self._link is None or self._link.closed:
             self.up = False
             self._armed = ()
+            if self._link is not None:  # the server closed it between two commits
+                self._link = None
+                self.reconnects += 1
             self._link = await self._open()
             await set_clock(self._link, self._clock)
         if not self.up:

@@ -1,6 +1,7 @@
 """Transactions on a real Redis: stored whole, once, by one owner, whatever happens to the server."""
 
 import asyncio
+from itertools import count
 
 import pytest
 from support.redis_server import RedisServer
@@ -168,17 +169,37 @@ async def test_killed_and_restarted_server_loses_nothing(redis_server: RedisServ
 async def test_repeatedly_cut_connection_loses_nothing(redis_server: RedisServer) -> None:
     writer = await Writer(redis_server.url).open()
 
-    async def write_all() -> None:
-        for number in range(1, 1001):
-            await writer.write(number)
+    cut = asyncio.Event()
 
-    writing = asyncio.create_task(write_all())
-    for at in range(100, 1000, 100):
+    async def write_until_cut() -> int:
+        for number in count(1):
+            await writer.write(number)
+            if cut.is_set():
+                return number
+        raise AssertionError
+
+    writing = asyncio.create_task(write_until_cut())
+    for cuts in range(1, 10):
+        at = writer.seqs.get(writer.stream(), 0) + 10
         await until_async(lambda at=at: writer.seqs.get(writer.stream(), 0) > at)  # type: ignore[misc]
         redis_server.client.client_kill_filter(_type="normal", skipme=True)
-    await asyncio.wait_for(writing, 30)
-    assert writer.publisher.reconnects >= 9
-    assert numbers(redis_server.client, writer.key()) == list(range(1, 1001))
+        await until_async(lambda cuts=cuts: writer.publisher.reconnects >= cuts)  # type: ignore[misc]
+    cut.set()
+    last = await asyncio.wait_for(writing, 30)
+    assert numbers(redis_server.client, writer.key()) == list(range(1, last + 1))
+    writer.close()
+
+
+async def test_connection_that_ended_between_two_commits_is_counted(redis_server: RedisServer) -> None:
+    writer = await Writer(redis_server.url).open()
+    await writer.write(1)
+    redis_server.client.client_kill_filter(_type="normal", skipme=True)
+    link = writer.publisher.lanes[0]._link
+    assert link is not None
+    await until_async(lambda: link.closed)
+    await writer.write(2)
+    assert writer.publisher.reconnects == 1
+    assert numbers(redis_server.client, writer.key()) == [1, 2]
     writer.close()
 
 
