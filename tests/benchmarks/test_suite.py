@@ -47,11 +47,12 @@ def processes_of(folder: Path) -> list[str]:
     return found
 
 
+@pytest.mark.timeout(180)
 def test_suite_prints_ratios_and_writes_samples(tmp_path: Path) -> None:
     work, report = tmp_path / "work", tmp_path / "report.json"
     work.mkdir()
     with suite(work, "gateway", "reader", "latency", *SMALL, "--json", str(report)) as running:
-        stdout, stderr = running.communicate(timeout=55)
+        stdout, stderr = running.communicate(timeout=150)
     assert running.returncode == 0, stderr
     expected = {
         "gateway": ["gateway / one-connection XADD"],
